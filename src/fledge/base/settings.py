@@ -1,0 +1,152 @@
+"""Settings: layers of plain dictionaries, folded into frozen dataclasses.
+
+    defaults  <  preset  <  file  <  --section.key value
+
+A config dataclass lives beside the code that reads it and checks itself in `__post_init__`. Here is only
+the folding: TOML in, TOML out, types checked (by jsonargparse), unknown keys refused with the nearest known one.
+"""
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from fledge.base.errors import UserError, nearest
+
+Layer = Mapping[str, Mapping[str, Any]]  # section → key → value
+T = TypeVar("T")
+
+
+def setting(default: Any, help: str) -> Any:
+    """A dataclass field with a default and one line that says what it does."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def read_toml(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no such file: '{path}'", "check the path, or run 'fledge presets'") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"'{path}' is not valid TOML: {error}", "mend that line; see https://toml.io") from None
+    for section, keys in content.items():
+        if not isinstance(keys, dict):
+            raise UserError(f"'{path}': '{section}' stands outside any section", "put it under [model], [train], …")
+    return content
+
+
+def read_overrides(words: list[str]) -> dict[str, dict[str, Any]]:
+    """`--train.steps 200 --optim.lr=3e-4` → a layer. Values stay text; `build` gives them their type."""
+    layer: dict[str, dict[str, Any]] = {}
+    queue = list(words)
+    while queue:
+        word = queue.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        section, dot, key = name.partition(".")
+        if not word.startswith("--") or not dot:
+            raise UserError(f"unknown argument '{word}'", "settings are written --section.key value; see --help")
+        if not equals:
+            if not queue or queue[0].startswith("--"):
+                raise UserError(f"'{word}' has no value", f"write {word} VALUE")
+            value = queue.pop(0)
+        layer.setdefault(section, {})[key] = value
+    return layer
+
+
+def merge(*layers: Layer) -> dict[str, dict[str, Any]]:
+    """Later layers win, key by key."""
+    result: dict[str, dict[str, Any]] = {}
+    for layer in layers:
+        for section, keys in layer.items():
+            result.setdefault(section, {}).update(keys)
+    return result
+
+
+def build(kind: type[T], layer: Layer) -> T:
+    """`layer` as an instance of `kind`, a frozen dataclass whose fields are section dataclasses."""
+    sections: dict[str, Any] = get_type_hints(kind)
+    _refuse_unknown(layer, sections)
+    return kind(**{name: _build_section(name, cls, layer.get(name, {})) for name, cls in sections.items()})
+
+
+def _refuse_unknown(layer: Layer, sections: Mapping[str, Any]) -> None:
+    every = [f"{s}.{f.name}" for s, cls in sections.items() for f in dataclasses.fields(cls)]
+    for section, keys in layer.items():
+        for key in keys:
+            name = f"{section}.{key}"
+            if name in every:
+                continue
+            near = nearest(name, every)
+            if not near:  # the right key in the wrong section is a common slip
+                same = [known for known in every if known.endswith(f".{key}")]
+                near = f"did you mean '{same[0]}'?" if same else ""
+            raise UserError(f"unknown setting '{name}'", near or "fledge train --print-config shows every setting")
+
+
+def _build_section(section: str, cls: type[Any], values: Mapping[str, Any]) -> Any:
+    from jsonargparse import ArgumentError, ArgumentParser  # 0.1 s that `fledge --help` need not pay
+
+    parser = ArgumentParser(exit_on_error=False)
+    types = get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        parser.add_argument(f"--{field.name}", type=types[field.name], default=field.default)
+    typed = {}
+    for key, value in values.items():
+        try:
+            typed[key] = getattr(parser.parse_object({key: value}), key)
+        except ArgumentError:
+            raise UserError(f"{section}.{key} cannot be {value!r}", f"it takes {_words(types[key])}") from None
+    return cls(**typed)
+
+
+def _words(kind: Any) -> str:
+    """A type as a person would say it."""
+    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "nothing"}
+    if kind in plain:
+        return plain[kind]
+    arguments: tuple[Any, ...] = getattr(kind, "__args__", ())
+    if getattr(kind, "__origin__", None) is tuple:
+        return "a list such as [" + ", ".join("0.9" for _ in arguments) + "]"
+    return " or ".join(a if isinstance(a, str) else _words(a) for a in arguments) or str(kind)
+
+
+def known_keys(kind: type[Any]) -> Iterable[tuple[str, dataclasses.Field[Any]]]:
+    for section, cls in get_type_hints(kind).items():
+        for field in dataclasses.fields(cls):
+            yield f"{section}.{field.name}", field
+
+
+def to_layer(config: Any) -> dict[str, dict[str, Any]]:
+    """A config back as a layer; what is unset (None) is left out, as TOML has no word for it."""
+    return {
+        section: {key: value for key, value in keys.items() if value is not None}
+        for section, keys in dataclasses.asdict(config).items()
+    }
+
+
+def to_toml(config: Any, *, explain: bool = False) -> str:
+    """The whole config as TOML that `build` reads back to an equal one; `explain` adds each setting's help."""
+    lines: list[str] = []
+    for section, cls in get_type_hints(type(config)).items():
+        lines += [f"[{section}]"]
+        for field in dataclasses.fields(cls):
+            value = getattr(getattr(config, section), field.name)
+            line = f"{field.name} = {_toml_value(value)}" if value is not None else f"# {field.name} ="
+            note = f"  # {field.metadata['help']}" if explain else ""
+            if value is not None or explain:
+                lines.append(f"{line:<28}{note}".rstrip())
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    assert isinstance(value, tuple), value
+    return "[" + ", ".join(_toml_value(v) for v in value) + "]"

@@ -1,0 +1,125 @@
+"""A run folder: where everything about one training lies, from the first moment on.
+
+    config.toml   run.json   tokenizer.json   metrics.csv   events.jsonl   samples.md   checkpoints/   plots/
+
+Here it is made, found by name, and read. A run is called `NAME`, `NAME@best`, `NAME@latest`, `NAME@1000` or by path.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fledge.base.errors import UserError, nearest
+from fledge.base.files import atomic_folder, read_json, write_atomic
+from fledge.base.settings import read_toml
+from fledge.checkpoint import store
+from fledge.checkpoint.state import load_weights
+from fledge.model.config import ModelConfig
+from fledge.model.gpt import GPT
+from fledge.tokens import tokenizer as tokenizers
+from fledge.tokens.tokenizer import Tokenizer
+
+CONFIG = "config.toml"
+FACTS = "run.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def config(self) -> dict[str, dict[str, Any]]:
+        return read_toml(self.folder / CONFIG)
+
+    def facts(self) -> dict[str, Any]:
+        return read_json(self.folder / FACTS, "the run's record")
+
+    def tokenizer(self) -> Tokenizer:
+        return tokenizers.load(self.folder / "tokenizer.json")
+
+    def model_config(self) -> ModelConfig:
+        return ModelConfig(**self.config()["model"])
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A trained model, ready to be asked."""
+
+    run: Run
+    model: GPT
+    tokenizer: Tokenizer
+    checkpoint: store.Checkpoint
+    warnings: list[str]
+
+
+def create(folder: Path, config: str, facts: Mapping[str, Any], tokenizer: Tokenizer) -> Run:
+    """A new run folder, whole from its first moment."""
+    refuse_existing(folder)
+    with atomic_folder(folder) as inside:
+        (inside / CONFIG).write_text(config, encoding="utf-8")
+        (inside / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        tokenizers.save(tokenizer, inside / "tokenizer.json")
+        (inside / "checkpoints").mkdir()
+    return Run(folder)
+
+
+def refuse_existing(folder: Path) -> None:
+    if folder.exists():
+        raise UserError(
+            f"a run named '{folder.name}' exists already in '{folder.parent}'",
+            f"choose another --run NAME, or go on with it: fledge resume {folder.name}",
+        )
+
+
+def update_facts(run: Run, **facts: Any) -> None:
+    write_atomic(run.folder / FACTS, json.dumps({**run.facts(), **facts}, indent=1))
+
+
+def free_name(runs: Path, wanted: str) -> str:
+    """`wanted`, or `wanted-2`, `wanted-3` …: the first that no run has."""
+    name, number = wanted, 1
+    while (runs / name).exists():
+        number += 1
+        name = f"{wanted}-{number}"
+    return name
+
+
+def split_reference(reference: str) -> tuple[str, str]:
+    """`NAME@which` → its two parts; which is `latest` where nothing is said."""
+    name, at, which = reference.rpartition("@")
+    return (name, which) if at else (reference, "latest")
+
+
+def find(name: str, runs: Path) -> Run:
+    for folder in (runs / name, Path(name).expanduser()):
+        if (folder / CONFIG).exists():
+            return Run(folder)
+    known = [run.name for run in list_runs(runs)]
+    hint = nearest(name, known) or (f"there are: {', '.join(known)}" if known else "train one first: fledge demo")
+    raise UserError(f"no run '{name}' in '{runs}'", hint)
+
+
+def list_runs(runs: Path) -> list[Run]:
+    """Oldest first."""
+    configs = sorted(runs.glob(f"*/{CONFIG}"), key=lambda path: (path.stat().st_mtime, path))
+    return [Run(path.parent) for path in configs if not path.parent.name.startswith(".")]
+
+
+def load(reference: str, runs: Path, device: str = "cpu") -> Loaded:
+    """The model that a reference names. `best` is meant where nothing is said: it is what people want to talk to."""
+    name, which = split_reference(reference if "@" in reference else f"{reference}@best")
+    run = find(name, runs)
+    checkpoint, damaged = store.find(run.checkpoints, which)
+    model = GPT(run.model_config())
+    load_weights(model, store.load_weights(checkpoint))
+    warnings = [f"{what}; using step {checkpoint.step}" for what in damaged]
+    return Loaded(run, model.to(device).eval(), run.tokenizer(), checkpoint, warnings)

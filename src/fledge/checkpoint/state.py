@@ -1,0 +1,105 @@
+"""The state of a training run ↔ named tensors and a small JSON object. Writes nothing; store.py does.
+
+    weights      canonical name → tensor                           "blocks.0.attention.query.weight"
+    optimiser    kind/canonical name → tensor                      "exp_avg/blocks.0.attention.query.weight"
+    progress     step, tokens seen, random generators
+"""
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fledge.base.errors import UserError
+from fledge.model.gpt import GPT
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class State:
+    """One moment of a run, whole. Holds references, not copies: save it before the next step."""
+
+    step: int
+    weights: Tensors
+    optimizer: Tensors
+    rng: dict[str, str]
+    val_loss: float | None = None
+
+
+def capture(model: GPT, optimizer: torch.optim.Optimizer, step: int, val_loss: float | None) -> State:
+    return State(step, weights_of(model), _optimizer_tensors(model, optimizer), _rng(), val_loss)
+
+
+def restore(state: State, model: GPT, optimizer: torch.optim.Optimizer) -> None:
+    """Everything as it was; after this the next step is bit for bit the one that would have come."""
+    load_weights(model, state.weights)
+    _load_optimizer(model, optimizer, state.optimizer)
+    _set_rng(state.rng)
+
+
+def weights_of(model: GPT) -> Tensors:
+    """Each weight once: a tied head is its embedding and has no entry of its own."""
+    return {name: p.detach() for name, p in model.named_parameters()}
+
+
+def load_weights(model: GPT, weights: Tensors) -> None:
+    """All of them or none: a partial load is an error that names what does not fit."""
+    wanted = weights_of(model)
+    _refuse_difference("weights", wanted.keys(), weights.keys())
+    for name, tensor in wanted.items():
+        if tensor.shape != weights[name].shape:
+            raise UserError(
+                f"'{name}' has shape {list(weights[name].shape)}, and this model wants {list(tensor.shape)}",
+                "the checkpoint belongs to a model of another shape",
+            )
+    for name, tensor in wanted.items():
+        tensor.copy_(weights[name])
+
+
+def _refuse_difference(what: str, wanted: Any, found: Any) -> None:
+    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if missing or extra:
+        parts = [f"missing: {', '.join(missing[:5])}"] * bool(missing) + [f"unexpected: {', '.join(extra[:5])}"] * bool(extra)
+        raise UserError(f"the checkpoint's {what} do not fit: {'; '.join(parts)}", "it belongs to another model")
+
+
+def _names_by_index(model: GPT, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Optimisers number their parameters; people, and other world sizes, name them."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+
+def _optimizer_tensors(model: GPT, optimizer: torch.optim.Optimizer) -> Tensors:
+    names = _names_by_index(model, optimizer)
+    state = optimizer.state_dict()["state"]
+    return {f"{kind}/{names[i]}": tensor for i, kinds in state.items() for kind, tensor in kinds.items()}
+
+
+def _load_optimizer(model: GPT, optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+    names = _names_by_index(model, optimizer)
+    state: dict[int, Tensors] = {}
+    for key, tensor in tensors.items():
+        kind, _, name = key.partition("/")
+        if name not in names:
+            raise UserError(f"the optimiser's state names '{name}', which this model lacks", "it belongs to another model")
+        state.setdefault(names.index(name), {})[kind] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _rng() -> dict[str, str]:
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return {name: base64.b64encode(bytes(state.tolist())).decode() for name, state in states.items()}
+
+
+def _set_rng(states: dict[str, str]) -> None:
+    def tensor(name: str) -> Tensor:
+        return torch.tensor(list(base64.b64decode(states[name])), dtype=torch.uint8)
+
+    torch.set_rng_state(tensor("cpu"))
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensor("cuda"))

@@ -1,0 +1,152 @@
+"""Checkpoints on disk: whole, hashed, or not there at all.
+
+    checkpoints/step-00001000/model.safetensors       weights under canonical names
+                              optimizer.safetensors
+                              state.json              step, validation loss, random generators
+                              manifest.json           SHA-256 of the others; written last
+
+Everything is written into a temporary folder, flushed to the disk and renamed: a folder with the final name is
+complete. What is `latest` and what is `best` is read off the checkpoints themselves, never off a pointer.
+"""
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from fledge.base.errors import UserError
+from fledge.base.files import atomic_folder, remove_partials, sha256
+from fledge.checkpoint.state import State, Tensors
+
+MANIFEST = "manifest.json"
+PREFIX = "step-"
+
+
+class Damaged(Exception):
+    """A checkpoint that must not be used; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that says of itself that it is complete."""
+
+    folder: Path
+    step: int
+    val_loss: float | None
+
+
+def save(folder: Path, state: State) -> Checkpoint:
+    """Write `state` as a new checkpoint below `folder`. An old one of the same step is the same, and stays."""
+    path = folder / f"{PREFIX}{state.step:08d}"
+    if path.exists():
+        try:
+            return verify(path)
+        except Damaged:
+            shutil.rmtree(path)
+    with atomic_folder(path) as inside:
+        save_file({k: v.contiguous() for k, v in state.weights.items()}, inside / "model.safetensors")
+        save_file({k: v.contiguous() for k, v in state.optimizer.items()}, inside / "optimizer.safetensors")
+        progress = {"step": state.step, "val_loss": state.val_loss, "rng": state.rng}
+        (inside / "state.json").write_text(json.dumps(progress))
+        hashes = {file.name: sha256(file) for file in sorted(inside.iterdir())}
+        content = {"format": 1, "step": state.step, "val_loss": state.val_loss, "files": hashes}
+        (inside / MANIFEST).write_bytes(_sealed(content))
+    return Checkpoint(path, state.step, state.val_loss)
+
+
+def _sealed(content: dict[str, Any]) -> bytes:
+    """The manifest carries its own hash, and has one spelling only: a changed byte anywhere shows."""
+    seal = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**content, "seal": seal}, sort_keys=True).encode()
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    raw = (path / MANIFEST).read_bytes() if (path / MANIFEST).exists() else b""
+    try:
+        content = json.loads(raw)
+        content.pop("seal")
+        if raw != _sealed(content):
+            raise ValueError
+    except (ValueError, KeyError, AttributeError):
+        raise Damaged(f"{path / MANIFEST} is damaged") from None
+    return dict(content)
+
+
+def verify(path: Path) -> Checkpoint:
+    """Every file present and unchanged, or `Damaged`."""
+    manifest = _read_manifest(path)
+    for name, expected in manifest["files"].items():
+        if not (path / name).exists() or sha256(path / name) != expected:
+            raise Damaged(f"{path / name} is damaged")
+    return Checkpoint(path, manifest["step"], manifest["val_loss"])
+
+
+def load(checkpoint: Checkpoint) -> State:
+    path = checkpoint.folder
+    verify(path)
+    try:
+        weights, optimizer = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
+    except SafetensorError as error:
+        raise Damaged(f"{path}: {error}") from None
+    progress = json.loads((path / "state.json").read_bytes())
+    return State(progress["step"], weights, optimizer, progress["rng"], progress["val_loss"])
+
+
+def load_weights(checkpoint: Checkpoint) -> Tensors:
+    """The weights alone, for those who do not train."""
+    verify(checkpoint.folder)
+    return load_file(checkpoint.folder / "model.safetensors")
+
+
+def listed(folder: Path) -> tuple[list[Checkpoint], list[str]]:
+    """The complete checkpoints, oldest first, and what is wrong with the others."""
+    good, bad = [], []
+    for path in sorted(folder.glob(f"{PREFIX}*")):
+        try:
+            good.append(verify(path))
+        except Damaged as error:
+            bad.append(str(error))
+    return good, bad
+
+
+def find(folder: Path, which: str = "latest") -> tuple[Checkpoint, list[str]]:
+    """`latest`, `best` or a step; and, to be said aloud, which damaged ones were passed over."""
+    good, bad = listed(folder)
+    if which == "latest" and good:
+        return good[-1], bad
+    if which == "best" and good:
+        return best_of(good) or good[-1], bad
+    for checkpoint in good:
+        if str(checkpoint.step) == which:
+            return checkpoint, bad
+    have = ", ".join(str(c.step) for c in good) or "none"
+    damage = f" ({'; '.join(bad)})" if bad else ""
+    raise UserError(f"no checkpoint '{which}' in '{folder}'{damage}", f"latest, best, or one of these steps: {have}")
+
+
+def best_of(checkpoints: list[Checkpoint]) -> Checkpoint | None:
+    measured = [c for c in checkpoints if c.val_loss is not None and c.val_loss == c.val_loss]
+    return min(measured, key=lambda c: (c.val_loss, c.step), default=None)
+
+
+def prune(folder: Path, keep_last: int) -> None:
+    """Keep the newest few and the best; take away the rest, and what a killed save left."""
+    remove_partials(folder)
+    good, _ = listed(folder)
+    keep = {c.step for c in good[-max(1, keep_last) :]}
+    if best := best_of(good):
+        keep.add(best.step)
+    for checkpoint in good:
+        if checkpoint.step not in keep:
+            remove(checkpoint)
+
+
+def remove(checkpoint: Checkpoint) -> None:
+    """First what makes it a checkpoint: half a removed one must not be taken for a whole."""
+    (checkpoint.folder / MANIFEST).unlink()
+    shutil.rmtree(checkpoint.folder)

@@ -1,0 +1,92 @@
+"""The command line: verb → recipe, imported only when it is called.
+
+Here are dispatch and the last word on errors. What each verb takes stands in verbs.py; what it does, in recipes/.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from fledge import __version__
+from fledge.base.errors import Interrupted, UserError, from_os_error, nearest
+from fledge.verbs import JOURNEY, VERBS, Verb, common_arguments
+
+
+def overview() -> str:
+    """`fledge --help`: the journey on one screen."""
+    lines = ["Raise a GPT from scratch: your text, your machine, every step visible.", "", "usage: fledge VERB …", ""]
+    for stage, names in JOURNEY.items():
+        lines += [f"{stage}:", *(f"  {name:<11}{VERBS[name].help}" for name in names), ""]
+    lines += ["new here?  fledge demo", "one verb:  fledge VERB --help"]
+    return "\n".join(lines)
+
+
+def parser_of(name: str, verb: Verb) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"fledge {name}",
+        description=verb.help[0].upper() + verb.help[1:] + ".",
+        epilog="examples:\n" + "\n".join(f"  {line}" for line in verb.examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    verb.arguments(parser)
+    common_arguments(parser)
+    return parser
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    name, *words = argv
+    if name not in VERBS:
+        raise UserError(f"unknown verb '{name}'", nearest(name, VERBS) or "fledge --help lists the verbs")
+    verb = VERBS[name]
+    parser = parser_of(name, verb)
+    parser.error = _refuse  # type: ignore[method-assign,assignment]
+    args, rest = parser.parse_known_args(words)
+    stray = [word for word in rest if word.startswith("--") and "." not in word.partition("=")[0]]
+    if rest and (stray or not verb.settings):
+        wrong = (stray or rest)[0].partition("=")[0]
+        known = [option for action in parser._actions for option in action.option_strings]
+        raise UserError(f"unknown argument '{wrong}'", nearest(wrong, known) or f"see: fledge {name} --help")
+    args.verb, args.overrides = name, rest
+    return args
+
+
+def _refuse(message: str) -> None:
+    raise UserError(message, "add --help to see what this verb takes")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(f"fledge {__version__}")
+        return 0
+    debug = "--debug" in argv
+    try:
+        args = parse(argv)
+        importlib.import_module(f"fledge.recipes.{VERBS[args.verb].recipe or args.verb}").run(args)
+        sys.stdout.flush()
+        return 0
+    except Interrupted as stop:
+        print(f"stopped, and everything is saved; go on with: {stop.resume_with}", file=sys.stderr)
+        return stop.code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (UserError, OSError) as error:
+        if debug:
+            raise
+        mistake = error if isinstance(error, UserError) else from_os_error(error)
+        print(f"error: {mistake.message}\nhint: {mistake.hint}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,65 @@
+"""How surprised is the model by a whole split? One deterministic pass, every token asked once.
+
+The split is cut into windows of one context, side by side; the last is shorter. Each token but the very first is a
+target exactly once, seen with what came before it in its window.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fledge.base.machine import Machine
+from fledge.loss import IGNORE, summed_cross_entropy
+from fledge.model.gpt import GPT
+from fledge.tokens.shards import Split
+
+TOKENS_AT_ONCE = 16_384
+
+
+@dataclass(frozen=True)
+class Judgement:
+    split: str
+    loss: float  # nats per token
+    perplexity: float
+    bits_per_byte: float  # comparable between tokenizers
+    accuracy: float  # share of tokens that were the model's first guess
+    tokens: int
+    context: int
+
+
+def windows(length: int, context: int) -> list[tuple[int, int]]:
+    """(start, targets) of each window: [0, context], [context, 2·context], …"""
+    return [(start, min(context, length - 1 - start)) for start in range(0, length - 1, context)]
+
+
+@torch.inference_mode()
+def judge(model: GPT, split: Split, lengths: NDArray[np.int64], machine: Machine) -> Judgement:
+    """`lengths` says how many bytes of text each token stands for."""
+    context = model.config.context
+    cuts = windows(len(split), context)
+    rows = max(1, TOKENS_AT_ONCE // context)
+    nats = torch.zeros((), dtype=torch.float64)
+    right, counted, spelled = 0, 0, 0
+    was_training = model.training
+    model.eval()
+    for first in range(0, len(cuts), rows):
+        ids = np.full((len(cuts[first : first + rows]), context + 1), IGNORE, dtype=np.int64)
+        for row, (start, count) in enumerate(cuts[first : first + rows]):
+            ids[row, : count + 1] = split.read(start, count + 1)
+        targets = torch.from_numpy(ids[:, 1:]).to(machine.device)
+        inputs = torch.from_numpy(ids[:, :-1].clip(min=0)).to(machine.device)
+        with machine.autocast():
+            logits = model(inputs)
+        nats += summed_cross_entropy(logits, targets).double().cpu()
+        right += int((logits.argmax(-1) == targets).sum())
+        valid = ids[:, 1:][ids[:, 1:] != IGNORE]
+        counted += len(valid)
+        spelled += int(lengths[valid].sum())
+    model.train(was_training)
+    loss = float(nats) / counted
+    bits = float(nats) / math.log(2) / max(1, spelled)
+    perplexity = math.exp(loss) if loss < 700 else math.inf
+    return Judgement(split.name, loss, perplexity, bits, right / counted, counted, context)

@@ -1,0 +1,65 @@
+"""A prompt and a model → tokens, one after another, each at the price of one token.
+
+Keys and values of the past are kept (model/cache.py). When the context is full, the newer half of it is read
+again and the older half forgotten: one long step in every context/2, and text can go on without end.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fledge.base.machine import Machine
+from fledge.generate.sampling import Strategy, choose
+from fledge.model.cache import new_cache
+from fledge.model.gpt import GPT
+from fledge.tokens.stream import TextStream
+from fledge.tokens.tokenizer import Tokenizer
+
+
+@torch.inference_mode()
+def generate(
+    model: GPT, prompt: Tensor, row: tuple[Strategy, ...], machine: Machine, count: int, seed: int
+) -> Iterator[Tensor]:
+    """prompt [B, T] → `count` times the next tokens [B], drawn with a generator of its own."""
+    was_training = model.training
+    model.eval()
+    try:
+        generator = torch.Generator().manual_seed(seed)
+        context = model.config.context
+        seen = prompt[:, -context:].to(machine.device)
+        cache, new = new_cache(model.config), seen
+        for _ in range(count):
+            if cache.length + new.shape[1] > context:
+                cache, new = new_cache(model.config), seen[:, -(context // 2 or 1) :]
+            with machine.autocast():
+                logits = model.head(model.hidden(new, cache)[:, -1])  # only the last place is asked for more
+            chosen = choose(logits, row, generator)
+            new = chosen.to(machine.device).unsqueeze(1)
+            seen = torch.cat((seen[:, -context:], new), dim=1)
+            yield chosen
+    finally:
+        model.train(was_training)
+
+
+def complete(
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompt: str,
+    row: tuple[Strategy, ...],
+    machine: Machine,
+    count: int,
+    seed: int,
+) -> Iterator[str]:
+    """The text that follows `prompt`, piece by piece, until `count` tokens or the end of the text."""
+    ids = tokenizer.encode(prompt).tolist()
+    if not ids:  # nothing to go on from: begin as a document begins
+        ids = [tokenizer.end_of_text if tokenizer.end_of_text is not None else 0]
+    stream = TextStream(tokenizer)
+    for (token,) in generate(model, torch.tensor([ids]), row, machine, count, seed):
+        if int(token) == tokenizer.end_of_text:
+            break
+        if piece := stream.add(int(token)):
+            yield piece
+    if rest := stream.end():
+        yield rest

@@ -1,0 +1,87 @@
+"""How the next token is chosen from the model's scores: one small frozen object per strategy.
+
+Each turns logits [B, V] into logits [B, V], so they can be put in a row; `choose` then draws, or takes the best.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fledge.base.errors import UserError
+
+NEVER = float("-inf")
+
+
+class Strategy(Protocol):
+    def __call__(self, logits: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """Below 1: bolder where the model is sure. Above 1: more surprises."""
+
+    value: float
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        return logits / self.value
+
+
+@dataclass(frozen=True)
+class TopK:
+    """Only the k best."""
+
+    k: int
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        worst = logits.topk(min(self.k, logits.shape[-1])).values[..., -1:]
+        return logits.masked_fill(logits < worst, NEVER)
+
+
+@dataclass(frozen=True)
+class TopP:
+    """The best ones that together reach probability p; the best one always stays."""
+
+    p: float
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        ordered, places = logits.sort(descending=True, stable=True)
+        chances = ordered.softmax(-1)
+        beyond = chances.cumsum(-1) - chances >= self.p  # what came before already suffices
+        return logits.masked_fill(beyond.scatter(-1, places, beyond), NEVER)
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """Only the very best; among equals the first."""
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        best = logits.argmax(-1, keepdim=True)
+        return torch.full_like(logits, NEVER).scatter(-1, best, 0.0)
+
+
+def strategies(temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> tuple[Strategy, ...]:
+    """The row of strategies that these usual settings ask for."""
+    if temperature < 0:
+        raise UserError(f"temperature cannot be {temperature}", "0 is greedy, 1 is the model's own, 2 is wild")
+    if top_k is not None and top_k < 1:
+        raise UserError(f"top-k cannot be {top_k}", "it is how many tokens may be chosen from: 1 or more")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise UserError(f"top-p cannot be {top_p}", "it is a probability: above 0, at most 1")
+    if temperature == 0:
+        return (Greedy(),)
+    row: list[Strategy] = [Temperature(temperature)]
+    if top_k is not None:
+        row.append(TopK(top_k))
+    if top_p is not None:
+        row.append(TopP(top_p))
+    return tuple(row)
+
+
+def choose(logits: Tensor, row: tuple[Strategy, ...], generator: torch.Generator) -> Tensor:
+    """logits [B, V] → tokens [B]. Drawn on the CPU in fp32: the same seed gives the same text on every device."""
+    logits = logits.float().cpu()
+    for strategy in row:
+        logits = strategy(logits)
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(-1)

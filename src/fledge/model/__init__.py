@@ -1,0 +1,1 @@
+"""The GPT itself, in small parts."""

@@ -1,0 +1,85 @@
+"""Attention, twice: once to read, once to run. Same arguments, same result.
+
+    B  sequences in the batch          H  query heads        D  width of a head
+    T  new tokens                      K  key/value heads    C  width of the model
+    S  tokens attended to (S ≥ T: the T new ones are the last of them)
+
+Head h of H shares the keys and values of group h // (H // K). With K = H that is plain multi-head attention.
+Does not know where tokens stand (positions.py) and does not keep the past (cache.py).
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fledge.model.cache import LayerCache
+from fledge.model.config import ModelConfig
+from fledge.model.norms import RMSNorm
+from fledge.model.positions import Rotation
+
+Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+
+
+def causal_mask(T: int, S: int, device: torch.device) -> Tensor:
+    """True where a new token may look: at itself and at what came before. [T, S]"""
+    return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
+
+
+def attention_weights(q: Tensor, k: Tensor) -> Tensor:
+    """How much each new token looks at each token: rows that sum to one. [B, H, T, S]"""
+    H, T, D = q.shape[1:]
+    k = k.repeat_interleave(H // k.shape[1], dim=1)  # [B, K, S, D] → [B, H, S, D]
+    scores = q @ k.transpose(-2, -1) / D**0.5  # [B, H, T, S]
+    scores = scores.masked_fill(~causal_mask(T, k.shape[2], q.device), float("-inf"))
+    return scores.softmax(dim=-1)
+
+
+def readable_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """q [B, H, T, D], k and v [B, K, S, D] → [B, H, T, D]. Every step in the open."""
+    weights = F.dropout(attention_weights(q, k), dropout)
+    return weights @ v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
+
+
+def fast_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+    """The same in one fused kernel that never writes the [T, S] matrix to memory."""
+    T, S = q.shape[2], k.shape[2]
+    mask = None if T == S else causal_mask(T, S, q.device)
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None, enable_gqa=grouped)
+
+
+ATTENTIONS: dict[str, Attend] = {"fast": fast_attention, "readable": readable_attention}
+
+
+class Attention(nn.Module):
+    """Each token asks (query), each token offers (key, value), and the answers are mixed (output)."""
+
+    def __init__(self, config: ModelConfig, rotation: Rotation) -> None:
+        super().__init__()
+        C, H, K, D = config.n_embd, config.n_head, config.kv_heads, config.head_width
+        self.query = nn.Linear(C, H * D, bias=config.bias)
+        self.key = nn.Linear(C, K * D, bias=config.bias)
+        self.value = nn.Linear(C, K * D, bias=config.bias)
+        self.output = nn.Linear(H * D, C, bias=config.bias)
+        self.query_norm = RMSNorm(D) if config.qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(D) if config.qk_norm else nn.Identity()
+        self.rotate = rotation
+        self.attend = ATTENTIONS[config.attention]
+        self.head_width = D
+        self.dropout = config.dropout
+
+    def forward(self, x: Tensor, cache: LayerCache) -> Tensor:
+        q = self.heads(self.query(x))  # [B, H, T, D]
+        k = self.heads(self.key(x))  # [B, K, T, D]
+        v = self.heads(self.value(x))
+        q = self.rotate(self.query_norm(q), cache.length)
+        k = self.rotate(self.key_norm(k), cache.length)
+        k, v = cache.append(k, v)  # [B, K, S, D]
+        y = self.attend(q, k, v, self.dropout if self.training else 0.0)  # [B, H, T, D]
+        return self.output(y.transpose(1, 2).flatten(2))  # [B, T, C]
+
+    def heads(self, x: Tensor) -> Tensor:
+        """[B, T, heads · D] → [B, heads, T, D]"""
+        return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)

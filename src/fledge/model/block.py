@@ -1,0 +1,25 @@
+"""A block: look around, then think. Both add to what is there ("residual"), so nothing is ever lost on the way."""
+
+from torch import Tensor, nn
+
+from fledge.model.attention import Attention
+from fledge.model.cache import LayerCache
+from fledge.model.config import ModelConfig
+from fledge.model.mlp import MLPS
+from fledge.model.norms import make_norm
+from fledge.model.positions import Rotation
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig, rotation: Rotation) -> None:
+        super().__init__()
+        self.attention_norm = make_norm(config)
+        self.attention = Attention(config, rotation)
+        self.mlp_norm = make_norm(config)
+        self.mlp = MLPS[config.mlp](config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, cache: LayerCache) -> Tensor:
+        """x [B, T, C] → [B, T, C]"""
+        x = x + self.dropout(self.attention(self.attention_norm(x), cache))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))

@@ -1,0 +1,43 @@
+"""The GPT: token ids in, a score for every possible next token out.
+
+    ids [B, T]  →  embed  →  + place  →  blocks  →  norm  →  head  →  logits [B, T, V]
+
+One device, no batching tricks, no tokenizer, no loss: those stand around it (train/, loss.py, generate/).
+"""
+
+from torch import Tensor, nn
+
+from fledge.model.block import Block
+from fledge.model.cache import Cache, no_cache
+from fledge.model.config import ModelConfig
+from fledge.model.norms import make_norm
+from fledge.model.positions import position_embedding, position_rotation
+
+
+class GPT(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        assert config.vocab_size is not None, "the vocabulary must be known before a model is built"
+        self.config = config
+        self.embed = nn.Embedding(config.vocab_size, config.n_embd)
+        self.positions = position_embedding(config)
+        rotation = position_rotation(config)  # one table of angles for all blocks
+        self.blocks = nn.ModuleList(Block(config, rotation) for _ in range(config.n_layer))
+        self.norm = make_norm(config)
+        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+        self.no_cache = no_cache(config)
+        if config.tied:
+            self.head.weight = self.embed.weight
+
+    def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+        """ids [B, T] → logits [B, T, V]; with a cache, ids are the tokens that follow what it holds."""
+        return self.head(self.hidden(ids, cache))
+
+    def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+        """ids [B, T] → what the model thinks at each place, just before it scores tokens. [B, T, C]"""
+        cache = cache or self.no_cache
+        x = self.dropout(self.positions(self.embed(ids), cache.length))
+        for block, layer_cache in zip(self.blocks, cache.layers, strict=True):
+            x = block(x, layer_cache)
+        return self.norm(x)

@@ -1,0 +1,53 @@
+"""Every initialisation, in one table. C is n_embd, L is n_layer.
+
+    embed                          normal, 0.02
+    learned positions              normal, 0.02
+    query, key, value, up, gate    normal, 0.02
+    output, down                   normal, 0.02 / √(2L)     2L of them add up in the residual: keep the sum near 0.02
+    head (untied)                  normal, 0.02
+    norms                          weights 1, biases 0
+    biases                         0
+"""
+
+import torch
+from torch import nn
+
+from fledge.model.block import Block
+from fledge.model.config import ModelConfig
+from fledge.model.gpt import GPT
+from fledge.model.positions import LearnedPositions
+
+STD = 0.02
+
+
+def build(config: ModelConfig, seed: int) -> GPT:
+    """A new model, the same for the same seed on every machine: weights are drawn on the CPU."""
+    model = GPT(config)
+    initialise(model, torch.Generator().manual_seed(seed))
+    return model
+
+
+@torch.no_grad()
+def initialise(model: GPT, generator: torch.Generator) -> None:
+    def normal(weight: nn.Parameter, std: float = STD) -> None:
+        weight.normal_(0.0, std, generator=generator)
+
+    normal(model.embed.weight)
+    if isinstance(model.positions, LearnedPositions):
+        normal(model.positions.weight)
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        for linear in (block.attention.query, block.attention.key, block.attention.value):
+            normal(linear.weight)
+        for name, linear in block.mlp.named_children():
+            assert isinstance(linear, nn.Linear), name
+            normal(linear.weight)
+        for linear in (block.attention.output, block.mlp.down):
+            normal(linear.weight, STD / (2 * model.config.n_layer) ** 0.5)
+    if not model.config.tied:
+        normal(model.head.weight)
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is not None:
+            module.weight.fill_(1.0)
+        if isinstance(bias := getattr(module, "bias", None), nn.Parameter):
+            bias.zero_()

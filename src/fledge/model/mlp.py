@@ -1,0 +1,40 @@
+"""What a block does with each token alone, after the tokens have looked at each other. [B, T, C] → [B, T, C]
+
+    gelu      down(gelu(up(x)))
+    relu2     down(relu(up(x))²)             sparse, and a little better than gelu
+    swiglu    down(silu(gate(x)) · up(x))    one map decides how much of the other passes
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fledge.model.config import ModelConfig
+
+
+class MLP(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.n_embd, config.hidden_width, bias=config.bias)
+        self.down = nn.Linear(config.hidden_width, config.n_embd, bias=config.bias)
+
+
+class GeluMLP(MLP):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x)))
+
+
+class Relu2MLP(MLP):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.relu(self.up(x)).square())
+
+
+class SwigluMLP(MLP):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.gate = nn.Linear(config.n_embd, config.hidden_width, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+MLPS = {"gelu": GeluMLP, "relu2": Relu2MLP, "swiglu": SwigluMLP}

@@ -1,0 +1,36 @@
+"""The learning rate's way through a run: pure functions from the step to a multiplier of the peak.
+
+    cosine       climb, then half a cosine down
+    trapezoid    climb, stay, then straight down: the stay can be prolonged without planning anew
+    constant     climb, stay
+"""
+
+import math
+
+from fledge.optim.config import OptimConfig
+
+
+def multiplier(config: OptimConfig, step: int, steps: int) -> float:
+    """For update number `step`, counted from 0, of a run of `steps`."""
+    if step < config.warmup_steps:
+        return (step + 1) / (config.warmup_steps + 1)
+    floor = config.min_lr / config.lr
+    height = HEIGHTS[config.schedule](step, config.warmup_steps, steps, config.cooldown)
+    return floor + (1 - floor) * height
+
+
+def _cosine(step: int, warmup: int, steps: int, _: float) -> float:
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+def _trapezoid(step: int, warmup: int, steps: int, cooldown: float) -> float:
+    falling = min(round(cooldown * steps), max(0, steps - warmup))
+    return min(1.0, max(0.0, (steps - step) / max(1, falling)))
+
+
+def _constant(*_: float) -> float:
+    return 1.0
+
+
+HEIGHTS = {"cosine": _cosine, "trapezoid": _trapezoid, "constant": _constant}

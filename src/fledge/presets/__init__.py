@@ -1,0 +1,1 @@
+"""Complete, readable run configurations."""

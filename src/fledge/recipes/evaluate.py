@@ -1,0 +1,40 @@
+"""fledge eval: how good is a model on text that it has not learned from?"""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from fledge.base.errors import UserError
+from fledge.base.machine import Machine, choose_device, has_bf16_units
+from fledge.checkpoint import run as run_folder
+from fledge.evaluate.loss import judge
+from fledge.recipes.screen import report, say
+from fledge.recipes.settings import settle
+from fledge.tokens.shards import open_dataset
+from fledge.tokens.tokenizer import byte_lengths, fingerprint
+
+
+def run(args: argparse.Namespace) -> None:
+    device = choose_device(args.device).value
+    loaded = run_folder.load(args.run, args.runs, device)
+    for warning in loaded.warnings:
+        say(f"warning: {warning}")
+    settings = settle(loaded.run.config())
+    dataset = open_dataset(args.data or Path(settings.data.path or ""))
+    if fingerprint(dataset.tokenizer) != fingerprint(loaded.tokenizer):
+        raise UserError(
+            f"'{dataset.folder}' was made with another tokenizer than '{loaded.run.name}'",
+            f"prepare it with --tokenizer {loaded.run.folder / 'tokenizer.json'}",
+        )
+    dtype = settings.train.dtype if has_bf16_units(device) else "float32"
+    found = judge(loaded.model, dataset.split(args.split), byte_lengths(loaded.tokenizer), Machine(device, dtype))
+    answer = {"run": loaded.run.name, "step": loaded.checkpoint.step, **asdict(found), "dtype": dtype}
+    words = (
+        f"{loaded.run.name} at step {loaded.checkpoint.step:,}, {found.split} split:"
+        f" {found.tokens:,} tokens in windows of {found.context}\n"
+        f"  loss           {found.loss:.4f} nats per token\n"
+        f"  perplexity     {found.perplexity:.3f}\n"
+        f"  bits per byte  {found.bits_per_byte:.4f}\n"
+        f"  accuracy       {found.accuracy:.4f}  (share of tokens that were the first guess)"
+    )
+    report(answer, as_json=args.json, text=words)

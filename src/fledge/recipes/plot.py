@@ -1,0 +1,15 @@
+"""fledge plot: the curves of one run, or of several in the same picture."""
+
+import argparse
+
+from fledge.checkpoint import run as run_folder
+from fledge.recipes.screen import report
+from fledge.track.plots import draw
+from fledge.track.terminal import shown
+
+
+def run(args: argparse.Namespace) -> None:
+    runs = [run_folder.find(name, args.runs).folder for name in args.runs_given]
+    written = draw(runs, args.out or runs[0] / "plots")
+    text = "\n".join(shown(path) for path in written)
+    report({"pictures": [str(path) for path in written]}, as_json=args.json, text=text)

@@ -1,0 +1,48 @@
+"""fledge resume: go on exactly where a run stopped, bit for bit as if it never had."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from fledge.base.errors import UserError
+from fledge.base.machine import Machine, choose_device
+from fledge.checkpoint import run as run_folder
+from fledge.checkpoint import store
+from fledge.recipes.screen import report, say
+from fledge.recipes.settings import settle
+from fledge.recipes.train import closing_words
+from fledge.recipes.training import Outcome, Training
+from fledge.tokens.shards import open_dataset
+from fledge.track.sinks import rewind
+
+
+def run(args: argparse.Namespace) -> None:
+    outcome = resume(args.run, args.runs)
+    report(asdict(outcome), as_json=args.json, text=closing_words(outcome))
+
+
+def resume(reference: str, runs: Path) -> Outcome:
+    name, which = run_folder.split_reference(reference)
+    run = run_folder.find(name, runs)
+    settings = settle(run.config())
+    assert settings.data.path is not None
+    assert settings.train.steps is not None
+    dataset = open_dataset(Path(settings.data.path))
+    if dataset.fingerprint != run.facts()["dataset_sha256"]:
+        raise UserError(
+            f"the dataset '{dataset.folder}' is not the one that '{run.name}' was trained on",
+            "put the old one back, or train a new run on the new text",
+        )
+    machine = Machine(choose_device(settings.train.device).value, settings.train.dtype)
+    good, damaged = store.listed(run.checkpoints)
+    for what in damaged:
+        say(f"warning: {what}; it is passed over")
+    checkpoint = store.find(run.checkpoints, which)[0] if good else None
+    if checkpoint and checkpoint.step >= settings.train.steps:
+        raise UserError(f"'{run.name}' is finished: it has made all its {checkpoint.step} steps", "train a new run")
+    for later in good:
+        if checkpoint and later.step > checkpoint.step:
+            store.remove(later)
+    rewind(run.folder, checkpoint.step if checkpoint else -1)
+    say(f"going on with '{run.name}' after step {checkpoint.step}" if checkpoint else f"'{run.name}' begins anew")
+    return Training(run, settings, machine, dataset).go(store.load(checkpoint) if checkpoint else None)

@@ -1,0 +1,47 @@
+"""fledge runs: what has been trained here."""
+
+import argparse
+import math
+from typing import Any
+
+from fledge.base.errors import UserError
+from fledge.checkpoint import store
+from fledge.checkpoint.run import Run, list_runs
+from fledge.model.count import parameters
+from fledge.recipes.screen import report
+from fledge.track.sinks import read_metrics
+
+
+def run(args: argparse.Namespace) -> None:
+    rows = [describe(found) for found in list_runs(args.runs)]
+    report(rows, as_json=args.json, text=in_words(rows, str(args.runs)))
+
+
+def describe(run: Run) -> dict[str, Any]:
+    good, _ = store.listed(run.checkpoints)
+    best = store.best_of(good)
+    try:
+        steps_seen = read_metrics(run.folder)["step"]
+    except UserError:
+        steps_seen = []
+    return {
+        "run": run.name,
+        "parameters": parameters(run.model_config()),
+        "step": int(max(steps_seen, default=0)),
+        "steps": run.config()["train"]["steps"],
+        "best_val_loss": best.val_loss if best else None,
+        "checkpoints": [c.step for c in good],
+        "started": run.facts()["started"],
+    }
+
+
+def in_words(rows: list[dict[str, Any]], folder: str) -> str:
+    if not rows:
+        return f"no runs in '{folder}' yet; begin with: fledge demo"
+    lines = [f"{'run':<28}{'parameters':>14}{'step':>16}{'best val loss':>16}  started"]
+    for row in rows:
+        loss = row["best_val_loss"]
+        best = "-" if loss is None or math.isnan(loss) else f"{loss:.4f}"
+        progress = f"{row['step']:,}/{row['steps']:,}"
+        lines.append(f"{row['run']:<28}{row['parameters']:>14,}{progress:>16}{best:>16}  {row['started']}")
+    return "\n".join(lines)

@@ -1,0 +1,28 @@
+"""How verbs talk: words for people on stderr, the one thing that was asked for on stdout."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def say(text: str) -> None:
+    """Something a person should know on the way."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def report(value: Any, *, as_json: bool, text: str) -> None:
+    """The result: one JSON document, or words."""
+    print(json.dumps(value, indent=1) if as_json else text, flush=True)
+
+
+def progress(items: Iterable[T], label: str) -> Iterator[T]:
+    """The same items, with a bar on stderr when it is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    total = len(items) if isinstance(items, Sized) else None
+    return iter(track(items, label, total=total, console=console, transient=True, disable=not console.is_terminal))

@@ -1,0 +1,68 @@
+"""All settings of a run in one value, and the checks that need more than one section."""
+
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fledge.base.errors import UserError, nearest
+from fledge.base.settings import Layer, build, merge, read_overrides, read_toml
+from fledge.batches.config import DataConfig
+from fledge.model.config import ModelConfig
+from fledge.optim.config import OptimConfig
+from fledge.tokens.config import TokenizerConfig
+from fledge.track.config import TrackConfig
+from fledge.train.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Settings:
+    model: ModelConfig
+    data: DataConfig
+    tokenizer: TokenizerConfig
+    optim: OptimConfig
+    train: TrainConfig
+    track: TrackConfig
+
+
+def preset_files() -> dict[str, Path]:
+    folder = Path(str(resources.files("fledge.presets")))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def read_preset(name_or_file: str) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """A preset's name or a file's path → its settings, and what it says about itself under [about]."""
+    presets = preset_files()
+    path = presets.get(name_or_file)
+    if path is None:
+        path = Path(name_or_file).expanduser()
+        if path.suffix != ".toml":
+            hint = nearest(name_or_file, presets) or f"there are: {', '.join(presets)}; or give a FILE.toml"
+            raise UserError(f"unknown preset '{name_or_file}'", hint)
+    layer = read_toml(path)
+    about = layer.pop("about", {})
+    if base := about.get("preset"):
+        under, _ = read_preset(base)
+        layer = merge(under, layer)
+    return layer, about
+
+
+def resolve(name_or_file: str, overrides: list[str]) -> Settings:
+    layer, _ = read_preset(name_or_file)
+    return settle(layer, read_overrides(overrides))
+
+
+def settle(*layers: Layer) -> Settings:
+    settings = build(Settings, merge(*layers))
+    optim, train = settings.optim, settings.train
+    if train.epochs is None and train.steps is not None and optim.warmup_steps >= train.steps > 1:
+        # A short trial of a long recipe is common; the shape of the schedule is kept, not its length.
+        settings = replace(settings, optim=replace(optim, warmup_steps=train.steps // 10))
+    if settings.model.vocab_size and settings.tokenizer.vocab_size:
+        if settings.model.vocab_size < settings.tokenizer.vocab_size:
+            raise UserError(
+                f"model.vocab_size = {settings.model.vocab_size} is smaller than"
+                f" tokenizer.vocab_size = {settings.tokenizer.vocab_size}",
+                "leave model.vocab_size out: it then follows the tokenizer",
+            )
+    return settings

@@ -1,0 +1,130 @@
+"""fledge train: a preset or a file → a run."""
+
+import argparse
+import platform
+import subprocess
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fledge import __version__
+from fledge.base import machine as machines
+from fledge.base.errors import UserError
+from fledge.base.machine import Machine
+from fledge.base.settings import to_toml
+from fledge.batches.order import Order
+from fledge.checkpoint import run as run_folder
+from fledge.recipes.prepare import ensure
+from fledge.recipes.screen import report
+from fledge.recipes.settings import Settings, resolve
+from fledge.recipes.training import Outcome, Training
+from fledge.tokens.shards import Dataset
+from fledge.tokens.tokenizer import fingerprint
+
+
+def run(args: argparse.Namespace) -> None:
+    settings = resolve(args.preset, args.overrides)
+    if args.print_config:
+        print(to_toml(settings, explain=True))
+        return
+    outcome = train(settings, args.runs, name=args.run, base_name=Path(args.preset).stem)
+    report(asdict(outcome), as_json=args.json, text=closing_words(outcome))
+
+
+def closing_words(outcome: Outcome) -> str:
+    loss = "" if outcome.val_loss is None else f", best validation loss {outcome.val_loss:.4f}"
+    name = outcome.run
+    return f"'{name}' is trained: step {outcome.step:,}{loss}\nnext: fledge generate {name} · fledge plot {name}"
+
+
+def train(settings: Settings, runs: Path, *, name: str | None, base_name: str) -> Outcome:
+    """From settings to a trained model. Whatever is wrong is found before the run's folder is made."""
+    if name is not None:
+        check_name(name)
+        run_folder.refuse_existing(runs / name)
+    machine = machines.choose(settings.train.device, settings.train.dtype)
+    dataset = ensure(settings.data, settings.tokenizer)
+    settings = complete(settings, dataset, machine)
+    folder = runs / (name or run_folder.free_name(runs, base_name))
+    run = run_folder.create(folder, to_toml(settings), facts(dataset, machine), dataset.tokenizer)
+    return Training(run, settings, machine, dataset).go()
+
+
+def check_name(name: str) -> None:
+    if not name or name.startswith((".", "-")) or any(c in name for c in "/\\@") or not name.isprintable():
+        raise UserError(f"a run cannot be named '{name}'", "use letters, digits, '-' and '_'")
+
+
+def complete(settings: Settings, dataset: Dataset, machine: Machine) -> Settings:
+    """Fill in what depends on data and machine. After this, nothing in the settings is left to chance."""
+    held = dataset.tokenizer.vocab_size
+    vocab_size = settings.model.vocab_size or held
+    if vocab_size < held:
+        raise UserError(
+            f"model.vocab_size = {vocab_size} is smaller than the tokenizer's {held}",
+            "leave model.vocab_size out: it then follows the tokenizer",
+        )
+    model = replace(settings.model, vocab_size=vocab_size)
+    stride = settings.data.stride or model.context
+    steps = settings.train.steps
+    order = Order(len(dataset.split("train")), model.context, stride, settings.train.seed)
+    if settings.train.epochs is not None:
+        steps = max(1, round(settings.train.epochs * order.epoch / settings.train.batch))
+    assert steps is not None
+    compile = settings.train.compile
+    train = replace(
+        settings.train,
+        steps=steps,
+        epochs=None,
+        device=machine.device,
+        dtype=machine.dtype,
+        save_every=settings.train.save_every or settings.train.eval_every or steps,
+        compile=compile_pays(settings, steps, machine) if compile == "auto" else compile,
+    )
+    data = replace(settings.data, stride=stride, path=str(dataset.folder.resolve()))
+    return replace(settings, model=model, data=data, train=train)
+
+
+# Multiplications of a whole run (six for each matrix number and token) above which compiling was measured to pay.
+WORTH_COMPILING = {"cpu": 2e13, "cuda": 1e16}
+
+
+def compile_pays(settings: Settings, steps: int, machine: Machine) -> bool:
+    """Compiling costs its time once, at the start; a short run is over before that is earned back."""
+    if machine.device not in WORTH_COMPILING:
+        return False
+    tokens = steps * settings.train.batch * settings.model.context
+    return 72 * tokens * settings.model.n_layer * settings.model.n_embd**2 > WORTH_COMPILING[machine.device]
+
+
+def facts(dataset: Dataset, machine: Machine) -> dict[str, Any]:
+    """What a later reader needs in order to know what this run was."""
+    return {
+        "fledge": __version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": platform.platform(),
+        "processor": torch.cuda.get_device_name() if machine.device == "cuda" else machines.processor(),
+        "cores": machines.cores(),
+        "machine": asdict(machine),
+        "dataset": str(dataset.folder.resolve()),
+        "dataset_sha256": dataset.fingerprint,
+        "tokenizer_sha256": fingerprint(dataset.tokenizer),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def commit() -> str | None:
+    """Which state of fledge's own code this is, where it runs from a checkout."""
+    here = Path(__file__).parent
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()

@@ -1,0 +1,183 @@
+"""A run on its way: the parts of training put together, from a run folder to its last step.
+
+    build      model → loss around it → optimiser → order and loader → stepper
+    hooks      evaluate · log · sample · save, in this order after a step
+    go         fit, until the last step or a signal
+
+Used by train, resume and demo. Everything here can be thrown away and built again from the run folder.
+"""
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+
+from rich.console import Console
+
+from fledge.base.errors import Interrupted
+from fledge.base.machine import Machine, find_compiler
+from fledge.base.settings import to_layer
+from fledge.batches.loader import Loader
+from fledge.batches.order import Order
+from fledge.checkpoint import store
+from fledge.checkpoint.run import Run
+from fledge.checkpoint.state import State, capture, restore
+from fledge.evaluate.loss import judge
+from fledge.generate.engine import complete
+from fledge.generate.sampling import strategies
+from fledge.model.count import parameters
+from fledge.model.init import build as build_model
+from fledge.optim.groups import build_optimizer
+from fledge.optim.schedule import multiplier
+from fledge.recipes.settings import Settings
+from fledge.tokens.shards import Dataset
+from fledge.tokens.tokenizer import byte_lengths
+from fledge.track import events
+from fledge.track.sinks import CSVSink, JSONLSink, SamplesSink, Sink, TensorBoardSink, Tracker, WandbSink
+from fledge.track.terminal import view
+from fledge.train.guard import StopSignals
+from fledge.train.loop import Hook, every, fit
+from fledge.train.parallel import wrap
+from fledge.train.step import Stepper, StepResult
+
+
+@dataclass(frozen=True)
+class Outcome:
+    run: str
+    folder: str
+    step: int
+    val_loss: float | None  # the best there was
+
+
+class Training:
+    def __init__(self, run: Run, settings: Settings, machine: Machine, dataset: Dataset) -> None:
+        assert settings.train.steps is not None
+        self.run, self.settings, self.machine, self.dataset = run, settings, machine, dataset
+        self.steps = settings.train.steps
+        self.compiled = bool(settings.train.compile) and bool(find_compiler(machine.device).value)
+        self.model = build_model(settings.model, settings.train.seed).to(machine.device)
+        self.optimizer = build_optimizer(self.model, settings.optim, machine)
+        self.stepper = self._stepper()
+        self.byte_lengths = byte_lengths(dataset.tokenizer)
+        self.judged: tuple[int, float] | None = None  # step and validation loss of the last look
+        self.best_step, self.best_loss = -1, math.inf
+        self.tracker = Tracker([])
+
+    def _stepper(self) -> Stepper:
+        train, optim, data = self.settings.train, self.settings.optim, self.settings.data
+        split, context = self.dataset.split("train"), self.settings.model.context
+        order = Order(len(split), context, data.stride or context, train.seed)
+        return Stepper(
+            model=self.model,
+            loss=wrap(self.model, self.machine, compile=self.compiled),
+            optimizer=self.optimizer,
+            loader=Loader(split, order, train.batch, train.micro_batch or train.batch, self.machine),
+            multiplier=partial(multiplier, optim, steps=self.steps),
+            peak=optim.lr,
+            clip=train.clip,
+        )
+
+    def go(self, state: State | None = None) -> Outcome:
+        """From `state`, or from the beginning, to the last step. A signal saves and raises `Interrupted`."""
+        if state is not None:
+            restore(state, self.model, self.optimizer)
+            if best := store.best_of(store.listed(self.run.checkpoints)[0]):
+                self.best_step, self.best_loss = best.step, best.val_loss or math.inf
+        reached = state.step if state else 0
+        begun = time.perf_counter()
+        self.tracker = Tracker(self._sinks())
+        with StopSignals() as signals:
+            try:
+                self._announce(reached)
+                if state is None:
+                    self._begin()
+                last = fit(self.stepper, reached, self.steps, self._hooks(), signals)
+                reached = last.step if last else reached
+                stopped = signals.received if reached < self.steps else None
+                if stopped:
+                    self._save(reached)
+                reason = "interrupted" if stopped else "finished"
+                self.tracker.record(events.Ended(reached, reason, time.perf_counter() - begun))
+            finally:
+                self.tracker.close()
+        if stopped:
+            raise Interrupted(stopped, f"fledge resume {self.run.name}")
+        good, _ = store.listed(self.run.checkpoints)
+        best = store.best_of(good)
+        return Outcome(self.run.name, str(self.run.folder), reached, best.val_loss if best else None)
+
+    def _sinks(self) -> list[Sink]:
+        track, folder = self.settings.track, self.run.folder
+        sinks: list[Sink] = [CSVSink(folder), JSONLSink(folder), SamplesSink(folder), view(Console(stderr=True))]
+        if track.tensorboard:
+            sinks.append(TensorBoardSink(folder))
+        if track.wandb:
+            sinks.append(WandbSink(folder, track.project, to_layer(self.settings)))
+        return sinks
+
+    def _announce(self, step: int) -> None:
+        machine = self.machine
+        count = parameters(self.settings.model)
+        self.tracker.record(
+            events.Started(self.run.name, step, self.steps, count, machine.device, machine.dtype, self.compiled)
+        )
+        if self.settings.train.compile and not self.compiled:
+            why = find_compiler(machine.device).why
+            self.tracker.record(events.Noted(step, f"warning: {why}: training without torch.compile, more slowly"))
+
+    def _begin(self) -> None:
+        """Before the first step: what does a model say that knows nothing?"""
+        if self._judges(0):
+            self._judge(0)
+        if self.settings.train.sample_every:
+            self._sample(0)
+
+    def _hooks(self) -> list[Hook]:
+        """In this order, so that a row of metrics holds its evaluation, and a checkpoint knows its worth."""
+        train, last = self.settings.train, self.steps
+        return [
+            Hook(lambda result: self._judge(result.step), self._judges),
+            Hook(self._log, lambda step: step % train.log_every == 0 or step == last or self._judges(step)),
+            every(train.sample_every, lambda result: self._sample(result.step), last=last),
+            Hook(lambda result: self._save(result.step), self._saves),
+        ]
+
+    def _judges(self, step: int) -> bool:
+        every = self.settings.train.eval_every
+        return bool(every) and (step % every == 0 or step == self.steps) and "val" in self.dataset.held
+
+    def _saves(self, step: int) -> bool:
+        """On schedule, at the end, and whenever the model is better than any before."""
+        return step % (self.settings.train.save_every or self.steps) == 0 or step == self.steps or step == self.best_step
+
+    def _judge(self, step: int) -> None:
+        begun = time.perf_counter()
+        found = judge(self.model, self.dataset.split("val"), self.byte_lengths, self.machine)
+        self.tracker.record(events.Evaluated(step=step, **asdict(found), seconds=time.perf_counter() - begun))
+        self.judged = (step, found.loss)
+        if found.loss < self.best_loss:
+            self.best_step, self.best_loss = step, found.loss
+
+    def _log(self, result: StepResult) -> None:
+        speed = result.tokens / result.seconds
+        seen = result.step * self.settings.train.batch * self.settings.model.context
+        self.tracker.record(
+            events.Stepped(result.step, seen, result.loss, result.lr, result.grad_norm, result.seconds, speed)
+        )
+
+    def _sample(self, step: int) -> None:
+        track, tokenizer = self.settings.track, self.dataset.tokenizer
+        prompt = track.prompt or ""
+        row = strategies(track.temperature)
+        pieces = complete(
+            self.model, tokenizer, prompt, row, self.machine, track.sample_tokens, self.settings.train.seed
+        )
+        self.tracker.record(events.Sampled(step, prompt, "".join(pieces)))
+
+    def _save(self, step: int) -> None:
+        begun = time.perf_counter()
+        val_loss = self.judged[1] if self.judged and self.judged[0] == step else None
+        state = capture(self.model, self.optimizer, step, val_loss)
+        store.save(self.run.checkpoints, state)
+        store.prune(self.run.checkpoints, self.settings.train.keep_last)
+        self.tracker.record(events.Saved(step, val_loss, time.perf_counter() - begun))

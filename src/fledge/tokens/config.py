@@ -1,0 +1,20 @@
+"""[tokenizer]: which tokenizer a dataset is made with."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fledge.base.errors import UserError
+from fledge.base.settings import setting
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    kind: Literal["char"] = setting("char", "how text is cut: by character")
+    vocab_size: int | None = setting(None, "how many tokens; unset: as many as the text has characters")
+    unknown: Literal["refuse", "map"] = setting("refuse", "characters outside the vocabulary: an error, or a '�'")
+    end_of_text: bool = setting(True, "put an end-of-text token after every document")
+    file: str | None = setting(None, "use this tokenizer.json instead of training one")
+
+    def __post_init__(self) -> None:
+        if self.vocab_size is not None and not 2 <= self.vocab_size <= 2**32:
+            raise UserError(f"tokenizer.vocab_size cannot be {self.vocab_size}", "it takes a whole number from 2 up")

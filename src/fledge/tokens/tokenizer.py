@@ -1,0 +1,64 @@
+"""What every tokenizer can do, and how one comes back from its file.
+
+All are saved as a Hugging Face `tokenizer.json`, so that other programs read them too.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fledge.base.errors import UserError
+from fledge.base.files import read_json, write_atomic
+from fledge.tokens.char import CharTokenizer
+
+Ids = NDArray[np.uint32]
+END_OF_TEXT = "<|endoftext|>"
+
+
+class Tokenizer(Protocol):
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The id put after each document, where the vocabulary has one."""
+
+    def encode(self, text: str) -> Ids:
+        """Plain text to ids. Text that looks like a special token is still plain text."""
+
+    def decode(self, ids: Iterable[int]) -> str: ...
+
+    def bytes_of(self, token: int) -> bytes:
+        """The UTF-8 bytes that this id adds to a text: often less than a character, nothing for a special token."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `tokenizer.json`."""
+
+
+def save(tokenizer: Tokenizer, path: Path) -> None:
+    write_atomic(path, json.dumps(tokenizer.to_json(), ensure_ascii=False, indent=1))
+
+
+def load(path: Path) -> Tokenizer:
+    content = read_json(path, "the tokenizer")
+    if content.get("model", {}).get("type") == "WordLevel":
+        return CharTokenizer.from_json(content)
+    raise UserError(f"'{path}' is not a tokenizer that fledge knows", "make one with 'fledge tokenizer train'")
+
+
+def fingerprint(tokenizer: Tokenizer) -> str:
+    """Two tokenizers with this in common give the same ids."""
+    return hashlib.sha256(json.dumps(tokenizer.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+def byte_lengths(tokenizer: Tokenizer) -> NDArray[np.int64]:
+    """How many bytes of text each id stands for: what bits per byte are counted with."""
+    return np.array([len(tokenizer.bytes_of(i)) for i in range(tokenizer.vocab_size)], dtype=np.int64)

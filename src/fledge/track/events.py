@@ -1,0 +1,72 @@
+"""What happens in a run, as typed records. Whoever listens (sinks.py, terminal.py) gets each one, in order."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Started:
+    """Training begins, or goes on, after `step` finished steps."""
+
+    run: str
+    step: int
+    steps: int
+    parameters: int
+    device: str
+    dtype: str
+    compiled: bool
+
+
+@dataclass(frozen=True)
+class Stepped:
+    step: int
+    tokens: int  # seen since the run began
+    loss: float
+    lr: float
+    grad_norm: float
+    step_seconds: float
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    step: int
+    split: str
+    loss: float
+    perplexity: float
+    bits_per_byte: float
+    accuracy: float
+    tokens: int
+    context: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Sampled:
+    step: int
+    prompt: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Saved:
+    step: int
+    val_loss: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Noted:
+    """Anything a person should know."""
+
+    step: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    step: int
+    reason: str  # "finished" or "interrupted"
+    seconds: float
+
+
+Event = Started | Stepped | Evaluated | Sampled | Saved | Noted | Ended

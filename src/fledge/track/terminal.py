@@ -1,0 +1,199 @@
+"""A run as a person watches it: where it stands, how the loss falls, what the model writes by now.
+
+On a terminal the view is redrawn in place; anywhere else it is plain lines. Writes to stderr only, so that
+what a verb reports on stdout stays clean.
+"""
+
+import math
+import time
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from fledge.track.events import Ended, Evaluated, Event, Noted, Sampled, Saved, Started, Stepped
+
+BARS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: list[float], width: int) -> str:
+    """A curve in one line of text, the whole run squeezed into `width` signs."""
+    values = [v for v in values if math.isfinite(v)]
+    if not values:
+        return ""
+    if len(values) > width:  # the mean of each stretch, so that no stretch is lost
+        cuts = [len(values) * i // width for i in range(width + 1)]
+        values = [sum(values[a:b]) / (b - a) for a, b in zip(cuts, cuts[1:], strict=False)]
+    low, high = min(values), max(values)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BARS[round((v - low) * scale)] for v in values)
+
+
+def span(seconds: float) -> str:
+    """4 s · 3 min 20 s · 2 h 05 min"""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Story:
+    """What has happened so far, as far as a screen needs it."""
+
+    def __init__(self) -> None:
+        self.run = self.title = ""
+        self.first = self.step = self.steps = 0
+        self.last: Stepped | None = None
+        self.judged: Evaluated | None = None
+        self.best = math.inf
+        self.losses: list[float] = []
+        self.sample: Sampled | None = None
+        self.saved: int | None = None
+        self.began = time.monotonic()
+
+    def hear(self, event: Event) -> None:
+        match event:
+            case Started():
+                self.run, self.first, self.step, self.steps = event.run, event.step, event.step, event.steps
+                how = f"{event.device}, {event.dtype}{', compiled' if event.compiled else ''}"
+                self.title = f"{event.run}: {event.parameters:,} parameters on {how}"
+                self.began = time.monotonic()
+            case Stepped():
+                self.last, self.step = event, event.step
+                self.losses.append(event.loss)
+            case Evaluated():
+                self.judged, self.best = event, min(self.best, event.loss)
+            case Sampled():
+                self.sample = event
+            case Saved():
+                self.saved = event.step
+
+    def remaining(self) -> float | None:
+        """Seconds to go at the pace so far, evaluation and saving counted in."""
+        done = self.step - self.first
+        return (time.monotonic() - self.began) / done * (self.steps - self.step) if done > 0 else None
+
+
+class LiveView:
+    """Redrawn four times a second while the run lasts."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._story = Story()
+        self._live = Live(console=console, get_renderable=self._draw, refresh_per_second=4, transient=False)
+
+    def record(self, event: Event) -> None:
+        self._story.hear(event)
+        if isinstance(event, Started):
+            self._live.start()
+        elif isinstance(event, Noted):
+            self._console.print(Text(event.text, style="yellow"))
+        elif isinstance(event, Ended):
+            self.close()
+
+    def close(self) -> None:
+        if self._live.is_started:
+            self._live.stop()
+
+    def _draw(self) -> RenderableType:
+        story = self._story
+        width = max(20, min(self._console.width, 100) - 4)
+        parts: list[RenderableType] = [_progress(story, width)]
+        if story.last:
+            parts += [_numbers(story), Text(sparkline(story.losses, width), style="cyan")]
+        if story.sample:
+            parts.append(_sample(story.sample))
+        return Panel(Group(*parts), title=Text(story.title, style="bold"), width=width + 4, border_style="dim")
+
+
+def _progress(story: Story, width: int) -> RenderableType:
+    left = story.remaining()
+    words = f" {story.step:,} / {story.steps:,}" + (f" · {span(left)} left" if left is not None else " · starting")
+    grid = Table.grid()
+    bar = ProgressBar(total=max(1, story.steps), completed=story.step, width=max(10, width - len(words)))
+    grid.add_row(bar, Text(words))
+    return grid
+
+
+def _numbers(story: Story) -> RenderableType:
+    assert story.last
+    cells = {"loss": f"{story.last.loss:.3f}"}
+    if story.judged:
+        cells |= {"validation": f"{story.judged.loss:.3f}", "best": f"{story.best:.3f}"}
+    cells |= {
+        "rate": f"{story.last.lr:.2e}",
+        "gradient": f"{story.last.grad_norm:.2f}",
+        "tokens/s": f"{story.last.tokens_per_second:,.0f}",
+    }
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in cells:
+        table.add_column(name, style="bold", header_style="dim")
+    table.add_row(*cells.values())
+    return table
+
+
+def _sample(sample: Sampled) -> RenderableType:
+    """The model's words as plain text: nothing in them is taken for markup or for terminal codes."""
+    lines = printable(sample.prompt + sample.text).splitlines()[:9]
+    title = f"what it writes after step {sample.step}"
+    return Panel(Text("\n".join(lines), overflow="crop", no_wrap=True), title=title, border_style="green")
+
+
+def printable(text: str) -> str:
+    """Control characters could move a terminal's cursor; they are shown as '�'."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
+
+
+class Lines:
+    """For logs and pipes: a line when there is something to say, at most one every few seconds."""
+
+    def __init__(self, console: Console, pause: float = 5.0) -> None:
+        self._console = console
+        self._story = Story()
+        self._pause = pause
+        self._spoke = -math.inf
+
+    def record(self, event: Event) -> None:
+        self._story.hear(event)
+        match event:
+            case Started():
+                self._say(self._story.title)
+            case Stepped() if time.monotonic() - self._spoke > self._pause or event.step == self._story.steps:
+                left = self._story.remaining()
+                self._say(
+                    f"step {event.step:,}/{self._story.steps:,}  loss {event.loss:.4f}  rate {event.lr:.2e}"
+                    f"  {event.tokens_per_second:,.0f} tokens/s" + (f"  {span(left)} left" if left else "")
+                )
+            case Evaluated():
+                self._say(f"step {event.step:,}  {event.split} loss {event.loss:.4f}  ({event.tokens:,} tokens)")
+            case Sampled():
+                text = printable(event.prompt + event.text)
+                self._say(f"sample after step {event.step}:\n    " + "\n    ".join(text.splitlines()[:9]))
+            case Noted():
+                self._say(event.text)
+            case Ended():
+                self._say(f"{event.reason} at step {event.step:,} after {span(event.seconds)}")
+
+    def _say(self, line: str) -> None:
+        self._console.print(Text(line), soft_wrap=True)
+        self._spoke = time.monotonic()
+
+    def close(self) -> None: ...
+
+
+def view(console: Console) -> LiveView | Lines:
+    return LiveView(console) if console.is_terminal else Lines(console)
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be said from here."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

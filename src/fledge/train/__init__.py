@@ -1,0 +1,1 @@
+"""One step, many steps, and what may go wrong between them."""

@@ -1,0 +1,46 @@
+"""[train]: how long, in what portions, and how often to look."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fledge.base.errors import UserError
+from fledge.base.settings import setting
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    steps: int | None = setting(2000, "updates of the weights; unset: from epochs")
+    epochs: float | None = setting(None, "passes over the training text; wins over steps")
+    batch: int = setting(32, "sequences of one update")
+    micro_batch: int | None = setting(None, "sequences computed at once, to save memory; unset: the whole batch")
+    seed: int = setting(1337, "where all chance begins")
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
+    dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", "precision of matrix products")
+    compile: Literal["auto"] | bool = setting("auto", "let torch.compile write faster code first; auto: when it pays")
+    clip: float = setting(1.0, "largest length of the gradient; 0: no limit")
+    log_every: int = setting(10, "steps between rows of metrics.csv")
+    eval_every: int = setting(250, "steps between looks at the whole validation split; 0: never")
+    sample_every: int = setting(250, "steps between samples; 0: never")
+    save_every: int | None = setting(None, "steps between checkpoints; unset: eval_every")
+    keep_last: int = setting(2, "how many of the newest checkpoints stay, besides the best")
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "micro_batch", "log_every", "save_every", "keep_last"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"train.{name} cannot be {value}", "it takes a whole number from 1 up")
+        for name in ("eval_every", "sample_every", "clip"):
+            if getattr(self, name) < 0:
+                raise UserError(f"train.{name} cannot be {getattr(self, name)}", "it takes a number from 0 up")
+        if self.steps is None and self.epochs is None:
+            raise UserError("the length of the run is not set", "set train.steps or train.epochs")
+        if self.epochs is not None and self.epochs <= 0:
+            raise UserError(f"train.epochs cannot be {self.epochs}", "it takes a number above 0")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"train.seed cannot be {self.seed}", "it takes a whole number from 0 up")
+        if self.micro_batch is not None and self.batch % self.micro_batch:
+            valid = [str(n) for n in range(1, self.batch + 1) if self.batch % n == 0]
+            raise UserError(
+                f"train.micro_batch = {self.micro_batch} does not divide train.batch = {self.batch}",
+                f"it can be {', '.join(valid)}",
+            )

@@ -1,0 +1,41 @@
+"""What may go wrong between steps: a request to stop, and numbers that are none."""
+
+import math
+import os
+import signal
+from types import FrameType
+from typing import Self
+
+from fledge.base.errors import UserError
+from fledge.train.step import StepResult
+
+
+class StopSignals:
+    """While this is entered, the first SIGINT or SIGTERM is a request, and the second ends the process at once."""
+
+    HANDLED = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._receive) for number in self.HANDLED}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        if self.received is not None:
+            os._exit(128 + number)
+        self.received = number
+
+
+def refuse_nonfinite(result: StepResult) -> None:
+    """A loss that is no number never comes back: stop, before it is saved as anything."""
+    if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
+        raise UserError(
+            f"the loss became {result.loss} at step {result.step} (gradient {result.grad_norm}, rate {result.lr:g})",
+            f"the learning rate is probably too high: try --optim.lr {result.lr / 3:.2g}, or a longer warm-up",
+        )

@@ -1,0 +1,151 @@
+"""Every verb: what it takes, said in plain words. Parsing and doing are elsewhere (cli.py, recipes/)."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+Parser = argparse.ArgumentParser
+
+
+@dataclass(frozen=True)
+class Verb:
+    help: str
+    arguments: Callable[[Parser], None]
+    examples: tuple[str, ...]
+    settings: bool = False  # takes --section.key value
+    recipe: str = ""  # the file in recipes/, where it is not the verb's own name
+
+
+def common_arguments(parser: Parser) -> None:
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs live (default: ./runs)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of words")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def _settings_argument(parser: Parser) -> None:
+    # Listed for the reader; the words themselves are taken by parse_known_args.
+    parser.add_argument("--section.key", dest="_", metavar="VALUE", help="any setting, e.g. --train.steps 500")
+
+
+def _demo(parser: Parser) -> None:
+    parser.add_argument("--minutes", type=float, default=3.0, help="how long the whole demo may take (default: 3)")
+
+
+def _nothing(_: Parser) -> None: ...
+
+
+def _corpora(parser: Parser) -> None:
+    parser.add_argument("name", nargs="?", metavar="NAME", help="show the beginning of this one")
+
+
+def _tokenizer(parser: Parser) -> None:
+    acts = parser.add_subparsers(dest="act", required=True, metavar="train|show")
+    train = acts.add_parser("train", help="make a tokenizer from text")
+    train.add_argument("sources", nargs="+", metavar="SOURCE")
+    train.add_argument("--kind", choices=["char"], default="char")
+    train.add_argument("--vocab-size", type=int, metavar="N", help="keep the N most frequent characters")
+    train.add_argument("--unknown", choices=["refuse", "map"], default="refuse", help="characters outside the vocabulary")
+    train.add_argument("--out", required=True, type=Path, metavar="FILE")
+    show = acts.add_parser("show", help="show how a text is cut")
+    show.add_argument("file", type=Path, metavar="FILE")
+    show.add_argument("text", metavar="TEXT")
+    for sub in (train, show):
+        sub.set_defaults(_=None)
+
+
+def _prepare(parser: Parser) -> None:
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a text file, a folder, or a named corpus")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the dataset goes")
+    parser.add_argument("--tokenizer", metavar="FILE", help="a tokenizer.json (default: make a character one)")
+    _settings_argument(parser)
+
+
+def _presets(parser: Parser) -> None:
+    parser.add_argument("name", nargs="?", metavar="NAME", help="show this one whole")
+
+
+def _train(parser: Parser) -> None:
+    parser.add_argument("preset", metavar="PRESET|FILE.toml", help="what to train: see 'fledge presets'")
+    parser.add_argument("--run", metavar="NAME", help="name of the run (default: the preset's, numbered)")
+    parser.add_argument("--print-config", action="store_true", help="print every setting with its meaning, and stop")
+    _settings_argument(parser)
+
+
+def _run_argument(parser: Parser, many: bool = False) -> None:
+    what = "name or path of a run; NAME@best, NAME@latest, NAME@1000"
+    parser.add_argument("runs_given" if many else "run", nargs="+" if many else None, metavar="RUN", help=what)
+
+
+def _resume(parser: Parser) -> None:
+    _run_argument(parser)
+
+
+def _plot(parser: Parser) -> None:
+    _run_argument(parser, many=True)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where pictures go (default: plots/ in the first run)")
+
+
+def _generate(parser: Parser) -> None:
+    _run_argument(parser)
+    parser.add_argument("--prompt", default=None, help="how the text begins ('-' reads it from stdin)")
+    parser.add_argument("--tokens", type=int, default=300, metavar="N", help="how many tokens to add (default: 300)")
+    parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0 greedy, 1 the model's own (0.8)")
+    parser.add_argument("--top-k", type=int, metavar="K", help="choose among the K best only")
+    parser.add_argument("--top-p", type=float, metavar="P", help="choose among the best that reach probability P")
+    parser.add_argument("--greedy", action="store_true", help="always the best token: the same as --temperature 0")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, another text (default: 0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+
+
+def _eval(parser: Parser) -> None:
+    _run_argument(parser)
+    parser.add_argument("--split", default="val", help="train, val or test (default: val)")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="another prepared dataset (same tokenizer)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+
+
+VERBS = {
+    "demo": Verb("the whole journey in about three minutes", _demo, ("fledge demo", "fledge demo --minutes 10")),
+    "doctor": Verb("what this machine is, what fledge will use, and why", _nothing, ("fledge doctor",)),
+    "corpora": Verb("the texts that have a name", _corpora, ("fledge corpora", "fledge corpora python")),
+    "tokenizer": Verb(
+        "make and inspect tokenizers",
+        _tokenizer,
+        ("fledge tokenizer train book.txt --out book.json", "fledge tokenizer show book.json 'Once upon a time'"),
+    ),
+    "prepare": Verb(
+        "text → a dataset of tokens",
+        _prepare,
+        ("fledge prepare my-notes/ --out data/notes", "fledge train demo --data.path data/notes"),
+        settings=True,
+    ),
+    "presets": Verb("the known GPTs, with their sizes", _presets, ("fledge presets", "fledge presets demo")),
+    "train": Verb(
+        "train a model",
+        _train,
+        (
+            "fledge train demo",
+            "fledge train nanogpt-shakespeare-cpu --data.corpus input.txt --run hamlet",
+            "fledge train demo --model.n_layer 8 --optim.lr 2e-3",
+            "fledge train demo --print-config > mine.toml     every setting, explained",
+        ),
+        settings=True,
+    ),
+    "resume": Verb("go on exactly where a run stopped", _resume, ("fledge resume hamlet",)),
+    "runs": Verb("list the runs", _nothing, ("fledge runs",)),
+    "plot": Verb("draw loss, learning rate, gradient, speed", _plot, ("fledge plot hamlet", "fledge plot a b --out cmp/")),
+    "generate": Verb(
+        "let a model write, as it comes",
+        _generate,
+        ("fledge generate hamlet --prompt 'To be'", "fledge generate hamlet@1000 --greedy --tokens 100"),
+    ),
+    "eval": Verb("judge a model on a whole split", _eval, ("fledge eval hamlet", "fledge eval hamlet@latest --json"), recipe="evaluate"),
+}
+
+JOURNEY = {
+    "begin": ["demo", "doctor"],
+    "text": ["corpora", "tokenizer", "prepare"],
+    "train": ["presets", "train", "resume", "runs", "plot"],
+    "use": ["generate", "eval"],
+}
