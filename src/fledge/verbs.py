@@ -18,7 +18,9 @@ class Verb:
 
 
 def common_arguments(parser: Parser) -> None:
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs live (default: ./runs)")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs live (default: ./runs)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of words")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
@@ -45,7 +47,9 @@ def _tokenizer(parser: Parser) -> None:
     train.add_argument("sources", nargs="+", metavar="SOURCE")
     train.add_argument("--kind", choices=["char"], default="char")
     train.add_argument("--vocab-size", type=int, metavar="N", help="keep the N most frequent characters")
-    train.add_argument("--unknown", choices=["refuse", "map"], default="refuse", help="characters outside the vocabulary")
+    train.add_argument(
+        "--unknown", choices=["refuse", "map"], default="refuse", help="characters outside the vocabulary"
+    )
     train.add_argument("--out", required=True, type=Path, metavar="FILE")
     show = acts.add_parser("show", help="show how a text is cut")
     show.add_argument("file", type=Path, metavar="FILE")
@@ -134,13 +138,20 @@ VERBS = {
     ),
     "resume": Verb("go on exactly where a run stopped", _resume, ("fledge resume hamlet",)),
     "runs": Verb("list the runs", _nothing, ("fledge runs",)),
-    "plot": Verb("draw loss, learning rate, gradient, speed", _plot, ("fledge plot hamlet", "fledge plot a b --out cmp/")),
+    "plot": Verb(
+        "draw loss, learning rate, gradient, speed", _plot, ("fledge plot hamlet", "fledge plot a b --out cmp/")
+    ),
     "generate": Verb(
         "let a model write, as it comes",
         _generate,
         ("fledge generate hamlet --prompt 'To be'", "fledge generate hamlet@1000 --greedy --tokens 100"),
     ),
-    "eval": Verb("judge a model on a whole split", _eval, ("fledge eval hamlet", "fledge eval hamlet@latest --json"), recipe="evaluate"),
+    "eval": Verb(
+        "judge a model on a whole split",
+        _eval,
+        ("fledge eval hamlet", "fledge eval hamlet@latest --json"),
+        recipe="evaluate",
+    ),
 }
 
 JOURNEY = {

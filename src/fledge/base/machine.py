@@ -8,6 +8,8 @@ import platform
 import shutil
 import time
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
 
 import torch
 
@@ -17,12 +19,16 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WORTH_IT = 1.5  # bf16 must beat fp32 by this much before its lost digits are worth it
 
 
+Device = Literal["cpu", "cuda", "mps"]
+Dtype = Literal["float32", "bfloat16"]
+
+
 @dataclass(frozen=True)
 class Machine:
     """Where this process computes. Everything that depends on hardware is asked of this value."""
 
-    device: str  # "cpu", "cuda" or "mps"
-    dtype: str  # what matrix products are done in; weights and optimiser always stay float32
+    device: Device
+    dtype: Dtype  # what matrix products are done in; weights and optimiser always stay float32
     rank: int = 0
     world_size: int = 1
 
@@ -65,7 +71,7 @@ def choose_device(wanted: str = "auto") -> Choice:
 def has_bf16_units(device: str) -> bool:
     """Whether the hardware multiplies in bf16 at all; emulation would be slower than fp32."""
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False
@@ -112,14 +118,14 @@ def find_compiler(device: str) -> Choice:
 
 
 def choose(device: str = "auto", dtype: str = "auto") -> Machine:
-    where = choose_device(device).value
-    return Machine(where, choose_dtype(where, dtype).value)
+    where = cast(Device, choose_device(device).value)
+    return Machine(where, cast(Dtype, choose_dtype(where, dtype).value))
 
 
 def processor() -> str:
     """The processor's own name, where the system tells it."""
     try:
-        with open("/proc/cpuinfo") as lines:
+        with Path("/proc/cpuinfo").open() as lines:
             for line in lines:
                 if line.startswith("model name"):
                     return line.partition(":")[2].strip()

@@ -1,8 +1,8 @@
 """The state of a training run ↔ named tensors and a small JSON object. Writes nothing; store.py does.
 
-    weights      canonical name → tensor                           "blocks.0.attention.query.weight"
-    optimiser    kind/canonical name → tensor                      "exp_avg/blocks.0.attention.query.weight"
-    progress     step, tokens seen, random generators
+weights      canonical name → tensor                           "blocks.0.attention.query.weight"
+optimiser    kind/canonical name → tensor                      "exp_avg/blocks.0.attention.query.weight"
+progress     step, tokens seen, random generators
 """
 
 import base64
@@ -62,7 +62,9 @@ def load_weights(model: GPT, weights: Tensors) -> None:
 def _refuse_difference(what: str, wanted: Any, found: Any) -> None:
     missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing or extra:
-        parts = [f"missing: {', '.join(missing[:5])}"] * bool(missing) + [f"unexpected: {', '.join(extra[:5])}"] * bool(extra)
+        parts = [f"missing: {', '.join(missing[:5])}"] * bool(missing) + [f"unexpected: {', '.join(extra[:5])}"] * bool(
+            extra
+        )
         raise UserError(f"the checkpoint's {what} do not fit: {'; '.join(parts)}", "it belongs to another model")
 
 
@@ -84,7 +86,9 @@ def _load_optimizer(model: GPT, optimizer: torch.optim.Optimizer, tensors: Tenso
     for key, tensor in tensors.items():
         kind, _, name = key.partition("/")
         if name not in names:
-            raise UserError(f"the optimiser's state names '{name}', which this model lacks", "it belongs to another model")
+            raise UserError(
+                f"the optimiser's state names '{name}', which this model lacks", "it belongs to another model"
+            )
         state.setdefault(names.index(name), {})[kind] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

@@ -33,7 +33,9 @@ class ModelConfig:
             if value is not None and value < 1:
                 raise UserError(f"model.{name} cannot be {value}", "it takes a whole number from 1 up")
         if not 0 <= self.dropout < 1:
-            raise UserError(f"model.dropout cannot be {self.dropout}", "it takes a number from 0 up to, not including, 1")
+            raise UserError(
+                f"model.dropout cannot be {self.dropout}", "it takes a number from 0 up to, not including, 1"
+            )
         if self.head_dim is None and self.n_embd % self.n_head:
             below = self.n_embd - self.n_embd % self.n_head
             raise UserError(

@@ -11,7 +11,7 @@ from fledge.model.block import Block
 from fledge.model.cache import Cache, no_cache
 from fledge.model.config import ModelConfig
 from fledge.model.norms import make_norm
-from fledge.model.positions import position_embedding, position_rotation
+from fledge.model.positions import make_positions
 
 
 class GPT(nn.Module):
@@ -20,8 +20,7 @@ class GPT(nn.Module):
         assert config.vocab_size is not None, "the vocabulary must be known before a model is built"
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.n_embd)
-        self.positions = position_embedding(config)
-        rotation = position_rotation(config)  # one table of angles for all blocks
+        self.positions, rotation = make_positions(config)  # one table of angles for all blocks
         self.blocks = nn.ModuleList(Block(config, rotation) for _ in range(config.n_layer))
         self.norm = make_norm(config)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)

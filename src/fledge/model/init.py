@@ -1,16 +1,16 @@
 """Every initialisation, in one table. C is n_embd, L is n_layer.
 
-    embed                          normal, 0.02
-    learned positions              normal, 0.02
-    query, key, value, up, gate    normal, 0.02
-    output, down                   normal, 0.02 / √(2L)     2L of them add up in the residual: keep the sum near 0.02
-    head (untied)                  normal, 0.02
-    norms                          weights 1, biases 0
-    biases                         0
+embed                          normal, 0.02
+learned positions              normal, 0.02
+query, key, value, up, gate    normal, 0.02
+output, down                   normal, 0.02 / √(2L)     2L of them add up in the residual: keep the sum near 0.02
+head (untied)                  normal, 0.02
+norms                          weights 1, biases 0
+biases                         0
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fledge.model.block import Block
 from fledge.model.config import ModelConfig
@@ -29,7 +29,7 @@ def build(config: ModelConfig, seed: int) -> GPT:
 
 @torch.no_grad()
 def initialise(model: GPT, generator: torch.Generator) -> None:
-    def normal(weight: nn.Parameter, std: float = STD) -> None:
+    def normal(weight: Tensor, std: float = STD) -> None:
         weight.normal_(0.0, std, generator=generator)
 
     normal(model.embed.weight)
@@ -39,8 +39,7 @@ def initialise(model: GPT, generator: torch.Generator) -> None:
         assert isinstance(block, Block)
         for linear in (block.attention.query, block.attention.key, block.attention.value):
             normal(linear.weight)
-        for name, linear in block.mlp.named_children():
-            assert isinstance(linear, nn.Linear), name
+        for linear in block.mlp.inputs():
             normal(linear.weight)
         for linear in (block.attention.output, block.mlp.down):
             normal(linear.weight, STD / (2 * model.config.n_layer) ** 0.5)

@@ -1,8 +1,8 @@
 """What a block does with each token alone, after the tokens have looked at each other. [B, T, C] → [B, T, C]
 
-    gelu      down(gelu(up(x)))
-    relu2     down(relu(up(x))²)             sparse, and a little better than gelu
-    swiglu    down(silu(gate(x)) · up(x))    one map decides how much of the other passes
+gelu      down(gelu(up(x)))
+relu2     down(relu(up(x))²)             sparse, and a little better than gelu
+swiglu    down(silu(gate(x)) · up(x))    one map decides how much of the other passes
 """
 
 import torch.nn.functional as F
@@ -16,6 +16,10 @@ class MLP(nn.Module):
         super().__init__()
         self.up = nn.Linear(config.n_embd, config.hidden_width, bias=config.bias)
         self.down = nn.Linear(config.hidden_width, config.n_embd, bias=config.bias)
+
+    def inputs(self) -> list[nn.Linear]:
+        """The maps that widen; `down` is the one that comes back."""
+        return [self.up]
 
 
 class GeluMLP(MLP):
@@ -33,8 +37,11 @@ class SwigluMLP(MLP):
         super().__init__(config)
         self.gate = nn.Linear(config.n_embd, config.hidden_width, bias=config.bias)
 
+    def inputs(self) -> list[nn.Linear]:
+        return [self.up, self.gate]
+
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
-MLPS = {"gelu": GeluMLP, "relu2": Relu2MLP, "swiglu": SwigluMLP}
+MLPS: dict[str, type[MLP]] = {"gelu": GeluMLP, "relu2": Relu2MLP, "swiglu": SwigluMLP}

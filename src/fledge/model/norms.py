@@ -1,7 +1,7 @@
 """Norms: each token's vector is brought to a standard size, then scaled by learned weights.
 
-    layernorm   minus the mean, divided by the spread
-    rmsnorm     divided by the root of the mean square: cheaper, and as good
+layernorm   minus the mean, divided by the spread
+rmsnorm     divided by the root of the mean square: cheaper, and as good
 """
 
 from torch import nn

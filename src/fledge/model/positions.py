@@ -1,10 +1,12 @@
-"""How a model knows which token comes before which. Two places, one filled and one empty:
+"""How a model knows which token comes before which. There are two places to say it, and each kind uses one:
 
-    learned    a vector for each place is added to the token's own            embedding: Learned    rotation: none
-    rotary     queries and keys are turned by an angle that grows with place  embedding: none       rotation: Rotary
+    learned    a vector for each place is added to the token's own              LearnedPositions · NoRotation
+    rotary     queries and keys are turned by an angle that grows with place    NoPositions · Rotary
 
 `start` is the place of the first token given: 0, or the number of tokens already in the cache.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +27,25 @@ class LearnedPositions(nn.Module):
 
 
 class NoPositions(nn.Module):
-    def forward(self, x: Tensor, start: int) -> Tensor:
+    def __init__(self, _: ModelConfig) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor, _start: int) -> Tensor:
         return x
 
 
 class Rotation(nn.Module):
-    """No turning at all: what a model without rotary positions does."""
+    """Queries or keys [B, heads, T, D], the first of them at place `start` → the same, turned."""
 
     def forward(self, x: Tensor, start: int) -> Tensor:
+        raise NotImplementedError
+
+
+class NoRotation(Rotation):
+    def __init__(self, _: ModelConfig) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor, _start: int) -> Tensor:
         return x
 
 
@@ -60,9 +73,13 @@ class Rotary(Rotation):
         return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
 
 
-def position_embedding(config: ModelConfig) -> nn.Module:
-    return {"learned": lambda: LearnedPositions(config), "rotary": NoPositions}[config.positions]()
+# name → what is added to the embedding, and what turns queries and keys
+KINDS: dict[str, tuple[Callable[[ModelConfig], nn.Module], Callable[[ModelConfig], Rotation]]] = {
+    "learned": (LearnedPositions, NoRotation),
+    "rotary": (NoPositions, Rotary),
+}
 
 
-def position_rotation(config: ModelConfig) -> Rotation:
-    return {"learned": Rotation, "rotary": lambda: Rotary(config)}[config.positions]()
+def make_positions(config: ModelConfig) -> tuple[nn.Module, Rotation]:
+    embedding, rotation = KINDS[config.positions]
+    return embedding(config), rotation(config)

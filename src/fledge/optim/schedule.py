@@ -1,11 +1,12 @@
 """The learning rate's way through a run: pure functions from the step to a multiplier of the peak.
 
-    cosine       climb, then half a cosine down
-    trapezoid    climb, stay, then straight down: the stay can be prolonged without planning anew
-    constant     climb, stay
+cosine       climb, then half a cosine down
+trapezoid    climb, stay, then straight down: the stay can be prolonged without planning anew
+constant     climb, stay
 """
 
 import math
+from collections.abc import Callable
 
 from fledge.optim.config import OptimConfig
 
@@ -29,8 +30,12 @@ def _trapezoid(step: int, warmup: int, steps: int, cooldown: float) -> float:
     return min(1.0, max(0.0, (steps - step) / max(1, falling)))
 
 
-def _constant(*_: float) -> float:
+def _constant(_step: int, _warmup: int, _steps: int, _cooldown: float) -> float:
     return 1.0
 
 
-HEIGHTS = {"cosine": _cosine, "trapezoid": _trapezoid, "constant": _constant}
+HEIGHTS: dict[str, Callable[[int, int, int, float], float]] = {
+    "cosine": _cosine,
+    "trapezoid": _trapezoid,
+    "constant": _constant,
+}

@@ -22,5 +22,3 @@ def run(args: argparse.Namespace) -> None:
         where = "needs the network" if corpus.network else "always there"
         lines += [f"{corpus.name:<14}{corpus.size:>8}  {corpus.licence:<14}  {where}", f"{'':<14}{corpus.about}"]
     report(rows, as_json=args.json, text="\n".join(lines))
-
-

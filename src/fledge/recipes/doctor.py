@@ -15,8 +15,12 @@ from fledge.recipes.screen import report
 def run(args: argparse.Namespace) -> None:
     found = examine()
     width = max(len(name) for name in found)
-    lines = [f"{name.replace('_', ' '):<{width}}  {fact['value']}  ({fact['why']})" if fact["why"] else
-             f"{name.replace('_', ' '):<{width}}  {fact['value']}" for name, fact in found.items()]
+    lines = [
+        f"{name.replace('_', ' '):<{width}}  {fact['value']}  ({fact['why']})"
+        if fact["why"]
+        else f"{name.replace('_', ' '):<{width}}  {fact['value']}"
+        for name, fact in found.items()
+    ]
     report(found, as_json=args.json, text="\n".join(lines))
 
 
@@ -36,7 +40,10 @@ def examine() -> dict[str, dict[str, Any]]:
         "device_memory": (human_bytes(machines.total_memory(device.value)), ""),
         "precision": (dtype.value, dtype.why),
         "compiler": (compiler.value or "none", compiler.why),
-        "compile": ("when it pays" if compiler.value else "no", "long runs earn the half minute back" if compiler.value else compiler.why),
+        "compile": (
+            "when it pays" if compiler.value else "no",
+            "long runs earn the half minute back" if compiler.value else compiler.why,
+        ),
         "attention": ("fused kernel (scaled_dot_product_attention)", "the readable one: --model.attention readable"),
         "cache": (str(cache_dir()), "datasets and downloads; $FLEDGE_CACHE moves it"),
     }

@@ -4,8 +4,8 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
+from fledge.base import machine as machines
 from fledge.base.errors import UserError
-from fledge.base.machine import Machine, choose_device, has_bf16_units
 from fledge.checkpoint import run as run_folder
 from fledge.evaluate.loss import judge
 from fledge.recipes.screen import report, say
@@ -15,7 +15,7 @@ from fledge.tokens.tokenizer import byte_lengths, fingerprint
 
 
 def run(args: argparse.Namespace) -> None:
-    device = choose_device(args.device).value
+    device = machines.choose_device(args.device).value
     loaded = run_folder.load(args.run, args.runs, device)
     for warning in loaded.warnings:
         say(f"warning: {warning}")
@@ -26,9 +26,10 @@ def run(args: argparse.Namespace) -> None:
             f"'{dataset.folder}' was made with another tokenizer than '{loaded.run.name}'",
             f"prepare it with --tokenizer {loaded.run.folder / 'tokenizer.json'}",
         )
-    dtype = settings.train.dtype if has_bf16_units(device) else "float32"
-    found = judge(loaded.model, dataset.split(args.split), byte_lengths(loaded.tokenizer), Machine(device, dtype))
-    answer = {"run": loaded.run.name, "step": loaded.checkpoint.step, **asdict(found), "dtype": dtype}
+    # In the precision of the training, where the hardware has it: then the figures are those of the run.
+    machine = machines.choose(device, settings.train.dtype if machines.has_bf16_units(device) else "float32")
+    found = judge(loaded.model, dataset.split(args.split), byte_lengths(loaded.tokenizer), machine)
+    answer = {"run": loaded.run.name, "step": loaded.checkpoint.step, **asdict(found), "dtype": machine.dtype}
     words = (
         f"{loaded.run.name} at step {loaded.checkpoint.step:,}, {found.split} split:"
         f" {found.tokens:,} tokens in windows of {found.context}\n"

@@ -3,9 +3,8 @@
 import argparse
 import sys
 
-
+from fledge.base import machine as machines
 from fledge.base.errors import UserError
-from fledge.base.machine import Machine, choose_device
 from fledge.checkpoint import run as run_folder
 from fledge.generate.engine import complete
 from fledge.generate.sampling import strategies
@@ -18,8 +17,9 @@ def run(args: argparse.Namespace) -> None:
     if args.tokens < 0:
         raise UserError(f"--tokens cannot be {args.tokens}", "it takes a whole number from 0 up")
     row = strategies(0.0 if args.greedy else args.temperature, args.top_k, args.top_p)
-    device = choose_device(args.device).value
-    loaded = run_folder.load(args.run, args.runs, device)
+    # Text is drawn in fp32: one sequence is bound by memory, and the same seed then writes the same text everywhere.
+    machine = machines.choose(args.device, "float32")
+    loaded = run_folder.load(args.run, args.runs, machine.device)
     for warning in loaded.warnings:
         say(f"warning: {warning}")
     prompt = args.prompt
@@ -27,8 +27,7 @@ def run(args: argparse.Namespace) -> None:
         prompt = settle(loaded.run.config()).track.prompt or ""
     elif prompt == "-":
         prompt = sys.stdin.read()
-    # Text is drawn in fp32: one sequence is bound by memory, and the same seed then writes the same text everywhere.
-    pieces = complete(loaded.model, loaded.tokenizer, prompt, row, Machine(device, "float32"), args.tokens, args.seed)
+    pieces = complete(loaded.model, loaded.tokenizer, prompt, row, machine, args.tokens, args.seed)
     if args.json:
         answer = {"run": loaded.run.name, "step": loaded.checkpoint.step, "prompt": prompt, "text": "".join(pieces)}
         report(answer, as_json=True, text="")
@@ -39,5 +38,3 @@ def run(args: argparse.Namespace) -> None:
         sys.stdout.write(show(piece))
         sys.stdout.flush()
     sys.stdout.write("\n")
-
-

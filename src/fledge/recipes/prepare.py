@@ -1,6 +1,6 @@
 """fledge prepare: text → a dataset of token shards.
 
-    sources → documents → tokenizer → splits → ids → shards → dataset.json
+sources → documents → tokenizer → splits → ids → shards → dataset.json
 """
 
 import argparse

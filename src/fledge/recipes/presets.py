@@ -13,7 +13,9 @@ def run(args: argparse.Namespace) -> None:
     files = preset_files()
     if args.name:
         if args.name not in files:
-            raise UserError(f"unknown preset '{args.name}'", nearest(args.name, files) or f"there are: {', '.join(files)}")
+            raise UserError(
+                f"unknown preset '{args.name}'", nearest(args.name, files) or f"there are: {', '.join(files)}"
+            )
         report(describe(args.name), as_json=args.json, text=files[args.name].read_text(encoding="utf-8").rstrip())
         return
     rows = [describe(name) for name in files]

@@ -4,8 +4,8 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
+from fledge.base import machine as machines
 from fledge.base.errors import UserError
-from fledge.base.machine import Machine, choose_device
 from fledge.checkpoint import run as run_folder
 from fledge.checkpoint import store
 from fledge.recipes.screen import report, say
@@ -33,7 +33,7 @@ def resume(reference: str, runs: Path) -> Outcome:
             f"the dataset '{dataset.folder}' is not the one that '{run.name}' was trained on",
             "put the old one back, or train a new run on the new text",
         )
-    machine = Machine(choose_device(settings.train.device).value, settings.train.dtype)
+    machine = machines.choose(settings.train.device, settings.train.dtype)
     good, damaged = store.listed(run.checkpoints)
     for what in damaged:
         say(f"warning: {what}; it is passed over")

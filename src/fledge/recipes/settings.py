@@ -1,6 +1,6 @@
 """All settings of a run in one value, and the checks that need more than one section."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -54,15 +54,10 @@ def resolve(name_or_file: str, overrides: list[str]) -> Settings:
 
 def settle(*layers: Layer) -> Settings:
     settings = build(Settings, merge(*layers))
-    optim, train = settings.optim, settings.train
-    if train.epochs is None and train.steps is not None and optim.warmup_steps >= train.steps > 1:
-        # A short trial of a long recipe is common; the shape of the schedule is kept, not its length.
-        settings = replace(settings, optim=replace(optim, warmup_steps=train.steps // 10))
-    if settings.model.vocab_size and settings.tokenizer.vocab_size:
-        if settings.model.vocab_size < settings.tokenizer.vocab_size:
-            raise UserError(
-                f"model.vocab_size = {settings.model.vocab_size} is smaller than"
-                f" tokenizer.vocab_size = {settings.tokenizer.vocab_size}",
-                "leave model.vocab_size out: it then follows the tokenizer",
-            )
+    model, tokenizer = settings.model.vocab_size, settings.tokenizer.vocab_size
+    if model and tokenizer and model < tokenizer:
+        raise UserError(
+            f"model.vocab_size = {model} is smaller than tokenizer.vocab_size = {tokenizer}",
+            "leave model.vocab_size out: it then follows the tokenizer",
+        )
     return settings

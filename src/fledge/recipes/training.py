@@ -148,7 +148,9 @@ class Training:
 
     def _saves(self, step: int) -> bool:
         """On schedule, at the end, and whenever the model is better than any before."""
-        return step % (self.settings.train.save_every or self.steps) == 0 or step == self.steps or step == self.best_step
+        return (
+            step % (self.settings.train.save_every or self.steps) == 0 or step == self.steps or step == self.best_step
+        )
 
     def _judge(self, step: int) -> None:
         begun = time.perf_counter()

@@ -43,7 +43,17 @@ def find(name: str) -> Corpus:
 
 
 # Not worth a model's time: tests, generated tables, and what is not the library itself.
-SKIPPED = {"test", "tests", "idle_test", "idlelib", "lib2to3", "site-packages", "dist-packages", "encodings", "turtledemo"}
+SKIPPED = {
+    "test",
+    "tests",
+    "idle_test",
+    "idlelib",
+    "lib2to3",
+    "site-packages",
+    "dist-packages",
+    "encodings",
+    "turtledemo",
+}
 
 
 def python_library() -> Iterator[Document]:

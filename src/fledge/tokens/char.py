@@ -47,7 +47,7 @@ class CharTokenizer:
         room = len(counts) if vocab_size is None else vocab_size - bool(special) - maps_unknown
         if len(counts) > room and not maps_unknown:
             raise UserError(
-                f"the text has {len(counts)} different characters, and a vocabulary of {vocab_size} holds {max(room, 0)}",
+                f"the text has {len(counts)} different characters; a vocabulary of {vocab_size} holds {max(room, 0)}",
                 "leave the vocabulary size out, or map rare characters with --tokenizer.unknown map",
             )
         if room < 1:
@@ -68,9 +68,10 @@ class CharTokenizer:
         ids = self._id[codes]
         if len(ids) and ids.min() == NOT_THERE:
             at = int(np.argmax(ids == NOT_THERE))
-            line = text.count("\n", 0, at) + 1
+            what = f"{text[at]!r} (U+{ord(text[at]):04X})"
+            where = f"position {at} (line {text.count(chr(10), 0, at) + 1})"
             raise UserError(
-                f"character {text[at]!r} (U+{ord(text[at]):04X}) at position {at} (line {line}) is not in the vocabulary",
+                f"the character {what} at {where} is not in the vocabulary",
                 "train the tokenizer on this text too, or with unknown characters mapped: --tokenizer.unknown map",
             )
         return ids.astype(np.uint32)
@@ -104,10 +105,19 @@ class CharTokenizer:
             "padding": None,
             "added_tokens": added,
             "normalizer": None,
-            "pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False},
+            "pre_tokenizer": {
+                "type": "Split",
+                "pattern": {"Regex": r"[\s\S]"},
+                "behavior": "Isolated",
+                "invert": False,
+            },
             "post_processor": None,
             "decoder": {"type": "Fuse"},
-            "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": REPLACEMENT if self.maps_unknown else REFUSED},
+            "model": {
+                "type": "WordLevel",
+                "vocab": vocabulary,
+                "unk_token": REPLACEMENT if self.maps_unknown else REFUSED,
+            },
         }
 
     @classmethod
@@ -116,5 +126,7 @@ class CharTokenizer:
         vocabulary = content["model"]["vocab"]
         characters = sorted((c for c in vocabulary if c != special), key=vocabulary.__getitem__)
         if any(len(c) != 1 for c in characters) or sorted(vocabulary.values()) != list(range(len(vocabulary))):
-            raise UserError("this tokenizer.json is not one of single characters", "make one with 'fledge tokenizer train'")
+            raise UserError(
+                "this tokenizer.json is not one of single characters", "make one with 'fledge tokenizer train'"
+            )
         return cls(characters, special, maps_unknown=content["model"]["unk_token"] == REPLACEMENT)

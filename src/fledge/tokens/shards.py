@@ -163,7 +163,9 @@ def open_dataset(folder: Path) -> Dataset:
     manifest = read_json(folder / MANIFEST, "the dataset's manifest")
     tokenizer = tokenizers.load(folder / "tokenizer.json")
     if tokenizers.fingerprint(tokenizer) != manifest["tokenizer"]:
-        raise UserError(f"'{folder / 'tokenizer.json'}' is not the tokenizer of this dataset", "prepare the dataset anew")
+        raise UserError(
+            f"'{folder / 'tokenizer.json'}' is not the tokenizer of this dataset", "prepare the dataset anew"
+        )
     splits = {}
     for name, split in manifest["splits"].items():
         opened = [_open_shard(folder, ShardInfo(**info)) for info in split["shards"]]
@@ -180,6 +182,10 @@ def _open_shard(folder: Path, info: ShardInfo) -> tuple[NDArray[Any], NDArray[An
     with path.open("rb") as file:
         magic, itemsize, tokens, documents = HEADER.unpack(file.read(HEADER.size))
     assert magic == MAGIC, path
-    ids = np.memmap(path, dtype=f"<u{itemsize}", mode="r", offset=HEADER_BYTES, shape=(tokens,)) if tokens else np.zeros(0)
+    ids = (
+        np.memmap(path, dtype=f"<u{itemsize}", mode="r", offset=HEADER_BYTES, shape=(tokens,))
+        if tokens
+        else np.zeros(0)
+    )
     starts = np.fromfile(path, dtype="<u8", offset=HEADER_BYTES + tokens * itemsize, count=documents)
     return ids, starts

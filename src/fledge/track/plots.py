@@ -6,11 +6,11 @@ import matplotlib
 
 matplotlib.use("Agg")  # files only: no window, no display needed
 
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
 
-from fledge.track.sinks import read_metrics  # noqa: E402
+from fledge.track.sinks import read_metrics
 
 PANELS = {
     "loss": ("train_loss", "loss (nats per token)"),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fledge.base.errors import UserError
-from fledge.track.events import Event, Evaluated, Noted, Sampled, Stepped
+from fledge.track.events import Evaluated, Event, Noted, Sampled, Stepped
 
 METRICS = "metrics.csv"
 EVENTS = "events.jsonl"
@@ -86,7 +86,8 @@ class CSVSink:
                 self._write({})
         elif isinstance(event, Stepped):
             row = dataclasses.asdict(event)
-            self._write({**row, "train_loss": row.pop("loss")})
+            row["train_loss"] = row.pop("loss")
+            self._write(row)
 
     def _write(self, row: dict[str, Any]) -> None:
         found = self._found if self._found.get("step") == row.get("step", 0) else {}
@@ -134,16 +135,16 @@ class TensorBoardSink:
         need("tensorboard")
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder / "tensorboard"))
 
     def record(self, event: Event) -> None:
         for name, value in scalars(event).items():
-            self._writer.add_scalar(name, value, event.step)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, event.step)
         if isinstance(event, Sampled):
-            self._writer.add_text("sample", event.prompt + event.text, event.step)  # type: ignore[no-untyped-call]
+            self._writer.add_text("sample", event.prompt + event.text, event.step)
 
     def close(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 class WandbSink:

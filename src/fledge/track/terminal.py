@@ -4,6 +4,7 @@ On a terminal the view is redrawn in place; anywhere else it is plain lines. Wri
 what a verb reports on stdout stays clean.
 """
 
+import itertools
 import math
 import time
 from pathlib import Path
@@ -27,7 +28,7 @@ def sparkline(values: list[float], width: int) -> str:
         return ""
     if len(values) > width:  # the mean of each stretch, so that no stretch is lost
         cuts = [len(values) * i // width for i in range(width + 1)]
-        values = [sum(values[a:b]) / (b - a) for a, b in zip(cuts, cuts[1:], strict=False)]
+        values = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(cuts)]
     low, high = min(values), max(values)
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(BARS[round((v - low) * scale)] for v in values)
