@@ -49,33 +49,40 @@ class Outcome:
     val_loss: float | None  # the best there was
 
 
+def assemble(settings: Settings, machine: Machine, dataset: Dataset) -> Stepper:
+    """A new model and everything that one update of it needs."""
+    train, optim, context = settings.train, settings.optim, settings.model.context
+    assert train.steps is not None
+    model = build_model(settings.model, train.seed).to(machine.device)
+    split = dataset.split("train")
+    order = Order(len(split), context, settings.data.stride or context, train.seed)
+    return Stepper(
+        model=model,
+        loss=wrap(model, machine, compile=compiles(settings, machine)),
+        optimizer=build_optimizer(model, optim, machine),
+        loader=Loader(split, order, train.batch, train.micro_batch or train.batch, machine),
+        multiplier=partial(multiplier, optim, steps=train.steps),
+        peak=optim.lr,
+        clip=train.clip,
+    )
+
+
+def compiles(settings: Settings, machine: Machine) -> bool:
+    """Whether torch.compile is wanted and possible; where it is not possible, training goes on without."""
+    return settings.train.compile is True and bool(find_compiler(machine.device).value)
+
+
 class Training:
     def __init__(self, run: Run, settings: Settings, machine: Machine, dataset: Dataset) -> None:
         assert settings.train.steps is not None
         self.run, self.settings, self.machine, self.dataset = run, settings, machine, dataset
         self.steps = settings.train.steps
-        self.compiled = bool(settings.train.compile) and bool(find_compiler(machine.device).value)
-        self.model = build_model(settings.model, settings.train.seed).to(machine.device)
-        self.optimizer = build_optimizer(self.model, settings.optim, machine)
-        self.stepper = self._stepper()
+        self.stepper = assemble(settings, machine, dataset)
+        self.model, self.optimizer = self.stepper.model, self.stepper.optimizer
         self.byte_lengths = byte_lengths(dataset.tokenizer)
         self.judged: tuple[int, float] | None = None  # step and validation loss of the last look
         self.best_step, self.best_loss = -1, math.inf
         self.tracker = Tracker([])
-
-    def _stepper(self) -> Stepper:
-        train, optim, data = self.settings.train, self.settings.optim, self.settings.data
-        split, context = self.dataset.split("train"), self.settings.model.context
-        order = Order(len(split), context, data.stride or context, train.seed)
-        return Stepper(
-            model=self.model,
-            loss=wrap(self.model, self.machine, compile=self.compiled),
-            optimizer=self.optimizer,
-            loader=Loader(split, order, train.batch, train.micro_batch or train.batch, self.machine),
-            multiplier=partial(multiplier, optim, steps=self.steps),
-            peak=optim.lr,
-            clip=train.clip,
-        )
 
     def go(self, state: State | None = None) -> Outcome:
         """From `state`, or from the beginning, to the last step. A signal saves and raises `Interrupted`."""
@@ -116,12 +123,12 @@ class Training:
         return sinks
 
     def _announce(self, step: int) -> None:
-        machine = self.machine
+        machine, compiled = self.machine, compiles(self.settings, self.machine)
         count = parameters(self.settings.model)
         self.tracker.record(
-            events.Started(self.run.name, step, self.steps, count, machine.device, machine.dtype, self.compiled)
+            events.Started(self.run.name, step, self.steps, count, machine.device, machine.dtype, compiled)
         )
-        if self.settings.train.compile and not self.compiled:
+        if self.settings.train.compile and not compiled:
             why = find_compiler(machine.device).why
             self.tracker.record(events.Noted(step, f"warning: {why}: training without torch.compile, more slowly"))
 

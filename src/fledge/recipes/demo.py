@@ -1,0 +1,122 @@
+"""fledge demo: the whole journey, offline, in about three minutes, with a line of explanation at each step.
+
+machine → text → tokens → size (by a short probe) → training → what it wrote before and after → what to do next
+"""
+
+import argparse
+import json
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from fledge.base import machine as machines
+from fledge.base.errors import UserError
+from fledge.base.machine import Machine
+from fledge.model.count import parameters
+from fledge.recipes.prepare import ensure
+from fledge.recipes.screen import report, say
+from fledge.recipes.settings import Settings, resolve
+from fledge.recipes.train import complete, train
+from fledge.recipes.training import Outcome, assemble
+from fledge.tokens.shards import Dataset
+from fledge.track.plots import draw
+from fledge.track.sinks import EVENTS
+from fledge.track.terminal import printable, shown, span
+
+# layers, width, heads: from what a slow laptop can teach in time to what a fast machine can
+SIZES = ((3, 128, 4), (4, 256, 4), (6, 384, 6), (8, 512, 8))
+ENOUGH_STEPS = 500  # fewer updates than this teach less than a smaller model would learn
+MOST_STEPS = 3000
+OVERHEAD = 25.0  # seconds for everything that is not an update: preparing, judging, sampling, drawing
+SPARE = 1.15  # machines slow down as they warm up
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.minutes < 0.5:
+        raise UserError(f"--minutes cannot be {args.minutes}", "a demo takes half a minute or more")
+    begun = time.perf_counter()
+    settings = resolve("demo", [])
+    machine = machines.choose()
+    say(f"1. machine   {machines.cores()} cores; training on {machine.device} in {machine.dtype}. More: fledge doctor")
+    dataset = ensure(settings.data, settings.tokenizer)
+    tokens, size = len(dataset.split("train")), dataset.tokenizer.vocab_size
+    say("2. text      the standard library of your own Python, and its language reference")
+    say(f"3. tokens    every character becomes one of {size} numbers: {tokens:,} to learn from")
+    settings = fit_to_time(settings, machine, dataset, 60 * args.minutes - OVERHEAD)
+    model, steps = settings.model, settings.train.steps
+    say(
+        f"4. model     {model.n_layer} blocks, {model.n_embd} wide: {parameters(model):,} numbers, drawn at random;"
+        f" {steps:,} steps fit into {args.minutes:g} minutes here"
+    )
+    say(
+        "5. training  each step shows it some text, and moves every number a little to make the next character likelier"
+    )
+    outcome = train(settings, args.runs, name=None, base_name="demo")
+    pictures = draw([Path(outcome.folder)], Path(outcome.folder) / "plots")
+    answer = {
+        **asdict(outcome),
+        "samples": before_and_after(Path(outcome.folder)),
+        "seconds": time.perf_counter() - begun,
+    }
+    report(answer, as_json=args.json, text=closing(answer, outcome, pictures[-1]))
+
+
+def fit_to_time(settings: Settings, machine: Machine, dataset: Dataset, seconds: float) -> Settings:
+    """The largest size that this machine can still give enough steps to, and how many steps that is."""
+    fitted = settings
+    for n_layer, n_embd, n_head in SIZES:
+        model = replace(settings.model, n_layer=n_layer, n_embd=n_embd, n_head=n_head)
+        tried = complete(replace(settings, model=model), dataset, machine)
+        steps = int(seconds / (SPARE * seconds_per_step(tried, machine, dataset)))
+        if steps < ENOUGH_STEPS and fitted is not settings:
+            break
+        steps = max(10, min(MOST_STEPS, steps))
+        fitted = replace(tried, train=replace(tried.train, steps=steps, **rhythm(steps)))
+        if steps < 2 * ENOUGH_STEPS:  # a larger one would take at least twice as long: no need to try
+            break
+    return fitted
+
+
+def rhythm(steps: int) -> dict[str, Any]:
+    """Four looks at the validation text and eight samples, however long it takes."""
+    quarter = max(1, -(-steps // 4))
+    return {"eval_every": quarter, "save_every": quarter, "sample_every": max(1, -(-steps // 8))}
+
+
+def seconds_per_step(settings: Settings, machine: Machine, dataset: Dataset) -> float:
+    """Measured on the real thing: a few updates of a model that is then thrown away."""
+    eager = replace(settings, train=replace(settings.train, compile=False))
+    stepper = assemble(eager, machine, dataset)
+    return min(stepper(step).seconds for step in range(6))
+
+
+def before_and_after(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / EVENTS).read_text().splitlines()]
+    samples = [{"step": e["step"], "text": e["prompt"] + e["text"]} for e in lines if e["event"] == "Sampled"]
+    return [samples[0], samples[-1]]
+
+
+def closing(answer: dict[str, Any], outcome: Outcome, picture: Path) -> str:
+    before, after = (indented(sample["text"]) for sample in answer["samples"])
+    name = outcome.run
+    return f"""
+what it wrote before the first step:
+{before}
+
+what it writes after {outcome.step:,} steps:
+{after}
+
+{span(answer["seconds"])} in all. The curves: {shown(picture)}
+Everything else about this run lies in {shown(Path(outcome.folder))}.
+
+what next:
+  fledge generate {name} --prompt 'class '      let it write
+  fledge eval {name}                            judge it on text it has not seen
+  fledge train demo --train.steps 10000         train longer
+  fledge train demo --data.corpus FILE          train on your own text
+  fledge --help                                 the whole journey"""
+
+
+def indented(text: str, lines: int = 12) -> str:
+    return "\n".join("    | " + line for line in printable(text).splitlines()[:lines])
