@@ -9,6 +9,7 @@ Everything is written into a temporary folder, flushed to the disk and renamed: 
 complete. What is `latest` and what is `best` is read off the checkpoints themselves, never off a pointer.
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -103,8 +104,18 @@ def load_weights(checkpoint: Checkpoint) -> Tensors:
     return load_file(checkpoint.folder / "model.safetensors")
 
 
+def complete(folder: Path) -> list[Checkpoint]:
+    """Those that have a manifest, oldest first, without reading the rest: cheap enough for every save."""
+    found = []
+    for path in sorted(folder.glob(f"{PREFIX}*")):
+        with contextlib.suppress(Damaged):
+            manifest = _read_manifest(path)
+            found.append(Checkpoint(path, manifest["step"], manifest["val_loss"]))
+    return found
+
+
 def listed(folder: Path) -> tuple[list[Checkpoint], list[str]]:
-    """The complete checkpoints, oldest first, and what is wrong with the others."""
+    """The checkpoints that are complete and unchanged, oldest first, and what is wrong with the others."""
     good, bad = [], []
     for path in sorted(folder.glob(f"{PREFIX}*")):
         try:
@@ -137,7 +148,7 @@ def best_of(checkpoints: list[Checkpoint]) -> Checkpoint | None:
 def prune(folder: Path, keep_last: int) -> None:
     """Keep the newest few and the best; take away the rest, and what a killed save left."""
     remove_partials(folder)
-    good, _ = listed(folder)
+    good = complete(folder)
     keep = {c.step for c in good[-max(1, keep_last) :]}
     if best := best_of(good):
         keep.add(best.step)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fledge.model.cache import LayerCache
 from fledge.model.config import ModelConfig
-from fledge.model.norms import RMSNorm
+from fledge.model.norms import EPS, RMSNorm
 from fledge.model.positions import Rotation
 
 Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -63,8 +63,8 @@ class Attention(nn.Module):
         self.key = nn.Linear(C, K * D, bias=config.bias)
         self.value = nn.Linear(C, K * D, bias=config.bias)
         self.output = nn.Linear(H * D, C, bias=config.bias)
-        self.query_norm = RMSNorm(D) if config.qk_norm else nn.Identity()
-        self.key_norm = RMSNorm(D) if config.qk_norm else nn.Identity()
+        self.query_norm = RMSNorm(D, EPS) if config.qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(D, EPS) if config.qk_norm else nn.Identity()
         self.rotate = rotation
         self.attend = ATTENTIONS[config.attention]
         self.head_width = D

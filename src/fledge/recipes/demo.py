@@ -67,7 +67,9 @@ def fit_to_time(settings: Settings, machine: Machine, dataset: Dataset, seconds:
     fitted = settings
     for n_layer, n_embd, n_head in SIZES:
         model = replace(settings.model, n_layer=n_layer, n_embd=n_embd, n_head=n_head)
-        tried = complete(replace(settings, model=model), dataset, machine)
+        # Compiling would take half a minute of the three, more than it gives back in so short a run.
+        eager = replace(settings.train, compile=False)
+        tried = complete(replace(settings, model=model, train=eager), dataset, machine)
         steps = int(seconds / (SPARE * seconds_per_step(tried, machine, dataset)))
         if steps < ENOUGH_STEPS and fitted is not settings:
             break
@@ -86,8 +88,7 @@ def rhythm(steps: int) -> dict[str, Any]:
 
 def seconds_per_step(settings: Settings, machine: Machine, dataset: Dataset) -> float:
     """Measured on the real thing: a few updates of a model that is then thrown away."""
-    eager = replace(settings, train=replace(settings.train, compile=False))
-    stepper = assemble(eager, machine, dataset)
+    stepper = assemble(settings, machine, dataset)
     return min(stepper(step).seconds for step in range(6))
 
 

@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def describe(run: Run) -> dict[str, Any]:
-    good, _ = store.listed(run.checkpoints)
+    good = store.complete(run.checkpoints)
     best = store.best_of(good)
     try:
         steps_seen = read_metrics(run.folder)["step"]

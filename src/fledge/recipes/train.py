@@ -2,6 +2,7 @@
 
 import argparse
 import platform
+import shutil
 import subprocess
 import time
 from dataclasses import asdict, replace
@@ -50,7 +51,13 @@ def train(settings: Settings, runs: Path, *, name: str | None, base_name: str) -
     settings = complete(settings, dataset, machine)
     folder = runs / (name or run_folder.free_name(runs, base_name))
     run = run_folder.create(folder, to_toml(settings), facts(dataset, machine), dataset.tokenizer)
-    return Training(run, settings, machine, dataset).go()
+    training = Training(run, settings, machine, dataset)
+    try:
+        return training.go()
+    except (UserError, OSError):
+        if not training.moved:  # it never began: leave no run behind that is none
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def check_name(name: str) -> None:

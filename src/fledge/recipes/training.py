@@ -83,12 +83,13 @@ class Training:
         self.judged: tuple[int, float] | None = None  # step and validation loss of the last look
         self.best_step, self.best_loss = -1, math.inf
         self.tracker = Tracker([])
+        self.moved = False  # whether any step has been made
 
     def go(self, state: State | None = None) -> Outcome:
         """From `state`, or from the beginning, to the last step. A signal saves and raises `Interrupted`."""
         if state is not None:
             restore(state, self.model, self.optimizer)
-            if best := store.best_of(store.listed(self.run.checkpoints)[0]):
+            if best := store.best_of(store.complete(self.run.checkpoints)):
                 self.best_step, self.best_loss = best.step, best.val_loss or math.inf
         reached = state.step if state else 0
         begun = time.perf_counter()
@@ -109,8 +110,7 @@ class Training:
                 self.tracker.close()
         if stopped:
             raise Interrupted(stopped, f"fledge resume {self.run.name}")
-        good, _ = store.listed(self.run.checkpoints)
-        best = store.best_of(good)
+        best = store.best_of(store.complete(self.run.checkpoints))
         return Outcome(self.run.name, str(self.run.folder), reached, best.val_loss if best else None)
 
     def _sinks(self) -> list[Sink]:
@@ -143,6 +143,7 @@ class Training:
         """In this order, so that a row of metrics holds its evaluation, and a checkpoint knows its worth."""
         train, last = self.settings.train, self.steps
         return [
+            every(1, self._moved),
             Hook(lambda result: self._judge(result.step), self._judges),
             Hook(self._log, lambda step: step % train.log_every == 0 or step == last or self._judges(step)),
             every(train.sample_every, lambda result: self._sample(result.step), last=last),
@@ -166,6 +167,9 @@ class Training:
         self.judged = (step, found.loss)
         if found.loss < self.best_loss:
             self.best_step, self.best_loss = step, found.loss
+
+    def _moved(self, _: StepResult) -> None:
+        self.moved = True
 
     def _log(self, result: StepResult) -> None:
         speed = result.tokens / result.seconds

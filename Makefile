@@ -1,0 +1,45 @@
+# make demo     install, then the whole journey: text → tokens → training → samples
+# make test     install what the tests need, then run them all
+# make check    style, types, layers, generated pages
+# make lock     renew constraints.txt from what is installed and tested
+
+PYTHON ?= python3
+BIN    := .venv/bin
+# --find-links and indexes are the user's own pip configuration; constraints pin versions, not origins.
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check lock clean
+
+demo: .venv/.core
+	$(BIN)/fledge demo
+
+test: .venv/.dev
+	$(BIN)/python -m pytest
+
+check: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: .venv/.dev
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt
+
+# A stamp says that an install is done: the second call is instant.
+.venv/.python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fledge needs Python 3.11 or newer")'
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/.core: .venv/.python pyproject.toml constraints.txt
+	@echo "installing fledge and what it stands on (once; PyTorch is large)"
+	$(PIP) -e .
+	touch $@
+
+.venv/.dev: .venv/.core
+	@echo "installing what the tests need (once)"
+	$(PIP) -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
