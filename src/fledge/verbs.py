@@ -45,8 +45,8 @@ def _tokenizer(parser: Parser) -> None:
     acts = parser.add_subparsers(dest="act", required=True, metavar="train|show")
     train = acts.add_parser("train", help="make a tokenizer from text")
     train.add_argument("sources", nargs="+", metavar="SOURCE")
-    train.add_argument("--kind", choices=["char"], default="char")
-    train.add_argument("--vocab-size", type=int, metavar="N", help="keep the N most frequent characters")
+    train.add_argument("--kind", choices=["bpe", "char"], default="bpe", help="frequent pieces, or characters")
+    train.add_argument("--vocab-size", type=int, metavar="N", help="how many tokens")
     train.add_argument(
         "--unknown", choices=["refuse", "map"], default="refuse", help="characters outside the vocabulary"
     )

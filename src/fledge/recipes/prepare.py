@@ -24,9 +24,11 @@ from fledge.tokens import shards
 from fledge.tokens import tokenizer as tokenizers
 from fledge.tokens.char import CharTokenizer
 from fledge.tokens.config import TokenizerConfig
+from fledge.tokens.fast import FastTokenizer
 from fledge.tokens.shards import Dataset
 from fledge.tokens.tokenizer import Tokenizer
 
+BPE_VOCABULARY = 4096  # a good size for a few megabytes of text and a small model
 MANY_DOCUMENTS = 100  # from here on a split by whole documents is fair to every split
 
 
@@ -79,7 +81,10 @@ def make_tokenizer(documents: Sequence[Document], config: TokenizerConfig) -> To
     if config.file:
         return tokenizers.load(Path(config.file).expanduser())
     special = tokenizers.END_OF_TEXT if config.end_of_text else None
-    return CharTokenizer.train((d.text for d in documents), config.vocab_size, config.unknown, special)
+    texts = (document.text for document in documents)
+    if config.kind == "bpe":
+        return FastTokenizer.train(texts, config.vocab_size or BPE_VOCABULARY, special)
+    return CharTokenizer.train(texts, config.vocab_size, config.unknown, special)
 
 
 def encode_document(tokenizer: Tokenizer, text: str) -> tokenizers.Ids:

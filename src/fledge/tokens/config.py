@@ -9,9 +9,9 @@ from fledge.base.settings import setting
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    kind: Literal["char"] = setting("char", "how text is cut: by character")
-    vocab_size: int | None = setting(None, "how many tokens; unset: as many as the text has characters")
-    unknown: Literal["refuse", "map"] = setting("refuse", "characters outside the vocabulary: an error, or a '�'")
+    kind: Literal["bpe", "char"] = setting("bpe", "how text is cut: into frequent pieces, or by character")
+    vocab_size: int | None = setting(None, "how many tokens; unset: 4096 for bpe, every character for char")
+    unknown: Literal["refuse", "map"] = setting("refuse", "char: other characters are an error, or a '�'")
     end_of_text: bool = setting(True, "put an end-of-text token after every document")
     file: str | None = setting(None, "use this tokenizer.json instead of training one")
 

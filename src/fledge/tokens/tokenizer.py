@@ -5,7 +5,7 @@ All are saved as a Hugging Face `tokenizer.json`, so that other programs read th
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fledge.base.errors import UserError
 from fledge.base.files import read_json, write_atomic
 from fledge.tokens.char import CharTokenizer
+from fledge.tokens.fast import FastTokenizer
 
 Ids = NDArray[np.uint32]
 END_OF_TEXT = "<|endoftext|>"
@@ -49,9 +50,16 @@ def save(tokenizer: Tokenizer, path: Path) -> None:
 
 def load(path: Path) -> Tokenizer:
     content = read_json(path, "the tokenizer")
-    if content.get("model", {}).get("type") == "WordLevel":
-        return CharTokenizer.from_json(content)
-    raise UserError(f"'{path}' is not a tokenizer that fledge knows", "make one with 'fledge tokenizer train'")
+    known: dict[str, Callable[[dict[str, Any]], Tokenizer]] = {
+        "WordLevel": CharTokenizer.from_json,
+        "BPE": FastTokenizer.from_json,
+    }
+    try:
+        return known[content["model"]["type"]](content)
+    except Exception as error:  # the library raises bare Exceptions for files it cannot read
+        raise UserError(
+            f"'{path}' is not a tokenizer that fledge knows ({error})", "make one with 'fledge tokenizer train'"
+        ) from None
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
