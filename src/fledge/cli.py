@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from fledge import __version__
 from fledge.base.errors import Interrupted, UserError, from_os_error, nearest
-from fledge.verbs import JOURNEY, VERBS, Verb, common_arguments
+from fledge.verbs import JOURNEY, VERBS, Parser, Verb, common_arguments
 
 
 def overview() -> str:
@@ -24,12 +24,11 @@ def overview() -> str:
 
 
 def parser_of(name: str, verb: Verb) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"fledge {name}",
         description=verb.help[0].upper() + verb.help[1:] + ".",
         epilog="examples:\n" + "\n".join(f"  {line}" for line in verb.examples),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     verb.arguments(parser)
     common_arguments(parser)
@@ -42,31 +41,46 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"unknown verb '{name}'", nearest(name, VERBS) or "fledge --help lists the verbs")
     verb = VERBS[name]
     parser = parser_of(name, verb)
-    parser.error = _refuse  # type: ignore[method-assign,assignment]
+    words, settings = split_settings(words)
     args, rest = parser.parse_known_args(words)
-    stray = [word for word in rest if word.startswith("--") and "." not in word.partition("=")[0]]
-    if rest and (stray or not verb.settings):
-        wrong = (stray or rest)[0].partition("=")[0]
+    if rest := rest or ([] if verb.settings else settings):
+        wrong = rest[0].partition("=")[0]
         known = [option for action in parser._actions for option in action.option_strings]
         raise UserError(f"unknown argument '{wrong}'", nearest(wrong, known) or f"see: fledge {name} --help")
-    args.verb, args.overrides = name, rest
+    args.verb, args.overrides = name, settings
     return args
 
 
-def _refuse(message: str) -> None:
-    raise UserError(message, "add --help to see what this verb takes")
+def one_line(text: str) -> str:
+    """Names come from outside: they can neither break the line nor move the cursor."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """`--section.key value` may stand anywhere: what is left is argparse's."""
+    rest, settings = [], []
+    queue = list(words)
+    while queue:
+        word = queue.pop(0)
+        if word.startswith("--") and "." in word.partition("=")[0]:
+            settings.append(word)
+            if "=" not in word and queue and not queue[0].startswith("--"):
+                settings.append(queue.pop(0))
+        else:
+            rest.append(word)
+    return rest, settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(overview())
-        return 0
-    if argv[0] in ("-V", "--version"):
-        print(f"fledge {__version__}")
-        return 0
     debug = "--debug" in argv
     try:
+        if not argv or argv[0] in ("-h", "--help", "help"):
+            print(overview(), flush=True)
+            return 0
+        if argv[0] in ("-V", "--version"):
+            print(f"fledge {__version__}", flush=True)
+            return 0
         args = parse(argv)
         importlib.import_module(f"fledge.recipes.{VERBS[args.verb].recipe or args.verb}").run(args)
         sys.stdout.flush()
@@ -84,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         mistake = error if isinstance(error, UserError) else from_os_error(error)
-        print(f"error: {mistake.message}\nhint: {mistake.hint}", file=sys.stderr)
+        print(f"error: {one_line(mistake.message)}\nhint: {one_line(mistake.hint)}", file=sys.stderr)
         return 2
 
 

@@ -4,8 +4,19 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
-Parser = argparse.ArgumentParser
+from fledge.base.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Parts of a verb are parsed by this class too: no abbreviations, and every refusal in our two lines."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message, "add --help to see what this verb takes")
 
 
 @dataclass(frozen=True)
@@ -54,8 +65,11 @@ def _tokenizer(parser: Parser) -> None:
     show = acts.add_parser("show", help="show how a text is cut")
     show.add_argument("file", type=Path, metavar="FILE")
     show.add_argument("text", metavar="TEXT")
-    for sub in (train, show):
-        sub.set_defaults(_=None)
+    for sub, example in ((train, "train book.txt --out book.json"), (show, "show book.json 'Once upon a time'")):
+        sub.epilog = f"example:\n  fledge tokenizer {example}"
+        sub.formatter_class = argparse.RawDescriptionHelpFormatter
+        sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
+        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show an error's traceback")
 
 
 def _prepare(parser: Parser) -> None:

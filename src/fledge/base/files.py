@@ -26,6 +26,16 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fledge"
 
 
+def user_path(name: str) -> Path:
+    """A path as people write it; `~` is their home."""
+    if not name or "\0" in name:
+        raise UserError(f"{name!r} is no path", "give the name of a file or folder")
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise UserError(f"'{name}': nobody of that name has a home here", "check the path") from None
+
+
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -33,14 +43,18 @@ def sha256(path: Path) -> str:
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace `path` by `content`, all or nothing, and durable when this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with new_folders(path.parent):
+        _write(path, content)
+
+
+def _write(path: Path, content: str | bytes) -> None:
     handle, temporary = tempfile.mkstemp(prefix=PARTIAL, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
+        Path(temporary).chmod(0o666 & ~_umask())
         Path(temporary).replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -52,20 +66,45 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; it becomes `path` when the block ends well, and vanishes otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with new_folders(path.parent), _temporary_folder(path) as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
+def _temporary_folder(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}{path.name}-", dir=path.parent))
     try:
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
                 sync_file(file)
-        temporary.chmod(0o755)
+        temporary.chmod(0o777 & ~_umask())
         sync_folder(temporary)
         temporary.rename(path)  # fails when `path` exists and holds anything: nothing is ever overwritten
         sync_folder(path.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+@contextlib.contextmanager
+def new_folders(folder: Path) -> Iterator[None]:
+    """`folder` and its parents, made where they are missing, and taken away again when the block fails."""
+    missing = [f for f in (folder, *folder.parents) if not f.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # one that somebody else uses by now stays
+            for made in missing:
+                made.rmdir()
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def sync_file(path: Path) -> None:
@@ -99,7 +138,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{what} is missing: '{path}'", "check the path") from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # the latter: brackets nested without end
         raise UserError(f"{what} is damaged: '{path}' ({error})", "restore it from a copy, or make it anew") from None
     if not isinstance(value, dict):
         raise UserError(f"{what} is damaged: '{path}' holds no JSON object", "restore it, or make it anew")
@@ -108,7 +147,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 def human_bytes(count: float) -> str:
     for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:
+        if count < (1000 if unit == "B" else 999.95):
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"

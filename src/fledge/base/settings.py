@@ -74,14 +74,14 @@ def build(kind: type[T], layer: Layer) -> T:
 def _refuse_unknown(layer: Layer, sections: Mapping[str, Any]) -> None:
     every = [f"{s}.{f.name}" for s, cls in sections.items() for f in dataclasses.fields(cls)]
     for section, keys in layer.items():
+        if section not in sections and not keys:
+            raise UserError(f"unknown section '{section}'", nearest(section, sections) or "see 'fledge train --help'")
         for key in keys:
             name = f"{section}.{key}"
             if name in every:
                 continue
-            near = nearest(name, every)
-            if not near:  # the right key in the wrong section is a common slip
-                same = [known for known in every if known.endswith(f".{key}")]
-                near = f"did you mean '{same[0]}'?" if same else ""
+            same = [known for known in every if known.endswith(f".{key}")]  # the right key in the wrong section
+            near = nearest(name, same) or (f"did you mean '{same[0]}'?" if same else nearest(name, every))
             raise UserError(f"unknown setting '{name}'", near or "fledge train --print-config shows every setting")
 
 
@@ -92,9 +92,15 @@ def _build_section(section: str, cls: type[Any], values: Mapping[str, Any]) -> A
     types = get_type_hints(cls)
     for field in dataclasses.fields(cls):
         parser.add_argument(f"--{field.name}", type=types[field.name], default=field.default)
-    typed = {}
+    typed: dict[str, Any] = {}
+    texts = {name for name, kind in types.items() if kind in (str, str | None)}
     for key, value in values.items():
+        if key in texts and isinstance(value, str):  # text is itself: '#', '~' and 'null' mean nothing special
+            typed[key] = value
+            continue
         try:
+            if isinstance(value, str) and ":" in value:
+                raise ArgumentError(None, "YAML, which jsonargparse reads values as, takes 1:30 for ninety")
             typed[key] = getattr(parser.parse_object({key: value}), key)
         except ArgumentError:
             raise UserError(f"{section}.{key} cannot be {value!r}", f"it takes {_words(types[key])}") from None

@@ -9,7 +9,7 @@ from fledge.base.settings import setting
 
 @dataclass(frozen=True)
 class DataConfig:
-    corpus: str | None = setting("python", "a named corpus, a text file or a folder; prepared when first needed")
+    corpus: str = setting("python", "a named corpus, a text file or a folder; prepared when first needed")
     path: str | None = setting(None, "a dataset that 'fledge prepare' made; wins over corpus")
     split_by: Literal["auto", "document", "tail"] = setting(
         "auto", "whole documents by their hash, or the end of each text; auto: by document where there are many"
@@ -26,5 +26,3 @@ class DataConfig:
             )
         if self.stride is not None and self.stride < 1:
             raise UserError(f"data.stride cannot be {self.stride}", "it takes a whole number from 1 up")
-        if self.corpus is None and self.path is None:
-            raise UserError("there is no data", "set data.corpus to a text, or data.path to a prepared dataset")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fledge.base.errors import UserError, nearest
-from fledge.base.files import atomic_folder, read_json, write_atomic
+from fledge.base.files import atomic_folder, read_json, user_path, write_atomic
 from fledge.base.settings import read_toml
 from fledge.checkpoint import store
 from fledge.checkpoint.state import load_weights
@@ -47,7 +47,14 @@ class Run:
         return tokenizers.load(self.folder / "tokenizer.json")
 
     def model_config(self) -> ModelConfig:
-        return ModelConfig(**self.config()["model"])
+        """The run's [model] section; every run is written with all of it."""
+        try:
+            model = ModelConfig(**self.config()["model"])
+        except (KeyError, TypeError):
+            model = None
+        if model is None or model.vocab_size is None:
+            raise UserError(f"'{self.folder / CONFIG}' is damaged", "restore it from a copy")
+        return model
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ def split_reference(reference: str) -> tuple[str, str]:
 
 
 def find(name: str, runs: Path) -> Run:
-    for folder in (runs / name, Path(name).expanduser()):
+    for folder in (runs / name, user_path(name or ".")):
         if (folder / CONFIG).exists():
             return Run(folder)
     known = [run.name for run in list_runs(runs)]

@@ -63,7 +63,7 @@ class Greedy:
 
 def strategies(temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> tuple[Strategy, ...]:
     """The row of strategies that these usual settings ask for."""
-    if temperature < 0:
+    if not 0 <= temperature < float("inf"):
         raise UserError(f"temperature cannot be {temperature}", "0 is greedy, 1 is the model's own, 2 is wild")
     if top_k is not None and top_k < 1:
         raise UserError(f"top-k cannot be {top_k}", "it is how many tokens may be chosen from: 1 or more")

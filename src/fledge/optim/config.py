@@ -1,5 +1,6 @@
 """[optim]: how weights move."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +20,7 @@ class OptimConfig:
     eps: float = setting(1e-8, "smallest divisor")
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:
+        if not 0 < self.lr < math.inf:
             raise UserError(f"optim.lr cannot be {self.lr}", "it takes a number above 0; 1e-3 is a good start")
         if not 0 <= self.min_lr <= self.lr:
             raise UserError(
@@ -30,9 +31,9 @@ class OptimConfig:
             raise UserError(f"optim.warmup_steps cannot be {self.warmup_steps}", "it takes a whole number from 0 up")
         if not 0 <= self.cooldown <= 1:
             raise UserError(f"optim.cooldown cannot be {self.cooldown}", "it is a share of the steps, from 0 to 1")
-        if self.weight_decay < 0:
+        if not 0 <= self.weight_decay < math.inf:
             raise UserError(f"optim.weight_decay cannot be {self.weight_decay}", "it takes a number from 0 up")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"optim.betas cannot be {list(self.betas)}", "both lie from 0 up to, not including, 1")
-        if not self.eps > 0:
+        if not 0 < self.eps < math.inf:
             raise UserError(f"optim.eps cannot be {self.eps}", "it takes a number above 0; 1e-8 is usual")

@@ -33,13 +33,13 @@ SPARE = 1.15  # machines slow down as they warm up
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.minutes < 0.5:
+    if not 0.5 <= args.minutes < float("inf"):
         raise UserError(f"--minutes cannot be {args.minutes}", "a demo takes half a minute or more")
     begun = time.perf_counter()
     settings = resolve("demo", [])
     machine = machines.choose()
     say(f"1. machine   {machines.cores()} cores; training on {machine.device} in {machine.dtype}. More: fledge doctor")
-    dataset = ensure(settings.data, settings.tokenizer)
+    dataset = ensure(settings.data, settings.tokenizer, check=lambda made: complete(settings, made, machine))
     tokens, size = len(dataset.split("train")), dataset.tokenizer.vocab_size
     say("2. text      the standard library of your own Python, and its language reference")
     say(f"3. tokens    every character becomes one of {size} numbers: {tokens:,} to learn from")

@@ -6,7 +6,8 @@ sources → documents → tokenizer → splits → ids → shards → dataset.js
 import argparse
 import hashlib
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fledge.base.errors import UserError
-from fledge.base.files import atomic_folder, cache_dir, human_bytes
+from fledge.base.files import atomic_folder, cache_dir, human_bytes, user_path
 from fledge.base.settings import build, read_overrides
 from fledge.batches.config import DataConfig
 from fledge.recipes.screen import progress, report, say
@@ -45,23 +46,31 @@ def run(args: argparse.Namespace) -> None:
     report(summary(dataset), as_json=args.json, text=in_words(dataset))
 
 
-def ensure(data: DataConfig, tokenizer: TokenizerConfig) -> Dataset:
+Check = Callable[[Dataset], object]
+
+
+def ensure(data: DataConfig, tokenizer: TokenizerConfig, check: Check = lambda _: None) -> Dataset:
     """The dataset that a run asks for: opened where it is there, prepared first where it is not."""
     if data.path is not None:
-        return shards.open_dataset(Path(data.path).expanduser())
-    assert data.corpus is not None
-    content = Path(tokenizer.file).read_text(encoding="utf-8") if tokenizer.file else ""
+        return shards.open_dataset(user_path(data.path))
+    content = tokenizers.fingerprint(tokenizers.load(user_path(tokenizer.file))) if tokenizer.file else ""
     recipe = [sources.fingerprint([data.corpus]), asdict(tokenizer), content, data.split_by, data.val, data.test]
     address = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]
     folder = cache_dir() / "datasets" / f"{Path(data.corpus).stem}-{address}"
     if folder.exists():
-        return shards.open_dataset(folder)
+        try:
+            return shards.open_dataset(folder)
+        except UserError as error:  # ours to mend: it is only a cache
+            say(f"warning: {error.message}; it is prepared anew")
+            shutil.rmtree(folder)
     say(f"preparing '{data.corpus}' first: text → tokens, kept in {folder}")
-    return prepare([data.corpus], tokenizer, data, folder)
+    return prepare([data.corpus], tokenizer, data, folder, check)
 
 
-def prepare(source: Sequence[str], config: TokenizerConfig, data: DataConfig, out: Path) -> Dataset:
-    """Read, split, encode, write. `out` appears when all of it is done."""
+def prepare(
+    source: Sequence[str], config: TokenizerConfig, data: DataConfig, out: Path, check: Check = lambda _: None
+) -> Dataset:
+    """Read, split, encode, write. `out` appears when all of it is done, and only if `check` does not refuse it."""
     if out.exists():
         raise UserError(f"'{out}' exists already", "choose another --out, or remove it first")
     documents = sources.read_all(source)
@@ -74,16 +83,17 @@ def prepare(source: Sequence[str], config: TokenizerConfig, data: DataConfig, ou
             sizes[name] = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
         tokenizers.save(tokenizer, folder / "tokenizer.json")
         shards.write_manifest(folder, tokenizer, written, sizes, sources.fingerprint(source))
+        check(shards.open_dataset(folder))
     return shards.open_dataset(out)
 
 
 def make_tokenizer(documents: Sequence[Document], config: TokenizerConfig) -> Tokenizer:
     if config.file:
-        return tokenizers.load(Path(config.file).expanduser())
+        return tokenizers.load(user_path(config.file))
     special = tokenizers.END_OF_TEXT if config.end_of_text else None
     texts = (document.text for document in documents)
     if config.kind == "bpe":
-        return FastTokenizer.train(texts, config.vocab_size or BPE_VOCABULARY, special)
+        return FastTokenizer.train(texts, config.vocab_size or BPE_VOCABULARY, special, exact=bool(config.vocab_size))
     return CharTokenizer.train(texts, config.vocab_size, config.unknown, special)
 
 

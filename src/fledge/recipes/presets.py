@@ -1,6 +1,7 @@
 """fledge presets: the known GPTs, each a file that can be read and copied."""
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 from fledge.base.errors import UserError, nearest
@@ -26,7 +27,8 @@ def run(args: argparse.Namespace) -> None:
 
 def describe(name: str) -> dict[str, Any]:
     layer, about = read_preset(name)
-    model = settle(layer).model
+    settings = settle(layer)
+    model = replace(settings.model, vocab_size=settings.model.vocab_size or settings.tokenizer.vocab_size)
     return {
         "name": name,
         "parameters": parameters(model),

@@ -25,8 +25,8 @@ def resume(reference: str, runs: Path) -> Outcome:
     name, which = run_folder.split_reference(reference)
     run = run_folder.find(name, runs)
     settings = settle(run.config())
-    assert settings.data.path is not None
-    assert settings.train.steps is not None
+    if settings.data.path is None:
+        raise UserError(f"'{run.folder}' does not say what it was trained on: its config.toml is damaged", "restore it")
     dataset = open_dataset(Path(settings.data.path))
     if dataset.fingerprint != run.facts()["dataset_sha256"]:
         raise UserError(

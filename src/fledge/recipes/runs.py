@@ -8,12 +8,17 @@ from fledge.base.errors import UserError
 from fledge.checkpoint import store
 from fledge.checkpoint.run import Run, list_runs
 from fledge.model.count import parameters
-from fledge.recipes.screen import report
+from fledge.recipes.screen import report, say
 from fledge.track.sinks import read_metrics
 
 
 def run(args: argparse.Namespace) -> None:
-    rows = [describe(found) for found in list_runs(args.runs)]
+    rows = []
+    for found in list_runs(args.runs):
+        try:
+            rows.append(describe(found))
+        except UserError as error:  # one damaged run does not hide the others
+            say(f"warning: '{found.name}' cannot be read: {error.message}")
     report(rows, as_json=args.json, text=in_words(rows, str(args.runs)))
 
 
@@ -28,7 +33,7 @@ def describe(run: Run) -> dict[str, Any]:
         "run": run.name,
         "parameters": parameters(run.model_config()),
         "step": int(max(steps_seen, default=0)),
-        "steps": run.config()["train"]["steps"],
+        "steps": run.config().get("train", {}).get("steps"),
         "best_val_loss": best.val_loss if best else None,
         "checkpoints": [c.step for c in good],
         "started": run.facts()["started"],

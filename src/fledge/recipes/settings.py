@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fledge.base.errors import UserError, nearest
+from fledge.base.files import user_path
 from fledge.base.settings import Layer, build, merge, read_overrides, read_toml
 from fledge.batches.config import DataConfig
 from fledge.model.config import ModelConfig
@@ -30,19 +31,24 @@ def preset_files() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def read_preset(name_or_file: str) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+def read_preset(name_or_file: str, above: tuple[Path, ...] = ()) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """A preset's name or a file's path → its settings, and what it says about itself under [about]."""
     presets = preset_files()
     path = presets.get(name_or_file)
-    if path is None:
-        path = Path(name_or_file).expanduser()
+    if path is None and name_or_file:
+        path = user_path(name_or_file)
+    if path is None or name_or_file not in presets:
+        path = path or Path()
         if path.suffix != ".toml":
             hint = nearest(name_or_file, presets) or f"there are: {', '.join(presets)}; or give a FILE.toml"
             raise UserError(f"unknown preset '{name_or_file}'", hint)
     layer = read_toml(path)
     about = layer.pop("about", {})
-    if base := about.get("preset"):
-        under, _ = read_preset(base)
+    if "preset" in about:
+        base = about["preset"]
+        if not isinstance(base, str) or path.resolve() in above:
+            raise UserError(f"'{path}': about.preset cannot be {base!r}", "name a preset, or another FILE.toml")
+        under, _ = read_preset(base, (*above, path.resolve()))
         layer = merge(under, layer)
     return layer, about
 

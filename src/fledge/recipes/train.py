@@ -15,7 +15,7 @@ from fledge import __version__
 from fledge.base import machine as machines
 from fledge.base.errors import UserError
 from fledge.base.machine import Machine
-from fledge.base.settings import to_toml
+from fledge.base.settings import to_layer, to_toml
 from fledge.batches.order import Order
 from fledge.checkpoint import run as run_folder
 from fledge.recipes.prepare import ensure
@@ -25,11 +25,13 @@ from fledge.recipes.training import Outcome, Training
 from fledge.tokens.shards import Dataset
 from fledge.tokens.tokenizer import fingerprint
 
+LONGEST_NAME = 200  # bytes; a file system takes 255, and folders beside it carry longer names
+
 
 def run(args: argparse.Namespace) -> None:
     settings = resolve(args.preset, args.overrides)
     if args.print_config:
-        print(to_toml(settings, explain=True))
+        report(to_layer(settings), as_json=args.json, text=to_toml(settings, explain=True))
         return
     outcome = train(settings, args.runs, name=args.run, base_name=Path(args.preset).stem)
     report(asdict(outcome), as_json=args.json, text=closing_words(outcome))
@@ -47,7 +49,7 @@ def train(settings: Settings, runs: Path, *, name: str | None, base_name: str) -
         check_name(name)
         run_folder.refuse_existing(runs / name)
     machine = machines.choose(settings.train.device, settings.train.dtype)
-    dataset = ensure(settings.data, settings.tokenizer)
+    dataset = ensure(settings.data, settings.tokenizer, check=lambda made: complete(settings, made, machine))
     settings = complete(settings, dataset, machine)
     folder = runs / (name or run_folder.free_name(runs, base_name))
     run = run_folder.create(folder, to_toml(settings), facts(dataset, machine), dataset.tokenizer)
@@ -61,7 +63,8 @@ def train(settings: Settings, runs: Path, *, name: str | None, base_name: str) -
 
 
 def check_name(name: str) -> None:
-    if not name or name.startswith((".", "-")) or any(c in name for c in "/\\@") or not name.isprintable():
+    odd = name.startswith((".", "-")) or any(c in "/\\@" for c in name) or not name.isprintable()
+    if not name or odd or len(name.encode()) > LONGEST_NAME:
         raise UserError(f"a run cannot be named '{name}'", "use letters, digits, '-' and '_'")
 
 
@@ -80,7 +83,6 @@ def complete(settings: Settings, dataset: Dataset, machine: Machine) -> Settings
     order = Order(len(dataset.split("train")), model.context, stride, settings.train.seed)
     if settings.train.epochs is not None:
         steps = max(1, round(settings.train.epochs * order.epoch / settings.train.batch))
-    assert steps is not None
     compile = settings.train.compile
     train = replace(
         settings.train,

@@ -52,7 +52,6 @@ class Outcome:
 def assemble(settings: Settings, machine: Machine, dataset: Dataset) -> Stepper:
     """A new model and everything that one update of it needs."""
     train, optim, context = settings.train, settings.optim, settings.model.context
-    assert train.steps is not None
     model = build_model(settings.model, train.seed).to(machine.device)
     split = dataset.split("train")
     order = Order(len(split), context, settings.data.stride or context, train.seed)
@@ -74,7 +73,6 @@ def compiles(settings: Settings, machine: Machine) -> bool:
 
 class Training:
     def __init__(self, run: Run, settings: Settings, machine: Machine, dataset: Dataset) -> None:
-        assert settings.train.steps is not None
         self.run, self.settings, self.machine, self.dataset = run, settings, machine, dataset
         self.steps = settings.train.steps
         self.stepper = assemble(settings, machine, dataset)

@@ -4,9 +4,9 @@
 """
 
 import hashlib
+import http.client
 import sys
 import sysconfig
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -84,7 +84,7 @@ def download(url: str, sha256: str, path: Path) -> Path:
     try:
         with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 — the URLs are the constants above
             content = answer.read()
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (OSError, http.client.HTTPException) as error:
         raise UserError(
             f"could not download {url}: {getattr(error, 'reason', error)}",
             "check the network, or fetch the file another way and give its path instead of the name",

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fledge.base.errors import UserError
+from fledge.base.files import user_path
 from fledge.text import corpora
 from fledge.text.formats import Document, is_text, read_file
 
 
 def read(source: str) -> Iterator[Document]:
     """The documents of one source, always in the same order."""
-    path = Path(source).expanduser()
+    path = user_path(source)
     if path.is_dir():
         return _read_folder(path)
     if path.exists():
@@ -44,7 +45,7 @@ def fingerprint(sources: Iterable[str]) -> str:
     """Changes whenever the text may have changed, without reading it: names, sizes, times, versions."""
     lines = []
     for source in sources:
-        path = Path(source).expanduser()
+        path = user_path(source)
         if path.exists():
             files = sorted(path.rglob("*")) if path.is_dir() else [path]
             for file in files:

@@ -129,4 +129,7 @@ class CharTokenizer:
             raise UserError(
                 "this tokenizer.json is not one of single characters", "make one with 'fledge tokenizer train'"
             )
-        return cls(characters, special, maps_unknown=content["model"]["unk_token"] == REPLACEMENT)
+        made = cls(characters, special, maps_unknown=content["model"]["unk_token"] == REPLACEMENT)
+        if not characters or made.to_json() != content:  # what it says elsewhere counts too, for other programs
+            raise UserError("this tokenizer.json is not one that fledge made", "make one with 'fledge tokenizer train'")
+        return made

@@ -33,7 +33,9 @@ class FastTokenizer:
         self.special = special
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int, special: str | None = None) -> "FastTokenizer":
+    def train(
+        cls, texts: Iterable[str], vocab_size: int, special: str | None = None, *, exact: bool = True
+    ) -> "FastTokenizer":
         if vocab_size < BYTES + bool(special):
             raise UserError(
                 f"a byte-level vocabulary cannot have {vocab_size} tokens",
@@ -50,7 +52,7 @@ class FastTokenizer:
             special_tokens=[special] if special else [],
         )
         library.train_from_iterator(texts, trainer)
-        if library.get_vocab_size() < vocab_size:
+        if exact and library.get_vocab_size() < vocab_size:
             raise UserError(
                 f"the text allows only {library.get_vocab_size()} tokens, not {vocab_size}",
                 "ask for fewer, or give more text",

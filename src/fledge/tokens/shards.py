@@ -162,30 +162,53 @@ def open_dataset(folder: Path) -> Dataset:
         raise UserError(f"'{folder}' is not a prepared dataset", "make one: fledge prepare SOURCE --out DIR")
     manifest = read_json(folder / MANIFEST, "the dataset's manifest")
     tokenizer = tokenizers.load(folder / "tokenizer.json")
+    try:
+        return _open(folder, manifest, tokenizer)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"the dataset's manifest is damaged: '{folder / MANIFEST}'", "prepare the dataset anew"
+        ) from None
+
+
+def _open(folder: Path, manifest: dict[str, Any], tokenizer: Tokenizer) -> Dataset:
+    if manifest["format"] != 1:
+        raise UserError(f"'{folder / MANIFEST}' has format {manifest['format']}", "this fledge reads format 1 only")
     if tokenizers.fingerprint(tokenizer) != manifest["tokenizer"]:
         raise UserError(
             f"'{folder / 'tokenizer.json'}' is not the tokenizer of this dataset", "prepare the dataset anew"
         )
     splits = {}
     for name, split in manifest["splits"].items():
-        opened = [_open_shard(folder, ShardInfo(**info)) for info in split["shards"]]
+        if name not in SPLITS:
+            raise ValueError(name)
+        infos = [ShardInfo(**info) for info in split["shards"]]
+        opened = [_open_shard(folder, info, tokenizer.vocab_size) for info in infos]
+        if (split["tokens"], split["documents"]) != (sum(i.tokens for i in infos), sum(i.documents for i in infos)):
+            raise ValueError(name)
         splits[name] = Split(name, [ids for ids, _ in opened], [starts for _, starts in opened])
     return Dataset(folder, tokenizer, splits, manifest)
 
 
-def _open_shard(folder: Path, info: ShardInfo) -> tuple[NDArray[Any], NDArray[Any]]:
+def _open_shard(folder: Path, info: ShardInfo, vocab_size: int) -> tuple[NDArray[Any], NDArray[Any]]:
     path = folder / info.file
     if not path.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"the dataset names a file outside its folder: '{info.file}'", "do not use this dataset")
-    if not path.exists() or sha256(path) != info.sha256:
+    if not path.is_file() or sha256(path) != info.sha256:
         raise UserError(f"the shard '{path}' is missing or damaged", "prepare the dataset anew, or restore the file")
+    itemsize, tokens, documents = id_type(vocab_size).itemsize, info.tokens, info.documents
     with path.open("rb") as file:
-        magic, itemsize, tokens, documents = HEADER.unpack(file.read(HEADER.size))
-    assert magic == MAGIC, path
+        header = file.read(HEADER.size)
+    whole = path.stat().st_size == HEADER_BYTES + tokens * itemsize + 8 * documents
+    if not whole or header != HEADER.pack(MAGIC, itemsize, tokens, documents):
+        raise UserError(f"the shard '{path}' is not what the manifest says", "prepare the dataset anew")
     ids = (
         np.memmap(path, dtype=f"<u{itemsize}", mode="r", offset=HEADER_BYTES, shape=(tokens,))
         if tokens
         else np.zeros(0)
     )
     starts = np.fromfile(path, dtype="<u8", offset=HEADER_BYTES + tokens * itemsize, count=documents)
+    if tokens and int(ids.max()) >= vocab_size:
+        raise UserError(f"the shard '{path}' holds an id outside the vocabulary", "prepare the dataset anew")
     return ids, starts

@@ -1,7 +1,9 @@
 """[track]: who else listens to a run, and what is sampled."""
 
+import math
 from dataclasses import dataclass
 
+from fledge.base.errors import UserError
 from fledge.base.settings import setting
 
 
@@ -13,3 +15,9 @@ class TrackConfig:
     prompt: str | None = setting(None, "how samples during training begin; unset: as the corpus does")
     sample_tokens: int = setting(200, "length of a sample")
     temperature: float = setting(0.8, "boldness of samples: 0 is greedy")
+
+    def __post_init__(self) -> None:
+        if self.sample_tokens < 0:
+            raise UserError(f"track.sample_tokens cannot be {self.sample_tokens}", "it takes a whole number from 0 up")
+        if not 0 <= self.temperature < math.inf:
+            raise UserError(f"track.temperature cannot be {self.temperature}", "0 is greedy, 1 is the model's own")

@@ -1,5 +1,6 @@
 """[train]: how long, in what portions, and how often to look."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +10,7 @@ from fledge.base.settings import setting
 
 @dataclass(frozen=True)
 class TrainConfig:
-    steps: int | None = setting(2000, "updates of the weights; unset: from epochs")
+    steps: int = setting(2000, "updates of the weights")
     epochs: float | None = setting(None, "passes over the training text; wins over steps")
     batch: int = setting(32, "sequences of one update")
     micro_batch: int | None = setting(None, "sequences computed at once, to save memory; unset: the whole batch")
@@ -30,11 +31,9 @@ class TrainConfig:
             if value is not None and value < 1:
                 raise UserError(f"train.{name} cannot be {value}", "it takes a whole number from 1 up")
         for name in ("eval_every", "sample_every", "clip"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise UserError(f"train.{name} cannot be {getattr(self, name)}", "it takes a number from 0 up")
-        if self.steps is None and self.epochs is None:
-            raise UserError("the length of the run is not set", "set train.steps or train.epochs")
-        if self.epochs is not None and self.epochs <= 0:
+        if self.epochs is not None and not 0 < self.epochs < math.inf:
             raise UserError(f"train.epochs cannot be {self.epochs}", "it takes a number above 0")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"train.seed cannot be {self.seed}", "it takes a whole number from 0 up")

@@ -1,0 +1,62 @@
+"""Step → batch, the same whoever computes which part of it."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fledge.base.machine import Machine
+from fledge.batches.loader import Loader
+from fledge.batches.order import Order
+from fledge.tokens.shards import Split
+
+CONTEXT, BATCH = 8, 8
+IDS = np.random.default_rng(0).integers(0, 500, 700).astype(np.uint16)
+SPLIT = Split("train", [IDS[:300], IDS[300:]], [np.array([0]), np.array([0])])
+ORDER = Order(len(SPLIT), CONTEXT, CONTEXT, seed=5)
+
+
+def loader(rank: int = 0, world_size: int = 1, micro_batch: int = BATCH) -> Loader:
+    return Loader(SPLIT, ORDER, BATCH, micro_batch, Machine("cpu", "float32", rank, world_size))
+
+
+def whole(step: int, world_size: int = 1, micro_batch: int = BATCH) -> tuple[Tensor, Tensor]:
+    """Global batch `step`, put together again from every rank's micro-batches."""
+    parts = [p for rank in range(world_size) for p in loader(rank, world_size, micro_batch).micro_batches(step)]
+    return torch.cat([p.inputs for p in parts]), torch.cat([p.targets for p in parts])
+
+
+def test_targets_are_the_inputs_one_token_later() -> None:
+    inputs, targets = whole(0)
+    assert inputs.shape == targets.shape == (BATCH, CONTEXT)
+    assert torch.equal(inputs[:, 1:], targets[:, :-1])
+
+
+def test_rows_are_the_windows_that_the_order_names() -> None:
+    inputs, targets = whole(3)
+    for row, start in enumerate(ORDER.starts(3 * BATCH, BATCH)):
+        assert inputs[row].tolist() == IDS[start : start + CONTEXT].tolist()
+        assert targets[row].tolist() == IDS[start + 1 : start + CONTEXT + 1].tolist()
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("micro_batch", [1, 2, 3, 8])
+@pytest.mark.parametrize("step", [0, 1, 12, 1000])
+def test_a_batch_is_the_same_for_any_number_of_ranks_and_any_micro_batch(
+    step: int, world_size: int, micro_batch: int
+) -> None:
+    for one, other in zip(whole(step), whole(step, world_size, micro_batch), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 4, 8])
+def test_no_micro_batch_is_larger_than_was_asked(micro_batch: int) -> None:
+    sizes = [len(batch.inputs) for batch in loader(micro_batch=micro_batch).micro_batches(0)]
+    assert sizes == [micro_batch] * (BATCH // micro_batch)
+
+
+def test_a_step_asked_for_again_gives_the_same_batch() -> None:
+    one = loader()
+    first = one.micro_batches(4)[0].inputs
+    one.micro_batches(9)
+    assert torch.equal(first, one.micro_batches(4)[0].inputs)

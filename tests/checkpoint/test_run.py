@@ -1,0 +1,120 @@
+"""A run folder is made whole, found by name, and never overwritten."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from fledge.base.errors import UserError
+from fledge.base.settings import to_toml
+from fledge.checkpoint import run as runs
+from fledge.checkpoint import store
+from fledge.checkpoint.state import State
+from fledge.recipes.settings import settle
+from fledge.tokens.char import CharTokenizer
+
+MODEL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "context": 8, "vocab_size": 11, "bias": True, "dropout": 0.3}
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[[str], runs.Run]:
+    def make_one(name: str) -> runs.Run:
+        config = to_toml(settle({"model": MODEL}))
+        return runs.create(tmp_path / name, config, {"started": "today"}, CharTokenizer("abcdefghijk"))
+
+    return make_one
+
+
+def test_a_new_run_is_whole_from_its_first_moment(make: Callable[[str], runs.Run]) -> None:
+    run = make("first")
+    assert {p.name for p in run.folder.iterdir()} == {"config.toml", "run.json", "tokenizer.json", "checkpoints"}
+    assert run.facts() == {"started": "today"}
+    assert run.tokenizer().decode([0, 2]) == "ac"
+    assert run.model_config().n_embd == 16
+
+
+def test_a_run_is_never_overwritten(make: Callable[[str], runs.Run]) -> None:
+    make("first")
+    with pytest.raises(UserError, match="first") as refusal:
+        make("first")
+    assert "fledge resume first" in refusal.value.hint
+
+
+def test_a_free_name_is_numbered(make: Callable[[str], runs.Run], tmp_path: Path) -> None:
+    assert runs.free_name(tmp_path, "demo") == "demo"
+    make("demo")
+    make("demo-2")
+    assert runs.free_name(tmp_path, "demo") == "demo-3"
+
+
+@pytest.mark.parametrize(
+    ("reference", "parts"),
+    [
+        ("a", ("a", "latest")),
+        ("a@best", ("a", "best")),
+        ("a@1000", ("a", "1000")),
+        ("x@y/a@best", ("x@y/a", "best")),
+    ],
+)
+def test_a_reference_is_a_name_and_which(reference: str, parts: tuple[str, str]) -> None:
+    assert runs.split_reference(reference) == parts
+
+
+def test_a_run_is_found_by_name_and_by_path(make: Callable[[str], runs.Run], tmp_path: Path) -> None:
+    run = make("hamlet")
+    assert runs.find("hamlet", tmp_path).folder == run.folder
+    assert runs.find(str(run.folder), tmp_path / "elsewhere").folder == run.folder
+
+
+def test_a_misspelt_run_is_refused_with_the_nearest_name(make: Callable[[str], runs.Run], tmp_path: Path) -> None:
+    make("hamlet")
+    with pytest.raises(UserError, match="no run 'hamlt'") as refusal:
+        runs.find("hamlt", tmp_path)
+    assert "hamlet" in refusal.value.hint
+
+
+def test_a_path_with_an_at_sign_is_still_a_path(
+    make: Callable[[str], runs.Run], tmp_path: Path, state_at: Callable[..., State]
+) -> None:
+    run = make("me@home/first")
+    store.save(run.checkpoints, state_at(1))
+    assert runs.load(f"{run.folder}@latest", tmp_path).checkpoint.step == 1
+    assert runs.load(str(run.folder), tmp_path).checkpoint.step == 1
+
+
+def test_runs_are_listed_oldest_first_without_unfinished_ones(make: Callable[[str], runs.Run], tmp_path: Path) -> None:
+    for age, name in enumerate(("young", "old")):
+        os.utime(make(name).folder / "config.toml", (1000 - age, 1000 - age))
+    make(".partial-x")
+    (tmp_path / "not-a-run").mkdir()
+    assert [run.name for run in runs.list_runs(tmp_path)] == ["old", "young"]
+    assert runs.list_runs(tmp_path / "nowhere") == []
+
+
+def test_a_loaded_model_is_the_saved_one(
+    make: Callable[[str], runs.Run], tmp_path: Path, state_at: Callable[..., State]
+) -> None:
+    run = make("first")
+    states = {step: state_at(step, loss) for step, loss in ((1, 1.0), (2, 2.0))}
+    for state in states.values():
+        store.save(run.checkpoints, state)
+    for reference, step in (("first", 1), ("first@best", 1), ("first@latest", 2), ("first@2", 2)):
+        loaded = runs.load(reference, tmp_path)
+        assert loaded.checkpoint.step == step
+        assert not loaded.model.training
+        assert torch.equal(loaded.model.embed.weight, states[step].weights["embed.weight"])
+
+
+def test_a_damaged_checkpoint_is_told_and_another_used(
+    make: Callable[[str], runs.Run], tmp_path: Path, state_at: Callable[..., State]
+) -> None:
+    run = make("first")
+    for step in (1, 2):
+        store.save(run.checkpoints, state_at(step))
+    (run.checkpoints / "step-00000002" / "model.safetensors").write_bytes(b"no")
+    loaded = runs.load("first@latest", tmp_path)
+    assert loaded.checkpoint.step == 1
+    assert "step-00000002" in loaded.warnings[0]
+    assert "model.safetensors" in loaded.warnings[0]

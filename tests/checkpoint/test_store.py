@@ -1,0 +1,220 @@
+"""Checkpoints on disk: whole, hashed, or not there at all."""
+
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fledge.base.errors import UserError
+from fledge.checkpoint import store
+from fledge.checkpoint.state import State
+
+StateAt = Callable[..., State]
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
+
+
+@pytest.fixture
+def two(tmp_path: Path, state_at: StateAt) -> Path:
+    """A folder with a checkpoint of step 10 and one of step 20."""
+    for step in (10, 20):
+        store.save(tmp_path / "checkpoints", state_at(step, 3.0 - step / 100))
+    return tmp_path / "checkpoints"
+
+
+def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path, state_at: StateAt) -> None:
+    state = state_at(7, 1.25)
+    loaded = store.load(store.save(tmp_path, state))
+    assert (loaded.step, loaded.val_loss, loaded.rng) == (7, 1.25, state.rng)
+    for ours, theirs in ((state.weights, loaded.weights), (state.optimizer, loaded.optimizer)):
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            assert ours[name].dtype == theirs[name].dtype
+            assert torch.equal(ours[name], theirs[name]), name
+    only_weights = store.load_weights(store.find(tmp_path)[0])
+    assert all(torch.equal(only_weights[name], state.weights[name]) for name in state.weights)
+
+
+def test_the_same_state_gives_the_same_bytes(tmp_path: Path, state_at: StateAt) -> None:
+    state = state_at(3)
+    one, two = (store.save(tmp_path / name, state).folder for name in ("one", "two"))
+    for name in FILES:
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+
+
+def test_a_checkpoint_holds_four_files_and_a_manifest_of_the_others(two: Path) -> None:
+    folder = two / "step-00000020"
+    assert {file.name for file in folder.iterdir()} == set(FILES)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert set(manifest["files"]) == set(FILES) - {"manifest.json"}
+    assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in manifest["files"].values())
+
+
+def test_the_names_say_which_checkpoint(two: Path) -> None:
+    assert store.find(two, "latest")[0].step == 20
+    assert store.find(two, "best")[0].step == 20
+    assert store.find(two, "10")[0].step == 10
+    with pytest.raises(UserError, match="no checkpoint '15'") as refusal:
+        store.find(two, "15")
+    assert "10, 20" in refusal.value.hint
+
+
+def test_best_is_the_lowest_validation_loss_and_the_earliest_of_equals(tmp_path: Path, state_at: StateAt) -> None:
+    for step, loss in ((1, 2.0), (2, 1.0), (3, 1.0), (4, None), (5, float("nan"))):
+        store.save(tmp_path, state_at(step, loss))
+    assert store.find(tmp_path, "best")[0].step == 2
+
+
+def test_where_nothing_was_measured_best_is_the_latest(tmp_path: Path, state_at: StateAt) -> None:
+    for step in (1, 2):
+        store.save(tmp_path, state_at(step))
+    assert store.find(tmp_path, "best")[0].step == 2
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_any_flipped_bit_is_found_and_named_and_the_checkpoint_before_is_used(two: Path, name: str) -> None:
+    file = two / "step-00000020" / name
+    whole = file.read_bytes()
+    chance = random.Random(name)  # noqa: S311
+    for _ in range(40):
+        place = chance.randrange(8 * len(whole))
+        broken = bytearray(whole)
+        broken[place // 8] ^= 1 << place % 8
+        file.write_bytes(broken)
+        found, damaged = store.find(two)
+        assert found.step == 10, place
+        assert len(damaged) == 1
+        assert str(file) in damaged[0]
+        for load in (store.load, store.load_weights):
+            with pytest.raises(store.Damaged, match=re.escape(str(file))):
+                load(store.Checkpoint(file.parent, 20, None))
+    file.write_bytes(whole)
+    assert store.find(two)[0].step == 20
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.999, None])
+def test_a_truncated_or_missing_file_is_found_and_named(two: Path, name: str, kept: float | None) -> None:
+    file = two / "step-00000020" / name
+    if kept is None:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])
+    found, damaged = store.find(two)
+    assert found.step == 10
+    assert str(file) in damaged[0]
+
+
+@given(content=st.binary(max_size=40) | st.sampled_from([b"[]", b"{}", b"null", b'"x"', b"1", b'{"seal": 1}', b"[1]"]))
+def test_a_manifest_of_anything_else_is_damaged_and_nothing_worse(
+    content: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("any") / "step-00000001"
+    folder.mkdir()
+    (folder / "manifest.json").write_bytes(content)
+    good, damaged = store.listed(folder.parent)
+    assert good == []
+    assert len(damaged) == 1
+
+
+def test_with_every_checkpoint_damaged_the_error_names_them(two: Path) -> None:
+    for folder in two.iterdir():
+        (folder / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=r"step-00000010.*step-00000020"):
+        store.find(two)
+
+
+def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(two: Path, state_at: StateAt) -> None:
+    (two / "step-00000020" / "state.json").write_text("{}")
+    store.save(two, state_at(20, 2.8))
+    assert store.find(two)[0].step == 20
+
+
+def test_a_whole_checkpoint_is_never_overwritten(two: Path, state_at: StateAt) -> None:
+    before = (two / "step-00000020" / "model.safetensors").stat().st_mtime_ns
+    kept = store.save(two, state_at(20, 9.9))
+    assert kept.val_loss == pytest.approx(2.8)
+    assert (two / "step-00000020" / "model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("keep_last", [1, 2, 3])
+def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path, state_at: StateAt, keep_last: int) -> None:
+    for step, loss in enumerate((5.0, 1.0, 4.0, 4.0, 3.0, None), start=1):
+        store.save(tmp_path, state_at(step, loss))
+    store.prune(tmp_path, keep_last)
+    good, damaged = store.listed(tmp_path)
+    assert [c.step for c in good] == [2, *range(7 - keep_last, 7)]
+    assert damaged == []
+
+
+def test_what_a_killed_save_left_is_passed_over_and_then_removed(two: Path) -> None:
+    leftover = two / ".partial-step-00000030-abc"
+    shutil.copytree(two / "step-00000020", leftover)
+    (leftover / "manifest.json").unlink()
+    found, damaged = store.find(two)
+    assert (found.step, damaged) == (20, [])
+    store.prune(two, 2)
+    assert sorted(path.name for path in two.iterdir()) == ["step-00000010", "step-00000020"]
+
+
+def test_a_save_that_fails_leaves_nothing(two: Path, state_at: StateAt) -> None:
+    state = state_at(30)
+    state.rng["cpu"] = object()  # type: ignore[assignment]  # cannot be written, after the tensors were
+    with pytest.raises(TypeError):
+        store.save(two, state)
+    assert sorted(path.name for path in two.iterdir()) == ["step-00000010", "step-00000020"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Makes a disk of so many kilobytes."""
+    mount, umount = shutil.which("mount"), shutil.which("umount")
+    if os.getuid() != 0 or mount is None or umount is None:
+        pytest.skip("only root can make a small disk")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    made = []
+
+    def make(kilobytes: int) -> Path:
+        done = subprocess.run(
+            [mount, "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(folder)], capture_output=True
+        )
+        if done.returncode:
+            pytest.skip("this machine lets nobody mount")
+        made.append(folder)
+        return folder
+
+    yield make
+    for disk in made:
+        subprocess.run([umount, str(disk)], check=True)
+
+
+# The sizes fill up at different places of the second checkpoint.
+@pytest.mark.parametrize("kilobytes", [76, 100, 110])
+def test_on_a_full_disk_the_old_checkpoint_stays_and_the_error_says_so(
+    small_disk: Callable[[int], Path], state_at: StateAt, kilobytes: int
+) -> None:
+    disk = small_disk(kilobytes)
+    store.save(disk, state_at(1))
+    with pytest.raises(OSError, match="No space left"):
+        store.save(disk, state_at(2))
+    found, damaged = store.find(disk)
+    assert damaged == []
+    assert store.load(found).step == found.step
+    assert not list(disk.glob(".partial*"))
+
+
+def test_in_the_source_nothing_is_pickled() -> None:
+    source = Path(store.__file__).parents[1]
+    for file in source.rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(r"\b(import|from) (pickle|dill|cloudpickle|joblib|shelve|marshal)\b", text), file
+        assert not re.search(r"\b(torch\.(load|save)|np\.load|allow_pickle|pickle\.\w+)\(", text), file

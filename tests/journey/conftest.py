@@ -1,0 +1,184 @@
+"""A tiny text, a tiny model, and the command line as a person uses it."""
+
+import csv
+import functools
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fledge.cli import main
+
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "then", "it", "sleeps", "until"]
+TIMED = {"step_seconds", "tokens_per_second"}
+
+
+def write_text(folder: Path, seed: int = 0) -> Path:
+    """A folder of a few small text files."""
+    chance = random.Random(seed)  # noqa: S311
+    folder.mkdir(parents=True)
+    for number in range(4):
+        lines = [" ".join(chance.choices(WORDS, k=9)) + "." for _ in range(40)]
+        (folder / f"{number}.txt").write_text("\n".join(lines))
+    return folder
+
+
+TINY_TOML = """
+[data]
+val = 0.1
+[tokenizer]
+kind = "char"
+[model]
+n_layer = 1
+n_head = 2
+n_embd = 16
+context = 16
+[optim]
+lr = 0.01
+min_lr = 0.001
+warmup_steps = 2
+[train]
+steps = 12
+batch = 4
+device = "cpu"
+dtype = "float32"
+compile = false
+log_every = 1
+eval_every = 4
+sample_every = 6
+save_every = 3
+keep_last = 2
+[track]
+sample_tokens = 12
+"""
+
+
+class Home:
+    """A folder with a text, a configuration and runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.runs = folder, folder / "runs"
+        self.text = write_text(folder / "text")
+        self.toml = folder / "tiny.toml"
+        self.toml.write_text(TINY_TOML)
+
+    def words(self, verb: str, *words: str) -> list[str]:
+        return [verb, *words, "--runs", str(self.runs)]
+
+    def training(self, name: str, *words: str) -> list[str]:
+        return self.words("train", str(self.toml), "--run", name, "--data.corpus", str(self.text), *words)
+
+    def train(self, name: str, *words: str) -> Path:
+        assert main(self.training(name, *words)) == 0
+        return self.runs / name
+
+    def do(self, verb: str, *words: str) -> int:
+        return main(self.words(verb, *words))
+
+    def free(self) -> str:
+        return f"run-{len(list(self.runs.glob('*')))}"
+
+    def start(self, words: Sequence[str]) -> "subprocess.Popen[str]":
+        """As a process of its own, to be killed or asked to stop."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "fledge", *words], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.setenv("FLEDGE_CACHE", str(tmp_path / "cache"))
+    return Home(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """A home with one finished run, 'bird', that its tests only read."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLEDGE_CACHE", str(folder / "cache"))
+        home = Home(folder)
+        home.train("bird", "--train.steps", "40", "--train.eval_every", "20", "--train.save_every", "20")
+        yield home
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., dict[str, Any]]]:
+    """What remains of a run with these settings that nobody disturbed; trained once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLEDGE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        home = Home(tmp_path_factory.mktemp("unbroken"))
+
+        @functools.cache
+        def train(*words: str) -> dict[str, Any]:
+            return remains(home.train(home.free(), *words))
+
+        yield train
+
+
+@pytest.fixture
+def own(trained: Home, tmp_path: Path) -> Home:
+    """The same, for a test that changes it."""
+    copy = object.__new__(Home)
+    copy.__dict__.update(trained.__dict__)
+    copy.folder, copy.runs = tmp_path, tmp_path / "runs"
+    shutil.copytree(trained.runs, copy.runs)
+    return copy
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def last_checkpoint(run: Path) -> Path:
+    return max((run / "checkpoints").glob("step-*"))
+
+
+def remains(run: Path) -> dict[str, Any]:
+    """Everything of a run that must not depend on how it came about."""
+    newest = last_checkpoint(run)
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = [{k: v for k, v in row.items() if k not in TIMED} for row in csv.DictReader(file)]
+    state = json.loads((newest / "state.json").read_text())
+    return {
+        "newest": newest.name,
+        "model": digest(newest / "model.safetensors"),
+        "optimizer": digest(newest / "optimizer.safetensors"),
+        "rng": state["rng"],
+        "metrics": rows,
+        "samples": (run / "samples.md").read_text(),
+    }
+
+
+@pytest.fixture
+def outcome_of() -> Callable[[Path], dict[str, Any]]:
+    return remains
+
+
+@pytest.fixture
+def ended() -> Callable[..., tuple[int, str]]:
+    """Wait until a run has logged so many steps, send a signal, and return the exit status and what was said."""
+
+    def end(process: "subprocess.Popen[str]", run: Path, step: int, number: int = signal.SIGKILL) -> tuple[int, str]:
+        deadline = time.monotonic() + 60
+        metrics = run / "metrics.csv"
+        while not metrics.exists() or metrics.read_bytes().count(b"\n") < step + 2:
+            if process.poll() is not None or time.monotonic() > deadline:
+                process.kill()
+                pytest.fail(f"the run did not come so far: {process.communicate()[1]}")
+            time.sleep(0.005)
+        os.kill(process.pid, number)
+        said = process.communicate(timeout=60)[1]
+        return process.returncode, said
+
+    return end

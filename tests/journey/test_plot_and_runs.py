@@ -1,0 +1,49 @@
+"""Looking back at runs: pictures and a list."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+
+def test_plot_draws_five_pictures_and_a_sheet(own, capsys: pytest.CaptureFixture[str]) -> None:
+    assert own.do("plot", "bird", "--json") == 0
+    written = [Path(path) for path in json.loads(capsys.readouterr().out)["pictures"]]
+    names = {"loss", "learning-rate", "gradient-norm", "step-time", "throughput", "all"}
+    assert {path.stem for path in written} == names
+    for path in written:
+        assert path.parent == own.runs / "bird" / "plots"
+        assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        assert path.stat().st_size > 5000
+
+
+def test_plot_of_several_runs_goes_where_it_is_told(own, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert own.do("plot", "bird", str(own.runs / "bird"), "--out", str(tmp_path / "compared")) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(list((tmp_path / "compared").glob("*.png"))) == 6
+
+
+def test_runs_lists_what_was_trained(trained, capsys: pytest.CaptureFixture[str]) -> None:
+    assert trained.do("runs", "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    state = json.loads((trained.runs / "bird" / "checkpoints" / "step-00000040" / "state.json").read_text())
+    assert (row["run"], row["step"], row["steps"]) == ("bird", 40, 40)
+    assert row["best_val_loss"] == state["val_loss"]
+    assert row["checkpoints"] == [20, 40]
+    assert trained.do("runs") == 0
+    assert "bird" in capsys.readouterr().out
+
+
+def test_no_runs_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from fledge.cli import main
+
+    assert main(["runs", "--runs", str(tmp_path)]) == 0
+    assert "fledge demo" in capsys.readouterr().out
+    assert main(["runs", "--runs", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_one_broken_run_does_not_hide_the_others(own, capsys: pytest.CaptureFixture[str]) -> None:
+    (own.runs / "bad").mkdir()
+    (own.runs / "bad" / "config.toml").write_text("[model]\nn_layer = 'x'\n")
+    assert own.do("runs", "--json") == 0
+    assert "bird" in {row["run"] for row in json.loads(capsys.readouterr().out)}

@@ -1,0 +1,280 @@
+"""Same machine, same settings: same bits. Stopped or killed at any moment and resumed: the same bits again."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fledge.checkpoint import store
+from fledge.cli import main
+from fledge.recipes import training
+from fledge.track.events import Event, Stepped
+
+Outcome = Callable[[Path], dict[str, Any]]
+Unbroken = Callable[..., dict[str, Any]]
+Ended = Callable[..., tuple[int, str]]
+DROPOUT = ("--model.dropout", "0.3")
+CHARACTERS = ("--tokenizer.kind", "char")
+LONG = ("--train.steps", "160", "--train.save_every", "30", "--train.eval_every", "50", "--train.sample_every", "80")
+
+
+@pytest.mark.parametrize("settings", [(), DROPOUT], ids=["plain", "dropout"])
+def test_the_same_seed_gives_the_same_bits_whatever_was_drawn_before(
+    home, outcome_of: Outcome, settings: tuple[str, ...]
+) -> None:
+    one = outcome_of(home.train("one", *settings))
+    torch.rand(17)
+    assert outcome_of(home.train("two", *settings)) == one
+
+
+@pytest.mark.parametrize("settings", [(), DROPOUT], ids=["plain", "dropout"])
+def test_another_seed_gives_other_weights(home, outcome_of: Outcome, settings: tuple[str, ...]) -> None:
+    one = outcome_of(home.train("one", *settings))
+    assert outcome_of(home.train("two", *settings, "--train.seed", "7"))["model"] != one["model"]
+
+
+@pytest.mark.parametrize("micro_batch", ["1", "2"])
+def test_micro_batches_do_not_change_what_is_learned(home, micro_batch: str) -> None:
+    losses = []
+    for name, words in (("whole", ()), ("pieces", ("--train.micro_batch", micro_batch))):
+        assert home.do("eval", str(home.train(name, *words)), "--json") == 0
+        state = json.loads((max((home.runs / name / "checkpoints").glob("step-*")) / "state.json").read_text())
+        losses.append(state["val_loss"])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+
+
+def test_looking_more_often_does_not_change_what_is_learned(home, outcome_of: Outcome) -> None:
+    one = outcome_of(home.train("one", *DROPOUT))
+    looks = ("--train.eval_every", "1", "--train.sample_every", "1", "--train.save_every", "1")
+    two = outcome_of(home.train("two", *DROPOUT, *looks))
+    assert (one["model"], one["optimizer"], one["rng"]) == (two["model"], two["optimizer"], two["rng"])
+
+
+@pytest.mark.parametrize("settings", [(), DROPOUT], ids=["plain", "dropout"])
+def test_a_run_from_an_earlier_checkpoint_ends_in_the_same_bits(
+    home, outcome_of: Outcome, settings: tuple[str, ...]
+) -> None:
+    unbroken = home.train("unbroken", *settings, "--train.keep_last", "9")
+    shutil.copytree(unbroken, home.runs / "broken")
+    for step in ("6", "3"):
+        torch.rand(5)
+        assert home.do("resume", f"broken@{step}") == 0
+        assert outcome_of(home.runs / "broken") == outcome_of(unbroken)
+
+
+@pytest.mark.parametrize("settings", [(), DROPOUT], ids=["plain", "dropout"])
+def test_a_run_that_was_killed_and_resumed_ends_in_the_bits_of_one_that_was_not(
+    home, outcome_of: Outcome, unbroken: Unbroken, ended: Ended, settings: tuple[str, ...]
+) -> None:
+    process = home.start(home.training("broken", *settings, *LONG))
+    broken = home.runs / "broken"
+    code, _ = ended(process, broken, 47)
+    assert code == -signal.SIGKILL
+    assert home.do("resume", "broken") == 0
+    assert outcome_of(broken) == unbroken(*settings, *LONG)
+    assert not list(broken.rglob(".partial*"))
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(
+    home, outcome_of: Outcome, unbroken: Unbroken, ended: Ended
+) -> None:
+    late = (*LONG, "--train.save_every", "160", "--train.eval_every", "0")
+    ended(home.start(home.training("broken", *late)), home.runs / "broken", 5)
+    assert home.do("resume", "broken") == 0
+    assert outcome_of(home.runs / "broken") == unbroken(*late)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_asked_to_stop_it_saves_says_how_to_go_on_and_goes_on_exactly(
+    home, outcome_of: Outcome, unbroken: Unbroken, ended: Ended, number: int, status: int
+) -> None:
+    broken = home.runs / "broken"
+    code, said = ended(home.start(home.training("broken", *DROPOUT, *LONG)), broken, 20, number)
+    assert code == status, said
+    assert "fledge resume broken" in said
+    assert "Traceback" not in said
+    saved = json.loads((max((broken / "checkpoints").glob("step-*")) / "state.json").read_text())
+    events = [json.loads(line) for line in (broken / "events.jsonl").read_text().splitlines()]
+    assert events[-1]["event"] == "Ended"
+    assert events[-1]["reason"] == "interrupted"
+    assert saved["step"] == events[-1]["step"] >= 20
+    assert home.do("resume", "broken") == 0
+    assert outcome_of(broken) == unbroken(*DROPOUT, *LONG)
+
+
+def test_the_loss_falls(trained) -> None:
+    events = [json.loads(line) for line in (trained.runs / "bird" / "events.jsonl").read_text().splitlines()]
+    judged = [event["loss"] for event in events if event["event"] == "Evaluated"]
+    assert judged[-1] < judged[0] - 0.5
+
+
+def test_a_run_folder_holds_what_it_promises_and_no_pickle(trained) -> None:
+    run = trained.runs / "bird"
+    names = {"config.toml", "run.json", "tokenizer.json", "metrics.csv", "events.jsonl", "samples.md", "checkpoints"}
+    assert {path.name for path in run.iterdir()} == names
+    for path in run.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert path.suffix in {".toml", ".json", ".csv", ".jsonl", ".md", ".safetensors"}, path
+            assert not content.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")), path
+            assert b"torch._utils" not in content, path
+            assert b"ctorch\n" not in content, path
+    facts = json.loads((run / "run.json").read_text())
+    assert {"fledge", "torch", "python", "commit", "dataset_sha256", "tokenizer_sha256", "started"} <= facts.keys()
+
+
+def test_train_json_is_one_document_and_nothing_else(home, capsys: pytest.CaptureFixture[str]) -> None:
+    home.train("bird", "--json")
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["run"] == "bird"
+    assert answer["step"] == 12
+    assert Path(answer["folder"]) == home.runs / "bird"
+    assert answer["val_loss"] > 0
+
+
+def test_a_finished_run_is_not_resumed(own, outcome_of: Outcome, capsys: pytest.CaptureFixture[str]) -> None:
+    before = outcome_of(own.runs / "bird")
+    assert own.do("resume", "bird") == 2
+    assert "'bird' is finished" in capsys.readouterr().err
+    assert outcome_of(own.runs / "bird") == before
+
+
+def test_a_run_whose_dataset_changed_is_not_resumed(
+    home, outcome_of: Outcome, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert home.do("prepare", str(home.text), "--out", str(home.folder / "data"), *CHARACTERS) == 0
+    run = home.train("bird", "--data.path", str(home.folder / "data"), "--train.keep_last", "9")
+    before = outcome_of(run)
+    shutil.rmtree(home.folder / "data")
+    (home.text / "0.txt").write_text("the fox again.\n" * 60)
+    assert home.do("prepare", str(home.text), "--out", str(home.folder / "data"), *CHARACTERS) == 0
+    assert home.do("resume", "bird@6") == 2
+    assert "not the one" in capsys.readouterr().err
+    assert outcome_of(run) == before
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
+    own, outcome_of: Outcome, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    run = own.runs / "bird"
+    whole = outcome_of(run)
+    file = max((run / "checkpoints").glob("step-*")) / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+    assert own.do("resume", "bird") == 0
+    said = capsys.readouterr().err
+    assert f"{file} is damaged" in said
+    assert "after step 20" in said
+    assert outcome_of(run) == whole
+
+
+def test_a_checkpoint_asked_for_by_number_is_used_or_refused_never_replaced_by_another(
+    own, outcome_of: Outcome, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = outcome_of(own.runs / "bird")
+    assert own.do("resume", "bird@19") == 2
+    assert "no checkpoint '19'" in capsys.readouterr().err
+    for folder in (own.runs / "bird" / "checkpoints").iterdir():
+        os.truncate(folder / "model.safetensors", 10)
+    before["model"] = outcome_of(own.runs / "bird")["model"]
+    assert own.do("resume", "bird@20") == 2
+    assert "step-00000020" in capsys.readouterr().err
+    assert outcome_of(own.runs / "bird") == before
+
+
+def test_a_run_is_never_overwritten_and_unnamed_runs_are_numbered(home, capsys: pytest.CaptureFixture[str]) -> None:
+    home.train("bird")
+    capsys.readouterr()
+    assert home.do("train", str(home.toml), "--run", "bird", "--data.corpus", str(home.text)) == 2
+    assert "fledge resume bird" in capsys.readouterr().err
+    for _ in range(2):
+        assert home.do("train", str(home.toml), "--data.corpus", str(home.text)) == 0
+    assert {path.name for path in home.runs.iterdir()} == {"bird", "tiny", "tiny-2"}
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--train.stepz", "3"), "train.stepz"),
+        (("--train.batch", "many"), "train.batch"),
+        (("--model.context", "100000"), "model.context"),
+        (("--model.vocab_size", "3"), "model.vocab_size"),
+        (("--track.prompt", "日"), "日"),
+        (("--track.temperature", "-1"), "temperature"),
+        (("--data.val", "0", "--track.sample_tokens", "-5"), "sample_tokens"),
+        (("--data.path", "no/such/data"), "no/such/data"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_a_run_folder_is_made(
+    home, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], named: str
+) -> None:
+    assert main_says(home, capsys, words).count(named) >= 1
+    assert not home.runs.exists() or not list(home.runs.iterdir())
+
+
+def main_says(home, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> str:  # type: ignore[no-untyped-def]
+    capsys.readouterr()
+    assert home.do("train", str(home.toml), "--run", "bad", "--data.corpus", str(home.text), *words) == 2
+    said = capsys.readouterr().err
+    assert "error: " in said
+    assert "hint: " in said
+    return said
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "-x", "a@b", "", "a\nb"])
+def test_a_run_cannot_be_named_like_a_path_or_an_option(home, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    words = ["train", str(home.toml), f"--run={name}", "--data.corpus", str(home.text), "--runs", str(home.runs)]
+    assert main(words) == 2
+    assert "cannot be named" in capsys.readouterr().err
+    assert not home.runs.exists()
+
+
+def test_without_a_validation_split_it_trains_all_the_same(home, capsys: pytest.CaptureFixture[str]) -> None:
+    run = home.train("bird", "--data.val", "0", "--json")
+    assert json.loads(capsys.readouterr().out)["val_loss"] is None
+    assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["step-00000009", "step-00000012"]
+
+
+def test_a_model_with_spare_places_in_its_vocabulary_trains_and_writes(home) -> None:
+    home.train("bird", "--model.vocab_size", "200")
+    assert home.do("generate", "bird", "--tokens", "80", "--temperature", "3") == 0
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_advice(home, capsys: pytest.CaptureFixture[str]) -> None:
+    assert home.do("train", str(home.toml), "--run", "wild", "--data.corpus", str(home.text),
+                   "--optim.lr", "1e30", "--optim.min_lr", "1e29", "--train.eval_every", "0",
+                   "--train.sample_every", "0", "--train.save_every", "50", "--train.steps", "50") == 2  # fmt: skip
+    said = capsys.readouterr().err
+    assert "the loss became" in said
+    assert "--optim.lr" in said
+    assert list((home.runs / "wild" / "checkpoints").iterdir()) == []
+
+
+class StopsAtSeven:
+    """Asks this very process to stop, as a person's Ctrl-C would."""
+
+    def record(self, event: Event) -> None:
+        if isinstance(event, Stepped) and event.step == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def close(self) -> None: ...
+
+
+def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(home, monkeypatch: pytest.MonkeyPatch) -> None:
+    rare = ("--train.eval_every", "0", "--train.save_every", "3")
+    run = home.train("bird", *rare, "--train.keep_last", "1")
+    many = home.train("many", *rare, "--train.keep_last", "9")
+    shutil.copytree(many / "checkpoints" / "step-00000003", run / "checkpoints" / "step-00000003")
+    os.truncate(run / "checkpoints" / "step-00000012" / "model.safetensors", 100)
+    usual = training.Training._sinks
+    monkeypatch.setattr(training.Training, "_sinks", lambda self, *rest: [*usual(self, *rest), StopsAtSeven()])
+    assert home.do("resume", "bird") == 130
+    assert store.find(run / "checkpoints")[0].step == 7

@@ -1,0 +1,56 @@
+"""Which parameter follows which rule, against torch's own AdamW."""
+
+import pytest
+import torch
+
+from fledge.base.machine import Machine
+from fledge.model.config import ModelConfig
+from fledge.model.init import build
+from fledge.optim.config import OptimConfig
+from fledge.optim.groups import build_optimizer
+
+CPU = Machine("cpu", "float32")
+SHAPES = {
+    "biased": ModelConfig(
+        n_layer=1,
+        n_head=2,
+        n_embd=16,
+        context=8,
+        vocab_size=11,
+        bias=True,
+        norm="layernorm",
+        norm_bias=True,
+        positions="learned",
+    ),
+    "plain": ModelConfig(n_layer=1, n_head=2, n_embd=16, context=8, vocab_size=11, tied=True),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_parameter_is_in_one_group_and_vectors_do_not_decay(shape: str) -> None:
+    model = build(SHAPES[shape], 0)
+    optimizer = build_optimizer(model, OptimConfig(weight_decay=0.3), CPU)
+    rule = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(rule) == len(list(model.parameters()))
+    for name, p in model.named_parameters():
+        is_vector = "norm" in name or name.endswith("bias")
+        assert rule[id(p)] == (0.0 if is_vector else 0.3), name
+
+
+def test_without_a_gradient_matrices_shrink_and_vectors_stay() -> None:
+    model = build(SHAPES["biased"], 0)
+    optimizer = build_optimizer(model, OptimConfig(lr=0.1, weight_decay=0.5), CPU)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for name, p in model.named_parameters():
+        expected = before[name] * (1 - 0.1 * 0.5) if p.ndim >= 2 else before[name]
+        torch.testing.assert_close(p.detach(), expected, msg=name)
+
+
+def test_the_settings_reach_the_optimiser() -> None:
+    config = OptimConfig(lr=3e-4, min_lr=0.0, betas=(0.8, 0.7), eps=1e-6)
+    optimizer = build_optimizer(build(SHAPES["plain"], 0), config, CPU)
+    for group in optimizer.param_groups:
+        assert (group["lr"], tuple(group["betas"]), group["eps"]) == (3e-4, (0.8, 0.7), 1e-6)

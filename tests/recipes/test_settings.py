@@ -1,0 +1,253 @@
+"""All settings of a run: what each section refuses, how presets and files are layered."""
+
+import math
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from fledge.base.errors import UserError
+from fledge.base.settings import build, known_keys, to_toml
+from fledge.batches.config import DataConfig
+from fledge.model.config import ModelConfig
+from fledge.optim.config import OptimConfig
+from fledge.recipes.settings import Settings, preset_files, read_preset, resolve, settle
+from fledge.tokens.config import TokenizerConfig
+from fledge.track.config import TrackConfig
+from fledge.train.config import TrainConfig
+
+NAN, INF = math.nan, math.inf
+
+IMPOSSIBLE = [
+    ("model", {"n_layer": 0}, "model.n_layer"),
+    ("model", {"n_head": -1}, "model.n_head"),
+    ("model", {"n_kv_head": 0}, "model.n_kv_head"),
+    ("model", {"context": 0}, "model.context"),
+    ("model", {"dropout": 1.0}, "model.dropout"),
+    ("model", {"dropout": -0.1}, "model.dropout"),
+    ("model", {"dropout": NAN}, "model.dropout"),
+    ("model", {"n_embd": 100, "n_head": 6}, "model.n_embd = 100"),
+    ("model", {"n_embd": 4, "n_head": 6}, "model.n_embd = 4"),
+    ("model", {"n_head": 6, "n_kv_head": 4}, "model.n_kv_head = 4"),
+    ("model", {"n_head": 2, "n_embd": 32, "n_kv_head": 4}, "model.n_kv_head = 4"),
+    ("model", {"n_head": 2, "n_embd": 6}, "rotary"),
+    ("model", {"head_dim": 5}, "rotary"),
+    ("model", {"norm_bias": True}, "model.norm_bias"),
+    ("optim", {"lr": 0.0}, "optim.lr"),
+    ("optim", {"lr": -1e-3}, "optim.lr"),
+    ("optim", {"lr": NAN}, "optim.lr"),
+    ("optim", {"lr": INF}, "optim.lr"),
+    ("optim", {"lr": 1e-3, "min_lr": 2e-3}, "optim.min_lr = 0.002"),
+    ("optim", {"min_lr": -1e-9}, "optim.min_lr"),
+    ("optim", {"min_lr": NAN}, "optim.min_lr"),
+    ("optim", {"warmup_steps": -1}, "optim.warmup_steps"),
+    ("optim", {"cooldown": 1.1}, "optim.cooldown"),
+    ("optim", {"cooldown": NAN}, "optim.cooldown"),
+    ("optim", {"weight_decay": -0.1}, "optim.weight_decay"),
+    ("optim", {"weight_decay": NAN}, "optim.weight_decay"),
+    ("optim", {"weight_decay": INF}, "optim.weight_decay"),
+    ("optim", {"betas": [0.9, 1.0]}, "optim.betas"),
+    ("optim", {"betas": [-0.1, 0.9]}, "optim.betas"),
+    ("optim", {"eps": 0.0}, "optim.eps"),
+    ("optim", {"eps": INF}, "optim.eps"),
+    ("train", {"steps": 0}, "train.steps"),
+    ("train", {"batch": 0}, "train.batch"),
+    ("train", {"micro_batch": 0}, "train.micro_batch"),
+    ("train", {"batch": 32, "micro_batch": 5}, "train.micro_batch = 5"),
+    ("train", {"batch": 4, "micro_batch": 8}, "train.micro_batch = 8"),
+    ("train", {"seed": -1}, "train.seed"),
+    ("train", {"seed": 2**63}, "train.seed"),
+    ("train", {"epochs": 0.0}, "train.epochs"),
+    ("train", {"epochs": NAN}, "train.epochs"),
+    ("train", {"epochs": INF}, "train.epochs"),
+    ("train", {"clip": -1.0}, "train.clip"),
+    ("train", {"clip": NAN}, "train.clip"),
+    ("train", {"eval_every": -1}, "train.eval_every"),
+    ("train", {"sample_every": -1}, "train.sample_every"),
+    ("train", {"log_every": 0}, "train.log_every"),
+    ("train", {"save_every": 0}, "train.save_every"),
+    ("train", {"keep_last": 0}, "train.keep_last"),
+    ("data", {"val": 1.0}, "data.val"),
+    ("data", {"val": -0.1}, "data.val"),
+    ("data", {"val": 0.5, "test": 0.5}, "data.test"),
+    ("data", {"test": NAN}, "data.test"),
+    ("data", {"stride": 0}, "data.stride"),
+    ("tokenizer", {"vocab_size": 1}, "tokenizer.vocab_size"),
+    ("tokenizer", {"vocab_size": 2**32 + 1}, "tokenizer.vocab_size"),
+    ("track", {"sample_tokens": -1}, "track.sample_tokens"),
+    ("track", {"temperature": -0.5}, "track.temperature"),
+    ("track", {"temperature": NAN}, "track.temperature"),
+]
+
+
+@pytest.mark.parametrize(("section", "values", "named"), IMPOSSIBLE, ids=lambda case: str(case))
+def test_an_impossible_value_is_refused_with_its_name_and_a_hint(
+    section: str, values: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        settle({section: values})
+    assert named in caught.value.message
+    assert caught.value.hint
+
+
+EDGES = [
+    ("model", {"dropout": 0.0}),
+    ("model", {"n_head": 2, "n_embd": 6, "positions": "learned"}),
+    ("model", {"n_embd": 100, "n_head": 6, "head_dim": 8}),
+    ("model", {"n_head": 6, "n_kv_head": 1}),
+    ("model", {"norm_bias": True, "norm": "layernorm"}),
+    ("optim", {"lr": 1e-3, "min_lr": 1e-3}),
+    ("optim", {"min_lr": 0.0, "warmup_steps": 0, "cooldown": 1.0, "weight_decay": 0.0, "betas": [0.0, 0.0]}),
+    ("train", {"steps": 1, "batch": 1, "micro_batch": 1, "seed": 0, "clip": 0.0, "eval_every": 0, "sample_every": 0}),
+    ("train", {"seed": 2**63 - 1}),
+    ("train", {"epochs": 0.001}),
+    ("data", {"val": 0.0, "test": 0.0, "stride": 1}),
+    ("tokenizer", {"vocab_size": 2}),
+    ("track", {"temperature": 0.0, "sample_tokens": 0}),
+]
+
+
+@pytest.mark.parametrize(("section", "values"), EDGES, ids=lambda case: str(case))
+def test_a_value_at_the_edge_of_what_is_possible_is_taken(section: str, values: dict[str, Any]) -> None:
+    found = getattr(settle({section: values}), section)
+    for key, value in values.items():
+        assert getattr(found, key) == (tuple(value) if isinstance(value, list) else value)
+
+
+def test_a_model_vocabulary_smaller_than_the_tokenizers_is_refused() -> None:
+    with pytest.raises(UserError, match=r"model\.vocab_size = 64 .* tokenizer\.vocab_size = 65"):
+        settle({"model": {"vocab_size": 64}, "tokenizer": {"vocab_size": 65}})
+
+
+def test_the_hint_for_a_micro_batch_names_those_that_divide() -> None:
+    with pytest.raises(UserError) as caught:
+        TrainConfig(batch=12, micro_batch=5)
+    assert "1, 2, 3, 4, 6, 12" in caught.value.hint
+
+
+def test_the_hint_for_key_heads_names_those_that_divide() -> None:
+    with pytest.raises(UserError) as caught:
+        ModelConfig(n_head=6, n_kv_head=4)
+    assert "1, 2, 3, 6" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("train.lr", "optim.lr"),
+        ("model.lr", "optim.lr"),
+        ("train.n_layer", "model.n_layer"),
+        ("model.seed", "train.seed"),
+        ("data.batch", "train.batch"),
+        ("tokenizer.context", "model.context"),
+        ("optim.steps", "train.steps"),
+        ("model.n_layers", "model.n_layer"),
+        ("modle.n_layer", "model.n_layer"),
+        ("optim.learning_rate", "optim.lr"),
+    ],
+)
+def test_a_slip_in_a_name_is_answered_with_the_name_that_was_meant(name: str, near: str) -> None:
+    section, key = name.split(".")
+    with pytest.raises(UserError) as caught:
+        settle({section: {key: 1}})
+    assert f"'{name}'" in caught.value.message
+    if key == "learning_rate":
+        assert caught.value.hint
+    else:
+        assert f"'{near}'" in caught.value.hint
+
+
+def test_every_setting_says_what_it_does() -> None:
+    for name, field in known_keys(Settings):
+        assert field.metadata.get("help"), name
+
+
+text = st.text(max_size=8) | st.sampled_from(["null", "~", "#", "true", "3", "&a", "# def"])
+share = st.floats(0, 0.4)
+everything = st.builds(
+    Settings,
+    model=st.builds(
+        ModelConfig,
+        n_layer=st.integers(1, 50),
+        n_head=st.just(4),
+        n_kv_head=st.sampled_from([None, 1, 2, 4]),
+        n_embd=st.sampled_from([16, 64]),
+        head_dim=st.sampled_from([None, 8]),
+        vocab_size=st.none() | st.integers(100, 1000),
+        dropout=st.floats(0, 0.9),
+        positions=st.sampled_from(["learned", "rotary"]),
+        mlp=st.sampled_from(["gelu", "relu2", "swiglu"]),
+        tied=st.booleans(),
+    ),
+    data=st.builds(DataConfig, corpus=text, path=st.none() | text, val=share, test=share),
+    tokenizer=st.builds(TokenizerConfig, vocab_size=st.none() | st.integers(2, 99), file=st.none() | text),
+    optim=st.builds(
+        OptimConfig,
+        lr=st.floats(1e-2, 1),
+        min_lr=st.floats(0, 1e-2),
+        betas=st.tuples(st.floats(0, 0.99), st.floats(0, 0.99)),
+    ),
+    train=st.builds(
+        TrainConfig,
+        steps=st.integers(1, 10**9),
+        epochs=st.none() | st.floats(0.1, 100),
+        micro_batch=st.sampled_from([None, 1, 16]),
+        seed=st.integers(0, 2**63 - 1),
+        compile=st.sampled_from(["auto", True, False]),
+    ),
+    track=st.builds(TrackConfig, wandb=st.booleans(), prompt=st.none() | text, temperature=st.floats(0, 2)),
+)
+
+
+# Shrinking would take minutes: building all settings takes a tenth of a second.
+@settings(deadline=None, max_examples=20, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(everything, st.booleans())
+def test_all_settings_as_toml_are_read_back_equal(whole: Settings, explain: bool) -> None:
+    assert build(Settings, tomllib.loads(to_toml(whole, explain=explain))) == whole
+
+
+def test_what_may_be_unset_is_unset_by_default_as_a_file_has_no_word_for_it() -> None:
+    for section, kind in get_type_hints(Settings).items():
+        kinds = get_type_hints(kind)
+        for field in fields(kind):
+            if type(None) in get_args(kinds[field.name]):
+                assert field.default is None, f"{section}.{field.name}"
+
+
+@pytest.mark.parametrize("name", list(preset_files()))
+def test_every_preset_is_valid_and_its_explained_print_is_the_same_settings(name: str, tmp_path: Path) -> None:
+    whole = resolve(name, [])
+    file = tmp_path / "mine.toml"
+    file.write_text(to_toml(whole, explain=True), encoding="utf-8")
+    assert resolve(str(file), []) == whole
+
+
+def test_a_file_may_stand_on_a_preset_and_an_override_on_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('[about]\npreset = "demo"\n[model]\nn_layer = 2\nn_head = 8\n')
+    found = resolve(str(file), ["--model.n_layer", "3"]).model
+    assert (found.n_layer, found.n_head, found.n_embd) == (3, 8, resolve("demo", []).model.n_embd)
+
+
+@pytest.mark.parametrize("base", ['"mine.toml"', '"other.toml"', '"absent"', "5", "[]"])
+def test_a_file_that_stands_on_nothing_solid_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text(f"[about]\npreset = {base}\n")
+    (tmp_path / "other.toml").write_text('[about]\npreset = "mine.toml"\n')
+    with pytest.raises(UserError):
+        resolve("mine.toml", []) and read_preset("other.toml")
+
+
+def test_the_nanogpt_preset_is_nanogpts_example() -> None:
+    found = resolve("nanogpt-shakespeare-cpu", [])
+    model, train, optim = found.model, found.train, found.optim
+    assert (model.n_layer, model.n_head, model.n_embd, model.context, model.dropout) == (4, 4, 128, 64, 0.0)
+    assert (train.steps, train.batch, train.clip) == (2000, 12, 1.0)
+    assert (optim.lr, optim.min_lr, optim.warmup_steps, optim.betas) == (1e-3, 1e-4, 100, (0.9, 0.99))
+    assert (found.data.split_by, found.data.val) == ("tail", 0.1)

@@ -1,0 +1,269 @@
+"""The dataset on disk."""
+
+import hashlib
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fledge.base.errors import UserError
+from fledge.base.files import sha256
+from fledge.tokens import shards
+from fledge.tokens import tokenizer as tokenizers
+from fledge.tokens.char import CharTokenizer
+from fledge.tokens.shards import MANIFEST, Dataset, open_dataset
+
+LETTERS = CharTokenizer("abcdefgh")
+BORDERS = [65_535, 65_536, 65_537]
+
+
+def characters(count: int) -> list[str]:
+    """The first `count` characters that UTF-8 can write."""
+    return [chr(c) for c in range(count + 2048) if not 0xD800 <= c < 0xE000][:count]
+
+
+def make(folder: Path, splits: dict[str, list[list[int]]], tokenizer: CharTokenizer = LETTERS) -> Path:
+    """A dataset of these ids: split → documents → ids."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizers.save(tokenizer, folder / "tokenizer.json")
+    written = {
+        name: shards.write_split(folder, name, [np.array(d, dtype=np.uint32) for d in documents], tokenizer.vocab_size)
+        for name, documents in splits.items()
+    }
+    shards.write_manifest(folder, tokenizer, written, dict.fromkeys(splits, 0), "a test")
+    return folder
+
+
+def everything(dataset: Dataset) -> dict[str, list[int]]:
+    return {name: split.read(0, len(split)).tolist() for name, split in dataset.splits.items()}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make(tmp_path / "data", {"train": [[0, 1, 2], [3, 4]], "val": [[5, 6]], "test": []})
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads((folder / MANIFEST).read_text())
+    change(content)
+    (folder / MANIFEST).write_text(json.dumps(content))
+
+
+def reseal(folder: Path, file: str, content: bytes) -> None:
+    """A shard that somebody else wrote, under its right hash."""
+    (folder / file).write_bytes(content)
+    edit(folder, lambda m: m["splits"]["train"]["shards"][0].update(sha256=hashlib.sha256(content).hexdigest()))
+
+
+@pytest.mark.parametrize("vocab_size", BORDERS)
+def test_every_id_up_to_the_last_of_the_vocabulary_comes_back(tmp_path: Path, vocab_size: int) -> None:
+    last = vocab_size - 1
+    made = make(tmp_path / "data", {"train": [[0, last, 1], [last]]}, CharTokenizer(characters(vocab_size)))
+    assert everything(open_dataset(made)) == {"train": [0, last, 1, last]}
+
+
+@pytest.mark.parametrize(("vocab_size", "itemsize"), list(zip(BORDERS, [2, 2, 4], strict=True)))
+def test_two_bytes_an_id_are_used_as_long_as_they_are_enough(tmp_path: Path, vocab_size: int, itemsize: int) -> None:
+    info = shards.write_shard(tmp_path / "x.tokens", [np.array([vocab_size - 1], dtype=np.uint32)], vocab_size)
+    assert info.tokens == 1
+    content = (tmp_path / "x.tokens").read_bytes()
+    assert len(content) == 64 + itemsize + 8
+    assert int.from_bytes(content[64 : 64 + itemsize], "little") == vocab_size - 1
+
+
+def test_a_shard_is_laid_out_as_it_is_documented(tmp_path: Path) -> None:
+    shards.write_shard(tmp_path / "x.tokens", [np.array([7, 8], np.uint32), np.array([9], np.uint32)], 10)
+    content = (tmp_path / "x.tokens").read_bytes()
+    header = struct.pack("<8sI4xQQ", b"FLEDGE01", 2, 3, 2).ljust(64, b"\0")
+    assert content == header + struct.pack("<3H", 7, 8, 9) + struct.pack("<2Q", 0, 2)
+
+
+def test_a_long_split_is_cut_between_documents_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "SHARD_TOKENS", 4)
+    made = make(tmp_path / "data", {"train": [[0, 1, 2], [3, 4, 5, 6, 7], [0], [1]]})
+    assert [s["tokens"] for s in json.loads((made / MANIFEST).read_text())["splits"]["train"]["shards"]] == [8, 2]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    documents=st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=6), max_size=12),
+    limit=st.integers(1, 10),
+    data=st.data(),
+)
+def test_reading_does_not_notice_where_one_shard_ends(
+    tmp_path_factory: pytest.TempPathFactory, documents: list[list[int]], limit: int, data: st.DataObject
+) -> None:
+    whole = [i for document in documents for i in document]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "SHARD_TOKENS", limit)
+        split = open_dataset(make(tmp_path_factory.mktemp("data"), {"train": documents})).splits["train"]
+    start = data.draw(st.integers(0, len(whole)))
+    length = data.draw(st.integers(0, len(whole) - start))
+    assert len(split) == len(whole)
+    assert split.read(start, length).tolist() == whole[start : start + length]
+    assert list(split.document_starts()) == [sum(map(len, documents[:n])) for n in range(len(documents))]
+
+
+def test_rows_are_windows_of_equal_length(folder: Path) -> None:
+    split = open_dataset(folder).split("train")
+    assert split.rows([0, 2], 3).tolist() == [[0, 1, 2], [2, 3, 4]]
+    assert split.rows([0], 3).dtype == np.int64
+
+
+def test_the_same_documents_give_the_same_bytes(tmp_path: Path) -> None:
+    contents = {"train": [[0, 1], [2]], "val": [[3]]}
+    a, b = make(tmp_path / "a", contents), make(tmp_path / "b", contents)
+    for file in sorted(path.relative_to(a) for path in a.rglob("*") if path.is_file()):
+        assert (a / file).read_bytes() == (b / file).read_bytes()
+
+
+def test_a_split_that_is_not_there_is_refused_with_those_that_are(folder: Path) -> None:
+    with pytest.raises(UserError, match="no 'test' split") as caught:
+        open_dataset(folder).split("test")
+    assert "train, val" in caught.value.hint
+
+
+def test_the_fingerprint_changes_with_a_single_id(tmp_path: Path) -> None:
+    one, other = (make(tmp_path / str(n), {"train": [[0, 1, n]]}) for n in (2, 3))
+    assert open_dataset(one).fingerprint != open_dataset(other).fingerprint
+
+
+def test_a_folder_without_a_manifest_is_no_dataset(folder: Path) -> None:
+    (folder / MANIFEST).unlink()
+    with pytest.raises(UserError, match="not a prepared dataset"):
+        open_dataset(folder)
+
+
+def test_a_missing_shard_is_refused_by_name(folder: Path) -> None:
+    (folder / "val" / "00000.tokens").unlink()
+    with pytest.raises(UserError, match=r"val/00000\.tokens"):
+        open_dataset(folder)
+
+
+@pytest.mark.parametrize("place", [0, 8, 12, 20, 64, 65, 70, -1])
+def test_a_flipped_byte_in_a_shard_is_refused_by_name(folder: Path, place: int) -> None:
+    path = folder / "train" / "00000.tokens"
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"train/00000\.tokens"):
+        open_dataset(folder)
+
+
+@pytest.mark.parametrize("length", [0, 10, 64, 70])
+def test_a_cut_shard_is_refused_by_name(folder: Path, length: int) -> None:
+    path = folder / "train" / "00000.tokens"
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(UserError, match=r"train/00000\.tokens"):
+        open_dataset(folder)
+
+
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_flipped_byte_is_refused_or_changes_no_id(folder: Path, data: st.DataObject) -> None:
+    before = everything(open_dataset(folder))
+    path = data.draw(st.sampled_from(sorted(p for p in folder.rglob("*") if p.is_file())))
+    content = path.read_bytes()
+    place, bit = data.draw(st.integers(0, len(content) - 1)), data.draw(st.integers(0, 7))
+    path.write_bytes(content[:place] + bytes([content[place] ^ (1 << bit)]) + content[place + 1 :])
+    try:
+        assert everything(open_dataset(folder)) == before
+    except UserError:
+        pass
+    finally:
+        path.write_bytes(content)
+
+
+def test_a_tokenizer_that_is_not_the_datasets_own_is_refused_by_name(folder: Path) -> None:
+    tokenizers.save(CharTokenizer("hgfedcba"), folder / "tokenizer.json")
+    with pytest.raises(UserError, match=r"tokenizer\.json"):
+        open_dataset(folder)
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_path_that_leaves_the_folder_is_refused(folder: Path, absolute: bool) -> None:
+    outside = folder.parent / "outside.tokens"
+    shutil.copy(folder / "train" / "00000.tokens", outside)
+    name = str(outside) if absolute else "../outside.tokens"
+    edit(folder, lambda m: m["splits"]["train"]["shards"][0].update(file=name))
+    with pytest.raises(UserError, match="outside its folder"):
+        open_dataset(folder)
+
+
+def test_a_link_that_leaves_the_folder_is_refused(folder: Path) -> None:
+    inside, outside = folder / "train" / "00000.tokens", folder.parent / "outside.tokens"
+    inside.rename(outside)
+    inside.symlink_to(outside)
+    with pytest.raises(UserError, match="outside its folder"):
+        open_dataset(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m.clear(),
+        lambda m: m.pop("tokenizer"),
+        lambda m: m.pop("splits"),
+        lambda m: m.update(splits=[]),
+        lambda m: m.update(splits={"train": 5}),
+        lambda m: m["splits"]["train"].pop("shards"),
+        lambda m: m["splits"]["train"]["shards"][0].pop("sha256"),
+        lambda m: m["splits"]["train"]["shards"][0].update(colour="red"),
+        lambda m: m["splits"]["train"]["shards"][0].update(file=7),
+        lambda m: m["splits"]["train"]["shards"][0].update(file="train"),
+        lambda m: m["splits"]["train"]["shards"][0].update(tokens=4),
+        lambda m: m["splits"]["train"]["shards"][0].update(documents=9),
+        lambda m: m["splits"]["train"].update(tokens=99),
+        lambda m: m.update(format=2),
+    ],
+    ids=range(14),
+)
+def test_a_manifest_that_was_tampered_with_is_refused(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    edit(folder, change)
+    with pytest.raises(UserError):
+        open_dataset(folder)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null"])
+def test_a_manifest_that_is_no_json_object_is_refused_by_name(folder: Path, content: str) -> None:
+    (folder / MANIFEST).write_text(content)
+    with pytest.raises(UserError, match=r"dataset\.json"):
+        open_dataset(folder)
+
+
+def header(magic: bytes = b"FLEDGE01", itemsize: int = 2, tokens: int = 1, documents: int = 1) -> bytes:
+    return struct.pack("<8sI4xQQ", magic, itemsize, tokens, documents).ljust(64, b"\0")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"short",
+        header(magic=b"OTHER001") + bytes(10),
+        header(itemsize=3) + bytes(11),
+        header(itemsize=0) + bytes(8),
+        header(tokens=2**60) + bytes(10),
+        header(documents=2**60) + bytes(10),
+        header(tokens=100) + bytes(10),
+        header() + b"\xff\xff" + bytes(8),
+    ],
+    ids=["empty", "short", "magic", "three bytes", "no bytes", "vast", "vast starts", "too few", "id too large"],
+)
+def test_a_shard_that_lies_about_itself_is_refused_even_under_its_right_hash(folder: Path, content: bytes) -> None:
+    reseal(folder, "train/00000.tokens", content)
+    with pytest.raises(UserError, match=r"train/00000\.tokens"):
+        open_dataset(folder)
+
+
+def test_the_manifest_holds_the_hash_of_each_shard(folder: Path) -> None:
+    for split in json.loads((folder / MANIFEST).read_text())["splits"].values():
+        for shard in split["shards"]:
+            assert shard["sha256"] == sha256(folder / shard["file"])

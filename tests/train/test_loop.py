@@ -1,0 +1,97 @@
+"""The loop calls hooks in order, after the steps they asked for, and ends early when asked to."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fledge.base.errors import UserError
+from fledge.train.guard import StopSignals, refuse_nonfinite
+from fledge.train.loop import Hook, every, fit
+from fledge.train.step import StepResult
+
+
+@dataclass
+class Counting:
+    """Stands where a Stepper stands, and only counts."""
+
+    loss: float = 1.0
+
+    def __call__(self, step: int) -> StepResult:
+        return StepResult(step + 1, self.loss, 0.01, 1.0, 8, 0.1)
+
+
+@given(start=st.integers(0, 20), length=st.integers(0, 20), n=st.integers(0, 7))
+def test_a_hook_is_called_after_each_nth_step_and_the_last(start: int, length: int, n: int) -> None:
+    stop, seen = start + length, []
+    fit(Counting(), start, stop, [every(n, lambda result: seen.append(result.step), last=stop)], StopSignals())
+    assert seen == [step for step in range(start + 1, stop + 1) if n and (step % n == 0 or step == stop)]
+
+
+def test_hooks_are_called_in_the_order_given() -> None:
+    seen: list[str] = []
+    hooks = [Hook(lambda _, name=name: seen.append(name), lambda _: True) for name in "abc"]
+    fit(Counting(), 0, 2, hooks, StopSignals())
+    assert seen == list("abcabc")
+
+
+def test_nothing_to_do_returns_nothing() -> None:
+    assert fit(Counting(), 5, 5, [], StopSignals()) is None
+
+
+def test_a_signal_ends_the_loop_after_the_step_and_its_hooks() -> None:
+    seen = []
+
+    def stop_at_three(result: StepResult) -> None:
+        seen.append(result.step)
+        if result.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with StopSignals() as signals:
+        last = fit(Counting(), 0, 10, [every(1, stop_at_three)], signals)
+    assert seen == [1, 2, 3]
+    assert last is not None
+    assert last.step == 3
+    assert signals.received == signal.SIGTERM
+
+
+def test_afterwards_signals_mean_what_they_meant_before() -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with StopSignals():
+        assert signal.getsignal(signal.SIGTERM) != before[0]
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_signal_ends_the_process_at_once(number: int) -> None:
+    code = f"""
+import os, signal
+from fledge.train.guard import StopSignals
+with StopSignals():
+    os.kill(os.getpid(), {number})
+    print("still here", flush=True)
+    os.kill(os.getpid(), {number})
+    print("not here", flush=True)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 128 + number
+    assert ended.stdout == "still here\n"
+
+
+@pytest.mark.parametrize(("loss", "norm"), [(float("nan"), 1.0), (float("inf"), 1.0), (1.0, float("nan"))])
+def test_a_loss_that_is_no_number_stops_the_run(loss: float, norm: float) -> None:
+    with pytest.raises(UserError, match="step 7") as refusal:
+        refuse_nonfinite(StepResult(7, loss, 0.3, norm, 8, 0.1))
+    assert "--optim.lr 0.1" in refusal.value.hint
+
+
+def test_after_a_loss_that_is_no_number_no_hook_is_called() -> None:
+    seen: list[int] = []
+    with pytest.raises(UserError):
+        fit(Counting(loss=float("nan")), 0, 3, [every(1, lambda r: seen.append(r.step))], StopSignals())
+    assert seen == []

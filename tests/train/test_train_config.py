@@ -1,0 +1,52 @@
+"""[train] and [track] check themselves."""
+
+from typing import Any
+
+import pytest
+
+from fledge.base.errors import UserError
+from fledge.track.config import TrackConfig
+from fledge.train.config import TrainConfig
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0},
+        {"batch": 0},
+        {"micro_batch": 3},
+        {"log_every": 0},
+        {"save_every": 0},
+        {"keep_last": 0},
+        {"eval_every": -1},
+        {"sample_every": -1},
+        {"clip": -1.0},
+        {"clip": float("nan")},
+        {"epochs": 0.0},
+        {"epochs": float("nan")},
+        {"seed": -1},
+    ],
+    ids=str,
+)
+def test_an_impossible_training_value_is_refused_by_name(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"train.{next(iter(wrong))}"):
+        TrainConfig(**wrong)
+
+
+def test_a_run_without_a_length_is_refused() -> None:
+    with pytest.raises(UserError, match="length"):
+        TrainConfig(steps=None)
+
+
+def test_the_hint_for_a_micro_batch_lists_the_ones_that_work() -> None:
+    with pytest.raises(UserError) as refusal:
+        TrainConfig(batch=12, micro_batch=5)
+    assert "1, 2, 3, 4, 6, 12" in refusal.value.hint
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -1.0}, {"temperature": float("nan")}, {"sample_tokens": -1}], ids=str
+)
+def test_an_impossible_tracking_value_is_refused_by_name(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        TrackConfig(**wrong)
