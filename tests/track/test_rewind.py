@@ -86,10 +86,7 @@ def test_samples_survive_whatever_the_model_writes(
     step = data.draw(st.integers(0, len(texts)))
     whole, earlier = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("earlier")
     for folder, upto in ((whole, len(texts)), (earlier, step)):
-        sink = SamplesSink(folder)
-        for number, text in enumerate(texts[:upto], start=1):
-            sink.record(Sampled(number, "", text))
-        sink.close()
+        told(folder, [Sampled(number, "", text) for number, text in enumerate(texts[:upto], start=1)])
     rewind(whole, step)
     assert (whole / "samples.md").read_bytes() == (earlier / "samples.md").read_bytes()
 

@@ -33,11 +33,6 @@ def test_an_impossible_training_value_is_refused_by_name(wrong: dict[str, Any]) 
         TrainConfig(**wrong)
 
 
-def test_a_run_without_a_length_is_refused() -> None:
-    with pytest.raises(UserError, match="length"):
-        TrainConfig(steps=None)
-
-
 def test_the_hint_for_a_micro_batch_lists_the_ones_that_work() -> None:
     with pytest.raises(UserError) as refusal:
         TrainConfig(batch=12, micro_batch=5)

@@ -100,10 +100,10 @@ def free_name(runs: Path, wanted: str) -> str:
     return name
 
 
-def split_reference(reference: str) -> tuple[str, str]:
-    """`NAME@which` → its two parts; which is `latest` where nothing is said."""
+def split_reference(reference: str, otherwise: str = "latest") -> tuple[str, str]:
+    """`NAME@which` → its two parts; a folder's own name may hold an @ too."""
     name, at, which = reference.rpartition("@")
-    return (name, which) if at else (reference, "latest")
+    return (name, which) if at and "/" not in which else (reference, otherwise)
 
 
 def find(name: str, runs: Path) -> Run:
@@ -123,7 +123,7 @@ def list_runs(runs: Path) -> list[Run]:
 
 def load(reference: str, runs: Path, device: str = "cpu") -> Loaded:
     """The model that a reference names. `best` is meant where nothing is said: it is what people want to talk to."""
-    name, which = split_reference(reference if "@" in reference else f"{reference}@best")
+    name, which = split_reference(reference, otherwise="best")
     run = find(name, runs)
     checkpoint, damaged = store.find(run.checkpoints, which)
     model = GPT(run.model_config())

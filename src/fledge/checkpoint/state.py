@@ -81,15 +81,17 @@ def _optimizer_tensors(model: GPT, optimizer: torch.optim.Optimizer) -> Tensors:
 
 
 def _load_optimizer(model: GPT, optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+    """All of it or none: each parameter has every kind of memory (none has any before the first update)."""
     names = _names_by_index(model, optimizer)
-    state: dict[int, Tensors] = {}
+    kinds = {key.partition("/")[0] for key in tensors}
+    _refuse_difference("optimiser state", [f"{kind}/{name}" for kind in kinds for name in names], tensors)
+    shapes = {name: p.shape for name, p in model.named_parameters()}
     for key, tensor in tensors.items():
-        kind, _, name = key.partition("/")
-        if name not in names:
+        if tensor.ndim and tensor.shape != shapes[key.partition("/")[2]]:
             raise UserError(
-                f"the optimiser's state names '{name}', which this model lacks", "it belongs to another model"
+                f"the optimiser's '{key}' has shape {list(tensor.shape)}, not that of its weights", "restore the file"
             )
-        state.setdefault(names.index(name), {})[kind] = tensor
+    state = {i: {kind: tensors[f"{kind}/{name}"] for kind in kinds} for i, name in enumerate(names) if kinds}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

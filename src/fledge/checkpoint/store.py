@@ -10,8 +10,10 @@ complete. What is `latest` and what is `best` is read off the checkpoints themse
 """
 
 import contextlib
+import errno
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,14 +52,22 @@ def save(folder: Path, state: State) -> Checkpoint:
         except Damaged:
             shutil.rmtree(path)
     with atomic_folder(path) as inside:
-        save_file({k: v.contiguous() for k, v in state.weights.items()}, inside / "model.safetensors")
-        save_file({k: v.contiguous() for k, v in state.optimizer.items()}, inside / "optimizer.safetensors")
+        _write_tensors(state.weights, inside / "model.safetensors")
+        _write_tensors(state.optimizer, inside / "optimizer.safetensors")
         progress = {"step": state.step, "val_loss": state.val_loss, "rng": state.rng}
         (inside / "state.json").write_text(json.dumps(progress))
         hashes = {file.name: sha256(file) for file in sorted(inside.iterdir())}
         content = {"format": 1, "step": state.step, "val_loss": state.val_loss, "files": hashes}
         (inside / MANIFEST).write_bytes(_sealed(content))
     return Checkpoint(path, state.step, state.val_loss)
+
+
+def _write_tensors(tensors: Tensors, path: Path) -> None:
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:  # the operating system's own refusal is hidden in the words
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from None
 
 
 def _sealed(content: dict[str, Any]) -> bytes:
@@ -73,7 +83,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         content.pop("seal")
         if raw != _sealed(content):
             raise ValueError
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise Damaged(f"{path / MANIFEST} is damaged") from None
     return dict(content)
 

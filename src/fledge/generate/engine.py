@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fledge.base.machine import Machine
-from fledge.generate.sampling import Strategy, choose
+from fledge.generate.sampling import Only, Strategy, choose
 from fledge.model.cache import new_cache
 from fledge.model.gpt import GPT
 from fledge.tokens.stream import TextStream
@@ -56,6 +56,7 @@ def complete(
     if not ids:  # nothing to go on from: begin as a document begins
         ids = [tokenizer.end_of_text if tokenizer.end_of_text is not None else 0]
     stream = TextStream(tokenizer)
+    row = (Only(tokenizer.vocab_size), *row)
     for (token,) in generate(model, torch.tensor([ids]), row, machine, count, seed):
         if int(token) == tokenizer.end_of_text:
             break

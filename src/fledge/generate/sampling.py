@@ -12,6 +12,7 @@ from torch import Tensor
 from fledge.base.errors import UserError
 
 NEVER = float("-inf")
+COLDEST = 1e-4  # below this a division would overflow, and the best token is certain anyway
 
 
 class Strategy(Protocol):
@@ -53,6 +54,17 @@ class TopP:
 
 
 @dataclass(frozen=True)
+class Only:
+    """Only the first `size` ids: a model may have more places than its tokenizer has tokens."""
+
+    size: int
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        known = torch.arange(logits.shape[-1], device=logits.device) < self.size
+        return logits.masked_fill(~known, NEVER)
+
+
+@dataclass(frozen=True)
 class Greedy:
     """Only the very best; among equals the first."""
 
@@ -69,7 +81,7 @@ def strategies(temperature: float = 1.0, top_k: int | None = None, top_p: float 
         raise UserError(f"top-k cannot be {top_k}", "it is how many tokens may be chosen from: 1 or more")
     if top_p is not None and not 0 < top_p <= 1:
         raise UserError(f"top-p cannot be {top_p}", "it is a probability: above 0, at most 1")
-    if temperature == 0:
+    if temperature < COLDEST:
         return (Greedy(),)
     row: list[Strategy] = [Temperature(temperature)]
     if top_k is not None:

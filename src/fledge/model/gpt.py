@@ -36,6 +36,7 @@ class GPT(nn.Module):
     def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """ids [B, T] → what the model thinks at each place, just before it scores tokens. [B, T, C]"""
         cache = cache or self.no_cache
+        assert cache.length + ids.shape[1] <= self.config.context, "more tokens than the context holds"
         x = self.dropout(self.positions(self.embed(ids), cache.length))
         for block, layer_cache in zip(self.blocks, cache.layers, strict=True):
             x = block(x, layer_cache)

@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 
 from fledge.track.sinks import read_metrics
 
+Metrics = list[tuple[str, dict[str, list[float]]]]  # of each run its name and its columns
+
 PANELS = {
     "loss": ("train_loss", "loss (nats per token)"),
     "learning-rate": ("lr", "learning rate"),
@@ -23,7 +25,7 @@ PANELS = {
 
 def draw(runs: list[Path], folder: Path) -> list[Path]:
     """One picture a panel, and all of them on one sheet. Returns what was written."""
-    metrics = {run.name: read_metrics(run) for run in runs}
+    metrics = [(run.name, read_metrics(run)) for run in runs]
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     sheet, axes = plt.subplots(2, 3, figsize=(15, 8), layout="constrained")
@@ -41,9 +43,9 @@ def draw(runs: list[Path], folder: Path) -> list[Path]:
     return written
 
 
-def _panel(axis: Axes, metrics: dict[str, dict[str, list[float]]], name: str) -> None:
+def _panel(axis: Axes, metrics: Metrics, name: str) -> None:
     column, label = PANELS[name]
-    for number, (run, columns) in enumerate(metrics.items()):
+    for number, (run, columns) in enumerate(metrics):
         color = f"C{number}"
         steps, values = np.array(columns["step"]), np.array(columns[column])
         there = np.isfinite(values)

@@ -5,8 +5,11 @@ A sink that fails is taken out with one warning; training goes on.
 
 import csv
 import dataclasses
+import hashlib
 import importlib
 import json
+import math
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fledge.base.errors import UserError
+from fledge.base.files import write_atomic
 from fledge.track.events import Evaluated, Event, Noted, Sampled, Stepped
 
 METRICS = "metrics.csv"
@@ -46,20 +50,23 @@ class Tracker:
         self._sinks = list(sinks)
 
     def record(self, event: Event) -> None:
-        self._tell(lambda sink: sink.record(event))
+        for failure in self._tell(lambda sink: sink.record(event)):
+            print(f"warning: {failure}", file=sys.stderr)
+            self.record(Noted(event.step, failure))
 
     def close(self) -> None:
-        self._tell(lambda sink: sink.close())
+        for failure in self._tell(lambda sink: sink.close()):
+            print(f"warning: {failure}", file=sys.stderr)
 
-    def _tell(self, act: Callable[[Sink], None]) -> None:
+    def _tell(self, act: Callable[[Sink], None]) -> list[str]:
+        failures = []
         for sink in list(self._sinks):
             try:
                 act(sink)
             except Exception as error:
                 self._sinks.remove(sink)
-                text = f"{type(sink).__name__} failed and is switched off: {error}"
-                print(f"warning: {text}", file=sys.stderr)
-                self.record(Noted(0, text))
+                failures.append(f"{type(sink).__name__} failed and is switched off: {error}")
+        return failures
 
 
 class CSVSink:
@@ -107,7 +114,9 @@ class JSONLSink:
 
     def record(self, event: Event) -> None:
         line = {"event": type(event).__name__, "time": round(time.time(), 3), **dataclasses.asdict(event)}
-        self._file.write(json.dumps(line) + "\n")
+        # JSON has no word for NaN and infinity: what is no number is null.
+        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+        self._file.write(json.dumps(plain, allow_nan=False) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -118,16 +127,21 @@ class SamplesSink:
     """What the model wrote on its way, as a page to read."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = (folder / SAMPLES).open("a", encoding="utf-8")
+        self._file = (folder / SAMPLES).open("a", encoding="utf-8", newline="")
 
     def record(self, event: Event) -> None:
         if isinstance(event, Sampled):
-            fence = "````"
-            self._file.write(f"## Step {event.step}\n\n{fence}\n{event.prompt}{event.text}\n{fence}\n\n")
+            self._file.write(sample_in_words(event.step, event.prompt + event.text))
             self._file.flush()
 
     def close(self) -> None:
         self._file.close()
+
+
+def sample_in_words(step: int, text: str) -> str:
+    """A heading, and the text between fences longer than any it may hold itself."""
+    fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
+    return f"## Step {step}\n\n{fence}\n{text}\n{fence}\n\n"
 
 
 class TensorBoardSink:
@@ -153,7 +167,7 @@ class WandbSink:
     def __init__(self, folder: Path, project: str, config: dict[str, Any]) -> None:
         wandb: Any = need("wandb")
         self._run = wandb.init(
-            project=project, name=folder.name, dir=str(folder), config=config, id=folder.name, resume="allow"
+            project=project, name=folder.name, dir=str(folder), config=config, id=_own_id(folder), resume="allow"
         )
 
     def record(self, event: Event) -> None:
@@ -162,6 +176,11 @@ class WandbSink:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _own_id(folder: Path) -> str:
+    """The same for a run that goes on, another for a run of the same name elsewhere."""
+    return f"{folder.name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"
 
 
 def need(package: str) -> Any:
@@ -197,24 +216,26 @@ def rewind(folder: Path, step: int) -> None:
         _keep_lines(metrics, lambda line: not line[:1].isdigit() or int(line.partition(",")[0]) <= step)
     if (events := folder / EVENTS).exists():
         _keep_lines(events, lambda line: _step_of(line) <= step)
-    if (samples := folder / SAMPLES).exists():
-        text = samples.read_text(encoding="utf-8")
-        parts = text.split("## Step ")
-        kept = [p for p in parts[1:] if p.partition("\n")[0].isdigit() and int(p.partition("\n")[0]) <= step]
-        samples.write_text("".join(["", *[f"## Step {p}" for p in kept]]), encoding="utf-8")
+    if (folder / SAMPLES).exists():  # written anew from the events: a model may write headings and fences of its own
+        told = [json.loads(line) for line in _lines(events)] if events.exists() else []
+        page = [sample_in_words(e["step"], e["prompt"] + e["text"]) for e in told if e["event"] == "Sampled"]
+        write_atomic(folder / SAMPLES, "".join(page))
 
 
 def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
-        return float("inf")  # half a line: the process died while writing it
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # half a line: the process died while writing it
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines end at a newline and nowhere else, whatever a sample contains."""
+    return [line + "\n" for line in path.read_bytes().decode("utf-8", "replace").split("\n")[:-1]]
 
 
 def _keep_lines(path: Path, keep: Callable[[str], bool]) -> None:
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n") and keep(line)]
-    path.write_text("".join(whole), encoding="utf-8")
+    write_atomic(path, "".join(line for line in _lines(path) if keep(line)))
 
 
 def read_metrics(folder: Path) -> dict[str, list[float]]:

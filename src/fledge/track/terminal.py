@@ -7,6 +7,7 @@ what a verb reports on stdout stays clean.
 import itertools
 import math
 import time
+import unicodedata
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -18,6 +19,7 @@ from rich.text import Text
 
 from fledge.track.events import Ended, Evaluated, Event, Noted, Sampled, Saved, Started, Stepped
 
+UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, invisible marks that reorder text, separators of lines
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -148,7 +150,7 @@ def _sample(sample: Sampled) -> RenderableType:
 
 def printable(text: str) -> str:
     """Control characters could move a terminal's cursor; they are shown as '�'."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
+    return "".join("�" if unicodedata.category(c) in UNSAFE and c not in "\n\t" else c for c in text)
 
 
 class Lines:
