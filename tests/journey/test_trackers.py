@@ -44,7 +44,7 @@ def test_a_listener_that_cannot_begin_does_not_stop_the_training(
     plain = outcome_of(home.train("plain"))
     run = home.train("shaken", "--track.wandb", "true", "--track.project", "not/a#project?")  # W&B refuses this name
     assert outcome_of(run) == plain
-    assert "WandbSink" in capsys.readouterr().err
+    assert "warning: a tracker could not begin" in capsys.readouterr().err
 
 
 def test_tensorboard_changes_nothing_about_the_training(home, outcome_of: Outcome) -> None:

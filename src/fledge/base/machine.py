@@ -64,7 +64,7 @@ def choose_device(wanted: str = "auto") -> Choice:
         best = next(d for d in ("cuda", "mps", "cpu") if d in found)
         return Choice(best, why[best])
     if wanted not in found:
-        raise UserError(f"train.device '{wanted}' is not on this machine", f"it has: {', '.join(found)}")
+        raise UserError(f"the device '{wanted}' is not on this machine", f"it has: {', '.join(found)}")
     return Choice(wanted, "you asked for it")
 
 

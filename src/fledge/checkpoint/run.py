@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fledge.base.errors import UserError, nearest
-from fledge.base.files import atomic_folder, read_json, user_path, write_atomic
+from fledge.base.files import atomic_folder, read_json, user_path
 from fledge.base.settings import read_toml
 from fledge.checkpoint import store
 from fledge.checkpoint.state import load_weights
@@ -85,10 +85,6 @@ def refuse_existing(folder: Path) -> None:
             f"a run named '{folder.name}' exists already in '{folder.parent}'",
             f"choose another --run NAME, or go on with it: fledge resume {folder.name}",
         )
-
-
-def update_facts(run: Run, **facts: Any) -> None:
-    write_atomic(run.folder / FACTS, json.dumps({**run.facts(), **facts}, indent=1))
 
 
 def free_name(runs: Path, wanted: str) -> str:

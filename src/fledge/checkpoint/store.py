@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from fledge.base.errors import UserError
-from fledge.base.files import atomic_folder, remove_partials, sha256
+from fledge.base.files import PARTIAL, atomic_folder, remove_partials, sha256
 from fledge.checkpoint.state import State, Tensors
 
 MANIFEST = "manifest.json"
@@ -50,7 +50,7 @@ def save(folder: Path, state: State) -> Checkpoint:
         try:
             return verify(path)
         except Damaged:
-            shutil.rmtree(path)
+            remove(path)
     with atomic_folder(path) as inside:
         _write_tensors(state.weights, inside / "model.safetensors")
         _write_tensors(state.optimizer, inside / "optimizer.safetensors")
@@ -164,10 +164,19 @@ def prune(folder: Path, keep_last: int) -> None:
         keep.add(best.step)
     for checkpoint in good:
         if checkpoint.step not in keep:
-            remove(checkpoint)
+            remove(checkpoint.folder)
 
 
-def remove(checkpoint: Checkpoint) -> None:
-    """First what makes it a checkpoint: half a removed one must not be taken for a whole."""
-    (checkpoint.folder / MANIFEST).unlink()
-    shutil.rmtree(checkpoint.folder)
+def remove(folder: Path) -> None:
+    """First its name: half a removed checkpoint must not be taken for a whole or for a damaged one."""
+    doomed = folder.with_name(f"{PARTIAL}{folder.name}")
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def remove_later(folder: Path, step: int) -> None:
+    """Whatever stands after `step`, damaged or not: a run that goes on from there will write it again."""
+    for path in sorted(folder.glob(f"{PREFIX}*")):
+        number = path.name.removeprefix(PREFIX)
+        if number.isdigit() and int(number) > step:
+            remove(path)

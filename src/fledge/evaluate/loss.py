@@ -5,6 +5,7 @@ target exactly once, seen with what came before it in its window.
 """
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from fledge.model.gpt import GPT
 from fledge.tokens.shards import Split
 
 TOKENS_AT_ONCE = 16_384
+SCORES_AT_ONCE = 2**26  # a score for every token and every word of the vocabulary: a quarter of a gigabyte
 
 
 @dataclass(frozen=True)
@@ -36,30 +38,44 @@ def windows(length: int, context: int) -> list[tuple[int, int]]:
 
 
 @torch.inference_mode()
-def judge(model: GPT, split: Split, lengths: NDArray[np.int64], machine: Machine) -> Judgement:
-    """`lengths` says how many bytes of text each token stands for."""
+def judge(
+    model: GPT,
+    split: Split,
+    lengths: NDArray[np.int64],
+    machine: Machine,
+    watch: Callable[[Sequence[int]], Iterable[int]] = iter,
+) -> Judgement:
+    """`lengths` says how many bytes of text each token stands for; `watch` may show how far it has come."""
     context = model.config.context
     cuts = windows(len(split), context)
-    rows = max(1, TOKENS_AT_ONCE // context)
+    rows = max(1, min(TOKENS_AT_ONCE, SCORES_AT_ONCE // lengths.size) // context)
     nats = torch.zeros((), dtype=torch.float64)
     right, counted, spelled = 0, 0, 0
     was_training = model.training
     model.eval()
-    for first in range(0, len(cuts), rows):
-        ids = np.full((len(cuts[first : first + rows]), context + 1), IGNORE, dtype=np.int64)
-        for row, (start, count) in enumerate(cuts[first : first + rows]):
-            ids[row, : count + 1] = split.read(start, count + 1)
-        targets = torch.from_numpy(ids[:, 1:]).to(machine.device)
-        inputs = torch.from_numpy(ids[:, :-1].clip(min=0)).to(machine.device)
-        with machine.autocast():
-            logits = model(inputs)
-        nats += summed_cross_entropy(logits, targets).double().cpu()
-        right += int((logits.argmax(-1) == targets).sum())
-        valid = ids[:, 1:][ids[:, 1:] != IGNORE]
-        counted += len(valid)
-        spelled += int(lengths[valid].sum())
-    model.train(was_training)
+    try:
+        for first in watch(range(0, len(cuts), rows)):
+            ids = rows_of(split, cuts[first : first + rows], context)
+            inputs = torch.from_numpy(ids[:, :-1].clip(min=0)).to(machine.device)
+            targets = torch.from_numpy(ids[:, 1:]).to(machine.device)
+            with machine.autocast():
+                logits = model(inputs)
+            nats += summed_cross_entropy(logits, targets).double().cpu()
+            right += int((logits.argmax(-1) == targets).sum())
+            asked = ids[:, 1:][ids[:, 1:] != IGNORE]
+            counted += len(asked)
+            spelled += int(lengths[asked].sum())
+    finally:
+        model.train(was_training)
     loss = float(nats) / counted
     bits = float(nats) / math.log(2) / max(1, spelled)
     perplexity = math.exp(loss) if loss < 700 else math.inf
     return Judgement(split.name, loss, perplexity, bits, right / counted, counted, context)
+
+
+def rows_of(split: Split, cuts: Sequence[tuple[int, int]], context: int) -> NDArray[np.int64]:
+    """A window a row, one token longer than the context; what a short window lacks is IGNORE."""
+    ids = np.full((len(cuts), context + 1), IGNORE, dtype=np.int64)
+    for row, (start, count) in enumerate(cuts):
+        ids[row, : count + 1] = split.read(start, count + 1)
+    return ids

@@ -31,13 +31,13 @@ class Temperature:
 
 @dataclass(frozen=True)
 class TopK:
-    """Only the k best."""
+    """Only the k best; among equals the first."""
 
     k: int
 
     def __call__(self, logits: Tensor) -> Tensor:
-        worst = logits.topk(min(self.k, logits.shape[-1])).values[..., -1:]
-        return logits.masked_fill(logits < worst, NEVER)
+        best = logits.sort(descending=True, stable=True).indices[..., : self.k]
+        return torch.full_like(logits, NEVER).scatter(-1, best, logits.gather(-1, best))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from fledge.base import machine as machines
 from fledge.base.errors import UserError
 from fledge.checkpoint import run as run_folder
 from fledge.evaluate.loss import judge
-from fledge.recipes.screen import report, say
+from fledge.recipes.screen import progress, report, say
 from fledge.recipes.settings import settle
 from fledge.tokens.shards import open_dataset
 from fledge.tokens.tokenizer import byte_lengths, fingerprint
@@ -28,7 +28,13 @@ def run(args: argparse.Namespace) -> None:
         )
     # In the precision of the training, where the hardware has it: then the figures are those of the run.
     machine = machines.choose(device, settings.train.dtype if machines.has_bf16_units(device) else "float32")
-    found = judge(loaded.model, dataset.split(args.split), byte_lengths(loaded.tokenizer), machine)
+    found = judge(
+        loaded.model,
+        dataset.split(args.split),
+        byte_lengths(loaded.tokenizer),
+        machine,
+        watch=lambda windows: progress(windows, "judging"),
+    )
     answer = {"run": loaded.run.name, "step": loaded.checkpoint.step, **asdict(found), "dtype": machine.dtype}
     words = (
         f"{loaded.run.name} at step {loaded.checkpoint.step:,}, {found.split} split:"

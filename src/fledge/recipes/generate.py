@@ -16,6 +16,8 @@ from fledge.track.terminal import printable
 def run(args: argparse.Namespace) -> None:
     if args.tokens < 0:
         raise UserError(f"--tokens cannot be {args.tokens}", "it takes a whole number from 0 up")
+    if not 0 <= args.seed < 2**63:
+        raise UserError(f"--seed cannot be {args.seed}", "it takes a whole number from 0 up")
     row = strategies(0.0 if args.greedy else args.temperature, args.top_k, args.top_p)
     # Text is drawn in fp32: one sequence is bound by memory, and the same seed then writes the same text everywhere.
     machine = machines.choose(args.device, "float32")

@@ -37,12 +37,10 @@ def resume(reference: str, runs: Path) -> Outcome:
     good, damaged = store.listed(run.checkpoints)
     for what in damaged:
         say(f"warning: {what}; it is passed over")
-    checkpoint = store.find(run.checkpoints, which)[0] if good else None
+    checkpoint = store.find(run.checkpoints, which)[0] if good or which != "latest" else None
     if checkpoint and checkpoint.step >= settings.train.steps:
         raise UserError(f"'{run.name}' is finished: it has made all its {checkpoint.step} steps", "train a new run")
-    for later in good:
-        if checkpoint and later.step > checkpoint.step:
-            store.remove(later)
+    store.remove_later(run.checkpoints, checkpoint.step if checkpoint else -1)
     rewind(run.folder, checkpoint.step if checkpoint else -1)
     say(f"going on with '{run.name}' after step {checkpoint.step}" if checkpoint else f"'{run.name}' begins anew")
     return Training(run, settings, machine, dataset).go(store.load(checkpoint) if checkpoint else None)

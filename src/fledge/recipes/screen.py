@@ -1,9 +1,10 @@
 """How verbs talk: words for people on stderr, the one thing that was asked for on stdout."""
 
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TypeVar
+
+from fledge.base.files import to_json
 
 T = TypeVar("T")
 
@@ -15,7 +16,7 @@ def say(text: str) -> None:
 
 def report(value: Any, *, as_json: bool, text: str) -> None:
     """The result: one JSON document, or words."""
-    print(json.dumps(value, indent=1) if as_json else text, flush=True)
+    print(to_json(value, indent=1) if as_json else text, flush=True)
 
 
 def progress(items: Iterable[T], label: str) -> Iterator[T]:

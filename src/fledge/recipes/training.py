@@ -9,12 +9,14 @@ Used by train, resume and demo. Everything here can be thrown away and built aga
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 
+import torch
 from rich.console import Console
 
-from fledge.base.errors import Interrupted
+from fledge.base.errors import Interrupted, UserError
 from fledge.base.machine import Machine, find_compiler
 from fledge.base.settings import to_layer
 from fledge.batches.loader import Loader
@@ -29,6 +31,7 @@ from fledge.model.count import parameters
 from fledge.model.init import build as build_model
 from fledge.optim.groups import build_optimizer
 from fledge.optim.schedule import multiplier
+from fledge.recipes.screen import say
 from fledge.recipes.settings import Settings
 from fledge.tokens.shards import Dataset
 from fledge.tokens.tokenizer import byte_lengths
@@ -85,13 +88,14 @@ class Training:
 
     def go(self, state: State | None = None) -> Outcome:
         """From `state`, or from the beginning, to the last step. A signal saves and raises `Interrupted`."""
+        torch.manual_seed(self.settings.train.seed)  # dropout draws from torch's own generator
         if state is not None:
             restore(state, self.model, self.optimizer)
             if best := store.best_of(store.complete(self.run.checkpoints)):
                 self.best_step, self.best_loss = best.step, best.val_loss or math.inf
         reached = state.step if state else 0
         begun = time.perf_counter()
-        self.tracker = Tracker(self._sinks())
+        self.tracker = Tracker(self._sinks(reached))
         with StopSignals() as signals:
             try:
                 self._announce(reached)
@@ -111,13 +115,22 @@ class Training:
         best = store.best_of(store.complete(self.run.checkpoints))
         return Outcome(self.run.name, str(self.run.folder), reached, best.val_loss if best else None)
 
-    def _sinks(self) -> list[Sink]:
+    def _sinks(self, reached: int) -> list[Sink]:
+        """Files and screen, which must work, and guests, which may fail: training does not depend on them."""
         track, folder = self.settings.track, self.run.folder
         sinks: list[Sink] = [CSVSink(folder), JSONLSink(folder), SamplesSink(folder), view(Console(stderr=True))]
+        guests: list[Callable[[], Sink]] = []
         if track.tensorboard:
-            sinks.append(TensorBoardSink(folder))
+            guests.append(lambda: TensorBoardSink(folder, reached))
         if track.wandb:
-            sinks.append(WandbSink(folder, track.project, to_layer(self.settings)))
+            guests.append(lambda: WandbSink(folder, track.project, to_layer(self.settings)))
+        for guest in guests:
+            try:
+                sinks.append(guest())
+            except UserError:
+                raise
+            except Exception as error:
+                say(f"warning: a tracker could not begin, training goes on without it: {error}")
         return sinks
 
     def _announce(self, step: int) -> None:

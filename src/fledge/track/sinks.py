@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fledge.base.errors import UserError
-from fledge.base.files import write_atomic
+from fledge.base.files import to_json, write_atomic
 from fledge.track.events import Evaluated, Event, Noted, Sampled, Stepped
 
 METRICS = "metrics.csv"
@@ -114,9 +114,7 @@ class JSONLSink:
 
     def record(self, event: Event) -> None:
         line = {"event": type(event).__name__, "time": round(time.time(), 3), **dataclasses.asdict(event)}
-        # JSON has no word for NaN and infinity: what is no number is null.
-        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
-        self._file.write(json.dumps(plain, allow_nan=False) + "\n")
+        self._file.write(to_json(line) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -145,11 +143,12 @@ def sample_in_words(step: int, text: str) -> str:
 
 
 class TensorBoardSink:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, reached: int = 0) -> None:
         need("tensorboard")
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
+        # What an earlier process told of later steps is taken back: they will come again.
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=reached + 1 if reached else None)
 
     def record(self, event: Event) -> None:
         for name, value in scalars(event).items():
