@@ -38,20 +38,21 @@ def run(args: argparse.Namespace) -> None:
     begun = time.perf_counter()
     settings = resolve("demo", [])
     machine = machines.choose()
-    say(f"1. machine   {machines.cores()} cores; training on {machine.device} in {machine.dtype}. More: fledge doctor")
+    tell(
+        "1. machine", f"{machines.cores()} cores; training on {machine.device} in {machine.dtype}. More: fledge doctor"
+    )
+    tell("2. text", "the standard library of your own Python, and its language reference")
     dataset = ensure(settings.data, settings.tokenizer, check=lambda made: complete(settings, made, machine))
     tokens, size = len(dataset.split("train")), dataset.tokenizer.vocab_size
-    say("2. text      the standard library of your own Python, and its language reference")
-    say(f"3. tokens    every character becomes one of {size} numbers: {tokens:,} to learn from")
+    tell("3. tokens", f"cut into pieces, of which there are {size:,}: {tokens:,} of them to learn from")
     settings = fit_to_time(settings, machine, dataset, 60 * args.minutes - OVERHEAD)
     model, steps = settings.model, settings.train.steps
-    say(
-        f"4. model     {model.n_layer} blocks, {model.n_embd} wide: {parameters(model):,} numbers, drawn at random;"
-        f" {steps:,} steps fit into {args.minutes:g} minutes here"
+    tell("4. model", f"{model.n_layer} blocks, {model.n_embd} wide: {parameters(model):,} numbers, drawn at random")
+    tell(
+        "5. training",
+        f"{steps:,} steps fit into {args.minutes:g} minutes on this machine; each shows the model some text,",
     )
-    say(
-        "5. training  each step shows it some text, and moves every number a little to make the next character likelier"
-    )
+    tell("", "and moves every number a little, so that the true next piece becomes likelier")
     outcome = train(settings, args.runs, name=None, base_name="demo")
     pictures = draw([Path(outcome.folder)], Path(outcome.folder) / "plots")
     answer = {
@@ -60,6 +61,11 @@ def run(args: argparse.Namespace) -> None:
         "seconds": time.perf_counter() - begun,
     }
     report(answer, as_json=args.json, text=closing(answer, outcome, pictures[-1]))
+
+
+def tell(name: str, text: str) -> None:
+    """What happens now, in a line."""
+    say(f"{name:<12} {text}")
 
 
 def fit_to_time(settings: Settings, machine: Machine, dataset: Dataset, seconds: float) -> Settings:
@@ -112,7 +118,7 @@ what it writes after {outcome.step:,} steps:
 Everything else about this run lies in {shown(Path(outcome.folder))}.
 
 what next:
-  fledge generate {name} --prompt 'class '      let it write
+  fledge generate {name} --prompt 'class'       let it write
   fledge eval {name}                            judge it on text it has not seen
   fledge train demo --train.steps 10000         train longer
   fledge train demo --data.corpus FILE          train on your own text

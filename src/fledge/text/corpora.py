@@ -26,7 +26,6 @@ class Corpus:
     licence: str
     network: bool
     documents: Callable[[], Iterator[Document]]
-    prompt: str = "\n"  # a natural beginning, for samples
 
     def version(self) -> str:
         """What the text depends on besides the name; part of a prepared dataset's address in the cache."""
@@ -106,7 +105,6 @@ CORPORA = {
             "PSF-2.0",
             network=False,
             documents=python_library,
-            prompt="def ",
         ),
         Corpus(
             "shakespeare",
@@ -116,7 +114,6 @@ CORPORA = {
             "public domain",
             network=True,
             documents=shakespeare,
-            prompt="\n",
         ),
     )
 }

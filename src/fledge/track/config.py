@@ -12,7 +12,7 @@ class TrackConfig:
     wandb: bool = setting(False, "send to Weights & Biases too: pip install 'fledge[wandb]'")
     tensorboard: bool = setting(False, "write TensorBoard files too: pip install 'fledge[tensorboard]'")
     project: str = setting("fledge", "project name at Weights & Biases")
-    prompt: str | None = setting(None, "how samples during training begin; unset: as the corpus does")
+    prompt: str | None = setting(None, "how samples during training begin; unset: as a document begins")
     sample_tokens: int = setting(200, "length of a sample")
     temperature: float = setting(0.8, "boldness of samples: 0 is greedy")
 
