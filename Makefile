@@ -1,6 +1,6 @@
 # make demo     install, then the whole journey: text → tokens → training → samples
 # make test     install what the tests need, then run them all
-# make check    style, types, layers, generated pages
+# make check    style, types, layers
 # make lock     renew constraints.txt from what is installed and tested
 
 PYTHON ?= python3

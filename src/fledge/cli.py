@@ -4,13 +4,15 @@ Here are dispatch and the last word on errors. What each verb takes stands in ve
 """
 
 import argparse
+import contextlib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 
 from fledge import __version__
-from fledge.base.errors import Interrupted, UserError, from_os_error, nearest
+from fledge.base.errors import Interrupted, UserError, from_system, nearest
 from fledge.verbs import JOURNEY, VERBS, Parser, Verb, common_arguments
 
 
@@ -41,9 +43,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"unknown verb '{name}'", nearest(name, VERBS) or "fledge --help lists the verbs")
     verb = VERBS[name]
     parser = parser_of(name, verb)
-    words, settings = split_settings(words)
+    words, settings = split_settings(words) if verb.settings else (words, [])
     args, rest = parser.parse_known_args(words)
-    if rest := rest or ([] if verb.settings else settings):
+    if rest:
         wrong = rest[0].partition("=")[0]
         known = [option for action in parser._actions for option in action.option_strings]
         raise UserError(f"unknown argument '{wrong}'", nearest(wrong, known) or f"see: fledge {name} --help")
@@ -71,8 +73,16 @@ def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return rest, settings
 
 
+def tell(text: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(text, file=sys.stderr)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without our letters still gets the others
     debug = "--debug" in argv
     try:
         if not argv or argv[0] in ("-h", "--help", "help"):
@@ -83,22 +93,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         args = parse(argv)
         importlib.import_module(f"fledge.recipes.{VERBS[args.verb].recipe or args.verb}").run(args)
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
         return 0
     except Interrupted as stop:
-        print(f"stopped, and everything is saved; go on with: {stop.resume_with}", file=sys.stderr)
+        tell(f"stopped, and everything is saved; go on with: {stop.resume_with}")
         return stop.code
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        tell("stopped")
         return 130
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (UserError, OSError) as error:
+    except (UserError, OSError, MemoryError) as error:
         if debug:
             raise
-        mistake = error if isinstance(error, UserError) else from_os_error(error)
-        print(f"error: {one_line(mistake.message)}\nhint: {one_line(mistake.hint)}", file=sys.stderr)
+        mistake = error if isinstance(error, UserError) else from_system(error)
+        tell(f"error: {one_line(mistake.message)}\nhint: {one_line(mistake.hint)}")
         return 2
 
 

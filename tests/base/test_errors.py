@@ -5,12 +5,12 @@ import os
 
 import pytest
 
-from fledge.base.errors import Interrupted, UserError, from_os_error, nearest
+from fledge.base.errors import Interrupted, UserError, from_system, nearest
 
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode))
 def test_every_refusal_of_the_system_becomes_one_line_and_a_hint(number: int) -> None:
-    mistake = from_os_error(OSError(number, os.strerror(number), "some/file"))
+    mistake = from_system(OSError(number, os.strerror(number), "some/file"))
     for text in (mistake.message, mistake.hint):
         assert text
         assert len(text.splitlines()) == 1
@@ -27,13 +27,13 @@ def test_every_refusal_of_the_system_becomes_one_line_and_a_hint(number: int) ->
     ],
 )
 def test_common_refusals_are_named_in_plain_words_with_the_file(number: int, word: str) -> None:
-    message = from_os_error(OSError(number, os.strerror(number), "some/file")).message
+    message = from_system(OSError(number, os.strerror(number), "some/file")).message
     assert word in message
     assert "'some/file'" in message
 
 
 def test_a_refusal_without_a_file_names_none() -> None:
-    assert "None" not in from_os_error(OSError(errno.ENOSPC, "No space left on device")).message
+    assert "None" not in from_system(OSError(errno.ENOSPC, "No space left on device")).message
 
 
 def test_the_nearest_word_is_offered_only_when_it_is_near() -> None:

@@ -61,15 +61,15 @@ def test_without_a_compiler_on_the_path_the_reason_is_told(tmp_path: Path, monke
     assert "compiler" in choice.why
 
 
-def test_the_compiler_that_the_environment_names_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_compiler_that_the_environment_names_is_the_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("g++", "my-compiler"):
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CXX", "my-compiler")
     assert machines.find_compiler("cpu").value == str(tmp_path / "my-compiler")
-    monkeypatch.setenv("CXX", "absent-compiler")
-    assert machines.find_compiler("cpu").value == str(tmp_path / "g++")
+    monkeypatch.setenv("CXX", "absent-compiler")  # torch would take it at its word, so we do
+    assert machines.find_compiler("cpu").value == ""
 
 
 def test_the_machine_can_say_what_it_is() -> None:

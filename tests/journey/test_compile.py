@@ -1,6 +1,8 @@
 """torch.compile changes the speed and nothing else, and a machine without a compiler trains all the same."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,3 +32,15 @@ def test_without_a_compiler_training_goes_on_and_says_so_in_a_line(
     assert len(warnings) == 1
     assert "no C++ compiler" in warnings[0]
     assert '"compiled": false' in (run / "events.jsonl").read_text()
+
+
+@pytest.mark.parametrize("compiler", ["/bin/false", "/nonexistent/c++"])
+def test_a_compiler_that_does_not_work_is_no_reason_not_to_train(
+    home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], compiler: str
+) -> None:
+    monkeypatch.setenv("CXX", compiler)
+    code = "import sys; from fledge.cli import main; sys.exit(main(sys.argv[1:]))"
+    words = home.training("slow", "--train.compile", "true")
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)  # torch reads CXX once
+    assert done.returncode == 0, done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith("warning: ")]) == 1

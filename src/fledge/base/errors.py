@@ -32,8 +32,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else ""
 
 
-def from_os_error(error: OSError) -> UserError:
-    """The operating system's refusals, in words that help."""
+def from_system(error: OSError | MemoryError) -> UserError:
+    """The system's refusals, in words that help."""
+    if isinstance(error, MemoryError):
+        return UserError("this does not fit into memory", "make the batch, the context or the model smaller")
     where = f" '{error.filename}'" if error.filename else ""
     reasons = {
         errno.ENOSPC: (f"the disk is full: could not write{where}", "free some space, then run the same command again"),

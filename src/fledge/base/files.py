@@ -5,6 +5,8 @@ flushed to the disk, and renamed. Knows nothing of what the files mean.
 """
 
 import contextlib
+import fcntl
+import glob
 import hashlib
 import json
 import math
@@ -73,7 +75,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _temporary_folder(path: Path) -> Iterator[Path]:
-    temporary = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}{path.name}-", dir=path.parent))
+    _remove_orphans(path)
+    temporary = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}{path.name}-{os.getpid()}-", dir=path.parent))
     try:
         yield temporary
         for file in temporary.rglob("*"):
@@ -86,6 +89,24 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _remove_orphans(path: Path) -> None:
+    """What processes that are no more left of earlier attempts."""
+    for leftover in path.parent.glob(f"{PARTIAL}{glob.escape(path.name)}-*"):
+        owner = leftover.name.removeprefix(f"{PARTIAL}{path.name}-").partition("-")[0]
+        if owner.isdigit() and not _alive(int(owner)):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's, and there
+    return True
 
 
 @contextlib.contextmanager
@@ -122,6 +143,17 @@ def sync_folder(path: Path) -> None:
         pass  # some file systems cannot sync a folder; the rename itself is still atomic
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: UserError) -> Iterator[None]:
+    """Hold the lock `path` for the time of the block. It dies with its process, however that dies."""
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise busy from None
+        yield
 
 
 def remove_partials(folder: Path) -> None:

@@ -3,6 +3,8 @@
 Decides device, dtype and compiler, and can say why. Moves no tensors and wraps no models.
 """
 
+import contextlib
+import math
 import os
 import platform
 import shutil
@@ -14,6 +16,7 @@ from typing import Literal, cast
 import torch
 
 from fledge.base.errors import UserError
+from fledge.base.files import cache_dir, read_json, to_json, write_atomic
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WORTH_IT = 1.5  # bf16 must beat fp32 by this much before its lost digits are worth it
@@ -87,34 +90,44 @@ def choose_dtype(device: str, wanted: str = "auto") -> Choice:
         return Choice("float32", f"this {device} has no bf16 matrix units")
     if device == "cuda":
         return Choice("bfloat16", "the GPU has bf16 matrix units")
-    slow, fast = matmul_rate("float32"), matmul_rate("bfloat16")
+    slow, fast = matmul_rates()
     measured = f"measured {fast:.0f} GFLOP/s in bf16 against {slow:.0f} in fp32"
     return Choice("bfloat16" if fast > WORTH_IT * slow else "float32", measured)
 
 
-def matmul_rate(dtype: str, device: str = "cpu", seconds: float = 0.4, size: int = 768) -> float:
-    """GFLOP/s of plain matrix products; a second is enough for an honest figure."""
-    a = torch.randn(size, size, device=device, dtype=DTYPES[dtype])
-    rounds, spent = 0, 0.0
-    for _ in range(3):
-        a @ a  # warm up: threads, caches, kernel choice
-    start = time.perf_counter()
-    while spent < seconds:
-        (a @ a).sum().item()
-        rounds += 1
-        spent = time.perf_counter() - start
-    return 2 * size**3 * rounds / spent / 1e9
+def matmul_rates(seconds: float = 0.8, size: int = 768) -> tuple[float, float]:
+    """GFLOP/s of plain matrix products on the CPU, in fp32 and in bf16.
+
+    In turns, and the best of each counts: whatever else the machine does then slows both or neither. The answer is
+    remembered, so that the same machine decides the same way every time.
+    """
+    key = f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    memory = cache_dir() / "machine.json"
+    with contextlib.suppress(OSError, UserError, KeyError, TypeError, ValueError):
+        known = read_json(memory, "what is known of this machine")[key]
+        return float(known["float32"]), float(known["bfloat16"])
+    fastest = dict.fromkeys(("float32", "bfloat16"), math.inf)
+    tables = {name: torch.randn(size, size, dtype=DTYPES[name]) for name in fastest}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or math.inf in fastest.values():
+        for name, table in tables.items():
+            table @ table  # caches and kernels are warm for the one that is timed
+            begin = time.perf_counter()
+            table @ table
+            fastest[name] = min(fastest[name], time.perf_counter() - begin)
+    rates = {name: 2 * size**3 / spent / 1e9 for name, spent in fastest.items()}
+    with contextlib.suppress(OSError, UserError):
+        write_atomic(memory, to_json({key: rates}))
+    return rates["float32"], rates["bfloat16"]
 
 
 def find_compiler(device: str) -> Choice:
     """torch.compile writes C++ for a CPU and Triton for a GPU; the first needs a compiler on the machine."""
     if device == "mps":
         return Choice("", "torch.compile is not used on Apple GPUs")
-    name = os.environ.get("CXX") or "g++"
-    for candidate in dict.fromkeys((name, "g++", "clang++")):
-        if path := shutil.which(candidate):
-            return Choice(path, "found")
-    return Choice("", f"no C++ compiler ({name}) on the PATH")
+    name = os.environ.get("CXX") or ("clang++" if platform.system() == "Darwin" else "g++")  # those that torch takes
+    path = shutil.which(name)
+    return Choice(path, "found") if path else Choice("", f"no C++ compiler ({name}) on the PATH")
 
 
 def choose(device: str = "auto", dtype: str = "auto") -> Machine:

@@ -17,11 +17,25 @@ from fledge.base.errors import UserError, nearest
 
 Layer = Mapping[str, Mapping[str, Any]]  # section → key → value
 T = TypeVar("T")
+MOST = 2**31
 
 
 def setting(default: Any, help: str) -> Any:
     """A dataclass field with a default and one line that says what it does."""
     return dataclasses.field(default=default, metadata={"help": help})
+
+
+def refuse_odd_counts(config: Any, section: str, names: Iterable[str]) -> None:
+    """These settings count things: whole numbers from 1 up, and not beyond what any machine holds."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not 1 <= value <= MOST:
+            raise UserError(f"{section}.{name} cannot be {value}", "it takes a whole number from 1 up")
+
+
+def divisors(whole: int) -> str:
+    """What divides `whole`, for a hint; of a very large number only the small ones."""
+    return ", ".join(str(n) for n in range(1, min(whole, 4096) + 1) if whole % n == 0)
 
 
 def read_toml(path: Path) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fledge.base.errors import UserError
-from fledge.base.settings import setting
+from fledge.base.settings import refuse_odd_counts, setting
 
 
 @dataclass(frozen=True)
@@ -24,5 +24,4 @@ class DataConfig:
                 f"data.val = {self.val} and data.test = {self.test} leave nothing to train on",
                 "they are shares of the text: 0.05 is one twentieth",
             )
-        if self.stride is not None and self.stride < 1:
-            raise UserError(f"data.stride cannot be {self.stride}", "it takes a whole number from 1 up")
+        refuse_odd_counts(self, "data", ["stride"])

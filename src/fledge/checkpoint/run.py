@@ -7,12 +7,13 @@ Here it is made, found by name, and read. A run is called `NAME`, `NAME@best`, `
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fledge.base.errors import UserError, nearest
-from fledge.base.files import atomic_folder, read_json, user_path
+from fledge.base.files import atomic_folder, locked, read_json, user_path
 from fledge.base.settings import read_toml
 from fledge.checkpoint import store
 from fledge.checkpoint.state import load_weights
@@ -37,11 +38,22 @@ class Run:
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
+    def alone(self) -> AbstractContextManager[None]:
+        """For the time of the block no other process writes into this run."""
+        busy = UserError(f"'{self.name}' is being trained by another process", "wait for it, or stop it first")
+        return locked(self.folder / ".lock", busy)
+
     def config(self) -> dict[str, dict[str, Any]]:
         return read_toml(self.folder / CONFIG)
 
     def facts(self) -> dict[str, Any]:
         return read_json(self.folder / FACTS, "the run's record")
+
+    def fact(self, key: str) -> str:
+        value = self.facts().get(key)
+        if not isinstance(value, str):
+            raise UserError(f"'{self.folder / FACTS}' is damaged: it lacks {key}", "restore it from a copy")
+        return value
 
     def tokenizer(self) -> Tokenizer:
         return tokenizers.load(self.folder / "tokenizer.json")

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import re
 import shutil
 from dataclasses import dataclass
@@ -117,7 +118,7 @@ def load_weights(checkpoint: Checkpoint) -> Tensors:
 def complete(folder: Path) -> list[Checkpoint]:
     """Those that have a manifest, oldest first, without reading the rest: cheap enough for every save."""
     found = []
-    for path in sorted(folder.glob(f"{PREFIX}*")):
+    for path in _folders(folder):
         with contextlib.suppress(Damaged):
             manifest = _read_manifest(path)
             found.append(Checkpoint(path, manifest["step"], manifest["val_loss"]))
@@ -127,7 +128,7 @@ def complete(folder: Path) -> list[Checkpoint]:
 def listed(folder: Path) -> tuple[list[Checkpoint], list[str]]:
     """The checkpoints that are complete and unchanged, oldest first, and what is wrong with the others."""
     good, bad = [], []
-    for path in sorted(folder.glob(f"{PREFIX}*")):
+    for path in _folders(folder):
         try:
             good.append(verify(path))
         except Damaged as error:
@@ -136,23 +137,41 @@ def listed(folder: Path) -> tuple[list[Checkpoint], list[str]]:
 
 
 def find(folder: Path, which: str = "latest") -> tuple[Checkpoint, list[str]]:
-    """`latest`, `best` or a step; and, to be said aloud, which damaged ones were passed over."""
-    good, bad = listed(folder)
-    if which == "latest" and good:
-        return good[-1], bad
-    if which == "best" and good:
-        return best_of(good) or good[-1], bad
-    for checkpoint in good:
-        if str(checkpoint.step) == which:
-            return checkpoint, bad
-    have = ", ".join(str(c.step) for c in good) or "none"
-    damage = f" ({'; '.join(bad)})" if bad else ""
+    """`latest`, `best` or a step; and, to be said aloud, which damaged ones were passed over.
+
+    Only what may be the answer is read whole: the others cost a look at their manifest.
+    """
+    candidates = complete(folder)
+    whole = {c.folder for c in candidates}
+    bad = [f"{path / MANIFEST} is damaged" for path in _folders(folder) if path not in whole]
+    if which == "best":
+        candidates.sort(key=_worth)
+    elif which != "latest":
+        candidates = [c for c in candidates if str(c.step) == which]
+    for candidate in reversed(candidates):
+        try:
+            return verify(candidate.folder), bad
+        except Damaged as error:
+            bad.append(str(error))
+    have = ", ".join(str(c.step) for c in listed(folder)[0]) or "none"
+    damage = f" ({'; '.join(sorted(bad))})" if bad else ""
     raise UserError(f"no checkpoint '{which}' in '{folder}'{damage}", f"latest, best, or one of these steps: {have}")
 
 
+def _folders(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{PREFIX}*"))
+
+
 def best_of(checkpoints: list[Checkpoint]) -> Checkpoint | None:
-    measured = [c for c in checkpoints if c.val_loss is not None and c.val_loss == c.val_loss]
-    return min(measured, key=lambda c: (c.val_loss, c.step), default=None)
+    best = max(checkpoints, key=_worth, default=None)
+    return best if best and best.val_loss is not None and not math.isnan(best.val_loss) else None
+
+
+def _worth(checkpoint: Checkpoint) -> tuple[float, int]:
+    """A low validation loss, and of equals the earlier; one that was never judged comes last."""
+    loss = checkpoint.val_loss
+    judged = loss is not None and not math.isnan(loss)
+    return (-loss, -checkpoint.step) if judged and loss is not None else (-math.inf, checkpoint.step)
 
 
 def prune(folder: Path, keep_last: int) -> None:
@@ -176,7 +195,7 @@ def remove(folder: Path) -> None:
 
 def remove_later(folder: Path, step: int) -> None:
     """Whatever stands after `step`, damaged or not: a run that goes on from there will write it again."""
-    for path in sorted(folder.glob(f"{PREFIX}*")):
+    for path in _folders(folder):
         number = path.name.removeprefix(PREFIX)
         if number.isdigit() and int(number) > step:
             remove(path)

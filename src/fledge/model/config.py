@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fledge.base.errors import UserError
-from fledge.base.settings import setting
+from fledge.base.settings import divisors, refuse_odd_counts, setting
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,8 @@ class ModelConfig:
     attention: Literal["fast", "readable"] = setting("fast", "fused kernel, or every step spelled out")
 
     def __post_init__(self) -> None:
-        for name in ("n_layer", "n_head", "n_kv_head", "n_embd", "head_dim", "context", "vocab_size", "mlp_width"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"model.{name} cannot be {value}", "it takes a whole number from 1 up")
+        counts = ("n_layer", "n_head", "n_kv_head", "n_embd", "head_dim", "context", "vocab_size", "mlp_width")
+        refuse_odd_counts(self, "model", counts)
         if not 0 <= self.dropout < 1:
             raise UserError(
                 f"model.dropout cannot be {self.dropout}", "it takes a number from 0 up to, not including, 1"
@@ -43,10 +41,9 @@ class ModelConfig:
                 f"use n_embd {below or self.n_head} or {below + self.n_head}, or set model.head_dim",
             )
         if self.n_head % self.kv_heads:
-            valid = [str(n) for n in range(1, self.n_head + 1) if self.n_head % n == 0]
             raise UserError(
                 f"model.n_kv_head = {self.n_kv_head} does not divide model.n_head = {self.n_head}",
-                f"it can be {', '.join(valid)}",
+                f"it can be {divisors(self.n_head)}",
             )
         if self.positions == "rotary" and self.head_width % 2:
             raise UserError(

@@ -4,6 +4,7 @@ sources → documents → tokenizer → splits → ids → shards → dataset.js
 """
 
 import argparse
+import errno
 import hashlib
 import json
 import shutil
@@ -29,7 +30,6 @@ from fledge.tokens.fast import FastTokenizer
 from fledge.tokens.shards import Dataset
 from fledge.tokens.tokenizer import Tokenizer
 
-BPE_VOCABULARY = 4096  # a good size for a few megabytes of text and a small model
 MANY_DOCUMENTS = 100  # from here on a split by whole documents is fair to every split
 
 
@@ -64,7 +64,12 @@ def ensure(data: DataConfig, tokenizer: TokenizerConfig, check: Check = lambda _
             say(f"warning: {error.message}; it is prepared anew")
             shutil.rmtree(folder)
     say(f"preparing '{data.corpus}' first: text → tokens, kept in {folder}")
-    return prepare([data.corpus], tokenizer, data, folder, check)
+    try:
+        return prepare([data.corpus], tokenizer, data, folder, check)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return shards.open_dataset(folder)  # another process was faster
 
 
 def prepare(
@@ -93,7 +98,9 @@ def make_tokenizer(documents: Sequence[Document], config: TokenizerConfig) -> To
     special = tokenizers.END_OF_TEXT if config.end_of_text else None
     texts = (document.text for document in documents)
     if config.kind == "bpe":
-        return FastTokenizer.train(texts, config.vocab_size or BPE_VOCABULARY, special, exact=bool(config.vocab_size))
+        return FastTokenizer.train(
+            texts, config.vocab_size or config.usual_size, special, exact=bool(config.vocab_size)
+        )
     return CharTokenizer.train(texts, config.vocab_size, config.unknown, special)
 
 

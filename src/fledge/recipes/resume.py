@@ -8,6 +8,8 @@ from fledge.base import machine as machines
 from fledge.base.errors import UserError
 from fledge.checkpoint import run as run_folder
 from fledge.checkpoint import store
+from fledge.checkpoint.run import Run
+from fledge.checkpoint.state import State
 from fledge.recipes.screen import report, say
 from fledge.recipes.settings import settle
 from fledge.recipes.train import closing_words
@@ -28,19 +30,26 @@ def resume(reference: str, runs: Path) -> Outcome:
     if settings.data.path is None:
         raise UserError(f"'{run.folder}' does not say what it was trained on: its config.toml is damaged", "restore it")
     dataset = open_dataset(Path(settings.data.path))
-    if dataset.fingerprint != run.facts()["dataset_sha256"]:
+    if dataset.fingerprint != run.fact("dataset_sha256"):
         raise UserError(
             f"the dataset '{dataset.folder}' is not the one that '{run.name}' was trained on",
             "put the old one back, or train a new run on the new text",
         )
     machine = machines.choose(settings.train.device, settings.train.dtype)
+    with run.alone():
+        state = rewound(run, which, settings.train.steps)
+        return Training(run, settings, machine, dataset).go(state)
+
+
+def rewound(run: Run, which: str, steps: int) -> State | None:
+    """The state to go on from, after everything later has been taken back; None is the very beginning."""
     good, damaged = store.listed(run.checkpoints)
     for what in damaged:
         say(f"warning: {what}; it is passed over")
     checkpoint = store.find(run.checkpoints, which)[0] if good or which != "latest" else None
-    if checkpoint and checkpoint.step >= settings.train.steps:
+    if checkpoint and checkpoint.step >= steps:
         raise UserError(f"'{run.name}' is finished: it has made all its {checkpoint.step} steps", "train a new run")
     store.remove_later(run.checkpoints, checkpoint.step if checkpoint else -1)
     rewind(run.folder, checkpoint.step if checkpoint else -1)
     say(f"going on with '{run.name}' after step {checkpoint.step}" if checkpoint else f"'{run.name}' begins anew")
-    return Training(run, settings, machine, dataset).go(store.load(checkpoint) if checkpoint else None)
+    return store.load(checkpoint) if checkpoint else None

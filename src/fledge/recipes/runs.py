@@ -9,6 +9,7 @@ from fledge.checkpoint import store
 from fledge.checkpoint.run import Run, list_runs
 from fledge.model.count import parameters
 from fledge.recipes.screen import report, say
+from fledge.recipes.settings import settle
 from fledge.track.sinks import read_metrics
 
 
@@ -33,10 +34,10 @@ def describe(run: Run) -> dict[str, Any]:
         "run": run.name,
         "parameters": parameters(run.model_config()),
         "step": int(max(steps_seen, default=0)),
-        "steps": run.config().get("train", {}).get("steps"),
+        "steps": settle(run.config()).train.steps,
         "best_val_loss": best.val_loss if best else None,
         "checkpoints": [c.step for c in good],
-        "started": run.facts()["started"],
+        "started": run.fact("started"),
     }
 
 

@@ -1,5 +1,6 @@
 """How verbs talk: words for people on stderr, the one thing that was asked for on stdout."""
 
+import contextlib
 import sys
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any, TypeVar
@@ -10,8 +11,9 @@ T = TypeVar("T")
 
 
 def say(text: str) -> None:
-    """Something a person should know on the way."""
-    print(text, file=sys.stderr, flush=True)
+    """Something a person should know on the way. Nothing depends on anybody listening."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def report(value: Any, *, as_json: bool, text: str) -> None:

@@ -35,13 +35,11 @@ def read_preset(name_or_file: str, above: tuple[Path, ...] = ()) -> tuple[dict[s
     """A preset's name or a file's path → its settings, and what it says about itself under [about]."""
     presets = preset_files()
     path = presets.get(name_or_file)
-    if path is None and name_or_file:
-        path = user_path(name_or_file)
-    if path is None or name_or_file not in presets:
-        path = path or Path()
-        if path.suffix != ".toml":
+    if path is None:
+        if not name_or_file.endswith(".toml"):
             hint = nearest(name_or_file, presets) or f"there are: {', '.join(presets)}; or give a FILE.toml"
             raise UserError(f"unknown preset '{name_or_file}'", hint)
+        path = user_path(name_or_file)
     layer = read_toml(path)
     about = layer.pop("about", {})
     if "preset" in about:

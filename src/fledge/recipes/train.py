@@ -2,6 +2,7 @@
 
 import argparse
 import platform
+import re
 import shutil
 import subprocess
 import time
@@ -14,16 +15,22 @@ import torch
 from fledge import __version__
 from fledge.base import machine as machines
 from fledge.base.errors import UserError
+from fledge.base.files import human_bytes
 from fledge.base.machine import Machine
 from fledge.base.settings import to_layer, to_toml
 from fledge.batches.order import Order
 from fledge.checkpoint import run as run_folder
+from fledge.checkpoint import store
+from fledge.checkpoint.run import Run
+from fledge.model.config import ModelConfig
+from fledge.model.count import parameters
 from fledge.recipes.prepare import ensure
 from fledge.recipes.screen import report
 from fledge.recipes.settings import Settings, resolve
 from fledge.recipes.training import Outcome, Training
 from fledge.tokens.shards import Dataset
 from fledge.tokens.tokenizer import fingerprint
+from fledge.track.sinks import read_metrics
 
 LONGEST_NAME = 200  # bytes; a file system takes 255, and folders beside it carry longer names
 
@@ -33,8 +40,13 @@ def run(args: argparse.Namespace) -> None:
     if args.print_config:
         report(to_layer(settings), as_json=args.json, text=to_toml(settings, explain=True))
         return
-    outcome = train(settings, args.runs, name=args.run, base_name=Path(args.preset).stem)
+    outcome = train(settings, args.runs, name=args.run, base_name=run_name(args.preset))
     report(asdict(outcome), as_json=args.json, text=closing_words(outcome))
+
+
+def run_name(preset: str) -> str:
+    """A name for the run of a preset or a file, whatever the file is called."""
+    return re.sub(r"[^\w-]", "-", Path(preset).stem).strip("-")[:100] or "run"
 
 
 def closing_words(outcome: Outcome) -> str:
@@ -53,13 +65,21 @@ def train(settings: Settings, runs: Path, *, name: str | None, base_name: str) -
     settings = complete(settings, dataset, machine)
     folder = runs / (name or run_folder.free_name(runs, base_name))
     run = run_folder.create(folder, to_toml(settings), facts(dataset, machine), dataset.tokenizer)
-    training = Training(run, settings, machine, dataset)
     try:
-        return training.go()
-    except (UserError, OSError):
-        if not training.moved:  # it never began: leave no run behind that is none
-            shutil.rmtree(folder, ignore_errors=True)
+        with run.alone():
+            return Training(run, settings, machine, dataset).go()
+    except BaseException:
+        if never_began(run):
+            shutil.rmtree(folder, ignore_errors=True)  # leave no run behind that is none
         raise
+
+
+def never_began(run: Run) -> bool:
+    try:
+        steps = read_metrics(run.folder)["step"]
+    except UserError:
+        steps = []
+    return not store.complete(run.checkpoints) and not max(steps, default=0)
 
 
 def check_name(name: str) -> None:
@@ -78,11 +98,14 @@ def complete(settings: Settings, dataset: Dataset, machine: Machine) -> Settings
             "leave model.vocab_size out: it then follows the tokenizer",
         )
     model = replace(settings.model, vocab_size=vocab_size)
+    refuse_too_large(model, machine)
+    refuse_unspeakable(settings.track.prompt, dataset)
     stride = settings.data.stride or model.context
     steps = settings.train.steps
     order = Order(len(dataset.split("train")), model.context, stride, settings.train.seed)
     if settings.train.epochs is not None:
         steps = max(1, round(settings.train.epochs * order.epoch / settings.train.batch))
+        replace(settings.train, steps=steps)  # refuses a number of steps that nobody lives to see
     compile = settings.train.compile
     train = replace(
         settings.train,
@@ -95,6 +118,25 @@ def complete(settings: Settings, dataset: Dataset, machine: Machine) -> Settings
     )
     data = replace(settings.data, stride=stride, path=str(dataset.folder.resolve()))
     return replace(settings, model=model, data=data, train=train)
+
+
+def refuse_too_large(model: ModelConfig, machine: Machine) -> None:
+    """Weights, gradients and two memories of the optimiser, four bytes each: the least that training takes."""
+    needed, there = 16 * parameters(model), machines.total_memory(machine.device)
+    if needed > there:
+        raise UserError(
+            f"a model of {parameters(model):,} parameters takes {human_bytes(needed)} to train;"
+            f" this machine has {human_bytes(there)}",
+            "make it smaller: fewer model.n_layer, or a smaller model.n_embd",
+        )
+
+
+def refuse_unspeakable(prompt: str | None, dataset: Dataset) -> None:
+    """Samples begin with the prompt, so the tokenizer must know its characters."""
+    try:
+        dataset.tokenizer.encode(prompt or "")
+    except UserError as error:
+        raise UserError(f"track.prompt {prompt!r}: {error.message}", "choose another: --track.prompt TEXT") from None
 
 
 # Multiplications of a whole run (six for each matrix number and token) above which compiling was measured to pay.

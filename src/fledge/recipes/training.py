@@ -40,7 +40,7 @@ from fledge.track.sinks import CSVSink, JSONLSink, SamplesSink, Sink, TensorBoar
 from fledge.track.terminal import view
 from fledge.train.guard import StopSignals
 from fledge.train.loop import Hook, every, fit
-from fledge.train.parallel import wrap
+from fledge.train.parallel import exact, wrap
 from fledge.train.step import Stepper, StepResult
 
 
@@ -55,12 +55,13 @@ class Outcome:
 def assemble(settings: Settings, machine: Machine, dataset: Dataset) -> Stepper:
     """A new model and everything that one update of it needs."""
     train, optim, context = settings.train, settings.optim, settings.model.context
+    exact()
     model = build_model(settings.model, train.seed).to(machine.device)
     split = dataset.split("train")
     order = Order(len(split), context, settings.data.stride or context, train.seed)
     return Stepper(
         model=model,
-        loss=wrap(model, machine, compile=compiles(settings, machine)),
+        loss=wrap(model, machine, compile=compiles(settings, machine), warn=say),
         optimizer=build_optimizer(model, optim, machine),
         loader=Loader(split, order, train.batch, train.micro_batch or train.batch, machine),
         multiplier=partial(multiplier, optim, steps=train.steps),
@@ -84,7 +85,6 @@ class Training:
         self.judged: tuple[int, float] | None = None  # step and validation loss of the last look
         self.best_step, self.best_loss = -1, math.inf
         self.tracker = Tracker([])
-        self.moved = False  # whether any step has been made
 
     def go(self, state: State | None = None) -> Outcome:
         """From `state`, or from the beginning, to the last step. A signal saves and raises `Interrupted`."""
@@ -92,7 +92,7 @@ class Training:
         if state is not None:
             restore(state, self.model, self.optimizer)
             if best := store.best_of(store.complete(self.run.checkpoints)):
-                self.best_step, self.best_loss = best.step, best.val_loss or math.inf
+                self.best_step, self.best_loss = best.step, math.inf if best.val_loss is None else best.val_loss
         reached = state.step if state else 0
         begun = time.perf_counter()
         self.tracker = Tracker(self._sinks(reached))
@@ -154,7 +154,6 @@ class Training:
         """In this order, so that a row of metrics holds its evaluation, and a checkpoint knows its worth."""
         train, last = self.settings.train, self.steps
         return [
-            every(1, self._moved),
             Hook(lambda result: self._judge(result.step), self._judges),
             Hook(self._log, lambda step: step % train.log_every == 0 or step == last or self._judges(step)),
             every(train.sample_every, lambda result: self._sample(result.step), last=last),
@@ -178,9 +177,6 @@ class Training:
         self.judged = (step, found.loss)
         if found.loss < self.best_loss:
             self.best_step, self.best_loss = step, found.loss
-
-    def _moved(self, _: StepResult) -> None:
-        self.moved = True
 
     def _log(self, result: StepResult) -> None:
         speed = result.tokens / result.seconds

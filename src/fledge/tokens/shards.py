@@ -11,6 +11,7 @@
 Shards are memory-mapped: a dataset larger than memory costs no memory.
 """
 
+import hashlib
 import json
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -141,8 +142,9 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with any byte of any shard."""
-        return sha256(self.folder / MANIFEST)
+        """Changes with any byte of any shard or of the tokenizer, and with nothing else."""
+        shards = [(name, s["sha256"]) for name, split in self.manifest["splits"].items() for s in split["shards"]]
+        return hashlib.sha256(json.dumps([self.manifest["tokenizer"], shards]).encode()).hexdigest()
 
     @property
     def held(self) -> list[str]:

@@ -3,6 +3,7 @@
 A sink that fails is taken out with one warning; training goes on.
 """
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -51,22 +52,27 @@ class Tracker:
 
     def record(self, event: Event) -> None:
         for failure in self._tell(lambda sink: sink.record(event)):
-            print(f"warning: {failure}", file=sys.stderr)
+            _warn(failure)
             self.record(Noted(event.step, failure))
 
     def close(self) -> None:
         for failure in self._tell(lambda sink: sink.close()):
-            print(f"warning: {failure}", file=sys.stderr)
+            _warn(failure)
 
     def _tell(self, act: Callable[[Sink], None]) -> list[str]:
         failures = []
         for sink in list(self._sinks):
             try:
                 act(sink)
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # rich would end the program when its reader goes away
                 self._sinks.remove(sink)
                 failures.append(f"{type(sink).__name__} failed and is switched off: {error}")
         return failures
+
+
+def _warn(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody may be listening any more
+        print(f"warning: {text}", file=sys.stderr)
 
 
 class CSVSink:
@@ -242,10 +248,12 @@ def read_metrics(folder: Path) -> dict[str, list[float]]:
     columns: dict[str, list[float]] = {name: [] for name in COLUMNS}
     if not (folder / METRICS).exists():
         raise UserError(f"'{folder}' holds no {METRICS}", "give the folder of a run; 'fledge runs' lists them")
-    with (folder / METRICS).open(newline="") as file:
+    with (folder / METRICS).open(newline="", errors="replace") as file:
         for row in csv.DictReader(file):
-            if any(row.get(name) is None for name in COLUMNS):
-                continue  # a line that is still being written
-            for name in COLUMNS:
-                columns[name].append(float(row[name] or "nan"))
+            try:
+                values = [float("nan" if row[name] == "" else row[name]) for name in COLUMNS]
+            except (KeyError, TypeError, ValueError):
+                continue  # a line that is still being written, or damaged
+            for name, value in zip(COLUMNS, values, strict=True):
+                columns[name].append(value)
     return columns

@@ -191,7 +191,9 @@ class Lines:
 
 
 def view(console: Console) -> LiveView | Lines:
-    return LiveView(console) if console.is_terminal else Lines(console)
+    """Redrawing takes a terminal that can, and room."""
+    can = console.is_terminal and not console.is_dumb_terminal and console.width >= 40 and console.height >= 16
+    return LiveView(console) if can else Lines(console)
 
 
 def shown(path: Path) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fledge.base.errors import UserError
-from fledge.base.settings import setting
+from fledge.base.settings import divisors, refuse_odd_counts, setting
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,8 @@ class TrainConfig:
     keep_last: int = setting(2, "how many of the newest checkpoints stay, besides the best")
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "micro_batch", "log_every", "save_every", "keep_last"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"train.{name} cannot be {value}", "it takes a whole number from 1 up")
+        counts = ("steps", "batch", "micro_batch", "log_every", "save_every", "keep_last")
+        refuse_odd_counts(self, "train", counts)
         for name in ("eval_every", "sample_every", "clip"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"train.{name} cannot be {getattr(self, name)}", "it takes a number from 0 up")
@@ -38,8 +36,7 @@ class TrainConfig:
         if not 0 <= self.seed < 2**63:
             raise UserError(f"train.seed cannot be {self.seed}", "it takes a whole number from 0 up")
         if self.micro_batch is not None and self.batch % self.micro_batch:
-            valid = [str(n) for n in range(1, self.batch + 1) if self.batch % n == 0]
             raise UserError(
                 f"train.micro_batch = {self.micro_batch} does not divide train.batch = {self.batch}",
-                f"it can be {', '.join(valid)}",
+                f"it can be {divisors(self.batch)}",
             )

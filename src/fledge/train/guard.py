@@ -1,5 +1,6 @@
 """What may go wrong between steps: a request to stop, and numbers that are none."""
 
+import contextlib
 import math
 import os
 import signal
@@ -8,6 +9,8 @@ from typing import Self
 
 from fledge.base.errors import UserError
 from fledge.train.step import StepResult
+
+SHOW_CURSOR = "\x1b[?25h"
 
 
 class StopSignals:
@@ -28,8 +31,16 @@ class StopSignals:
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         if self.received is not None:
+            _write(SHOW_CURSOR)
             os._exit(128 + number)
         self.received = number
+        _write("\nstopping after this step, and saving; again to stop at once\n")
+
+
+def _write(text: str) -> None:
+    """Straight to the terminal: a handler may run in the middle of anything, a print included."""
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode())
 
 
 def refuse_nonfinite(result: StepResult) -> None:

@@ -3,14 +3,20 @@
 The model itself stays untouched, so its weights keep their names whatever stands around it.
 """
 
+import os
 from collections.abc import Callable
 
 import torch
+import torch.utils.deterministic
 from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
+from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 
 from fledge.base.machine import Machine
 from fledge.loss import summed_cross_entropy
 from fledge.model.gpt import GPT
+
+BROKEN = (TorchDynamoException, CppCompileError, InvalidCxxCompiler)
 
 
 class LossModel(nn.Module):
@@ -27,9 +33,45 @@ class LossModel(nn.Module):
         return summed_cross_entropy(logits, targets)
 
 
-def wrap(model: GPT, machine: Machine, *, compile: bool) -> Callable[[Tensor, Tensor], Tensor]:
+def exact() -> None:
+    """Same machine, same settings, same bits: no sums in whatever order threads happen to finish.
+
+    A switch of the whole process, turned once, before a model is built. Where torch has no exact way, it warns.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for; read when CUDA starts
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a help for debugging that costs time
+
+
+class Compiled:
+    """The same function in faster code; as it was, with one line said, when the compiler turns out not to work."""
+
+    def __init__(self, plain: LossModel, warn: Callable[[str], None]) -> None:
+        self._plain, self._warn = plain, warn
+        self._call: Callable[[Tensor, Tensor], Tensor] = torch.compile(plain, dynamic=False)
+
+    def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        try:
+            return self._call(inputs, targets)
+        except _compiler_errors() as error:
+            if self._call is self._plain:
+                raise
+            reason = str(error).strip().splitlines()[0][:120]
+            self._warn(f"warning: torch.compile failed ({reason}): training without it, more slowly")
+            self._call = self._plain
+            return self._plain(inputs, targets)
+
+
+def _compiler_errors() -> tuple[type[Exception], ...]:
+    """Asked for when something has failed: the compiler's modules take a second to import."""
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
+
+    return TorchDynamoException, CppCompileError, InvalidCxxCompiler
+
+
+def wrap(
+    model: GPT, machine: Machine, *, compile: bool, warn: Callable[[str], None] = print
+) -> Callable[[Tensor, Tensor], Tensor]:
     loss_model = LossModel(model, machine)
-    if not compile:
-        return loss_model
-    compiled: Callable[[Tensor, Tensor], Tensor] = torch.compile(loss_model, dynamic=False)
-    return compiled
+    return Compiled(loss_model, warn) if compile else loss_model
