@@ -118,12 +118,19 @@ what it writes after {outcome.step:,} steps:
 Everything else about this run lies in {shown(Path(outcome.folder))}.
 
 what next:
-  fledge generate {name} --prompt 'class'       let it write
-  fledge eval {name}                            judge it on text it has not seen
-  fledge train demo --train.steps 10000         train longer
-  fledge train demo --data.corpus FILE          train on your own text
-  fledge --help                                 the whole journey"""
+{next_steps(name)}"""
+
+
+def next_steps(name: str) -> str:
+    steps = {
+        f"fledge generate {name} --prompt 'class'": "let it write",
+        f"fledge eval {name}": "judge it on text it has not seen",
+        "fledge train demo --train.steps 10000": "train longer",
+        "fledge train demo --data.corpus FILE": "train on your own text",
+        "fledge --help": "the whole journey",
+    }
+    return "\n".join(f"  {command:<42}{what}" for command, what in steps.items())
 
 
 def indented(text: str, lines: int = 12) -> str:
-    return "\n".join("    | " + line for line in printable(text).splitlines()[:lines])
+    return "\n".join(f"    | {line:.86}" for line in printable(text).splitlines()[:lines])
