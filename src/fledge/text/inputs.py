@@ -110,7 +110,9 @@ def refusals(name: str) -> Iterator[None]:
     except UserError:
         raise
     except ImportError as error:
-        raise UserError(f"'{name}' needs a package that is not installed: {error}", "pip install 'fledge[s3]'") from None
+        raise UserError(
+            f"'{name}' needs a package that is not installed: {error}", "pip install 'fledge[s3]'"
+        ) from None
     except FileNotFoundError:
         raise UserError(f"there is no '{name}'", "check the address") from None
     except Exception as error:  # botocore's, aiohttp's, … have no common root

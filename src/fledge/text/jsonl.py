@@ -57,7 +57,8 @@ def text_of(line: bytes, at: int, source: Input, options: Options, tally: Tally,
         ) from None
     if not isinstance(value, dict):
         raise UserError(
-            f"'{source.name}' line {number(at)} is no JSON object but {kind(value)}", 'each line should read {"text": "…"}'
+            f"'{source.name}' line {number(at)} is no JSON object but {kind(value)}",
+            'each line should read {"text": "…"}',
         )
     if options.field not in value:
         known = ", ".join(f"'{key}'" for key in value) or "nothing"
