@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from fledge.text import jsonl, parquet, plain
 from fledge.text.inputs import (
@@ -22,6 +21,7 @@ from fledge.text.inputs import (
     Input,
     Options,
     Piece,
+    Readable,
     Tally,
     describe,
     looks_binary,
@@ -91,12 +91,10 @@ def _whole_characters(piece: Piece, tally: Tally) -> Piece:
 
 def _read_plain(part: Slice, options: Options, tally: Tally) -> Iterator[Piece]:
     source, separator = part.source, options.separator.encode()
-    with open_bytes(source) as file:
-        if part.start:
-            file.seek(part.start - (min(len(separator), part.start) if separator else 0))
-        else:
-            file = Peeked(file)
-            plain.refuse_binary(file.head, source.name)
+    with open_bytes(source, max(0, part.start - len(separator))) as file:
+        if not part.start:
+            file = peeked = Peeked(file)
+            plain.refuse_binary(peeked.head, source.name)
         if separator:
             parts = plain.byte_pieces(plain.separated_chunks(file, separator, part.start, part.end))
         else:
@@ -112,11 +110,11 @@ def _read_plain(part: Slice, options: Options, tally: Tally) -> Iterator[Piece]:
 class Peeked:
     """A stream whose beginning was looked at; it can no longer be sought in."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: Readable) -> None:
         self.head, self.file = file.read(HEAD), file
         self.held = self.head
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int, /) -> bytes:
         if self.held:
             held, self.held = self.held, b""
             return held
@@ -129,9 +127,7 @@ def _read_lines(part: Slice, options: Options, tally: Tally) -> Iterator[Piece]:
     def number(offset: int) -> int:
         return _line_number(source, offset)
 
-    with open_bytes(source) as file:
-        if part.start:
-            file.seek(part.start - 1)
+    with open_bytes(source, max(0, part.start - 1)) as file:
         for at, line in jsonl.lines(file, source, part.start, part.end, number):
             text = jsonl.text_of(line, at, source, options, tally, number)
             if text:

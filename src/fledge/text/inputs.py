@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, Protocol
 
 from fledge.base.errors import UserError
 
@@ -98,6 +98,12 @@ class Tally:
             setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
 
+class Readable(Protocol):
+    """A stream of plain bytes, wherever they come from."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
 def is_url(path: str) -> bool:
     return "://" in path
 
@@ -160,10 +166,15 @@ class Unpacked:
 
 
 @contextmanager
-def open_bytes(source: Input) -> Iterator[IO[bytes]]:
-    """The plain bytes. Only those of an uncompressed file can be sought in."""
+def open_bytes(source: Input, start: int = 0) -> Iterator[Readable]:
+    """The plain bytes from `start` on; what is compressed can only be read from its beginning."""
     with open_stored(source) as stored:
-        yield stored if source.compression == "none" else Unpacked(stored, source)  # type: ignore[misc]
+        if source.compression == "none":
+            stored.seek(start)
+            yield stored
+        else:
+            assert start == 0
+            yield Unpacked(stored, source)
 
 
 def describe(name: str, path: str, size: int | None = None) -> Input:
@@ -174,7 +185,7 @@ def describe(name: str, path: str, size: int | None = None) -> Input:
     ending = Path(path.partition("?")[0]).suffixes[-2:]
     if first == b"PAR1":
         return Input(name, path, "parquet", size=probe.size)
-    compression = next((kind for magic, kind in MAGIC.items() if first.startswith(magic)), "none")
+    compression: Compression = next((kind for magic, kind in MAGIC.items() if first.startswith(magic)), "none")
     if ending[-1:] == [".parquet"]:
         raise UserError(f"'{name}' is damaged: it does not begin as a parquet file does", "fetch or make it again")
     packed = Input(name, path, "txt", compression, probe.size)

@@ -6,18 +6,17 @@ a plain file or in parquet. Knows nothing of compression or of where the file li
 
 import json
 from collections.abc import Callable, Iterator
-from typing import IO
 
 from fledge.base.errors import UserError
 from fledge.base.files import human_bytes
-from fledge.text.inputs import Input, Options, Tally
+from fledge.text.inputs import Input, Options, Readable, Tally
 from fledge.text.plain import READ, decode
 
 LINE_LIMIT = 64 << 20
 Place = Callable[[int], int]  # an offset in the file → the number of its line, counted when somebody must be told
 
 
-def lines(file: IO[bytes], source: Input, start: int, end: int | None, number: Place) -> Iterator[tuple[int, bytes]]:
+def lines(file: Readable, source: Input, start: int, end: int | None, number: Place) -> Iterator[tuple[int, bytes]]:
     """The lines that begin in [start, end), with their places. `file` stands at `start`, or one byte before it."""
     offset, data, ended = max(0, start - 1), b"", False
     mine = start == 0  # else the first line, or the line's end just before `start`, is somebody else's

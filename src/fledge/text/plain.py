@@ -9,10 +9,9 @@ begin at different places agree on it. Decodes no JSON and opens no file.
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import IO
 
 from fledge.base.errors import UserError
-from fledge.text.inputs import PIECE, Errors, Input, Tally, looks_binary
+from fledge.text.inputs import PIECE, Errors, Input, Readable, Tally, looks_binary
 
 READ = 1 << 18
 WINDOW = 1 << 16  # how far behind the nominal place a safe one is looked for
@@ -36,7 +35,7 @@ def safe_cut(window: bytes) -> int:
     return start + len(text[: found.start()].encode("utf-8", "surrogateescape"))
 
 
-def whole_chunks(file: IO[bytes]) -> Iterator[Chunk]:
+def whole_chunks(file: Readable) -> Iterator[Chunk]:
     """A file without separators is one document, from wherever `file` stands."""
     held = file.read(READ)
     while more := file.read(READ):
@@ -45,7 +44,7 @@ def whole_chunks(file: IO[bytes]) -> Iterator[Chunk]:
     yield 0, held, True
 
 
-def separated_chunks(file: IO[bytes], separator: bytes, start: int, end: int | None) -> Iterator[Chunk]:
+def separated_chunks(file: Readable, separator: bytes, start: int, end: int | None) -> Iterator[Chunk]:
     """The documents that begin in [start, end); `file` stands at `start`, or one separator before it."""
     length, run = len(separator), re.compile(_run_of(separator), re.DOTALL)
     offset = max(0, start - length)  # of data[0] in the file

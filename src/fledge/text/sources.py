@@ -10,12 +10,12 @@
 A path wins over a corpus of the same name, and over a weight. The order is always that of the paths.
 """
 
-import glob
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 from fledge.base.errors import UserError
@@ -43,7 +43,11 @@ def find(source: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) 
         named = [(name, fetch) for name, fetch in named if _chosen(name, include, exclude)]
         if not named:
             raise UserError(f"nothing in '{bare}' is left after --include and --exclude", "loosen them")
-    return [lambda fetch=fetch: replace(fetch(), weight=weight) for _, fetch in named]  # type: ignore[misc]
+    return [partial(_heavy, fetch, weight) for _, fetch in named]
+
+
+def _heavy(fetch: Fetch, weight: float) -> Input:
+    return replace(fetch(), weight=weight)
 
 
 def weighted(source: str) -> tuple[str, float]:
@@ -62,31 +66,30 @@ def weighted(source: str) -> tuple[str, float]:
 def _named(source: str) -> list[tuple[str, Fetch]]:
     """Every file of a source: a name for it, and how to get it."""
     if source.startswith("hf://"):
-        return [(file.name, lambda file=file: _from_hub(file)) for file in hub.files(source)]  # type: ignore[misc]
+        return [(file.name, partial(_from_hub, file)) for file in hub.files(source)]
     if source.startswith(("http://", "https://")):
-        return [(source, lambda: _from_web(source))]
+        return [(source, partial(_from_web, source))]
     if is_url(source):
-        return [(url, lambda url=url, size=size: describe(url, url, size)) for url, size in _stored(source)]  # type: ignore[misc]
+        return [(url, partial(describe, url, url, size)) for url, size in _stored(source)]
     path = user_path(source)
-    if path.is_dir():
-        return [(str(p), lambda p=p: describe(str(p), str(p))) for p in _below(path)]  # type: ignore[misc]
-    if path.exists():
-        return [(source, lambda: describe(str(path), str(path)))]
-    if WILD.search(source):
-        found = [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
-        if files := [p for p in found if p.is_file()]:
-            return [(str(p), lambda p=p: describe(str(p), str(p))) for p in files]  # type: ignore[misc]
-        raise UserError(f"no file matches '{source}'", "check the pattern; ** reaches into folders")
+    if path.exists() or WILD.search(source):
+        return [(str(file), partial(describe, str(file), str(file))) for file in _local(path)]
     if "/" in source or path.suffix:
         raise UserError(f"no such file or folder: '{source}'", "check the path; 'fledge corpora' lists the named texts")
     return _of_corpus(corpora.find(source))
 
 
 def _of_corpus(corpus: corpora.Corpus) -> list[tuple[str, Fetch]]:
-    own = {"field": corpus.field, "separator": corpus.separator, "heading": corpus.heading}
+    def own(fetch: Fetch) -> Input:
+        return replace(fetch(), field=corpus.field, separator=corpus.separator, heading=corpus.heading)
+
     if corpus.files:
-        return [(name, lambda n=name, p=path: describe(n, p())) for name, path in corpus.files()]  # type: ignore[misc]
-    return [(name, lambda fetch=fetch: replace(fetch(), **own)) for name, fetch in _named(corpus.origin)]  # type: ignore[misc]
+        return [(name, partial(_from_file, name, path)) for name, path in corpus.files()]
+    return [(name, partial(own, fetch)) for name, fetch in _named(corpus.origin)]
+
+
+def _from_file(name: str, path: Callable[[], str]) -> Input:
+    return describe(name, path())
 
 
 def _from_hub(file: hub.HubFile) -> Input:
@@ -115,10 +118,24 @@ def _stored(url: str) -> list[tuple[str, int | None]]:
         return [(system.unstrip_protocol(p), facts.get("size")) for p, facts in sorted(shown.items())]
 
 
-def _below(folder: Path) -> list[Path]:
-    """Every text file below `folder`, in the order of its path; hidden and binary files are passed over."""
-    found = (p for p in sorted(folder.rglob("*")) if not _hidden(p.relative_to(folder).parts))
-    return [p for p in found if p.is_file() and is_text(p)]
+def _local(path: Path) -> list[Path]:
+    """A file; every text file below a folder, in the order of its path; or what matches a glob.
+
+    Hidden files are passed over, and binary ones, unless one is named.
+    """
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        root, found = path, path.rglob("*")
+    else:
+        plain = next(i for i, part in enumerate(path.parts) if WILD.search(part))
+        root = Path(*path.parts[:plain])
+        found = root.glob(str(Path(*path.parts[plain:])))
+    shown = (p for p in sorted(found) if not _hidden(p.relative_to(root).parts))
+    files = [p for p in shown if p.is_file() and is_text(p)]
+    if not files and not path.is_dir():
+        raise UserError(f"no text file matches '{path}'", "check the pattern; ** reaches into folders")
+    return files
 
 
 def _hidden(parts: Iterable[str]) -> bool:
@@ -150,7 +167,7 @@ def share(pieces: Callable[[], Iterable[Piece]], weight: float) -> Iterator[Piec
 def mix(several: Iterable[Input], options: Options | None = None, tally: Tally | None = None) -> Iterator[Piece]:
     """The documents of all inputs, each as often as its weight says, one input after another."""
     for each in several:
-        yield from share(lambda each=each: formats.read(each, options, tally), each.weight)  # type: ignore[misc]
+        yield from share(partial(formats.read, each, options, tally), each.weight)
 
 
 def read(source: str) -> Iterator[Document]:
@@ -185,12 +202,7 @@ def _facts(source: str) -> Iterator[str]:
     elif is_url(source):
         yield from (f"{url} {size} {_version(url)}" for url, size in _stored(source))
     elif (path := user_path(source)).exists() or WILD.search(source):
-        found = (
-            sorted(path.rglob("*"))
-            if path.is_dir()
-            else [Path(p) for p in sorted(glob.glob(str(path), recursive=True))]
-        )
-        for file in found or [path]:
+        for file in sorted(path.rglob("*")) if path.is_dir() else _local(path):
             stat = file.stat()
             yield f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}"
     else:
