@@ -49,9 +49,7 @@ def test_what_may_pass_is_tried_again(remote: "Remote", tmp_path: Path, mood: st
 
 
 @pytest.mark.parametrize("mood", ["half", "stall"])
-def test_a_broken_download_goes_on_with_the_bytes_that_are_missing(
-    remote: "Remote", tmp_path: Path, mood: str
-) -> None:
+def test_a_broken_download_goes_on_with_the_bytes_that_are_missing(remote: "Remote", tmp_path: Path, mood: str) -> None:
     got = fetch(serve(remote, mood), tmp_path / "f", Expected(len(BODY), SHA256), QUICK)
     assert got.read_bytes() == BODY
     assert ranges(remote) == ["", f"bytes={len(BODY) // 2}-"]

@@ -22,7 +22,7 @@ from fledge.text.download import HINT, Again, Expected, Patience, ask, fetch
 
 SCHEME = "hf://datasets/"
 ADDRESS = re.compile(
-    r"hf://datasets/(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<rev>refs(?:/|%2F)[\w.-]+(?:/|%2F)[\w.-]+|[^/@]+))?(?:/(?P<path>.*))?"
+    r"hf://datasets/(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<rev>refs(?:/|%2F)[\w.-]+(?:/|%2F)[\w.-]+|[^/@]+))?(?:/(?P<path>.*))?"
 )
 READABLE = re.compile(r"\.(txt|md|jsonl|ndjson|parquet)(\.gz|\.zst)?$", re.IGNORECASE)
 
