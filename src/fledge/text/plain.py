@@ -24,14 +24,17 @@ Part = tuple[int, int, bytes, bool]  # where the document begins, where in it th
 
 
 def safe_cut(window: bytes) -> int:
-    """Where to cut, counted from the window's beginning; a character's border where no safe place is near."""
+    """Where to cut, counted from the window's beginning.
+
+    Where no safe place is near: at a character's border, or at the end of the document, if that is near.
+    """
     start = 0
     while start < min(3, len(window)) and window[start] & 0xC0 == 0x80:
         start += 1
     text = window[start:WINDOW].decode("utf-8", "surrogateescape")
     found = SAFE.search(text)
     if found is None:
-        return start
+        return start if len(window) >= WINDOW else len(window)
     return start + len(text[: found.start()].encode("utf-8", "surrogateescape"))
 
 
