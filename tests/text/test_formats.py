@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from fledge.base.errors import UserError
 from fledge.text import formats, jsonl
+from fledge.text import parquet as parquet_format
 from fledge.text.formats import Document, is_text, read_file
 from fledge.text.inputs import Input, Options, Tally, describe
 
@@ -159,6 +160,15 @@ def test_a_json_line_without_end_is_refused_before_it_fills_the_memory(
     (tmp_path / "a.jsonl").write_bytes(LINES + b'{"text": "' + b"x" * (1 << 22) + b'"}\n')
     with pytest.raises(UserError, match=r"line 3 is longer than 1\.0 MB"):
         read(tmp_path / "a.jsonl")
+
+
+def test_a_parquet_of_endless_texts_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_format, "TEXT_LIMIT", 1 << 20)
+    pq.write_table(pa.table({"text": ["word " * (1 << 20)]}), tmp_path / "a.parquet", use_dictionary=False)
+    with pytest.raises(UserError, match=r"holds texts of 5\.2 MB from row 0 on; 1\.0 MB is the most"):
+        read(tmp_path / "a.parquet")
 
 
 def test_a_missing_parquet_field_is_refused_with_those_that_exist(tmp_path: Path) -> None:

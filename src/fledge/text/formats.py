@@ -166,7 +166,8 @@ def _in_pieces(name: str, text: str) -> Iterator[Piece]:
         yield Piece(name, text)
         return
     data = text.encode("utf-8", "surrogatepass")
-    for _, _, part, last in plain.byte_pieces([(0, data, True)]):
+    chunks = ((0, data[at : at + PIECE], at + PIECE >= len(data)) for at in range(0, len(data), PIECE))
+    for _, _, part, last in plain.byte_pieces(chunks):
         yield Piece(name, part.decode("utf-8", "surrogatepass"), last)
 
 

@@ -1,6 +1,6 @@
 """Parquet: one column holds the texts, one row is one document (or one part of it, where headings are given).
 
-Rows are read a few at a time, so memory depends on the size of a page, not of the file.
+Rows are read a few at a time, so memory depends on the longest text and on the size of a page, not of the file.
 """
 
 import re
@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from fledge.base.errors import UserError
+from fledge.base.files import human_bytes
 from fledge.text.inputs import Input, open_stored
 from fledge.text.plain import Chunk
 
 BATCH = 8 << 20  # bytes of text that one batch of rows should hold
+TEXT_LIMIT = 64 << 20  # bytes: a text is held whole, a few times over
 DAMAGED = "fetch or make the file again"
 
 
@@ -46,7 +48,14 @@ def rows(file: Any, source: Input, field: str, start: int, end: int | None) -> I
     number = sum(meta.row_group(i).num_rows for i in range(start))
     for group in range(start, meta.num_row_groups if end is None else end):
         facts = meta.row_group(group)
-        many = max(1, min(4096, BATCH * facts.num_rows // max(1, facts.column(column).total_uncompressed_size)))
+        size = facts.column(column).total_uncompressed_size // max(1, facts.num_rows)
+        if size > TEXT_LIMIT:
+            raise UserError(
+                f"'{source.name}' holds texts of {human_bytes(size)} from row {number:,} on; {human_bytes(TEXT_LIMIT)} "
+                "is the most",
+                "split those documents, or keep them as plain text",
+            )
+        many = max(1, min(4096, BATCH // max(1, size)))
         try:
             for batch in file.iter_batches(many, row_groups=[group], columns=[field], use_threads=False):
                 for text in batch.column(0).to_pylist():
