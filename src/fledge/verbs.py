@@ -73,7 +73,12 @@ def _tokenizer(parser: Parser) -> None:
 
 
 def _prepare(parser: Parser) -> None:
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a text file, a folder, or a named corpus")
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="a file, folder, glob, named corpus, https://, hf://datasets/… or s3://; SOURCE:0.3 takes a share",
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the dataset goes")
     parser.add_argument("--tokenizer", metavar="FILE", help="a tokenizer.json (default: make one)")
     _settings_argument(parser)

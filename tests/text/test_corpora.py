@@ -1,85 +1,45 @@
-"""The corpora that have a name, and how one is fetched."""
+"""The corpora that have a name."""
 
-import hashlib
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import io
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from fledge.base.errors import UserError
-from fledge.text import corpora
-from fledge.text.corpora import CORPORA, download, find
+from fledge.text import corpora, formats, hub, sources
+from fledge.text.corpora import CORPORA, find
+from fledge.text.inputs import Document, describe
 
-BODY = b"To be, or not to be\n" * 50
-HASH = hashlib.sha256(BODY).hexdigest()
+if TYPE_CHECKING:
+    from .conftest import Remote
 
-
-class Remote(BaseHTTPRequestHandler):
-    """What a remote may answer: the text, another text, half of it, a refusal, or nothing at all."""
-
-    def do_GET(self) -> None:
-        self.server.asked.append(self.path)  # type: ignore[attr-defined]
-        if self.path == "/gone":
-            self.send_error(404)
-        elif self.path != "/silent":
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(BODY)))
-            self.end_headers()
-            self.wfile.write({"/good": BODY, "/other": BODY[::-1], "/half": BODY[:100]}[self.path])
-
-    def log_message(self, format: str, *args: object) -> None: ...
+NAMES = {
+    "python",
+    "shakespeare",
+    "wikitext-103",
+    "openwebtext",
+    "openwebtext-10k",
+    "wikipedia-en",
+    "wikisource-en",
+    "redpajama-sample",
+    "fineweb-edu",
+    "tinystories",
+}
 
 
-@pytest.fixture
-def remote(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
-    monkeypatch.setenv("no_proxy", "*")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Remote)
-    server.asked = []  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def address(remote: ThreadingHTTPServer, path: str) -> str:
-    return f"http://127.0.0.1:{remote.server_port}{path}"
-
-
-def test_a_download_is_kept_and_not_fetched_again(remote: ThreadingHTTPServer, tmp_path: Path) -> None:
-    target = tmp_path / "downloads" / "text"
-    for _ in range(2):
-        assert download(address(remote, "/good"), HASH, target).read_bytes() == BODY
-    assert remote.asked == ["/good"]  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("path", ["/other", "/half", "/gone", "/silent"])
-def test_a_download_that_goes_wrong_is_refused_by_address_and_leaves_nothing(
-    remote: ThreadingHTTPServer, tmp_path: Path, path: str
-) -> None:
-    with pytest.raises(UserError) as caught:
-        download(address(remote, path), HASH, tmp_path / "text")
-    assert address(remote, path) in caught.value.message
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_server_that_is_not_there_is_refused_with_a_way_round(remote: ThreadingHTTPServer, tmp_path: Path) -> None:
-    url = address(remote, "/good")
-    remote.server_close()
-    remote.socket.close()
-    with pytest.raises(UserError) as caught:
-        download(url.replace(str(remote.server_port), "1"), HASH, tmp_path / "text")
-    assert "give its path" in caught.value.hint
+def test_all_of_them_are_there() -> None:
+    assert set(CORPORA) == NAMES
 
 
 def test_shakespeare_is_read_from_what_was_downloaded_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEDGE_CACHE", str(tmp_path))
     (tmp_path / "downloads").mkdir()
     (tmp_path / "downloads" / "shakespeare.txt").write_text("First Citizen:\n")
-    assert [d.text for d in find("shakespeare").documents()] == ["First Citizen:\n"]
+    assert list(sources.read("shakespeare")) == [Document("shakespeare", "First Citizen:\n")]
 
 
 def test_every_corpus_says_where_it_comes_from_and_under_which_licence() -> None:
@@ -88,25 +48,58 @@ def test_every_corpus_says_where_it_comes_from_and_under_which_licence() -> None
         assert all((corpus.about, corpus.origin, corpus.size, corpus.licence, corpus.version()))
 
 
+@pytest.mark.parametrize("name", sorted(name for name in NAMES if CORPORA[name].origin.startswith("hf://")))
+def test_every_corpus_on_the_hub_has_an_address_of_files_that_can_be_read(name: str) -> None:
+    place = hub.parse(CORPORA[name].origin)
+    assert hub.READABLE.search(place.path)
+    re.compile(hub.glob_to_regex(place.path))
+
+
 def test_an_unknown_corpus_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(UserError) as caught:
         find("pyhton")
     assert "'python'" in caught.value.hint
 
 
+LINES = ["", " = A duck = \n", "", " It swims . \n", " = = Food = = \n", " Bread . \n", " = Owl = \n", " It flies . \n"]
+ARTICLES = [" = A duck = \n It swims . \n = = Food = = \n Bread . \n", " = Owl = \n It flies . \n"]
+
+
+@pytest.mark.parametrize("group", [1, 2, 3, 100])
+def test_the_lines_of_wikitext_become_articles_however_they_are_sliced(tmp_path: Path, group: int) -> None:
+    file = tmp_path / "train-0.parquet"
+    pq.write_table(pa.table({"text": LINES}), file, row_group_size=group)
+    source = describe("w", str(file))
+    options = formats.Options(heading=CORPORA["wikitext-103"].heading)
+    whole = [d.text for d in formats.documents(formats.read(source, options))]
+    sliced = [p for part in formats.slices(source, 1) for p in formats.read_slice(part, options)]
+    assert whole == ARTICLES
+    assert [d.text for d in formats.documents(iter(sliced))] == ARTICLES
+
+
+def test_a_corpus_is_read_from_the_hub_the_way_it_needs(remote: "Remote", monkeypatch: pytest.MonkeyPatch) -> None:
+    from .conftest import File
+
+    held = io.BytesIO()
+    pq.write_table(pa.table({"text": LINES}), held)
+    remote.files["wikitext-103-raw-v1/train-0.parquet"] = File(held.getvalue())
+    known = CORPORA["wikitext-103"]
+    moved = corpora.Corpus(**{**vars(known), "origin": known.origin.replace("Salesforce/wikitext", "o/n")})
+    monkeypatch.setitem(CORPORA, "wikitext-103", moved)
+    assert [d.text for d in sources.read("wikitext-103")] == ARTICLES
+
+
 @pytest.fixture(scope="module")
-def library() -> list[corpora.Document]:
-    return list(CORPORA["python"].documents())
+def library() -> list[Document]:
+    return list(sources.read("python"))
 
 
-def test_the_python_corpus_is_the_library_in_a_fixed_order_without_its_tests(
-    library: list[corpora.Document],
-) -> None:
+def test_the_python_corpus_is_the_library_in_a_fixed_order_without_its_tests(library: list[Document]) -> None:
     names = [d.name for d in library]
     assert names == sorted(names, key=lambda name: name.split("/"))
     assert {"argparse.py", "pydoc_data/topics.py", "json/decoder.py"} <= set(names)
     assert not any(corpora.SKIPPED.intersection(name.split("/")) for name in names)
 
 
-def test_the_python_corpus_is_millions_of_characters(library: list[corpora.Document]) -> None:
+def test_the_python_corpus_is_millions_of_characters(library: list[Document]) -> None:
     assert sum(len(d.text) for d in library) > 5_000_000

@@ -1,13 +1,23 @@
 """One file → documents."""
 
+import gzip
+import io
+import json
+import pickle
+import tracemalloc
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fledge.base.errors import UserError
+from fledge.text import formats, jsonl
+from fledge.text import parquet as parquet_format
 from fledge.text.formats import Document, is_text, read_file
+from fledge.text.inputs import Input, Options, Tally, describe
 
 
 def test_a_file_is_one_document_with_every_character_as_it_stands(tmp_path: Path) -> None:
@@ -47,3 +57,187 @@ def test_any_text_comes_back_unchanged(tmp_path_factory: pytest.TempPathFactory,
     file = tmp_path_factory.getbasetemp() / "any.txt"
     file.write_bytes(text.encode())
     assert [d.text for d in read_file(file)] == [text]
+
+
+def zstd(content: bytes) -> bytes:
+    held = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(held, "zstd") as stream:
+        stream.write(content)
+    return held.getvalue().to_pybytes()
+
+
+def parquet(**columns: list[object]) -> bytes:
+    held = io.BytesIO()
+    pq.write_table(pa.table(columns), held)
+    return held.getvalue()
+
+
+def read(file: Path, tally: Tally | None = None, **options: str) -> list[str]:
+    found = formats.read(describe(file.name, str(file)), Options(**options), tally)  # type: ignore[arg-type]
+    return [document.text for document in formats.documents(found)]
+
+
+LINES = b'{"text": "one"}\n{"text": "two"}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "texts"),
+    [
+        ("a.txt", b"plain", ["plain"]),
+        ("a.py", b"{'a': 1}\n{}", ["{'a': 1}\n{}"]),
+        ("a.json", b'{"name": "x"}\n', ['{"name": "x"}\n']),
+        ("a.jsonl", LINES, ["one", "two"]),
+        ("a.txt", LINES, ["one", "two"]),
+        ("a", b'\xef\xbb\xbf{"text": "one"}', ["one"]),
+        ("a.jsonl.gz", gzip.compress(LINES), ["one", "two"]),
+        ("a.gz", gzip.compress(LINES), ["one", "two"]),
+        ("a.txt", gzip.compress(b"pla") + gzip.compress(b"in"), ["plain"]),
+        ("a.txt.zst", zstd(b"pla") + zstd(b"in"), ["plain"]),
+        ("a.gz", b"not packed at all", ["not packed at all"]),
+        ("a.bin", parquet(text=["one", None, "two"]), ["one", "two"]),
+        ("a.jsonl", b'{"text": "one"}\r\n\r\n{"text": "two"}\r\n', ["one", "two"]),
+    ],
+)
+def test_a_format_is_known_by_its_content_and_its_ending(
+    tmp_path: Path, name: str, content: bytes, texts: list[str]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert read(tmp_path / name) == texts
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstd], ids=["gzip", "zstd"])
+@pytest.mark.parametrize("cut", [1, 2], ids=["cut", "flipped"])
+def test_a_damaged_archive_is_refused_by_name_and_place(tmp_path: Path, pack: object, cut: int) -> None:
+    content = bytearray(pack(bytes(i * i % 251 for i in range(900_000)).replace(b"\0", b"a")))  # type: ignore[operator]
+    if cut == 1:
+        del content[-9:]
+    else:
+        content[12:400] = b"\xff" * 388
+    (tmp_path / "a.txt.gz").write_bytes(content)
+    with pytest.raises(UserError, match=r"'a\.txt\.gz' (ends too early|is damaged).*[\d,]+ bytes into"):
+        read(tmp_path / "a.txt.gz")
+
+
+@pytest.mark.parametrize("place", ["end", "beginning", "middle"])
+def test_a_damaged_parquet_is_refused_by_name(tmp_path: Path, place: str) -> None:
+    content = bytearray(parquet(text=[f"{n * n} words" for n in range(5000)]))
+    if place == "end":
+        del content[-20:]
+    elif place == "beginning":
+        content[:4] = b"XXXX"
+    else:
+        content[5:2000] = b"\xff" * 1995
+    (tmp_path / "a.parquet").write_bytes(content)
+    with pytest.raises(UserError, match=r"'a\.parquet' is damaged"):
+        read(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"{broken", "line 3 is not JSON"),
+        (b"[1]", "line 3 is no JSON object but a list"),
+        (b'"text"', "line 3 is no JSON object but a text"),
+        (b"[" * 50_000, "line 3 is not JSON"),
+        (b'{"body": "x", "id": 1}', "line 3 has no field 'text'; it has: 'body', 'id'"),
+        (b'{"text": ["x"]}', "line 3: the field 'text' is a list, not text"),
+    ],
+)
+def test_a_bad_json_line_is_refused_by_its_number(tmp_path: Path, line: bytes, words: str) -> None:
+    (tmp_path / "a.jsonl").write_bytes(LINES + line + b"\n")
+    with pytest.raises(UserError) as caught:
+        read(tmp_path / "a.jsonl")
+    assert f"'a.jsonl' {words}" in caught.value.message
+    last = formats.Slice(describe("a.jsonl", str(tmp_path / "a.jsonl")), len(LINES))
+    with pytest.raises(UserError, match="line 3"):
+        list(formats.read_slice(last))
+
+
+def test_a_json_line_without_end_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jsonl, "LINE_LIMIT", 1 << 20)
+    (tmp_path / "a.jsonl").write_bytes(LINES + b'{"text": "' + b"x" * (1 << 22) + b'"}\n')
+    with pytest.raises(UserError, match=r"line 3 is longer than 1\.0 MB"):
+        read(tmp_path / "a.jsonl")
+
+
+def test_a_parquet_of_endless_texts_is_refused_before_it_fills_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_format, "TEXT_LIMIT", 1 << 20)
+    pq.write_table(pa.table({"text": ["word " * (1 << 20)]}), tmp_path / "a.parquet", use_dictionary=False)
+    with pytest.raises(UserError, match=r"holds texts of 5\.2 MB from row 0 on; 1\.0 MB is the most"):
+        read(tmp_path / "a.parquet")
+
+
+def test_a_missing_parquet_field_is_refused_with_those_that_exist(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(parquet(body=["x"], id=[1]))
+    with pytest.raises(UserError, match=r"has no field 'text'; it has: 'body', 'id'"):
+        read(tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="'id' is int64, not text"):
+        read(tmp_path / "a.parquet", field="id")
+    assert read(tmp_path / "a.parquet", field="body") == ["x"]
+
+
+def test_what_is_odd_is_kept_or_replaced_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"a" * 9000 + b"\0\xff\xfe z\xf0\x9f")
+    tally = Tally()
+    assert read(tmp_path / "a.txt", tally) == ["a" * 9000 + "\0\ufffd\ufffd z\ufffd"]
+    assert (tally.documents, tally.nul, tally.replaced) == (1, 1, 4)
+
+
+def test_half_characters_in_json_are_replaced_and_counted_and_whole_ones_kept(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "\\ud83e\\udd86 \\ud800"}\n{"text": ""}\n{"text": null}\n')
+    tally = Tally()
+    assert read(tmp_path / "a.jsonl", tally) == ["🦆 \ufffd"]
+    assert (tally.surrogates, tally.empty, tally.documents) == (1, 2, 1)
+
+
+def test_tallies_of_several_readers_add_up() -> None:
+    sum_ = Tally(documents=1, nul=2)
+    sum_.add(Tally(documents=3, bytes=5))
+    assert sum_ == Tally(documents=4, bytes=5, nul=2)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfeh\0i\0", "鴨".encode("utf-16"), b"PK\3\4\0\0"])
+def test_utf16_and_other_binaries_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(UserError, match=r"'a\.txt' is (UTF-16|a binary file)"):
+        read(tmp_path / "a.txt")
+
+
+def test_a_separator_cuts_a_text_into_documents_named_by_their_places(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one\n\ntwo\n\n\nthree\n\n")
+    found = formats.read(describe("a", str(tmp_path / "a.txt")), Options(separator="\n\n"))
+    assert [(p.document, p.text) for p in found] == [("a@0", "one"), ("a@5", "two"), ("a@11", "three")]
+
+
+@pytest.mark.parametrize("content", [b"a" * (200 << 20), b"ab " * (60 << 20), b"\n" * (100 << 20)])
+def test_a_long_text_on_one_line_takes_little_memory(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.gz").write_bytes(gzip.compress(content, 1))
+    source = describe("a", str(tmp_path / "a.gz"))
+    length = len(content)
+    del content
+    tracemalloc.start()
+    try:
+        assert sum(len(piece.text) for piece in formats.read(source)) == length
+        assert sum(len(piece.text) for piece in formats.read(source, Options(separator="\n"))) in (length, 0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 32 << 20
+
+
+def test_inputs_and_slices_travel_between_processes() -> None:
+    part = formats.Slice(Input("a", "a", "txt"), 1, 2)
+    assert pickle.loads(pickle.dumps(part)) == part  # noqa: S301 — our own
+
+
+def test_long_documents_in_json_come_in_pieces(tmp_path: Path) -> None:
+    text = "one word after another " * 100_000
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}))
+    pieces = list(formats.read(describe("a", str(tmp_path / "a.jsonl"))))
+    assert [p.last for p in pieces] == [False, False, True]
+    assert "".join(p.text for p in pieces) == text
+    assert max(len(p.text) for p in pieces) < 1.1 * (1 << 20)

@@ -2,11 +2,16 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from fledge.base.errors import UserError
 from fledge.text import sources
+from fledge.text.inputs import Options, Tally
+
+if TYPE_CHECKING:
+    from .conftest import Remote
 
 
 @pytest.fixture
@@ -88,3 +93,88 @@ def test_the_fingerprint_changes_with_size_time_or_a_new_file(folder: Path) -> N
 
 def test_the_fingerprint_of_a_corpus_tells_its_version() -> None:
     assert sources.fingerprint(["python"]) != sources.fingerprint(["shakespeare"])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "texts"), [("*.txt", ["B"]), ("**/*.md", ["Z"]), ("**/*", ["Z", "B"]), ("[ab].txt", ["B"])]
+)
+def test_a_glob_gives_the_files_that_match_in_order(folder: Path, pattern: str, texts: list[str]) -> None:
+    assert [d.text for d in sources.read(f"{folder}/{pattern}")] == texts
+
+
+def test_a_glob_that_matches_nothing_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"no text file matches .*\*\.doc"):
+        sources.read(f"{folder}/*.doc")
+
+
+def test_files_are_chosen_by_include_and_exclude(folder: Path) -> None:
+    def names(**chosen: list[str]) -> list[str]:
+        return [Path(source.name).name for source in sources.inputs(str(folder), **chosen)]  # type: ignore[arg-type]
+
+    assert names(include=["*.md"]) == ["z.md"]
+    assert names(exclude=["a/*"]) == ["b.txt"]
+    assert names(include=["*.md", "*.txt"], exclude=["z.*"]) == ["b.txt"]
+    with pytest.raises(UserError, match="nothing in"):
+        names(include=["*.rst"])
+
+
+def test_a_web_address_is_downloaded_once_and_read(remote: "Remote") -> None:
+    from .conftest import File
+
+    remote.files["/book.txt"] = File("Käse".encode())
+    for _ in range(2):
+        assert [d.text for d in sources.read(remote.address + "/book.txt")] == ["Käse"]
+    assert len(remote.asked) == 1
+
+
+def test_a_binary_in_a_folder_is_passed_over_and_one_that_is_named_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match="binary"):
+        list(sources.read(str(folder / "p.bin")))
+
+
+def test_a_weight_is_told_from_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("log:12").write_text("a file with a colon")
+    assert sources.weighted("wikipedia-en:0.3") == ("wikipedia-en", 0.3)
+    assert sources.weighted("hf://datasets/o/n/a.txt:2") == ("hf://datasets/o/n/a.txt", 2.0)
+    assert sources.weighted("log:12") == ("log:12", 1.0)
+    assert sources.weighted("http://localhost:8000") == ("http://localhost:8000", 1.0)
+    assert sources.weighted("C:stuff") == ("C:stuff", 1.0)
+    assert [d.text for d in sources.read("log:12")] == ["a file with a colon"]
+    with pytest.raises(UserError, match="makes no sense"):
+        sources.weighted("python:0")
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> str:
+    file = tmp_path / "many.txt"
+    file.write_text("\n".join(f"line {n}" for n in range(4000)))
+    return str(file)
+
+
+def taken(source: str) -> list[str]:
+    return [piece.text for piece in sources.mix(sources.inputs(source), Options(separator="\n"))]
+
+
+def test_a_share_is_always_the_same_documents_and_a_larger_one_holds_a_smaller_one(many: str) -> None:
+    third, half = taken(many + ":0.3"), taken(many + ":0.5")
+    assert third == taken(many + ":0.3")
+    assert set(third) < set(half)
+    assert abs(len(third) / 4000 - 0.3) < 0.03
+
+
+def test_a_weight_above_one_repeats(many: str) -> None:
+    whole, more = taken(many), taken(many + ":2.5")
+    assert more[:8000] == whole * 2
+    assert more[8000:] == taken(many + ":.5")
+
+
+def test_several_sources_are_mixed_by_their_weights_one_after_another(many: str, folder: Path) -> None:
+    several = [*sources.inputs(str(folder) + ":2"), *sources.inputs(many + ":0.1")]
+    tally = Tally()
+    texts = [piece.text for piece in sources.mix(several, Options(separator="\n"), tally)]
+    assert texts == ["Z", "Z", "B", "B", *taken(many + ":0.1")]
+
+
+def test_a_weight_changes_the_fingerprint(many: str) -> None:
+    assert len({sources.fingerprint([many + end]) for end in ("", ":2", ":0.5")}) == 3

@@ -1,31 +1,36 @@
 """The corpora that have a name: where each comes from, how large it is, under which licence.
 
-`python` needs no network: it is the standard library of the Python that runs fledge.
+`python` needs no network: it is the standard library of the Python that runs fledge. The others are addresses that
+sources.py understands, with what must be known to read them.
 """
 
-import hashlib
-import http.client
 import sys
 import sysconfig
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from fledge.base.errors import UserError, nearest
-from fledge.base.files import cache_dir, write_atomic
-from fledge.text.formats import Document, read_file
+from fledge.base.files import cache_dir
+from fledge.text.download import Expected, fetch
+
+Files = Callable[[], Iterator[tuple[str, Callable[[], str]]]]  # names, and how to come by a path
 
 
 @dataclass(frozen=True)
 class Corpus:
+    """`origin` is a SOURCE, unless `files` says how to come by the files."""
+
     name: str
     about: str
     origin: str
     size: str
     licence: str
-    network: bool
-    documents: Callable[[], Iterator[Document]]
+    network: bool = True
+    files: Files | None = None
+    field: str = ""
+    separator: str = ""
+    heading: str = ""
 
     def version(self) -> str:
         """What the text depends on besides the name; part of a prepared dataset's address in the cache."""
@@ -55,43 +60,22 @@ SKIPPED = {
 }
 
 
-def python_library() -> Iterator[Document]:
+def python_library() -> Iterator[tuple[str, Callable[[], str]]]:
     """The standard library's modules, in a fixed order, and the language reference in pydoc_data/topics.py."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).parts
-        if SKIPPED.intersection(parts) or not path.is_file():
-            continue
-        for document in read_file(path):
-            yield Document("/".join(parts), document.text)
+        if not SKIPPED.intersection(parts) and path.is_file():
+            yield "/".join(parts), path.__str__
 
 
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
 
-def shakespeare() -> Iterator[Document]:
-    path = download(SHAKESPEARE_URL, SHAKESPEARE_SHA256, cache_dir() / "downloads" / "shakespeare.txt")
-    for document in read_file(path):
-        yield Document("shakespeare", document.text)
-
-
-def download(url: str, sha256: str, path: Path) -> Path:
-    """Fetch once; a file with another hash never gets its final name."""
-    if path.exists():
-        return path
-    try:
-        with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 — the URLs are the constants above
-            content = answer.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise UserError(
-            f"could not download {url}: {getattr(error, 'reason', error)}",
-            "check the network, or fetch the file another way and give its path instead of the name",
-        ) from None
-    if (got := hashlib.sha256(content).hexdigest()) != sha256:
-        raise UserError(f"{url} sent something else (sha256 {got[:12]}…, not {sha256[:12]}…)", "try again later")
-    write_atomic(path, content)
-    return path
+def shakespeare() -> Iterator[tuple[str, Callable[[], str]]]:
+    place = cache_dir() / "downloads" / "shakespeare.txt"
+    yield "shakespeare", lambda: str(fetch(SHAKESPEARE_URL, place, Expected(sha256=SHAKESPEARE_SHA256)))
 
 
 CORPORA = {
@@ -104,7 +88,7 @@ CORPORA = {
             "9 MB",
             "PSF-2.0",
             network=False,
-            documents=python_library,
+            files=python_library,
         ),
         Corpus(
             "shakespeare",
@@ -112,8 +96,64 @@ CORPORA = {
             SHAKESPEARE_URL,
             "1.1 MB",
             "public domain",
-            network=True,
-            documents=shakespeare,
+            files=shakespeare,
+        ),
+        Corpus(
+            "tinystories",
+            "short stories for small children, written by GPT-3.5 and GPT-4",
+            "hf://datasets/roneneldan/TinyStories/data/train-*.parquet",
+            "1.0 GB",
+            "CDLA-Sharing-1.0",
+        ),
+        Corpus(
+            "wikitext-103",
+            "good and featured articles of English Wikipedia, one document each",
+            "hf://datasets/Salesforce/wikitext/wikitext-103-raw-v1/train-*.parquet",
+            "314 MB",
+            "CC-BY-SA-3.0",
+            heading=r" = [^=].* = \n$",  # the rows are lines; this is an article's title
+        ),
+        Corpus(
+            "openwebtext-10k",
+            "ten thousand documents of OpenWebText",
+            "hf://datasets/stas/openwebtext-10k@refs/convert/parquet/**/train/*.parquet",
+            "30 MB",
+            "CC0-1.0",
+        ),
+        Corpus(
+            "openwebtext",
+            "web pages that were recommended on Reddit: the text that GPT-2's was rebuilt as",
+            "hf://datasets/Skylion007/openwebtext/**/train-*.parquet",
+            "24 GB",
+            "CC0-1.0",
+        ),
+        Corpus(
+            "wikipedia-en",
+            "English Wikipedia of November 2023, without markup",
+            "hf://datasets/wikimedia/wikipedia/20231101.en/train-*.parquet",
+            "12 GB",
+            "CC-BY-SA-3.0",
+        ),
+        Corpus(
+            "wikisource-en",
+            "books, speeches and documents of English Wikisource, December 2023",
+            "hf://datasets/wikimedia/wikisource/20231201.en/train-*.parquet",
+            "2 GB",
+            "CC-BY-SA-3.0",
+        ),
+        Corpus(
+            "redpajama-sample",
+            "a billion tokens of RedPajama: web, code, papers, books, questions and answers",
+            "hf://datasets/togethercomputer/RedPajama-Data-1T-Sample/*_sample.jsonl",
+            "5.4 GB",
+            "of each source",
+        ),
+        Corpus(
+            "fineweb-edu",
+            "web pages that teach something: ten billion tokens of FineWeb-Edu",
+            "hf://datasets/HuggingFaceFW/fineweb-edu/sample/10BT/*.parquet",
+            "28 GB",
+            "ODC-By-1.0",
         ),
     )
 }

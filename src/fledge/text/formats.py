@@ -1,38 +1,193 @@
-"""One file → documents. Here: plain text, in any language, code too.
+"""One input → documents, in pieces: plain text, JSON lines, parquet; plain, gzip or zstd. Always as a stream.
 
-Reads and checks bytes; does not know where files come from (sources.py) or what tokens are.
+A document of up to 1 MiB comes whole; a longer one in pieces that are cut where every usual tokenizer begins a
+new word. `slices` divides an input among several readers so that each document has exactly one: put together, what
+they read is what one reader would have read. Names tell where a document stands: NAME for a whole file, else
+NAME@PLACE (the first byte in a text or of a JSON line, the row in a parquet).
+
+Reads and checks; does not know where inputs come from (sources.py) or what tokens are.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fledge.base.errors import UserError
+from fledge.text import jsonl, parquet, plain
+from fledge.text.inputs import (
+    HEAD,
+    PIECE,
+    Document,
+    Input,
+    Options,
+    Piece,
+    Readable,
+    Tally,
+    describe,
+    looks_binary,
+    open_bytes,
+)
+
+__all__ = ["Document", "Input", "Options", "Piece", "Slice", "Tally", "is_text", "read", "read_file", "read_slice"]
+
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
-class Document:
-    """A text that belongs together: a file, an article, a story. `name` says where it came from."""
+class Slice:
+    """The part of an input in [start, end): bytes, or row groups of a parquet. `end` None: to the last."""
 
-    name: str
-    text: str
+    source: Input
+    start: int = 0
+    end: int | None = None
+
+
+def read(source: Input, options: Options | None = None, tally: Tally | None = None) -> Iterator[Piece]:
+    """Every document of an input."""
+    return read_slice(Slice(source), options, tally)
+
+
+def slices(source: Input, target: int) -> list[Slice]:
+    """Parts of about `target` bytes. What is compressed is read from its beginning, so it stays whole."""
+    if source.format == "parquet":
+        sizes = parquet.row_groups(source)
+        edges, held = [0], 0
+        for group, size in enumerate(sizes):
+            if held and held + size > target:
+                edges.append(group)
+                held = 0
+            held += size
+        return _between(source, edges)
+    if source.compression != "none" or not source.size:
+        return [Slice(source)]
+    step = max(1, -(-target // PIECE)) * PIECE  # whole pieces: every reader cuts in the same places
+    return _between(source, list(range(0, source.size, step)))
+
+
+def _between(source: Input, edges: list[int]) -> list[Slice]:
+    return [Slice(source, start, end) for start, end in zip(edges, [*edges[1:], None], strict=True)]
+
+
+def read_slice(part: Slice, options: Options | None = None, tally: Tally | None = None) -> Iterator[Piece]:
+    source = part.source
+    options = (options or Options()).of(source)
+    tally = Tally() if tally is None else tally
+    reader = {"txt": _read_plain, "jsonl": _read_lines, "parquet": _read_parquet}[source.format]
+    for piece in reader(part, options, tally):
+        piece = _whole_characters(piece, tally)
+        tally.bytes += len(piece.text.encode())
+        tally.documents += piece.last
+        yield piece
+
+
+def _whole_characters(piece: Piece, tally: Tally) -> Piece:
+    """JSON can spell half a character; no UTF-8 can hold it."""
+    if piece.text.isascii() or not SURROGATE.search(piece.text):
+        return piece
+    text, count = SURROGATE.subn("\ufffd", piece.text)
+    tally.surrogates += count
+    return Piece(piece.document, text, piece.last)
+
+
+def _read_plain(part: Slice, options: Options, tally: Tally) -> Iterator[Piece]:
+    source, separator = part.source, options.separator.encode()
+    with open_bytes(source, max(0, part.start - len(separator))) as file:
+        if not part.start:
+            file = peeked = Peeked(file)
+            plain.refuse_binary(peeked.head, source.name)
+        if separator:
+            parts = plain.byte_pieces(plain.separated_chunks(file, separator, part.start, part.end))
+        else:
+            parts = plain.byte_pieces(plain.whole_chunks(file), part.start, part.end)
+        for begin, place, data, last in parts:
+            text = plain.decode(data, (source, begin + place), options.errors, tally)
+            if begin + place == 0:
+                text = text.removeprefix("\ufeff")
+            if text:
+                yield Piece(f"{source.name}@{begin}" if separator else source.name, text, last)
+
+
+class Peeked:
+    """A stream whose beginning was looked at; it can no longer be sought in."""
+
+    def __init__(self, file: Readable) -> None:
+        self.head, self.file = file.read(HEAD), file
+        self.held = self.head
+
+    def read(self, size: int, /) -> bytes:
+        if self.held:
+            held, self.held = self.held, b""
+            return held
+        return self.file.read(size)
+
+
+def _read_lines(part: Slice, options: Options, tally: Tally) -> Iterator[Piece]:
+    source = part.source
+
+    def number(offset: int) -> int:
+        return _line_number(source, offset)
+
+    with open_bytes(source, max(0, part.start - 1)) as file:
+        for at, line in jsonl.lines(file, source, part.start, part.end, number):
+            text = jsonl.text_of(line, at, source, options, tally, number)
+            if text:
+                yield from _in_pieces(f"{source.name}@{at}", text)
+            else:
+                tally.empty += bool(line.strip())
+
+
+def _line_number(source: Input, offset: int) -> int:
+    count = 1
+    with open_bytes(source) as file:
+        while offset > 0 and (data := file.read(min(offset, plain.READ))):
+            count += data.count(b"\n")
+            offset -= len(data)
+    return count
+
+
+def _read_parquet(part: Slice, options: Options, tally: Tally) -> Iterator[Piece]:
+    source, field = part.source, options.field
+    with parquet.opened(source) as file:
+        if options.heading:
+            joined = parquet.joined_chunks(file, source, field, options.heading, part.start, part.end)
+            for begin, _, data, last in plain.byte_pieces(parquet.as_bytes(joined)):
+                yield Piece(f"{source.name}@{begin}", data.decode(), last)
+            return
+        for _, number, text in parquet.rows(file, source, field, part.start, part.end):
+            if text:
+                tally.nul += text.count("\0")
+                yield from _in_pieces(f"{source.name}@{number}", text)
+            else:
+                tally.empty += 1
+
+
+def _in_pieces(name: str, text: str) -> Iterator[Piece]:
+    if len(text) * 4 <= PIECE:
+        yield Piece(name, text)
+        return
+    data = text.encode("utf-8", "surrogatepass")
+    chunks = ((0, data[at : at + PIECE], at + PIECE >= len(data)) for at in range(0, len(data), PIECE))
+    for _, _, part, last in plain.byte_pieces(chunks):
+        yield Piece(name, part.decode("utf-8", "surrogatepass"), last)
+
+
+def documents(pieces: Iterator[Piece]) -> Iterator[Document]:
+    """Pieces put together again, for readers that hold everything anyway."""
+    held: list[str] = []
+    for piece in pieces:
+        held.append(piece.text)
+        if piece.last:
+            yield Document(piece.document, "".join(held))
+            held = []
 
 
 def is_text(path: Path) -> bool:
-    """A cheap look at the beginning: text holds no NUL byte."""
+    """A cheap look at the beginning: text holds no NUL byte. What is packed or parquet counts as text too."""
     with path.open("rb") as file:
-        return b"\0" not in file.read(8192)
+        head = file.read(HEAD)
+    return head.startswith((b"PAR1", b"\x1f\x8b", b"\x28\xb5\x2f\xfd")) or not looks_binary(head)
 
 
 def read_file(path: Path) -> Iterator[Document]:
-    if not is_text(path):
-        raise UserError(f"'{path}' is a binary file, not text", "give a text file (UTF-8), or a folder that holds some")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"'{path}' is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}",
-            "convert it first, for example: iconv -f latin1 -t utf-8 FILE > NEW",
-        ) from None
-    if text:
-        yield Document(str(path), text)
+    """The documents of one local file; what is not UTF-8 is refused."""
+    return documents(read(describe(str(path), str(path)), Options(errors="strict")))

@@ -1,27 +1,179 @@
-"""SOURCE → documents, whatever SOURCE is: a named corpus, a file, or a folder.
+"""SOURCE → inputs → documents, whatever SOURCE is. The one door through which text enters.
 
-The one door through which text enters. A path wins over a corpus of the same name.
+    python, wikitext-103, …                     a named corpus (corpora.py)
+    book.txt   notes/   'logs/**/*.jsonl'       a file; a folder with all below it; a glob
+    https://…                                   downloaded once, into the cache
+    hf://datasets/OWNER/NAME[@REV]/PATH         a file, folder or glob on the Hub; downloaded once
+    s3://…  and what else fsspec opens          read where it lies; a file, a folder or a glob
+    SOURCE:WEIGHT                               0.3 takes three documents of ten, 2 takes each twice
+
+A path wins over a corpus of the same name, and over a weight. The order is always that of the paths.
 """
 
-from collections.abc import Iterable, Iterator
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 from fledge.base.errors import UserError
-from fledge.base.files import user_path
-from fledge.text import corpora
-from fledge.text.formats import Document, is_text, read_file
+from fledge.base.files import cache_dir, user_path
+from fledge.text import corpora, download, formats, hub
+from fledge.text.formats import is_text
+from fledge.text.inputs import Document, Input, Options, Piece, Tally, describe, is_url, refusals
+
+Fetch = Callable[[], Input]  # an input that may have to be downloaded first
+WEIGHT = re.compile(r"(?P<source>.+):(?P<weight>\d+(\.\d+)?|\.\d+)")
+WILD = re.compile(r"[*?\[]")
+STRICT = Options(errors="strict")
+
+
+def inputs(source: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Input]:
+    """What a SOURCE means, each file looked at, remote ones downloaded. `include`, `exclude`: globs on names."""
+    return [fetch() for fetch in find(source, include, exclude)]
+
+
+def find(source: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Fetch]:
+    """The same, but nothing is downloaded before it is asked for."""
+    bare, weight = weighted(source)
+    named = _named(bare)
+    if include or exclude:
+        named = [(name, fetch) for name, fetch in named if _chosen(name, include, exclude)]
+        if not named:
+            raise UserError(f"nothing in '{bare}' is left after --include and --exclude", "loosen them")
+    return [partial(_heavy, fetch, weight) for _, fetch in named]
+
+
+def _heavy(fetch: Fetch, weight: float) -> Input:
+    return replace(fetch(), weight=weight)
+
+
+def weighted(source: str) -> tuple[str, float]:
+    """`wikipedia-en:0.3` → what to read, and how much of it."""
+    match = WEIGHT.fullmatch(source)
+    if match is None or (not is_url(source) and user_path(source).exists()):
+        return source, 1.0
+    bare, weight = match["source"], float(match["weight"])
+    if re.fullmatch(r"\w+://[^/]+", bare):  # host:port
+        return source, 1.0
+    if weight == 0 or weight > 1000:
+        raise UserError(f"'{source}': a weight of {match['weight']} makes no sense", "use one like 0.3 or 2")
+    return bare, weight
+
+
+def _named(source: str) -> list[tuple[str, Fetch]]:
+    """Every file of a source: a name for it, and how to get it."""
+    if source.startswith("hf://"):
+        return [(file.name, partial(_from_hub, file)) for file in hub.files(source)]
+    if source.startswith(("http://", "https://")):
+        return [(source, partial(_from_web, source))]
+    if is_url(source):
+        return [(url, partial(describe, url, url, size)) for url, size in _stored(source)]
+    path = user_path(source)
+    if path.exists() or WILD.search(source):
+        return [(str(file), partial(describe, str(file), str(file))) for file in _local(path)]
+    if "/" in source or path.suffix:
+        raise UserError(f"no such file or folder: '{source}'", "check the path; 'fledge corpora' lists the named texts")
+    return _of_corpus(corpora.find(source))
+
+
+def _of_corpus(corpus: corpora.Corpus) -> list[tuple[str, Fetch]]:
+    def own(fetch: Fetch) -> Input:
+        return replace(fetch(), field=corpus.field, separator=corpus.separator, heading=corpus.heading)
+
+    if corpus.files:
+        return [(name, partial(_from_file, name, path)) for name, path in corpus.files()]
+    return [(name, partial(own, fetch)) for name, fetch in _named(corpus.origin)]
+
+
+def _from_file(name: str, path: Callable[[], str]) -> Input:
+    return describe(name, path())
+
+
+def _from_hub(file: hub.HubFile) -> Input:
+    return describe(file.name, str(hub.download(file)))
+
+
+def _from_web(url: str) -> Input:
+    plain = url.partition("?")[0].partition("#")[0]
+    name = f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{Path(plain).name[-100:]}"
+    return describe(url, str(download.fetch(url, cache_dir() / "downloads" / "web" / name)))
+
+
+def _stored(url: str) -> list[tuple[str, int | None]]:
+    """What a URL means to fsspec: a file, all below a folder, or what matches a glob."""
+    import fsspec
+
+    with refusals(url):
+        system, path = fsspec.core.url_to_fs(url)
+        if WILD.search(path):
+            found = {p: facts for p, facts in system.glob(path, detail=True).items() if facts["type"] == "file"}
+        else:
+            found = system.find(path, detail=True)
+        shown = {p: facts for p, facts in found.items() if not _hidden(Path(p).parts)}
+        if not shown:
+            raise UserError(f"there is no file at '{url}'", "check the address")
+        return [(system.unstrip_protocol(p), facts.get("size")) for p, facts in sorted(shown.items())]
+
+
+def _local(path: Path) -> list[Path]:
+    """A file; every text file below a folder, in the order of its path; or what matches a glob.
+
+    Hidden files are passed over, and binary ones, unless one is named.
+    """
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        root, found = path, path.rglob("*")
+    else:
+        plain = next(i for i, part in enumerate(path.parts) if WILD.search(part))
+        root = Path(*path.parts[:plain])
+        found = root.glob(str(Path(*path.parts[plain:])))
+    shown = (p for p in sorted(found) if not _hidden(p.relative_to(root).parts))
+    files = [p for p in shown if p.is_file() and is_text(p)]
+    if not files and not path.is_dir():
+        raise UserError(f"no text file matches '{path}'", "check the pattern; ** reaches into folders")
+    return files
+
+
+def _hidden(parts: Iterable[str]) -> bool:
+    return any(part.startswith(".") for part in parts)
+
+
+def _chosen(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+    def fits(pattern: str) -> bool:
+        return fnmatch(name, pattern) or fnmatch(name, "*/" + pattern)
+
+    return (not include or any(map(fits, include))) and not any(map(fits, exclude))
+
+
+def share(pieces: Callable[[], Iterable[Piece]], weight: float) -> Iterator[Piece]:
+    """As many whole passes as the weight holds, then its fraction: the same documents every time, by their hash.
+
+    A document longer than a piece is taken in pieces, each a document of its own; so a share of one endless text
+    is a share of it too.
+    """
+    for _ in range(int(weight)):
+        yield from pieces()
+    if fraction := weight - int(weight):
+        for piece in pieces():
+            digest = hashlib.sha256(b"share\0" + piece.text.encode()).digest()
+            if int.from_bytes(digest[:8], "big") < fraction * 2**64:
+                yield replace(piece, last=True)
+
+
+def mix(several: Iterable[Input], options: Options | None = None, tally: Tally | None = None) -> Iterator[Piece]:
+    """The documents of all inputs, each as often as its weight says, one input after another."""
+    for each in several:
+        yield from share(partial(formats.read, each, options, tally), each.weight)
 
 
 def read(source: str) -> Iterator[Document]:
-    """The documents of one source, always in the same order."""
-    path = user_path(source)
-    if path.is_dir():
-        return _read_folder(path)
-    if path.exists():
-        return read_file(path)
-    if "/" in source or path.suffix:
-        raise UserError(f"no such file or folder: '{source}'", "check the path; 'fledge corpora' lists the named texts")
-    return corpora.find(source).documents()
+    """The documents of one source, whole, always in the same order; what is not UTF-8 is refused."""
+    found = find(source)  # here, so that a source that is not there is refused before the first document is wanted
+    return formats.documents(mix((fetch() for fetch in found), STRICT))
 
 
 def read_all(sources: Iterable[str]) -> list[Document]:
@@ -33,24 +185,34 @@ def read_all(sources: Iterable[str]) -> list[Document]:
     return documents
 
 
-def _read_folder(folder: Path) -> Iterator[Document]:
-    """Every text file below `folder`, in the order of its path; hidden and binary files are passed over."""
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.is_file() and not hidden and is_text(path):
-            yield from read_file(path)
-
-
 def fingerprint(sources: Iterable[str]) -> str:
-    """Changes whenever the text may have changed, without reading it: names, sizes, times, versions."""
+    """Changes whenever the text may have changed, without reading it: names, sizes, times, hashes, versions."""
     lines = []
     for source in sources:
-        path = user_path(source)
-        if path.exists():
-            files = sorted(path.rglob("*")) if path.is_dir() else [path]
-            for file in files:
-                stat = file.stat()
-                lines.append(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}")
-        else:
-            lines.append(f"{source} {corpora.find(source).version()}")
+        bare, weight = weighted(source)
+        lines += [line if weight == 1 else f"{line} x{weight}" for line in _facts(bare)]
     return "\n".join(lines)
+
+
+def _facts(source: str) -> Iterator[str]:
+    if source.startswith("hf://"):
+        yield from (f"{file.name} {file.size} {file.sha256 or file.blob}" for file in hub.files(source))
+    elif source.startswith(("http://", "https://")):
+        yield source
+    elif is_url(source):
+        yield from (f"{url} {size} {_version(url)}" for url, size in _stored(source))
+    elif (path := user_path(source)).exists() or WILD.search(source):
+        for file in sorted(path.rglob("*")) if path.is_dir() else _local(path):
+            stat = file.stat()
+            yield f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+    else:
+        yield f"{source} {corpora.find(source).version()}"
+
+
+def _version(url: str) -> str:
+    import fsspec
+
+    with refusals(url):
+        system, path = fsspec.core.url_to_fs(url)
+        facts = system.info(path)
+    return str(next((facts[key] for key in ("ETag", "etag", "mtime", "LastModified") if facts.get(key)), ""))

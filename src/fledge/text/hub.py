@@ -1,0 +1,168 @@
+"""Data sets on the Hugging Face Hub: hf://datasets/OWNER/NAME[@REVISION]/PATH, where PATH may be a glob.
+
+Two requests of the Hub are used: its list of a repository's files (in pages, with sizes and hashes) and the files
+themselves. A list that was fetched before serves when there is no network. Downloads are download.py's.
+"""
+
+import hashlib
+import json
+import os
+import re
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urljoin
+
+from fledge.base.errors import UserError
+from fledge.base.files import cache_dir, write_atomic
+from fledge.text.download import HINT, Again, Expected, Patience, ask, fetch
+
+SCHEME = "hf://datasets/"
+ADDRESS = re.compile(
+    r"hf://datasets/(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<rev>refs(?:/|%2F)[\w.-]+(?:/|%2F)[\w.-]+|[^/@]+))?(?:/(?P<path>.*))?"
+)
+READABLE = re.compile(r"\.(txt|md|jsonl|ndjson|parquet)(\.gz|\.zst)?$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Place:
+    """An address, taken apart."""
+
+    repo: str
+    revision: str
+    path: str
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One file in a repository, as the Hub lists it."""
+
+    place: Place
+    size: int
+    sha256: str  # of large files, which git keeps elsewhere
+    blob: str  # of the others
+
+    @property
+    def name(self) -> str:
+        revision = "" if self.place.revision == "main" else f"@{self.place.revision}"
+        return f"{SCHEME}{self.place.repo}{revision}/{self.place.path}"
+
+
+def endpoint() -> str:
+    """Where the Hub is: $HF_ENDPOINT, else its own address."""
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
+
+
+def parse(url: str) -> Place:
+    match = ADDRESS.fullmatch(url)
+    if match is None:
+        raise UserError(f"'{url}' is no data set on the Hub", "it reads hf://datasets/OWNER/NAME/path/to/file.parquet")
+    return Place(match["repo"], unquote(match["rev"] or "main"), match["path"] or "")
+
+
+def files(url: str, patience: Patience | None = None) -> list[HubFile]:
+    """The files an address means: one, those below a folder, or those that match a glob; sorted by path."""
+    place = parse(url)
+    wanted = place.path.strip("/")
+    wild = re.search(r"[*?\[]", wanted)
+    folder = wanted[: wild.start()].rpartition("/")[0] if wild else wanted.rpartition("/")[0]
+    listed = _listed(place, folder, patience or Patience())
+    if wild:
+        pattern = re.compile(glob_to_regex(wanted))
+        found = [file for file in listed if pattern.fullmatch(file.place.path)]
+    else:
+        exact = [file for file in listed if file.place.path == wanted]
+        below = [file for file in listed if not wanted or file.place.path.startswith(wanted + "/")]
+        found = exact or [file for file in below if READABLE.search(file.place.path)]
+    if not found:
+        known = sorted({file.place.path for file in listed if READABLE.search(file.place.path)})[:3]
+        hint = f"there are, for example: {', '.join(known)}" if known else "look at the data set's page for its files"
+        raise UserError(f"'{url}' matches no file of {place.repo}", hint)
+    return sorted(found, key=lambda file: file.place.path)
+
+
+def glob_to_regex(pattern: str) -> str:
+    """`**/` any folders, `*` and `?` within one name, `[…]` as everywhere."""
+    out, rest = "", pattern
+    while rest:
+        if rest.startswith("**/"):
+            out, rest = out + "(?:.*/)?", rest[3:]
+        elif rest.startswith("**"):
+            out, rest = out + ".*", rest[2:]
+        elif rest[0] == "[" and (end := rest.find("]", 2)) > 0:
+            inside = rest[1:end].replace("\\", r"\\")
+            out, rest = out + "[" + ("^" + inside[1:] if inside[0] == "!" else inside) + "]", rest[end + 1 :]
+        else:
+            out += {"*": "[^/]*", "?": "[^/]"}.get(rest[0], re.escape(rest[0]))
+            rest = rest[1:]
+    return out
+
+
+def _listed(place: Place, folder: str, patience: Patience) -> list[HubFile]:
+    """The repository's files below `folder`; the list of last time where the Hub cannot be reached."""
+    url = f"{endpoint()}/api/datasets/{place.repo}/tree/{quote(place.revision, safe='')}"
+    url += f"/{quote(folder)}" * bool(folder) + "?recursive=true"
+    kept = _folder(place) / "lists" / (hashlib.sha256(url.encode()).hexdigest()[:16] + ".json")
+    try:
+        listed = [asdict(file) for file in _pages(url, place, patience)]
+    except UserError as error:
+        if error.hint != HINT or not kept.exists():
+            raise
+        listed = json.loads(kept.read_bytes())
+    else:
+        write_atomic(kept, json.dumps(listed))
+    return [HubFile(**{**each, "place": Place(**each["place"])}) for each in listed]
+
+
+def _pages(url: str, place: Place, patience: Patience) -> Iterator[HubFile]:
+    while url:
+        entries, following = _page(url, place, patience)
+        for entry in entries:
+            if entry.get("type") == "file":
+                large = entry.get("lfs") or {}
+                path = Place(place.repo, place.revision, entry["path"])
+                hashes = [large.get("oid", "")] if large else ["", entry.get("oid", "")]
+                if Path(path.path).name in ("", "..") or not all(re.fullmatch("[0-9a-f]*", each) for each in hashes):
+                    raise UserError(f"{url} lists a file that no repository can hold", "check HF_ENDPOINT")
+                yield HubFile(path, int(large.get("size", entry["size"])), hashes[0], "".join(hashes[1:]))
+        if following and not following.startswith(endpoint() + "/"):
+            raise UserError(f"{url} points to another server for its next page", "check HF_ENDPOINT")
+        url = following
+
+
+def _page(url: str, place: Place, patience: Patience) -> tuple[list[dict[str, Any]], str]:
+    for tried in range(patience.tries):
+        try:
+            with ask(urllib.request.Request(url, headers={"User-Agent": "fledge"}), patience.timeout) as answer:  # noqa: S310
+                entries = json.loads(answer.read())
+                link = re.search(r'<([^>]+)>;\s*rel="?next"?', answer.headers.get("Link", ""))
+                if not isinstance(entries, list):
+                    raise ValueError("no list")
+                return entries, urljoin(url, link[1]) if link else ""
+        except UserError as error:
+            if "HTTP 404" in error.message:
+                raise UserError(
+                    f"the Hub has no data set '{place.repo}' with '{place.path}' at '{place.revision}'",
+                    "check owner, name, revision and folder",
+                ) from None
+            raise
+        except (Again, ValueError, OSError) as error:
+            why = str(error)
+            time.sleep(max(getattr(error, "wait", 0.0), patience.pause * 2**tried) * (tried + 1 < patience.tries))
+    raise UserError(f"could not list {url}: {why}", HINT)
+
+
+def _folder(place: Place) -> Path:
+    return cache_dir() / "downloads" / "hub" / place.repo
+
+
+def download(file: HubFile, patience: Patience | None = None) -> Path:
+    """The file in the cache. Its address there holds its hash: a new version is another file."""
+    place = file.place
+    url = f"{endpoint()}/datasets/{place.repo}/resolve/{quote(place.revision, safe='')}/{quote(place.path)}"
+    version = (file.sha256 or file.blob or hashlib.sha256(file.name.encode()).hexdigest())[:12]
+    path = _folder(place) / version / Path(place.path).name
+    return fetch(url, path, Expected(file.size, file.sha256, file.blob), patience)

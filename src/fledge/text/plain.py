@@ -1,0 +1,129 @@
+"""Plain text: bytes → documents → pieces, as a stream.
+
+    bytes ─ split by the separator ─→ chunks of one document ─ cut near each MiB ─→ pieces ─ decode ─→ text
+
+A cut lies at the first safe place at or after each whole number of MiB of the document: where every usual
+tokenizer begins a new word anyway. It is found from the bytes behind that number alone, so two readers that
+begin at different places agree on it. Decodes no JSON and opens no file.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+
+from fledge.base.errors import UserError
+from fledge.text.inputs import PIECE, Errors, Input, Readable, Tally, looks_binary
+
+READ = 1 << 18
+WINDOW = 1 << 16  # how far behind the nominal place a safe one is looked for
+# Before a space between two words, or behind a line's end: no word, number or run of signs crosses these.
+SAFE = re.compile(r"(?<=[^\W_])(?= [^\W\d_])|(?<=\S\n)(?=[^\W_])")
+ESCAPED = re.compile("[\udc80-\udcff]")
+
+Chunk = tuple[int, bytes, bool]  # where the document begins, some of its bytes, whether they are its last
+Part = tuple[int, int, bytes, bool]  # where the document begins, where in it this is, the bytes, whether they end it
+
+
+def safe_cut(window: bytes) -> int:
+    """Where to cut, counted from the window's beginning.
+
+    Where no safe place is near: at a character's border, or at the end of the document, if that is near.
+    """
+    start = 0
+    while start < min(3, len(window)) and window[start] & 0xC0 == 0x80:
+        start += 1
+    text = window[start:WINDOW].decode("utf-8", "surrogateescape")
+    found = SAFE.search(text)
+    if found is None:
+        return start if len(window) >= WINDOW else len(window)
+    return start + len(text[: found.start()].encode("utf-8", "surrogateescape"))
+
+
+def whole_chunks(file: Readable) -> Iterator[Chunk]:
+    """A file without separators is one document, from wherever `file` stands."""
+    held = file.read(READ)
+    while more := file.read(READ):
+        yield 0, held, False
+        held = more
+    yield 0, held, True
+
+
+def separated_chunks(file: Readable, separator: bytes, start: int, end: int | None) -> Iterator[Chunk]:
+    """The documents that begin in [start, end); `file` stands at `start`, or one separator before it."""
+    length, run = len(separator), re.compile(_run_of(separator), re.DOTALL)
+    offset = max(0, start - length)  # of data[0] in the file
+    data, at, ended = b"", 0, False
+    begin = 0 if start == 0 else None  # of the document being read; None while there is none
+    while not ended:
+        more = file.read(READ)
+        data, offset, at, ended = data[at:] + more, offset + at, 0, not more
+        while match := run.search(data, at):
+            if match.end() + length > len(data) and not ended:  # the run may go on
+                break
+            if begin is not None:
+                yield begin, data[at : match.start()], True
+            begin, at = offset + match.end(), match.end()
+            if end is not None and begin >= end:
+                return
+            begin = begin if begin >= start else None
+        if match and begin is not None and match.start() > at:
+            yield begin, data[at : match.start()], False
+        # What is kept: the last of an unfinished run, or what may be the beginning of a separator.
+        keep = match.end() - length if match else max(at, len(data) - length)
+        if not match and begin is not None and not ended:
+            yield begin, data[at:keep], False
+        at = at if ended else keep
+    if begin is not None:
+        yield begin, data[at:], True
+
+
+def _run_of(separator: bytes) -> bytes:
+    """One separator and all that follow or overlap it: the next may begin wherever its beginning fits."""
+    length = len(separator)
+    shifts = [k for k in range(1, length + 1) if separator[k:] == separator[: length - k]]
+    tails = b"|".join(re.escape(separator[length - k :]) for k in shifts)
+    return re.escape(separator) + b"(?:" + tails + b")*+"
+
+
+def byte_pieces(chunks: Iterable[Chunk], first: int = 0, end: int | None = None) -> Iterator[Part]:
+    """Each document cut near every MiB. `first` and `end` bound a part of one long document, in whole MiB."""
+    data, place = b"", first  # place: of data[0] in the document
+    nominal, skipping = first or PIECE, first > 0
+    for begin, chunk, last in chunks:
+        data += chunk
+        while nominal < place + len(data) and (last or nominal + WINDOW <= place + len(data)):
+            cut = nominal - place
+            cut += safe_cut(data[cut : cut + WINDOW])
+            if not skipping:
+                yield begin, place, data[:cut], last and cut == len(data)
+            data, place, skipping = data[cut:], place + cut, False
+            if end is not None and nominal >= end:
+                return
+            nominal += PIECE
+        if last:
+            if data and not skipping:
+                yield begin, place, data, True
+            data, place, nominal, skipping = b"", 0, PIECE, False
+
+
+def decode(data: bytes, where: tuple[Input, int], errors: Errors, tally: Tally) -> str:
+    """`where` is the input and the place of data[0] in it, for the refusal."""
+    tally.nul += data.count(b"\0")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        if errors == "strict":
+            source, place = where
+            raise UserError(
+                f"'{source.name}' is not UTF-8: byte {place + error.start} is 0x{data[error.start]:02x}",
+                "convert it first, for example: iconv -f latin1 -t utf-8 FILE > NEW",
+            ) from None
+    tally.replaced += len(ESCAPED.findall(data.decode("utf-8", "surrogateescape")))
+    return data.decode("utf-8", "replace")
+
+
+def refuse_binary(head: bytes, name: str) -> None:
+    if looks_binary(head):
+        what = "UTF-16, not UTF-8" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "a binary file, not text"
+        raise UserError(
+            f"'{name}' is {what}", "give a text file (UTF-8), or a folder that holds some; iconv converts encodings"
+        )

@@ -1,0 +1,92 @@
+"""s3:// through fsspec, against a real S3 server on this machine."""
+
+import importlib.util
+from collections.abc import Iterator
+
+import pytest
+
+from fledge.base.errors import UserError
+from fledge.text import formats, sources
+
+if not (importlib.util.find_spec("moto") and importlib.util.find_spec("s3fs")):
+    pytest.skip("moto and s3fs are not installed", allow_module_level=True)
+
+HELD = {
+    "texts/a.txt": "ä first\n" * 3000,
+    "texts/deep/b.jsonl": '{"text": "one"}\n{"text": "two"}\n',
+    "texts/.hidden.txt": "no",
+}
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    import s3fs
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "testing",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "no_proxy": "*",
+        }.items():
+            patch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        system = s3fs.S3FileSystem()
+        system.mkdir("duck")
+        for key, text in HELD.items():
+            system.pipe(f"duck/{key}", text.encode())
+        yield "s3://duck"
+        s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("/texts/a.txt", ["a.txt"]),
+        ("/texts", ["a.txt", "b.jsonl"]),
+        ("/texts/*.txt", ["a.txt"]),
+        ("/**/*.jsonl", ["b.jsonl"]),
+    ],
+)
+def test_a_file_a_folder_and_a_glob_are_found_in_order(bucket: str, path: str, names: list[str]) -> None:
+    found = sources.inputs(bucket + path)
+    assert [source.name.rpartition("/")[2] for source in found] == names
+    assert all(source.name.startswith("s3://duck/texts/") and source.size for source in found)
+
+
+def test_its_texts_come_as_they_stand(bucket: str) -> None:
+    assert [d.text for d in sources.read(bucket + "/texts")] == [HELD["texts/a.txt"], "one", "two"]
+
+
+def test_slices_of_it_are_the_whole(bucket: str) -> None:
+    for source in sources.inputs(bucket + "/texts"):
+        sliced = [p for part in formats.slices(source, 1) for p in formats.read_slice(part)]
+        assert sliced == list(formats.read(source))
+
+
+def test_its_fingerprint_changes_with_its_content(bucket: str) -> None:
+    import s3fs
+
+    before = sources.fingerprint([bucket + "/texts"])
+    assert before == sources.fingerprint([bucket + "/texts"])
+    s3fs.S3FileSystem().pipe("duck/texts/c.txt", b"more")
+    assert sources.fingerprint([bucket + "/texts"]) != before
+    s3fs.S3FileSystem().rm("duck/texts/c.txt")
+
+
+@pytest.mark.parametrize("path", ["/none.txt", "/none/*.txt", "-of-nobody/x.txt"])
+def test_what_is_not_there_is_refused_by_address(bucket: str, path: str) -> None:
+    with pytest.raises(UserError) as caught:
+        sources.inputs(bucket + path)
+    assert bucket + path in caught.value.message
+
+
+def test_a_kind_of_address_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(UserError, match="nowhere://x"):
+        sources.inputs("nowhere://x/y.txt")

@@ -1,0 +1,121 @@
+"""Pieces and slices: put together, they are the whole, whatever the bytes."""
+
+import itertools
+import json
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fledge.text import formats, jsonl, plain
+from fledge.text.formats import Slice
+from fledge.text.inputs import Input, Options, Piece, Tally, describe
+
+SMALL = 64  # instead of a MiB, so that a short text has many cuts
+GRAINS = [
+    b"a",
+    b"b ",
+    b" c",
+    b"\n",
+    b"\r\n",
+    b"\n\n",
+    b".\n",
+    b"3",
+    "ä".encode(),
+    "🦆".encode(),
+    b"\x80",
+    b"\xf0",
+    b"-",
+]
+bytes_of_any_kind = st.lists(st.sampled_from(GRAINS), max_size=250).map(b"".join)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_pieces() -> object:
+    with pytest.MonkeyPatch.context() as patch:
+        for room in (plain, formats):
+            patch.setattr(room, "PIECE", SMALL)
+        patch.setattr(plain, "WINDOW", 16)
+        for room in (plain, jsonl):
+            patch.setattr(room, "READ", 7)
+        yield
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("slices") / "text"
+
+
+def check(source: Input, options: Options) -> list[Piece]:
+    """Every way of slicing gives the pieces and the counts of the whole."""
+    tally = Tally()
+    whole = list(formats.read(source, options, tally))
+    for target in (1, 3 * SMALL, 10**9):
+        counted = Tally()
+        parts = formats.slices(source, target)
+        assert [p for part in parts for p in formats.read_slice(part, options, counted)] == whole
+        assert counted == tally
+    return whole
+
+
+def texts(pieces: list[Piece]) -> list[str]:
+    return [document.text for document in formats.documents(iter(pieces))]
+
+
+@settings(max_examples=300)
+@given(content=bytes_of_any_kind, mark=st.booleans())
+def test_a_plain_text_is_the_same_in_slices_and_as_one(file: Path, content: bytes, mark: bool) -> None:
+    content = b"\xef\xbb\xbf" * mark + content
+    file.write_bytes(content)
+    pieces = check(Input("x", str(file), "txt", size=len(content)), Options())
+    assert "".join(p.text for p in pieces) == content.decode("utf-8", "replace").removeprefix("\ufeff")
+    assert [p.last for p in pieces] == [False] * (len(pieces) - 1) + [True] * bool(pieces)
+
+
+@settings(max_examples=300)
+@given(content=bytes_of_any_kind, separator=st.sampled_from(["\n\n", "-", "\n", "-b-", "a", "aba", "\r\n\r\n"]))
+def test_documents_between_separators_are_the_same_in_slices_and_as_one(
+    file: Path, content: bytes, separator: str
+) -> None:
+    file.write_bytes(content)
+    pieces = check(Input("x", str(file), "txt", size=len(content)), Options(separator=separator))
+    covered = bytearray(content)  # the plain way: mark all occurrences, overlapping ones too, and take the rest
+    for match in re.finditer(b"(?=" + re.escape(separator.encode()) + b")", content):
+        covered[match.start() : match.start() + len(separator)] = b"\0" * len(separator)
+    assert texts(pieces) == [part.decode("utf-8", "replace") for part in re.split(b"\0+", bytes(covered)) if part]
+
+
+@settings(max_examples=200)
+@given(held=st.lists(st.text(max_size=150), max_size=12), ending=st.sampled_from(["", "\n", "\n\n"]), raw=st.booleans())
+def test_json_lines_are_the_same_in_slices_and_as_one(file: Path, held: list[str], ending: str, raw: bool) -> None:
+    body = "\n".join(json.dumps({"text": text}, ensure_ascii=not raw) for text in held) + ending
+    file.write_bytes(body.encode())
+    pieces = check(Input("x", str(file), "jsonl", size=len(body.encode())), Options())
+    assert texts(pieces) == [text for text in held if text]
+
+
+@settings(max_examples=50)
+@given(held=st.lists(st.text(max_size=150), min_size=1, max_size=12), group=st.integers(1, 5))
+def test_row_groups_are_the_same_in_slices_and_as_one(file: Path, held: list[str], group: int) -> None:
+    pq.write_table(pa.table({"text": held}), file, row_group_size=group)
+    pieces = check(describe("x", str(file)), Options())
+    assert texts(pieces) == [text for text in held if text]
+
+
+def test_a_cut_lies_where_a_word_begins(file: Path) -> None:
+    content = b"word and word, then 12 words\n" * 20
+    file.write_bytes(content)
+    pieces = check(Input("x", str(file), "txt", size=len(content)), Options())
+    assert len(pieces) > 5
+    for before, after in itertools.pairwise(pieces):
+        assert (re.search(r"\w$", before.text) and re.match(r" [a-z]", after.text)) or before.text.endswith("\n")
+
+
+def test_what_is_compressed_stays_one_slice(file: Path) -> None:
+    assert formats.slices(Input("x", str(file), "txt", "gz", 10**6), 1) == [
+        Slice(Input("x", str(file), "txt", "gz", 10**6))
+    ]
