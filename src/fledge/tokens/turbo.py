@@ -5,11 +5,10 @@ answer is None, and the caller goes on with `tokenizers`. Only byte-level files 
 """
 
 import json
-import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fledge.tokens.bytelevel import BYTES, well_formed
+from fledge.tokens import bpe
+from fledge.tokens.bytelevel import ALPHABET, BYTES, well_formed
 
 Encode = Callable[[bytes], NDArray[np.uint32]]
 SEPARATOR = b"\xff"  # no UTF-8 text holds this byte
+BLOCK = 1 << 20
 
 # What engines have disagreed on: contractions, spaces of every kind, digits, newlines, marks, scripts, long runs.
 PROBE = (
@@ -51,25 +52,40 @@ def encoder(content: dict[str, Any], reference: Callable[[str], list[int]]) -> E
     return encode
 
 
-def learn(texts: Iterable[str], merges: int) -> list[tuple[bytes, bytes]] | None:
+class Spool:
+    """Texts on their way to another process: in a file, so that memory does not grow with them. Gives them back, too,
+    as the texts themselves may come only once."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._texts = texts
+
+    def __enter__(self) -> "Spool":
+        self._file = tempfile.NamedTemporaryFile(prefix="fledge-", suffix=".txt")  # noqa: SIM115 — closed on exit
+        for text in self._texts:
+            self._file.write(well_formed(text).encode() + SEPARATOR)
+        self._file.flush()
+        self.path = Path(self._file.name)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __iter__(self) -> Iterator[str]:
+        rest = b""
+        with self.path.open("rb") as file:
+            while block := file.read(BLOCK):
+                *whole, rest = (rest + block).split(SEPARATOR)
+                yield from (text.decode() for text in whole)
+
+
+def learn(texts: Spool, merges: int) -> list[tuple[bytes, bytes]] | None:
     """The merges of GPT-2's pattern, first learned first; None where they cannot be had this way.
 
-    In a process of its own, as the library tells of its progress on stdout. The texts go through a file, so memory
-    does not grow with them.
+    In a process of its own, as the library tells of its progress on stdout.
     """
-    if not _trains_like_the_reference():
-        return None
-    with tempfile.NamedTemporaryFile(prefix="fledge-", suffix=".txt") as file:
-        for text in texts:
-            file.write(well_formed(text).encode() + SEPARATOR)
-        file.flush()
-        return _learn(Path(file.name), merges)
-
-
-def _learn(file: Path, merges: int) -> list[tuple[bytes, bytes]] | None:
     with tempfile.TemporaryDirectory(prefix="fledge-") as folder:
         answer = Path(folder) / "merges.json"
-        command = [sys.executable, "-c", TRAINER, str(file), str(BYTES + merges), str(answer)]
+        command = [sys.executable, "-c", TRAINER, str(texts.path), str(BYTES + merges), str(answer)]
         done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 — this Python, our own words
         if done.returncode or not answer.exists():
             return None
@@ -87,17 +103,12 @@ with open(answer, "w") as out:
 
 
 @cache
-def _trains_like_the_reference() -> bool:
-    """Both learn from the probe, once a process."""
-    from fledge.tokens.bpe import ALPHABET, count_chunks
-    from fledge.tokens.bpe import learn as learn_here
-
+def trains() -> bool:
+    """Whether it learns from the probe what bpe.py learns. Asked once a process."""
     pieces, size = list(ALPHABET), 512
-    expected = [(pieces[a], pieces[b]) for a, b in learn_here(count_chunks([PROBE], "gpt2"), pieces, size)]
-    with tempfile.NamedTemporaryFile(prefix="fledge-", suffix=".txt") as file:
-        file.write(PROBE.encode() + SEPARATOR)
-        file.flush()
-        return _learn(Path(file.name), size - BYTES) == expected
+    merges = bpe.learn(bpe.count_chunks([PROBE], "gpt2"), pieces, size)
+    with Spool([PROBE]) as spool:
+        return learn(spool, size - BYTES) == [(pieces[a], pieces[b]) for a, b in merges]
 
 
 def _survives(call: Callable[[], Any]) -> Any:
@@ -107,6 +118,6 @@ def _survives(call: Callable[[], Any]) -> Any:
     except Exception:
         return None
     except BaseException as error:
-        if re.fullmatch("PanicException", type(error).__name__):
+        if type(error).__name__ == "PanicException":
             return None
         raise
