@@ -14,7 +14,6 @@ from fledge.tokens import bytelevel
 from fledge.tokens.fast import FastTokenizer
 
 Fetch = Callable[[str, str, str], Path]  # name, url, SHA-256 → where the file is now
-VOCABULARY = 50257
 END_OF_TEXT = "<|endoftext|>"
 ORIGIN = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
 SHA256 = {

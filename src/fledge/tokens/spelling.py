@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from fledge.tokens.bytelevel import BYTE_OF, unspell
 
 BYTE_NAME = re.compile(r"<0x([0-9A-F]{2})>")
+HOLES = 1_000_000  # ids without a token, as some vocabularies have; more are a damaged file
 UNDERSTOOD = {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}
 
 
@@ -30,14 +31,18 @@ def spelling(content: dict[str, Any], library: Tokenizer) -> Spelling:
     steps = _flat(content.get("decoder"))
     kinds = {step["type"] for step in steps}
     added = {token["id"]: "" if token["special"] else token["content"] for token in content["added_tokens"]}
-    pieces = [b""] * (1 + max(library.get_vocab().values(), default=-1))
+    vocabulary = library.get_vocab()
+    size = 1 + max(vocabulary.values(), default=-1)
+    if size > len(vocabulary) + HOLES:
+        raise ValueError(f"its ids run up to {size - 1}, but it holds {len(vocabulary)} tokens")
+    pieces = [b""] * size
     if "ByteLevel" in kinds:
         say, drops, exact = _byte_level, False, True
     elif kinds and kinds <= UNDERSTOOD and all(map(_is_plain, steps)):
         say, drops, exact = (lambda token: _spaced(token, steps)), any(map(_drops_space, steps)), True
     else:
         say, drops, exact = (lambda token: library.decode([library.token_to_id(token)]).encode()), False, False
-    for token, i in library.get_vocab().items():
+    for token, i in vocabulary.items():
         pieces[i] = added[i].encode() if i in added else say(token)
     return Spelling(pieces, drops, exact)
 

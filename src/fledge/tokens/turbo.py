@@ -60,7 +60,7 @@ class Spool:
         self._texts = texts
 
     def __enter__(self) -> "Spool":
-        self._file = tempfile.NamedTemporaryFile(prefix="fledge-", suffix=".txt")  # noqa: SIM115 — closed on exit
+        self._file = tempfile.NamedTemporaryFile(prefix="fledge-", suffix=".txt")
         for text in self._texts:
             self._file.write(well_formed(text).encode() + SEPARATOR)
         self._file.flush()
