@@ -35,14 +35,10 @@ def make(args: argparse.Namespace) -> Tokenizer:
     config = TokenizerConfig(kind=args.kind, vocab_size=args.vocab_size, pattern=args.pattern, unknown=args.unknown)
     if args.from_scratch and config.kind != "bpe":
         raise UserError(f"--from-scratch is for --kind bpe, not {config.kind}", "leave it out")
-    if (config.kind == "gpt2") == bool(args.sources):
-        made_already = config.kind == "gpt2"
-        raise UserError(
-            "GPT-2's encoding is made already: no text changes it"
-            if made_already
-            else "there is no text to learn from",
-            "leave the sources out" if made_already else "give a file, a folder or a named corpus",
-        )
+    if config.kind == "gpt2" and args.sources:
+        raise UserError("GPT-2's encoding is made already: no text changes it", "leave the sources out")
+    if config.kind != "gpt2" and not args.sources:
+        raise UserError("there is no text to learn from", "give a file, a folder or a named corpus")
     documents = read_all(args.sources) if args.sources else []
     if not args.from_scratch:
         return make_tokenizer(documents, config, [args.gpt2] if args.gpt2 else [])
