@@ -154,17 +154,18 @@ class BpeTokenizer:
     @classmethod
     def _from_json(cls, content: dict[str, Any]) -> "BpeTokenizer":
         pattern = {str(bytelevel.cutter(name)): name for name in PATTERNS}[str(content["pre_tokenizer"])]
-        model, (special, *others) = content["model"], [*content["added_tokens"], None]
-        if content["normalizer"] or others[:-1] or any(model.get(key) for key in UNKNOWN_WAYS):
+        model, added = content["model"], content["added_tokens"]
+        if content["normalizer"] or len(added) > 1 or any(model.get(key) for key in UNKNOWN_WAYS):
             raise ValueError
-        name = special["content"] if special else None
+        special = (str(added[0]["content"]), int(added[0]["id"])) if added else None
+        name = special[0] if special else None
         vocabulary = model["vocab"]
         pieces = [b""] * len(vocabulary)
         for sign, i in vocabulary.items():
             pieces[i] = b"" if sign == name else unspell(sign)
         pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
         merges = [(vocabulary[a], vocabulary[b]) for a, b in pairs]
-        return cls(pieces, merges, (name, special["id"]) if special else None, pattern)
+        return cls(pieces, merges, special, pattern)
 
 
 UNKNOWN_WAYS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")

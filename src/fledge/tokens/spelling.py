@@ -37,13 +37,13 @@ def spelling(content: dict[str, Any], library: Tokenizer) -> Spelling:
         raise ValueError(f"its ids run up to {size - 1}, but it holds {len(vocabulary)} tokens")
     pieces = [b""] * size
     if "ByteLevel" in kinds:
-        say, drops, exact = _byte_level, False, True
+        say, drops, exact = (lambda token, _: _byte_level(token)), False, True
     elif kinds and kinds <= UNDERSTOOD and all(map(_is_plain, steps)):
-        say, drops, exact = (lambda token: _spaced(token, steps)), any(map(_drops_space, steps)), True
+        say, drops, exact = (lambda token, _: _spaced(token, steps)), any(map(_drops_space, steps)), True
     else:
-        say, drops, exact = (lambda token: library.decode([library.token_to_id(token)]).encode()), False, False
+        say, drops, exact = (lambda _, i: library.decode([i]).encode()), False, False
     for token, i in vocabulary.items():
-        pieces[i] = added[i].encode() if i in added else say(token)
+        pieces[i] = added[i].encode() if i in added else say(token, i)
     return Spelling(pieces, drops, exact)
 
 

@@ -1,4 +1,4 @@
-"""The fastest way to the same ids: `gigatoken` where it is installed and agrees with `tokenizers`, which stays the judge.
+"""The fastest way to the same ids: `gigatoken`, where it is installed and agrees with `tokenizers`, the judge.
 
 It is young, so nothing rests on it: where it is missing, fails, or gives one different id on the probe below, the
 answer is None, and the caller goes on with `tokenizers`. Only byte-level files are tried.
@@ -27,7 +27,8 @@ BLOCK = 1 << 20
 PROBE = (
     "It's what they'LL say; we've HE'S I'd'nt 'tis ''s\n def f(x_1, *, y=10.5e-3):\n\treturn x**2  # done \r\n\r\n"
     "  two  spaces   three\u00a0hard\u2003em\u3000wide\u0085next\u2028line\x1c\x1f\x0b\x0c\0\x7f\ufeff end "
-    "12345678901 ١٢٣ ⅷ ½ x² naïve cafe\u0301 Straße ΑΘΗΝΑ Москва שלום مرحبا हिन्दी ไทย 日本語テキスト 한국어 🦆👩‍👩‍👧 \U000e0041 "
+    "12345678901 ١٢٣ ⅷ ½ x² naïve cafe\u0301 Straße ΑΘΗΝΑ Москва שלום مرحبا हिन्दी ไทย 日本語テキスト 한국어 "
+    "🦆 \U0001f469\u200d\U0001f467 \U000e0041 "
     "'ſ 'K don’t <|endoftext|> <s> ▁a </w> \U0010ffff\ufffd"
     + "".join(map(chr, range(0x20, 0x250)))
     + "ab" * 200
