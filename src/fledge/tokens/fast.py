@@ -7,8 +7,10 @@ encoded, in any language, as a single byte is always a token. Reading how this w
 """
 
 import json
+import re
 from collections.abc import Iterable
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -32,8 +34,12 @@ class FastTokenizer:
         self._library.no_truncation()  # such files can hold a length to cut at, and one to fill up to
         self._library.no_padding()
         self._library.encode_special_tokens = True  # a text that spells "<|endoftext|>" is text, not an end
-        self._spelling = spelling(content, self._library)
+        self._spelling = spelling(self.to_json(), self._library)
         specials = [token["content"] for token in content["added_tokens"] if token["special"]]
+        names = sorted(set(specials) - {content["model"].get("unk_token")})
+        unknown = content["model"].get("unk_id")  # text may well be unknown, and is then this one
+        self._never = {i for i in map(self._library.token_to_id, names) if i != unknown}
+        self._spelled = re.compile("|".join(map(re.escape, names)))
         alone = specials[0] if len(specials) == 1 else None
         self.special = next((name for name in ENDS if name in specials), alone)
 
@@ -74,7 +80,15 @@ class FastTokenizer:
         return turbo.encoder(self.to_json(), self._reference)
 
     def _reference(self, text: str) -> list[int]:
-        return self._library.encode(text, add_special_tokens=False).ids
+        ids = self._library.encode(text, add_special_tokens=False).ids
+        return ids if self._never.isdisjoint(ids) else self._apart(text)
+
+    def _apart(self, text: str) -> list[int]:
+        """Models of pieces and of words know special tokens by their letters; where a text spells one, it is encoded
+        in two parts, cut behind the first letter."""
+        cuts = [0, *(found.start() + 1 for found in self._spelled.finditer(text)), len(text)]
+        parts = (self._library.encode(text[a:b], add_special_tokens=False).ids for a, b in pairwise(cuts))
+        return [i for ids in parts for i in ids if i not in self._never]
 
     def encode(self, text: str) -> NDArray[np.uint32]:
         """What spells a special token is text like any other. A lone surrogate is read as '�'."""
@@ -84,8 +98,12 @@ class FastTokenizer:
     def encode_many(self, texts: Iterable[str]) -> list[NDArray[np.uint32]]:
         if self._turbo:
             return [self.encode(text) for text in texts]
-        batch = self._library.encode_batch_fast([well_formed(text) for text in texts], add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.uint32) for encoding in batch]
+        texts = [well_formed(text) for text in texts]
+        batch = [encoding.ids for encoding in self._library.encode_batch_fast(texts, add_special_tokens=False)]
+        apart = (
+            ids if self._never.isdisjoint(ids) else self._apart(text) for text, ids in zip(texts, batch, strict=True)
+        )
+        return [np.array(ids, dtype=np.uint32) for ids in apart]
 
     def decode(self, ids: Iterable[int]) -> str:
         ids = [int(i) for i in ids]

@@ -36,15 +36,17 @@ def spelling(content: dict[str, Any], library: Tokenizer) -> Spelling:
     if size > len(vocabulary) + HOLES:
         raise ValueError(f"its ids run up to {size - 1}, but it holds {len(vocabulary)} tokens")
     pieces = [b""] * size
-    if "ByteLevel" in kinds:
-        say, drops, exact = (lambda token, _: _byte_level(token)), False, True
-    elif kinds and kinds <= UNDERSTOOD and all(map(_is_plain, steps)):
-        say, drops, exact = (lambda token, _: _spaced(token, steps)), any(map(_drops_space, steps)), True
-    else:
-        say, drops, exact = (lambda _, i: library.decode([i]).encode()), False, False
+    byte_level = "ByteLevel" in kinds
+    understood = bool(kinds) and kinds <= UNDERSTOOD and all(map(_is_plain, steps))
     for token, i in vocabulary.items():
-        pieces[i] = added[i].encode() if i in added else say(token, i)
-    return Spelling(pieces, drops, exact)
+        if i in added:
+            pieces[i] = added[i].encode()
+        elif byte_level:
+            pieces[i] = _byte_level(token)
+        else:
+            pieces[i] = _spaced(token, steps) if understood else library.decode([i]).encode()
+    drops_space = understood and any(map(_drops_space, steps))
+    return Spelling(pieces, drops_space, exact=understood or byte_level)
 
 
 def _flat(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
