@@ -10,6 +10,7 @@ of the sample's mean merge times the share of symbols that is still there by the
 import argparse
 import importlib
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from common import machine, timed, versions
@@ -65,7 +66,7 @@ def remaining(text: str, made: BpeTokenizer) -> list[float]:
     times = list(chunks.values())
     holds: dict[Pair, set[int]] = {}
     for place, word in enumerate(words):
-        for pair in zip(word, word[1:], strict=False):
+        for pair in pairwise(word):
             holds.setdefault(pair, set()).add(place)
     total = left = sum(len(word) * often for word, often in zip(words, times, strict=True))
     shares = []

@@ -12,7 +12,9 @@ import os
 import random
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import tiktoken
 
@@ -121,13 +123,14 @@ def encoding(folder: Path, texts: dict[str, str], rounds: int) -> None:
     print(machine())
     content = gpt2.load([folder]).to_json()
     for name, text in texts.items():
-        ours, peers = (
-            [made_ready(FastTokenizer(content)) for _ in range(rounds)],
-            [judge(folder) for _ in range(rounds)],
-        )
-        size = len(text.encode()) / 1e6
-        label = f"encode {name} ({size:.1f} MB), cold, one core, vs tiktoken"
-        in_turns(label, lambda: ours.pop().encode(text), lambda: peers.pop().encode_ordinary(text), rounds)
+        ours = [made_ready(FastTokenizer(content)) for _ in range(rounds)]
+        peers = [judge(folder) for _ in range(rounds)]
+        label = f"encode {name} ({len(text.encode()) / 1e6:.1f} MB), cold, one core, vs tiktoken"
+        in_turns(label, partial(use, ours, "encode", text), partial(use, peers, "encode_ordinary", text), rounds)
+
+
+def use(fresh: list[Any], method: str, text: str) -> None:
+    getattr(fresh.pop(), method)(text)
 
 
 def made_ready(tokenizer: FastTokenizer) -> FastTokenizer:
