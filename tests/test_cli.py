@@ -15,8 +15,8 @@ from fledge.base.errors import UserError
 from fledge.cli import main, parse
 from fledge.verbs import JOURNEY, VERBS
 
-HEAVY = {"torch", "numpy", "matplotlib", "rich", "tokenizers"}
-SUBVERBS = [("tokenizer", "train"), ("tokenizer", "show")]
+HEAVY = {"torch", "numpy", "matplotlib", "rich", "tokenizers", "regex", "gigatoken"}
+SUBVERBS = [("tokenizer", "train"), ("tokenizer", "show"), ("tokenizer", "report")]
 
 
 @pytest.fixture(autouse=True)

@@ -53,19 +53,34 @@ def _corpora(parser: Parser) -> None:
 
 
 def _tokenizer(parser: Parser) -> None:
-    acts = parser.add_subparsers(dest="act", required=True, metavar="train|show")
+    acts = parser.add_subparsers(dest="act", required=True, metavar="train|show|report")
     train = acts.add_parser("train", help="make a tokenizer from text")
-    train.add_argument("sources", nargs="+", metavar="SOURCE")
-    train.add_argument("--kind", choices=["bpe", "char"], default="bpe", help="frequent pieces, or characters")
+    train.add_argument("sources", nargs="*", metavar="SOURCE", help="the text; none for gpt2, which is made already")
+    kinds = "frequent pieces (bpe), characters, or OpenAI's GPT-2 encoding"
+    train.add_argument("--kind", choices=["bpe", "char", "gpt2"], default="bpe", help=kinds)
     train.add_argument("--vocab-size", type=int, metavar="N", help="how many tokens")
+    patterns = "bpe: cut text into words as GPT-2 or GPT-4 does"
+    train.add_argument("--pattern", choices=["gpt2", "gpt4"], default="gpt2", help=patterns)
+    plainly = "bpe: in plain Python, to see how it is done; the file is the same"
+    train.add_argument("--from-scratch", action="store_true", help=plainly)
     train.add_argument(
-        "--unknown", choices=["refuse", "map"], default="refuse", help="characters outside the vocabulary"
+        "--unknown", choices=["refuse", "map"], default="refuse", help="char: characters outside the vocabulary"
     )
     train.add_argument("--out", required=True, type=Path, metavar="FILE")
     show = acts.add_parser("show", help="show how a text is cut")
     show.add_argument("file", type=Path, metavar="FILE")
     show.add_argument("text", metavar="TEXT")
-    for sub, example in ((train, "train book.txt --out book.json"), (show, "show book.json 'Once upon a time'")):
+    report = acts.add_parser("report", help="how well a tokenizer suits a text, beside GPT-2's")
+    report.add_argument("file", type=Path, metavar="FILE")
+    report.add_argument("sources", nargs="+", metavar="SOURCE")
+    for sub in (train, report):
+        sub.add_argument("--gpt2", type=Path, metavar="DIR", help="where GPT-2's vocab.bpe and encoder.json are")
+    examples = {
+        train: "train book.txt --out book.json",
+        show: "show book.json 'Once upon a time'",
+        report: "report book.json other-book.txt",
+    }
+    for sub, example in examples.items():
         sub.epilog = f"example:\n  fledge tokenizer {example}"
         sub.formatter_class = argparse.RawDescriptionHelpFormatter
         sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
@@ -135,7 +150,11 @@ VERBS = {
     "tokenizer": Verb(
         "make and inspect tokenizers",
         _tokenizer,
-        ("fledge tokenizer train book.txt --out book.json", "fledge tokenizer show book.json 'Once upon a time'"),
+        (
+            "fledge tokenizer train book.txt --out book.json",
+            "fledge tokenizer show book.json 'Once upon a time'",
+            "fledge tokenizer report book.json other-book.txt",
+        ),
     ),
     "prepare": Verb(
         "text → a dataset of tokens",

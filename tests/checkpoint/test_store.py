@@ -83,7 +83,7 @@ def test_where_nothing_was_measured_best_is_the_latest(tmp_path: Path, state_at:
 def test_any_flipped_bit_is_found_and_named_and_the_checkpoint_before_is_used(two: Path, name: str) -> None:
     file = two / "step-00000020" / name
     whole = file.read_bytes()
-    chance = random.Random(name)  # noqa: S311
+    chance = random.Random(name)
     for _ in range(40):
         place = chance.randrange(8 * len(whole))
         broken = bytearray(whole)

@@ -25,7 +25,7 @@ TIMED = {"step_seconds", "tokens_per_second"}
 
 def write_text(folder: Path, seed: int = 0) -> Path:
     """A folder of a few small text files."""
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     folder.mkdir(parents=True)
     for number in range(4):
         lines = [" ".join(chance.choices(WORDS, k=9)) + "." for _ in range(40)]

@@ -20,13 +20,12 @@ from fledge.base.files import atomic_folder, cache_dir, human_bytes, user_path
 from fledge.base.settings import build, read_overrides
 from fledge.batches.config import DataConfig
 from fledge.recipes.screen import progress, report, say
+from fledge.recipes.tokenizers import make_tokenizer
 from fledge.text import sources
 from fledge.text.formats import Document
 from fledge.tokens import shards
 from fledge.tokens import tokenizer as tokenizers
-from fledge.tokens.char import CharTokenizer
 from fledge.tokens.config import TokenizerConfig
-from fledge.tokens.fast import FastTokenizer
 from fledge.tokens.shards import Dataset
 from fledge.tokens.tokenizer import Tokenizer
 
@@ -90,18 +89,6 @@ def prepare(
         shards.write_manifest(folder, tokenizer, written, sizes, sources.fingerprint(source))
         check(shards.open_dataset(folder))
     return shards.open_dataset(out)
-
-
-def make_tokenizer(documents: Sequence[Document], config: TokenizerConfig) -> Tokenizer:
-    if config.file:
-        return tokenizers.load(user_path(config.file))
-    special = tokenizers.END_OF_TEXT if config.end_of_text else None
-    texts = (document.text for document in documents)
-    if config.kind == "bpe":
-        return FastTokenizer.train(
-            texts, config.vocab_size or config.usual_size, special, exact=bool(config.vocab_size)
-        )
-    return CharTokenizer.train(texts, config.vocab_size, config.unknown, special)
 
 
 def encode_document(tokenizer: Tokenizer, text: str) -> tokenizers.Ids:

@@ -28,10 +28,7 @@ def run(args: argparse.Namespace) -> None:
 def describe(name: str) -> dict[str, Any]:
     layer, about = read_preset(name)
     settings = settle(layer)
-    tokenizer = settings.tokenizer
-    model = replace(
-        settings.model, vocab_size=settings.model.vocab_size or tokenizer.vocab_size or tokenizer.usual_size
-    )
+    model = replace(settings.model, vocab_size=settings.model.vocab_size or settings.tokenizer.size)
     return {
         "name": name,
         "parameters": parameters(model),

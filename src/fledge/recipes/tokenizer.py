@@ -1,33 +1,94 @@
-"""fledge tokenizer: make one from text, and see how it cuts."""
+"""fledge tokenizer: make one from text, see how it cuts, and judge how well it suits a text."""
 
 import argparse
+import sys
+from itertools import cycle
 
 from fledge.base.errors import UserError
-from fledge.recipes.prepare import make_tokenizer
-from fledge.recipes.screen import report
+from fledge.recipes.screen import progress, report
+from fledge.recipes.tokenizer_report import compare, in_words
+from fledge.recipes.tokenizers import make_tokenizer, usual_gpt2_folders
 from fledge.text.sources import read_all
+from fledge.tokens import gpt2
 from fledge.tokens import tokenizer as tokenizers
 from fledge.tokens.config import TokenizerConfig
+from fledge.tokens.tokenizer import Tokenizer
 from fledge.track.terminal import printable, shown
+
+COLOURS = ("on blue", "on dark_green", "on dark_red", "on purple4", "on grey35")
 
 
 def run(args: argparse.Namespace) -> None:
-    {"train": train, "show": show}[args.act](args)
+    {"train": train, "show": show, "report": judge}[args.act](args)
 
 
 def train(args: argparse.Namespace) -> None:
     if args.out.exists():
         raise UserError(f"'{args.out}' exists already", "choose another --out, or remove it first")
-    config = TokenizerConfig(kind=args.kind, vocab_size=args.vocab_size, unknown=args.unknown)
-    made = make_tokenizer(read_all(args.sources), config)
+    made = make(args)
     tokenizers.save(made, args.out)
     text = f"{shown(args.out)}: {made.vocab_size:,} tokens\nnext: fledge tokenizer show {shown(args.out)} 'some text'"
     report({"file": str(args.out), "kind": made.kind, "vocab_size": made.vocab_size}, as_json=args.json, text=text)
 
 
+def make(args: argparse.Namespace) -> Tokenizer:
+    config = TokenizerConfig(kind=args.kind, vocab_size=args.vocab_size, pattern=args.pattern, unknown=args.unknown)
+    if args.from_scratch and config.kind != "bpe":
+        raise UserError(f"--from-scratch is for --kind bpe, not {config.kind}", "leave it out")
+    if config.kind == "gpt2" and args.sources:
+        raise UserError("GPT-2's encoding is made already: no text changes it", "leave the sources out")
+    if config.kind != "gpt2" and not args.sources:
+        raise UserError("there is no text to learn from", "give a file, a folder or a named corpus")
+    documents = read_all(args.sources) if args.sources else []
+    if not args.from_scratch:
+        return make_tokenizer(documents, config, [args.gpt2] if args.gpt2 else [])
+    from fledge.tokens.bpe import BpeTokenizer
+
+    exact = config.vocab_size is not None
+    texts = (document.text for document in progress(documents, "reading"))
+    return BpeTokenizer.train(texts, config.size, tokenizers.END_OF_TEXT, pattern=config.pattern, exact=exact)
+
+
 def show(args: argparse.Namespace) -> None:
     loaded = tokenizers.load(args.file)
     ids = loaded.encode(args.text).tolist()
-    pieces = [loaded.decode([i]) for i in ids]
-    text = " ".join(f"{printable(piece)}·{i}" for piece, i in zip(pieces, ids, strict=True))
-    report({"ids": ids, "tokens": pieces}, as_json=args.json, text=f"{text}\n{len(ids)} tokens")
+    pieces = [loaded.bytes_of(i) for i in ids]
+    said = [loaded.decode([i]) for i in ids]
+    if sys.stdout.isatty() and not args.json:
+        print_coloured(pieces)
+    text = " ".join(f"{readable(piece)}·{i}" for piece, i in zip(pieces, ids, strict=True))
+    report({"ids": ids, "tokens": said}, as_json=args.json, text=f"{text}\n{len(ids)} tokens")
+
+
+def print_coloured(pieces: list[bytes]) -> None:
+    """The text as it is, each token on its own ground."""
+    from rich.console import Console
+    from rich.text import Text
+
+    parts = (
+        Text(readable(piece).replace("\n", "⏎\n"), style=f"white {colour}")
+        for piece, colour in zip(pieces, cycle(COLOURS), strict=False)
+    )
+    Console().print(Text("").join(parts), soft_wrap=True)
+
+
+def readable(piece: bytes) -> str:
+    """As text; a token that holds half a character as its bytes."""
+    try:
+        return printable(piece.decode())
+    except UnicodeDecodeError:
+        return f"<{piece.hex(' ')}>"
+
+
+def judge(args: argparse.Namespace) -> None:
+    loaded = tokenizers.load(args.file)
+    others: dict[str, Tokenizer] = {}
+    missing = None
+    try:
+        others["GPT-2"] = gpt2.load([*([args.gpt2] if args.gpt2 else []), *usual_gpt2_folders()])
+    except UserError as error:
+        if args.gpt2:
+            raise
+        missing = f"GPT-2 is not beside it: {error.message}; {error.hint}"
+    found = compare({shown(args.file): loaded, **others}, [document.text for document in read_all(args.sources)])
+    report({"tokenizers": found, "note": missing}, as_json=args.json, text=in_words(found, missing))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fledge.base.errors import UserError
+from fledge.tokens.bytelevel import outside
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 REFUSED = "<|unknown|>"  # named as the unknown token but in no vocabulary: other programs refuse too
@@ -76,11 +77,19 @@ class CharTokenizer:
             )
         return ids.astype(np.uint32)
 
+    def encode_many(self, texts: Iterable[str]) -> list[NDArray[np.uint32]]:
+        return [self.encode(text) for text in texts]
+
     def decode(self, ids: Iterable[int]) -> str:
-        return "".join(self._text[i] for i in ids)
+        return "".join(map(self._text_of, ids))
 
     def bytes_of(self, token: int) -> bytes:
-        return self._text[token].encode("utf-8", "surrogatepass")
+        return self._text_of(token).encode("utf-8", "surrogatepass")
+
+    def _text_of(self, token: int) -> str:
+        if not 0 <= token < self.vocab_size:
+            raise outside(token, self.vocab_size)
+        return self._text[token]
 
     def to_json(self) -> dict[str, Any]:
         """As the `tokenizers` library understands it: split into single characters, then look each one up."""

@@ -1,83 +1,121 @@
-"""Byte-level BPE through the `tokenizers` library: made for speed, and for any `tokenizer.json` of that kind.
+"""Tokenizers through libraries: byte-level BPE made for speed, and any Hugging Face `tokenizer.json`.
 
 Text is bytes; frequent neighbours are merged, again and again, until the vocabulary is full. Every text can be
 encoded, in any language, as a single byte is always a token. Reading how this works: bpe.py.
+
+`tokenizers` is the judge of what is right; turbo.py gives the same in a fraction of the time, where it can.
 """
 
 import json
+import re
 from collections.abc import Iterable
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, trainers
 
-from fledge.base.errors import UserError
+from fledge.tokens import bytelevel, turbo
+from fledge.tokens.bytelevel import ALPHABET, BYTE_OF, spell, well_formed
+from fledge.tokens.spelling import spelling
 
-BYTES = 256
-
-
-def byte_signs() -> dict[str, int]:
-    """Byte-level files spell each byte as one printable character: itself, or one from U+0100 on. Sign → byte."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(BYTES) if byte not in printable]
-    return {chr(b): b for b in printable} | {chr(BYTES + i): b for i, b in enumerate(others)}
+# How the files of well-known models call the token after a document.
+ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "<|im_end|>")
 
 
 class FastTokenizer:
     kind = "bpe"
 
-    def __init__(self, library: Tokenizer, special: str | None) -> None:
-        library.encode_special_tokens = True  # a text that spells "<|endoftext|>" is text, not an end
-        self._library = library
-        self.special = special
+    def __init__(self, content: dict[str, Any]) -> None:
+        """`content` of a tokenizer.json."""
+        self._library = Tokenizer.from_str(json.dumps(content))
+        self._library.no_truncation()  # such files can hold a length to cut at, and one to fill up to
+        self._library.no_padding()
+        self._library.encode_special_tokens = True  # a text that spells "<|endoftext|>" is text, not an end
+        self._spelling = spelling(self.to_json(), self._library)
+        specials = [token["content"] for token in content["added_tokens"] if token["special"]]
+        names = sorted(set(specials) - {content["model"].get("unk_token")})
+        unknown = content["model"].get("unk_id")  # text may well be unknown, and is then this one
+        self._never = {i for i in map(self._library.token_to_id, names) if i != unknown}
+        self._spelled = re.compile("|".join(map(re.escape, names)))
+        alone = specials[0] if len(specials) == 1 else None
+        self.special = next((name for name in ENDS if name in specials), alone)
 
     @classmethod
     def train(
-        cls, texts: Iterable[str], vocab_size: int, special: str | None = None, *, exact: bool = True
+        cls,
+        texts: Iterable[str],
+        vocab_size: int,
+        special: str | None = None,
+        *,
+        pattern: str = "gpt2",
+        exact: bool = True,
     ) -> "FastTokenizer":
-        if vocab_size < BYTES + bool(special):
-            raise UserError(
-                f"a byte-level vocabulary cannot have {vocab_size} tokens",
-                f"it holds every byte, so it starts at {BYTES + bool(special)}; 4096 suits a small model",
-            )
-        library = Tokenizer(models.BPE())
-        # Cut before merging, by GPT-2's pattern, so that no token spans words: words, numbers, signs, spaces.
-        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-        library.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            show_progress=False,
-            initial_alphabet=sorted(byte_signs()),
-            special_tokens=[special] if special else [],
-        )
-        library.train_from_iterator(texts, trainer)
-        if exact and library.get_vocab_size() < vocab_size:
-            raise UserError(
-                f"the text allows only {library.get_vocab_size()} tokens, not {vocab_size}",
-                "ask for fewer, or give more text",
-            )
-        return cls(library, special)
+        """A vocabulary of `vocab_size`: the special token, every byte, and merges. With `exact`, a text too poor for
+        that many is refused; without, the vocabulary is as large as the text allows."""
+        bytelevel.check_size(vocab_size, bool(special))
+        if pattern == "gpt2" and turbo.trains():
+            with turbo.Spool(texts) as spool:
+                merges = turbo.learn(spool, vocab_size - bytelevel.BYTES - bool(special))
+                made = train_here(spool, vocab_size, special, pattern) if merges is None else joined(merges, special)
+        else:
+            made = train_here(texts, vocab_size, special, pattern)
+        if exact and made.vocab_size < vocab_size:
+            raise bytelevel.too_large(vocab_size, made.vocab_size)
+        return made
 
     @property
     def vocab_size(self) -> int:
-        return self._library.get_vocab_size()
+        """One more than the largest id, so that every id has its place even where some have no token."""
+        return len(self._spelling.pieces)
 
     @property
     def end_of_text(self) -> int | None:
         return self._library.token_to_id(self.special) if self.special else None
 
+    @cached_property
+    def _turbo(self) -> turbo.Encode | None:
+        return turbo.encoder(self.to_json(), self._reference)
+
+    def _reference(self, text: str) -> list[int]:
+        ids = self._library.encode(text, add_special_tokens=False).ids
+        return ids if self._never.isdisjoint(ids) else self._apart(text)
+
+    def _apart(self, text: str) -> list[int]:
+        """Models of pieces and of words know special tokens by their letters; where a text spells one, it is encoded
+        in two parts, cut behind the first letter."""
+        cuts = [0, *(found.start() + 1 for found in self._spelled.finditer(text)), len(text)]
+        parts = (self._library.encode(text[a:b], add_special_tokens=False).ids for a, b in pairwise(cuts))
+        return [i for ids in parts for i in ids if i not in self._never]
+
     def encode(self, text: str) -> NDArray[np.uint32]:
-        return np.array(self._library.encode(text, add_special_tokens=False).ids, dtype=np.uint32)
+        """What spells a special token is text like any other. A lone surrogate is read as '�'."""
+        text = well_formed(text)
+        return self._turbo(text.encode()) if self._turbo else np.array(self._reference(text), dtype=np.uint32)
+
+    def encode_many(self, texts: Iterable[str]) -> list[NDArray[np.uint32]]:
+        if self._turbo:
+            return [self.encode(text) for text in texts]
+        texts = [well_formed(text) for text in texts]
+        batch = [encoding.ids for encoding in self._library.encode_batch_fast(texts, add_special_tokens=False)]
+        apart = (
+            ids if self._never.isdisjoint(ids) else self._apart(text) for text, ids in zip(texts, batch, strict=True)
+        )
+        return [np.array(ids, dtype=np.uint32) for ids in apart]
 
     def decode(self, ids: Iterable[int]) -> str:
-        return b"".join(map(self.bytes_of, ids)).decode("utf-8", "replace")
+        ids = [int(i) for i in ids]
+        said = b"".join(map(self.bytes_of, ids))
+        if not self._spelling.exact:
+            return self._library.decode(ids)
+        return said.removeprefix(b" " * self._spelling.drops_space).decode("utf-8", "replace")
 
     def bytes_of(self, token: int) -> bytes:
-        spelling = self._library.id_to_token(token)
-        if spelling is None or spelling == self.special:
-            return b""
-        return bytes(SIGNS[sign] for sign in spelling)
+        if not 0 <= token < self.vocab_size:
+            raise bytelevel.outside(token, self.vocab_size)
+        return self._spelling.pieces[token]
 
     def to_json(self) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(self._library.to_str())
@@ -85,8 +123,27 @@ class FastTokenizer:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "FastTokenizer":
-        special = next((token["content"] for token in content["added_tokens"] if token["special"]), None)
-        return cls(Tokenizer.from_str(json.dumps(content)), special)
+        return cls(content)
 
 
-SIGNS = byte_signs()
+def train_here(texts: Iterable[str], vocab_size: int, special: str | None, pattern: str) -> FastTokenizer:
+    """Through `tokenizers`."""
+    library = Tokenizer(models.BPE())
+    shape = Tokenizer.from_str(json.dumps(bytelevel.content({}, [], None, pattern)))
+    library.pre_tokenizer, library.decoder = shape.pre_tokenizer, shape.decoder
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        show_progress=False,
+        initial_alphabet=sorted(BYTE_OF),
+        special_tokens=[special] if special else [],
+    )
+    library.train_from_iterator(map(well_formed, texts), trainer)
+    return FastTokenizer(json.loads(library.to_str()))
+
+
+def joined(merges: list[tuple[bytes, bytes]], special: str | None) -> FastTokenizer:
+    """A tokenizer from its merges alone: what they make are the tokens after the bytes."""
+    names = [special] * bool(special) + [spell(piece) for piece in (*ALPHABET, *(a + b for a, b in merges))]
+    vocabulary = {name: i for i, name in enumerate(dict.fromkeys(filter(None, names)))}
+    last_first = dict.fromkeys((spell(a), spell(b)) for a, b in reversed(merges))
+    return FastTokenizer(bytelevel.content(vocabulary, reversed(last_first), special, "gpt2"))

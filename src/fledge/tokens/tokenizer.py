@@ -35,13 +35,26 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> Ids:
         """Plain text to ids. Text that looks like a special token is still plain text."""
 
-    def decode(self, ids: Iterable[int]) -> str: ...
+    def encode_many(self, texts: Iterable[str]) -> list[Ids]:
+        """Each text by itself."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Bytes that are no UTF-8 become '�'. An id that the vocabulary has no place for is refused."""
 
     def bytes_of(self, token: int) -> bytes:
         """The UTF-8 bytes that this id adds to a text: often less than a character, nothing for a special token."""
 
     def to_json(self) -> dict[str, Any]:
         """The content of `tokenizer.json`."""
+
+
+def encode_marked(tokenizer: Tokenizer, text: str, mark: str = END_OF_TEXT) -> Ids:
+    """For texts whose marks are meant: each `mark` in them becomes the end-of-text token."""
+    end = tokenizer.end_of_text
+    if end is None:
+        raise UserError("this tokenizer has no end-of-text token", "make one that has: --tokenizer.end_of_text true")
+    first, *others = tokenizer.encode_many(text.split(mark))
+    return np.concatenate([first, *(part for ids in others for part in (np.array([end], dtype=np.uint32), ids))])
 
 
 def save(tokenizer: Tokenizer, path: Path) -> None:
@@ -53,6 +66,8 @@ def load(path: Path) -> Tokenizer:
     known: dict[str, Callable[[dict[str, Any]], Tokenizer]] = {
         "WordLevel": CharTokenizer.from_json,
         "BPE": FastTokenizer.from_json,
+        "Unigram": FastTokenizer.from_json,
+        "WordPiece": FastTokenizer.from_json,
     }
     try:
         return known[content["model"]["type"]](content)

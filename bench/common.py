@@ -1,0 +1,38 @@
+"""What all benchmarks share: ours and the peer in turns, in one process run; ratio, medians, machine, versions."""
+
+import importlib.metadata
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def machine() -> str:
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{model}, {cores} core(s) used, {platform.system()}, Python {platform.python_version()}"
+
+
+def versions(*names: str) -> str:
+    return " ".join(f"{name}={importlib.metadata.version(name)}" for name in names)
+
+
+def timed(act: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    act()
+    return time.perf_counter() - start
+
+
+def in_turns(label: str, ours: Callable[[], object], peer: Callable[[], object], rounds: int) -> float:
+    """How many times faster ours is. Turns are taken so that a busy machine is busy for both."""
+    pairs = [(timed(ours), timed(peer)) for _ in range(rounds)]
+    mine, other = (statistics.median(times) for times in zip(*pairs, strict=True))
+    ratio = other / mine
+    print(f"{label:<58} {ratio:8.1f}x   ours {mine:.3f} s   peer {other:.3f} s   (medians of {rounds})", flush=True)
+    return ratio

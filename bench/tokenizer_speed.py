@@ -1,0 +1,143 @@
+"""Library-backed training and encoding against `tokenizers` and tiktoken, and identity with both.
+
+    python bench/tokenizer_speed.py --gpt2 DIR [--rounds 3] [--strings 100000] [--text FILE …]
+
+DIR holds GPT-2's vocab.bpe and encoder.json. Training text: the standard library, repeated to 40 MB, each copy with its
+own number behind every twentieth word, so that the copies differ. Encoding is on one core (the process binds itself to
+it), and cold: a new tokenizer for every turn, made outside the clock.
+"""
+
+import argparse
+import os
+import random
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import tiktoken
+
+from common import in_turns, machine, versions
+from fledge.text.corpora import python_library
+from fledge.tokens import gpt2
+from fledge.tokens.bpe import BpeTokenizer
+from fledge.tokens.fast import FastTokenizer, train_here
+
+END = "<|endoftext|>"
+VOCABULARY = 16_384
+SURROGATES = range(0xD800, 0xE000)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gpt2", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--strings", type=int, default=100_000)
+    parser.add_argument("--text", type=Path, nargs="*", default=[], help="more texts for identity and encoding")
+    args = parser.parse_args()
+    print(machine(), "|", versions("gigatoken", "tokenizers", "tiktoken"))
+    library = "\n".join(document.text for document in python_library())
+    texts = {"the standard library": library} | {path.name: path.read_text("utf-8") for path in args.text}
+    training(library, args.rounds)
+    identity(args.gpt2, texts, args.strings)
+    encoding(args.gpt2, texts, args.rounds)
+
+
+def training(library: str, rounds: int) -> None:
+    texts = varied(library, 40_000_000)
+    size = sum(len(text.encode()) for text in texts) / 1e6
+    made: dict[str, FastTokenizer] = {}
+
+    def ours() -> None:
+        made["ours"] = FastTokenizer.train(texts, VOCABULARY, END)
+
+    def peer() -> None:
+        made["peer"] = train_here(texts, VOCABULARY, END, "gpt2")
+
+    in_turns(f"train {VOCABULARY:,} tokens on {size:.0f} MB, vs tokenizers", ours, peer, rounds)
+    print(f"  identical merges: {made['ours'].to_json() == made['peer'].to_json()}")
+    scratch = BpeTokenizer.train([library], VOCABULARY, END)
+    same = scratch.to_json() == train_here([library], VOCABULARY, END, "gpt2").to_json()
+    print(
+        f"  from scratch on {len(library.encode()) / 1e6:.0f} MB, merges identical to tokenizers': {same}", flush=True
+    )
+
+
+def varied(text: str, size: int) -> list[str]:
+    copies: list[str] = []
+    while sum(map(len, copies)) < size:
+        words = re.split(r"(?<=\w)(?=\s)", text)
+        mark = f"{len(copies)}"
+        copies.append("".join(word + mark if i % 20 == 0 else word for i, word in enumerate(words)))
+    return copies
+
+
+def judge(folder: Path) -> tiktoken.Encoding:
+    from tiktoken.load import data_gym_to_mergeable_bpe_ranks
+    from tiktoken_ext.openai_public import r50k_pat_str
+
+    ranks = data_gym_to_mergeable_bpe_ranks(str(folder / "vocab.bpe"), str(folder / "encoder.json"))
+    return tiktoken.Encoding("gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={END: 50256})
+
+
+def identity(folder: Path, texts: dict[str, str], strings: int) -> None:
+    """GPT-2's ids, by the fast path, the reference path and the readable one, against tiktoken's."""
+    theirs, fast = judge(folder).encode_ordinary, gpt2.load([folder])
+    slow = BpeTokenizer.from_json(fast.to_json())
+    every = ["".join(f"{c}a {c}1{c}\n" for c in map(chr, range(start, start + 256))) for start in blocks()]
+    sets = {**{name: [text] for name, text in texts.items()}, "every character": every}
+    sets[f"{strings:,} random strings"] = random_strings(strings)
+    ways: dict[str, Callable[[str], list[int]]] = {
+        "fast": lambda text: fast.encode(text).tolist(),
+        "reference": fast._reference,
+        "from scratch": lambda text: slow.encode(text).tolist(),
+    }
+    for name, held in sets.items():
+        expected = [theirs(text) for text in held]
+        wrong = {way: sum(map(differ, map(encode, held), expected)) for way, encode in ways.items()}
+        print(f"  texts with ids other than tiktoken's, {name}: {wrong}", flush=True)
+
+
+def differ(ours: list[int], theirs: list[int]) -> bool:
+    return ours != theirs
+
+
+def blocks() -> list[int]:
+    return [start for start in range(0, 0x110000, 256) if start not in SURROGATES]
+
+
+def random_strings(count: int) -> list[str]:
+    choose = random.Random(1)
+    pools = [
+        [chr(code) for code in range(0x110000) if code not in SURROGATES],
+        list("'sStTdmlLvVeEr \t\n\r\x0b\x1c\x85\xa0\u2003\u3000aé\u0301Я中🦆0١½_!<|>"),
+        [" the", " a", "ing", "'ll", "\n\n", "  ", "12", "Duck", " —", "ed", "."],
+    ]
+    return ["".join(choose.choices(choose.choice(pools), k=choose.randint(0, 60))) for _ in range(count)]
+
+
+def encoding(folder: Path, texts: dict[str, str], rounds: int) -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    print(machine())
+    content = gpt2.load([folder]).to_json()
+    for name, text in texts.items():
+        ours = [made_ready(FastTokenizer(content)) for _ in range(rounds)]
+        peers = [judge(folder) for _ in range(rounds)]
+        label = f"encode {name} ({len(text.encode()) / 1e6:.1f} MB), cold, one core, vs tiktoken"
+        in_turns(label, partial(use, ours, "encode", text), partial(use, peers, "encode_ordinary", text), rounds)
+
+
+def use(fresh: list[Any], method: str, text: str) -> None:
+    getattr(fresh.pop(), method)(text)
+
+
+def made_ready(tokenizer: FastTokenizer) -> FastTokenizer:
+    """The check of the fast engine happens at the first use; it belongs to making the tokenizer."""
+    tokenizer.encode("")
+    return tokenizer
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Settings → a tokenizer: trained, loaded, or GPT-2's own. What every verb that needs one stands on."""
+
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from fledge.base.files import cache_dir, user_path
+from fledge.text.download import download
+from fledge.text.formats import Document
+from fledge.tokens import gpt2
+from fledge.tokens import tokenizer as tokenizers
+from fledge.tokens.char import CharTokenizer
+from fledge.tokens.config import TokenizerConfig
+from fledge.tokens.fast import FastTokenizer
+from fledge.tokens.tokenizer import Tokenizer
+
+
+def make_tokenizer(
+    documents: Iterable[Document], config: TokenizerConfig, gpt2_folders: Sequence[Path] = ()
+) -> Tokenizer:
+    if config.file:
+        return tokenizers.load(user_path(config.file))
+    if config.kind == "gpt2":
+        return gpt2.load([*gpt2_folders, *usual_gpt2_folders()], fetch)
+    special = tokenizers.END_OF_TEXT if config.end_of_text else None
+    texts = (document.text for document in documents)
+    if config.kind == "char":
+        return CharTokenizer.train(texts, config.vocab_size, config.unknown, special)
+    size, exact = config.size, config.vocab_size is not None
+    return FastTokenizer.train(texts, size, special, pattern=config.pattern, exact=exact)
+
+
+def usual_gpt2_folders() -> list[Path]:
+    """Where GPT-2's files may be already: our own downloads, and tiktoken's cache."""
+    told = [os.environ.get(name) for name in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR")]
+    usual = Path(tempfile.gettempdir()) / "data-gym-cache"
+    return [downloads(), *(Path(folder) for folder in told if folder), usual]
+
+
+def fetch(name: str, url: str, sha256: str) -> Path:
+    return download(url, sha256, downloads() / name)
+
+
+def downloads() -> Path:
+    return cache_dir() / "downloads" / "gpt2"
