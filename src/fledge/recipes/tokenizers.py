@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fledge.base.files import cache_dir, user_path
-from fledge.text.download import download
+from fledge.text import download
 from fledge.text.formats import Document
 from fledge.tokens import gpt2
 from fledge.tokens import tokenizer as tokenizers
@@ -39,7 +39,7 @@ def usual_gpt2_folders() -> list[Path]:
 
 
 def fetch(name: str, url: str, sha256: str) -> Path:
-    return download(url, sha256, downloads() / name)
+    return download.fetch(url, downloads() / name, download.Expected(sha256=sha256))
 
 
 def downloads() -> Path:
