@@ -61,6 +61,14 @@ def test_a_dataset_prepared_again_from_the_same_text_is_the_same(home) -> None:
     assert facts[0] == facts[1]
 
 
+def test_a_link_to_nowhere_and_hidden_files_do_not_matter(home) -> None:
+    (home.text / "broken.txt").symlink_to("/nowhere")
+    home.train("bird")
+    (home.text / ".hidden").write_text("not read")
+    home.train("other")
+    assert len(list((home.folder / "cache" / "datasets").iterdir())) == 1
+
+
 def test_what_a_killed_preparation_left_is_removed_by_the_next(home) -> None:
     dead = 2**31 - 1  # no process has such a number
     orphan = home.folder / f".partial-data-{dead}-x"

@@ -202,7 +202,7 @@ def _facts(source: str) -> Iterator[str]:
     elif is_url(source):
         yield from (f"{url} {size} {_version(url)}" for url, size in _stored(source))
     elif (path := user_path(source)).exists() or WILD.search(source):
-        for file in sorted(path.rglob("*")) if path.is_dir() else _local(path):
+        for file in _local(path):  # the files that are read, and no others
             stat = file.stat()
             yield f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}"
     else:

@@ -49,7 +49,7 @@ class CharTokenizer:
         if len(counts) > room and not maps_unknown:
             raise UserError(
                 f"the text has {len(counts)} different characters; a vocabulary of {vocab_size} holds {max(room, 0)}",
-                "leave the vocabulary size out, or map rare characters with --tokenizer.unknown map",
+                "leave the vocabulary size out, or let rare characters become '�': unknown = map",
             )
         if room < 1:
             raise UserError(f"a vocabulary of {vocab_size} holds no characters", "leave the vocabulary size out")
@@ -73,7 +73,7 @@ class CharTokenizer:
             where = f"position {at} (line {text.count(chr(10), 0, at) + 1})"
             raise UserError(
                 f"the character {what} at {where} is not in the vocabulary",
-                "train the tokenizer on this text too, or with unknown characters mapped: --tokenizer.unknown map",
+                "train the tokenizer on this text too, or let others become '�': --tokenizer.unknown map, --unknown map",
             )
         return ids.astype(np.uint32)
 
