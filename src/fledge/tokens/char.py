@@ -73,7 +73,7 @@ class CharTokenizer:
             where = f"position {at} (line {text.count(chr(10), 0, at) + 1})"
             raise UserError(
                 f"the character {what} at {where} is not in the vocabulary",
-                "train the tokenizer on this text too, or let others become '�': --tokenizer.unknown map, --unknown map",
+                "train the tokenizer on this text too, or let other characters become '�': unknown = map",
             )
         return ids.astype(np.uint32)
 
