@@ -14,6 +14,8 @@ import torch
 from fledge.checkpoint import store
 from fledge.cli import main
 from fledge.recipes import training
+from fledge.tokens.char import CharTokenizer
+from fledge.tokens.tokenizer import save
 from fledge.track.events import Event, Stepped
 
 Outcome = Callable[[Path], dict[str, Any]]
@@ -280,3 +282,18 @@ def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(home, monkeyp
     monkeypatch.setattr(training.Training, "_sinks", lambda self, *rest: [*usual(self, *rest), StopsAtSeven()])
     assert home.do("resume", "bird") == 130
     assert store.find(run / "checkpoints")[0].step == 7
+
+
+def test_ids_that_nanogpt_wrote_are_trained_on_resumed_and_judged(home, outcome_of: Outcome) -> None:
+    tokenizer = CharTokenizer(sorted(set("".join(path.read_text() for path in home.text.iterdir()))))
+    save(tokenizer, home.folder / "letters.json")
+    ids = tokenizer.encode("".join(path.read_text() for path in sorted(home.text.iterdir())))
+    (home.folder / "bins").mkdir()
+    for name, part in (("train", ids[:-700]), ("val", ids[-700:])):
+        part.astype("<u2").tofile(home.folder / "bins" / f"{name}.bin")
+    foreign = ("--data.path", str(home.folder / "bins"), "--tokenizer.file", str(home.folder / "letters.json"))
+    run = home.train("bird", *foreign)
+    whole = outcome_of(run)
+    assert home.do("resume", "bird@9") == 0
+    assert outcome_of(run) == whole
+    assert home.do("eval", "bird") == 0

@@ -10,7 +10,7 @@ from fledge.checkpoint import run as run_folder
 from fledge.evaluate.loss import judge
 from fledge.recipes.screen import progress, report, say
 from fledge.recipes.settings import settle
-from fledge.tokens.shards import open_dataset
+from fledge.tokens.foreign import open_any
 from fledge.tokens.tokenizer import byte_lengths, fingerprint
 
 
@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> None:
     for warning in loaded.warnings:
         say(f"warning: {warning}")
     settings = settle(loaded.run.config())
-    dataset = open_dataset(args.data or Path(settings.data.path or ""))
+    dataset = open_any(args.data or Path(settings.data.path or ""), lambda: loaded.tokenizer)
     if fingerprint(dataset.tokenizer) != fingerprint(loaded.tokenizer):
         raise UserError(
             f"'{dataset.folder}' was made with another tokenizer than '{loaded.run.name}'",

@@ -20,12 +20,13 @@ from fledge.base.files import atomic_folder, cache_dir, human_bytes, user_path
 from fledge.base.settings import build, read_overrides
 from fledge.batches.config import DataConfig
 from fledge.recipes.screen import progress, report, say
-from fledge.recipes.tokenizers import make_tokenizer
+from fledge.recipes.tokenizers import make_tokenizer, named_tokenizer
 from fledge.text import sources
 from fledge.text.formats import Document
 from fledge.tokens import shards
 from fledge.tokens import tokenizer as tokenizers
 from fledge.tokens.config import TokenizerConfig
+from fledge.tokens.foreign import open_any
 from fledge.tokens.shards import Dataset
 from fledge.tokens.tokenizer import Tokenizer
 
@@ -51,7 +52,7 @@ Check = Callable[[Dataset], object]
 def ensure(data: DataConfig, tokenizer: TokenizerConfig, check: Check = lambda _: None) -> Dataset:
     """The dataset that a run asks for: opened where it is there, prepared first where it is not."""
     if data.path is not None:
-        return shards.open_dataset(user_path(data.path))
+        return open_any(user_path(data.path), lambda: named_tokenizer(tokenizer))
     content = tokenizers.fingerprint(tokenizers.load(user_path(tokenizer.file))) if tokenizer.file else ""
     recipe = [sources.fingerprint([data.corpus]), asdict(tokenizer), content, data.split_by, data.val, data.test]
     address = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:12]

@@ -14,7 +14,7 @@ from fledge.recipes.screen import report, say
 from fledge.recipes.settings import settle
 from fledge.recipes.train import closing_words
 from fledge.recipes.training import Outcome, Training
-from fledge.tokens.shards import open_dataset
+from fledge.tokens.foreign import open_any
 from fledge.track.sinks import rewind
 
 
@@ -29,7 +29,7 @@ def resume(reference: str, runs: Path) -> Outcome:
     settings = settle(run.config())
     if settings.data.path is None:
         raise UserError(f"'{run.folder}' does not say what it was trained on: its config.toml is damaged", "restore it")
-    dataset = open_dataset(Path(settings.data.path))
+    dataset = open_any(Path(settings.data.path), run.tokenizer)
     if dataset.fingerprint != run.fact("dataset_sha256"):
         raise UserError(
             f"the dataset '{dataset.folder}' is not the one that '{run.name}' was trained on",

@@ -31,6 +31,11 @@ def make_tokenizer(
     return FastTokenizer.train(texts, size, special, pattern=config.pattern, exact=exact)
 
 
+def named_tokenizer(config: TokenizerConfig) -> Tokenizer | None:
+    """The one that the settings name, if they name one: a text would be needed to train another."""
+    return make_tokenizer([], config) if config.file or config.kind == "gpt2" else None
+
+
 def usual_gpt2_folders() -> list[Path]:
     """Where GPT-2's files may be already: our own downloads, and tiktoken's cache."""
     told = [os.environ.get(name) for name in ("TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR")]
