@@ -16,7 +16,7 @@ from fledge.cli import main
 from fledge.recipes import training
 from fledge.tokens.char import CharTokenizer
 from fledge.tokens.tokenizer import save
-from fledge.track.events import Event, Stepped
+from fledge.track.events import Event
 
 Outcome = Callable[[Path], dict[str, Any]]
 Unbroken = Callable[..., dict[str, Any]]
@@ -262,11 +262,15 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice(home, capsys: pytest.
     assert list((home.runs / "wild" / "checkpoints").iterdir()) == []
 
 
-class StopsAtSeven:
+class Stops:
     """Asks this very process to stop, as a person's Ctrl-C would."""
 
+    def __init__(self, event: str, step: int) -> None:
+        self.when = (event, step)
+
     def record(self, event: Event) -> None:
-        if isinstance(event, Stepped) and event.step == 7:
+        if (type(event).__name__, event.step) == self.when:
+            self.when = ("", 0)  # once: a second signal would end this process
             os.kill(os.getpid(), signal.SIGINT)
 
     def close(self) -> None: ...
@@ -279,7 +283,7 @@ def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(home, monkeyp
     shutil.copytree(many / "checkpoints" / "step-00000003", run / "checkpoints" / "step-00000003")
     os.truncate(run / "checkpoints" / "step-00000012" / "model.safetensors", 100)
     usual = training.Training._sinks
-    monkeypatch.setattr(training.Training, "_sinks", lambda self, *rest: [*usual(self, *rest), StopsAtSeven()])
+    monkeypatch.setattr(training.Training, "_sinks", lambda self, *rest: [*usual(self, *rest), Stops("Stepped", 7)])
     assert home.do("resume", "bird") == 130
     assert store.find(run / "checkpoints")[0].step == 7
 
@@ -297,3 +301,28 @@ def test_ids_that_nanogpt_wrote_are_trained_on_resumed_and_judged(home, outcome_
     assert home.do("resume", "bird@9") == 0
     assert outcome_of(run) == whole
     assert home.do("eval", "bird") == 0
+
+
+@pytest.mark.parametrize(
+    ("event", "step"),
+    [
+        ("Started", 0),
+        ("Evaluated", 0),
+        ("Stepped", 6),
+        ("Evaluated", 4),
+        ("Sampled", 6),
+        ("Saved", 9),
+        ("Evaluated", 12),
+    ],
+)
+def test_a_signal_in_the_middle_of_looking_at_a_step_is_as_if_it_had_not_come(
+    home, outcome_of: Outcome, unbroken: Unbroken, monkeypatch: pytest.MonkeyPatch, event: str, step: int
+) -> None:
+    """Evaluating and sampling stop at once; when the run goes on, what that step is owed is done first."""
+    usual = training.Training._sinks
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Training, "_sinks", lambda self, *rest: [*usual(self, *rest), Stops(event, step)])
+        assert main(home.training("bird")) == 130
+    assert store.find(home.runs / "bird" / "checkpoints")[0].step == step
+    assert home.do("resume", "bird") == 0
+    assert outcome_of(home.runs / "bird") == unbroken()

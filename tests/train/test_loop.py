@@ -41,7 +41,7 @@ def test_hooks_are_called_in_the_order_given() -> None:
 
 
 def test_nothing_to_do_returns_nothing() -> None:
-    assert fit(Counting(), 5, 5, [], StopSignals()) is None
+    assert fit(Counting(), 5, 5, [], StopSignals()).last is None
 
 
 def test_a_signal_ends_the_loop_after_the_step_and_its_hooks() -> None:
@@ -53,10 +53,11 @@ def test_a_signal_ends_the_loop_after_the_step_and_its_hooks() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with StopSignals() as signals:
-        last = fit(Counting(), 0, 10, [every(1, stop_at_three)], signals)
+        end = fit(Counting(), 0, 10, [every(1, stop_at_three)], signals)
     assert seen == [1, 2, 3]
-    assert last is not None
-    assert last.step == 3
+    assert end.last is not None
+    assert end.last.step == 3
+    assert not end.owed
     assert signals.received == signal.SIGTERM
 
 

@@ -27,10 +27,17 @@ class State:
     optimizer: Tensors
     rng: dict[str, str]
     val_loss: float | None = None
+    owed: dict[str, float] | None = None  # the step's own figures, where it was interrupted before it was looked at
 
 
-def capture(model: GPT, optimizer: torch.optim.Optimizer, step: int, val_loss: float | None) -> State:
-    return State(step, weights_of(model), _optimizer_tensors(model, optimizer), _rng(), val_loss)
+def capture(
+    model: GPT,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    val_loss: float | None,
+    owed: dict[str, float] | None = None,
+) -> State:
+    return State(step, weights_of(model), _optimizer_tensors(model, optimizer), _rng(), val_loss, owed)
 
 
 def restore(state: State, model: GPT, optimizer: torch.optim.Optimizer) -> None:

@@ -42,6 +42,7 @@ class Checkpoint:
     folder: Path
     step: int
     val_loss: float | None
+    owed: bool = False  # its step has not been looked at
 
 
 def save(folder: Path, state: State) -> Checkpoint:
@@ -49,18 +50,21 @@ def save(folder: Path, state: State) -> Checkpoint:
     path = folder / f"{PREFIX}{state.step:08d}"
     if path.exists():
         try:
-            return verify(path)
+            if not (there := verify(path)).owed:
+                return there
+            remove(path)  # it was saved in haste, before its step had been looked at
         except Damaged:
             remove(path)
     with atomic_folder(path) as inside:
         _write_tensors(state.weights, inside / "model.safetensors")
         _write_tensors(state.optimizer, inside / "optimizer.safetensors")
-        progress = {"step": state.step, "val_loss": state.val_loss, "rng": state.rng}
+        progress = {"step": state.step, "val_loss": state.val_loss, "rng": state.rng, "owed": state.owed}
         (inside / "state.json").write_text(json.dumps(progress))
         hashes = {file.name: sha256(file) for file in sorted(inside.iterdir())}
         content = {"format": 1, "step": state.step, "val_loss": state.val_loss, "files": hashes}
+        content["owed"] = state.owed is not None
         (inside / MANIFEST).write_bytes(_sealed(content))
-    return Checkpoint(path, state.step, state.val_loss)
+    return Checkpoint(path, state.step, state.val_loss, state.owed is not None)
 
 
 def _write_tensors(tensors: Tensors, path: Path) -> None:
@@ -95,7 +99,11 @@ def verify(path: Path) -> Checkpoint:
     for name, expected in manifest["files"].items():
         if not (path / name).exists() or sha256(path / name) != expected:
             raise Damaged(f"{path / name} is damaged")
-    return Checkpoint(path, manifest["step"], manifest["val_loss"])
+    return _described(path, manifest)
+
+
+def _described(path: Path, manifest: dict[str, Any]) -> Checkpoint:
+    return Checkpoint(path, manifest["step"], manifest["val_loss"], manifest["owed"])
 
 
 def load(checkpoint: Checkpoint) -> State:
@@ -106,7 +114,7 @@ def load(checkpoint: Checkpoint) -> State:
     except SafetensorError as error:
         raise Damaged(f"{path}: {error}") from None
     progress = json.loads((path / "state.json").read_bytes())
-    return State(progress["step"], weights, optimizer, progress["rng"], progress["val_loss"])
+    return State(progress["step"], weights, optimizer, progress["rng"], progress["val_loss"], progress["owed"])
 
 
 def load_weights(checkpoint: Checkpoint) -> Tensors:
@@ -120,8 +128,7 @@ def complete(folder: Path) -> list[Checkpoint]:
     found = []
     for path in _folders(folder):
         with contextlib.suppress(Damaged):
-            manifest = _read_manifest(path)
-            found.append(Checkpoint(path, manifest["step"], manifest["val_loss"]))
+            found.append(_described(path, _read_manifest(path)))
     return found
 
 

@@ -47,9 +47,11 @@ def rewound(run: Run, which: str, steps: int) -> State | None:
     for what in damaged:
         say(f"warning: {what}; it is passed over")
     checkpoint = store.find(run.checkpoints, which)[0] if good or which != "latest" else None
-    if checkpoint and checkpoint.step >= steps:
-        raise UserError(f"'{run.name}' is finished: it has made all its {checkpoint.step} steps", "train a new run")
-    store.remove_later(run.checkpoints, checkpoint.step if checkpoint else -1)
-    rewind(run.folder, checkpoint.step if checkpoint else -1)
-    say(f"going on with '{run.name}' after step {checkpoint.step}" if checkpoint else f"'{run.name}' begins anew")
-    return store.load(checkpoint) if checkpoint else None
+    state = store.load(checkpoint) if checkpoint else None
+    if state and state.step >= steps and state.owed is None:
+        raise UserError(f"'{run.name}' is finished: it has made all its {steps} steps", "train a new run")
+    store.remove_later(run.checkpoints, state.step if state else -1)
+    # What a step is owed will be done and written again, so what it left half-done goes too.
+    rewind(run.folder, state.step - (state.owed is not None) if state else -1)
+    say(f"going on with '{run.name}' after step {state.step}" if state else f"'{run.name}' begins anew")
+    return state

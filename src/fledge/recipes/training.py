@@ -38,8 +38,8 @@ from fledge.tokens.tokenizer import byte_lengths
 from fledge.track import events
 from fledge.track.sinks import CSVSink, JSONLSink, SamplesSink, Sink, TensorBoardSink, Tracker, WandbSink
 from fledge.track.terminal import view
-from fledge.train.guard import StopSignals
-from fledge.train.loop import Hook, every, fit
+from fledge.train.guard import StopAsked, StopSignals
+from fledge.train.loop import End, Hook, call_hooks, every, fit
 from fledge.train.parallel import exact, wrap
 from fledge.train.step import Stepper, StepResult
 
@@ -85,6 +85,7 @@ class Training:
         self.judged: tuple[int, float] | None = None  # step and validation loss of the last look
         self.best_step, self.best_loss = -1, math.inf
         self.tracker = Tracker([])
+        self.signals = StopSignals()
 
     def go(self, state: State | None = None) -> Outcome:
         """From `state`, or from the beginning, to the last step. A signal saves and raises `Interrupted`."""
@@ -96,16 +97,14 @@ class Training:
         reached = state.step if state else 0
         begun = time.perf_counter()
         self.tracker = Tracker(self._sinks(reached))
-        with StopSignals() as signals:
+        with self.signals as signals:
             try:
                 self._announce(reached)
-                if state is None:
-                    self._begin()
-                last = fit(self.stepper, reached, self.steps, self._hooks(), signals)
-                reached = last.step if last else reached
-                stopped = signals.received if reached < self.steps else None
+                end = self._run(state, reached)
+                reached = end.last.step if end.last else reached
+                stopped = signals.received if reached < self.steps or end.owed else None
                 if stopped:
-                    self._save(reached)
+                    self._save(reached, end)
                 reason = "interrupted" if stopped else "finished"
                 self.tracker.record(events.Ended(reached, reason, time.perf_counter() - begun))
             finally:
@@ -114,6 +113,19 @@ class Training:
             raise Interrupted(stopped, f"fledge resume {self.run.name}")
         best = store.best_of(store.complete(self.run.checkpoints))
         return Outcome(self.run.name, str(self.run.folder), reached, best.val_loss if best else None)
+
+    def _run(self, state: State | None, reached: int) -> End:
+        """What is owed from last time, and then step after step."""
+        hooks = self._hooks()
+        owed = StepResult(**state.owed) if state and state.owed else None  # type: ignore[arg-type]
+        try:
+            if state is None or (state.owed is not None and not reached):
+                self._begin()
+            elif owed:
+                call_hooks(hooks, owed)
+        except StopAsked:
+            return End(owed, owed=True)
+        return fit(self.stepper, reached, self.steps, hooks, self.signals)
 
     def _sinks(self, reached: int) -> list[Sink]:
         """Files and screen, which must work, and guests, which may fail: training does not depend on them."""
@@ -172,7 +184,8 @@ class Training:
 
     def _judge(self, step: int) -> None:
         begun = time.perf_counter()
-        found = judge(self.model, self.dataset.split("val"), self.byte_lengths, self.machine)
+        split, attentive = self.dataset.split("val"), self.signals.attentive
+        found = judge(self.model, split, self.byte_lengths, self.machine, watch=attentive)
         self.tracker.record(events.Evaluated(step=step, **asdict(found), seconds=time.perf_counter() - begun))
         self.judged = (step, found.loss)
         if found.loss < self.best_loss:
@@ -192,12 +205,13 @@ class Training:
         pieces = complete(
             self.model, tokenizer, prompt, row, self.machine, track.sample_tokens, self.settings.train.seed
         )
-        self.tracker.record(events.Sampled(step, prompt, "".join(pieces)))
+        self.tracker.record(events.Sampled(step, prompt, "".join(self.signals.attentive(pieces))))
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, end: End | None = None) -> None:
         begun = time.perf_counter()
         val_loss = self.judged[1] if self.judged and self.judged[0] == step else None
-        state = capture(self.model, self.optimizer, step, val_loss)
+        owed = (asdict(end.last) if end.last else {}) if end and end.owed else None
+        state = capture(self.model, self.optimizer, step, val_loss, owed)
         store.save(self.run.checkpoints, state)
         store.prune(self.run.checkpoints, self.settings.train.keep_last)
         self.tracker.record(events.Saved(step, val_loss, time.perf_counter() - begun))

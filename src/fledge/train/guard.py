@@ -4,13 +4,19 @@ import contextlib
 import math
 import os
 import signal
+from collections.abc import Iterable, Iterator
 from types import FrameType
-from typing import Self
+from typing import Self, TypeVar
 
 from fledge.base.errors import UserError
 from fledge.train.step import StepResult
 
+T = TypeVar("T")
 SHOW_CURSOR = "\x1b[?25h"
+
+
+class StopAsked(Exception):
+    """Raised by long work between steps when a signal has come: what it was doing will be done again."""
 
 
 class StopSignals:
@@ -28,6 +34,13 @@ class StopSignals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def attentive(self, items: Iterable[T]) -> Iterator[T]:
+        """The same items, for as long as nobody asks to stop."""
+        for item in items:
+            if self.received is not None:
+                raise StopAsked
+            yield item
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         if self.received is not None:

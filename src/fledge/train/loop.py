@@ -4,10 +4,10 @@ The loop knows nothing of evaluation, samples, checkpoints or screens: they are 
 they asked for, in the order they were given.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fledge.train.guard import StopSignals, refuse_nonfinite
+from fledge.train.guard import StopAsked, StopSignals, refuse_nonfinite
 from fledge.train.step import Stepper, StepResult
 
 
@@ -22,16 +22,30 @@ def every(n: int, call: Callable[[StepResult], None], *, last: int | None = None
     return Hook(call, lambda step: bool(n) and (step % n == 0 or step == last))
 
 
-def fit(stepper: Stepper, start: int, stop: int, hooks: Iterable[Hook], signals: StopSignals) -> StepResult | None:
-    """Updates start + 1 … stop. Returns the last one made: `stop`, unless a signal asked for an earlier end."""
-    hooks = list(hooks)
+@dataclass(frozen=True)
+class End:
+    """Where the loop ended. `owed`: the last step was made, but a signal came before all its hooks were through."""
+
+    last: StepResult | None
+    owed: bool = False
+
+
+def fit(stepper: Stepper, start: int, stop: int, hooks: Sequence[Hook], signals: StopSignals) -> End:
+    """Updates start + 1 … stop, unless a signal asks for an earlier end."""
     result = None
     for step in range(start, stop):
         result = stepper(step)
         refuse_nonfinite(result)
-        for hook in hooks:
-            if hook.due(result.step):
-                hook.call(result)
+        try:
+            call_hooks(hooks, result)
+        except StopAsked:
+            return End(result, owed=True)
         if signals.received is not None:
             break
-    return result
+    return End(result)
+
+
+def call_hooks(hooks: Sequence[Hook], result: StepResult) -> None:
+    for hook in hooks:
+        if hook.due(result.step):
+            hook.call(result)
