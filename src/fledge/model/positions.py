@@ -34,14 +34,7 @@ class NoPositions(nn.Module):
         return x
 
 
-class Rotation(nn.Module):
-    """Queries or keys [B, heads, T, D], the first of them at place `start` → the same, turned."""
-
-    def forward(self, x: Tensor, start: int) -> Tensor:
-        raise NotImplementedError
-
-
-class NoRotation(Rotation):
+class NoRotation(nn.Module):
     def __init__(self, _: ModelConfig) -> None:
         super().__init__()
 
@@ -49,7 +42,7 @@ class NoRotation(Rotation):
         return x
 
 
-class Rotary(Rotation):
+class Rotary(nn.Module):
     """Dimension i of the first half and i of the second are one point in a plane, turned by place / base^(2i/D).
 
     The score of a query and a key then depends on their distance alone.
@@ -72,6 +65,9 @@ class Rotary(Rotation):
         a, b = x.chunk(2, dim=-1)
         return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
 
+
+# Both take queries or keys [B, heads, T, D], the first of them at place `start`, and give them back turned.
+Rotation = NoRotation | Rotary
 
 # name → what is added to the embedding, and what turns queries and keys
 KINDS: dict[str, tuple[Callable[[ModelConfig], nn.Module], Callable[[ModelConfig], Rotation]]] = {

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from fledge.base.errors import UserError
 from fledge.tokens import bytelevel
 from fledge.tokens.bytelevel import ALPHABET, spell, unspell, well_formed
+from fledge.tokens.document import outside
 from fledge.tokens.patterns import PATTERNS, splitter
 
 Pair = tuple[int, int]
@@ -131,7 +132,7 @@ class BpeTokenizer:
 
     def bytes_of(self, token: int) -> bytes:
         if not 0 <= token < self.vocab_size:
-            raise bytelevel.outside(token, self.vocab_size)
+            raise outside(token, self.vocab_size)
         return self.pieces[token]
 
     def to_json(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fledge.base.errors import UserError
+from fledge.tokens.document import frame
 from fledge.tokens.patterns import GPT4
 
 BYTES = 256
@@ -56,20 +57,10 @@ def too_large(vocab_size: int, possible: int) -> UserError:
     return UserError(f"the text allows only {possible} tokens, not {vocab_size}", "ask for fewer, or give more text")
 
 
-def outside(token: int, vocab_size: int) -> UserError:
-    """An id that the vocabulary has no place for: most often another tokenizer's."""
-    return UserError(
-        f"there is no token {token} in a vocabulary of {vocab_size}",
-        f"ids run from 0 to {vocab_size - 1}: is this the tokenizer that they were made with?",
-    )
-
-
 def content(
     vocabulary: Mapping[str, int], merges: Iterable[tuple[str, str]], special: str | None, pattern: str
 ) -> dict[str, Any]:
     """A whole `tokenizer.json`. Its merges are in the order in which they were learned."""
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    added = [{"id": vocabulary[special], "content": special, **flags, "special": True}] if special else []
     model = {
         "type": "BPE",
         "dropout": None,
@@ -82,17 +73,8 @@ def content(
         "vocab": dict(vocabulary),
         "merges": [list(pair) for pair in merges],
     }
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added,
-        "normalizer": None,
-        "pre_tokenizer": cutter(pattern),
-        "post_processor": None,
-        "decoder": _byte_level(prefix=True, cuts=True),
-        "model": model,
-    }
+    end = (vocabulary[special], special) if special else None
+    return frame(model, cutter(pattern), _byte_level(prefix=True, cuts=True), end)
 
 
 def cutter(pattern: str) -> dict[str, Any]:

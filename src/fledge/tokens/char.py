@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fledge.base.errors import UserError
-from fledge.tokens.bytelevel import outside
+from fledge.tokens.document import frame, outside
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 REFUSED = "<|unknown|>"  # named as the unknown token but in no vocabulary: other programs refuse too
@@ -94,40 +94,16 @@ class CharTokenizer:
     def to_json(self) -> dict[str, Any]:
         """As the `tokenizers` library understands it: split into single characters, then look each one up."""
         vocabulary = {c: i for i, c in enumerate(self.characters)}
-        added = []
-        if self.special:
-            vocabulary[self.special] = len(self.characters)
-            added = [
-                {
-                    "id": len(self.characters),
-                    "content": self.special,
-                    "single_word": False,
-                    "lstrip": False,
-                    "rstrip": False,
-                    "normalized": False,
-                    "special": True,
-                }
-            ]
-        return {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": added,
-            "normalizer": None,
-            "pre_tokenizer": {
-                "type": "Split",
-                "pattern": {"Regex": r"[\s\S]"},
-                "behavior": "Isolated",
-                "invert": False,
-            },
-            "post_processor": None,
-            "decoder": {"type": "Fuse"},
-            "model": {
-                "type": "WordLevel",
-                "vocab": vocabulary,
-                "unk_token": REPLACEMENT if self.maps_unknown else REFUSED,
-            },
-        }
+        end = (len(self.characters), self.special) if self.special else None
+        if end:
+            vocabulary[end[1]] = end[0]
+        unknown = REPLACEMENT if self.maps_unknown else REFUSED
+        return frame(
+            {"type": "WordLevel", "vocab": vocabulary, "unk_token": unknown},
+            {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False},
+            {"type": "Fuse"},
+            end,
+        )
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "CharTokenizer":

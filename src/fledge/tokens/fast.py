@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, models, trainers
 
 from fledge.tokens import bytelevel, turbo
 from fledge.tokens.bytelevel import ALPHABET, BYTE_OF, spell, well_formed
+from fledge.tokens.document import outside
 from fledge.tokens.spelling import spelling
 
 # How the files of well-known models call the token after a document.
@@ -114,7 +115,7 @@ class FastTokenizer:
 
     def bytes_of(self, token: int) -> bytes:
         if not 0 <= token < self.vocab_size:
-            raise bytelevel.outside(token, self.vocab_size)
+            raise outside(token, self.vocab_size)
         return self._spelling.pieces[token]
 
     def to_json(self) -> dict[str, Any]:
