@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fledge.base.errors import UserError
-from fledge.batches.config import DataConfig
+from fledge.datasets.config import DataConfig
+from fledge.datasets.shards import Dataset
 from fledge.recipes.prepare import divide, ensure, prepare, side, tail_split
 from fledge.text.formats import Document
 from fledge.tokens import tokenizer as tokenizers
 from fledge.tokens.char import CharTokenizer
 from fledge.tokens.config import TokenizerConfig
-from fledge.tokens.shards import Dataset
 
 # Datasets that exist were divided like this.
 SIDES = ["train", "train", "train", "val", "train", "train", "test", "val", "train", "train", "val", "val"]

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from fledge.base.errors import UserError
 from fledge.base.files import sha256
-from fledge.tokens import shards
+from fledge.datasets import shards
+from fledge.datasets.shards import MANIFEST, Dataset, open_dataset
 from fledge.tokens import tokenizer as tokenizers
 from fledge.tokens.char import CharTokenizer
-from fledge.tokens.shards import MANIFEST, Dataset, open_dataset
 
 LETTERS = CharTokenizer("abcdefgh")
 BORDERS = [65_535, 65_536, 65_537]
