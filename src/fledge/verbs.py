@@ -171,10 +171,10 @@ VERBS = {
         "text → a dataset of tokens",
         _prepare,
         (
-            "fledge prepare my-notes/ --out data/notes          then: fledge train demo --data.path data/notes",
+            "fledge prepare my-notes/ --out data/notes",
             "fledge prepare 'logs/*.jsonl.gz' --data.field body --data.dedup true --out data/logs",
             "fledge prepare wikipedia-en:0.1 book.txt --tokenizer.kind gpt2 --out s3://bucket/mixed",
-            "fledge train demo --print-config          every setting of [data] and [tokenizer], explained",
+            "fledge train demo --data.path data/notes",
         ),
         settings=True,
     ),

@@ -62,13 +62,13 @@ def cuts(size: int, division: Division) -> tuple[int, int]:
 
 def tails(piece: Piece, at: tuple[int, int]) -> Iterator[Stretch]:
     """What each split gets of this piece. A character that a cut would split goes to the side before it."""
-    rest = piece.text
+    taken = 0  # characters
     for split, start, end in zip(SPLITS, (0, *at), (*at, ENDLESS), strict=True):
         if start == end or end <= piece.start:
             continue
         over = end >= piece.end  # the next split has nothing of this piece
-        text = rest if over else first_bytes(rest, end - max(start, piece.start))
-        rest = rest[len(text) :]
+        upto = len(piece.text) if over else characters(piece.text, end - piece.start)
+        text, taken = piece.text[taken:upto], upto
         begins, ends = start >= piece.start, end <= piece.end or piece.last
         if text or not (begins and ends):
             yield Stretch(split, text, begins, ends)
@@ -76,8 +76,9 @@ def tails(piece: Piece, at: tuple[int, int]) -> Iterator[Stretch]:
             return
 
 
-def first_bytes(text: str, count: int) -> str:
+def characters(text: str, count: int) -> int:
+    """How many characters it takes to fill so many bytes."""
     data = text.encode()
     while count < len(data) and data[count] & 0xC0 == 0x80:
         count += 1
-    return data[:count].decode()
+    return len(data[:count].decode())
