@@ -216,7 +216,9 @@ def version(source: Input) -> str:
 def finished(place: Place, part: Part) -> Record | None:
     content = place.read(record_name(part.number))
     record = Record.from_json(content) if content else None
-    return record if record and record.key == part.key else None
+    if record is None or record.key != part.key:
+        return None
+    return record if all(place.holds(info.file, info.sha256) for info in record.shards.values()) else None
 
 
 # The first walk, where documents are judged
@@ -295,5 +297,6 @@ def complete(
     wanted = {shards.TOKENIZER, *(info.file for infos in splits.values() for info in infos)}
     for name in place.names() - wanted:
         place.remove(name)
+    place.settle(wanted)
     place.write(shards.MANIFEST, shards.manifest(tokenizer, splits, sizes, facts))
     place.forget_work()

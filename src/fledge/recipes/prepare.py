@@ -4,6 +4,7 @@ sources → reading → tokenizer → preview and estimate → parts, encoded by
 """
 
 import argparse
+import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from fledge.datasets.build import Ahead, Busy, Order, build, digest
 from fledge.datasets.config import DataConfig
 from fledge.datasets.engines import Engine
 from fledge.datasets.foreign import open_any
+from fledge.datasets.place import open_place
 from fledge.datasets.shards import Dataset
 from fledge.recipes.screen import meter, progress, report, say
 from fledge.recipes.tokenizers import make_tokenizer, named_tokenizer
@@ -59,8 +61,8 @@ def run(args: argparse.Namespace) -> None:
     order = order_of(args.sources, settings.data, tokenizer, args.out)
     workers = args.workers or engines.cores()
     build(order, engine_of(args, order), meter, partial(preview, workers=workers))
-    dataset = open_named(args.out)
-    report(summary(dataset, args.out), as_json=args.json, text=in_words(dataset, args.out, time.perf_counter() - begun))
+    facts = summary(args.out)
+    report(facts, as_json=args.json, text=in_words(facts, time.perf_counter() - begun))
 
 
 def engine_of(args: argparse.Namespace, order: Order) -> Engine:
@@ -188,21 +190,19 @@ def in_time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def summary(dataset: Dataset, out: str) -> dict[str, Any]:
+def summary(out: str) -> dict[str, Any]:
+    manifest = json.loads(open_place(out).read(shards.MANIFEST) or b"")
     kept = ("tokens", "documents", "bytes")
-    splits = {name: {key: split[key] for key in kept} for name, split in dataset.manifest["splits"].items()}
-    read, dropped = dataset.manifest["read"], dataset.manifest["dropped"]
-    size = dataset.tokenizer.vocab_size
-    return {"folder": out, "vocab_size": size, "splits": splits, "read": read, "dropped": dropped}
+    splits = {name: {key: split[key] for key in kept} for name, split in manifest["splits"].items()}
+    return {"folder": out, "splits": splits, **{key: manifest[key] for key in ("vocab_size", "read", "dropped")}}
 
 
-def in_words(dataset: Dataset, out: str, seconds: float) -> str:
-    facts = summary(dataset, out)
-    lines = [f"{out}: {dataset.tokenizer.kind} tokenizer with {dataset.tokenizer.vocab_size:,} tokens"]
+def in_words(facts: dict[str, Any], seconds: float) -> str:
+    lines = [f"{facts['folder']}: ids of {facts['vocab_size']:,} tokens"]
     for name, split in facts["splits"].items():
         if split["tokens"]:
             size = human_bytes(split["bytes"])
             lines.append(f"  {name:<6}{split['tokens']:>14,} tokens  {split['documents']:>8,} documents  {size:>10}")
     lines += [f"  {count:,} documents left out: {reason}" for reason, count in facts["dropped"].items()]
     lines += [f"  {facts['read'][name]:,} {what}" for name, what in MET.items() if facts["read"][name]]
-    return "\n".join([*lines, f"done in {in_time(seconds)}; next: fledge train demo --data.path {out}"])
+    return "\n".join([*lines, f"done in {in_time(seconds)}; next: fledge train demo --data.path {facts['folder']}"])
