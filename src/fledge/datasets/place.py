@@ -30,7 +30,7 @@ class Place(Protocol):
     def adopt(self, file: Path, name: str) -> None:
         """Moves a finished file in."""
 
-    def holds(self, name: str, sha256: str) -> bool:
+    def holds(self, name: str, sha256: str, /) -> bool:
         """Whether this file is here and whole."""
 
     def settle(self, names: Iterable[str]) -> None:
@@ -68,7 +68,7 @@ class Folder:
         target.parent.mkdir(exist_ok=True)
         file.replace(target)
 
-    def holds(self, name: str, sha256: str) -> bool:
+    def holds(self, name: str, sha256: str, /) -> bool:
         return (self.path / name).is_file() and hash_of(self.path / name) == sha256
 
     def settle(self, names: Iterable[str]) -> None:
@@ -132,7 +132,7 @@ class Remote:
             self.system.put_file(str(file), self._at(name))
         file.unlink()
 
-    def holds(self, name: str, sha256: str) -> bool:
+    def holds(self, name: str, _: str, /) -> bool:
         """An object store keeps what it has taken."""
         with refusals(self.url):
             return bool(self.system.exists(self._at(name)))
