@@ -36,7 +36,7 @@ from fledge.track.terminal import printable
 
 PREVIEWED = 3  # documents
 SHOWN = 12  # tokens of each
-PROBE = 4 << 20  # bytes of text that the estimate is made from
+PROBE = 16 << 20  # bytes of text that the estimate is made from
 NOT_TEXT = {"path", "stride", "corpus"}  # settings of [data] that leave the dataset as it is
 PACKED = 3  # times larger than stored is text that was compressed, as a guess
 MET = {
@@ -148,17 +148,20 @@ def preview(ahead: Ahead, workers: int) -> None:
     """The first documents as tokens; and what all of it will come to, measured on some megabytes of this text."""
     reading, tokenizer = ahead.order.reading, ahead.tokenizer
     say(f"{len(reading.inputs):,} files, {human_bytes(reading.size)}; split by {ahead.by}")
-    begun, taken, tokens, shown = time.perf_counter(), 0, 0, 0
+    taken = tokens = shown = 0
+    slow, begun = 0, time.perf_counter()  # an encoder is slow until it has met the usual words
     for piece in reading.sample(PROBE):
         ids = tokenizer.encode(piece.text)
         if piece.start == 0 and shown < PREVIEWED:
             shown += 1
             say(f"  {printable(piece.document)[-40:]:<40} {as_tokens(tokenizer, ids[:SHOWN].tolist())} …")
-        taken += len(piece.text.encode())
+        taken += piece.end - piece.start
         tokens += len(ids)
+        if not slow and taken >= PROBE // 2:
+            slow, begun = taken, time.perf_counter()
         if taken >= PROBE:
             break
-    seconds = (time.perf_counter() - begun) / taken * unpacked(reading, ahead.left) / workers
+    seconds = (time.perf_counter() - begun) / (taken - slow) * unpacked(reading, ahead.left) / workers
     total = unpacked(reading, reading.size) / taken * tokens
     disk = total * shards.id_type(tokenizer.vocab_size).itemsize
     say(f"about {in_short(total)} tokens, {human_bytes(disk)} on disk, {in_time(seconds)} with {workers} at work")

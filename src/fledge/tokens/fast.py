@@ -120,8 +120,12 @@ class FastTokenizer:
         return self._spelling.pieces[token]
 
     def to_json(self) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads(self._library.to_str())
+        content: dict[str, Any] = json.loads(self._written)
         return content
+
+    @cached_property
+    def _written(self) -> str:
+        return self._library.to_str()
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "FastTokenizer":
