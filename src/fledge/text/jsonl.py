@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from fledge.base.errors import UserError
 from fledge.base.files import human_bytes
-from fledge.text.inputs import Input, Options, Readable, Tally
+from fledge.text.inputs import MARK, Input, Options, Readable, Tally
 from fledge.text.plain import READ, decode
 
 LINE_LIMIT = 64 << 20
@@ -44,7 +44,7 @@ def text_of(line: bytes, at: int, source: Input, options: Options, tally: Tally,
     """The text in one line; '' where it holds none."""
     words = decode(line, (source, at), options.errors, tally)
     if at == 0:
-        words = words.removeprefix("\ufeff")
+        words = words.removeprefix(MARK)
     if not words.strip():
         return ""
     try:
