@@ -1,6 +1,7 @@
 """Small texts in many parts, and whatever can come between."""
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,12 @@ class Maker:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.made: list[int] = []
+        self._outs = 0
+
+    def fresh(self) -> str:
+        """A place where nothing is."""
+        self._outs += 1
+        return f"out-{self._outs}"
 
     def order(
         self, *sources: object, out: str = "out", tokenizer: TokenizerConfig = CHAR, separator: str = "", **data: Any
@@ -75,8 +82,9 @@ def small_parts() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def small_pieces() -> Iterator[None]:
-    """Cuts, slices and parts as in a text of many megabytes."""
+    """Cuts, slices and parts as in a text of many megabytes; and nobody waits for a disk."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
         for room in (plain, formats, part):
             patch.setattr(room, "PIECE", SMALL)
         patch.setattr(plain, "WINDOW", 16)

@@ -10,9 +10,11 @@ import pytest
 
 from fledge.base.errors import Interrupted, UserError
 from fledge.datasets import build as room
+from fledge.datasets import plan
 from fledge.datasets.build import Busy, Order, build
 from fledge.datasets.engines import Engine, Work, here, processes
 from fledge.datasets.place import WORK, Folder
+from fledge.datasets.shards import open_dataset
 from fledge.tokens import tokenizer as tokenizers
 from fledge.tokens.char import CharTokenizer
 from fledge.tokens.config import TokenizerConfig
@@ -129,6 +131,25 @@ def test_a_tokenizer_that_was_made_is_not_made_again(make: "Maker", poems: Path)
     calls: list[int] = []
     make(Order(**{**vars(order), "make_tokenizer": lambda: calls.append(1)}))
     assert calls == []
+
+
+@pytest.mark.parametrize("data", [{"split_by": "tail"}, {"split_by": "document"}, {"min_length": 5}], ids=str)
+def test_a_text_of_some_megabytes_is_one_text_however_many_workers_share_it(
+    make: "Maker", tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(plan, "LEAST", 1 << 20)
+    content = "ä" + "🦆ßæ und so weiter, Käse.\n" * 110_000  # no whole number of MiB is the beginning of a character
+    (tmp_path / "long.txt").write_text(content)
+    order = make.order("long.txt", out="two", val=0.25, **data)
+    assert make(order, processes(2)) == make(make.order("long.txt", out="one", val=0.25, **data))
+    assert len(make.made) == (2 if "min_length" in data else 4)
+    made = open_dataset(tmp_path / "two")
+    assert (
+        "".join(made.tokenizer.decode(split.read(0, len(split)).tolist()) for split in made.splits.values()) == content
+    )
+    assert sum(split["documents"] for split in made.manifest["splits"].values()) == (
+        1 + (made.manifest["split_by"] == "tail")
+    )
 
 
 # What is found is believed only if it is true
