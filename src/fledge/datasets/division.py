@@ -8,7 +8,7 @@ A stretch is what one split gets of a document; it may be spread over many piece
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from fledge.datasets.shards import SPLITS
@@ -33,7 +33,6 @@ class Stretch:
     text: str
     begins: bool
     ends: bool
-    size: int = field(default=0, compare=False)  # of the text, in bytes, as stored
 
 
 def divide(pieces: Iterable[Piece], division: Division, opening: Opening) -> Iterator[Stretch]:
@@ -46,7 +45,7 @@ def divide(pieces: Iterable[Piece], division: Division, opening: Opening) -> Ite
     for piece in pieces:
         if piece.start == 0 or not chosen:
             chosen = side(opening() if piece.start else piece.text, division)
-        yield Stretch(chosen, piece.text, piece.start == 0, piece.last, piece.end - piece.start)
+        yield Stretch(chosen, piece.text, piece.start == 0, piece.last)
 
 
 def side(text: str, division: Division) -> str:
@@ -72,7 +71,7 @@ def tails(piece: Piece, at: tuple[int, int]) -> Iterator[Stretch]:
         text, taken = piece.text[taken:upto], upto
         begins, ends = start >= piece.start, end <= piece.end or piece.last
         if text or not (begins and ends):
-            yield Stretch(split, text, begins, ends, min(end, piece.end) - max(start, piece.start))
+            yield Stretch(split, text, begins, ends)
         if over:
             return
 

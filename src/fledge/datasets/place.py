@@ -52,7 +52,7 @@ class Folder:
     def read(self, name: str) -> bytes | None:
         try:
             return (self.path / name).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def write(self, name: str, content: bytes) -> None:
@@ -82,7 +82,10 @@ class Folder:
         return {p.as_posix() for p in found if p.parts[0] != WORK}
 
     def remove(self, name: str) -> None:
-        (self.path / name).unlink(missing_ok=True)
+        file = self.path / name
+        file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its folder goes too, if nothing else is in it
+            file.parent.rmdir()
 
     def forget_work(self) -> None:
         shutil.rmtree(self.path / WORK, ignore_errors=True)

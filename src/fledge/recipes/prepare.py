@@ -18,11 +18,12 @@ from fledge.base.files import cache_dir, human_bytes, new_folders, user_path
 from fledge.base.settings import build as build_settings
 from fledge.base.settings import read_overrides
 from fledge.datasets import engines, remote, shards
-from fledge.datasets.build import Ahead, Busy, Order, build, digest
+from fledge.datasets.build import Ahead, Busy, Order, build
 from fledge.datasets.config import DataConfig
 from fledge.datasets.engines import Engine
 from fledge.datasets.foreign import open_any
 from fledge.datasets.place import open_place
+from fledge.datasets.plan import digest
 from fledge.datasets.shards import Dataset
 from fledge.recipes.screen import meter, progress, report, say
 from fledge.recipes.tokenizers import make_tokenizer, named_tokenizer

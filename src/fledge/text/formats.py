@@ -16,6 +16,7 @@ from pathlib import Path
 from fledge.text import jsonl, parquet, plain
 from fledge.text.inputs import (
     HEAD,
+    MARK,
     PIECE,
     Document,
     Input,
@@ -107,6 +108,7 @@ def _read_plain(part: Slice, options: Options, tally: Tally) -> Iterator[Piece]:
         if not part.start:
             file = peeked = Peeked(file)
             plain.refuse_binary(peeked.head, source.name)
+            tally.empty += not peeked.head.removeprefix(MARK.encode())
         if separator:
             parts = plain.byte_pieces(plain.separated_chunks(file, separator, part.start, part.end))
         else:
@@ -114,7 +116,7 @@ def _read_plain(part: Slice, options: Options, tally: Tally) -> Iterator[Piece]:
         for begin, place, data, last in parts:
             text = plain.decode(data, (source, begin + place), options.errors, tally)
             if begin + place == 0:
-                text = text.removeprefix("\ufeff")
+                text = text.removeprefix(MARK)
             if text:
                 name = f"{source.name}@{begin}" if separator else source.name
                 yield Piece(name, text, last, place, place + len(data), whole)
@@ -143,6 +145,7 @@ def _read_lines(part: Slice, options: Options, tally: Tally) -> Iterator[Piece]:
     with open_bytes(source, max(0, part.start - 1)) as file:
         for at, line in jsonl.lines(file, source, part.start, part.end, number):
             text = jsonl.text_of(line, at, source, options, tally, number)
+            tally.nul += text.count("\0")  # in JSON it must be spelled out
             if text:
                 yield from _in_pieces(f"{source.name}@{at}", text, tally)
             else:

@@ -12,7 +12,7 @@ import orjson
 
 from fledge.base.errors import UserError
 from fledge.base.files import human_bytes
-from fledge.text.inputs import Input, Options, Readable, Tally
+from fledge.text.inputs import MARK, Input, Options, Readable, Tally
 from fledge.text.plain import READ, decode
 
 LINE_LIMIT = 64 << 20
@@ -65,7 +65,6 @@ def text_of(line: bytes, at: int, source: Input, options: Options, tally: Tally,
             f"'{source.name}' line {number(at)}: the field '{options.field}' is {kind(text)}, not text",
             "choose the field that holds the text",
         )
-    tally.nul += text.count("\0")
     return text
 
 
@@ -76,7 +75,7 @@ def value_of(line: bytes, at: int, source: Input, options: Options, tally: Tally
     except orjson.JSONDecodeError:
         words = decode(line, (source, at), options.errors, tally)
     if at == 0:
-        words = words.removeprefix("\ufeff")
+        words = words.removeprefix(MARK)
     if not words.strip():
         return {options.field: None}
     try:
