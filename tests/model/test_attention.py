@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.model.attention import ATTENTIONS, attention_weights, causal_mask, fast_attention, readable_attention
+from fledge.model.attention import ATTENTIONS, attention_weights, fast_attention, readable_attention, visible
 
 
 def random_heads(B: int, H: int, K: int, T: int, S: int, D: int, seed: int) -> tuple[torch.Tensor, ...]:
@@ -24,7 +24,7 @@ def random_heads(B: int, H: int, K: int, T: int, S: int, D: int, seed: int) -> t
 )
 def test_readable_and_fast_attention_agree(B: int, K: int, group: int, S: int, fewer: int, D: int, seed: int) -> None:
     q, k, v = random_heads(B, K * group, K, max(1, S - fewer), S, D, seed)
-    readable, fast = readable_attention(q, k, v), fast_attention(q, k, v)
+    readable, fast = readable_attention(q, k, v, S), fast_attention(q, k, v, S)
     assert readable.shape == q.shape
     assert (readable - fast).abs().max() < 1e-5
 
@@ -34,7 +34,7 @@ def test_their_gradients_agree_too(K: int) -> None:
     found = []
     for attend in ATTENTIONS.values():
         tensors = [t.requires_grad_() for t in random_heads(2, 4, K, 9, 9, 8, seed=0)]
-        attend(*tensors, 0.0).square().sum().backward()
+        attend(*tensors, 9).square().sum().backward()
         found.append([t.grad for t in tensors])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
@@ -44,7 +44,7 @@ def test_their_gradients_agree_too(K: int) -> None:
 def test_attention_weights_sum_to_one_and_never_look_ahead(S: int, fewer: int, seed: int) -> None:
     T = max(1, S - fewer)
     q, k, _ = random_heads(2, 4, 2, T, S, 8, seed)
-    weights = attention_weights(q, k)
+    weights = attention_weights(q, k, S)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, T))
     for row in range(T):
         assert (weights[:, :, row, S - T + row + 1 :] == 0).all()
@@ -52,14 +52,14 @@ def test_attention_weights_sum_to_one_and_never_look_ahead(S: int, fewer: int, s
 
 
 def test_the_mask_of_new_tokens_lets_them_see_all_that_came_before() -> None:
-    assert causal_mask(2, 4, torch.device("cpu")).tolist() == [[True, True, True, False], [True] * 4]
+    assert visible(2, 4, 4, torch.device("cpu")).tolist() == [[True, True, True, False], [True] * 4]
 
 
 def test_query_heads_of_one_group_share_keys_and_values() -> None:
     q, k, v = random_heads(1, 4, 2, 5, 5, 8, seed=1)
-    whole = readable_attention(q, k, v)
+    whole = readable_attention(q, k, v, 5)
     for head in range(4):
-        alone = readable_attention(q[:, [head]], k[:, [head // 2]], v[:, [head // 2]])
+        alone = readable_attention(q[:, [head]], k[:, [head // 2]], v[:, [head // 2]], 5)
         torch.testing.assert_close(whole[:, [head]], alone)
 
 
@@ -68,6 +68,6 @@ def test_dropout_drops_weights_and_keeps_the_mean(name: str) -> None:
     torch.manual_seed(0)
     q, k = torch.zeros(1, 1, 4, 8), torch.zeros(1, 1, 4, 8)
     v = torch.ones(1, 1, 4, 8)
-    draws = torch.stack([ATTENTIONS[name](q, k, v, 0.5) for _ in range(400)])
+    draws = torch.stack([ATTENTIONS[name](q, k, v, 4, 0.5) for _ in range(400)])
     assert len(draws.unique()) > 2
     assert abs(float(draws.mean()) - 1) < 0.1

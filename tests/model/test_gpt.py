@@ -16,7 +16,7 @@ from fledge.model.init import build
 
 SMALL = ModelConfig(n_layer=2, n_head=4, n_embd=32, context=24, vocab_size=29)
 KINDS = {
-    "learned": replace(SMALL, positions="learned", norm="layernorm", norm_bias=True, bias=True, mlp="gelu"),
+    "learned": replace(SMALL, positions="learned", norm="layernorm", norm_bias=True, mlp_bias=True, mlp="gelu"),
     "rotary": SMALL,
     "grouped": replace(SMALL, n_kv_head=2),
     "one kv head": replace(SMALL, n_kv_head=1, positions="learned", qk_norm=False),

@@ -10,12 +10,12 @@ def parameters(config: ModelConfig) -> int:
     """Every trained number."""
     assert config.vocab_size is not None
     C, D, H, K, F = config.n_embd, config.head_width, config.n_head, config.kv_heads, config.hidden_width
-    bias, norm = int(config.bias), C * (1 + config.norm_bias)
-    attention = C * (H + 2 * K) * D + bias * (H + 2 * K) * D + H * D * C + bias * C + 2 * D * config.qk_norm
+    norm = C * (1 + config.norm_bias)
+    attention = (C + config.qkv_bias) * (H + 2 * K) * D + (H * D + config.output_bias) * C + 2 * D * config.qk_norm
     inputs = 2 if config.mlp == "swiglu" else 1
-    mlp = inputs * (C * F + bias * F) + F * C + bias * C
+    mlp = inputs * (C + config.mlp_bias) * F + (F + config.mlp_bias) * C
     places = config.context * C if config.positions == "learned" else 0
-    tables = config.vocab_size * C * (1 if config.tied else 2)
+    tables = config.vocab_size * (C * (1 if config.tied else 2) + config.head_bias)
     return tables + places + config.n_layer * (attention + mlp + 2 * norm) + norm
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fledge.model.block import Block
 from fledge.model.cache import Cache, no_cache
 from fledge.model.config import ModelConfig
+from fledge.model.head import make_head
 from fledge.model.norms import make_norm
 from fledge.model.positions import make_positions
 
@@ -23,7 +24,7 @@ class GPT(nn.Module):
         self.positions, rotation = make_positions(config)  # one table of angles for all blocks
         self.blocks = nn.ModuleList(Block(config, rotation) for _ in range(config.n_layer))
         self.norm = make_norm(config)
-        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.head = make_head(config)
         self.dropout = nn.Dropout(config.dropout)
         self.no_cache = no_cache(config)
         if config.tied:
