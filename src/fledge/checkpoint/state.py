@@ -7,7 +7,7 @@ progress     step, tokens seen, random generators
 
 import base64
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,18 @@ from fledge.base.errors import UserError
 from fledge.model.gpt import GPT
 
 Tensors = dict[str, Tensor]
+
+
+class Optimizer(Protocol):
+    """What is asked of an optimiser here: what it remembers, parameter by parameter."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]: ...
+
+    @property
+    def state(self) -> Any: ...
+
+    def load_state(self, state: Any) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -32,7 +44,7 @@ class State:
 
 def capture(
     model: GPT,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     step: int,
     val_loss: float | None,
     owed: dict[str, float] | None = None,
@@ -40,7 +52,7 @@ def capture(
     return State(step, weights_of(model), _optimizer_tensors(model, optimizer), _rng(), val_loss, owed)
 
 
-def restore(state: State, model: GPT, optimizer: torch.optim.Optimizer) -> None:
+def restore(state: State, model: GPT, optimizer: Optimizer) -> None:
     """Everything as it was; after this the next step is bit for bit the one that would have come."""
     load_weights(model, state.weights)
     _load_optimizer(model, optimizer, state.optimizer)
@@ -75,31 +87,38 @@ def _refuse_difference(what: str, wanted: Any, found: Any) -> None:
         raise UserError(f"the checkpoint's {what} do not fit: {'; '.join(parts)}", "it belongs to another model")
 
 
-def _names_by_index(model: GPT, optimizer: torch.optim.Optimizer) -> list[str]:
+def _optimizer_tensors(model: GPT, optimizer: Optimizer) -> Tensors:
     """Optimisers number their parameters; people, and other world sizes, name them."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    memory = optimizer.state
+    return {
+        f"{kind}/{name}": tensor for name, p in model.named_parameters() for kind, tensor in memory.get(p, {}).items()
+    }
 
 
-def _optimizer_tensors(model: GPT, optimizer: torch.optim.Optimizer) -> Tensors:
-    names = _names_by_index(model, optimizer)
-    state = optimizer.state_dict()["state"]
-    return {f"{kind}/{names[i]}": tensor for i, kinds in state.items() for kind, tensor in kinds.items()}
-
-
-def _load_optimizer(model: GPT, optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """All of it or none: each parameter has every kind of memory (none has any before the first update)."""
-    names = _names_by_index(model, optimizer)
-    kinds = {key.partition("/")[0] for key in tensors}
-    _refuse_difference("optimiser state", [f"{kind}/{name}" for kind in kinds for name in names], tensors)
-    shapes = {name: p.shape for name, p in model.named_parameters()}
-    for key, tensor in tensors.items():
-        if tensor.ndim and tensor.shape != shapes[key.partition("/")[2]]:
-            raise UserError(
-                f"the optimiser's '{key}' has shape {list(tensor.shape)}, not that of its weights", "restore the file"
-            )
-    state = {i: {kind: tensors[f"{kind}/{name}"] for kind in kinds} for i, name in enumerate(names) if kinds}
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+def _load_optimizer(model: GPT, optimizer: Optimizer, tensors: Tensors) -> None:
+    """All of it or none: what is remembered of one parameter is remembered of all in its group (before the first
+    update that is nothing)."""
+    names = {p: name for name, p in model.named_parameters()}
+    kinds: dict[str, set[str]] = {name: set() for name in names.values()}
+    for key in tensors:
+        kind, _, name = key.partition("/")
+        kinds.setdefault(name, set()).add(kind)
+    wanted = []
+    for group in optimizer.param_groups:
+        held = [names[p] for p in group["params"]]
+        wanted += [f"{kind}/{name}" for kind in set().union(*(kinds[name] for name in held)) for name in held]
+    _refuse_difference("optimiser state", wanted, tensors)
+    for p, name in names.items():
+        for kind in kinds[name]:
+            tensor = tensors[f"{kind}/{name}"]
+            if tensor.ndim and tensor.shape != p.shape:
+                raise UserError(
+                    f"the optimiser's '{kind}/{name}' has shape {list(tensor.shape)}, not that of its weights",
+                    "restore the file",
+                )
+    optimizer.load_state(
+        {p: {kind: tensors[f"{kind}/{name}"] for kind in kinds[name]} for p, name in names.items() if kinds[name]}
+    )
 
 
 def _rng() -> dict[str, str]:

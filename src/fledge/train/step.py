@@ -14,6 +14,7 @@ from torch import Tensor
 from fledge.batches.loader import Loader
 from fledge.loss import count_valid
 from fledge.model.gpt import GPT
+from fledge.optim.groups import Together
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Stepper:
 
     model: GPT
     loss: Callable[[Tensor, Tensor], Tensor]  # inputs, targets → summed loss
-    optimizer: torch.optim.Optimizer
+    optimizer: Together
     loader: Loader
     multiplier: Callable[[int], float]  # update number from 0 → share of the peak learning rate
     peak: float
@@ -52,9 +53,10 @@ class Stepper:
             loss.backward()
             total += loss.detach()
         grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip or float("inf"))
-        lr = self.peak * self.multiplier(step)
+        height = self.multiplier(step)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = group["peak"] * height
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
+        lr = self.peak * height
         return StepResult(step + 1, float(total), lr, float(grad_norm), int(valid), time.perf_counter() - begin)
