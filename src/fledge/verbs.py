@@ -100,7 +100,8 @@ def _prepare(parser: Parser) -> None:
 
 
 def _presets(parser: Parser) -> None:
-    parser.add_argument("name", nargs="?", metavar="NAME", help="show this one whole")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="show this one whole, and what it costs")
+    parser.add_argument("--markdown", action="store_true", help="the table as Markdown, as in docs/presets.md")
 
 
 def _train(parser: Parser) -> None:

@@ -45,8 +45,7 @@ class ModelConfig:
         self._check_numbers()
         self._check_heads()
         self._check_positions()
-        if self.norm_bias and self.norm == "rmsnorm":
-            raise UserError("model.norm_bias: an rmsnorm has no bias", "use model.norm layernorm, or norm_bias false")
+        self._check_parts()
 
     def _check_numbers(self) -> None:
         if not 0 <= self.dropout < 1:
@@ -56,12 +55,21 @@ class ModelConfig:
         if self.norm_eps is not None and not 0 < self.norm_eps < 1:
             raise UserError(
                 f"model.norm_eps cannot be {self.norm_eps}",
-                f"it takes a small number above 0; {self.norm}: {EPS[self.norm]:g}",
+                f"it takes a small number above 0; {EPS[self.norm]:g} is usual for {self.norm}",
             )
         if self.softcap is not None and not 0 < self.softcap < math.inf:
             raise UserError(
                 f"model.softcap cannot be {self.softcap}",
-                "it takes a number above 0, 15 or 30 for example; or leave it out",
+                "it takes a number above 0, such as 15 or 30; left out, scores stay as they are",
+            )
+
+    def _check_parts(self) -> None:
+        if self.norm_bias and self.norm == "rmsnorm":
+            raise UserError("model.norm_bias: an rmsnorm has no bias", "use model.norm layernorm, or norm_bias false")
+        if self.window is not None and not 1 <= self.window <= self.context:
+            raise UserError(
+                f"model.window cannot be {self.window} where model.context = {self.context}",
+                f"it takes a whole number from 1 to {self.context}; left out, a token sees all that came before",
             )
 
     def _check_heads(self) -> None:
@@ -76,17 +84,12 @@ class ModelConfig:
                 f"model.n_kv_head = {self.n_kv_head} does not divide model.n_head = {self.n_head}",
                 f"it can be {divisors(self.n_head)}",
             )
-        if self.window is not None and not 1 <= self.window <= self.context:
-            raise UserError(
-                f"model.window cannot be {self.window} where model.context = {self.context}",
-                f"it takes a whole number from 1 to {self.context}; left out, a token sees all that came before",
-            )
 
     def _check_positions(self) -> None:
         if self.positions == "rotary" and self.head_width % 2:
             raise UserError(
                 f"rotary positions turn pairs, and a head is {self.head_width} wide",
-                "use an even model.head_dim, or model.positions learned",
+                f"use an even model.head_dim, {self.head_width + 1} for example, or model.positions learned",
             )
         if not 1 < self.rotary_base < math.inf:
             raise UserError(
