@@ -113,7 +113,8 @@ def read(config: Json, where: str) -> tuple[Class, ModelConfig]:
     for key, value in kind.must.items():
         if config.get(key, value) != value:
             raise UserError(
-                f"'{where}' has {key} = {config[key]!r}, for which fledge has no part", f"{kind.name} with {value!r} can be read"
+                f"'{where}' has {key} = {config[key]!r}, for which fledge has no part",
+                f"{kind.name} with {value!r} can be read",
             )
     shape = {ours: _value(config, key, ours, silent, where) for key, (ours, silent) in kind.keys.items()}
     if shape.get("window") is not None and shape["window"] >= shape["context"]:

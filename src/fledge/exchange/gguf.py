@@ -21,7 +21,7 @@ from gguf import GGMLQuantizationType as Type
 from torch import Tensor
 
 from fledge.base.errors import UserError
-from fledge.checkpoint.state import Tensors, weights_of
+from fledge.checkpoint.state import weights_of
 from fledge.exchange import gguf_vocabulary, names, parts, vocabulary
 from fledge.exchange.configs import checked
 from fledge.exchange.names import Names
@@ -180,7 +180,9 @@ def check(path: Path, model: GPT, tokenizer: Tokenizer, dtype: str) -> Parity:
     for name, weight in meant.weights.items():
         difference = (found.weights[name] - weight.cpu()).abs().max()
         if not difference <= ROUNDING[dtype] * weight.abs().max() + 2**-24 * (dtype != "f32"):
-            raise UserError(f"'{name}' does not fit into {dtype}", "its numbers are too large: export it with --dtype f32")
+            raise UserError(
+                f"'{name}' does not fit into {dtype}", "its numbers are too large: export it with --dtype f32"
+            )
     ids = probe(model)
     said = text_of(ids, tokenizer)
     if found.tokenizer.encode(said).tolist() != tokenizer.encode(said).tolist():

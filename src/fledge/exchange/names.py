@@ -1,4 +1,4 @@
-"""What other programs call our weights: one table for each way of naming, read from left to right or from right to left.
+"""What other programs call our weights: one table for each way of naming, used in both directions.
 
 A row pairs one of their modules with ours; its weight and its bias follow. N is the number of a block. Where a row
 names several of ours, theirs holds them one below the other. Where the numbers themselves lie otherwise, it says how:
@@ -15,9 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fledge.checkpoint.state import Tensors, weights_of
+from fledge.checkpoint.state import Tensors
 from fledge.model.config import ModelConfig
-from fledge.model.gpt import GPT
 
 SUFFIXES = (".weight", ".bias")
 
@@ -88,7 +87,7 @@ def to_theirs(weights: Mapping[str, Tensor], model: ModelConfig, names: Names) -
 
 def to_ours(theirs: Mapping[str, Tensor], model: ModelConfig, names: Names) -> Tensors:
     """The way back, for tensors of which `to_theirs` says that they are complete."""
-    weights = {}
+    weights: Tensors = {}
     for row in names.unrolled(model.n_layer):
         for suffix in SUFFIXES:
             if (whole := theirs.get(row.theirs + suffix)) is not None:
@@ -97,14 +96,11 @@ def to_ours(theirs: Mapping[str, Tensor], model: ModelConfig, names: Names) -> T
     return weights
 
 
-def blank_weights(model: ModelConfig) -> Tensors:
-    """The names and shapes of a model's weights, as tensors that take no memory."""
-    with torch.device("meta"):
-        return weights_of(GPT(model))
+# Of a block: their module → ours (several, parted by spaces), and how it lies where it lies otherwise.
+Block = Mapping[str, str | tuple[str, Layout]]
 
 
-def _block(theirs: str, ours: Mapping[str, str | tuple[str, Layout]]) -> tuple[Row, ...]:
-    """Rows of a block: their module → ours (several, parted by spaces), and how it lies where it lies otherwise."""
+def _block(theirs: str, ours: Block) -> tuple[Row, ...]:
     rows = []
     for name, of in ours.items():
         parts, layout = (of, SAME) if isinstance(of, str) else of
@@ -117,7 +113,7 @@ QUERY, KEY, VALUE = "attention.query", "attention.key", "attention.value"
 
 def _gpt2(layout: Layout) -> Names:
     """OpenAI's names, which nanoGPT kept; only that OpenAI's matrices lie on their side."""
-    block = {
+    block: Block = {
         "ln_1": "attention_norm",
         "attn.c_attn": (f"{QUERY} {KEY} {VALUE}", layout),
         "attn.c_proj": ("attention.output", layout),
@@ -131,7 +127,9 @@ def _gpt2(layout: Layout) -> Names:
         Row("transformer.ln_f", ("norm",)),
         Row("lm_head", ("head",)),
     )
-    return Names((*outside, *_block("transformer.h.N.", block)), "transformer.", r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")
+    return Names(
+        (*outside, *_block("transformer.h.N.", block)), "transformer.", r"transformer\.h\.\d+\.attn\.(bias|masked_bias)"
+    )
 
 
 HF_GPT2 = _gpt2(TURNED)
@@ -164,14 +162,14 @@ HF_LLAMA = Names(
 )
 
 
-def _gguf(attention: Mapping[str, str | tuple[str, Layout]]) -> Names:
+def _gguf(attention: Block) -> Names:
     outside = (
         Row("token_embd", ("embed",)),
         Row("position_embd", ("positions",)),
         Row("output_norm", ("norm",)),
         Row("output", ("head",)),
     )
-    block = {
+    block: Block = {
         "attn_norm": "attention_norm",
         **attention,
         "attn_output": "attention.output",

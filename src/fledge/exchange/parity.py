@@ -23,6 +23,13 @@ class Parity:
     difference: float  # the largest, over all scores
     largest: float  # of the scores themselves
 
+    @property
+    def words(self) -> str:
+        return (
+            f"read back by {self.judge}, its scores differ from the run's by {self.difference:.2g} at most"
+            f" (they reach {self.largest:.3g})"
+        )
+
 
 def probe(model: GPT) -> Tensor:
     """Tokens to ask about: any do, the same every time. [1, T]"""

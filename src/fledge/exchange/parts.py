@@ -13,8 +13,7 @@ from typing import Any
 import torch
 
 from fledge.base.errors import UserError
-from fledge.checkpoint.state import Tensors
-from fledge.exchange.names import blank_weights
+from fledge.checkpoint.state import Tensors, blank_weights
 from fledge.model.config import ModelConfig
 
 Parts = Mapping[str, Any]
@@ -34,7 +33,7 @@ def made_of(model: ModelConfig) -> dict[str, Any]:
     return {**asdict(model), **told, "mlp_width": model.hidden_width, "norm_eps": model.eps}
 
 
-def new_biases(model: ModelConfig, parts: Parts) -> dict[str, bool]:
+def new_biases(model: ModelConfig, parts: Parts) -> dict[str, Any]:
     """The biases that the class has and the model lacks."""
     return {key: True for key, value in parts.items() if key.endswith("_bias") and value and not getattr(model, key)}
 

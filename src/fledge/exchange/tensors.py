@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 from fledge.base.errors import UserError
 from fledge.base.files import read_json
-from fledge.checkpoint.state import Tensors
-from fledge.exchange.names import Names, blank_weights, to_ours, to_theirs
+from fledge.checkpoint.state import Tensors, blank_weights
+from fledge.exchange.names import Names, to_ours, to_theirs
 from fledge.exchange.sources import Folder
 from fledge.model.config import ModelConfig
 
