@@ -5,6 +5,7 @@
     S  tokens attended to (S ≥ T: the T new ones are the last of them)
 
 Head h of H shares the keys and values of group h // (H // K). With K = H that is plain multi-head attention.
+A token sees itself and the window - 1 tokens before it. A window as long as the context is plain attention.
 Does not know where tokens stand (positions.py) and does not keep the past (cache.py).
 """
 
@@ -39,16 +40,18 @@ def attention_weights(q: Tensor, k: Tensor, window: int) -> Tensor:
 
 def readable_attention(q: Tensor, k: Tensor, v: Tensor, window: int, dropout: float = 0.0) -> Tensor:
     """q [B, H, T, D], k and v [B, K, S, D] → [B, H, T, D]. Every step in the open."""
-    weights = F.dropout(attention_weights(q, k, window), dropout)
+    weights = F.dropout(attention_weights(q, k, window), dropout)  # [B, H, T, S]
     return weights @ v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
 
 
 def fast_attention(q: Tensor, k: Tensor, v: Tensor, window: int, dropout: float = 0.0) -> Tensor:
     """The same in one fused kernel that never writes the [T, S] matrix to memory."""
     T, S = q.shape[2], k.shape[2]
-    mask = None if T == S <= window else visible(T, S, window, q.device)  # the kernel knows the plain triangle itself
+    triangle = T == S <= window  # the kernel knows this pattern by itself, and looks at half of it only
+    all_seen = T == 1 and window >= S
+    mask = None if triangle or all_seen else visible(T, S, window, q.device)
     grouped = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None, enable_gqa=grouped)
+    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=triangle, enable_gqa=grouped)
 
 
 ATTENTIONS: dict[str, Attend] = {"fast": fast_attention, "readable": readable_attention}

@@ -98,7 +98,7 @@ class ModelConfig:
         if self.positions == "sinusoidal" and self.n_embd % 2:
             raise UserError(
                 f"sinusoidal positions are pairs of a sine and a cosine, and model.n_embd = {self.n_embd} is odd",
-                f"use n_embd {self.n_embd + self.n_head}, or model.positions learned",
+                "use an even n_embd, or model.positions learned",
             )
 
     @property

@@ -61,7 +61,7 @@ def describe(name: str) -> dict[str, Any]:
 BIASES = {
     (): "no biases",
     ("qkv", "output", "mlp", "norm"): "biases",
-    ("qkv", "output", "mlp", "norm", "head"): "biases, head too",
+    ("qkv", "output", "mlp", "norm", "head"): "biases everywhere",
 }
 
 
