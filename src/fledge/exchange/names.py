@@ -92,7 +92,7 @@ def to_ours(theirs: Mapping[str, Tensor], model: ModelConfig, names: Names) -> T
         for suffix in SUFFIXES:
             if (whole := theirs.get(row.theirs + suffix)) is not None:
                 parts = row.layout.to_ours(whole, model.head_width).chunk(len(row.ours))
-                weights |= {name + suffix: part for name, part in zip(row.ours, parts, strict=True)}
+                weights |= zip((name + suffix for name in row.ours), parts, strict=True)
     return weights
 
 

@@ -103,7 +103,9 @@ def fitted(found: Mapping[str, torch.Tensor], model: ModelConfig, names: Names, 
             f"the weights in '{where}' do not fit its description: {'; '.join(problems[:5])}{more}",
             "the files belong to different models, or are incomplete: fetch or copy them again",
         )
-    return {name: tensor.float().contiguous() for name, tensor in to_ours(found, model, names).items()}
+    ours = to_ours(found, model, names)
+    # Copied, so that what they held in one piece is now several.
+    return {name: x.to(torch.float32, copy=True, memory_format=torch.contiguous_format) for name, x in ours.items()}
 
 
 def _without_twin(found: Mapping[str, torch.Tensor], model: ModelConfig, names: Names) -> dict[str, torch.Tensor]:

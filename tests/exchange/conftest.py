@@ -1,0 +1,158 @@
+"""Small models of every kind, ours and transformers', and llama.cpp to run what was written for it."""
+
+import json
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fledge.base.machine import Machine
+from fledge.checkpoint import run as run_folder
+from fledge.generate.engine import generate
+from fledge.generate.sampling import strategies
+from fledge.model.config import ModelConfig
+from fledge.model.gpt import GPT
+from fledge.model.init import build
+from fledge.tokens.fast import FastTokenizer
+
+TEXT = "The duck could write, and it's said that she wrote 12345 letters.\n\nOnce, café au lait!  Two  spaces. " * 20
+VOCABULARY = 300
+MODERN = ModelConfig(n_layer=2, n_head=4, n_kv_head=2, n_embd=64, head_dim=16, context=96, vocab_size=VOCABULARY)
+CLASSIC = ModelConfig(
+    n_layer=2,
+    n_head=4,
+    n_embd=64,
+    context=96,
+    vocab_size=VOCABULARY,
+    positions="learned",
+    norm="layernorm",
+    mlp="gelu_tanh",
+    qkv_bias=True,
+    output_bias=True,
+    mlp_bias=True,
+    norm_bias=True,
+    qk_norm=False,
+    tied=True,
+)
+PLAIN = replace(MODERN, qk_norm=False)
+SHAPES = {
+    "GPT2LMHeadModel": CLASSIC,
+    "LlamaForCausalLM": replace(PLAIN, rotary_base=5e5, norm_eps=1e-5),
+    "MistralForCausalLM": replace(PLAIN, window=8, head_dim=8),
+    "Qwen2ForCausalLM": replace(PLAIN, qkv_bias=True),
+    "Qwen3ForCausalLM": replace(MODERN, rotary_base=1e6, head_dim=32),
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models as small as these are faster so, above all where tests run side by side."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def shaken(model: torch.nn.Module, size: float = 0.15) -> torch.nn.Module:
+    """Weights, biases and norms all different from what they are born with, so that each of them matters."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            noise = torch.randn(p.shape, generator=generator)
+            is_norm = ("norm" in name or "ln_" in name) and name.endswith("weight")
+            p.copy_(1 + 0.2 * noise if is_norm else size * noise)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> FastTokenizer:
+    return FastTokenizer.train([TEXT], VOCABULARY, "<|endoftext|>")
+
+
+@pytest.fixture
+def make() -> Callable[[ModelConfig], GPT]:
+    def made(config: ModelConfig) -> GPT:
+        model = build(config, 0)
+        shaken(model)
+        return model
+
+    return made
+
+
+@pytest.fixture
+def greedy() -> Callable[[GPT, list[int], int], list[int]]:
+    """How one of our models goes on."""
+
+    def go_on(model: GPT, prompt: list[int], count: int) -> list[int]:
+        machine = Machine("cpu", "float32")
+        return [int(token) for token in generate(model, torch.tensor([prompt]), strategies(0.0), machine, count, 0)]
+
+    return go_on
+
+
+@pytest.fixture
+def saved(tokenizer: FastTokenizer, make: Callable[[ModelConfig], GPT]) -> Callable[..., Path]:
+    """A run folder in `runs` that holds this model, as the verbs want it."""
+
+    def save(runs: Path, name: str, config: ModelConfig) -> Path:
+        from fledge.base.settings import to_toml
+        from fledge.checkpoint.state import beginning, weights_of
+        from fledge.recipes.settings import settle
+
+        text = to_toml(settle({"model": {k: v for k, v in vars(config).items() if v is not None}}))
+        start = beginning(weights_of(make(config)), 0)
+        return run_folder.create(runs / name, text, {"started": "today"}, tokenizer, start).folder
+
+    return save
+
+
+class Llama:
+    """llama.cpp with one file open, asked over its own server on this machine."""
+
+    def __init__(self, path: Path) -> None:
+        library = pytest.importorskip("xllamacpp")
+        params = library.CommonParams()
+        params.model.path = str(path)
+        params.n_ctx = 96
+        params.n_parallel = 1
+        params.verbosity = -1
+        params.warmup = False
+        params.fit_params = False
+        params.cpuparams.n_threads = 1
+        # In fp32 from end to end: its faster attention keeps keys and values in half precision.
+        params.cache_type_k = params.cache_type_v = library.ggml_type.GGML_TYPE_F32
+        params.flash_attn_type = library.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        self.server = library.Server(params)
+
+    def ask(self, where: str, **question: Any) -> Any:
+        request = urllib.request.Request(
+            f"{self.server.listening_address}/{where}",
+            data=json.dumps(question).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read())
+
+    def tokens(self, text: str) -> list[int]:
+        return list(self.ask("tokenize", content=text)["tokens"])
+
+    def greedy(self, prompt: list[int], count: int) -> list[int]:
+        options = {"n_predict": count, "temperature": 0, "return_tokens": True, "ignore_eos": True}
+        return list(self.ask("completion", prompt=prompt, **options)["tokens"])
+
+
+@pytest.fixture
+def llama(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], Llama]]:
+    monkeypatch.setenv("no_proxy", "*")
+    opened: list[Llama] = []
+
+    def open_file(path: Path) -> Llama:
+        opened.append(Llama(path))
+        return opened[-1]
+
+    yield open_file
+    opened.clear()
