@@ -1,11 +1,12 @@
 """Small models of every kind, ours and transformers', and llama.cpp to run what was written for it."""
 
+import http.client
 import json
-import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import torch
@@ -83,13 +84,24 @@ def make() -> Callable[[ModelConfig], GPT]:
     return made
 
 
+@dataclass(frozen=True)
+class Never:
+    """One token is left out, as llama.cpp does when it is told not to end."""
+
+    token: int
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.index_fill(-1, torch.tensor([self.token]), float("-inf"))
+
+
 @pytest.fixture
-def greedy() -> Callable[[GPT, list[int], int], list[int]]:
+def greedy() -> Callable[..., list[int]]:
     """How one of our models goes on."""
 
-    def go_on(model: GPT, prompt: list[int], count: int) -> list[int]:
-        machine = Machine("cpu", "float32")
-        return [int(token) for token in generate(model, torch.tensor([prompt]), strategies(0.0), machine, count, 0)]
+    def go_on(model: GPT, prompt: list[int], count: int, never: int | None = None) -> list[int]:
+        row = (*([] if never is None else [Never(never)]), *strategies(0.0))
+        said = generate(model, torch.tensor([prompt]), row, Machine("cpu", "float32"), count, 0)
+        return [int(token) for token in said]
 
     return go_on
 
@@ -129,13 +141,12 @@ class Llama:
         self.server = library.Server(params)
 
     def ask(self, where: str, **question: Any) -> Any:
-        request = urllib.request.Request(
-            f"{self.server.listening_address}/{where}",
-            data=json.dumps(question).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.loads(answer.read())
+        address = urlsplit(self.server.listening_address)
+        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
+        connection.request("POST", f"/{where}", json.dumps(question), {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        assert answer.status == 200, answer.read()
+        return json.loads(answer.read())
 
     def tokens(self, text: str) -> list[int]:
         return list(self.ask("tokenize", content=text)["tokens"])
@@ -146,8 +157,7 @@ class Llama:
 
 
 @pytest.fixture
-def llama(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], Llama]]:
-    monkeypatch.setenv("no_proxy", "*")
+def llama() -> Iterator[Callable[[Path], Llama]]:
     opened: list[Llama] = []
 
     def open_file(path: Path) -> Llama:

@@ -184,7 +184,7 @@ def test_pytorch_files_are_read_for_their_tensors_alone(folder: Callable[..., Pa
     torch.save({"x": Trap()}, where / "pytorch_model.bin")
     with pytest.raises(UserError, match="more than tensors"):
         huggingface.read(local(where))
-    (where / "pytorch_model.bin").write_bytes(pickle.dumps({"x": Trap()}))
+    (where / "pytorch_model.bin").write_bytes(pickle.dumps({"x": Trap()}, protocol=2))
     with pytest.raises(UserError, match=r"pytorch_model\.bin"):
         huggingface.read(local(where))
     assert not (tmp_path / "sprung").exists()

@@ -139,9 +139,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("attention", ["fast", "readable"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_batch_keeps_the_bytes_of_the_formula_to_a_fiftieth(
-    kind: str, attention: str, dtype: torch.dtype
-) -> None:
+def test_a_batch_keeps_the_bytes_of_the_formula_to_a_fiftieth(kind: str, attention: str, dtype: torch.dtype) -> None:
     """Two sequences more, so that what a batch shares (weights in low precision, masks) does not count."""
     config = replace(KINDS[kind], attention=attention)
     real = kept_bytes(config, 4, dtype) - kept_bytes(config, 2, dtype)

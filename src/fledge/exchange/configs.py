@@ -117,10 +117,11 @@ def read(config: Json, where: str) -> tuple[Class, ModelConfig]:
                 f"{kind.name} with {value!r} can be read",
             )
     shape = {ours: _value(config, key, ours, silent, where) for key, (ours, silent) in kind.keys.items()}
-    if shape.get("window") is not None and shape["window"] >= shape["context"]:
-        shape["window"] = None
+    window = shape.pop("window", None)
     model = checked({**shape, "positions": "learned"}, where)  # what all of the class have comes from its parts
     own = dict(kind.parts(model))
+    if not (isinstance(window, int) and window >= model.context):  # one that reaches everything is none
+        own["window"] = window
     if own["positions"] == "rotary":
         own["rotary_base"] = _rotary_base(config, where)
     return kind, checked({**asdict(model), **own}, where)
@@ -146,12 +147,12 @@ def find(config: Json, where: str) -> Class:
 
 
 def _value(config: Json, key: str, ours: str, silent: Any, where: str) -> Any:
-    value = config.get(key, silent)
-    if value is NEEDED:
+    if silent is NEEDED and config.get(key) is None:
         raise UserError(f"the config.json of '{where}' lacks {key}", "fetch or copy the file again")
+    value = config.get(key, silent)
     if ours != "mlp":
         return value
-    if value not in MLP_OF:
+    if not isinstance(value, str) or value not in MLP_OF:
         raise UserError(f"'{where}' has {key} = {value!r}, for which fledge has no part", f"it has {', '.join(MLP_OF)}")
     return MLP_OF[value]
 

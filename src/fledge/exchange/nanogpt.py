@@ -4,6 +4,7 @@ Opened for tensors and plain values only. The vocabulary of its character datase
 opened, as a pickle can run anything: it is made again from the text, or given as a tokenizer.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import torch
 
 from fledge.base.errors import UserError
 from fledge.exchange import vocabulary
+from fledge.exchange.configs import checked
 from fledge.exchange.names import NANOGPT
 from fledge.exchange.sources import Found
 from fledge.exchange.tensors import fitted, read_pickle
-from fledge.model.config import ModelConfig
 from fledge.tokens.tokenizer import Tokenizer
 
 WRAPPER = "_orig_mod."  # what torch.compile puts before each name
@@ -26,12 +27,17 @@ VOCABULARY = (
 def read(path: Path, given: Tokenizer | None) -> Found:
     content = read_pickle(path)
     try:
-        model = _model(content["model_args"])
-        tensors = {str(name).removeprefix(WRAPPER): tensor for name, tensor in content["model"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"'{path}' is no checkpoint of nanoGPT ({error})", "its files are called ckpt.pt") from None
+        args, tensors = dict(content["model_args"]), dict(content["model"])
+        model = checked(_settings(args), str(path))
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"'{path}' is no checkpoint of nanoGPT: it lacks {error}", "its files are called ckpt.pt"
+        ) from None
+    tensors = {str(name).removeprefix(WRAPPER): tensor for name, tensor in tensors.items()}
     if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-        raise UserError(f"'{path}' is no checkpoint of nanoGPT", "its files are called ckpt.pt")
+        raise UserError(f"'{path}' is no checkpoint of nanoGPT: it holds no weights", "its files are called ckpt.pt")
     if given is None:
         raise UserError(f"'{path}' does not hold its vocabulary", VOCABULARY)
     vocabulary.check(given, model)
@@ -43,23 +49,9 @@ def read(path: Path, given: Tokenizer | None) -> Found:
     return Found("nanoGPT", model, fitted(tensors, model, NANOGPT, str(path)), given)
 
 
-def _model(args: dict[str, Any]) -> ModelConfig:
+def _settings(args: Mapping[str, Any]) -> dict[str, Any]:
     """What nanoGPT always builds: learned positions, LayerNorm, the exact GELU, a tied head; biases in all or none."""
-    bias = bool(args.get("bias", True))
-    return ModelConfig(
-        n_layer=args["n_layer"],
-        n_head=args["n_head"],
-        n_embd=args["n_embd"],
-        context=args["block_size"],
-        vocab_size=args["vocab_size"],
-        dropout=args["dropout"],
-        positions="learned",
-        norm="layernorm",
-        mlp="gelu",
-        qkv_bias=bias,
-        output_bias=bias,
-        mlp_bias=bias,
-        norm_bias=bias,
-        qk_norm=False,
-        tied=True,
-    )
+    sizes = {name: args[name] for name in ("n_layer", "n_head", "n_embd", "vocab_size", "dropout")}
+    biases = dict.fromkeys(("qkv_bias", "output_bias", "mlp_bias", "norm_bias"), args.get("bias", True))
+    parts = {"positions": "learned", "norm": "layernorm", "mlp": "gelu", "qk_norm": False, "tied": True}
+    return {**sizes, **biases, **parts, "context": args["block_size"]}

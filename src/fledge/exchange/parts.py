@@ -62,8 +62,12 @@ def _told(value: Any) -> str:
     return "null" if value is None else str(value).lower()
 
 
+def grown(model: ModelConfig, parts: Parts) -> ModelConfig:
+    return replace(model, **new_biases(model, parts))
+
+
 def hold(model: ModelConfig, weights: Tensors, parts: Parts) -> Held:
-    held = replace(model, **new_biases(model, parts))
+    held = grown(model, parts)
     missing = {name: blank for name, blank in blank_weights(held).items() if name not in weights}
     assert all(name.endswith(".bias") for name in missing), "only a bias may be missing"
     return Held(held, {**weights, **{name: torch.zeros(blank.shape) for name, blank in missing.items()}})

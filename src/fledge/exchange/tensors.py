@@ -4,7 +4,6 @@ safetensors as they are; PyTorch's own files only as far as they hold tensors an
 else would run whatever the file says. Large models come in several files, with an index that tells what lies where.
 """
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,15 +68,16 @@ def read_pickle(path: Path) -> Any:
     """PyTorch's own files, for which torch refuses whatever is neither a tensor nor a plain value."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except OSError:
+        raise
+    except Exception as error:  # what is no pickle drives the reader into errors of every kind
         culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f" ({culprit[1]})" if culprit else ""
+        if culprit is None:
+            raise UserError(f"'{path}' is damaged, or no file of tensors", AGAIN) from None
         raise UserError(
-            f"'{path}' holds more than tensors{what}, and opening it could run any program",
+            f"'{path}' holds more than tensors ({culprit[1]}), and opening it could run any program",
             "ask its author for safetensors, or convert it where you trust it",
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"'{path}' is damaged: {str(error).splitlines()[0]}", AGAIN) from None
 
 
 def fitted(found: Mapping[str, torch.Tensor], model: ModelConfig, names: Names, where: str) -> Tensors:
