@@ -19,7 +19,7 @@ from typing import Any
 import tiktoken
 
 from common import in_turns, machine, versions
-from fledge.text.sources import read_all
+from fledge.text import sources
 from fledge.tokens import gpt2
 from fledge.tokens.bpe import BpeTokenizer
 from fledge.tokens.fast import FastTokenizer, train_here
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, nargs="*", default=[], help="more texts for identity and encoding")
     args = parser.parse_args()
     print(machine(), "|", versions("gigatoken", "tokenizers", "tiktoken"))
-    library = "\n".join(document.text for document in read_all(["python"]))
+    library = "\n".join(document.text for document in sources.read("python"))
     texts = {"the standard library": library} | {path.name: path.read_text("utf-8") for path in args.text}
     training(library, args.rounds)
     identity(args.gpt2, texts, args.strings)

@@ -87,6 +87,12 @@ def _tokenizer(parser: Parser) -> None:
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show an error's traceback")
 
 
+def _count(word: str) -> int:
+    if not word.isdigit() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1 up")
+    return int(word)
+
+
 def _prepare(parser: Parser) -> None:
     parser.add_argument(
         "sources",
@@ -94,8 +100,13 @@ def _prepare(parser: Parser) -> None:
         metavar="SOURCE",
         help="a file, folder, glob, named corpus, https://, hf://datasets/… or s3://; SOURCE:0.3 takes a share",
     )
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where the dataset goes")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the dataset goes: a folder, or s3://…")
     parser.add_argument("--tokenizer", metavar="FILE", help="a tokenizer.json (default: make one)")
+    parser.add_argument(
+        "--workers", type=_count, metavar="N", help="processes (default: one a core, if it is worth it)"
+    )
+    parser.add_argument("--engine", choices=["local", "ray"], default="local", help="this machine, or a Ray cluster")
+    parser.add_argument("--address", metavar="HOST:PORT", help="the cluster's (default: one on this machine)")
     _settings_argument(parser)
 
 
@@ -177,7 +188,12 @@ VERBS = {
     "prepare": Verb(
         "text → a dataset of tokens",
         _prepare,
-        ("fledge prepare my-notes/ --out data/notes", "fledge train demo --data.path data/notes"),
+        (
+            "fledge prepare my-notes/ --out data/notes",
+            "fledge prepare 'logs/*.jsonl.gz' --data.field body --data.dedup true --out data/logs",
+            "fledge prepare wikipedia-en:0.1 book.txt --tokenizer.kind gpt2 --out s3://bucket/mixed",
+            "fledge train demo --data.path data/notes",
+        ),
         settings=True,
     ),
     "presets": Verb("the known GPTs, with their sizes", _presets, ("fledge presets", "fledge presets demo")),

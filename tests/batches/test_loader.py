@@ -8,7 +8,7 @@ from torch import Tensor
 from fledge.base.machine import Machine
 from fledge.batches.loader import Loader
 from fledge.batches.order import Order
-from fledge.tokens.shards import Split
+from fledge.datasets.shards import Split
 
 CONTEXT, BATCH = 8, 8
 IDS = np.random.default_rng(0).integers(0, 500, 700).astype(np.uint16)

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.base.machine import Machine
+from fledge.datasets.shards import Split
 from fledge.evaluate import loss as evaluation
 from fledge.evaluate.loss import judge, windows
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
-from fledge.tokens.shards import Split
 
 CPU = Machine("cpu", "float32")
 

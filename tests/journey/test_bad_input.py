@@ -98,10 +98,7 @@ def everything_that_reads(source: str) -> list[list[str]]:
         ("mark.txt", b"\xef\xbb\xbf"),
         ("binary.bin", b"\x7fELF\0\0\1"),
         ("picture.png", b"\x89PNG\r\n\x1a\n" + bytes(range(256))),
-        ("latin1.txt", "für alle\n".encode("latin1") * 500),
-        ("late.txt", b"a" * 20_000 + b"\xff"),
         ("utf16.txt", TEXT.encode("utf-16")),
-        ("folder/latin1.txt", "für alle\n".encode("latin1")),
     ],
 )
 def test_a_file_without_usable_text_is_refused_by_name(
@@ -112,6 +109,26 @@ def test_a_file_without_usable_text_is_refused_by_name(
     source = Path(name).parts[0]
     error, _ = refused(*everything_that_reads(source)[reader])
     assert source in error
+
+
+@pytest.mark.parametrize("reader", range(2), ids=["train", "prepare"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("latin1.txt", "für alle\n".encode("latin1") * 500),
+        ("late.txt", b"a" * 20_000 + b"\xff"),
+        ("folder/latin1.txt", "für alle\n".encode("latin1")),
+    ],
+)
+def test_what_is_not_utf8_is_refused_by_name_where_that_is_asked_for(
+    refused: Refused, workplace: Path, reader: int, name: str, content: bytes
+) -> None:
+    (workplace / name).parent.mkdir(exist_ok=True)
+    (workplace / name).write_bytes(content)
+    source = Path(name).parts[0]
+    error, _ = refused(*everything_that_reads(source)[reader], "--data.errors", "strict")
+    assert source in error
+    assert "UTF-8" in error
 
 
 @pytest.mark.parametrize("reader", range(3), ids=["train", "prepare", "tokenizer"])

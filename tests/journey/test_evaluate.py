@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fledge.checkpoint import run as run_folder
-from fledge.tokens.shards import open_dataset
+from fledge.datasets.shards import open_dataset
 
 
 def answer(home, capsys: pytest.CaptureFixture[str], *words: str) -> dict:  # type: ignore[no-untyped-def,type-arg]

@@ -69,14 +69,6 @@ def test_a_link_to_nowhere_and_hidden_files_do_not_matter(home) -> None:
     assert len(list((home.folder / "cache" / "datasets").iterdir())) == 1
 
 
-def test_what_a_killed_preparation_left_is_removed_by_the_next(home) -> None:
-    dead = 2**31 - 1  # no process has such a number
-    orphan = home.folder / f".partial-data-{dead}-x"
-    orphan.mkdir()
-    assert home.do("prepare", str(home.text), "--out", str(home.folder / "data"), "--tokenizer.kind", "char") == 0
-    assert not orphan.exists()
-
-
 def test_a_run_is_named_after_its_file_in_plain_letters(home) -> None:
     odd = home.folder / "x@1 y.toml"
     odd.write_text(home.toml.read_text())

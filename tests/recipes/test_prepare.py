@@ -8,20 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fledge.base.errors import UserError
-from fledge.batches.config import DataConfig
-from fledge.recipes.prepare import divide, ensure, prepare, side, tail_split
-from fledge.text.formats import Document
+from fledge.datasets.config import DataConfig
+from fledge.datasets.shards import Dataset
+from fledge.recipes.prepare import ensure, prepare
 from fledge.tokens import tokenizer as tokenizers
 from fledge.tokens.char import CharTokenizer
 from fledge.tokens.config import TokenizerConfig
-from fledge.tokens.shards import Dataset
 
-# Datasets that exist were divided like this.
-SIDES = ["train", "train", "train", "val", "train", "train", "test", "val", "train", "train", "val", "val"]
 CHAR = TokenizerConfig(kind="char")
 PLAIN = TokenizerConfig(kind="char", end_of_text=False)
 
@@ -89,47 +84,6 @@ def test_many_documents_are_split_whole_and_few_by_their_ends(poems: Path, tmp_p
     whole = (poems / "006.txt").read_text()
     assert text_of(few, "train") + text_of(few, "val") == whole
     assert len(text_of(few, "train")) == len(whole) // 2
-
-
-def test_a_document_stays_on_its_side_whatever_stands_beside_it() -> None:
-    data = DataConfig(split_by="document", val=0.3, test=0.2)
-    documents = [Document(str(n), f"text {n}") for n in range(200)]
-    whole = divide(documents, data)
-    half = divide(documents[::2], data)
-    for name, texts in half.items():
-        assert set(texts) <= set(whole[name])
-    assert sum(map(len, whole.values())) == 200
-
-
-def test_the_side_of_a_text_is_the_same_for_ever() -> None:
-    data = DataConfig(val=0.3, test=0.2)
-    assert [side(f"text {n}", data) for n in range(12)] == SIDES
-
-
-def test_the_shares_are_about_what_was_asked() -> None:
-    data = DataConfig(val=0.3, test=0.2)
-    found = [side(f"text {n}", data) for n in range(4000)]
-    for name, share in (("val", 0.3), ("test", 0.2), ("train", 0.5)):
-        assert abs(found.count(name) / 4000 - share) < 0.03
-
-
-def test_more_validation_only_takes_from_training() -> None:
-    small, large = DataConfig(val=0.1, test=0.1), DataConfig(val=0.2, test=0.1)
-    for n in range(300):
-        before, after = side(str(n), small), side(str(n), large)
-        assert before == after or (before, after) == ("train", "val")
-
-
-@given(st.integers(0, 3_000_000))
-def test_the_tail_split_cuts_where_nanogpt_cuts(length: int) -> None:
-    found = tail_split("x" * length, DataConfig(val=0.1))
-    assert len(found["train"]) == int(0.9 * length)
-
-
-@given(st.text(), st.floats(0, 0.5), st.floats(0, 0.49))
-def test_the_tail_split_gives_every_character_to_exactly_one_side(text: str, val: float, test: float) -> None:
-    found = tail_split(text, DataConfig(val=val, test=test))
-    assert found["train"] + found["val"] + found["test"] == text
 
 
 def test_shakespeare_has_nanogpts_vocabulary_ids_and_cut(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fledge.base.errors import UserError
 from fledge.base.settings import build, known_keys, to_toml
-from fledge.batches.config import DataConfig
+from fledge.datasets.config import DataConfig
 from fledge.model.config import ModelConfig
 from fledge.optim.config import OptimConfig
 from fledge.recipes.settings import Settings, preset_files, read_preset, resolve, settle

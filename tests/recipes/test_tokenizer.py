@@ -76,7 +76,7 @@ def test_gpt2s_files_are_found_in_tiktokens_cache_and_used_for_a_dataset(
     for name, cached in gpt2.TIKTOKEN_NAMES.items():
         shutil.copy(gpt2_files / name, tmp_path / cached)
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    from fledge.batches.config import DataConfig
+    from fledge.datasets.config import DataConfig
 
     dataset = prepare(["duck.txt"], TokenizerConfig(kind="gpt2"), DataConfig(), Path("data"))
     assert dataset.tokenizer.vocab_size == 50257

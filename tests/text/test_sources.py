@@ -9,6 +9,7 @@ import pytest
 from fledge.base.errors import UserError
 from fledge.text import sources
 from fledge.text.inputs import Options, Tally
+from fledge.text.reading import gather
 
 if TYPE_CHECKING:
     from .conftest import Remote
@@ -34,7 +35,7 @@ def test_hidden_and_binary_files_in_a_folder_are_passed_over(folder: Path) -> No
 
 def test_several_sources_keep_the_order_in_which_they_were_given(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "first.txt").write_text("F")
-    texts = [d.text for d in sources.read_all([str(tmp_path / "first.txt"), str(folder)])]
+    texts = [piece.text for piece in gather([str(tmp_path / "first.txt"), str(folder)]).pieces()]
     assert texts == ["F", "Z", "B"]
 
 
@@ -73,7 +74,7 @@ def test_a_text_of_nothing_is_refused(tmp_path: Path, texts: list[str]) -> None:
     for number, text in enumerate(texts):
         (held / f"{number}.txt").write_text(text)
     with pytest.raises(UserError, match=r"no text in .*held"):
-        sources.read_all([str(held)])
+        gather([str(held)])
 
 
 def test_the_fingerprint_stays_while_the_text_stays(folder: Path) -> None:

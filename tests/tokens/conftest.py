@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fledge.text.sources import read_all
+from fledge.text import sources
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,7 @@ def data() -> Path:
 @pytest.fixture(scope="session")
 def library_text() -> str:
     """About three megabytes of the standard library."""
-    return "".join(document.text for document in read_all(["python"]))[:3_000_000]
+    return "".join(document.text for document in sources.read("python"))[:3_000_000]
 
 
 @pytest.fixture

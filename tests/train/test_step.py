@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from fledge.base.machine import Machine
 from fledge.batches.loader import Loader
 from fledge.batches.order import Order
+from fledge.datasets.shards import Split
 from fledge.model.config import ModelConfig
 from fledge.model.init import build
 from fledge.optim.config import OptimConfig
 from fledge.optim.groups import build_optimizer
 from fledge.optim.schedule import multiplier
-from fledge.tokens.shards import Split
 from fledge.train.parallel import wrap
 from fledge.train.step import Stepper
 

@@ -16,6 +16,9 @@ class UserError(ValueError):
         self.message = message
         self.hint = hint
 
+    def __reduce__(self) -> tuple[type["UserError"], tuple[str, str]]:
+        return type(self), (self.message, self.hint)  # so that it comes whole out of another process
+
 
 class Interrupted(Exception):
     """The run was asked to stop, and has saved its work. `code` is the exit status it owes."""

@@ -153,6 +153,8 @@ def locked(path: Path, busy: UserError) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise busy from None
+        if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+            raise busy  # whoever held it has just taken it away, and the folder with it
         yield
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fledge.base.machine import Machine
 from fledge.batches.order import Order
-from fledge.tokens.shards import Split
+from fledge.datasets.shards import Split
 
 
 @dataclass(frozen=True)

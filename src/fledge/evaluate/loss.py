@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from fledge.base.machine import Machine
+from fledge.datasets.shards import Split
 from fledge.loss import IGNORE, summed_cross_entropy
 from fledge.model.gpt import GPT
-from fledge.tokens.shards import Split
 
 TOKENS_AT_ONCE = 16_384
 SCORES_AT_ONCE = 2**26  # a score for every token and every word of the vocabulary: a quarter of a gigabyte

@@ -13,13 +13,13 @@ from typing import Any
 from fledge.base import machine as machines
 from fledge.base.errors import UserError
 from fledge.base.machine import Machine
+from fledge.datasets.shards import Dataset
 from fledge.model.count import parameters
 from fledge.recipes.prepare import ensure
 from fledge.recipes.screen import report, say
 from fledge.recipes.settings import Settings, resolve
 from fledge.recipes.train import complete, train
 from fledge.recipes.training import Outcome, assemble
-from fledge.tokens.shards import Dataset
 from fledge.track.plots import draw
 from fledge.track.sinks import EVENTS
 from fledge.track.terminal import printable, shown, span

@@ -7,10 +7,10 @@ from pathlib import Path
 from fledge.base import machine as machines
 from fledge.base.errors import UserError
 from fledge.checkpoint import run as run_folder
+from fledge.datasets.foreign import open_any
 from fledge.evaluate.loss import judge
 from fledge.recipes.screen import progress, report, say
 from fledge.recipes.settings import settle
-from fledge.tokens.foreign import open_any
 from fledge.tokens.tokenizer import byte_lengths, fingerprint
 
 

@@ -12,7 +12,7 @@ import torch
 from fledge import __version__
 from fledge.base import machine as machines
 from fledge.base.machine import Machine
-from fledge.tokens.shards import Dataset
+from fledge.datasets.shards import Dataset
 from fledge.tokens.tokenizer import Tokenizer, fingerprint
 
 

@@ -16,7 +16,7 @@ from fledge.model.count import parameters
 from fledge.recipes import facts
 from fledge.recipes.screen import report
 from fledge.recipes.settings import Settings, settle
-from fledge.recipes.tokenizers import make_tokenizer
+from fledge.recipes.tokenizers import named_tokenizer
 from fledge.recipes.train import check_name, run_name
 from fledge.text import sources as texts
 from fledge.tokens.char import CharTokenizer
@@ -68,8 +68,8 @@ def given_tokenizer(named: str | None, characters: str | None) -> Tokenizer | No
     if characters:
         return CharTokenizer.train(document.text for document in texts.read(characters))
     if named == "gpt2":
-        return make_tokenizer([], TokenizerConfig(kind="gpt2"))
-    return make_tokenizer([], TokenizerConfig(file=named)) if named else None
+        return named_tokenizer(TokenizerConfig(kind="gpt2"))
+    return named_tokenizer(TokenizerConfig(file=named)) if named else None
 
 
 def read(source: str, given: Tokenizer | None) -> Found:

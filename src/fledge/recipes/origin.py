@@ -12,10 +12,10 @@ from fledge.checkpoint import run as run_folder
 from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
 from fledge.checkpoint.state import State, Tensors, beginning, blank_weights, check_fit
+from fledge.datasets.shards import Dataset
 from fledge.model.config import ModelConfig
 from fledge.recipes.screen import say
 from fledge.recipes.settings import Settings, read_preset, settle
-from fledge.tokens.shards import Dataset
 from fledge.tokens.tokenizer import fingerprint
 
 PLACES = "positions.weight"

@@ -87,10 +87,10 @@ def family_and_size(row: dict[str, Any]) -> tuple[str, int]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    lines = [f"{'preset':<26}{'parameters':>14}{'layers':>8}{'width':>7}{'context':>9}   about"]
+    lines = [f"{'preset':<25}{'parameters':>13}{'layers':>8}{'width':>7}{'context':>9}  about"]
     for row in rows:
-        size = f"{row['parameters']:>14,}{row['layers']:>8}{row['width']:>7,}{row['context']:>9,}"
-        lines.append(f"{row['name']:<26}{size}   {row['title']}")
+        size = f"{row['parameters']:>13,}{row['layers']:>8}{row['width']:>7,}{row['context']:>9,}"
+        lines.append(f"{row['name']:<25}{size}  {row['title']}")
     return "\n".join([*lines, "", "one of them whole, and what it costs: fledge presets NAME"])
 
 

@@ -10,11 +10,11 @@ from fledge.checkpoint import run as run_folder
 from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
 from fledge.checkpoint.state import State
+from fledge.datasets.foreign import open_any
 from fledge.recipes.screen import report, say
 from fledge.recipes.settings import settle
 from fledge.recipes.train import closing_words
 from fledge.recipes.training import Outcome, Training
-from fledge.tokens.foreign import open_any
 from fledge.track.sinks import rewind
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
 from fledge.base.files import to_json
@@ -29,3 +29,16 @@ def progress(items: Iterable[T], label: str) -> Iterator[T]:
     console = Console(stderr=True)
     total = len(items) if isinstance(items, Sized) else None
     return iter(track(items, label, total=total, console=console, transient=True, disable=not console.is_terminal))
+
+
+@contextlib.contextmanager
+def meter(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr that counts bytes, when it is a terminal; gives what is to be told of each step."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn(label), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=total or None)
+        yield lambda count: bar.advance(task, count)

@@ -8,7 +8,7 @@ from typing import Any
 from fledge.base.errors import UserError, nearest
 from fledge.base.files import user_path
 from fledge.base.settings import Layer, build, merge, read_overrides, read_toml
-from fledge.batches.config import DataConfig
+from fledge.datasets.config import DataConfig
 from fledge.model.config import ModelConfig
 from fledge.optim.config import OptimConfig
 from fledge.tokens.config import TokenizerConfig

@@ -5,10 +5,10 @@ import sys
 from itertools import cycle
 
 from fledge.base.errors import UserError
-from fledge.recipes.screen import progress, report
+from fledge.recipes.screen import report
 from fledge.recipes.tokenizer_report import compare, in_words
-from fledge.recipes.tokenizers import make_tokenizer, usual_gpt2_folders
-from fledge.text.sources import read_all
+from fledge.recipes.tokenizers import make_tokenizer, sampled, usual_gpt2_folders
+from fledge.text.reading import gather
 from fledge.tokens import gpt2
 from fledge.tokens import tokenizer as tokenizers
 from fledge.tokens.config import TokenizerConfig
@@ -39,13 +39,12 @@ def make(args: argparse.Namespace) -> Tokenizer:
         raise UserError("GPT-2's encoding is made already: no text changes it", "leave the sources out")
     if config.kind != "gpt2" and not args.sources:
         raise UserError("there is no text to learn from", "give a file, a folder or a named corpus")
-    documents = read_all(args.sources) if args.sources else []
-    if not args.from_scratch:
-        return make_tokenizer(documents, config, [args.gpt2] if args.gpt2 else [])
+    reading = gather(args.sources) if args.sources else None
+    if not (args.from_scratch and reading):
+        return make_tokenizer(reading, config, [args.gpt2] if args.gpt2 else [])
     from fledge.tokens.bpe import BpeTokenizer
 
-    exact = config.vocab_size is not None
-    texts = (document.text for document in progress(documents, "reading"))
+    exact, texts = config.vocab_size is not None, sampled(reading, config)
     return BpeTokenizer.train(texts, config.size, tokenizers.END_OF_TEXT, pattern=config.pattern, exact=exact)
 
 
@@ -90,5 +89,5 @@ def judge(args: argparse.Namespace) -> None:
         if args.gpt2:
             raise
         missing = f"GPT-2 is not beside it: {error.message}; {error.hint}"
-    found = compare({shown(args.file): loaded, **others}, [document.text for document in read_all(args.sources)])
+    found = compare({shown(args.file): loaded, **others}, (piece.text for piece in gather(args.sources).pieces()))
     report({"tokenizers": found, "note": missing}, as_json=args.json, text=in_words(found, missing))

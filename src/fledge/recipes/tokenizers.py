@@ -2,12 +2,15 @@
 
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from fledge.base.files import cache_dir, user_path
+from fledge.base.errors import UserError
+from fledge.base.files import cache_dir, human_bytes, user_path
+from fledge.recipes.screen import progress, say
 from fledge.text import download
-from fledge.text.formats import Document
+from fledge.text.formats import Piece
+from fledge.text.reading import Reading
 from fledge.tokens import gpt2
 from fledge.tokens import tokenizer as tokenizers
 from fledge.tokens.char import CharTokenizer
@@ -16,24 +19,34 @@ from fledge.tokens.fast import FastTokenizer
 from fledge.tokens.tokenizer import Tokenizer
 
 
-def make_tokenizer(
-    documents: Iterable[Document], config: TokenizerConfig, gpt2_folders: Sequence[Path] = ()
-) -> Tokenizer:
+def make_tokenizer(reading: Reading | None, config: TokenizerConfig, gpt2_folders: Sequence[Path] = ()) -> Tokenizer:
     if config.file:
         return tokenizers.load(user_path(config.file))
     if config.kind == "gpt2":
         return gpt2.load([*gpt2_folders, *usual_gpt2_folders()], fetch)
+    assert reading is not None, "a tokenizer is made from text"
     special = tokenizers.END_OF_TEXT if config.end_of_text else None
-    texts = (document.text for document in documents)
     if config.kind == "char":
-        return CharTokenizer.train(texts, config.vocab_size, config.unknown, special)
+        return CharTokenizer.train(texts(reading.pieces()), config.vocab_size, config.unknown, special)
     size, exact = config.size, config.vocab_size is not None
-    return FastTokenizer.train(texts, size, special, pattern=config.pattern, exact=exact)
+    return FastTokenizer.train(sampled(reading, config), size, special, pattern=config.pattern, exact=exact)
+
+
+def texts(pieces: Iterable[Piece]) -> Iterator[str]:
+    return (piece.text for piece in progress(pieces, "learning the tokens"))
+
+
+def sampled(reading: Reading, config: TokenizerConfig) -> Iterator[str]:
+    """As much text as the settings let it learn from."""
+    limit = config.learn_from * 1_000_000
+    if reading.size > limit:
+        say(f"the tokenizer learns from {human_bytes(limit)} of {human_bytes(reading.size)}, spread over all of it")
+    return texts(reading.sample(limit))
 
 
 def named_tokenizer(config: TokenizerConfig) -> Tokenizer | None:
     """The one that the settings name, if they name one: a text would be needed to train another."""
-    return make_tokenizer([], config) if config.file or config.kind == "gpt2" else None
+    return make_tokenizer(None, config) if config.file or config.kind == "gpt2" else None
 
 
 def usual_gpt2_folders() -> list[Path]:
@@ -44,7 +57,11 @@ def usual_gpt2_folders() -> list[Path]:
 
 
 def fetch(name: str, url: str, sha256: str) -> Path:
-    return download.fetch(url, downloads() / name, download.Expected(sha256=sha256))
+    try:
+        return download.fetch(url, downloads() / name, download.Expected(sha256=sha256))
+    except UserError as error:
+        hint = f"check the network; or put {' and '.join(gpt2.SHA256)} into '{downloads()}'"
+        raise UserError(error.message, hint) from None
 
 
 def downloads() -> Path:

@@ -15,6 +15,7 @@ from fledge.batches.order import Order
 from fledge.checkpoint import run as run_folder
 from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
+from fledge.datasets.shards import Dataset
 from fledge.model.config import ModelConfig
 from fledge.model.count import parameters
 from fledge.recipes import facts, origin
@@ -23,7 +24,6 @@ from fledge.recipes.prepare import ensure
 from fledge.recipes.screen import report
 from fledge.recipes.settings import Settings, resolve
 from fledge.recipes.training import Outcome, Training
-from fledge.tokens.shards import Dataset
 from fledge.track.sinks import read_metrics
 
 LONGEST_NAME = 200  # bytes; a file system takes 255, and folders beside it carry longer names

@@ -24,6 +24,7 @@ from fledge.batches.order import Order
 from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
 from fledge.checkpoint.state import State, capture, restore
+from fledge.datasets.shards import Dataset
 from fledge.evaluate.loss import judge
 from fledge.generate.engine import complete
 from fledge.generate.sampling import strategies
@@ -33,7 +34,6 @@ from fledge.optim.groups import build_optimizer
 from fledge.optim.schedule import multiplier
 from fledge.recipes.screen import say
 from fledge.recipes.settings import Settings
-from fledge.tokens.shards import Dataset
 from fledge.tokens.tokenizer import byte_lengths
 from fledge.track import events
 from fledge.track.sinks import CSVSink, JSONLSink, SamplesSink, Sink, TensorBoardSink, Tracker, WandbSink

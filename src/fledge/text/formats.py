@@ -10,7 +10,7 @@ Reads and checks; does not know where inputs come from (sources.py) or what toke
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fledge.text import jsonl, parquet, plain
@@ -35,11 +35,16 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Slice:
-    """The part of an input in [start, end): bytes, or row groups of a parquet. `end` None: to the last."""
+    """The part of an input in [start, end): bytes, or row groups of a parquet. `end` None: to the last.
+
+    `share` says which part of its documents counts (sources.py); `size` is in bytes, as stored.
+    """
 
     source: Input
     start: int = 0
     end: int | None = None
+    share: float = 1.0
+    size: int = field(default=0, compare=False)
 
 
 def read(source: Input, options: Options | None = None, tally: Tally | None = None) -> Iterator[Piece]:
@@ -57,15 +62,31 @@ def slices(source: Input, target: int) -> list[Slice]:
                 edges.append(group)
                 held = 0
             held += size
-        return _between(source, edges)
+        ends = [*edges[1:], len(sizes)]
+        return [
+            Slice(source, start, None if end == len(sizes) else end, size=sum(sizes[start:end]))
+            for start, end in zip(edges, ends, strict=True)
+        ]
     if source.compression != "none" or not source.size:
-        return [Slice(source)]
+        return [Slice(source, size=source.size or 0)]
     step = max(1, -(-target // PIECE)) * PIECE  # whole pieces: every reader cuts in the same places
-    return _between(source, list(range(0, source.size, step)))
+    edges = list(range(0, source.size, step))
+    return [
+        Slice(source, start, None if end == source.size else end, size=end - start)
+        for start, end in zip(edges, [*edges[1:], source.size], strict=True)
+    ]
 
 
-def _between(source: Input, edges: list[int]) -> list[Slice]:
-    return [Slice(source, start, end) for start, end in zip(edges, [*edges[1:], None], strict=True)]
+def is_one_document(source: Input, options: Options) -> bool:
+    """A plain text in which nothing stands between documents, however long it is."""
+    return source.format == "txt" and not options.of(source).separator
+
+
+def sizes_known(source: Input, options: Options) -> bool:
+    """Whether the first piece of a document tells already how large the document is."""
+    if source.format == "txt":
+        return is_one_document(source, options) and source.compression == "none" and source.size is not None
+    return source.format == "jsonl" or not options.of(source).heading
 
 
 def read_slice(part: Slice, options: Options | None = None, tally: Tally | None = None) -> Iterator[Piece]:
@@ -74,23 +95,14 @@ def read_slice(part: Slice, options: Options | None = None, tally: Tally | None 
     tally = Tally() if tally is None else tally
     reader = {"txt": _read_plain, "jsonl": _read_lines, "parquet": _read_parquet}[source.format]
     for piece in reader(part, options, tally):
-        piece = _whole_characters(piece, tally)
-        tally.bytes += len(piece.text.encode())
+        tally.bytes += piece.end - piece.start
         tally.documents += piece.last
         yield piece
 
 
-def _whole_characters(piece: Piece, tally: Tally) -> Piece:
-    """JSON can spell half a character; no UTF-8 can hold it."""
-    if piece.text.isascii() or not SURROGATE.search(piece.text):
-        return piece
-    text, count = SURROGATE.subn("\ufffd", piece.text)
-    tally.surrogates += count
-    return Piece(piece.document, text, piece.last)
-
-
 def _read_plain(part: Slice, options: Options, tally: Tally) -> Iterator[Piece]:
     source, separator = part.source, options.separator.encode()
+    whole = source.size or 0 if source.compression == "none" and not separator else 0
     with open_bytes(source, max(0, part.start - len(separator))) as file:
         if not part.start:
             file = peeked = Peeked(file)
@@ -104,7 +116,8 @@ def _read_plain(part: Slice, options: Options, tally: Tally) -> Iterator[Piece]:
             if begin + place == 0:
                 text = text.removeprefix("\ufeff")
             if text:
-                yield Piece(f"{source.name}@{begin}" if separator else source.name, text, last)
+                name = f"{source.name}@{begin}" if separator else source.name
+                yield Piece(name, text, last, place, place + len(data), whole)
 
 
 class Peeked:
@@ -131,7 +144,7 @@ def _read_lines(part: Slice, options: Options, tally: Tally) -> Iterator[Piece]:
         for at, line in jsonl.lines(file, source, part.start, part.end, number):
             text = jsonl.text_of(line, at, source, options, tally, number)
             if text:
-                yield from _in_pieces(f"{source.name}@{at}", text)
+                yield from _in_pieces(f"{source.name}@{at}", text, tally)
             else:
                 tally.empty += bool(line.strip())
 
@@ -150,25 +163,30 @@ def _read_parquet(part: Slice, options: Options, tally: Tally) -> Iterator[Piece
     with parquet.opened(source) as file:
         if options.heading:
             joined = parquet.joined_chunks(file, source, field, options.heading, part.start, part.end)
-            for begin, _, data, last in plain.byte_pieces(parquet.as_bytes(joined)):
-                yield Piece(f"{source.name}@{begin}", data.decode(), last)
+            for begin, place, data, last in plain.byte_pieces(parquet.as_bytes(joined)):
+                yield Piece(f"{source.name}@{begin}", data.decode(), last, place, place + len(data))
             return
         for _, number, text in parquet.rows(file, source, field, part.start, part.end):
             if text:
                 tally.nul += text.count("\0")
-                yield from _in_pieces(f"{source.name}@{number}", text)
+                yield from _in_pieces(f"{source.name}@{number}", text, tally)
             else:
                 tally.empty += 1
 
 
-def _in_pieces(name: str, text: str) -> Iterator[Piece]:
-    if len(text) * 4 <= PIECE:
-        yield Piece(name, text)
+def _in_pieces(name: str, text: str, tally: Tally) -> Iterator[Piece]:
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:  # JSON can spell half a character; no UTF-8 can hold it
+        text, count = SURROGATE.subn("\ufffd", text)
+        tally.surrogates += count
+        data = text.encode()
+    if len(data) <= PIECE:
+        yield Piece(name, text, end=len(data), size=len(data))
         return
-    data = text.encode("utf-8", "surrogatepass")
     chunks = ((0, data[at : at + PIECE], at + PIECE >= len(data)) for at in range(0, len(data), PIECE))
-    for _, _, part, last in plain.byte_pieces(chunks):
-        yield Piece(name, part.decode("utf-8", "surrogatepass"), last)
+    for _, place, part, last in plain.byte_pieces(chunks):
+        yield Piece(name, part.decode(), last, place, place + len(part), len(data))
 
 
 def documents(pieces: Iterator[Piece]) -> Iterator[Document]:

@@ -9,7 +9,7 @@ and nothing here knows which files belong to a SOURCE (sources.py).
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
@@ -75,11 +75,17 @@ class Document:
 
 @dataclass(frozen=True)
 class Piece:
-    """A document, or a part of a long one. `last`: the document ends here."""
+    """A document, or a part of a long one: the bytes [start, end) of it, as stored. `last`: the document ends here.
+
+    `size` is that of the whole document; 0 where it shows only at the end.
+    """
 
     document: str
     text: str
     last: bool = True
+    start: int = field(default=0, compare=False)
+    end: int = field(default=0, compare=False)
+    size: int = field(default=0, compare=False)
 
 
 @dataclass
@@ -87,7 +93,7 @@ class Tally:
     """What was met on the way. Each reader fills its own; `add` joins those of several processes."""
 
     documents: int = 0
-    bytes: int = 0  # of UTF-8, as handed on
+    bytes: int = 0  # of text, as stored
     empty: int = 0  # documents of nothing, left out
     replaced: int = 0  # bytes that were not UTF-8
     nul: int = 0  # NUL characters, kept

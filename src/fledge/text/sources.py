@@ -12,6 +12,7 @@ A path wins over a corpus of the same name, and over a weight. The order is alwa
 
 import hashlib
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -21,11 +22,12 @@ from pathlib import Path
 from fledge.base.errors import UserError
 from fledge.base.files import cache_dir, user_path
 from fledge.text import corpora, download, formats, hub
-from fledge.text.formats import is_text
+from fledge.text.formats import Slice, is_text
 from fledge.text.inputs import Document, Input, Options, Piece, Tally, describe, is_url, refusals
 
 Fetch = Callable[[], Input]  # an input that may have to be downloaded first
 WEIGHT = re.compile(r"(?P<source>.+):(?P<weight>\d+(\.\d+)?|\.\d+)")
+ENDLESS = sys.maxsize  # bytes: a slice that is the whole input
 WILD = re.compile(r"[*?\[]")
 STRICT = Options(errors="strict")
 
@@ -42,7 +44,7 @@ def find(source: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) 
     if include or exclude:
         named = [(name, fetch) for name, fetch in named if _chosen(name, include, exclude)]
         if not named:
-            raise UserError(f"nothing in '{bare}' is left after --include and --exclude", "loosen them")
+            raise UserError(f"nothing in '{bare}' is left after data.include and data.exclude", "loosen them")
     return [partial(_heavy, fetch, weight) for _, fetch in named]
 
 
@@ -149,40 +151,44 @@ def _chosen(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
     return (not include or any(map(fits, include))) and not any(map(fits, exclude))
 
 
-def share(pieces: Callable[[], Iterable[Piece]], weight: float) -> Iterator[Piece]:
-    """As many whole passes as the weight holds, then its fraction: the same documents every time, by their hash.
+def slices(several: Iterable[Input], target: int) -> list[Slice]:
+    """All that is to be read, in parts of about `target` bytes: each input as often as its weight says."""
+    found = []
+    for each in several:
+        once = formats.slices(each, target)
+        found += once * int(each.weight)
+        if fraction := each.weight - int(each.weight):
+            found += [replace(part, share=fraction) for part in once]
+    return found
+
+
+def share(pieces: Iterable[Piece], part: float) -> Iterator[Piece]:
+    """The same documents every time, by their hash.
 
     A document longer than a piece is taken in pieces, each a document of its own; so a share of one endless text
     is a share of it too.
     """
-    for _ in range(int(weight)):
-        yield from pieces()
-    if fraction := weight - int(weight):
-        for piece in pieces():
-            digest = hashlib.sha256(b"share\0" + piece.text.encode()).digest()
-            if int.from_bytes(digest[:8], "big") < fraction * 2**64:
-                yield replace(piece, last=True)
+    if part == 1:
+        yield from pieces
+        return
+    for piece in pieces:
+        digest = hashlib.sha256(b"share\0" + piece.text.encode()).digest()
+        if int.from_bytes(digest[:8], "big") < part * 2**64:
+            length = piece.end - piece.start
+            yield replace(piece, last=True, start=0, end=length, size=length)
 
 
 def mix(several: Iterable[Input], options: Options | None = None, tally: Tally | None = None) -> Iterator[Piece]:
     """The documents of all inputs, each as often as its weight says, one input after another."""
     for each in several:
-        yield from share(partial(formats.read, each, options, tally), each.weight)
+        for part in slices([each], ENDLESS):
+            yield from share(formats.read_slice(part, options, tally), part.share)
 
 
 def read(source: str) -> Iterator[Document]:
     """The documents of one source, whole, always in the same order; what is not UTF-8 is refused."""
     found = find(source)  # here, so that a source that is not there is refused before the first document is wanted
     return formats.documents(mix((fetch() for fetch in found), STRICT))
-
-
-def read_all(sources: Iterable[str]) -> list[Document]:
-    """The documents of several sources; a text of nothing is refused here, once for everyone."""
-    sources = list(sources)
-    documents = [document for source in sources for document in read(source)]
-    if not any(document.text.strip() for document in documents):
-        raise UserError(f"there is no text in {', '.join(sources)}", "give a file or folder that holds some")
-    return documents
 
 
 def fingerprint(sources: Iterable[str]) -> str:
@@ -200,7 +206,7 @@ def _facts(source: str) -> Iterator[str]:
     elif source.startswith(("http://", "https://")):
         yield source
     elif is_url(source):
-        yield from (f"{url} {size} {_version(url)}" for url, size in _stored(source))
+        yield from (f"{url} {size} {stored_version(url)}" for url, size in _stored(source))
     elif (path := user_path(source)).exists() or WILD.search(source):
         for file in _local(path):  # the files that are read, and no others
             stat = file.stat()
@@ -209,7 +215,8 @@ def _facts(source: str) -> Iterator[str]:
         yield f"{source} {corpora.find(source).version()}"
 
 
-def _version(url: str) -> str:
+def stored_version(url: str) -> str:
+    """Changes when somebody writes there again."""
     import fsspec
 
     with refusals(url):

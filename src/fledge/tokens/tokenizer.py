@@ -57,12 +57,19 @@ def encode_marked(tokenizer: Tokenizer, text: str, mark: str = END_OF_TEXT) -> I
     return np.concatenate([first, *(part for ids in others for part in (np.array([end], dtype=np.uint32), ids))])
 
 
+def to_file(tokenizer: Tokenizer) -> str:
+    return json.dumps(tokenizer.to_json(), ensure_ascii=False, indent=1)
+
+
 def save(tokenizer: Tokenizer, path: Path) -> None:
-    write_atomic(path, json.dumps(tokenizer.to_json(), ensure_ascii=False, indent=1))
+    write_atomic(path, to_file(tokenizer))
 
 
 def load(path: Path) -> Tokenizer:
-    content = read_json(path, "the tokenizer")
+    return parse(read_json(path, "the tokenizer"), f"'{path}'")
+
+
+def parse(content: dict[str, Any], name: str) -> Tokenizer:
     known: dict[str, Callable[[dict[str, Any]], Tokenizer]] = {
         "WordLevel": CharTokenizer.from_json,
         "BPE": FastTokenizer.from_json,
@@ -73,7 +80,7 @@ def load(path: Path) -> Tokenizer:
         return known[content["model"]["type"]](content)
     except Exception as error:  # the library raises bare Exceptions for files it cannot read
         raise UserError(
-            f"'{path}' is not a tokenizer that fledge knows ({error})", "make one with 'fledge tokenizer train'"
+            f"{name} is not a tokenizer that fledge knows ({error})", "make one with 'fledge tokenizer train'"
         ) from None
 
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from fledge.base.errors import UserError
 from fledge.base.files import sha256
-from fledge.tokens import shards
+from fledge.datasets import shards
+from fledge.datasets.shards import MANIFEST, SPLITS, Dataset, Split
 from fledge.tokens import tokenizer as tokenizers
-from fledge.tokens.shards import MANIFEST, SPLITS, Dataset, Split
 from fledge.tokens.tokenizer import Tokenizer
 
 LLMC_MAGIC = 20240520

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from fledge.base.errors import UserError
 from fledge.base.files import sha256
-from fledge.tokens import shards
+from fledge.datasets import shards
+from fledge.datasets.shards import MANIFEST, Dataset, ShardInfo, ShardWriter, open_dataset
 from fledge.tokens import tokenizer as tokenizers
 from fledge.tokens.char import CharTokenizer
-from fledge.tokens.shards import MANIFEST, Dataset, open_dataset
 
 LETTERS = CharTokenizer("abcdefgh")
 BORDERS = [65_535, 65_536, 65_537]
@@ -29,15 +29,29 @@ def characters(count: int) -> list[str]:
     return [chr(c) for c in range(count + 2048) if not 0xD800 <= c < 0xE000][:count]
 
 
-def make(folder: Path, splits: dict[str, list[list[int]]], tokenizer: CharTokenizer = LETTERS) -> Path:
-    """A dataset of these ids: split → documents → ids."""
+def write_shard(path: Path, documents: list[list[int]], vocab_size: int) -> ShardInfo:
+    writer = ShardWriter(path, vocab_size)
+    for ids in documents:
+        writer.begin_document()
+        writer.add(np.array(ids, dtype=np.uint32))
+    return writer.close(f"{path.parent.name}/{path.name}")
+
+
+def make(
+    folder: Path, splits: dict[str, list[list[int]]], tokenizer: CharTokenizer = LETTERS, per_shard: int = 100
+) -> Path:
+    """A dataset of these ids: split → documents → ids; so many documents a shard."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizers.save(tokenizer, folder / "tokenizer.json")
-    written = {
-        name: shards.write_split(folder, name, [np.array(d, dtype=np.uint32) for d in documents], tokenizer.vocab_size)
-        for name, documents in splits.items()
-    }
-    shards.write_manifest(folder, tokenizer, written, dict.fromkeys(splits, 0), "a test")
+    written: dict[str, list[ShardInfo]] = {}
+    for name, documents in splits.items():
+        (folder / name).mkdir(exist_ok=True)
+        written[name] = [
+            write_shard(folder / name / f"{at:05d}.tokens", documents[at : at + per_shard], tokenizer.vocab_size)
+            for at in range(0, len(documents), per_shard)
+        ]
+    content = shards.manifest(tokenizer, written, dict.fromkeys(splits, 0), {"source": "a test"})
+    (folder / MANIFEST).write_bytes(content)
     return folder
 
 
@@ -71,7 +85,7 @@ def test_every_id_up_to_the_last_of_the_vocabulary_comes_back(tmp_path: Path, vo
 
 @pytest.mark.parametrize(("vocab_size", "itemsize"), list(zip(BORDERS, [2, 2, 4], strict=True)))
 def test_two_bytes_an_id_are_used_as_long_as_they_are_enough(tmp_path: Path, vocab_size: int, itemsize: int) -> None:
-    info = shards.write_shard(tmp_path / "x.tokens", [np.array([vocab_size - 1], dtype=np.uint32)], vocab_size)
+    info = write_shard(tmp_path / "x.tokens", [[vocab_size - 1]], vocab_size)
     assert info.tokens == 1
     content = (tmp_path / "x.tokens").read_bytes()
     assert len(content) == 64 + itemsize + 8
@@ -79,31 +93,35 @@ def test_two_bytes_an_id_are_used_as_long_as_they_are_enough(tmp_path: Path, voc
 
 
 def test_a_shard_is_laid_out_as_it_is_documented(tmp_path: Path) -> None:
-    shards.write_shard(tmp_path / "x.tokens", [np.array([7, 8], np.uint32), np.array([9], np.uint32)], 10)
+    write_shard(tmp_path / "x.tokens", [[7, 8], [9]], 10)
     content = (tmp_path / "x.tokens").read_bytes()
     header = struct.pack("<8sI4xQQ", b"FLEDGE01", 2, 3, 2).ljust(64, b"\0")
     assert content == header + struct.pack("<3H", 7, 8, 9) + struct.pack("<2Q", 0, 2)
 
 
-def test_a_long_split_is_cut_between_documents_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "SHARD_TOKENS", 4)
-    made = make(tmp_path / "data", {"train": [[0, 1, 2], [3, 4, 5, 6, 7], [0], [1]]})
-    assert [s["tokens"] for s in json.loads((made / MANIFEST).read_text())["splits"]["train"]["shards"]] == [8, 2]
+def test_a_document_may_go_on_in_the_next_shard(tmp_path: Path) -> None:
+    made = make(tmp_path / "data", {"train": [[0, 1], [2, 3]]}, per_shard=1)
+    writer = ShardWriter(made / "train" / "00001.tokens", LETTERS.vocab_size)
+    writer.add(np.array([2], dtype=np.uint32))
+    writer.begin_document()
+    writer.add(np.array([3], dtype=np.uint32))
+    info = writer.close("train/00001.tokens")
+    edit(made, lambda m: m["splits"]["train"]["shards"][1].update(sha256=info.sha256))
+    assert list(open_dataset(made).splits["train"].document_starts()) == [0, 3]
 
 
 @settings(deadline=None, max_examples=40)
 @given(
     documents=st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=6), max_size=12),
-    limit=st.integers(1, 10),
+    per_shard=st.integers(1, 5),
     data=st.data(),
 )
 def test_reading_does_not_notice_where_one_shard_ends(
-    tmp_path_factory: pytest.TempPathFactory, documents: list[list[int]], limit: int, data: st.DataObject
+    tmp_path_factory: pytest.TempPathFactory, documents: list[list[int]], per_shard: int, data: st.DataObject
 ) -> None:
     whole = [i for document in documents for i in document]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shards, "SHARD_TOKENS", limit)
-        split = open_dataset(make(tmp_path_factory.mktemp("data"), {"train": documents})).splits["train"]
+    made = make(tmp_path_factory.mktemp("data"), {"train": documents}, per_shard=per_shard)
+    split = open_dataset(made).splits["train"]
     start = data.draw(st.integers(0, len(whole)))
     length = data.draw(st.integers(0, len(whole) - start))
     assert len(split) == len(whole)

@@ -7,6 +7,7 @@
     header   64 bytes   magic "FLEDGE01" · bytes per id · number of ids · number of documents
     ids      uint16 or uint32, little-endian, document after document
     starts   uint64 each: where each document begins, counted in ids from the shard's start
+             (a long document may go on into the next shard, and has no start there)
 
 Shards are memory-mapped: a dataset larger than memory costs no memory.
 """
@@ -14,7 +15,7 @@ Shards are memory-mapped: a dataset larger than memory costs no memory.
 import hashlib
 import json
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fledge.base.errors import UserError
-from fledge.base.files import read_json, sha256, write_atomic
+from fledge.base.files import read_json, sha256
 from fledge.tokens import tokenizer as tokenizers
 from fledge.tokens.tokenizer import Tokenizer
 
 MAGIC = b"FLEDGE01"
 HEADER = struct.Struct("<8sIxxxxQQ")  # magic, bytes per id, ids, documents; padded to 64 bytes
 HEADER_BYTES = 64
-SHARD_TOKENS = 100_000_000
 MANIFEST = "dataset.json"
+TOKENIZER = "tokenizer.json"
 SPLITS = ("train", "val", "test")
 
 
@@ -48,43 +49,41 @@ class ShardInfo:
     sha256: str
 
 
-def write_shard(path: Path, documents: Sequence[NDArray[np.uint32]], vocab_size: int) -> ShardInfo:
-    """One shard from the ids of its documents. The same documents always give the same bytes."""
-    lengths = [len(ids) for ids in documents]
-    starts = np.cumsum([0, *lengths[:-1]], dtype="<u8") if documents else np.zeros(0, dtype="<u8")
-    ids = np.concatenate(documents) if documents else np.zeros(0, dtype=np.uint32)
-    assert not len(ids) or int(ids.max()) < vocab_size, "an id outside the vocabulary"
-    kind = id_type(vocab_size)
-    header = HEADER.pack(MAGIC, kind.itemsize, len(ids), len(documents)).ljust(HEADER_BYTES, b"\0")
-    write_atomic(path, header + ids.astype(kind).tobytes() + starts.tobytes())
-    return ShardInfo(f"{path.parent.name}/{path.name}", len(ids), len(documents), sha256(path))
+class ShardWriter:
+    """One shard, written as its ids come: memory does not grow with it. The same ids always give the same bytes."""
+
+    def __init__(self, path: Path, vocab_size: int) -> None:
+        self.path, self.kind = path, id_type(vocab_size)
+        self.tokens = 0
+        self.starts: list[int] = []
+        self._file = path.open("wb")
+        self._file.write(bytes(HEADER_BYTES))
+
+    def begin_document(self) -> None:
+        self.starts.append(self.tokens)
+
+    def add(self, ids: NDArray[np.uint32]) -> None:
+        self._file.write(ids.astype(self.kind).data)
+        self.tokens += len(ids)
+
+    def close(self, name: str) -> ShardInfo:
+        """`name` is the file's, within the dataset."""
+        self._file.write(np.array(self.starts, dtype="<u8").tobytes())
+        self._file.seek(0)
+        self._file.write(HEADER.pack(MAGIC, self.kind.itemsize, self.tokens, len(self.starts)))
+        self._file.close()
+        return ShardInfo(name, self.tokens, len(self.starts), sha256(self.path))
 
 
-def write_split(folder: Path, split: str, documents: Iterable[NDArray[np.uint32]], vocab_size: int) -> list[ShardInfo]:
-    """The shards of one split, each about SHARD_TOKENS long; a document is never cut."""
-    infos: list[ShardInfo] = []
-    waiting: list[NDArray[np.uint32]] = []
-    count = 0
-    for ids in documents:
-        waiting.append(ids)
-        count += len(ids)
-        if count >= SHARD_TOKENS:
-            infos.append(write_shard(folder / split / f"{len(infos):05d}.tokens", waiting, vocab_size))
-            waiting, count = [], 0
-    if waiting:
-        infos.append(write_shard(folder / split / f"{len(infos):05d}.tokens", waiting, vocab_size))
-    return infos
-
-
-def write_manifest(
-    folder: Path, tokenizer: Tokenizer, splits: dict[str, list[ShardInfo]], bytes_per_split: dict[str, int], source: str
-) -> None:
-    """The last file: a folder without it is not a dataset."""
+def manifest(
+    tokenizer: Tokenizer, splits: dict[str, list[ShardInfo]], bytes_per_split: dict[str, int], facts: dict[str, Any]
+) -> bytes:
+    """The last file: a folder without it is not a dataset. `facts` tell where it comes from."""
     content = {
         "format": 1,
         "tokenizer": tokenizers.fingerprint(tokenizer),
         "vocab_size": tokenizer.vocab_size,
-        "source": source,
+        **facts,
         "splits": {
             name: {
                 "tokens": sum(s.tokens for s in shards),
@@ -95,7 +94,7 @@ def write_manifest(
             for name, shards in splits.items()
         },
     }
-    write_atomic(folder / MANIFEST, json.dumps(content, indent=1))
+    return json.dumps(content, indent=1).encode()
 
 
 class Split:
@@ -163,7 +162,7 @@ def open_dataset(folder: Path) -> Dataset:
     if not (folder / MANIFEST).exists():
         raise UserError(f"'{folder}' is not a prepared dataset", "make one: fledge prepare SOURCE --out DIR")
     manifest = read_json(folder / MANIFEST, "the dataset's manifest")
-    tokenizer = tokenizers.load(folder / "tokenizer.json")
+    tokenizer = tokenizers.load(folder / TOKENIZER)
     try:
         return _open(folder, manifest, tokenizer)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -178,9 +177,7 @@ def _open(folder: Path, manifest: dict[str, Any], tokenizer: Tokenizer) -> Datas
     if manifest["format"] != 1:
         raise UserError(f"'{folder / MANIFEST}' has format {manifest['format']}", "this fledge reads format 1 only")
     if tokenizers.fingerprint(tokenizer) != manifest["tokenizer"]:
-        raise UserError(
-            f"'{folder / 'tokenizer.json'}' is not the tokenizer of this dataset", "prepare the dataset anew"
-        )
+        raise UserError(f"'{folder / TOKENIZER}' is not the tokenizer of this dataset", "prepare the dataset anew")
     splits = {}
     for name, split in manifest["splits"].items():
         if name not in SPLITS:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fledge.base.errors import UserError
+from fledge.datasets.foreign import LLMC_HEADER, LLMC_MAGIC, open_any
 from fledge.tokens.char import CharTokenizer
-from fledge.tokens.foreign import LLMC_HEADER, LLMC_MAGIC, open_any
 from fledge.tokens.tokenizer import Tokenizer
 
 LETTERS = CharTokenizer("abcdefgh")

@@ -1,0 +1,131 @@
+"""One part of a text → its shards: the pure function that all engines run, here or elsewhere.
+
+    slices → pieces ─ verdicts ─ share ─→ stretches of train, val, test → ids → a shard of each split → record
+
+The same part gives the same bytes on every machine. The record is written last, so where it is, the shards are too.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fledge.datasets import judge
+from fledge.datasets.division import Division, Stretch, divide
+from fledge.datasets.place import WORK, open_place
+from fledge.datasets.shards import SPLITS, ShardInfo, ShardWriter
+from fledge.text.formats import Options, Slice, Tally, read_slice
+from fledge.text.inputs import PIECE
+from fledge.text.sources import share
+from fledge.tokens import tokenizer as tokenizers
+from fledge.tokens.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all parts have in common. `tokenizer` is the content of its file."""
+
+    out: str
+    tokenizer: str
+    options: Options
+    division: Division
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """`seen` has the verdicts for each slice, where documents were judged. `key` changes with all that matters."""
+
+    number: int
+    key: str
+    slices: tuple[Slice, ...]
+    seen: tuple[judge.Seen, ...] | None = None
+
+    @property
+    def size(self) -> int:
+        return sum(each.size for each in self.slices)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What came of a part."""
+
+    key: str
+    shards: dict[str, ShardInfo] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)  # of the text, in bytes
+    tally: Tally = field(default_factory=Tally)
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes) -> "Record | None":
+        """None for anything that is not one."""
+        try:
+            value: dict[str, Any] = json.loads(content)
+            shards = {split: ShardInfo(**info) for split, info in value["shards"].items()}
+            return cls(value["key"], shards, value["sizes"], Tally(**value["tally"]))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None
+
+
+def record_name(number: int) -> str:
+    return f"{WORK}/{number:05d}.json"
+
+
+def make_part(job: Job, part: Part) -> Record:
+    tokenizer, place, tally = open_tokenizer(job.tokenizer), open_place(job.out), Tally()
+    with place.staging() as folder:
+        writers = {split: SplitWriter(folder / split, tokenizer) for split in SPLITS}
+        for stretch in stretches(job, part, tally):
+            writers[stretch.split].add(stretch)
+        done = {split: writer.close(f"{split}/{part.number:05d}.tokens") for split, writer in writers.items()}
+        shards = {split: info for split, info in done.items() if info.tokens}
+        for split, info in shards.items():
+            place.adopt(folder / split, info.file)
+    record = Record(part.key, shards, {split: writer.bytes for split, writer in writers.items()}, tally)
+    place.write(record_name(part.number), record.to_json())
+    return record
+
+
+@lru_cache(maxsize=1)
+def open_tokenizer(content: str) -> Tokenizer:
+    """Once for all parts that a process makes: opening a large vocabulary takes a second."""
+    return tokenizers.parse(json.loads(content), "the dataset's tokenizer")
+
+
+def stretches(job: Job, part: Part, tally: Tally) -> Iterator[Stretch]:
+    for number, each in enumerate(part.slices):
+        pieces = read_slice(each, job.options, tally)
+        if part.seen is not None:
+            pieces = judge.kept(pieces, part.seen[number])
+        yield from divide(share(pieces, each.share), job.division, partial(opening, each, job.options))
+
+
+def opening(part: Slice, options: Options) -> str:
+    """The first piece of the document in whose middle a slice begins: only a plain text is cut so."""
+    return next(read_slice(Slice(part.source, 0, PIECE), options)).text
+
+
+class SplitWriter:
+    """One split's shard of a part, and how many bytes of text went into it."""
+
+    def __init__(self, path: Path, tokenizer: Tokenizer) -> None:
+        self.shard = ShardWriter(path, tokenizer.vocab_size)
+        self.tokenizer = tokenizer
+        self.end = None if tokenizer.end_of_text is None else np.array([tokenizer.end_of_text], dtype=np.uint32)
+        self.bytes = 0
+
+    def add(self, stretch: Stretch) -> None:
+        if stretch.begins:
+            self.shard.begin_document()
+        self.shard.add(self.tokenizer.encode(stretch.text))
+        if stretch.ends and self.end is not None:
+            self.shard.add(self.end)
+        self.bytes += stretch.size
+
+    def close(self, name: str) -> ShardInfo:
+        return self.shard.close(name)

@@ -1,0 +1,62 @@
+"""What a verb reads: some sources, looked at and downloaded, and how their text is to be taken.
+
+Everything here streams. Does not know what the text is read for.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from fledge.base.errors import UserError
+from fledge.text import sources
+from fledge.text.formats import Slice, read_slice
+from fledge.text.inputs import Input, Options, Piece, Tally
+
+STRIDE = 4 << 20  # bytes: a sample looks into the text at least this often
+
+
+@dataclass(frozen=True)
+class Reading:
+    sources: tuple[str, ...]
+    inputs: tuple[Input, ...]
+    options: Options
+
+    @property
+    def name(self) -> str:
+        return ", ".join(f"'{source}'" for source in self.sources)
+
+    @property
+    def size(self) -> int:
+        """In bytes, as stored, each input as often as it is read; 0 where storage does not tell."""
+        return sum(int((each.size or 0) * each.weight) for each in self.inputs)
+
+    def slices(self, target: int) -> list[Slice]:
+        return sources.slices(self.inputs, target)
+
+    def pieces(self, tally: Tally | None = None) -> Iterator[Piece]:
+        """All of it."""
+        return sources.mix(self.inputs, self.options, tally)
+
+    def sample(self, limit: int) -> Iterator[Piece]:
+        """About `limit` bytes, spread evenly over the whole; all where it is not more."""
+        if self.size <= limit:
+            yield from self.pieces()
+            return
+        owed = 0.0
+        for part in self.slices(STRIDE):
+            owed += part.size * limit / self.size
+            for piece in sources.share(read_slice(part, self.options), part.share):
+                if owed <= 0:
+                    break
+                yield piece
+                owed -= len(piece.text.encode())
+
+
+def gather(
+    named: Sequence[str], options: Options | None = None, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> Reading:
+    """Finds and fetches what is named; a text of nothing is refused here, once for everyone."""
+    inputs = tuple(each for source in named for each in sources.inputs(source, include, exclude))
+    reading = Reading(tuple(named), inputs, options or Options())
+    if not any(piece.text.strip() for piece in reading.pieces()):
+        raise UserError(f"there is no text in {reading.name}", "give a file or folder that holds some")
+    return reading
