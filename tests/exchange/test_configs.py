@@ -1,5 +1,6 @@
 """config.json: what each class means, what is refused, and that what we write we read."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -9,10 +10,11 @@ from hypothesis import strategies as st
 
 from fledge.base.errors import UserError
 from fledge.base.settings import read_overrides
-from fledge.exchange import configs, parts
+from fledge.exchange import configs, gguf, parts
 from fledge.exchange.configs import CLASSES, QWEN2, Class
 from fledge.model.config import ModelConfig
 from fledge.model.count import parameters
+from fledge.recipes.settings import read_preset, settle
 
 from .conftest import SHAPES
 
@@ -125,6 +127,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("LlamaForCausalLM", {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "rotary"),
     ("LlamaForCausalLM", {"rope_parameters": "yarn"}, "rotary"),
     ("LlamaForCausalLM", {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "rotary"),
+    ("LlamaForCausalLM", {"rope_parameters": None, "partial_rotary_factor": 0.5}, "rotary"),
     ("LlamaForCausalLM", {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "rotary"),
     ("LlamaForCausalLM", {"hidden_size": "gone"}, "lacks hidden_size"),
     ("LlamaForCausalLM", {"hidden_size": "wide"}, "model.n_embd cannot be 'wide'"),
@@ -157,7 +160,38 @@ def test_the_refusal_of_an_unknown_class_lists_the_known_ones() -> None:
     with pytest.raises(UserError) as caught:
         configs.read({"model_type": "bert"}, "x")
     for each in CLASSES.values():
-        assert f"{each.kind} ({each.name})" in caught.value.hint
+        assert f"{each.model_type} ({each.name})" in caught.value.hint
+
+
+GOES_AS = {
+    "gpt2": ("GPT2LMHeadModel", "gpt2"),
+    "gpt2-xl": ("GPT2LMHeadModel", "gpt2"),
+    "modern-5m": ("Qwen3ForCausalLM", "qwen3"),
+    "modern-30m": ("Qwen3ForCausalLM", "qwen3"),
+    "modern-125m": ("Qwen3ForCausalLM", "qwen3"),
+    "modern-350m": ("Qwen3ForCausalLM", "qwen3"),
+    "demo": ("Qwen3ForCausalLM", "qwen3"),
+    "nanogpt-shakespeare-char": ("GPT2LMHeadModel", "gelu"),
+    "smol-gpt-22m": ("GPT2LMHeadModel", "relu"),
+    "toygpt-small": ("head_bias", "head_bias"),
+}
+
+
+@pytest.mark.parametrize("preset", GOES_AS)
+def test_where_a_preset_can_go_is_known_before_it_is_trained(preset: str) -> None:
+    model = replace(settle(read_preset(preset)[0]).model, vocab_size=300)
+    kinds = {name: kind.parts for name, kind in gguf.KINDS.items()}
+    for goes, choose in zip(
+        GOES_AS[preset], (lambda: configs.held(model).name, lambda: parts.choose(model, kinds, "x")), strict=True
+    ):
+        assert goes in said(choose)
+
+
+def said(choose: Callable[[], str]) -> str:
+    try:
+        return choose()
+    except UserError as error:
+        return error.message
 
 
 MODELS = st.builds(

@@ -1,14 +1,21 @@
 """Where a model comes from: a folder, a file, or the Hub, which a server on this machine plays."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from fledge.base.errors import UserError
-from fledge.exchange import sources
+from fledge.checkpoint.state import weights_of
+from fledge.exchange import huggingface, sources
 from fledge.exchange.sources import Folder
+from fledge.model.config import ModelConfig
+from fledge.model.gpt import GPT
+from fledge.tokens.fast import FastTokenizer
 
 from ..text.conftest import File, Remote, remote  # noqa: F401 — a fixture is found by its name
+from .conftest import MODERN
 
 
 def test_a_folder_holds_its_files_and_no_folders(tmp_path: Path) -> None:
@@ -51,3 +58,19 @@ def test_what_is_neither_here_nor_a_name_is_refused_with_an_example(name: str) -
     with pytest.raises(UserError, match="no such file or folder") as caught:
         sources.find(name)
     assert "openai-community/gpt2" in caught.value.hint
+
+
+def test_a_model_on_the_hub_is_the_one_that_was_put_there(
+    remote: Remote,  # noqa: F811
+    tmp_path: Path,
+    make: Callable[[ModelConfig], GPT],
+    tokenizer: FastTokenizer,
+) -> None:
+    model = make(MODERN)
+    huggingface.write(tmp_path, model, tokenizer)
+    remote.files |= {file.name: File(file.read_bytes(), large=file.suffix != ".json") for file in tmp_path.iterdir()}
+    found = sources.find("o/n")
+    assert isinstance(found, Folder)
+    read = huggingface.read(found)
+    assert all(torch.equal(read.weights[name], weight) for name, weight in weights_of(model).items())
+    assert not any("generation_config" in path for path, _ in remote.asked)  # nobody needs it

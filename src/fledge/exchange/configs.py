@@ -26,7 +26,7 @@ class Class:
     """How one class of transformers is told in `config.json`."""
 
     name: str
-    kind: str  # "model_type" there
+    model_type: str
     names: Names
     parts: Callable[[ModelConfig], Parts]
     keys: Mapping[str, tuple[str, Any]]  # theirs → ours, and what is meant where it is absent
@@ -56,39 +56,39 @@ LLAMA = Class(
     "llama",
     names.HF_LLAMA,
     parts.llama,
-    {**MODERN, **BIASES, "mlp_bias": ("mlp_bias", False)},
-    {"hidden_act": "silu", "rope_interleaved": False},
+    keys={**MODERN, **BIASES, "mlp_bias": ("mlp_bias", False)},
+    must={"hidden_act": "silu", "rope_interleaved": False},
 )
 MISTRAL = Class(
     "MistralForCausalLM",
     "mistral",
     names.HF_LLAMA,
     parts.mistral,
-    {**MODERN, "num_key_value_heads": ("n_kv_head", 8), "sliding_window": ("window", 4096)},
-    {"hidden_act": "silu"},
+    keys={**MODERN, "num_key_value_heads": ("n_kv_head", 8), "sliding_window": ("window", 4096)},
+    must={"hidden_act": "silu"},
 )
 QWEN2 = Class(
     "Qwen2ForCausalLM",
     "qwen2",
     names.HF_LLAMA,
     parts.qwen2,
-    {**MODERN, "num_key_value_heads": ("n_kv_head", 32)},
-    {"hidden_act": "silu", "use_sliding_window": False},
+    keys={**MODERN, "num_key_value_heads": ("n_kv_head", 32)},
+    must={"hidden_act": "silu", "use_sliding_window": False},
 )
 QWEN3 = Class(
     "Qwen3ForCausalLM",
     "qwen3",
     names.HF_LLAMA,
     parts.qwen3,
-    {**MODERN, **BIASES, "num_key_value_heads": ("n_kv_head", 32), "head_dim": ("head_dim", 128)},
-    {"hidden_act": "silu", "use_sliding_window": False},
+    keys={**MODERN, **BIASES, "num_key_value_heads": ("n_kv_head", 32), "head_dim": ("head_dim", 128)},
+    must={"hidden_act": "silu", "use_sliding_window": False},
 )
 GPT2 = Class(
     "GPT2LMHeadModel",
     "gpt2",
     names.HF_GPT2,
     parts.gpt2,
-    {
+    keys={
         "vocab_size": ("vocab_size", NEEDED),
         "n_positions": ("context", NEEDED),
         "n_embd": ("n_embd", NEEDED),
@@ -102,7 +102,7 @@ GPT2 = Class(
         "attn_pdrop": ("dropout", 0.1),
         "resid_pdrop": ("dropout", 0.1),
     },
-    {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
+    must={"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
 )
 CLASSES = {each.name: each for each in (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2)}
 
@@ -140,9 +140,9 @@ def find(config: Json, where: str) -> Class:
         raise UserError(f"the weights of '{where}' are quantised", "take the model as its author trained it")
     kind = config.get("model_type")
     for each in CLASSES.values():
-        if kind == each.kind:
+        if kind == each.model_type:
             return each
-    known = ", ".join(f"{each.kind} ({each.name})" for each in CLASSES.values())
+    known = ", ".join(f"{each.model_type} ({each.name})" for each in CLASSES.values())
     raise UserError(f"'{where}' is of an architecture that fledge does not know: {kind}", f"it knows {known}")
 
 
@@ -161,11 +161,13 @@ def _rotary_base(config: Json, where: str) -> Any:
     """Under one name in old files, and under another, among more, in new ones."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     rope = rope if isinstance(rope, dict) else {"rope_type": rope}
-    told = {"rope_theta": config.get("rope_theta", 10_000.0), **rope}
-    kind, share = told.get("rope_type", told.get("type", "default")), told.get("partial_rotary_factor", 1.0)
-    if kind != "default" or share != 1.0 or any(isinstance(value, dict) for value in rope.values()):
+    told = {"rope_theta": 10_000.0, "partial_rotary_factor": 1.0, "rope_type": rope.get("type", "default")}
+    told |= {key: config[key] for key in told if key in config}
+    told |= rope
+    plain = told["rope_type"] == "default" and told["partial_rotary_factor"] == 1.0
+    if not plain or any(isinstance(value, dict) for value in rope.values()):
         raise UserError(
-            f"'{where}' has rotary positions of a kind that fledge has no part for: {rope}",
+            f"'{where}' has rotary positions of a kind that fledge has no part for: {rope or told}",
             "plain ones can be read: one base, no scaling",
         )
     return told["rope_theta"]
@@ -177,7 +179,7 @@ def write(model: ModelConfig, kind: Class) -> Json:
     if model.positions == "rotary":
         base = model.rotary_base
         told |= {"rope_theta": base, "rope_parameters": {"rope_type": "default", "rope_theta": base}}
-    return {"architectures": [kind.name], "model_type": kind.kind, **told, **kind.must, "dtype": "float32"}
+    return {"architectures": [kind.name], "model_type": kind.model_type, **told, **kind.must, "dtype": "float32"}
 
 
 def held(model: ModelConfig) -> Class:
