@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from fledge.base.machine import Machine
-from fledge.checkpoint import run as run_folder
 from fledge.generate.engine import generate
 from fledge.generate.sampling import strategies
 from fledge.model.config import ModelConfig
@@ -104,22 +103,6 @@ def greedy() -> Callable[..., list[int]]:
         return [int(token) for token in said]
 
     return go_on
-
-
-@pytest.fixture
-def saved(tokenizer: FastTokenizer, make: Callable[[ModelConfig], GPT]) -> Callable[..., Path]:
-    """A run folder in `runs` that holds this model, as the verbs want it."""
-
-    def save(runs: Path, name: str, config: ModelConfig) -> Path:
-        from fledge.base.settings import to_toml
-        from fledge.checkpoint.state import beginning, weights_of
-        from fledge.recipes.settings import settle
-
-        text = to_toml(settle({"model": {k: v for k, v in vars(config).items() if v is not None}}))
-        start = beginning(weights_of(make(config)), 0)
-        return run_folder.create(runs / name, text, {"started": "today"}, tokenizer, start).folder
-
-    return save
 
 
 class Llama:

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +19,10 @@ from fledge.exchange.sources import local
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.tokens import tokenizer as tokenizers
+from fledge.tokens.char import CharTokenizer
 from fledge.tokens.fast import FastTokenizer
 
-from .conftest import CLASSIC, MODERN, SHAPES, VOCABULARY, shaken
+from .conftest import CLASSIC, MODERN, SHAPES, TEXT, VOCABULARY, shaken
 
 transformers = pytest.importorskip("transformers")
 
@@ -337,10 +337,6 @@ def test_their_own_generator_says_the_same(tmp_path: Path, make: Make, greedy: A
 @pytest.mark.parametrize("name", ["GPT2LMHeadModel", "Qwen3ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM"])
 @pytest.mark.parametrize("kind", ["gpt2", "gpt4", "char", "endless"])
 def test_the_tokenizer_loads_without_code_of_its_own(tmp_path: Path, make: Make, name: str, kind: str) -> None:
-    from fledge.tokens.char import CharTokenizer
-
-    from .conftest import TEXT
-
     tokenizer = {
         "gpt2": lambda: FastTokenizer.train([TEXT], VOCABULARY, "<|endoftext|>"),
         "gpt4": lambda: FastTokenizer.train([TEXT], VOCABULARY, "<|endoftext|>", pattern="gpt4"),
@@ -370,9 +366,18 @@ def test_the_check_compares_what_was_written(
     edit_tensors(tmp_path / "model.safetensors", lambda tensors: tensors["model.norm.weight"].mul_(1.01))
     with pytest.raises(UserError, match="differ"):
         huggingface.check(tmp_path, model, tokenizer, kind)
-    huggingface.write(shutil.rmtree(tmp_path) or tmp_path.mkdir() or tmp_path, model, tokenizer)
+
+
+def test_the_check_asks_for_the_same_tokens(
+    tmp_path: Path, make: Make, tokenizer: FastTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make(MODERN)
+    kind = huggingface.write(tmp_path, model, tokenizer)
     other = FastTokenizer.train(["another text, about another thing"], 280, "<|endoftext|>", exact=False)
-    with pytest.raises(UserError, match="token"):
+    with pytest.raises(UserError, match="cuts a text otherwise"):
+        huggingface.check(tmp_path, model, other, kind)
+    monkeypatch.setattr(huggingface, "_transformers", lambda _: None)
+    with pytest.raises(UserError, match="written tokenizer"):
         huggingface.check(tmp_path, model, other, kind)
 
 

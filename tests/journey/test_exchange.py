@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fledge.checkpoint.run import load
+from fledge.checkpoint.run import Run, load
 from fledge.cli import main
+from fledge.exchange import huggingface, names
 from fledge.tokens import tokenizer as tokenizers
 from fledge.tokens.char import CharTokenizer
 from fledge.tokens.fast import FastTokenizer
@@ -40,9 +41,7 @@ def answer(capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_import_generate_judge_train_on_and_export(
-    home, foreign: Path, capsys: pytest.CaptureFixture[str], outcome_of: Callable[[Path], dict[str, Any]]
-) -> None:
+def test_import_generate_judge_train_on_and_export(home, foreign: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert home.do("import", str(foreign), "--json") == 0
     brought = answer(capsys)
     assert (brought["run"], brought["kind"]) == ("tiny-qwen", "Qwen3ForCausalLM")
@@ -144,6 +143,10 @@ def test_nanogpt_comes_with_the_characters_of_its_text(home, capsys) -> None:
     assert "--characters" in capsys.readouterr().err
     assert home.do("import", str(home.folder / "out"), "--characters", str(text), "--out", "nano") == 0
     assert home.do("generate", "nano", "--prompt", "the", "--tokens", "5") == 0
+    words = ("--init", "nano", "--data.corpus", str(text), *QUICK, "--model.context", "16", "--run", "shorter")
+    assert home.do("train", *words) == 0  # with the first 16 of its 32 places
+    assert home.do("train", *words[:-4], "--model.context", "64", "--run", "longer") == 2
+    assert "positions.weight" in capsys.readouterr().err
     assert home.do("export", "nano", "--to", "hf", "--out", str(home.folder / "hf"), "--json") == 0
     capsys.readouterr()
     theirs = transformers.AutoTokenizer.from_pretrained(home.folder / "hf")
@@ -198,7 +201,7 @@ def test_wrong_wishes_are_refused_in_words_and_leave_nothing(home, foreign: Path
         ("train",): "--init RUN",
         ("train", "--init", "there", "--model.n_embd", "64"): "has shape",
         ("train", "--init", "there", "--model.n_layer", "3"): "missing: blocks.2",
-        ("train", "--init", "there", "--data.path", str(Path(load_config(bird)["data"]["path"]))): "another tokenizer",
+        ("train", "--init", "there", "--data.path", Run(bird).config()["data"]["path"]): "another tokenizer",
     }.items():
         capsys.readouterr()
         assert home.do(*words) == 2, words
@@ -209,15 +212,7 @@ def test_wrong_wishes_are_refused_in_words_and_leave_nothing(home, foreign: Path
         assert listing(home.folder) == before, words
 
 
-def load_config(run: Path) -> dict[str, Any]:
-    import tomllib
-
-    return tomllib.loads((run / "config.toml").read_text())
-
-
 def test_an_export_that_fails_its_check_leaves_nothing(home, foreign: Path, capsys, monkeypatch) -> None:
-    from fledge.exchange import huggingface, names
-
     assert home.do("import", str(foreign), "--out", "there") == 0
     honest = names.to_theirs
 

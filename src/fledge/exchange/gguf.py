@@ -122,8 +122,7 @@ def _type(name: str, tensor: Tensor, wanted: Type) -> Type:
 
 def read(path: Path, given: Tokenizer | None = None) -> Found:
     """A GGUF of an architecture that we can build, its numbers made whole again."""
-    file = _open(path)
-    said = {key: field.contents() for key, field in file.fields.items()}
+    tensors, said = _open(path)
     kind = KINDS.get(str(said.get("general.architecture")))
     if kind is None:
         raise UserError(
@@ -132,7 +131,6 @@ def read(path: Path, given: Tokenizer | None = None) -> Found:
         )
     if said.get(f"{kind.name}.rope.scaling.type", "none") != "none":
         raise UserError(f"'{path}' has scaled rotary positions, for which fledge has no part", "plain ones can be read")
-    tensors = {tensor.name: tensor for tensor in file.tensors}
     model = _model(path, said, {name: [int(n) for n in reversed(x.shape)] for name, x in tensors.items()}, kind)
     tokenizer = given or gguf_vocabulary.read(said, str(path))
     vocabulary.check(tokenizer, model)
@@ -140,9 +138,11 @@ def read(path: Path, given: Tokenizer | None = None) -> Found:
     return Found(kind.name, model, fitted(whole, model, kind.names, str(path)), tokenizer)
 
 
-def _open(path: Path) -> gguf.GGUFReader:
+def _open(path: Path) -> tuple[dict[str, gguf.ReaderTensor], dict[str, Any]]:
+    """Its tensors by name, still as they are stored, and all that its keys say."""
     try:
-        return gguf.GGUFReader(path)
+        file = gguf.GGUFReader(path)
+        return {each.name: each for each in file.tensors}, {key: each.contents() for key, each in file.fields.items()}
     except (ValueError, IndexError, KeyError, OverflowError, TypeError) as error:
         raise UserError(f"'{path}' is damaged, or no GGUF: {error}", AGAIN) from None
 
@@ -165,7 +165,8 @@ def _model(path: Path, said: Mapping[str, Any], shapes: Mapping[str, list[int]],
         if value is None and key not in OPTIONAL:
             raise UserError(f"'{path}' lacks {kind.name}.{key}", AGAIN)
         if value is not None:
-            shape[setting] = float(str(np.float32(value))) if setting in FLOATS else value
+            # Stored in single precision: the shortest number that is stored so is the one that was meant.
+            shape[setting] = float(str(np.float32(value))) if isinstance(value, float) else value
     first = "blk.0."
     biases = {"output_bias": f"{first}attn_output.bias", "mlp_bias": f"{first}ffn_up.bias"}
     shape |= {setting: name in shapes for setting, name in biases.items()}
