@@ -13,7 +13,7 @@ from fledge.model.cache import Cache, no_cache
 from fledge.model.config import ModelConfig
 from fledge.model.head import make_head
 from fledge.model.norms import make_norm
-from fledge.model.positions import make_positions
+from fledge.model.positions import POSITIONS, ROTATIONS
 
 
 class GPT(nn.Module):
@@ -21,9 +21,10 @@ class GPT(nn.Module):
         super().__init__()
         assert config.vocab_size is not None, "the vocabulary must be known before a model is built"
         self.config = config
-        table = torch.empty(config.vocab_size, config.n_embd)  # init.py draws it: drawing here too would be in vain
+        table = torch.empty(config.vocab_size, config.n_embd)  # drawn by initialise(), and not here too
         self.embed = nn.Embedding.from_pretrained(table, freeze=False)
-        self.positions, rotation = make_positions(config)  # one table of angles for all blocks
+        self.positions = POSITIONS[config.positions](config)
+        rotation = ROTATIONS[config.positions](config)  # one table of angles for all blocks
         self.blocks = nn.ModuleList(Block(config, rotation) for _ in range(config.n_layer))
         self.norm = make_norm(config)
         self.head = make_head(config)
