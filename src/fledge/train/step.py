@@ -1,7 +1,7 @@
 """One step: the gradient of one global batch, and one update of the weights.
 
-    batch → micro-batches → summed loss of each, over the batch's count of valid tokens → backward, gradients add up
-          → clip → learning rate of this step → update
+batch → micro-batches → summed loss of each, over the batch's count of valid tokens → backward, gradients add up
+      → clip → learning rate of this step → update
 """
 
 import time
