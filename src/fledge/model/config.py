@@ -36,11 +36,25 @@ class ModelConfig:
     qk_norm: bool = setting(True, "normalise queries and keys, which keeps attention calm")
     window: int | None = setting(None, "a token sees itself and the window - 1 before it; unset: everything")
     softcap: float | None = setting(None, "keep scores between -softcap and softcap, gently; unset: as they are")
+    pair_table: int | None = setting(None, "rows for what a token means after the one before it; unset: none")
+    zero_init: bool = setting(
+        False, "blocks add nothing at first, and an untied head scores nothing: both start at zero"
+    )
     tied: bool = setting(False, "one matrix for reading tokens in and out")
     attention: Literal["fast", "readable"] = setting("fast", "fused kernel, or every step spelled out")
 
     def __post_init__(self) -> None:
-        counts = ("n_layer", "n_head", "n_kv_head", "n_embd", "head_dim", "context", "vocab_size", "mlp_width")
+        counts = (
+            "n_layer",
+            "n_head",
+            "n_kv_head",
+            "n_embd",
+            "head_dim",
+            "context",
+            "vocab_size",
+            "mlp_width",
+            "pair_table",
+        )
         refuse_odd_counts(self, "model", counts)
         self._check_numbers()
         self._check_heads()
@@ -103,24 +117,28 @@ class ModelConfig:
 
     @property
     def kv_heads(self) -> int:
+        """heads for keys and values, shared by groups"""
         return self.n_kv_head or self.n_head
 
     @property
     def head_width(self) -> int:
+        """width of a head"""
         return self.head_dim or self.n_embd // self.n_head
 
     @property
     def reach(self) -> int:
-        """How many tokens a token sees at most, itself among them."""
+        """how many tokens a token sees at most, itself among them"""
         return self.window or self.context
 
     @property
     def eps(self) -> float:
+        """added before a norm divides"""
         return self.norm_eps or EPS[self.norm]
 
     @property
     def hidden_width(self) -> int:
-        """swiglu has three matrices instead of two: at 8/3 of the width it costs the same as 4 in the others."""
+        """hidden width of the MLP"""
         if self.mlp_width:
             return self.mlp_width
+        # swiglu has three matrices instead of two: at 8/3 of the width it costs the same as 4 in the others.
         return 4 * self.n_embd if self.mlp != "swiglu" else -(-8 * self.n_embd // (3 * 16)) * 16

@@ -16,7 +16,8 @@ def parameters(config: ModelConfig) -> int:
     """Every trained number."""
     tables = _vocabulary(config) * (config.n_embd * (1 if config.tied else 2) + config.head_bias)
     places = config.context * config.n_embd if config.positions == "learned" else 0
-    return tables + places + non_embedding_parameters(config)
+    pairs = min(config.pair_table or 0, _vocabulary(config) ** 2) * config.n_embd
+    return tables + pairs + places + non_embedding_parameters(config)
 
 
 def non_embedding_parameters(config: ModelConfig) -> int:

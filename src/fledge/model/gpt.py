@@ -1,6 +1,6 @@
 """The GPT: token ids in, a score for every possible next token out.
 
-    ids [B, T]  →  embed  →  + place  →  blocks  →  norm  →  head  →  logits [B, T, V]
+    ids [B, T]  →  embed  →  (+ pair)  →  + place  →  blocks  →  norm  →  head  →  logits [B, T, V]
 
 One device, no batching tricks, no tokenizer, no loss: those stand around it (train/, loss.py, generate/).
 """
@@ -13,7 +13,8 @@ from fledge.model.cache import Cache, no_cache
 from fledge.model.config import ModelConfig
 from fledge.model.head import make_head
 from fledge.model.norms import make_norm
-from fledge.model.positions import make_positions
+from fledge.model.pairs import make_pairs
+from fledge.model.positions import POSITIONS, ROTATIONS
 
 
 class GPT(nn.Module):
@@ -21,9 +22,11 @@ class GPT(nn.Module):
         super().__init__()
         assert config.vocab_size is not None, "the vocabulary must be known before a model is built"
         self.config = config
-        table = torch.empty(config.vocab_size, config.n_embd)  # init.py draws it: drawing here too would be in vain
+        table = torch.empty(config.vocab_size, config.n_embd)  # drawn by initialise(), and not here too
         self.embed = nn.Embedding.from_pretrained(table, freeze=False)
-        self.positions, rotation = make_positions(config)  # one table of angles for all blocks
+        self.pairs = make_pairs(config)
+        self.positions = POSITIONS[config.positions](config)
+        rotation = ROTATIONS[config.positions](config)  # one table of angles for all blocks
         self.blocks = nn.ModuleList(Block(config, rotation) for _ in range(config.n_layer))
         self.norm = make_norm(config)
         self.head = make_head(config)
@@ -40,7 +43,8 @@ class GPT(nn.Module):
         """ids [B, T] → what the model thinks at each place, just before it scores tokens. [B, T, C]"""
         cache = cache or self.no_cache
         assert cache.length + ids.shape[1] <= self.config.context, "more tokens than the context holds"
-        x = self.dropout(self.positions(self.embed(ids), cache.length))
+        x = self.pairs(self.embed(ids), ids, cache)
+        x = self.dropout(self.positions(x, cache.length))
         for block, layer_cache in zip(self.blocks, cache.layers, strict=True):
             x = block(x, layer_cache)
         return self.norm(x)

@@ -4,7 +4,9 @@ embed                          normal, 0.02
 learned positions              normal, 0.02
 query, key, value, up, gate    normal, 0.02
 output, down                   normal, 0.02 / √(2L)     2L of them add up in the residual: keep the sum near 0.02
-head (untied)                  normal, 0.02
+                               with zero_init 0         the first updates decide what blocks add
+pairs                          0                        a pair begins as its second token
+head (untied)                  normal, 0.02             with zero_init 0: at first no token is likelier than another
 norms                          weights 1, biases 0
 biases                         0
 """
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from fledge.model.block import Block
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
+from fledge.model.pairs import Pairs
 from fledge.model.positions import LearnedPositions
 
 STD = 0.02
@@ -32,7 +35,10 @@ def initialise(model: GPT, generator: torch.Generator) -> None:
     def normal(weight: Tensor, std: float = STD) -> None:
         weight.normal_(0.0, std, generator=generator)
 
+    residual = 0.0 if model.config.zero_init else STD / (2 * model.config.n_layer) ** 0.5
     normal(model.embed.weight)
+    if isinstance(model.pairs, Pairs):
+        model.pairs.weight.zero_()
     if isinstance(model.positions, LearnedPositions):
         normal(model.positions.weight)
     for block in model.blocks:
@@ -42,9 +48,9 @@ def initialise(model: GPT, generator: torch.Generator) -> None:
         for linear in block.mlp.inputs():
             normal(linear.weight)
         for linear in (block.attention.output, block.mlp.down):
-            normal(linear.weight, STD / (2 * model.config.n_layer) ** 0.5)
+            normal(linear.weight, residual)
     if not model.config.tied:
-        normal(model.head.weight)
+        normal(model.head.weight, 0.0 if model.config.zero_init else STD)
     for module in model.modules():
         if isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is not None:
             module.weight.fill_(1.0)

@@ -7,8 +7,6 @@
 `start` is the place of the first token given: 0, or the number of tokens already in the cache.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -96,17 +94,11 @@ class Rotary(nn.Module):
         return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
 
 
-# Both take queries or keys [B, heads, T, D], the first of them at place `start`, and give them back turned.
-Rotation = NoRotation | Rotary
-
-# name → what is added to the embedding, and what turns queries and keys
-KINDS: dict[str, tuple[Callable[[ModelConfig], nn.Module], Callable[[ModelConfig], Rotation]]] = {
-    "learned": (LearnedPositions, NoRotation),
-    "sinusoidal": (SinusoidalPositions, NoRotation),
-    "rotary": (NoPositions, Rotary),
+# what is added to the embedding
+POSITIONS: dict[str, type[nn.Module]] = {
+    "learned": LearnedPositions,
+    "sinusoidal": SinusoidalPositions,
+    "rotary": NoPositions,
 }
-
-
-def make_positions(config: ModelConfig) -> tuple[nn.Module, Rotation]:
-    embedding, rotation = KINDS[config.positions]
-    return embedding(config), rotation(config)
+# what turns queries and keys
+ROTATIONS: dict[str, type[nn.Module]] = {"learned": NoRotation, "sinusoidal": NoRotation, "rotary": Rotary}

@@ -63,7 +63,7 @@ def _adamw(model: GPT, config: OptimConfig, machine: Machine) -> Together:
 def _muon(model: GPT, config: OptimConfig, machine: Machine) -> Together:
     blocks = list(model.blocks.parameters())
     matrices = [p for p in blocks if p.ndim == 2]
-    embedding = [model.embed.weight]
+    embedding = [model.embed.weight, *model.pairs.parameters()]
     head = [] if model.config.tied else [model.head.weight]
     named = {id(p) for p in [*matrices, *embedding, *head]}
     others = [p for p in model.parameters() if id(p) not in named]
