@@ -1,0 +1,139 @@
+"""Time to a given loss: ours against nanoGPT, on tiny Shakespeare by character, context 64, on a CPU.
+
+    python bench/time_to_loss.py --nanogpt CHECKOUT --text DATA/shakespeare/input.txt [--rounds 1] [--target 1.898]
+
+nanoGPT runs its README's example for a computer without a GPU: its own train.py, stock, and with the learning rate and
+the length that `--tuned` names. Ours is the preset sprint-shakespeare. Both learn from the first 90 % of the text; both
+are judged alike: the loss over the whole last 10 %, in windows of 64. Each counts as a whole command, start-up,
+preparing and saving included, with nothing in our cache; and by its steps alone: what the command took, less what the
+same command takes for one step. A run that misses the target is shown with what it reached.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from common import machine, timed, versions
+
+README = dict(
+    word.split("=")
+    for word in (
+        "device=cpu compile=False eval_iters=20 log_interval=100 block_size=64 batch_size=12 "
+        "n_layer=4 n_head=4 n_embd=128 max_iters=2000 lr_decay_iters=2000 dropout=0.0"
+    ).split()
+)
+
+
+@dataclass
+class Result:
+    loss: float
+    whole: float
+    steps: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nanogpt", type=Path, required=True, metavar="CHECKOUT")
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--target", type=float, default=1.898)
+    parser.add_argument("--steps", type=int, nargs="*", default=[220], help="lengths of ours to try")
+    parser.add_argument("--tuned", nargs=2, metavar=("RATE", "STEPS"), default=["4e-3", "1000"])
+    args = parser.parse_args()
+    print(machine(), "|", versions("torch"), flush=True)
+    rate, steps = args.tuned
+    tuned = {"learning_rate": rate, "min_lr": "1e-4", "max_iters": steps, "lr_decay_iters": steps}
+    peers: dict[str, dict[str, str]] = {"nanoGPT, stock": {}, f"nanoGPT, rate {rate}, {steps} steps": tuned}
+    found: dict[str, list[Result]] = {}
+    for _ in range(args.rounds):
+        for steps in args.steps:
+            found.setdefault(f"sprint-shakespeare, {steps} steps", []).append(ours(args.text, steps))
+        for name, change in peers.items():
+            found.setdefault(name, []).append(nanogpt(args.nanogpt, args.text, change))
+    report(found, args.target)
+
+
+def report(found: dict[str, list[Result]], target: float) -> None:
+    medians = {
+        name: Result(*(median(getattr(each, key) for each in results) for key in ("loss", "whole", "steps")))
+        for name, results in found.items()
+    }
+    first = next(iter(medians.values()))
+    for name, it in medians.items():
+        note = "" if it.loss <= target else f"   misses {target}"
+        print(
+            f"{name:<36} loss {it.loss:.4f}   steps {it.steps:6.1f} s ({it.steps / first.steps:.1f}x ours)"
+            f"   command {it.whole:6.1f} s ({it.whole / first.whole:.1f}x){note}"
+        )
+
+
+def ours(text: Path, steps: int) -> Result:
+    def command(count: int, folder: str) -> None:
+        words = ["train", "sprint-shakespeare", "--data.corpus", str(text), "--run", "x", "--train.steps", str(count)]
+        run([sys.executable, "-m", "fledge", *words, "--train.eval_every", "0", "--train.sample_every", "0"], folder)
+
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
+        whole = timed(lambda: command(steps, folder))
+        start = timed(lambda: command(1, other))
+        judged = run([sys.executable, "-m", "fledge", "eval", "x", "--json"], folder)
+    return Result(json.loads(judged)["loss"], whole, whole - start)
+
+
+def nanogpt(checkout: Path, text: Path, change: dict[str, str]) -> Result:
+    """In a copy of the checkout, so that nothing of it changes."""
+    with tempfile.TemporaryDirectory() as folder:
+        run(["cp", "-r", f"{checkout}/.", folder], folder)
+        corpus = Path(folder) / "data" / "shakespeare_char"
+        (corpus / "input.txt").write_bytes(text.read_bytes())
+        run([sys.executable, "prepare.py"], str(corpus))
+
+        def command(count: str) -> None:
+            settings = {**README, **change, "max_iters": count, "eval_interval": count}
+            words = [f"--{name}={value}" for name, value in settings.items()]
+            run([sys.executable, "train.py", "config/train_shakespeare_char.py", *words], folder)
+
+        start = timed(lambda: command("1"))
+        whole = timed(lambda: command({**README, **change}["max_iters"]))
+        return Result(judge(Path(folder)), whole, whole - start)
+
+
+JUDGE = """
+import sys, numpy as np, torch
+sys.path.insert(0, ".")
+from model import GPT, GPTConfig
+held = torch.load("out-shakespeare-char/ckpt.pt", map_location="cpu", weights_only=True)
+model = GPT(GPTConfig(**held["model_args"])).eval()
+model.load_state_dict(held["model"])
+ids = torch.from_numpy(np.fromfile("data/shakespeare_char/val.bin", dtype=np.uint16).astype(np.int64))
+T = 64
+total = count = 0
+with torch.no_grad():
+    for start in range(0, len(ids) - 1, T):
+        x, y = ids[start : start + T], ids[start + 1 : start + T + 1]
+        x = x[: len(y)]
+        logits, loss = model(x[None], y[None])
+        total, count = total + float(loss) * len(y), count + len(y)
+print(total / count)
+"""
+
+
+def judge(folder: Path) -> float:
+    return float(run([sys.executable, "-c", JUDGE], str(folder)))
+
+
+def run(command: list[str], folder: str) -> str:
+    surroundings = {**os.environ, "FLEDGE_CACHE": f"{folder}/cache"}
+    done = subprocess.run(command, cwd=folder, env=surroundings, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()
