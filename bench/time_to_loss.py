@@ -21,13 +21,20 @@ from statistics import median
 
 from common import machine, timed, versions
 
-README = dict(
-    word.split("=")
-    for word in (
-        "device=cpu compile=False eval_iters=20 log_interval=100 block_size=64 batch_size=12 "
-        "n_layer=4 n_head=4 n_embd=128 max_iters=2000 lr_decay_iters=2000 dropout=0.0"
-    ).split()
-)
+README = {
+    "device": "cpu",
+    "compile": "False",
+    "eval_iters": "20",
+    "log_interval": "100",
+    "block_size": "64",
+    "batch_size": "12",
+    "n_layer": "4",
+    "n_head": "4",
+    "n_embd": "128",
+    "max_iters": "2000",
+    "lr_decay_iters": "2000",
+    "dropout": "0.0",
+}
 
 
 @dataclass
