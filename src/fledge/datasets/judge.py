@@ -91,7 +91,9 @@ def mark_repeated(seen: Sequence[Seen]) -> None:
 
 def counts(seen: Iterable[Seen]) -> dict[str, int]:
     """How many were dropped, and why."""
-    total = sum((np.bincount(rows["verdict"], minlength=len(REASONS) + 1) for rows in seen), np.zeros(5, dtype=int))
+    total = np.zeros(len(REASONS) + 1, dtype=int)
+    for rows in seen:
+        total += np.bincount(rows["verdict"], minlength=len(total))
     return {reason: int(total[verdict]) for verdict, reason in REASONS.items() if total[verdict]}
 
 
