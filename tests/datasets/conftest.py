@@ -73,8 +73,9 @@ def make(tmp_path: Path) -> Maker:
 
 @pytest.fixture
 def small_parts() -> Iterator[None]:
-    """Each file is a part of its own."""
+    """Each file is a part of its own; and nobody waits for a disk."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
         patch.setattr(plan, "LEAST", 1)
         patch.setattr(plan, "MOST", 1)
         yield
