@@ -19,7 +19,7 @@ from typing import Literal
 
 from fledge.base.errors import Interrupted, UserError
 from fledge.base.files import PARTIAL, locked, new_folders, remove_partials
-from fledge.datasets import shards
+from fledge.datasets import judge, shards
 from fledge.datasets.config import DataConfig
 from fledge.datasets.division import Division
 from fledge.datasets.engines import Engine
@@ -55,14 +55,15 @@ class Order:
 
 @dataclass(frozen=True)
 class Ahead:
-    """What is known before the long work begins. `left` is in bytes of text, as stored."""
+    """What is known before the long work begins."""
 
     order: Order
     tokenizer: Tokenizer
     by: By
     parts: int
     finished: int
-    left: int
+    left: int  # bytes of text, as stored
+    kept: float  # share of the text that the filters leave
 
 
 class Busy(UserError):
@@ -80,16 +81,16 @@ def build(order: Order, engine: Engine, watch: Watch, ready: Callable[[Ahead], N
         by = how_divided(order.data, order.reading)
         division = Division(by, order.data.val, order.data.test)
         job = Job(order.out, json.dumps(tokenizer.to_json()), order.reading.options, division)
-        parts, dropped = plan(order.reading, Rules.of(order.data), job, place, engine, watch)
+        parts, seen = plan(order.reading, Rules.of(order.data), job, place, engine, watch)
         records = finished(place, parts)
         missing = [part for part in parts if part.number not in records]
         left = sum(part.size for part in missing)
-        ready(Ahead(order, tokenizer, by, len(parts), len(records), left))
+        ready(Ahead(order, tokenizer, by, len(parts), len(records), left, judge.share_kept(seen)))
         with watch("encoding", left) as advance:
             for part, record in engine(partial(make_part, job), missing):
                 records[part.number] = record
                 advance(part.size)
-        complete(order, place, tokenizer, [records[part.number] for part in parts], dropped, by)
+        complete(order, place, tokenizer, [records[part.number] for part in parts], judge.counts(seen), by)
     return True
 
 

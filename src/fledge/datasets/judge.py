@@ -97,6 +97,12 @@ def counts(seen: Iterable[Seen]) -> dict[str, int]:
     return {reason: int(total[verdict]) for verdict, reason in REASONS.items() if total[verdict]}
 
 
+def share_kept(seen: Iterable[Seen]) -> float:
+    """Of the text, in bytes."""
+    sizes = [(rows["size"].sum(), rows["size"][rows["verdict"] == KEPT].sum()) for rows in seen]
+    return float(sum(kept for _, kept in sizes)) / max(1, sum(size for size, _ in sizes)) if sizes else 1.0
+
+
 def kept(pieces: Iterable[Piece], seen: Seen) -> Iterator[Piece]:
     """What the verdicts leave, each piece with the size of its document."""
     number = 0
