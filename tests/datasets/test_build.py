@@ -423,7 +423,7 @@ def test_the_manifest_says_what_was_read_left_out_and_made(make: "Maker", poems:
     assert manifest["split_by"] == "document"
     assert manifest["read"] == {
         "documents": PARTS + 1,
-        "bytes": sum(len(p.read_bytes().decode("utf-8", "replace").encode()) for p in poems.iterdir()) - 3,
+        "bytes": sum(p.stat().st_size for p in poems.iterdir()),  # as stored
         "empty": 1,
         "replaced": 1,
         "nul": 0,

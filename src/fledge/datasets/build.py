@@ -181,12 +181,12 @@ def how_divided(data: DataConfig, reading: Reading) -> By:
 
 def finished(place: Place, parts: Sequence[Part]) -> dict[int, Record]:
     """What was made before of the same text in the same way. Any other record goes, before its shards do."""
-    records, there = {}, place.names()
+    records = {}
     for part in parts:
         if (content := place.read(record_name(part.number))) is None:
             continue
         record = Record.from_file(content, part.key)
-        if record and there.issuperset(info.file for info in record.shards.values()):
+        if record and all(place.holds(info.file, info.sha256) for info in record.shards.values()):
             records[part.number] = record
         else:
             place.remove(record_name(part.number))
@@ -211,5 +211,6 @@ def complete(
     for name in place.names() - wanted:
         if OURS.fullmatch(name):
             place.remove(name)
+    place.settle(wanted)
     place.write(shards.MANIFEST, shards.manifest(tokenizer, splits, sizes, facts))
     place.forget_work()

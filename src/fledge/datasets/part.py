@@ -135,7 +135,7 @@ class SplitWriter:
         self.shard.add(self.tokenizer.encode(stretch.text))
         if stretch.ends and self.end is not None:
             self.shard.add(self.end)
-        self.bytes += len(stretch.text.encode())
+        self.bytes += len(stretch.text) if stretch.text.isascii() else len(stretch.text.encode())
 
     def close(self, name: str) -> ShardInfo:
         return self.shard.close(name)

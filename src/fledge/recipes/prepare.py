@@ -4,6 +4,7 @@ sources → reading → tokenizer → preview and estimate → parts, encoded by
 """
 
 import argparse
+import json
 import re
 import shlex
 import shutil
@@ -25,6 +26,7 @@ from fledge.datasets.build import Ahead, Busy, Order, build
 from fledge.datasets.config import DataConfig
 from fledge.datasets.engines import Engine
 from fledge.datasets.foreign import open_any
+from fledge.datasets.place import open_place
 from fledge.datasets.plan import digest
 from fledge.datasets.shards import Dataset
 from fledge.recipes.screen import counted, meter, progress, report, say
@@ -41,7 +43,7 @@ from fledge.track.terminal import printable
 PREVIEWED = 3  # documents
 SHOWN = 12  # tokens of each
 NAME, TOKENS = 28, 68  # cells of the screen
-PROBE = 4 << 20  # bytes of text that the estimate is made from
+PROBE = 16 << 20  # bytes of text that the estimate is made from
 NOT_TEXT = ("path", "stride", "corpus")  # settings of [data] that leave the dataset as it is
 PACKED = 3  # times larger than stored is text that was compressed, as a guess
 HELD_OUT = {"document": "whole documents", "tail": "the end of each document"}
@@ -70,8 +72,8 @@ def run(args: argparse.Namespace) -> None:
     workers = args.workers or engines.cores()
     if not build(order, engine_of(args, order), meter, partial(preview, workers=workers)):
         say(f"'{args.out}' holds this very dataset already: nothing was done")
-    dataset = open_named(args.out)
-    report(summary(dataset, args.out), as_json=args.json, text=in_words(dataset, args.out, time.perf_counter() - begun))
+    facts = summary(args.out)
+    report(facts, as_json=args.json, text=in_words(facts, time.perf_counter() - begun))
 
 
 def refuse_idle(overrides: Layer) -> None:
@@ -171,20 +173,22 @@ def preview(ahead: Ahead, workers: int) -> None:
     reading, tokenizer, data = ahead.order.reading, ahead.tokenizer, ahead.order.data
     held_out = HELD_OUT[ahead.by] if data.val or data.test else "nothing"
     say(f"{counted(len(reading.inputs), 'file')}, {human_bytes(reading.size)}; held out: {held_out}")
-    tokenizer.encode("")  # what it loads at first is not in the measure
-    begun, taken, tokens, shown = time.perf_counter(), 0, 0, 0
+    taken = tokens = shown = 0
+    slow, begun = 0, time.perf_counter()  # an encoder is slow until it has met the usual words
     for piece in reading.sample(PROBE):
         ids = tokenizer.encode(piece.text)
         if piece.start == 0 and shown < PREVIEWED:
             shown += 1
             name = fitting(printable(piece.document)[::-1], NAME)[::-1]  # of a long path the end tells more
             say(f"  {set_cell_size(name, NAME)}  {as_tokens(tokenizer, ids.tolist())}")
-        taken += len(piece.text.encode())
+        taken += piece.end - piece.start
         tokens += len(ids) + piece.last
+        if not slow and taken >= PROBE // 2:
+            slow, begun = taken, time.perf_counter()
         if taken >= PROBE:
             break
+    seconds = (time.perf_counter() - begun) / (taken - slow) * unpacked(reading, ahead.left) / workers
     share = taken / max(1, unpacked(reading, reading.size)) if taken >= PROBE else 1.0
-    seconds = (time.perf_counter() - begun) / taken * unpacked(reading, ahead.left) / workers
     total = tokens / share * ahead.kept
     disk = total * shards.id_type(tokenizer.vocab_size).itemsize
     say(f"about {in_short(total)} tokens, {human_bytes(disk)} on disk, {in_time(seconds)} with {workers} at work")
@@ -221,17 +225,16 @@ def in_time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def summary(dataset: Dataset, out: str) -> dict[str, Any]:
+def summary(out: str) -> dict[str, Any]:
+    manifest = json.loads(open_place(out).read(shards.MANIFEST) or b"")
     kept = ("tokens", "documents", "bytes")
-    splits = {name: {key: split[key] for key in kept} for name, split in dataset.manifest["splits"].items()}
-    read, dropped = dataset.manifest["read"], dataset.manifest["dropped"]
-    size = dataset.tokenizer.vocab_size
-    return {"folder": out, "vocab_size": size, "splits": splits, "read": read, "dropped": dropped}
+    splits = {name: {key: split[key] for key in kept} for name, split in manifest["splits"].items()}
+    return {"folder": out, "splits": splits, **{key: manifest[key] for key in ("vocab_size", "read", "dropped")}}
 
 
-def in_words(dataset: Dataset, out: str, seconds: float) -> str:
-    facts = summary(dataset, out)
-    lines = [f"{out}: {dataset.tokenizer.kind} tokenizer with {counted(dataset.tokenizer.vocab_size, 'token')}"]
+def in_words(facts: dict[str, Any], seconds: float) -> str:
+    out = facts["folder"]
+    lines = [f"{out}: a vocabulary of {counted(facts['vocab_size'], 'token')}"]
     for name, split in facts["splits"].items():
         if split["tokens"]:
             number, unit = counted(split["documents"], "document").split()

@@ -94,7 +94,7 @@ class Tally:
     """What was met on the way. Each reader fills its own; `add` joins those of several processes."""
 
     documents: int = 0
-    bytes: int = 0  # of UTF-8, as handed on
+    bytes: int = 0  # of text, as stored
     empty: int = 0  # documents of nothing, left out
     replaced: int = 0  # bytes that were not UTF-8
     nul: int = 0  # NUL characters, kept
