@@ -174,7 +174,7 @@ def preview(ahead: Ahead, workers: int) -> None:
     held_out = HELD_OUT[ahead.by] if data.val or data.test else "nothing"
     say(f"{counted(len(reading.inputs), 'file')}, {human_bytes(reading.size)}; held out: {held_out}")
     taken = tokens = shown = 0
-    slow, begun = 0, time.perf_counter()  # an encoder is slow until it has met the usual words
+    clock = [(0, time.perf_counter())]
     for piece in reading.sample(PROBE):
         ids = tokenizer.encode(piece.text)
         if piece.start == 0 and shown < PREVIEWED:
@@ -183,11 +183,11 @@ def preview(ahead: Ahead, workers: int) -> None:
             say(f"  {set_cell_size(name, NAME)}  {as_tokens(tokenizer, ids.tolist())}")
         taken += piece.end - piece.start
         tokens += len(ids) + piece.last
-        if not slow and taken >= PROBE // 2:
-            slow, begun = taken, time.perf_counter()
+        clock.append((taken, time.perf_counter()))
         if taken >= PROBE:
             break
-    seconds = (time.perf_counter() - begun) / (taken - slow) * unpacked(reading, ahead.left) / workers
+    slow, begun = [mark for mark in clock[:-1] if mark[0] <= taken / 2][-1]  # until it has met the usual words
+    seconds = (clock[-1][1] - begun) / (taken - slow) * unpacked(reading, ahead.left) / workers
     share = taken / max(1, unpacked(reading, reading.size)) if taken >= PROBE else 1.0
     total = tokens / share * ahead.kept
     disk = total * shards.id_type(tokenizer.vocab_size).itemsize
