@@ -56,19 +56,21 @@ def run(args: argparse.Namespace) -> None:
     settings = build_settings(PrepareSettings, read_overrides(args.overrides))
     tokenizer = replace(settings.tokenizer, file=args.tokenizer or settings.tokenizer.file)
     begun = time.perf_counter()
+    ray = ray_engine(args)
     order = order_of(args.sources, settings.data, tokenizer, args.out)
-    workers = args.workers or engines.cores()
-    build(order, engine_of(args, order), meter, partial(preview, workers=workers))
+    workers = engines.workers(args.workers, order.reading.size)
+    build(order, ray or engines.local(workers), meter, partial(preview, workers=workers))
     dataset = open_named(args.out)
     report(summary(dataset, args.out), as_json=args.json, text=in_words(dataset, args.out, time.perf_counter() - begun))
 
 
-def engine_of(args: argparse.Namespace, order: Order) -> Engine:
+def ray_engine(args: argparse.Namespace) -> Engine | None:
+    """None where it is not asked for; a cluster that is not there is refused before any text is looked at."""
     if args.engine == "ray":
-        return engines.on_ray(args.address)
+        return engines.on_ray(args.address, args.workers)
     if args.address:
         raise UserError("--address is a Ray cluster's", "add --engine ray, or leave it out")
-    return engines.local(args.workers, order.reading.size)
+    return None
 
 
 def order_of(named: Sequence[str], data: DataConfig, tokenizer: TokenizerConfig, out: str) -> Order:
@@ -129,7 +131,8 @@ def prepare(
     """A dataset in a folder. One that `check` refuses does not stay."""
     order = order_of(named, data, tokenizer, str(out))
     with new_folders(out.parent):
-        build(order, engines.local(None, order.reading.size), meter, lambda _: None)
+        workers = engines.workers(None, order.reading.size)
+        build(order, engines.local(workers), meter, lambda _: None)
         dataset = shards.open_dataset(out)
         try:
             check(dataset)
