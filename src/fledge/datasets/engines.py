@@ -128,12 +128,8 @@ def on_ray(address: str | None, count: int | None) -> Engine:
                 (done, *_), _ = ray.wait(list(waiting))
                 try:
                     result = ray.get(done)
-                except ray.exceptions.RayTaskError as error:
-                    raise error.cause from error
-                except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
-                    raise _killed() from None
                 except ray.exceptions.RayError as error:
-                    raise UserError(f"Ray gave up: {error}", "see its logs, and run this again") from None
+                    raise _from_ray(error) from error
                 yield waiting.pop(done), result
                 waiting.update((task.remote(shared, item), item) for item in islice(queue, 1))
 
@@ -142,6 +138,19 @@ def on_ray(address: str | None, count: int | None) -> Engine:
 
 def _call(work: Work, item: Any) -> Any:
     return work(item)
+
+
+def _from_ray(error: Exception) -> Exception:
+    """What a worker raised, as it would be raised here; Ray's own troubles in our words."""
+    from ray import exceptions
+
+    cause: Exception = error.cause if isinstance(error, exceptions.RayTaskError) else error
+    if isinstance(cause, exceptions.WorkerCrashedError | exceptions.OutOfMemoryError):
+        return _killed()
+    if isinstance(cause, exceptions.RayError):
+        words = str(cause).partition("\n")[0]
+        return UserError(f"Ray gave up: {words}", "its machines need this very fledge, and must all see the files")
+    return cause
 
 
 def _knock(address: str) -> None:
@@ -164,6 +173,7 @@ def _ray_session(address: str | None) -> Iterator[None]:
     with contextlib.redirect_stdout(sys.stderr):  # Ray prints what becomes of its workers; stdout is for results
         _join_ray(address or "local")
         try:
+            _refuse_strangers()
             yield
         finally:
             ray.shutdown()
@@ -181,3 +191,20 @@ def _join_ray(address: str) -> None:
         raise UserError(f"could not join Ray at '{address}': {error}", hint) from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, at_sigterm)  # Ray would make it an ordinary exit, with status 15
+
+
+def _refuse_strangers() -> None:
+    """Workers with another fledge, or none, would make another dataset, or none."""
+    import ray
+
+    def version() -> str:  # goes to the worker as it stands here
+        try:
+            from fledge import __version__
+        except ImportError:
+            return "none"
+        return __version__
+
+    there = ray.get(ray.remote(version).remote())
+    if there != version():
+        hint = "install the same one on all its machines"
+        raise UserError(f"this is fledge {version()}, and the Ray cluster has {there}", hint)
