@@ -89,9 +89,9 @@ LINES = b'{"text": "one"}\n{"text": "two"}\n'
         ("a.jsonl", LINES, ["one", "two"]),
         ("a.txt", LINES, ["one", "two"]),
         ("a", b'\xef\xbb\xbf{"text": "one"}', ["one"]),
-        ("a.jsonl.gz", gzip.compress(LINES), ["one", "two"]),
-        ("a.gz", gzip.compress(LINES), ["one", "two"]),
-        ("a.txt", gzip.compress(b"pla") + gzip.compress(b"in"), ["plain"]),
+        ("a.jsonl.gz", gzip.compress(LINES, mtime=0), ["one", "two"]),
+        ("a.gz", gzip.compress(LINES, mtime=0), ["one", "two"]),
+        ("a.txt", gzip.compress(b"pla", mtime=0) + gzip.compress(b"in", mtime=0), ["plain"]),
         ("a.txt.zst", zstd(b"pla") + zstd(b"in"), ["plain"]),
         ("a.gz", b"not packed at all", ["not packed at all"]),
         ("a.bin", parquet(text=["one", None, "two"]), ["one", "two"]),
@@ -192,6 +192,25 @@ def test_half_characters_in_json_are_replaced_and_counted_and_whole_ones_kept(tm
     tally = Tally()
     assert read(tmp_path / "a.jsonl", tally) == ["🦆 \ufffd"]
     assert (tally.surrogates, tally.empty, tally.documents) == (1, 2, 1)
+
+
+def test_a_nul_is_counted_however_it_is_spelled(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "a\\u0000b\\u0000"}\n')
+    (tmp_path / "a.parquet").write_bytes(parquet(text=["a\0b\0"]))
+    for name in ("a.jsonl", "a.parquet"):
+        tally = Tally()
+        assert read(tmp_path / name, tally) == ["a\0b\0"]
+        assert tally.nul == 2
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xef\xbb\xbf", gzip.compress(b"", mtime=0), gzip.compress(b"\xef\xbb\xbf", mtime=0)]
+)
+def test_a_file_of_nothing_is_counted_as_an_empty_document(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a").write_bytes(content)
+    tally = Tally()
+    assert read(tmp_path / "a", tally) == []
+    assert tally == Tally(empty=1)
 
 
 def test_tallies_of_several_readers_add_up() -> None:

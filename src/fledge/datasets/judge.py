@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fledge.base.errors import UserError
 from fledge.datasets.config import DataConfig
 from fledge.text.formats import Options, Piece, Slice, read_slice
 
@@ -48,7 +49,7 @@ class Rules:
             return SHORT
         if self.max_length is not None and length > self.max_length:
             return LONG
-        return FOREIGN if self.charset and inside < self.charset_share * length else KEPT
+        return FOREIGN if self.charset and inside / length < self.charset_share else KEPT
 
     def inside(self, text: str) -> int:
         """How many characters the charset has. ASCII is in all of them (config.py)."""
@@ -98,6 +99,8 @@ def kept(pieces: Iterable[Piece], seen: Seen) -> Iterator[Piece]:
     """What the verdicts leave, each piece with the size of its document."""
     number = 0
     for piece in pieces:
+        if number == len(seen):
+            raise UserError(f"'{piece.document}' is new: the text changed while it was read", "run it again")
         if seen["verdict"][number] == KEPT:
             yield replace(piece, size=int(seen["size"][number]))
         number += piece.last

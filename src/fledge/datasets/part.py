@@ -5,6 +5,7 @@
 The same part gives the same bytes on every machine. The record is written last, so where it is, the shards are too.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -58,18 +59,27 @@ class Record:
     sizes: dict[str, int] = field(default_factory=dict)  # of the text, in bytes
     tally: Tally = field(default_factory=Tally)
 
-    def to_json(self) -> bytes:
-        return json.dumps(asdict(self)).encode()
+    def to_file(self) -> bytes:
+        return sealed(json.dumps(asdict(self)).encode())
 
     @classmethod
-    def from_json(cls, content: bytes) -> "Record | None":
-        """None for anything that is not one."""
-        try:
-            value: dict[str, Any] = json.loads(content)
-            shards = {split: ShardInfo(**info) for split, info in value["shards"].items()}
-            return cls(value["key"], shards, value["sizes"], Tally(**value["tally"]))
-        except (ValueError, TypeError, KeyError, AttributeError):
+    def from_file(cls, content: bytes, key: str) -> "Record | None":
+        """None where it is damaged, or has another key."""
+        value: dict[str, Any] = json.loads(unsealed(content) or b"{}")
+        if value.get("key") != key:
             return None
+        shards = {split: ShardInfo(**info) for split, info in value["shards"].items()}
+        return cls(key, shards, value["sizes"], Tally(**value["tally"]))
+
+
+def sealed(content: bytes) -> bytes:
+    """With its own hash before it: what comes back from a disk may be anything."""
+    return hashlib.sha256(content).hexdigest().encode() + b"\n" + content
+
+
+def unsealed(content: bytes | None) -> bytes | None:
+    seal, _, inner = (content or b"").partition(b"\n")
+    return inner if seal == hashlib.sha256(inner).hexdigest().encode() else None
 
 
 def record_name(number: int) -> str:
@@ -87,7 +97,7 @@ def make_part(job: Job, part: Part) -> Record:
         for split, info in shards.items():
             place.adopt(folder / split, info.file)
     record = Record(part.key, shards, {split: writer.bytes for split, writer in writers.items()}, tally)
-    place.write(record_name(part.number), record.to_json())
+    place.write(record_name(part.number), record.to_file())
     return record
 
 
@@ -125,7 +135,7 @@ class SplitWriter:
         self.shard.add(self.tokenizer.encode(stretch.text))
         if stretch.ends and self.end is not None:
             self.shard.add(self.end)
-        self.bytes += len(stretch.text.encode())
+        self.bytes += len(stretch.text) if stretch.text.isascii() else len(stretch.text.encode())
 
     def close(self, name: str) -> ShardInfo:
         return self.shard.close(name)

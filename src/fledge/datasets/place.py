@@ -7,11 +7,12 @@ Knows names and bytes; does not know what a dataset is.
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from fledge.base.files import PARTIAL, sync_file, sync_folder, user_path, write_atomic
+from fledge.base.files import sha256 as hash_of
 from fledge.text.inputs import is_url, refusals
 
 WORK = ".parts"  # what is needed until the dataset is whole
@@ -27,7 +28,13 @@ class Place(Protocol):
         """A folder for files that are being made; what is left in it is thrown away."""
 
     def adopt(self, file: Path, name: str) -> None:
-        """Moves a finished file in, durably."""
+        """Moves a finished file in."""
+
+    def holds(self, name: str, sha256: str, /) -> bool:
+        """Whether this file is here and whole."""
+
+    def settle(self, names: Iterable[str]) -> None:
+        """When this returns, no power cut takes these files away."""
 
     def names(self) -> set[str]:
         """All files that are here, those in WORK aside."""
@@ -45,7 +52,7 @@ class Folder:
     def read(self, name: str) -> bytes | None:
         try:
             return (self.path / name).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def write(self, name: str, content: bytes) -> None:
@@ -57,18 +64,28 @@ class Folder:
             yield Path(folder)
 
     def adopt(self, file: Path, name: str) -> None:
-        sync_file(file)
         target = self.path / name
         target.parent.mkdir(exist_ok=True)
         file.replace(target)
-        sync_folder(target.parent)
+
+    def holds(self, name: str, sha256: str, /) -> bool:
+        return (self.path / name).is_file() and hash_of(self.path / name) == sha256
+
+    def settle(self, names: Iterable[str]) -> None:
+        for name in names:
+            sync_file(self.path / name)
+        for folder in {(self.path / name).parent for name in names}:
+            sync_folder(folder)
 
     def names(self) -> set[str]:
         found = {p.relative_to(self.path) for p in self.path.rglob("*") if p.is_file()}
         return {p.as_posix() for p in found if p.parts[0] != WORK}
 
     def remove(self, name: str) -> None:
-        (self.path / name).unlink(missing_ok=True)
+        file = self.path / name
+        file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its folder goes too, if nothing else is in it
+            file.parent.rmdir()
 
     def forget_work(self) -> None:
         shutil.rmtree(self.path / WORK, ignore_errors=True)
@@ -117,6 +134,13 @@ class Remote:
         with refusals(self.url):
             self.system.put_file(str(file), self._at(name))
         file.unlink()
+
+    def holds(self, name: str, _: str, /) -> bool:
+        """An object store keeps what it has taken."""
+        with refusals(self.url):
+            return bool(self.system.exists(self._at(name)))
+
+    def settle(self, names: Iterable[str]) -> None: ...
 
     def names(self) -> set[str]:
         with refusals(self.url):

@@ -4,6 +4,7 @@ sources → reading → tokenizer → preview and estimate → parts, encoded by
 """
 
 import argparse
+import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -17,10 +18,12 @@ from fledge.base.files import cache_dir, human_bytes, new_folders, user_path
 from fledge.base.settings import build as build_settings
 from fledge.base.settings import read_overrides
 from fledge.datasets import engines, remote, shards
-from fledge.datasets.build import Ahead, Busy, Order, build, digest
+from fledge.datasets.build import Ahead, Busy, Order, build
 from fledge.datasets.config import DataConfig
 from fledge.datasets.engines import Engine
 from fledge.datasets.foreign import open_any
+from fledge.datasets.place import open_place
+from fledge.datasets.plan import digest
 from fledge.datasets.shards import Dataset
 from fledge.recipes.screen import meter, progress, report, say
 from fledge.recipes.tokenizers import make_tokenizer, named_tokenizer
@@ -34,7 +37,7 @@ from fledge.track.terminal import printable
 
 PREVIEWED = 3  # documents
 SHOWN = 12  # tokens of each
-PROBE = 4 << 20  # bytes of text that the estimate is made from
+PROBE = 16 << 20  # bytes of text that the estimate is made from
 NOT_TEXT = {"path", "stride", "corpus"}  # settings of [data] that leave the dataset as it is
 PACKED = 3  # times larger than stored is text that was compressed, as a guess
 MET = {
@@ -60,8 +63,8 @@ def run(args: argparse.Namespace) -> None:
     order = order_of(args.sources, settings.data, tokenizer, args.out)
     workers = engines.workers(args.workers, order.reading.size)
     build(order, ray or engines.local(workers), meter, partial(preview, workers=workers))
-    dataset = open_named(args.out)
-    report(summary(dataset, args.out), as_json=args.json, text=in_words(dataset, args.out, time.perf_counter() - begun))
+    facts = summary(args.out)
+    report(facts, as_json=args.json, text=in_words(facts, time.perf_counter() - begun))
 
 
 def ray_engine(args: argparse.Namespace) -> Engine | None:
@@ -149,17 +152,20 @@ def preview(ahead: Ahead, workers: int) -> None:
     """The first documents as tokens; and what all of it will come to, measured on some megabytes of this text."""
     reading, tokenizer = ahead.order.reading, ahead.tokenizer
     say(f"{len(reading.inputs):,} files, {human_bytes(reading.size)}; split by {ahead.by}")
-    begun, taken, tokens, shown = time.perf_counter(), 0, 0, 0
+    taken = tokens = shown = 0
+    slow, begun = 0, time.perf_counter()  # an encoder is slow until it has met the usual words
     for piece in reading.sample(PROBE):
         ids = tokenizer.encode(piece.text)
         if piece.start == 0 and shown < PREVIEWED:
             shown += 1
             say(f"  {printable(piece.document)[-40:]:<40} {as_tokens(tokenizer, ids[:SHOWN].tolist())} …")
-        taken += len(piece.text.encode())
+        taken += piece.end - piece.start
         tokens += len(ids)
+        if not slow and taken >= PROBE // 2:
+            slow, begun = taken, time.perf_counter()
         if taken >= PROBE:
             break
-    seconds = (time.perf_counter() - begun) / taken * unpacked(reading, ahead.left) / workers
+    seconds = (time.perf_counter() - begun) / (taken - slow) * unpacked(reading, ahead.left) / workers
     total = unpacked(reading, reading.size) / taken * tokens
     disk = total * shards.id_type(tokenizer.vocab_size).itemsize
     say(f"about {in_short(total)} tokens, {human_bytes(disk)} on disk, {in_time(seconds)} with {workers} at work")
@@ -191,21 +197,19 @@ def in_time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def summary(dataset: Dataset, out: str) -> dict[str, Any]:
+def summary(out: str) -> dict[str, Any]:
+    manifest = json.loads(open_place(out).read(shards.MANIFEST) or b"")
     kept = ("tokens", "documents", "bytes")
-    splits = {name: {key: split[key] for key in kept} for name, split in dataset.manifest["splits"].items()}
-    read, dropped = dataset.manifest["read"], dataset.manifest["dropped"]
-    size = dataset.tokenizer.vocab_size
-    return {"folder": out, "vocab_size": size, "splits": splits, "read": read, "dropped": dropped}
+    splits = {name: {key: split[key] for key in kept} for name, split in manifest["splits"].items()}
+    return {"folder": out, "splits": splits, **{key: manifest[key] for key in ("vocab_size", "read", "dropped")}}
 
 
-def in_words(dataset: Dataset, out: str, seconds: float) -> str:
-    facts = summary(dataset, out)
-    lines = [f"{out}: {dataset.tokenizer.kind} tokenizer with {dataset.tokenizer.vocab_size:,} tokens"]
+def in_words(facts: dict[str, Any], seconds: float) -> str:
+    lines = [f"{facts['folder']}: ids of {facts['vocab_size']:,} tokens"]
     for name, split in facts["splits"].items():
         if split["tokens"]:
             size = human_bytes(split["bytes"])
             lines.append(f"  {name:<6}{split['tokens']:>14,} tokens  {split['documents']:>8,} documents  {size:>10}")
     lines += [f"  {count:,} documents left out: {reason}" for reason, count in facts["dropped"].items()]
     lines += [f"  {facts['read'][name]:,} {what}" for name, what in MET.items() if facts["read"][name]]
-    return "\n".join([*lines, f"done in {in_time(seconds)}; next: fledge train demo --data.path {out}"])
+    return "\n".join([*lines, f"done in {in_time(seconds)}; next: fledge train demo --data.path {facts['folder']}"])

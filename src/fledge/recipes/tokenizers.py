@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from fledge.base.errors import UserError
 from fledge.base.files import cache_dir, human_bytes, user_path
 from fledge.recipes.screen import progress, say
 from fledge.text import download
@@ -56,7 +57,11 @@ def usual_gpt2_folders() -> list[Path]:
 
 
 def fetch(name: str, url: str, sha256: str) -> Path:
-    return download.fetch(url, downloads() / name, download.Expected(sha256=sha256))
+    try:
+        return download.fetch(url, downloads() / name, download.Expected(sha256=sha256))
+    except UserError as error:
+        hint = f"check the network; or put {' and '.join(gpt2.SHA256)} into '{downloads()}'"
+        raise UserError(error.message, hint) from None
 
 
 def downloads() -> Path:

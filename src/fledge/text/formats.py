@@ -10,12 +10,13 @@ Reads and checks; does not know where inputs come from (sources.py) or what toke
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fledge.text import jsonl, parquet, plain
 from fledge.text.inputs import (
     HEAD,
+    MARK,
     PIECE,
     Document,
     Input,
@@ -95,19 +96,9 @@ def read_slice(part: Slice, options: Options | None = None, tally: Tally | None 
     tally = Tally() if tally is None else tally
     reader = {"txt": _read_plain, "jsonl": _read_lines, "parquet": _read_parquet}[source.format]
     for piece in reader(part, options, tally):
-        piece = _whole_characters(piece, tally)
-        tally.bytes += len(piece.text.encode())
+        tally.bytes += piece.end - piece.start
         tally.documents += piece.last
         yield piece
-
-
-def _whole_characters(piece: Piece, tally: Tally) -> Piece:
-    """JSON can spell half a character; no UTF-8 can hold it."""
-    if piece.text.isascii() or not SURROGATE.search(piece.text):
-        return piece
-    text, count = SURROGATE.subn("\ufffd", piece.text)
-    tally.surrogates += count
-    return replace(piece, text=text)
 
 
 def _read_plain(part: Slice, options: Options, tally: Tally) -> Iterator[Piece]:
@@ -117,6 +108,7 @@ def _read_plain(part: Slice, options: Options, tally: Tally) -> Iterator[Piece]:
         if not part.start:
             file = peeked = Peeked(file)
             plain.refuse_binary(peeked.head, source.name)
+            tally.empty += not peeked.head.removeprefix(MARK.encode())
         if separator:
             parts = plain.byte_pieces(plain.separated_chunks(file, separator, part.start, part.end))
         else:
@@ -124,7 +116,7 @@ def _read_plain(part: Slice, options: Options, tally: Tally) -> Iterator[Piece]:
         for begin, place, data, last in parts:
             text = plain.decode(data, (source, begin + place), options.errors, tally)
             if begin + place == 0:
-                text = text.removeprefix("\ufeff")
+                text = text.removeprefix(MARK)
             if text:
                 name = f"{source.name}@{begin}" if separator else source.name
                 yield Piece(name, text, last, place, place + len(data), whole)
@@ -153,8 +145,9 @@ def _read_lines(part: Slice, options: Options, tally: Tally) -> Iterator[Piece]:
     with open_bytes(source, max(0, part.start - 1)) as file:
         for at, line in jsonl.lines(file, source, part.start, part.end, number):
             text = jsonl.text_of(line, at, source, options, tally, number)
+            tally.nul += text.count("\0")  # in JSON it must be spelled out
             if text:
-                yield from _in_pieces(f"{source.name}@{at}", text)
+                yield from _in_pieces(f"{source.name}@{at}", text, tally)
             else:
                 tally.empty += bool(line.strip())
 
@@ -179,19 +172,24 @@ def _read_parquet(part: Slice, options: Options, tally: Tally) -> Iterator[Piece
         for _, number, text in parquet.rows(file, source, field, part.start, part.end):
             if text:
                 tally.nul += text.count("\0")
-                yield from _in_pieces(f"{source.name}@{number}", text)
+                yield from _in_pieces(f"{source.name}@{number}", text, tally)
             else:
                 tally.empty += 1
 
 
-def _in_pieces(name: str, text: str) -> Iterator[Piece]:
-    data = text.encode("utf-8", "surrogatepass")
+def _in_pieces(name: str, text: str, tally: Tally) -> Iterator[Piece]:
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:  # JSON can spell half a character; no UTF-8 can hold it
+        text, count = SURROGATE.subn("\ufffd", text)
+        tally.surrogates += count
+        data = text.encode()
     if len(data) <= PIECE:
         yield Piece(name, text, end=len(data), size=len(data))
         return
     chunks = ((0, data[at : at + PIECE], at + PIECE >= len(data)) for at in range(0, len(data), PIECE))
     for _, place, part, last in plain.byte_pieces(chunks):
-        yield Piece(name, part.decode("utf-8", "surrogatepass"), last, place, place + len(part), len(data))
+        yield Piece(name, part.decode(), last, place, place + len(part), len(data))
 
 
 def documents(pieces: Iterator[Piece]) -> Iterator[Document]:

@@ -21,6 +21,7 @@ Errors = Literal["replace", "strict"]
 
 PIECE = 1 << 20  # bytes: longer documents come in pieces of about this size
 HEAD = 8192  # bytes that are looked at to tell text from binary
+MARK = "\ufeff"  # at the beginning of a file it says that this is UTF-8, and is no part of the text
 MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gz", b"\x28\xb5\x2f\xfd": "zst"}
 CODEC = {"gz": "gzip", "zst": "zstd"}
 LINES = (".jsonl", ".ndjson")
@@ -93,7 +94,7 @@ class Tally:
     """What was met on the way. Each reader fills its own; `add` joins those of several processes."""
 
     documents: int = 0
-    bytes: int = 0  # of UTF-8, as handed on
+    bytes: int = 0  # of text, as stored
     empty: int = 0  # documents of nothing, left out
     replaced: int = 0  # bytes that were not UTF-8
     nul: int = 0  # NUL characters, kept
@@ -206,7 +207,7 @@ def describe(name: str, path: str, size: int | None = None) -> Input:
 
 def looks_like_json_lines(head: bytes) -> bool:
     """Whether a file that is not called so holds JSON lines: two objects alike, or one with a text in it."""
-    lines = head.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    lines = head.removeprefix(MARK.encode()).split(b"\n")
     if not lines[0].startswith(b"{"):
         return False
     if len(lines) == 1:

@@ -6,10 +6,13 @@ a plain file or in parquet. Knows nothing of compression or of where the file li
 
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
+
+import orjson
 
 from fledge.base.errors import UserError
 from fledge.base.files import human_bytes
-from fledge.text.inputs import Input, Options, Readable, Tally
+from fledge.text.inputs import MARK, Input, Options, Readable, Tally
 from fledge.text.plain import READ, decode
 
 LINE_LIMIT = 64 << 20
@@ -42,18 +45,7 @@ def lines(file: Readable, source: Input, start: int, end: int | None, number: Pl
 
 def text_of(line: bytes, at: int, source: Input, options: Options, tally: Tally, number: Place) -> str:
     """The text in one line; '' where it holds none."""
-    words = decode(line, (source, at), options.errors, tally)
-    if at == 0:
-        words = words.removeprefix("\ufeff")
-    if not words.strip():
-        return ""
-    try:
-        value = json.loads(words)
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"'{source.name}' line {number(at)} is not JSON: {error}",
-            "mend or remove that line; a plain text should not be called .jsonl",
-        ) from None
+    value = value_of(line, at, source, options, tally, number)
     if not isinstance(value, dict):
         raise UserError(
             f"'{source.name}' line {number(at)} is no JSON object but {kind(value)}",
@@ -74,6 +66,25 @@ def text_of(line: bytes, at: int, source: Input, options: Options, tally: Tally,
             "choose the field that holds the text",
         )
     return text
+
+
+def value_of(line: bytes, at: int, source: Input, options: Options, tally: Tally, number: Place) -> Any:
+    """What the line says; a blank one says nothing. What the fast parser does not take, the standard one judges."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        words = decode(line, (source, at), options.errors, tally)
+    if at == 0:
+        words = words.removeprefix(MARK)
+    if not words.strip():
+        return {options.field: None}
+    try:
+        return json.loads(words)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"'{source.name}' line {number(at)} is not JSON: {error}",
+            "mend or remove that line; a plain text should not be called .jsonl",
+        ) from None
 
 
 def kind(value: object) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from fledge.base.errors import UserError
 from fledge.text.inputs import PIECE, Errors, Input, Readable, Tally, looks_binary
 
-READ = 1 << 18
+READ = 1 << 20
 WINDOW = 1 << 16  # how far behind the nominal place a safe one is looked for
 # Before a space between two words, or behind a line's end: no word, number or run of signs crosses these.
 SAFE = re.compile(r"(?<=[^\W_])(?= [^\W\d_])|(?<=\S\n)(?=[^\W_])")

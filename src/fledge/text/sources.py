@@ -152,14 +152,14 @@ def _chosen(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
 
 
 def slices(several: Iterable[Input], target: int) -> list[Slice]:
-    """All that is to be read, in parts of about `target` bytes: each input as often as its weight says."""
-    found = []
-    for each in several:
-        once = formats.slices(each, target)
-        found += once * int(each.weight)
-        if fraction := each.weight - int(each.weight):
-            found += [replace(part, share=fraction) for part in once]
-    return found
+    """All that is to be read, in parts of about `target` bytes."""
+    return [part for each in several for part in again(formats.slices(each, target), each.weight)]
+
+
+def again(once: list[Slice], weight: float) -> list[Slice]:
+    """The slices of an input, as often as its weight says; of the last time perhaps only a share."""
+    fraction = weight - int(weight)
+    return once * int(weight) + [replace(part, share=fraction) for part in once if fraction]
 
 
 def share(pieces: Iterable[Piece], part: float) -> Iterator[Piece]:

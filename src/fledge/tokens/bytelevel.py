@@ -33,14 +33,17 @@ def unspell(signs: str) -> bytes:
     return bytes(BYTE_OF[sign] for sign in signs)
 
 
-def well_formed(text: str) -> str:
-    """The same text, if it can be written as UTF-8. Surrogates that stand in pairs become the character that they
-    mean; one that stands alone means nothing, and becomes '�'."""
+def utf8(text: str) -> bytes:
+    """Any text as UTF-8. Surrogates that stand in pairs become the character that they mean; one that stands alone
+    means nothing, and becomes '�'."""
     try:
-        text.encode()
+        return text.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+
+
+def well_formed(text: str) -> str:
+    return text if text.isascii() else utf8(text).decode()
 
 
 def check_size(vocab_size: int, specials: int) -> None:

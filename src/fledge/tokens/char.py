@@ -4,7 +4,6 @@ A character that was not there when the tokenizer was made is refused, with its 
 replaced by '�'. Does not split words and does not compress; see bpe.py for that.
 """
 
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +17,18 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 REFUSED = "<|unknown|>"  # named as the unknown token but in no vocabulary: other programs refuse too
 UNICODE = 0x110000  # one place for every character there can be
 NOT_THERE = -1
+
+
+def count_characters(texts: Iterable[str]) -> dict[str, int]:
+    counts = np.zeros(UNICODE, dtype=np.int64)
+    for text in texts:
+        here = np.bincount(codes_of(text))  # as long as the largest code asks for: for most texts that is short
+        counts[: len(here)] += here
+    return {chr(code): int(counts[code]) for code in np.flatnonzero(counts)}
+
+
+def codes_of(text: str) -> NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
 
 
 class CharTokenizer:
@@ -39,9 +50,7 @@ class CharTokenizer:
         cls, texts: Iterable[str], vocab_size: int | None = None, unknown: str = "refuse", special: str | None = None
     ) -> "CharTokenizer":
         """Every character of the texts, or the most frequent ones where `vocab_size` limits them."""
-        counts: Counter[str] = Counter()
-        for text in texts:
-            counts.update(text)
+        counts = count_characters(texts)
         maps_unknown = unknown == "map"
         if maps_unknown:
             counts.pop(REPLACEMENT, None)  # it gets its own place below
@@ -65,8 +74,7 @@ class CharTokenizer:
         return len(self.characters) if self.special else None
 
     def encode(self, text: str) -> NDArray[np.uint32]:
-        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-        ids = self._id[codes]
+        ids = self._id[codes_of(text)]
         if len(ids) and ids.min() == NOT_THERE:
             at = int(np.argmax(ids == NOT_THERE))
             what = f"{text[at]!r} (U+{ord(text[at]):04X})"

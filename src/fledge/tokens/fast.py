@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, trainers
 
 from fledge.tokens import bytelevel, turbo
-from fledge.tokens.bytelevel import ALPHABET, BYTE_OF, spell, well_formed
+from fledge.tokens.bytelevel import ALPHABET, BYTE_OF, spell, utf8, well_formed
 from fledge.tokens.document import outside
 from fledge.tokens.spelling import spelling
 
@@ -93,8 +93,9 @@ class FastTokenizer:
 
     def encode(self, text: str) -> NDArray[np.uint32]:
         """What spells a special token is text like any other. A lone surrogate is read as '�'."""
-        text = well_formed(text)
-        return self._turbo(text.encode()) if self._turbo else np.array(self._reference(text), dtype=np.uint32)
+        if self._turbo:
+            return self._turbo(utf8(text))
+        return np.array(self._reference(well_formed(text)), dtype=np.uint32)
 
     def encode_many(self, texts: Iterable[str]) -> list[NDArray[np.uint32]]:
         if self._turbo:
@@ -119,8 +120,12 @@ class FastTokenizer:
         return self._spelling.pieces[token]
 
     def to_json(self) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads(self._library.to_str())
+        content: dict[str, Any] = json.loads(self._written)
         return content
+
+    @cached_property
+    def _written(self) -> str:
+        return self._library.to_str()
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "FastTokenizer":

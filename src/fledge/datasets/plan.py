@@ -1,0 +1,132 @@
+"""What is to be read → its parts; and, where documents are judged, a first walk over it.
+
+    inputs → slices ─ (looked at by the engine: verdicts) ─→ parts, each with a key
+
+A key changes with the text, the verdicts and the settings: what was made under the same key need not be made again.
+Makes no part itself (part.py).
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fledge.datasets import judge
+from fledge.datasets.engines import Engine
+from fledge.datasets.judge import Rules, Seen
+from fledge.datasets.part import Job, Part, sealed, unsealed
+from fledge.datasets.place import WORK, Place, open_place
+from fledge.text import formats, sources
+from fledge.text.formats import Slice
+from fledge.text.inputs import Input, is_url
+from fledge.text.reading import Reading
+
+LEAST, MOST, MOST_PARTS = 8 << 20, 64 << 20, 4096  # bytes of text in a part; parts
+
+Advance = Callable[[int], None]  # so many bytes more
+Watch = Callable[[str, int], contextlib.AbstractContextManager[Advance]]  # what is done, how many bytes there are
+
+
+def digest(*facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def plan(
+    reading: Reading, rules: Rules, job: Job, place: Place, engine: Engine, watch: Watch
+) -> tuple[list[Part], dict[str, int]]:
+    """All parts; and how many documents are dropped, and why. The number of workers plays no role."""
+    options, by_tail = job.options, job.division.by == "tail"
+    walk = rules.any or (by_tail and not all(formats.sizes_known(each, options) for each in reading.inputs))
+    target = max(LEAST, min(MOST, reading.size // 64), reading.size // MOST_PARTS)
+    once: list[Slice] = []
+    read: list[tuple[Slice, int]] = []  # as often as weights say; the number is a place in `once`
+    for each in reading.inputs:
+        whole = walk and formats.is_one_document(each, options)  # so that one reader sees all of a document
+        held = formats.slices(each, sources.ENDLESS if whole else target)
+        numbers = range(len(once), len(once) + len(held))
+        once += held
+        read += zip(sources.again(held, each.weight), cycle(numbers), strict=False)
+    slices = [part for part, _ in read]
+    if not walk:
+        return parts_of(slices, target, job), {}
+    seen = judged(once, rules, job, target, place, engine, watch)
+    return parts_of(slices, target, job, [seen[number] for _, number in read]), judge.counts(seen)
+
+
+def parts_of(slices: Sequence[Slice], target: int, job: Job, seen: Sequence[Seen] | None = None) -> list[Part]:
+    """Slices in their order, as many in one part as make about `target` bytes."""
+    groups: list[list[int]] = [[]]
+    size = 0
+    for at, each in enumerate(slices):
+        if groups[-1] and size + each.size > target:
+            groups.append([])
+            size = 0
+        groups[-1].append(at)
+        size += each.size
+    common = digest(job.tokenizer, asdict(job.options), asdict(job.division))
+    versions = {each.source: version(each.source) for each in slices}
+    parts = []
+    for number, group in enumerate(groups):
+        held = tuple(slices[at] for at in group)
+        verdicts = tuple(seen[at] for at in group) if seen is not None else None
+        facts = [(asdict(each), versions[each.source]) for each in held]
+        judged_so = [hashlib.sha256(rows.tobytes()).hexdigest() for rows in verdicts or ()]
+        parts.append(Part(number, digest(common, facts, judged_so), held, verdicts))
+    return parts
+
+
+def version(source: Input) -> str:
+    """Changes whenever the text may have changed."""
+    if is_url(source.path):
+        return sources.stored_version(source.path)
+    return str(Path(source.path).stat().st_mtime_ns)
+
+
+# The first walk, where documents are judged
+
+
+def judged(
+    slices: Sequence[Slice], rules: Rules, job: Job, target: int, place: Place, engine: Engine, watch: Watch
+) -> list[Seen]:
+    """What is known of the documents of each slice, and what becomes of them."""
+    parts = parts_of(slices, target, replace(job, tokenizer=""))
+    parts = [replace(part, key=digest(part.key, asdict(rules))) for part in parts]
+    found = {part.number: rows for part in parts if (rows := known(place, part))}
+    missing = [part for part in parts if part.number not in found]
+    with watch("looking", sum(part.size for part in missing)) as advance:
+        for part, rows in engine(partial(judge_part, job, rules), missing):
+            found[part.number] = [each.copy() for each in rows]  # what Ray hands out cannot be written to
+            advance(part.size)
+    ordered = [rows for part in parts for rows in found[part.number]]
+    if rules.dedup:
+        judge.mark_repeated(ordered)
+    return ordered
+
+
+def judge_part(job: Job, rules: Rules, part: Part) -> list[Seen]:
+    found = [judge.look(each, job.options, rules) for each in part.slices]
+    head = json.dumps({"key": part.key, "rows": [len(rows) for rows in found]}).encode()
+    content = sealed(head + b"\n" + b"".join(rows.tobytes() for rows in found))
+    open_place(job.out).write(judged_name(part.number), content)
+    return found
+
+
+def known(place: Place, part: Part) -> list[Seen] | None:
+    """What `judge_part` found before, if it is whole and of the same text."""
+    content = unsealed(place.read(judged_name(part.number)))
+    if content is None:
+        return None
+    head, _, body = content.partition(b"\n")
+    facts, rows = json.loads(head), np.frombuffer(body, dtype=judge.SEEN).copy()
+    return np.split(rows, np.cumsum(facts["rows"])[:-1]) if facts["key"] == part.key else None
+
+
+def judged_name(number: int) -> str:
+    return f"{WORK}/{number:05d}.judged"

@@ -1,0 +1,95 @@
+"""Small texts in many parts, and whatever can come between."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fledge.datasets import engines, part, plan
+from fledge.datasets.build import Order, build
+from fledge.datasets.config import DataConfig
+from fledge.datasets.engines import Engine, Work
+from fledge.datasets.shards import Dataset, open_dataset
+from fledge.recipes.prepare import order_of
+from fledge.text import formats, jsonl, plain
+from fledge.tokens.config import TokenizerConfig
+
+CHAR = TokenizerConfig(kind="char")
+SMALL = 64  # bytes: instead of a MiB, so that a short text has many cuts
+
+
+@contextlib.contextmanager
+def unwatched(label: str, total: int) -> Iterator[Any]:
+    yield lambda _: None
+
+
+class Maker:
+    """Makes datasets of the texts in a folder, and remembers how many parts it took."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.made: list[int] = []
+        self._outs = 0
+
+    def fresh(self) -> str:
+        """A place where nothing is."""
+        self._outs += 1
+        return f"out-{self._outs}"
+
+    def order(
+        self, *sources: object, out: str = "out", tokenizer: TokenizerConfig = CHAR, separator: str = "", **data: Any
+    ) -> Order:
+        named = [str(self.folder / str(source)) for source in sources]
+        order = order_of(named, DataConfig(separator=separator, **data), tokenizer, str(self.folder / out))
+        return replace(order, facts="a test")  # and not what the folder is called
+
+    def __call__(self, order: Order, engine: Engine = engines.here) -> dict[str, bytes]:
+        def counted(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+            for item, result in engine(work, items):
+                self.made.append(item.number)
+                yield item, result
+
+        self.made = []
+        build(order, counted, unwatched, lambda _: None)
+        return self.contents(order)
+
+    def contents(self, order: Order) -> dict[str, bytes]:
+        folder = Path(order.out)
+        return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+    def dataset(self, order: Order) -> Dataset:
+        self(order)
+        return open_dataset(Path(order.out))
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Maker:
+    return Maker(tmp_path)
+
+
+@pytest.fixture
+def small_parts() -> Iterator[None]:
+    """Each file is a part of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "LEAST", 1)
+        patch.setattr(plan, "MOST", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def small_pieces() -> Iterator[None]:
+    """Cuts, slices and parts as in a text of many megabytes; and nobody waits for a disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        for room in (plain, formats, part):
+            patch.setattr(room, "PIECE", SMALL)
+        patch.setattr(plain, "WINDOW", 16)
+        for room in (plain, jsonl):
+            patch.setattr(room, "READ", 7)
+        patch.setattr(plan, "LEAST", 2 * SMALL)
+        patch.setattr(plan, "MOST", 2 * SMALL)
+        yield

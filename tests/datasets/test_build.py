@@ -1,0 +1,436 @@
+"""However it came about, the dataset is the same; and nothing of anybody else's is touched."""
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fledge.base.errors import Interrupted, UserError
+from fledge.datasets import build as room
+from fledge.datasets import plan
+from fledge.datasets.build import Busy, Order, build
+from fledge.datasets.engines import Engine, Work, here, processes
+from fledge.datasets.place import WORK, Folder
+from fledge.datasets.shards import open_dataset
+from fledge.tokens import tokenizer as tokenizers
+from fledge.tokens.char import CharTokenizer
+from fledge.tokens.config import TokenizerConfig
+
+if TYPE_CHECKING:
+    from .conftest import Maker
+
+PARTS = 6
+JUDGED = {"dedup": True, "min_length": 3}
+
+
+class Cut(Exception):
+    """The work ends in the middle."""
+
+
+def stopped(after: int, error: BaseException | type[BaseException] = Cut) -> Engine:
+    """Dies when so many parts are done, in whatever round."""
+    done = 0
+
+    def run(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        nonlocal done
+        for item in items:
+            if done == after:
+                raise error
+            done += 1
+            yield item, work(item)
+
+    return run
+
+
+def unthanked(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    """Dies before anybody hears of the first part."""
+    work(items[0])
+    raise Cut
+    yield
+
+
+def shuffled(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    return here(work, random.Random(1).sample(items, len(items)))
+
+
+def idle(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    assert not items, "nothing is left to be made"
+    return iter(())
+
+
+@pytest.fixture
+def poems(tmp_path: Path, small_parts: None) -> Path:
+    """A file a part, the last one the same as the first."""
+    folder = tmp_path / "poems"
+    folder.mkdir()
+    for number in range(PARTS):
+        (folder / f"{number}.txt").write_text(f"poem {number % (PARTS - 1)}: la la, und Käse 🦆\n")
+    return folder
+
+
+@pytest.fixture
+def letters(tmp_path: Path) -> TokenizerConfig:
+    """A tokenizer that does not change with the text."""
+    characters = sorted(set("poem 0123456789: la, und Käse 🦆\n!"))
+    tokenizers.save(CharTokenizer(characters, "<|endoftext|>"), tmp_path / "letters.json")
+    return TokenizerConfig(file=str(tmp_path / "letters.json"))
+
+
+# The same bytes
+
+
+@pytest.mark.parametrize("data", [{}, JUDGED], ids=["as it is", "judged"])
+@pytest.mark.parametrize("engine", [processes(2), processes(1), shuffled], ids=["two", "one", "shuffled"])
+def test_whoever_makes_the_parts_in_whatever_order_gives_the_same_bytes(
+    make: "Maker", poems: Path, engine: Engine, data: dict[str, Any]
+) -> None:
+    alone = make(make.order("poems", out="alone", **data))
+    assert make(make.order("poems", out="together", **data), engine) == alone
+
+
+@pytest.mark.parametrize("data", [{}, {"split_by": "document", "test": 0.3, "val": 0.3}, JUDGED], ids=str)
+def test_cut_off_after_any_part_and_gone_on_with_gives_the_same_bytes(
+    make: "Maker", poems: Path, data: dict[str, Any]
+) -> None:
+    whole = make(make.order("poems", out="whole", **data))
+    rounds = len(make.made)
+    assert rounds == PARTS * (2 if data is JUDGED else 1)
+    for after in range(rounds):
+        order = make.order("poems", out=f"cut-{after}", **data)
+        with pytest.raises(Cut):
+            make(order, stopped(after))
+        assert Path(order.out).exists() == (after > 0)
+        assert make(order) == whole
+        assert len(make.made) == rounds - after
+
+
+def test_a_part_that_was_finished_before_anybody_heard_of_it_is_not_made_again(make: "Maker", poems: Path) -> None:
+    order = make.order("poems")
+    with pytest.raises(Cut):
+        make(order, unthanked)
+    make(order)
+    assert make.made == list(range(1, PARTS))
+
+
+def test_cut_off_again_and_again_it_is_finished_all_the_same(make: "Maker", poems: Path) -> None:
+    whole = make(make.order("poems", out="whole", **JUDGED))
+    order = make.order("poems", **JUDGED)
+    for _ in range(2 * PARTS - 1):
+        with pytest.raises(Cut):
+            make(order, stopped(1))
+    assert make(order, stopped(1)) == whole
+
+
+def test_a_tokenizer_that_was_made_is_not_made_again(make: "Maker", poems: Path) -> None:
+    order = make.order("poems")
+    with pytest.raises(Cut):
+        make(order, stopped(2))
+    calls: list[int] = []
+    make(Order(**{**vars(order), "make_tokenizer": lambda: calls.append(1)}))
+    assert calls == []
+
+
+@pytest.mark.parametrize("data", [{"split_by": "tail"}, {"split_by": "document"}, {"min_length": 5}], ids=str)
+def test_a_text_of_some_megabytes_is_one_text_however_many_workers_share_it(
+    make: "Maker", tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(plan, "LEAST", 1 << 20)
+    content = "ä" + "🦆ßæ und so weiter, Käse.\n" * 110_000  # no whole number of MiB is the beginning of a character
+    (tmp_path / "long.txt").write_text(content)
+    order = make.order("long.txt", out="two", val=0.25, **data)
+    assert make(order, processes(2)) == make(make.order("long.txt", out="one", val=0.25, **data))
+    assert len(make.made) == (2 if "min_length" in data else 4)
+    made = open_dataset(tmp_path / "two")
+    assert (
+        "".join(made.tokenizer.decode(split.read(0, len(split)).tolist()) for split in made.splits.values()) == content
+    )
+    assert sum(split["documents"] for split in made.manifest["splits"].values()) == (
+        1 + (made.manifest["split_by"] == "tail")
+    )
+
+
+# What is found is believed only if it is true
+
+
+@pytest.mark.parametrize("data", [{}, JUDGED], ids=["as it is", "judged"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda _: b"",
+        lambda content: content[: len(content) // 2],
+        lambda content: content.replace(b'"key": "', b'"key": "0'),
+        lambda content: content[:-3] + b"\xff" + content[-2:],
+        lambda _: b"{}",
+        lambda _: b"[]\n\n",
+    ],
+    ids=["empty", "cut", "other key", "other byte", "object", "list"],
+)
+def test_a_damaged_record_is_not_believed(make: "Maker", poems: Path, damage: Any, data: dict[str, Any]) -> None:
+    whole = make(make.order("poems", out="whole", **data))
+    order = make.order("poems", **data)
+    with pytest.raises(Cut):
+        make(order, stopped(2 * PARTS - 1 if data else PARTS - 1))
+    for record in (Path(order.out) / WORK).glob("00002.*"):
+        record.write_bytes(damage(record.read_bytes()))
+    assert make(order) == whole
+    assert set(make.made) == {2, PARTS - 1}
+
+
+def test_a_record_whose_shard_is_gone_is_not_believed(make: "Maker", poems: Path) -> None:
+    order = make.order("poems")
+    whole = make(make.order("poems", out="whole"))
+    with pytest.raises(Cut):
+        make(order, stopped(3))
+    next(Path(order.out).glob("*/00001.tokens")).unlink()
+    assert make(order) == whole
+    assert make.made == [1, 3, 4, 5]
+
+
+def test_of_a_text_that_changed_only_what_changed_is_made_anew(
+    make: "Maker", poems: Path, letters: TokenizerConfig
+) -> None:
+    with pytest.raises(Cut):
+        make(make.order("poems", tokenizer=letters), stopped(PARTS - 1))
+    (poems / "3.txt").write_text("a small poem\n")
+    found = make(make.order("poems", tokenizer=letters))
+    assert make.made == [3, 5]
+    assert found == make(make.order("poems", out="whole", tokenizer=letters))
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["and stays", "and is changed back"])
+@pytest.mark.parametrize(
+    "other",
+    [{"val": 0.5}, {"split_by": "document"}, {"min_length": 2}, {"dedup": True}, {"errors": "strict"}],
+    ids=str,
+)
+def test_when_the_settings_change_what_was_made_with_others_is_not_believed(
+    make: "Maker", poems: Path, other: dict[str, Any], back: bool
+) -> None:
+    """Also where the new attempt died between a shard and its record."""
+
+    def dies_behind_a_shard(self: Folder, name: str, content: bytes) -> None:
+        if name.endswith("00001.json"):
+            raise Cut
+        write(self, name, content)
+
+    write = Folder.write
+    with pytest.raises(Cut):
+        make(make.order("poems"), stopped(3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Folder, "write", dies_behind_a_shard)
+        with pytest.raises(Cut):
+            make(make.order("poems", **other))
+    data = {} if back else other
+    found = make(make.order("poems", **data))
+    assert found == make(make.order("poems", out="whole", **data))
+
+
+def test_what_only_other_settings_needed_does_not_stay(make: "Maker", poems: Path) -> None:
+    with pytest.raises(Cut):
+        make(make.order("poems", val=0.4, test=0.3), stopped(PARTS - 1))
+    order = make.order("poems", val=0.0)
+    assert make(order) == make(make.order("poems", out="whole", val=0.0))
+    assert sorted(p.name for p in Path(order.out).iterdir()) == ["dataset.json", "tokenizer.json", "train"]
+
+
+def test_what_a_killed_process_left_half_written_goes(make: "Maker", poems: Path) -> None:
+    whole = make(make.order("poems", out="whole"))
+    order = make.order("poems")
+    with pytest.raises(Cut):
+        make(order, stopped(2))
+    for folder in (Path(order.out), Path(order.out) / WORK):
+        (folder / ".partial-abc").write_bytes(b"half a man")
+        (folder / ".partial-staging").mkdir()
+        (folder / ".partial-staging" / "train").write_bytes(b"half a shard")
+    assert make(order) == whole
+
+
+def test_what_was_cut_off_while_tidying_up_is_tidied_up_by_the_next(
+    make: "Maker", poems: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = make(make.order("poems", out="whole"))
+    order = make.order("poems")
+
+    def dies(_: Folder) -> None:
+        raise Cut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "forget_work", dies)
+        with pytest.raises(Cut):
+            make(order)
+    assert (Path(order.out) / WORK).exists()
+    assert make(order, idle) == whole
+
+
+def test_done_again_nothing_is_written(make: "Maker", poems: Path) -> None:
+    order = make.order("poems")
+    whole = make(order)
+    stamps = {path: path.stat().st_mtime_ns for path in Path(order.out).rglob("*")}
+    assert make(order, idle) == whole
+    assert {path: path.stat().st_mtime_ns for path in Path(order.out).rglob("*")} == stamps
+
+
+# Nobody else's
+
+
+def test_another_dataset_is_never_overwritten(make: "Maker", poems: Path) -> None:
+    whole = make(make.order("poems"))
+    with pytest.raises(UserError, match="exists already"):
+        make(make.order("poems", val=0.3))
+    assert make.contents(make.order("poems")) == whole
+
+
+@pytest.mark.parametrize("kind", ["file", "empty folder", "folder", "damaged", "link", "broken link"])
+def test_what_is_there_stays_as_it_is(make: "Maker", poems: Path, tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "out"
+    if kind == "file":
+        out.write_text("mine")
+    elif kind.endswith("link"):
+        out.symlink_to(tmp_path / ("poems" if kind == "link" else "nowhere"))
+    else:
+        out.mkdir()
+        if kind != "empty folder":
+            (out / ("dataset.json" if kind == "damaged" else "mine")).write_text("{")
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    with pytest.raises(UserError, match=r"out' exists already"):
+        make(make.order("poems"))
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
+def test_a_folder_that_only_looks_begun_is_not_taken(make: "Maker", poems: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / WORK).mkdir(parents=True)
+    (tmp_path / "out" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match=r"out' holds what is no part of a dataset: 'thesis\.txt'"):
+        make(make.order("poems"))
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("after", [0, 3, PARTS])
+def test_what_somebody_puts_beside_the_parts_meanwhile_is_kept(make: "Maker", poems: Path, after: int) -> None:
+    order = make.order("poems")
+    note = Path(order.out) / "train" / "note"
+
+    def noting(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        note.parent.mkdir()
+        note.write_text("mine")
+        return stopped(after)(work, items)
+
+    if after < PARTS:
+        with pytest.raises(Cut):
+            make(order, noting)
+    else:
+        make(order, noting)
+    assert note.read_text() == "mine"
+
+
+def test_a_link_to_a_dataset_that_was_begun_is_followed(make: "Maker", poems: Path, tmp_path: Path) -> None:
+    whole = make(make.order("poems", out="whole"))
+    with pytest.raises(Cut):
+        make(make.order("poems"), stopped(2))
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    assert make(make.order("poems", out="link")) == whole
+    assert (tmp_path / "link").is_symlink()
+
+
+# Failing, and being told
+
+
+def test_where_nothing_was_finished_nothing_is_left(make: "Maker", poems: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        make(make.order("poems", out="new/deeper/out"), stopped(0, UserError("no", "none")))
+    assert caught.value.hint == "none"
+    assert not (tmp_path / "new").exists()
+
+
+def test_where_something_was_finished_that_is_said(make: "Maker", poems: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        make(make.order("poems"), stopped(2, UserError("no", "mend it")))
+    assert caught.value.hint == "mend it; what is finished is kept, and the same command goes on with it"
+
+
+@pytest.mark.parametrize(("after", "kind"), [(0, KeyboardInterrupt), (1, Interrupted)])
+def test_interrupted_at_the_keyboard_a_person_hears_what_is_kept(
+    make: "Maker", poems: Path, after: int, kind: type[BaseException]
+) -> None:
+    with pytest.raises(kind) as caught:
+        make(make.order("poems"), stopped(after, KeyboardInterrupt))
+    if after:
+        assert vars(caught.value) == {"code": 130, "resume_with": "the same command"}
+
+
+@pytest.mark.parametrize(("filters", "why"), [({"min_length": 99}, "6 too short"), ({"max_length": 2}, "6 too long")])
+def test_a_text_of_which_nothing_is_left_is_refused_and_leaves_nothing(
+    make: "Maker", poems: Path, filters: dict[str, Any], why: str
+) -> None:
+    order = make.order("poems", **filters)
+    with pytest.raises(UserError, match=rf"nothing is left of the text in '.*poems' \({why}\)") as caught:
+        make(order)
+    assert caught.value.hint == "loosen the filters of [data]"
+    assert not Path(order.out).exists()
+
+
+# Two at once
+
+
+def test_of_two_at_once_the_second_is_told_and_the_first_is_not_disturbed(make: "Maker", poems: Path) -> None:
+    whole = make(make.order("poems", out="whole"))
+    order = make.order("poems")
+
+    def beside_another(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        for pair in here(work, items):
+            with pytest.raises(Busy, match=r"another fledge is writing '.*out'"):
+                build(order, idle, None, None)  # type: ignore[arg-type]
+            yield pair
+
+    assert make(order, beside_another) == whole
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_one_that_was_finished_by_another_just_now_is_left_as_it_is(
+    make: "Maker", poems: Path, monkeypatch: pytest.MonkeyPatch, same: bool
+) -> None:
+    """Between our look at the place and our claim to it."""
+    theirs = make.order("poems", **({} if same else {"val": 0.4}))
+    looked = room.is_built
+
+    def meanwhile(out: str, key: str) -> bool:
+        monkeypatch.setattr(room, "is_built", looked)
+        make(theirs)
+        return False
+
+    monkeypatch.setattr(room, "is_built", meanwhile)
+    ours = make.order("poems")
+    if same:
+        assert not build(ours, idle, None, None)  # type: ignore[arg-type]
+    else:
+        with pytest.raises(UserError, match="exists already"):
+            build(ours, idle, None, None)  # type: ignore[arg-type]
+    assert make.contents(theirs) == make(make.order("poems", out="whole", **({} if same else {"val": 0.4})))
+
+
+# The manifest
+
+
+def test_the_manifest_says_what_was_read_left_out_and_made(make: "Maker", poems: Path) -> None:
+    (poems / "empty.txt").write_bytes(b"")
+    (poems / "odd.txt").write_bytes(b"\xef\xbb\xbfa\xff poem\r\n")
+    order = make.order("poems", split_by="document", val=0.4, **JUDGED)
+    manifest = json.loads(make(order)["dataset.json"])
+    assert manifest["made"] == order.key
+    assert manifest["split_by"] == "document"
+    assert manifest["read"] == {
+        "documents": PARTS + 1,
+        "bytes": sum(p.stat().st_size for p in poems.iterdir()),  # as stored
+        "empty": 1,
+        "replaced": 1,
+        "nul": 0,
+        "surrogates": 0,
+    }
+    assert manifest["dropped"] == {"there already": 1}
+    for split in manifest["splits"].values():
+        for name in ("tokens", "documents"):
+            assert split[name] == sum(shard[name] for shard in split["shards"])
+    assert sum(split["documents"] for split in manifest["splits"].values()) == PARTS

@@ -1,0 +1,189 @@
+"""Which documents stay, and why the others do not."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fledge.base.errors import UserError
+from fledge.datasets import judge
+from fledge.datasets.config import DataConfig
+from fledge.datasets.judge import FOREIGN, KEPT, LONG, SHORT, TWICE, Rules
+from fledge.text.formats import Options, Piece, Slice, read_slice
+from fledge.text.inputs import describe
+
+if TYPE_CHECKING:
+    from .conftest import Maker
+
+LONGER = 2_500_000  # characters: three pieces
+
+
+@pytest.mark.parametrize(
+    ("rules", "length", "inside", "verdict"),
+    [
+        (Rules(), 1, 0, KEPT),
+        (Rules(min_length=3), 2, 2, SHORT),
+        (Rules(min_length=3), 3, 3, KEPT),
+        (Rules(max_length=3), 3, 3, KEPT),
+        (Rules(max_length=3), 4, 4, LONG),
+        (Rules(min_length=3, charset="ascii"), 2, 0, SHORT),
+        (Rules(charset="ascii"), 10, 9, FOREIGN),
+        (Rules(charset="ascii"), 10, 10, KEPT),
+        (Rules(charset="ascii", charset_share=0.9), 10, 9, KEPT),
+        (Rules(charset="ascii", charset_share=0.9), 10, 8, FOREIGN),
+    ],
+)
+def test_a_document_is_judged_by_its_length_and_its_characters(
+    rules: Rules, length: int, inside: int, verdict: int
+) -> None:
+    assert rules.verdict(length, inside) == verdict
+
+
+@given(st.integers(1, 100), st.integers(1, 300))
+def test_a_share_that_is_met_exactly_is_enough(percent: int, hundreds: int) -> None:
+    rules = Rules(charset="ascii", charset_share=percent / 100)
+    assert rules.verdict(100 * hundreds, percent * hundreds) == KEPT
+    assert rules.verdict(100 * hundreds, percent * hundreds - 1) == FOREIGN
+
+
+@pytest.mark.parametrize(
+    ("charset", "text", "inside"),
+    [
+        (None, "Käse 鴨", 6),
+        ("ascii", "Käse 鴨", 4),
+        ("latin-1", "Käse 鴨", 5),
+        ("cp1251", "Käse Утка", 8),
+        ("shift_jis", "Käse 鴨", 5),
+        ("utf-8", "Käse 鴨🦆", 7),
+    ],
+)
+def test_the_characters_that_a_charset_has_are_counted(charset: str | None, text: str, inside: int) -> None:
+    assert Rules(charset=charset).inside(text) == inside
+
+
+def test_only_what_can_be_against_a_document_asks_for_a_walk() -> None:
+    assert not Rules.of(DataConfig()).any
+    assert not Rules.of(DataConfig(charset_share=0.5)).any
+    for data in ({"min_length": 1}, {"max_length": 9}, {"charset": "ascii"}, {"dedup": True}):
+        assert Rules.of(DataConfig(**data)).any  # type: ignore[arg-type]
+
+
+def look(file: Path, rules: Rules, **options: str) -> judge.Seen:
+    return judge.look(Slice(describe(file.name, str(file))), Options(**options), rules)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["long.txt", "long.jsonl"])
+def test_a_long_document_is_judged_whole(tmp_path: Path, name: str) -> None:
+    """Though it is read in pieces, none of which is too long, too short or foreign by itself."""
+    content = "a" * (LONGER - 1) + "ä"
+    (tmp_path / name).write_text(content if name.endswith("txt") else json.dumps({"text": content}))
+    for rules, verdict in (
+        (Rules(max_length=LONGER - 1), LONG),
+        (Rules(max_length=LONGER), KEPT),
+        (Rules(min_length=LONGER + 1), SHORT),
+        (Rules(charset="ascii"), FOREIGN),
+        (Rules(charset="ascii", charset_share=0.99), KEPT),
+    ):
+        (row,) = look(tmp_path / name, rules)
+        assert (row["verdict"], row["size"]) == (verdict, LONGER + 1)
+
+
+def test_documents_that_begin_alike_are_not_equal(tmp_path: Path) -> None:
+    body = "a" * LONGER
+    (tmp_path / "x.txt").write_text("|".join([body + "1", body + "2", body + "1", body]))
+    seen = look(tmp_path / "x.txt", Rules(dedup=True), separator="|")
+    judge.mark_repeated([seen])
+    assert seen["verdict"].tolist() == [KEPT, KEPT, TWICE, KEPT]
+
+
+words = st.lists(st.sampled_from(["a", "b", "cc", "dd", "ccc", "é"]), max_size=30)
+
+
+@given(words, st.lists(st.integers(0, 30), max_size=4), st.sampled_from([None, 2]))
+def test_of_equal_documents_the_first_that_is_good_stays(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], cuts: list[int], least: int | None
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "repeated.txt"
+    file.write_text("|".join(texts))
+    seen = look(file, Rules(min_length=least, dedup=True), separator="|")
+    parts = np.split(seen, sorted(min(cut, len(seen)) for cut in cuts))
+    judge.mark_repeated(parts)
+    met: set[str] = set()
+    expected = []
+    for text in texts:
+        good = len(text) >= (least or 0)
+        expected.append(SHORT if not good else TWICE if text in met else KEPT)
+        met |= {text} if good else set()
+    assert np.concatenate(parts)["verdict"].tolist() == expected
+
+
+def test_what_was_dropped_is_counted_by_its_reason() -> None:
+    rows = np.zeros(6, dtype=judge.SEEN)
+    rows["verdict"] = [KEPT, SHORT, LONG, LONG, FOREIGN, TWICE]
+    counts = {"too short": 2, "too long": 4, "not in the charset": 2, "there already": 2}
+    assert judge.counts([rows, rows]) == counts
+    assert judge.counts([]) == judge.counts([rows[:1]]) == {}
+
+
+def test_what_is_kept_comes_with_the_size_of_its_document() -> None:
+    pieces = [
+        Piece("a", "1", last=False),
+        Piece("a", "2"),
+        Piece("b", "3"),
+        Piece("c", "4", last=False),
+        Piece("c", "5"),
+    ]
+    seen = np.array([(20, KEPT, 0, 0), (10, SHORT, 0, 0), (30, KEPT, 0, 0)], dtype=judge.SEEN)
+    found = [(piece.document, piece.text, piece.size) for piece in judge.kept(pieces, seen)]
+    assert found == [("a", "1", 20), ("a", "2", 20), ("c", "4", 30), ("c", "5", 30)]
+
+
+# In a dataset
+
+
+def left(make: "Maker", *sources: str, **data: Any) -> tuple[str, dict[str, int]]:
+    """The documents that stay, in their order; and what was dropped."""
+    made = make.dataset(make.order(*sources, out=make.fresh(), val=0.0, **data))
+    ids, end = made.split("train").read(0, len(made.split("train"))).tolist(), made.tokenizer.end_of_text
+    marked = "".join("|" if i == end else made.tokenizer.decode([i]) for i in ids)
+    return marked, made.manifest["dropped"]
+
+
+@pytest.fixture
+def texts(make: "Maker") -> "Maker":
+    make.folder.joinpath("a.txt").write_text("one%two%one%three")
+    make.folder.joinpath("b.jsonl").write_text('{"text": "two"}\n{"text": "four"}\n{"text": "Käse"}\n')
+    return make
+
+
+def test_documents_are_equal_whatever_file_and_format_they_come_in(texts: "Maker") -> None:
+    found = left(texts, "a.txt", "b.jsonl", separator="%", dedup=True)
+    assert found == ("one|two|three|four|Käse|", {"there already": 2})
+
+
+def test_what_is_asked_for_twice_by_its_weight_comes_twice_and_is_counted_once(texts: "Maker") -> None:
+    found = left(texts, "b.jsonl", "a.txt:2", separator="%", dedup=True)
+    assert found == ("two|four|Käse|one|three|one|three|", {"there already": 2})
+
+
+def test_a_file_that_is_named_twice_is_two_texts(texts: "Maker") -> None:
+    assert left(texts, "b.jsonl", "b.jsonl", dedup=True) == ("two|four|Käse|", {"there already": 3})
+
+
+def test_each_reason_is_counted(texts: "Maker") -> None:
+    rules = {"min_length": 4, "max_length": 4, "charset": "ascii"}
+    found = left(texts, "a.txt", "b.jsonl", separator="%", **rules)
+    assert found == ("four|", {"too short": 4, "too long": 1, "not in the charset": 1})
+
+
+def test_a_text_that_grows_between_the_walks_is_refused(texts: "Maker") -> None:
+    file = texts.folder / "a.txt"
+    seen = look(file, Rules(dedup=True), separator="%")
+    file.write_text(file.read_text() + "%five")
+    pieces = read_slice(Slice(describe("a.txt", str(file))), Options(separator="%"))
+    with pytest.raises(UserError, match=r"'a\.txt@18' is new: the text changed while it was read"):
+        list(judge.kept(pieces, seen))
