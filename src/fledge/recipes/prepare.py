@@ -68,9 +68,10 @@ def run(args: argparse.Namespace) -> None:
     settings = build_settings(PrepareSettings, overrides)
     tokenizer = replace(settings.tokenizer, file=args.tokenizer or settings.tokenizer.file)
     begun = time.perf_counter()
+    ray = ray_engine(args)
     order = order_of(args.sources, settings.data, tokenizer, args.out)
-    workers = args.workers or engines.cores()
-    if not build(order, engine_of(args, order), meter, partial(preview, workers=workers)):
+    workers = engines.workers(args.workers, order.reading.size)
+    if not build(order, ray or engines.local(workers), meter, partial(preview, workers=workers)):
         say(f"'{args.out}' holds this very dataset already: nothing was done")
     facts = summary(args.out)
     report(facts, as_json=args.json, text=in_words(facts, time.perf_counter() - begun))
@@ -83,12 +84,13 @@ def refuse_idle(overrides: Layer) -> None:
             raise UserError(f"data.{name} plays no role here", "leave it out: it is for 'fledge train'")
 
 
-def engine_of(args: argparse.Namespace, order: Order) -> Engine:
+def ray_engine(args: argparse.Namespace) -> Engine | None:
+    """None where it is not asked for; a cluster that is not there is refused before any text is looked at."""
     if args.engine == "ray":
-        return engines.on_ray(args.address)
+        return engines.on_ray(args.address, args.workers)
     if args.address:
         raise UserError("--address is a Ray cluster's", "add --engine ray, or leave it out")
-    return engines.local(args.workers, order.reading.size)
+    return None
 
 
 def order_of(named: Sequence[str], data: DataConfig, tokenizer: TokenizerConfig, out: str) -> Order:
@@ -155,7 +157,8 @@ def prepared(order: Order, check: Check) -> Dataset:
     """A dataset in a folder. One that `check` refuses does not stay."""
     out = Path(order.out)
     with new_folders(out.parent):
-        build(order, engines.local(None, order.reading.size), meter, lambda _: None)
+        workers = engines.workers(None, order.reading.size)
+        build(order, engines.local(workers), meter, lambda _: None)
         dataset = shards.open_dataset(out)
         try:
             check(dataset)

@@ -186,7 +186,9 @@ def open_bytes(source: Input, start: int = 0) -> Iterator[Readable]:
 
 def describe(name: str, path: str, size: int | None = None) -> Input:
     """Format and compression by the first bytes; the ending decides only where these could be either."""
-    probe = Input(name, path, "txt", size=size if is_url(path) else Path(path).stat().st_size)
+    if not is_url(path):
+        path, size = str(Path(path).absolute()), Path(path).stat().st_size  # readers may work in other folders
+    probe = Input(name, path, "txt", size=size)
     with open_stored(probe) as file:
         first = file.read(4)
     ending = Path(path.partition("?")[0]).suffixes[-2:]
