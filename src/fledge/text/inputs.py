@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import IO, Any, Literal, Protocol, cast
 
 from fledge.base.errors import UserError
 
@@ -146,7 +146,21 @@ def open_stored(source: Input) -> Iterator[IO[bytes]]:
     with refusals(source.name):
         opened = fsspec.open(source.path, "rb").open()
     with opened as file:
-        yield file
+        yield cast(IO[bytes], FromAfar(file, source.name))
+
+
+class FromAfar:
+    """A file whose storage may go away while it is read."""
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self.file, self.name = file, name
+
+    def read(self, size: int = -1, /) -> bytes:
+        with refusals(self.name):
+            return self.file.read(size)
+
+    def __getattr__(self, other: str) -> Any:
+        return getattr(self.file, other)
 
 
 class Unpacked:
