@@ -122,7 +122,7 @@ def unescaped(separator: str) -> str:
 def ensure(data: DataConfig, tokenizer: TokenizerConfig, check: Check = lambda _: None) -> Dataset:
     """The dataset that a run asks for: opened where it is there, prepared first where it is not."""
     if data.path is not None:
-        return open_named(data.path, tokenizer)
+        return open_named(data.path, lambda: named_tokenizer(tokenizer))
     _, key = facts_of([data.corpus], data, tokenizer)
     name = re.sub(r"[^\w.-]+", "-", Path(data.corpus).stem)[:60]  # of an address, say
     folder = cache_dir() / "datasets" / f"{name}-{key[:12]}"
@@ -141,10 +141,10 @@ def ensure(data: DataConfig, tokenizer: TokenizerConfig, check: Check = lambda _
             time.sleep(0.2)  # another process makes it, and we shall find it made
 
 
-def open_named(name: str, tokenizer: TokenizerConfig | None = None) -> Dataset:
-    """A dataset in a folder or at a URL, ours or another program's."""
+def open_named(name: str, given: Callable[[], Tokenizer | None]) -> Dataset:
+    """A dataset in a folder or at a URL, ours or another program's, whose tokenizer must be `given`."""
     folder = remote.fetch(name, lambda files: progress(files, "fetching")) if is_url(name) else user_path(name)
-    return open_any(folder, lambda: named_tokenizer(tokenizer or TokenizerConfig()))
+    return open_any(folder, given)
 
 
 def prepare(
