@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from fledge.base.errors import UserError
+from fledge.cli import main
 from fledge.datasets.config import DataConfig
 from fledge.datasets.shards import Dataset
-from fledge.recipes.prepare import ensure, prepare
+from fledge.recipes.prepare import PROBE, ensure, prepare
 from fledge.tokens import tokenizer as tokenizers
 from fledge.tokens.char import CharTokenizer
 from fledge.tokens.config import TokenizerConfig
@@ -186,3 +187,18 @@ def test_a_short_text_can_be_prepared_without_any_setting(tmp_path: Path) -> Non
     (tmp_path / "short.txt").write_text("Once upon a time there was a duck.\n" * 30)
     made = prepare([str(tmp_path / "short.txt")], TokenizerConfig(), DataConfig(val=0.0), tmp_path / "out")
     assert text_of(made, "train") == "Once upon a time there was a duck.\n" * 30
+
+
+@pytest.mark.parametrize("size", [PROBE // 2 - 1, PROBE // 2, PROBE // 2 + 1])
+def test_the_estimate_is_made_where_the_text_ends_as_the_clock_would_start(tmp_path: Path, size: int) -> None:
+    (tmp_path / "text.txt").write_text(("all work and no play\n" * (size // 20))[:size])
+    out = tmp_path / "out"
+    assert main(["prepare", str(tmp_path / "text.txt"), "--out", str(out), "--tokenizer.kind", "char"]) == 0
+    assert (out / "dataset.json").exists()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_separator_is_written_as_people_write_it(tmp_path: Path, end: str) -> None:
+    (tmp_path / "text.txt").write_bytes(f"one{end}{end}two{end}{end}three".encode())
+    data = DataConfig(separator=repr(end * 2)[1:-1], val=0.0)
+    assert text_of(prepare([str(tmp_path / "text.txt")], PLAIN, data, tmp_path / "out"), "train") == "onetwothree"

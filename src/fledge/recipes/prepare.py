@@ -96,8 +96,8 @@ def globs(words: str) -> list[str]:
 
 
 def unescaped(separator: str) -> str:
-    r"""`\n` and `\t` as people write them on a command line."""
-    return separator.replace("\\n", "\n").replace("\\t", "\t")
+    r"""`\n`, `\r` and `\t` as people write them on a command line."""
+    return separator.replace("\\n", "\n").replace("\\r", "\r").replace("\\t", "\t")
 
 
 def ensure(data: DataConfig, tokenizer: TokenizerConfig, check: Check = lambda _: None) -> Dataset:
@@ -152,14 +152,14 @@ def preview(ahead: Ahead, workers: int) -> None:
     taken = tokens = shown = 0
     slow, begun = 0, time.perf_counter()  # an encoder is slow until it has met the usual words
     for piece in reading.sample(PROBE):
+        if not slow and taken >= PROBE // 2:  # there is more to come, so there is something to measure
+            slow, begun = taken, time.perf_counter()
         ids = tokenizer.encode(piece.text)
         if piece.start == 0 and shown < PREVIEWED:
             shown += 1
             say(f"  {printable(piece.document)[-40:]:<40} {as_tokens(tokenizer, ids[:SHOWN].tolist())} …")
         taken += piece.end - piece.start
         tokens += len(ids)
-        if not slow and taken >= PROBE // 2:
-            slow, begun = taken, time.perf_counter()
         if taken >= PROBE:
             break
     seconds = (time.perf_counter() - begun) / (taken - slow) * unpacked(reading, ahead.left) / workers

@@ -58,5 +58,6 @@ def gather(
     inputs = tuple(each for source in named for each in sources.inputs(source, include, exclude))
     reading = Reading(tuple(named), inputs, options or Options())
     if not any(piece.text.strip() for piece in reading.pieces()):
-        raise UserError(f"there is no text in {reading.name}", "give a file or folder that holds some")
+        hint = "give a file or folder that holds some; a small weight may leave nothing of a short one"
+        raise UserError(f"there is no text in {reading.name}", hint)
     return reading
