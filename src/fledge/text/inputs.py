@@ -125,9 +125,8 @@ def refusals(name: str, act: str = "read") -> Iterator[None]:
     except UserError:
         raise
     except ImportError as error:
-        raise UserError(
-            f"'{name}' needs a package that is not installed: {error}", "pip install 'fledge[s3]'"
-        ) from None
+        hint = "pip install 'fledge[s3]'" if name.startswith("s3://") else "install it with pip"
+        raise UserError(f"'{name}' needs a package that is not installed: {error}", hint) from None
     except FileNotFoundError:
         raise UserError(f"there is no '{name}'", "check the address") from None
     except Exception as error:  # botocore's, aiohttp's, … have no common root
