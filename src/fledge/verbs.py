@@ -106,7 +106,7 @@ def _prepare(parser: Parser) -> None:
         "--workers", type=_count, metavar="N", help="processes (default: one a core, if it is worth it)"
     )
     parser.add_argument("--engine", choices=["local", "ray"], default="local", help="this machine, or a Ray cluster")
-    parser.add_argument("--address", metavar="HOST:PORT", help="the cluster's (default: one on this machine)")
+    parser.add_argument("--address", metavar="HOST:PORT", help="the cluster's (default: one is started here meanwhile)")
     _settings_argument(parser, "of [data] or [tokenizer]: see 'fledge train demo --print-config'")
 
 
@@ -150,7 +150,7 @@ def _generate(parser: Parser) -> None:
 def _eval(parser: Parser) -> None:
     _run_argument(parser)
     parser.add_argument("--split", default="val", help="train, val or test (default: val)")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="another prepared dataset (same tokenizer)")
+    parser.add_argument("--data", metavar="DIR", help="another prepared dataset, also s3://… (same tokenizer)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
 

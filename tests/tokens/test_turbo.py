@@ -8,6 +8,7 @@ import pytest
 from fledge.tokens import turbo
 from fledge.tokens.bpe import BpeTokenizer
 from fledge.tokens.fast import FastTokenizer, joined, train_here
+from fledge.tokens.patterns import splitter
 from fledge.tokens.tokenizer import END_OF_TEXT
 
 gigatoken = pytest.importorskip("gigatoken", reason="the fast engine is not installed")
@@ -70,3 +71,11 @@ def test_where_training_breaks_the_reference_takes_over(monkeypatch: pytest.Monk
     expected = FastTokenizer.train([TEXT], 280, END_OF_TEXT).to_json()
     monkeypatch.setattr(turbo, "TRAINER", "raise SystemExit(1)")
     assert FastTokenizer.train(iter([TEXT]), 280, END_OF_TEXT).to_json() == expected
+
+
+@pytest.mark.parametrize("text", ["a" * 10, "aaabbbbb", " ==--=======--=== ", "# Title\n" + "-" * 77 + "\n"])
+def test_a_text_with_nothing_left_to_merge_gives_no_more_tokens_than_it_holds(text: str) -> None:
+    made = FastTokenizer.train([text], 1024, exact=False)
+    assert made.to_json() == BpeTokenizer.train([text], 1024, exact=False).to_json()
+    assert made.to_json() == train_here([text], 1024, None, "gpt2").to_json()
+    assert len(made.encode(text)) == len(list(splitter("gpt2").finditer(text)))

@@ -36,7 +36,7 @@ MANY_DOCUMENTS = 100  # from here on a split by whole documents is fair to every
 LOOKED_AT = 64 << 20  # bytes: in so much text they should show
 TOKENIZER_KEY = f"{WORK}/tokenizer.key"
 NUMBERED = "[0-9]*"  # in WORK: what came of the parts that are finished
-OURS = re.compile(rf"{shards.TOKENIZER}|({'|'.join(shards.SPLITS)})/\d+\.tokens|{re.escape(PARTIAL)}.*")
+OURS = re.compile(rf"{shards.TOKENIZER}|{shards.SHARD.pattern}|{re.escape(PARTIAL)}.*")
 
 By = Literal["document", "tail"]
 
@@ -119,8 +119,20 @@ def strangers(place: Place) -> list[str]:
 def claimed(out: str) -> Iterator[Place]:
     """The place is ours, begun or gone on with. Where the work fails, what is finished stays, if anything is."""
     place = open_place(out)
+    with alone(place, out):
+        try:
+            yield place
+        except BaseException as error:
+            if not tidied(place):
+                tell_of_the_rest(error)
+            raise
+
+
+@contextlib.contextmanager
+def alone(place: Place, out: str) -> Iterator[None]:
+    """Nobody else writes into the same folder; an object store knows no locks."""
     if not isinstance(place, Folder):
-        yield place
+        yield
         return
     work, busy = place.path / WORK, Busy(f"another fledge is writing '{out}'", "wait for it, or choose another --out")
     with new_folders(place.path.parent):
@@ -128,16 +140,13 @@ def claimed(out: str) -> Iterator[Place]:
         with locked(work / "lock", busy):
             for folder in (place.path, work):
                 remove_partials(folder)
-            try:
-                yield place
-            except BaseException as error:
-                if not tidied(place):
-                    tell_of_the_rest(error)
-                raise
+            yield
 
 
-def tidied(place: Folder) -> bool:
-    """Whether an attempt that failed has left nothing here, as nothing was finished."""
+def tidied(place: Place) -> bool:
+    """Whether an attempt that failed has left nothing here, as nothing was finished. What is far away is let be."""
+    if not isinstance(place, Folder):
+        return False
     if place.read(shards.MANIFEST) is not None:  # another dataset: only what was just begun beside it goes
         place.forget_work()
     elif not any((place.path / WORK).glob(NUMBERED)) and not strangers(place):

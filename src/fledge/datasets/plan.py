@@ -102,7 +102,7 @@ def judged(
     missing = [part for part in parts if part.number not in found]
     with watch("looking", sum(part.size for part in missing)) as advance:
         for part, rows in engine(partial(judge_part, job, rules), missing):
-            found[part.number] = rows
+            found[part.number] = [each.copy() for each in rows]  # what Ray hands out cannot be written to
             advance(part.size)
     ordered = [rows for part in parts for rows in found[part.number]]
     if rules.dedup:

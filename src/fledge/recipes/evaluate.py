@@ -2,13 +2,12 @@
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 
 from fledge.base import machine as machines
 from fledge.base.errors import UserError
 from fledge.checkpoint import run as run_folder
-from fledge.datasets.foreign import open_any
 from fledge.evaluate.loss import judge
+from fledge.recipes.prepare import open_named
 from fledge.recipes.screen import progress, report, say
 from fledge.recipes.settings import settle
 from fledge.tokens.tokenizer import byte_lengths, fingerprint
@@ -20,7 +19,7 @@ def run(args: argparse.Namespace) -> None:
     for warning in loaded.warnings:
         say(f"warning: {warning}")
     settings = settle(loaded.run.config())
-    dataset = open_any(args.data or Path(settings.data.path or ""), lambda: loaded.tokenizer)
+    dataset = open_named(args.data or settings.data.path or "", lambda: loaded.tokenizer)
     if fingerprint(dataset.tokenizer) != fingerprint(loaded.tokenizer):
         raise UserError(
             f"'{dataset.folder}' was made with another tokenizer than '{loaded.run.name}'",

@@ -68,9 +68,10 @@ def run(args: argparse.Namespace) -> None:
     settings = build_settings(PrepareSettings, overrides)
     tokenizer = replace(settings.tokenizer, file=args.tokenizer or settings.tokenizer.file)
     begun = time.perf_counter()
+    ray = ray_engine(args)
     order = order_of(args.sources, settings.data, tokenizer, args.out)
-    workers = args.workers or engines.cores()
-    if not build(order, engine_of(args, order), meter, partial(preview, workers=workers)):
+    workers = engines.workers(args.workers, order.reading.size)
+    if not build(order, ray or engines.local(workers), meter, partial(preview, workers=workers)):
         say(f"'{args.out}' holds this very dataset already: nothing was done")
     facts = summary(args.out)
     report(facts, as_json=args.json, text=in_words(facts, time.perf_counter() - begun))
@@ -83,12 +84,13 @@ def refuse_idle(overrides: Layer) -> None:
             raise UserError(f"data.{name} plays no role here", "leave it out: it is for 'fledge train'")
 
 
-def engine_of(args: argparse.Namespace, order: Order) -> Engine:
+def ray_engine(args: argparse.Namespace) -> Engine | None:
+    """None where it is not asked for; a cluster that is not there is refused before any text is looked at."""
     if args.engine == "ray":
-        return engines.on_ray(args.address)
+        return engines.on_ray(args.address, args.workers)
     if args.address:
         raise UserError("--address is a Ray cluster's", "add --engine ray, or leave it out")
-    return engines.local(args.workers, order.reading.size)
+    return None
 
 
 def order_of(named: Sequence[str], data: DataConfig, tokenizer: TokenizerConfig, out: str) -> Order:
@@ -120,7 +122,7 @@ def unescaped(separator: str) -> str:
 def ensure(data: DataConfig, tokenizer: TokenizerConfig, check: Check = lambda _: None) -> Dataset:
     """The dataset that a run asks for: opened where it is there, prepared first where it is not."""
     if data.path is not None:
-        return open_named(data.path, tokenizer)
+        return open_named(data.path, lambda: named_tokenizer(tokenizer))
     _, key = facts_of([data.corpus], data, tokenizer)
     name = re.sub(r"[^\w.-]+", "-", Path(data.corpus).stem)[:60]  # of an address, say
     folder = cache_dir() / "datasets" / f"{name}-{key[:12]}"
@@ -139,10 +141,10 @@ def ensure(data: DataConfig, tokenizer: TokenizerConfig, check: Check = lambda _
             time.sleep(0.2)  # another process makes it, and we shall find it made
 
 
-def open_named(name: str, tokenizer: TokenizerConfig | None = None) -> Dataset:
-    """A dataset in a folder or at a URL, ours or another program's."""
+def open_named(name: str, given: Callable[[], Tokenizer | None]) -> Dataset:
+    """A dataset in a folder or at a URL, ours or another program's, whose tokenizer must be `given`."""
     folder = remote.fetch(name, lambda files: progress(files, "fetching")) if is_url(name) else user_path(name)
-    return open_any(folder, lambda: named_tokenizer(tokenizer or TokenizerConfig()))
+    return open_any(folder, given)
 
 
 def prepare(
@@ -155,7 +157,8 @@ def prepared(order: Order, check: Check) -> Dataset:
     """A dataset in a folder. One that `check` refuses does not stay."""
     out = Path(order.out)
     with new_folders(out.parent):
-        build(order, engines.local(None, order.reading.size), meter, lambda _: None)
+        workers = engines.workers(None, order.reading.size)
+        build(order, engines.local(workers), meter, lambda _: None)
         dataset = shards.open_dataset(out)
         try:
             check(dataset)

@@ -235,14 +235,19 @@ def merge_in_word(word: list[int], pair: Pair, new: int) -> Iterator[tuple[Pair,
     """Put `new` in the place of every `pair`, from left to right, and tell what that changes for the pairs beside it:
     each is one less of what was there, and one more of what is there now."""
     first, second = pair
-    i = 0
-    while i < len(word) - 1:
-        if word[i] == first and word[i + 1] == second:
-            if i > 0:
-                yield (word[i - 1], first), -1
-                yield (word[i - 1], new), 1
-            word[i : i + 2] = [new]
-            if i + 1 < len(word):
-                yield (second, word[i + 1]), -1
-                yield (new, word[i + 1]), 1
-        i += 1
+    done: list[int] = []  # a word may be a million letters long, so nothing is taken out of its middle
+    i, end = 0, len(word)
+    while i < end:
+        if word[i] != first or i + 1 == end or word[i + 1] != second:
+            done.append(word[i])
+            i += 1
+            continue
+        if done:
+            yield (done[-1], first), -1
+            yield (done[-1], new), 1
+        done.append(new)
+        i += 2
+        if i < end:
+            yield (second, word[i]), -1
+            yield (new, word[i]), 1
+    word[:] = done
