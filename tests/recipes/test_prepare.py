@@ -326,6 +326,12 @@ def test_a_few_texts_are_counted_exactly_before_they_are_prepared(desk: Path, sa
     assert " 100 tokens " in out[1]
 
 
+def test_what_the_filters_leave_out_is_not_in_the_estimate(desk: Path, say: Say) -> None:
+    (desk / "a.jsonl").write_text(('{"text": "a bad cab"}\n' * 2 + '{"text": "hag"}\n' * 2) * 10)
+    _, _, err = say("a.jsonl", "--out", "data", "--tokenizer.kind", "char", "--data.min_length", "4")
+    assert err[-1].startswith("about 210 tokens, ")  # three quarters of 280
+
+
 def test_parts_that_are_there_already_are_told(desk: Path, say: Say) -> None:
     write_letters(desk)
     (desk / "texts").mkdir()
