@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from fledge.base.errors import UserError
 from fledge.tokens import bytelevel
-from fledge.tokens.bytelevel import ALPHABET, spell, unspell, well_formed
+from fledge.tokens.bytelevel import ALPHABET, learnable, spell, unspell, well_formed
 from fledge.tokens.document import outside
 from fledge.tokens.patterns import PATTERNS, splitter
 
@@ -175,8 +175,8 @@ UNKNOWN_WAYS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "b
 def count_chunks(texts: Iterable[str], pattern: str) -> Counter[str]:
     """How often each chunk occurs. All that training needs to know of the text."""
     counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(chunk.group() for chunk in splitter(pattern).finditer(well_formed(text)))
+    for text in learnable(texts):
+        counts.update(chunk.group() for chunk in splitter(pattern).finditer(text))
     return counts
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fledge.tokens import bpe
-from fledge.tokens.bytelevel import ALPHABET, BYTES, well_formed
+from fledge.tokens.bytelevel import ALPHABET, BYTES, learnable
 from fledge.tokens.patterns import splitter
 
 Encode = Callable[[bytes], NDArray[np.uint32]]
@@ -63,8 +63,8 @@ class Spool:
 
     def __enter__(self) -> "Spool":
         self._file = tempfile.NamedTemporaryFile(prefix="fledge-", suffix=".txt")
-        for text in self._texts:
-            self._file.write(well_formed(text).encode() + SEPARATOR)
+        for text in learnable(self._texts):
+            self._file.write(text.encode() + SEPARATOR)
         self._file.flush()
         self.path = Path(self._file.name)
         return self
