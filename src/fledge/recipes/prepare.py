@@ -4,6 +4,7 @@ sources → reading → tokenizer → preview and estimate → parts, encoded by
 """
 
 import argparse
+import contextlib
 import json
 import shutil
 import time
@@ -59,21 +60,21 @@ def run(args: argparse.Namespace) -> None:
     settings = build_settings(PrepareSettings, read_overrides(args.overrides))
     tokenizer = replace(settings.tokenizer, file=args.tokenizer or settings.tokenizer.file)
     begun = time.perf_counter()
-    ray = ray_engine(args)
-    order = order_of(args.sources, settings.data, tokenizer, args.out)
-    workers = engines.workers(args.workers, order.reading.size)
-    build(order, ray or engines.local(workers), meter, partial(preview, workers=workers))
+    with ray_if_asked(args) as ray:
+        order = order_of(args.sources, settings.data, tokenizer, args.out)
+        workers = engines.workers(args.workers, order.reading.size)
+        build(order, ray or engines.local(workers), meter, partial(preview, workers=workers))
     facts = summary(args.out)
     report(facts, as_json=args.json, text=in_words(facts, time.perf_counter() - begun))
 
 
-def ray_engine(args: argparse.Namespace) -> Engine | None:
-    """None where it is not asked for; a cluster that is not there is refused before any text is looked at."""
+def ray_if_asked(args: argparse.Namespace) -> contextlib.AbstractContextManager[Engine | None]:
+    """A cluster that is not there is refused before any text is looked at."""
     if args.engine == "ray":
         return engines.on_ray(args.address, args.workers)
     if args.address:
         raise UserError("--address is a Ray cluster's", "add --engine ray, or leave it out")
-    return None
+    return contextlib.nullcontext()
 
 
 def order_of(named: Sequence[str], data: DataConfig, tokenizer: TokenizerConfig, out: str) -> Order:
