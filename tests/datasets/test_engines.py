@@ -44,18 +44,16 @@ def deeds() -> Iterator[ModuleType]:
 @pytest.fixture(scope="module")
 def cluster(deeds: ModuleType) -> Iterator[str]:
     """The address of a real Ray with two workers, which this process has joined."""
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+    ray, filelock = pytest.importorskip("ray"), pytest.importorskip("filelock")
+    lock = filelock.FileLock(Path(tempfile.gettempdir()) / "fledge-tests-ray.lock")
+    at_sigterm = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch, short_folder() as folder:
         patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # workers find what we find
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_AUTH_MODE", "token")  # nobody else may use it, and no token is written into a home
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        ray = pytest.importorskip("ray")
-        from filelock import FileLock
-
-        at_sigterm = signal.getsignal(signal.SIGTERM)
-        with FileLock(
-            Path(tempfile.gettempdir()) / "fledge-tests-ray.lock"
-        ):  # two that start at once may choose one port
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray would write one into a home
+        patch.setenv("RAY_AUTH_MODE", "token")  # to be as it was, later; Ray itself sets it now
+        patch.delenv("RAY_AUTH_MODE")
+        with lock:  # two that start at the same time may choose the same port
             session = ray.init(
                 "local",
                 num_cpus=2,
@@ -63,11 +61,16 @@ def cluster(deeds: ModuleType) -> Iterator[str]:
                 object_store_memory=80 << 20,  # bytes: about the least that Ray takes
                 log_to_driver=False,
                 logging_level="ERROR",
-                _temp_dir=folder,  # short: names of sockets are
+                _temp_dir=folder,
             )
         signal.signal(signal.SIGTERM, at_sigterm)
         yield session.address_info["gcs_address"]
         ray.shutdown()
+
+
+def short_folder() -> "tempfile.TemporaryDirectory[str]":
+    """Ray keeps sockets in it, and their names have little room."""
+    return tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
 
 
 @pytest.fixture(params=["processes", "ray"])
@@ -147,11 +150,9 @@ def test_results_that_nobody_has_fetched_yet_outlive_a_killed_worker(deeds: Modu
 
 
 def test_a_worker_that_is_always_killed_is_given_up(workers: Engine, deeds: ModuleType, marks: Path) -> None:
-    deed = partial(deeds.square_or_die, marks, 3, len(NUMBERS) - 1, 99)
-    found = {}
+    results, found = workers(partial(deeds.square_or_die, marks, 3, len(NUMBERS) - 1, 99), NUMBERS), {}
     with pytest.raises(UserError, match="killed") as caught:
-        for number, square in workers(deed, NUMBERS):
-            found[number] = square
+        found.update(results)
     assert "--workers 1" in caught.value.hint
     assert found == {number: square for number, square in SQUARES.items() if number != 3}
     assert deeds.marks(marks)[3] >= ATTEMPTS
@@ -205,7 +206,7 @@ def test_prepare_starts_a_ray_of_its_own_where_none_is_named(
     texts: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main([*PREPARE, "alone"]) == 0
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+    with short_folder() as folder:
         monkeypatch.setenv("RAY_TMPDIR", folder)
         done = fledge(*PREPARE, "together", "--engine", "ray", "--workers", "1")
         assert list(Path(folder).glob("ray/session_2*"))
@@ -215,10 +216,7 @@ def test_prepare_starts_a_ray_of_its_own_where_none_is_named(
 
 
 def test_what_ray_says_of_its_workers_is_no_part_of_the_answer(texts: Path, cluster: str) -> None:
-    code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import fledge.datasets.build as build, deeds"
-    )
-    code += "; build.make_part = deeds.die"
+    code = "import deeds; from fledge.datasets import build; build.make_part = deeds.die"
     done = fledge(*PREPARE, "out", "--engine", "ray", "--address", cluster, "--json", code=code)
     assert (done.returncode, done.stdout) == (2, "")
     assert "error: workers were killed" in done.stderr
@@ -226,9 +224,8 @@ def test_what_ray_says_of_its_workers_is_no_part_of_the_answer(texts: Path, clus
 
 
 def test_a_ray_with_another_fledge_is_refused(texts: Path, cluster: str) -> None:
-    done = fledge(
-        *PREPARE, "out", "--engine", "ray", "--address", cluster, code="import fledge; fledge.__version__ = '9'"
-    )
+    other = "import fledge; fledge.__version__ = '9'"
+    done = fledge(*PREPARE, "out", "--engine", "ray", "--address", cluster, code=other)
     assert done.returncode == 2
     assert "error: this is fledge 9, and the Ray cluster has " in done.stderr
     assert not (texts / "out").exists()
