@@ -2,10 +2,10 @@
 
     python bench/kill_prepare.py --folder SCRATCH [--times 50] [--seed 1]
 
-Makes a mixed text (a long plain file, JSON lines in gzip, parquet, many small files), prepares it once undisturbed, and
-then again and again: a process is killed with SIGKILL at a random moment, alone or with its workers in turns, and the
-same command is run, until one run ends well. Half of the datasets are filtered and freed of duplicates, so that kills fall
-into the first walk, too. Every file of every dataset is compared with the undisturbed one.
+Makes a mixed text (a long plain file, JSON lines in gzip, parquet, many small files), prepares it once undisturbed,
+and then again and again: a process is killed with SIGKILL at a random moment, alone or with its workers in turns, and
+the same command is run, until one run ends well. Half of the datasets are filtered and freed of duplicates, so that
+kills fall into the first walk, too. Every file of every dataset is compared with the undisturbed one.
 """
 
 import argparse

@@ -105,10 +105,11 @@ def _live_while_open(life: Connection) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def on_ray(address: str | None, count: int | None) -> Engine:
-    """On a cluster, or on one that is started here for the time of the work. Its machines must all see the files.
+@contextlib.contextmanager
+def on_ray(address: str | None, count: int | None) -> Iterator[Engine]:
+    """On a cluster, or on one that is started here for the time of the block. Its machines must all see the files.
 
-    At most `count` are at work at a time.
+    At most `count` are at work at a time. Ray is joined when there is work, unless this process has joined one before.
     """
     try:
         import ray
@@ -120,20 +121,22 @@ def on_ray(address: str | None, count: int | None) -> Engine:
     def run(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         if not items:
             return
-        with _ray_session(address):
-            task = ray.remote(max_retries=ATTEMPTS - 1)(_call)  # where a worker dies, Ray begins its task anew
-            shared, queue = ray.put(work), iter(items)
-            waiting = {task.remote(shared, item): item for item in islice(queue, count)}
-            while waiting:
-                (done, *_), _ = ray.wait(list(waiting))
-                try:
-                    result = ray.get(done)
-                except ray.exceptions.RayError as error:
-                    raise _from_ray(error) from error
-                yield waiting.pop(done), result
-                waiting.update((task.remote(shared, item), item) for item in islice(queue, 1))
+        if not ray.is_initialized():
+            session.enter_context(_ray_session(address or "local"))
+        task = ray.remote(max_retries=ATTEMPTS - 1)(_call)  # where a worker dies, Ray begins its task anew
+        shared, queue = ray.put(work), iter(items)
+        waiting = {task.remote(shared, item): item for item in islice(queue, count)}
+        while waiting:
+            (done, *_), _ = ray.wait(list(waiting))
+            try:
+                result = ray.get(done)
+            except ray.exceptions.RayError as error:
+                raise _from_ray(error) from error
+            yield waiting.pop(done), result
+            waiting.update((task.remote(shared, item), item) for item in islice(queue, 1))
 
-    return run
+    with contextlib.ExitStack() as session:
+        yield run
 
 
 def _call(work: Work, item: Any) -> Any:
@@ -164,14 +167,11 @@ def _knock(address: str) -> None:
 
 
 @contextlib.contextmanager
-def _ray_session(address: str | None) -> Iterator[None]:
+def _ray_session(address: str) -> Iterator[None]:
     import ray
 
-    if address is None and ray.is_initialized():  # the caller's own
-        yield
-        return
     with contextlib.redirect_stdout(sys.stderr):  # Ray prints what becomes of its workers; stdout is for results
-        _join_ray(address or "local")
+        _join_ray(address)
         try:
             _refuse_strangers()
             yield

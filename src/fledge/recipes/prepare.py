@@ -4,6 +4,7 @@ sources → reading → tokenizer → preview and estimate → parts, encoded by
 """
 
 import argparse
+import contextlib
 import json
 import re
 import shlex
@@ -68,11 +69,11 @@ def run(args: argparse.Namespace) -> None:
     settings = build_settings(PrepareSettings, overrides)
     tokenizer = replace(settings.tokenizer, file=args.tokenizer or settings.tokenizer.file)
     begun = time.perf_counter()
-    ray = ray_engine(args)
-    order = order_of(args.sources, settings.data, tokenizer, args.out)
-    workers = engines.workers(args.workers, order.reading.size)
-    if not build(order, ray or engines.local(workers), meter, partial(preview, workers=workers)):
-        say(f"'{args.out}' holds this very dataset already: nothing was done")
+    with ray_if_asked(args) as ray:
+        order = order_of(args.sources, settings.data, tokenizer, args.out)
+        workers = engines.workers(args.workers, order.reading.size)
+        if not build(order, ray or engines.local(workers), meter, partial(preview, workers=workers)):
+            say(f"'{args.out}' holds this very dataset already: nothing was done")
     facts = summary(args.out)
     report(facts, as_json=args.json, text=in_words(facts, time.perf_counter() - begun))
 
@@ -84,13 +85,13 @@ def refuse_idle(overrides: Layer) -> None:
             raise UserError(f"data.{name} plays no role here", "leave it out: it is for 'fledge train'")
 
 
-def ray_engine(args: argparse.Namespace) -> Engine | None:
-    """None where it is not asked for; a cluster that is not there is refused before any text is looked at."""
+def ray_if_asked(args: argparse.Namespace) -> contextlib.AbstractContextManager[Engine | None]:
+    """A cluster that is not there is refused before any text is looked at."""
     if args.engine == "ray":
         return engines.on_ray(args.address, args.workers)
     if args.address:
         raise UserError("--address is a Ray cluster's", "add --engine ray, or leave it out")
-    return None
+    return contextlib.nullcontext()
 
 
 def order_of(named: Sequence[str], data: DataConfig, tokenizer: TokenizerConfig, out: str) -> Order:
