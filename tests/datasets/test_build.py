@@ -180,12 +180,17 @@ def test_a_damaged_record_is_not_believed(make: "Maker", poems: Path, damage: An
     assert set(make.made) == {2, PARTS - 1}
 
 
-def test_a_record_whose_shard_is_gone_is_not_believed(make: "Maker", poems: Path) -> None:
+@pytest.mark.parametrize("damage", ["gone", "another byte"])
+def test_a_record_whose_shard_is_not_whole_is_not_believed(make: "Maker", poems: Path, damage: str) -> None:
     order = make.order("poems")
     whole = make(make.order("poems", out="whole"))
     with pytest.raises(Cut):
         make(order, stopped(3))
-    next(Path(order.out).glob("*/00001.tokens")).unlink()
+    shard = next(Path(order.out).glob("*/00001.tokens"))
+    content = shard.read_bytes()
+    shard.unlink()
+    if damage != "gone":
+        shard.write_bytes(content[:-1] + b"#")
     assert make(order) == whole
     assert make.made == [1, 3, 4, 5]
 
@@ -414,13 +419,15 @@ def test_interrupted_at_the_keyboard_a_person_hears_what_is_kept(
 
 
 @pytest.mark.parametrize(("filters", "why"), [({"min_length": 99}, "6 too short"), ({"max_length": 2}, "6 too long")])
+@pytest.mark.parametrize("out", ["out", "memory://duck/out"])
 def test_a_text_of_which_nothing_is_left_is_refused_and_leaves_nothing(
-    make: "Maker", poems: Path, filters: dict[str, Any], why: str
+    make: "Maker", poems: Path, filters: dict[str, Any], why: str, out: str
 ) -> None:
-    order = make.order("poems", **filters)
+    order = make.order("poems", out=out, **filters)
     with pytest.raises(UserError, match=rf"nothing is left of the text in '.*poems' \({why}\)") as caught:
         make(order)
     assert caught.value.hint == "loosen the filters of [data]"
+    assert make.contents(order).keys() <= ({"tokenizer.json"} if "memory" in out else set())
     assert not Path(order.out).exists()
 
 

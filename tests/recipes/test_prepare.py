@@ -283,6 +283,15 @@ def test_what_was_odd_or_left_out_is_told_with_its_number(desk: Path, say: Say) 
     ]
 
 
+def test_the_help_fits_a_small_screen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main(["prepare", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 30
+    assert max(map(len, lines)) <= 80
+
+
 def test_with_json_stdout_holds_one_document_and_stderr_the_words(desk: Path, say: Say) -> None:
     (desk / "one.txt").write_text("a bad cab\n")
     for again in (False, True):

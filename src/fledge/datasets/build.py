@@ -144,14 +144,13 @@ def alone(place: Place, out: str) -> Iterator[None]:
 
 
 def tidied(place: Place) -> bool:
-    """Whether an attempt that failed has left nothing here, as nothing was finished. What is far away is let be."""
-    if not isinstance(place, Folder):
-        return False
-    if place.read(shards.MANIFEST) is not None:  # another dataset: only what was just begun beside it goes
-        place.forget_work()
-    elif not any((place.path / WORK).glob(NUMBERED)) and not strangers(place):
-        shutil.rmtree(place.path, ignore_errors=True)
-    return not (place.path / WORK).exists()
+    """Whether an attempt that failed has left nothing to go on with. What is far away is let be."""
+    if isinstance(place, Folder):
+        if place.read(shards.MANIFEST) is not None:  # another dataset: only what was just begun beside it goes
+            place.forget_work()
+        elif not any((place.path / WORK).glob(NUMBERED)) and not strangers(place):
+            shutil.rmtree(place.path, ignore_errors=True)
+    return place.read(TOKENIZER_KEY) is None
 
 
 def tell_of_the_rest(error: BaseException) -> None:
