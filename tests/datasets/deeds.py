@@ -33,7 +33,6 @@ def square_or_die(folder: Path, victim: int, others: int, times: int, item: int)
         while len(marks(folder)) <= others:
             time.sleep(0.01)
         time.sleep(0.3)  # their results are on the way
-        (folder.parent / "dying").touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return item * item
 

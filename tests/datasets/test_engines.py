@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -135,18 +134,6 @@ def test_a_worker_that_is_killed_costs_what_it_was_making(workers: Engine, deeds
     deed = partial(deeds.square_or_die, marks, 3, len(NUMBERS) - 1, 1)
     assert dict(workers(deed, NUMBERS)) == SQUARES
     assert deeds.marks(marks) == ONCE + Counter([3])
-
-
-def test_results_that_nobody_has_fetched_yet_outlive_a_killed_worker(deeds: ModuleType, marks: Path) -> None:
-    deed = partial(deeds.square_or_die, marks, 0, len(NUMBERS) - 1, 1)
-    results = processes(2)(deed, NUMBERS)
-    found = dict([next(results)])
-    while not (marks.parent / "dying").exists():
-        time.sleep(0.01)
-    time.sleep(0.3)
-    found.update(results)
-    assert found == SQUARES
-    assert deeds.marks(marks) == ONCE + Counter([0])
 
 
 def test_a_worker_that_is_always_killed_is_given_up(workers: Engine, deeds: ModuleType, marks: Path) -> None:

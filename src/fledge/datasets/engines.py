@@ -71,13 +71,11 @@ def _in_pool(work: Work, items: dict[int, Any], count: int) -> Iterator[tuple[in
     fresh = multiprocessing.get_context("spawn")  # a fork would copy threads in the middle of their work
     life, ours = fresh.Pipe(duplex=False)
     pool = ProcessPoolExecutor(min(count, len(items)), fresh, _live_while_open, (life,))
-    places = {}
     try:
-        with _deaf_children(), contextlib.suppress(BrokenProcessPool):
-            for place, item in items.items():
-                places[pool.submit(work, item)] = place
-        for done in as_completed(places):
-            if not isinstance(done.exception(), BrokenProcessPool):
+        with contextlib.suppress(BrokenProcessPool):
+            with _deaf_children():
+                places = {pool.submit(work, item): place for place, item in items.items()}
+            for done in as_completed(places):
                 yield places[done], done.result()
     finally:
         ours.close()  # whatever is still at work stops now
