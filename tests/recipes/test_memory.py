@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SMALL, LARGE = 6_000_000, 36_000_000  # bytes
+SMALL, LARGE = 6_000_000, 30_000_000  # bytes
 ROOM = 15_000_000
 
 # The most memory that this process ever held, after each text: `ru_maxrss` would count its parent's, too.

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fledge.base.errors import UserError
@@ -72,6 +72,7 @@ def test_a_sample_of_more_than_there_is_is_all_of_it(folder: Path) -> None:
     assert list(found.sample(found.size)) == list(found.pieces())
 
 
+@settings(max_examples=50)
 @given(limit=st.integers(1, 11_000))
 def test_a_sample_is_about_as_large_as_asked_for_and_never_comes_twice(folder: Path, limit: int) -> None:
     texts = [piece.text for piece in gather([str(folder / "long.txt")]).sample(limit)]
@@ -79,16 +80,16 @@ def test_a_sample_is_about_as_large_as_asked_for_and_never_comes_twice(folder: P
     assert texts == sorted(set(texts))
 
 
+@settings(max_examples=50)
 @given(limit=st.integers(2_000, 16_000))
 def test_a_sample_is_from_everywhere(folder: Path, limit: int) -> None:
     found = gather([str(folder)])
-    total = found.size
+    sampled = list(found.sample(limit))
     before = taken = 0
     for each in found.inputs:
-        mine = [piece for piece in found.sample(limit) if piece.document == each.name]
         before += each.size or 0
-        taken += sum(len(piece.text) for piece in mine)
-        assert abs(taken - limit * before / total) <= 4 * PIECE
+        taken += sum(len(piece.text) for piece in sampled if piece.document == each.name)
+        assert abs(taken - limit * before / found.size) <= 4 * PIECE
 
 
 def test_of_a_small_sample_what_is_not_taken_is_not_even_opened(folder: Path, opened: list[Any]) -> None:
@@ -98,6 +99,7 @@ def test_of_a_small_sample_what_is_not_taken_is_not_even_opened(folder: Path, op
     assert len(found.slices(reading.STRIDE)) == 25
 
 
+@settings(max_examples=50)
 @given(weight=st.sampled_from([0.2, 0.5, 0.8]), limit=st.integers(500, 4_000))
 def test_a_sample_of_a_share_holds_nothing_that_the_share_does_not(folder: Path, weight: float, limit: int) -> None:
     found = gather([f"{folder}/long.txt:{weight}"])
