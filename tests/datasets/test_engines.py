@@ -158,6 +158,12 @@ def test_what_a_worker_raises_is_raised_here(
     assert getattr(caught.value, "errno", None) == (28 if kind is OSError else None)
 
 
+def test_processes_never_hear_of_ctrl_c_not_even_while_they_start(deeds: ModuleType) -> None:
+    heard = dict(processes(2)(deeds.hears, [signal.SIGINT, signal.SIGTERM]))
+    assert heard == {signal.SIGINT: False, signal.SIGTERM: True}
+    assert deeds.hears(signal.SIGINT)  # we do
+
+
 # Ray by the command line
 
 
