@@ -195,19 +195,6 @@ def test_prepare_on_a_running_ray_gives_the_same_bytes(texts: Path, cluster: str
     assert contents(texts / "together") == contents(texts / "alone")
 
 
-def test_prepare_starts_a_ray_of_its_own_where_none_is_named(
-    texts: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert main([*PREPARE, "alone"]) == 0
-    with short_folder() as folder:
-        monkeypatch.setenv("RAY_TMPDIR", folder)
-        done = fledge(*PREPARE, "together", "--engine", "ray", "--workers", "1")
-        assert list(Path(folder).glob("ray/session_2*"))
-        assert folder not in subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, text=True).stdout
-    assert done.returncode == 0, done.stderr
-    assert contents(texts / "together") == contents(texts / "alone")
-
-
 def test_what_ray_says_of_its_workers_is_no_part_of_the_answer(texts: Path, cluster: str) -> None:
     code = "import deeds; from fledge.datasets import build; build.make_part = deeds.die"
     done = fledge(*PREPARE, "out", "--engine", "ray", "--address", cluster, "--json", code=code)
