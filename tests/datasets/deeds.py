@@ -61,3 +61,7 @@ def company(folder: Path, item: int) -> int:
 
 def die(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hears(number: int) -> bool:
+    return number not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
