@@ -202,3 +202,9 @@ def test_a_separator_is_written_as_people_write_it(tmp_path: Path, end: str) -> 
     (tmp_path / "text.txt").write_bytes(f"one{end}{end}two{end}{end}three".encode())
     data = DataConfig(separator=repr(end * 2)[1:-1], val=0.0)
     assert text_of(prepare([str(tmp_path / "text.txt")], PLAIN, data, tmp_path / "out"), "train") == "onetwothree"
+
+
+def test_a_dataset_inside_its_own_text_is_refused(poems: Path) -> None:
+    with pytest.raises(UserError, match="inside the text"):
+        prepare([str(poems)], CHAR, DataConfig(), poems / "made" / "out")
+    assert prepare([str(poems)], CHAR, DataConfig(), poems / ".hidden" / "out").splits  # no text there
