@@ -25,6 +25,7 @@ MARK = "\ufeff"  # at the beginning of a file it says that this is UTF-8, and is
 MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gz", b"\x28\xb5\x2f\xfd": "zst"}
 CODEC = {"gz": "gzip", "zst": "zstd"}
 LINES = (".jsonl", ".ndjson")
+CHOOSE = "choose the field that holds the text: --data.field NAME; of fledge tokenizer: --field NAME"
 
 
 @dataclass(frozen=True)
