@@ -35,10 +35,14 @@ def cores() -> int:
 
 
 def local(count: int | None, size: int) -> Engine:
-    """As many processes as asked for; else one a core, and none besides this one for a text of little `size`."""
-    if count is None:
-        count = cores() if size >= SMALL else 1
+    """As many processes as asked for, or as the text is worth."""
+    count = count or worth(size)
     return here if count == 1 else processes(count)
+
+
+def worth(size: int) -> int:
+    """One process a core, and none besides this one for a text of little `size`."""
+    return cores() if size >= SMALL else 1
 
 
 def processes(count: int) -> Engine:

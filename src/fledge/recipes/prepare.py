@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     tokenizer = replace(settings.tokenizer, file=args.tokenizer or settings.tokenizer.file)
     begun = time.perf_counter()
     order = order_of(args.sources, settings.data, tokenizer, args.out)
-    workers = args.workers or engines.cores()
+    workers = args.workers or engines.worth(order.reading.size)
     build(order, engine_of(args, order), meter, partial(preview, workers=workers))
     facts = summary(args.out)
     report(facts, as_json=args.json, text=in_words(facts, time.perf_counter() - begun))
