@@ -75,6 +75,7 @@ def _tokenizer(parser: Parser) -> None:
     report.add_argument("sources", nargs="+", metavar="SOURCE")
     for sub in (train, report):
         sub.add_argument("--gpt2", type=Path, metavar="DIR", help="where GPT-2's vocab.bpe and encoder.json are")
+        sub.add_argument("--field", default="text", metavar="NAME", help="jsonl, parquet: what holds the text (text)")
     examples = {
         train: "train book.txt --out book.json",
         show: "show book.json 'Once upon a time'",

@@ -3,7 +3,7 @@
 import json
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -493,3 +493,13 @@ def test_the_manifest_says_what_was_read_left_out_and_made(make: "Maker", poems:
         for name in ("tokens", "documents"):
             assert split[name] == sum(shard[name] for shard in split["shards"])
     assert sum(split["documents"] for split in manifest["splits"].values()) == PARTS
+
+
+@pytest.mark.parametrize("name", ["train/00000.tokens", "tokenizer.json"])
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_bytes(b"{}")])
+def test_the_same_command_mends_a_dataset_that_was_damaged(
+    make: "Maker", poems: Path, name: str, damage: Callable[[Path], object]
+) -> None:
+    whole = make(make.order(poems))
+    damage(Path(make.order(poems).out) / name)
+    assert make(make.order(poems)) == whole

@@ -514,3 +514,16 @@ def test_a_text_of_any_name_has_its_place_in_the_cache(tmp_path: Path, name: str
     (tmp_path / name).write_text("a bad cab")
     first = ensure(DataConfig(corpus=str(tmp_path / name)), CHAR)
     assert ensure(DataConfig(corpus=str(tmp_path / name)), CHAR).folder == first.folder
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_separator_is_written_as_people_write_it(tmp_path: Path, end: str) -> None:
+    (tmp_path / "text.txt").write_bytes(f"one{end}{end}two{end}{end}three".encode())
+    data = DataConfig(separator=repr(end * 2)[1:-1], val=0.0)
+    assert text_of(prepare([str(tmp_path / "text.txt")], PLAIN, data, tmp_path / "out"), "train") == "onetwothree"
+
+
+def test_a_dataset_inside_its_own_text_is_refused(poems: Path) -> None:
+    with pytest.raises(UserError, match="inside the text"):
+        prepare([str(poems)], CHAR, DataConfig(), poems / "made" / "out")
+    assert prepare([str(poems)], CHAR, DataConfig(), poems / ".hidden" / "out").splits  # no text there

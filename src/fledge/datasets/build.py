@@ -15,7 +15,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from fledge.base.errors import Interrupted, UserError
 from fledge.base.files import PARTIAL, locked, new_folders, remove_partials
@@ -77,6 +77,8 @@ def build(order: Order, engine: Engine, watch: Watch, ready: Callable[[Ahead], N
     with claimed(order.out) as place:
         if is_built(order.out, order.key):  # by another process, which has just let go of it
             return False
+        if place.read(shards.MANIFEST) is not None:
+            place.remove(shards.MANIFEST)  # it is this dataset's, and damaged: made anew
         tokenizer = kept_tokenizer(order, place)
         by = how_divided(order.data, order.reading)
         division = Division(by, order.data.val, order.data.test)
@@ -95,18 +97,32 @@ def build(order: Order, engine: Engine, watch: Watch, ready: Callable[[Ahead], N
 
 
 def is_built(out: str, key: str) -> bool:
-    """Anything else that is there is refused."""
+    """Whether this very dataset is there, and whole. Anything else that is there is refused."""
     place, hint = open_place(out), "choose another --out, or remove it first"
     if (content := place.read(shards.MANIFEST)) is not None:
         with contextlib.suppress(ValueError, AttributeError):
-            if json.loads(content).get("made") == key:
-                place.forget_work()  # where a process was killed just before its end
-                return True
+            manifest = json.loads(content)
+            if manifest.get("made") == key:
+                if whole := is_whole(place, manifest):
+                    place.forget_work()  # where a process was killed just before its end
+                return whole
         raise UserError(f"'{out}' exists already", hint)
     if isinstance(place, Folder) and os.path.lexists(place.path) and not (place.path / WORK).is_dir():
         raise UserError(f"'{out}' exists already", hint)
     if others := strangers(place):
         raise UserError(f"'{out}' holds what is no part of a dataset: '{others[0]}'", hint)
+    return False
+
+
+def is_whole(place: Place, manifest: dict[str, Any]) -> bool:
+    """Whether what the manifest names is there, undamaged."""
+    content = place.read(shards.TOKENIZER) or b""
+    with contextlib.suppress(ValueError, AttributeError):
+        tokenizer = tokenizers.parse(json.loads(content), "the dataset's tokenizer")
+        held = [info for split in manifest["splits"].values() for info in split["shards"]]
+        return tokenizers.fingerprint(tokenizer) == manifest["tokenizer"] and all(
+            place.holds(info["file"], info["sha256"]) for info in held
+        )
     return False
 
 

@@ -100,7 +100,16 @@ def order_of(named: Sequence[str], data: DataConfig, tokenizer: TokenizerConfig,
     options = Options(data.field, unescaped(data.separator), "", data.errors)
     reading = gather(named, options, globs(data.include), globs(data.exclude))
     place = out if is_url(out) else str(user_path(out).absolute())
+    refuse_inside(place, named)
     return Order(reading, data, lambda: make_tokenizer(reading, tokenizer), key, facts, place)
+
+
+def refuse_inside(out: str, named: Sequence[str]) -> None:
+    """A dataset in the folder that it is made of would be text of that folder the next time."""
+    for source in named:
+        folder, target = user_path(sources.weighted(source)[0]).resolve(), Path(out).resolve()
+        if folder in target.parents and folder.is_dir() and not sources.hidden(target.relative_to(folder).parts):
+            raise UserError(f"'{out}' lies inside the text in '{source}'", "choose an --out outside of that folder")
 
 
 def facts_of(named: Sequence[str], data: DataConfig, tokenizer: TokenizerConfig) -> tuple[str, str]:

@@ -27,6 +27,7 @@ MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gz", b"\x28\xb5\x2f\xfd": "zst"
 CODEC = {"gz": "gzip", "zst": "zstd"}
 LINES = (".jsonl", ".ndjson")
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
+CHOOSE = "choose the field that holds the text: --data.field NAME; of fledge tokenizer: --field NAME"
 
 
 @dataclass(frozen=True)
