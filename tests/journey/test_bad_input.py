@@ -235,7 +235,7 @@ def test_one_damaged_run_does_not_hide_the_others(workplace: Path, capsys: pytes
         ("--train.steps 1.5", "train.steps", "a whole number"),
         ("--optim.lr fast", "optim.lr", "a number"),
         ("--model.tied maybe", "model.tied", "true or false"),
-        ("--model.mlp relu", "model.mlp", "relu2"),
+        ("--model.mlp elu", "model.mlp", "relu2"),
         ("--optim.betas 0.9", "optim.betas", "a list"),
         ("--train.steps 0", "train.steps", "1"),
         ("--train.steps=-5", "train.steps", "1"),
