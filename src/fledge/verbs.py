@@ -36,9 +36,9 @@ def common_arguments(parser: Parser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
-def _settings_argument(parser: Parser) -> None:
+def _settings_argument(parser: Parser, which: str) -> None:
     # Listed for the reader; the words themselves are taken by parse_known_args.
-    parser.add_argument("--section.key", dest="_", metavar="VALUE", help="any setting, e.g. --train.steps 500")
+    parser.add_argument("--section.key", dest="_", metavar="VALUE", help=which)
 
 
 def _demo(parser: Parser) -> None:
@@ -75,6 +75,7 @@ def _tokenizer(parser: Parser) -> None:
     report.add_argument("sources", nargs="+", metavar="SOURCE")
     for sub in (train, report):
         sub.add_argument("--gpt2", type=Path, metavar="DIR", help="where GPT-2's vocab.bpe and encoder.json are")
+        sub.add_argument("--field", default="text", metavar="NAME", help="jsonl, parquet: what holds the text (text)")
     examples = {
         train: "train book.txt --out book.json",
         show: "show book.json 'Once upon a time'",
@@ -107,18 +108,21 @@ def _prepare(parser: Parser) -> None:
     )
     parser.add_argument("--engine", choices=["local", "ray"], default="local", help="this machine, or a Ray cluster")
     parser.add_argument("--address", metavar="HOST:PORT", help="the cluster's (default: one is started here meanwhile)")
-    _settings_argument(parser)
+    _settings_argument(parser, "of [data] or [tokenizer]: see 'fledge train demo --print-config'")
 
 
 def _presets(parser: Parser) -> None:
-    parser.add_argument("name", nargs="?", metavar="NAME", help="show this one whole")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="show this one whole, and what it costs")
+    parser.add_argument("--markdown", action="store_true", help="the table as Markdown, as in docs/presets.md")
 
 
 def _train(parser: Parser) -> None:
-    parser.add_argument("preset", metavar="PRESET|FILE.toml", help="what to train: see 'fledge presets'")
+    what = "what to train: see 'fledge presets'; with --init it may be left out"
+    parser.add_argument("preset", nargs="?", metavar="PRESET|FILE.toml", help=what)
+    parser.add_argument("--init", metavar="RUN", help="go on from the model of this run, with its tokenizer")
     parser.add_argument("--run", metavar="NAME", help="name of the run (default: the preset's, numbered)")
     parser.add_argument("--print-config", action="store_true", help="print every setting with its meaning, and stop")
-    _settings_argument(parser)
+    _settings_argument(parser, "any setting, e.g. --train.steps 500")
 
 
 def _run_argument(parser: Parser, many: bool = False) -> None:
@@ -154,6 +158,21 @@ def _eval(parser: Parser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
 
+def _export(parser: Parser) -> None:
+    _run_argument(parser)
+    parser.add_argument("--to", required=True, choices=["hf", "gguf"], help="Hugging Face's files, or llama.cpp's")
+    parser.add_argument("--out", required=True, metavar="DIR", help="a new folder for the files")
+    parser.add_argument("--dtype", choices=["f32", "f16", "q8_0"], help="gguf: how exact its numbers are (f16)")
+
+
+def _import(parser: Parser) -> None:
+    what = "a Hugging Face folder, a name on the Hub, nanoGPT's ckpt.pt, or a .gguf"
+    parser.add_argument("source", metavar="SOURCE", help=what)
+    parser.add_argument("--out", metavar="RUN", help="name or path of the new run (default: the source's name)")
+    parser.add_argument("--tokenizer", metavar="FILE", help="its tokenizer.json, where the source has none; or gpt2")
+    parser.add_argument("--characters", metavar="TEXT", help="the text whose characters are its vocabulary (nanoGPT)")
+
+
 VERBS = {
     "demo": Verb("the whole journey in about three minutes", _demo, ("fledge demo", "fledge demo --minutes 10")),
     "doctor": Verb("what this machine is, what fledge will use, and why", _nothing, ("fledge doctor",)),
@@ -172,8 +191,8 @@ VERBS = {
         _prepare,
         (
             "fledge prepare my-notes/ --out data/notes",
-            "fledge prepare 'logs/*.jsonl.gz' --data.field body --data.dedup true --out data/logs",
-            "fledge prepare wikipedia-en:0.1 book.txt --tokenizer.kind gpt2 --out s3://bucket/mixed",
+            "fledge prepare 'logs/*.jsonl.gz' --data.field body --out data/logs",
+            "fledge prepare wikipedia-en:0.1 book.txt --data.dedup true --out s3://b/mixed",
             "fledge train demo --data.path data/notes",
         ),
         settings=True,
@@ -186,6 +205,7 @@ VERBS = {
             "fledge train demo",
             "fledge train nanogpt-shakespeare-cpu --data.corpus input.txt --run hamlet",
             "fledge train demo --model.n_layer 8 --optim.lr 2e-3",
+            "fledge train --init gpt2 --data.corpus my-notes/",
             "fledge train demo --print-config > mine.toml     every setting, explained",
         ),
         settings=True,
@@ -206,11 +226,28 @@ VERBS = {
         ("fledge eval hamlet", "fledge eval hamlet@latest --json"),
         recipe="evaluate",
     ),
+    "export": Verb(
+        "a model for other programs: transformers, llama.cpp",
+        _export,
+        (
+            "fledge export hamlet --to hf --out hamlet-hf",
+            "fledge export hamlet@best --to gguf --dtype q8_0 --out hamlet",
+        ),
+    ),
+    "import": Verb(
+        "other programs' models → a run",
+        _import,
+        (
+            "fledge import openai-community/gpt2 --out gpt2",
+            "fledge import out-shakespeare-char/ckpt.pt --characters input.txt --out nano",
+        ),
+        recipe="import_run",
+    ),
 }
 
 JOURNEY = {
     "begin": ["demo", "doctor"],
     "text": ["corpora", "tokenizer", "prepare"],
     "train": ["presets", "train", "resume", "runs", "plot"],
-    "use": ["generate", "eval"],
+    "use": ["generate", "eval", "export", "import"],
 }

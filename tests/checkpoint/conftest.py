@@ -11,7 +11,7 @@ from fledge.model.init import build
 from fledge.optim.config import OptimConfig
 from fledge.optim.groups import build_optimizer
 
-CONFIG = ModelConfig(n_layer=1, n_head=2, n_embd=16, context=8, vocab_size=11, bias=True, dropout=0.3)
+CONFIG = ModelConfig(n_layer=1, n_head=2, n_embd=16, context=8, vocab_size=11, mlp_bias=True, dropout=0.3)
 
 
 def one_update(model: GPT, optimizer: torch.optim.Optimizer) -> float:

@@ -15,7 +15,7 @@ from fledge.checkpoint.state import State
 from fledge.recipes.settings import settle
 from fledge.tokens.char import CharTokenizer
 
-MODEL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "context": 8, "vocab_size": 11, "bias": True, "dropout": 0.3}
+MODEL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "context": 8, "vocab_size": 11, "mlp_bias": True, "dropout": 0.3}
 
 
 @pytest.fixture

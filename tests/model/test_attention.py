@@ -5,7 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.model.attention import ATTENTIONS, attention_weights, causal_mask, fast_attention, readable_attention
+from fledge.model.attention import ATTENTIONS, attention_weights, fast_attention, readable_attention, visible
+
+CPU = torch.device("cpu")
 
 
 def random_heads(B: int, H: int, K: int, T: int, S: int, D: int, seed: int) -> tuple[torch.Tensor, ...]:
@@ -20,46 +22,73 @@ def random_heads(B: int, H: int, K: int, T: int, S: int, D: int, seed: int) -> t
     S=st.integers(1, 12),
     fewer=st.integers(0, 11),
     D=st.sampled_from([1, 4, 8]),
+    window=st.integers(1, 14),
     seed=st.integers(0, 99),
 )
-def test_readable_and_fast_attention_agree(B: int, K: int, group: int, S: int, fewer: int, D: int, seed: int) -> None:
+def test_readable_and_fast_attention_agree(
+    B: int, K: int, group: int, S: int, fewer: int, D: int, window: int, seed: int
+) -> None:
     q, k, v = random_heads(B, K * group, K, max(1, S - fewer), S, D, seed)
-    readable, fast = readable_attention(q, k, v), fast_attention(q, k, v)
+    readable, fast = readable_attention(q, k, v, window), fast_attention(q, k, v, window)
     assert readable.shape == q.shape
     assert (readable - fast).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize(("T", "S", "window"), [(64, 64, 64), (64, 64, 9), (1, 64, 64), (7, 64, 64), (7, 64, 20)])
 @pytest.mark.parametrize("K", [4, 2, 1])
-def test_their_gradients_agree_too(K: int) -> None:
+def test_in_bfloat16_both_are_within_its_rounding_of_the_exact_answer(T: int, S: int, window: int, K: int) -> None:
+    q, k, v = (t.bfloat16() for t in random_heads(2, 4, K, T, S, 32, seed=0))
+    exact = readable_attention(q.double(), k.double(), v.double(), window)
+    for attend in ATTENTIONS.values():
+        answers = attend(q, k, v, window, 0.0)
+        assert answers.dtype == torch.bfloat16
+        assert (answers - exact).abs().max() < 0.025  # values of up to 4 have steps of 1/64
+
+
+@pytest.mark.parametrize("K", [4, 2, 1])
+@pytest.mark.parametrize("window", [9, 3])
+def test_their_gradients_agree_too(K: int, window: int) -> None:
     found = []
     for attend in ATTENTIONS.values():
         tensors = [t.requires_grad_() for t in random_heads(2, 4, K, 9, 9, 8, seed=0)]
-        attend(*tensors, 0.0).square().sum().backward()
+        attend(*tensors, window, 0.0).square().sum().backward()
         found.append([t.grad for t in tensors])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
-@given(S=st.integers(1, 10), fewer=st.integers(0, 9), seed=st.integers(0, 99))
-def test_attention_weights_sum_to_one_and_never_look_ahead(S: int, fewer: int, seed: int) -> None:
+@given(S=st.integers(1, 10), fewer=st.integers(0, 9), window=st.integers(1, 12), seed=st.integers(0, 99))
+def test_attention_weights_sum_to_one_over_the_window_and_never_look_ahead(
+    S: int, fewer: int, window: int, seed: int
+) -> None:
     T = max(1, S - fewer)
     q, k, _ = random_heads(2, 4, 2, T, S, 8, seed)
-    weights = attention_weights(q, k)
+    weights = attention_weights(q, k, window)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, T))
     for row in range(T):
-        assert (weights[:, :, row, S - T + row + 1 :] == 0).all()
-        assert (weights[:, :, row, : S - T + row + 1] > 0).all()
+        end = S - T + row + 1
+        seen = range(max(0, end - window), end)
+        for place in range(S):
+            assert (weights[:, :, row, place] > 0).all() == (place in seen)
 
 
-def test_the_mask_of_new_tokens_lets_them_see_all_that_came_before() -> None:
-    assert causal_mask(2, 4, torch.device("cpu")).tolist() == [[True, True, True, False], [True] * 4]
+def test_new_tokens_see_all_that_came_before_or_a_window_of_it() -> None:
+    assert visible(2, 4, 4, CPU).tolist() == [[True, True, True, False], [True] * 4]
+    assert visible(2, 4, 2, CPU).tolist() == [[False, True, True, False], [False, False, True, True]]
+    assert visible(3, 3, 1, CPU).tolist() == torch.eye(3, dtype=torch.bool).tolist()
+
+
+def test_a_window_of_one_answers_with_the_tokens_own_value() -> None:
+    q, k, v = random_heads(2, 4, 2, 6, 6, 8, seed=0)
+    for attend in ATTENTIONS.values():
+        torch.testing.assert_close(attend(q, k, v, 1, 0.0), v.repeat_interleave(2, dim=1))
 
 
 def test_query_heads_of_one_group_share_keys_and_values() -> None:
     q, k, v = random_heads(1, 4, 2, 5, 5, 8, seed=1)
-    whole = readable_attention(q, k, v)
+    whole = readable_attention(q, k, v, 5)
     for head in range(4):
-        alone = readable_attention(q[:, [head]], k[:, [head // 2]], v[:, [head // 2]])
+        alone = readable_attention(q[:, [head]], k[:, [head // 2]], v[:, [head // 2]], 5)
         torch.testing.assert_close(whole[:, [head]], alone)
 
 
@@ -68,6 +97,6 @@ def test_dropout_drops_weights_and_keeps_the_mean(name: str) -> None:
     torch.manual_seed(0)
     q, k = torch.zeros(1, 1, 4, 8), torch.zeros(1, 1, 4, 8)
     v = torch.ones(1, 1, 4, 8)
-    draws = torch.stack([ATTENTIONS[name](q, k, v, 0.5) for _ in range(400)])
+    draws = torch.stack([ATTENTIONS[name](q, k, v, 4, 0.5) for _ in range(400)])
     assert len(draws.unique()) > 2
     assert abs(float(draws.mean()) - 1) < 0.1

@@ -23,12 +23,58 @@ from fledge.model.config import ModelConfig
         ({"n_head": 2, "n_kv_head": 4}, "model.n_kv_head = 4"),
         ({"n_head": 2, "n_embd": 6}, "rotary"),
         ({"norm_bias": True}, "model.norm_bias"),
+        ({"n_embd": 33, "n_head": 3, "positions": "sinusoidal"}, "model.n_embd = 33"),
+        ({"rotary_base": 1.0}, "model.rotary_base cannot be 1.0"),
+        ({"rotary_base": float("inf")}, "model.rotary_base"),
+        ({"norm_eps": 0.0}, "model.norm_eps cannot be 0.0"),
+        ({"norm_eps": -1e-5}, "model.norm_eps"),
+        ({"norm_eps": float("nan")}, "model.norm_eps"),
+        ({"norm_eps": 1.0}, "model.norm_eps"),
+        ({"softcap": 0.0}, "model.softcap cannot be 0.0"),
+        ({"softcap": -15.0}, "model.softcap"),
+        ({"softcap": float("inf")}, "model.softcap"),
+        ({"softcap": float("nan")}, "model.softcap"),
+        ({"window": 0}, "model.window cannot be 0"),
+        ({"window": -4}, "model.window"),
+        ({"window": 257}, "model.window cannot be 257 where model.context = 256"),
     ],
 )
 def test_an_impossible_shape_is_refused_by_name(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=named) as refusal:
         ModelConfig(**wrong)
     assert refusal.value.hint
+
+
+@pytest.mark.parametrize(
+    "edge",
+    [
+        {"window": 1},
+        {"window": 256},
+        {"softcap": 1e-3},
+        {"norm_eps": 1e-12},
+        {"rotary_base": 1.5},
+        {"n_embd": 34, "n_head": 2, "positions": "sinusoidal"},
+        {"n_embd": 33, "n_head": 3, "positions": "learned"},
+        {"head_dim": 4, "n_embd": 768, "n_head": 4},
+        {"norm": "layernorm", "norm_bias": True, "head_bias": True, "tied": True},
+    ],
+)
+def test_what_lies_at_the_edge_is_taken(edge: dict[str, Any]) -> None:
+    config = ModelConfig(**edge)
+    assert {key: getattr(config, key) for key in edge} == edge
+
+
+def test_the_hint_for_a_window_names_the_longest() -> None:
+    with pytest.raises(UserError) as refusal:
+        ModelConfig(context=64, window=300)
+    assert "from 1 to 64" in refusal.value.hint
+
+
+@pytest.mark.parametrize(
+    ("norm", "asked", "eps"), [("layernorm", None, 1e-5), ("rmsnorm", None, 1e-6), ("rmsnorm", 1e-5, 1e-5)]
+)
+def test_an_epsilon_that_is_not_asked_for_is_the_usual_one(norm: Any, asked: float | None, eps: float) -> None:
+    assert ModelConfig(norm=norm, norm_eps=asked).eps == eps
 
 
 def test_the_hint_for_an_indivisible_width_is_a_width_that_works() -> None:

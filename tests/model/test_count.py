@@ -1,70 +1,152 @@
-"""Formulas against the real thing: tensors that exist, operations that torch counts."""
+"""Formulas against the real thing: tensors that exist, operations that torch counts, what autograd keeps."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from fledge.loss import summed_cross_entropy
 from fledge.model import count
+from fledge.model.cache import new_cache
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
+from fledge.model.init import build
 
 
 @st.composite
 def configs(draw: st.DrawFn) -> ModelConfig:
     n_head = draw(st.sampled_from([1, 2, 4, 6]))
     norm = draw(st.sampled_from(["layernorm", "rmsnorm"]))
+    context = draw(st.integers(1, 16))
     return ModelConfig(
         n_layer=draw(st.integers(1, 3)),
         n_head=n_head,
         n_kv_head=draw(st.sampled_from([None, *(n for n in range(1, n_head + 1) if n_head % n == 0)])),
         n_embd=n_head * 2 * draw(st.integers(1, 4)),
         head_dim=draw(st.sampled_from([None, 4, 6])),
-        context=draw(st.integers(1, 16)),
+        context=context,
         vocab_size=draw(st.integers(1, 50)),
-        positions=draw(st.sampled_from(["learned", "rotary"])),
+        positions=draw(st.sampled_from(["learned", "sinusoidal", "rotary"])),
         norm=norm,
         norm_bias=norm == "layernorm" and draw(st.booleans()),
-        mlp=draw(st.sampled_from(["gelu", "relu2", "swiglu"])),
+        mlp=draw(st.sampled_from(["gelu", "gelu_tanh", "relu", "relu2", "swiglu"])),
         mlp_width=draw(st.sampled_from([None, 7, 32])),
-        bias=draw(st.booleans()),
+        qkv_bias=draw(st.booleans()),
+        output_bias=draw(st.booleans()),
+        mlp_bias=draw(st.booleans()),
+        head_bias=draw(st.booleans()),
         qk_norm=draw(st.booleans()),
+        window=draw(st.none() | st.integers(1, context)),
+        softcap=draw(st.sampled_from([None, 15.0])),
         tied=draw(st.booleans()),
-        attention="readable",
+        attention=draw(st.sampled_from(["fast", "readable"])),
     )
 
 
 @given(configs())
-def test_the_formula_counts_every_parameter(config: ModelConfig) -> None:
-    assert count.parameters(config) == sum(p.numel() for p in GPT(config).parameters())
+def test_the_formulas_count_every_parameter(config: ModelConfig) -> None:
+    real = {name: p.numel() for name, p in GPT(config).named_parameters()}
+    assert count.parameters(config) == sum(real.values())
+    body = [n for name, n in real.items() if name.startswith(("blocks.", "norm."))]
+    assert count.non_embedding_parameters(config) == sum(body)
 
 
 @given(configs())
 @settings(max_examples=30)
-def test_the_formula_counts_the_operations_that_torch_counts(config: ModelConfig) -> None:
-    model = GPT(config).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, config.context, dtype=torch.long))
-    assert count.forward_flops(config) == counter.get_total_flops()
-    assert count.training_flops_per_token(config) * config.context == 3 * count.forward_flops(config)
+def test_the_formulas_count_the_operations_that_torch_counts(config: ModelConfig) -> None:
+    """On the meta device, where both attentions are spelled out for the counter and nothing is computed."""
+    whole = replace(config, window=None)
+    with torch.device("meta"):
+        model = GPT(whole)
+        ids = torch.zeros(2, whole.context, dtype=torch.long)
+    tokens = ids.numel()
+    with FlopCounterMode(display=False) as forward:
+        logits = model(ids)
+    assert count.forward_flops(whole) * tokens == forward.get_total_flops()
+    with FlopCounterMode(display=False) as backward:
+        logits.sum().backward()
+    both = forward.get_total_flops() + backward.get_total_flops()
+    assert count.training_flops(whole) * tokens == both
+
+
+@pytest.mark.parametrize("window", [None, 1, 5, 12])
+def test_one_more_token_costs_what_the_formula_says_with_a_window_too(window: int | None) -> None:
+    """A full cache is what a token can see at most, which is what the formula counts."""
+    config = ModelConfig(
+        n_layer=2, n_head=4, n_kv_head=2, n_embd=32, context=12, vocab_size=40, window=window, attention="readable"
+    )
+    model, cache = build(config, 0).eval(), new_cache(config)
+    with torch.no_grad():
+        for _ in range(11):
+            model(torch.zeros(1, 1, dtype=torch.long), cache)
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, 1, dtype=torch.long), cache)
+    assert counter.get_total_flops() == count.forward_flops(config)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [None, 5])
+def test_the_cache_takes_the_bytes_that_the_formula_says(dtype: torch.dtype, window: int | None) -> None:
+    config = ModelConfig(n_layer=3, n_head=4, n_kv_head=2, n_embd=32, context=12, vocab_size=40, window=window)
+    model, cache = build(config, 0).eval().to(dtype), new_cache(config)
+    with torch.no_grad():
+        for _ in range(12):
+            model(torch.zeros(1, 1, dtype=torch.long), cache)
+    kept = sum(layer._store.untyped_storage().nbytes() for layer in cache.layers)  # type: ignore[attr-defined]
+    assert kept == count.cache_bytes(config, dtype.itemsize)
+    assert kept == (window or 12) * count.cache_bytes_per_token(config, dtype.itemsize)
+
+
+def kept_bytes(config: ModelConfig, batch: int, dtype: torch.dtype) -> int:
+    """What autograd keeps from a forward pass: each storage once, weights and fixed tables left out."""
+    model = build(config, 0)
+    own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    ids = torch.zeros(batch, config.context, dtype=torch.long)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            logits = model(ids)
+        loss = summed_cross_entropy(logits, ids)
+    assert loss.requires_grad
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+MODERN = ModelConfig(n_layer=2, n_head=4, n_kv_head=2, n_embd=64, context=64, vocab_size=100)
+OLD = replace(
+    MODERN, n_kv_head=None, qk_norm=False, positions="learned", norm="layernorm", norm_bias=True, qkv_bias=True
+)
+KINDS = {
+    "modern": MODERN,
+    "no groups": replace(MODERN, n_kv_head=None),
+    "window": replace(MODERN, window=16),
+    "capped": replace(MODERN, softcap=15.0, qk_norm=False),
+    "wide heads": replace(MODERN, head_dim=32),
+    **{mlp: replace(OLD, mlp=mlp, mlp_bias=True) for mlp in ("gelu", "gelu_tanh", "relu", "relu2")},
+    "sinusoidal": replace(OLD, positions="sinusoidal", tied=True, head_bias=True),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("attention", ["fast", "readable"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_batch_keeps_the_bytes_of_the_formula_to_a_fiftieth(kind: str, attention: str, dtype: torch.dtype) -> None:
+    """Two sequences more, so that what a batch shares (weights in low precision, masks) does not count."""
+    config = replace(KINDS[kind], attention=attention)
+    real = kept_bytes(config, 4, dtype) - kept_bytes(config, 2, dtype)
+    assert abs(count.activation_bytes(config, 2, dtype.itemsize) / real - 1) < 0.02
 
 
 def test_known_models_have_their_known_sizes() -> None:
-    gpt2 = ModelConfig(
-        n_layer=12,
-        n_head=12,
-        n_embd=768,
-        context=1024,
-        vocab_size=50257,
-        positions="learned",
-        norm="layernorm",
-        norm_bias=True,
-        bias=True,
-        mlp="gelu",
-        qk_norm=False,
-        tied=True,
-    )
-    assert count.parameters(gpt2) == 124_439_808
     llama = ModelConfig(n_layer=32, n_head=32, n_embd=4096, context=4096, vocab_size=32000, mlp_width=11008)
     qk_norms = 32 * 2 * 128
     assert count.parameters(llama) - qk_norms == 6_738_415_616

@@ -16,11 +16,18 @@ from fledge.model.init import build
 
 SMALL = ModelConfig(n_layer=2, n_head=4, n_embd=32, context=24, vocab_size=29)
 KINDS = {
-    "learned": replace(SMALL, positions="learned", norm="layernorm", norm_bias=True, bias=True, mlp="gelu"),
+    "learned": replace(SMALL, positions="learned", norm="layernorm", norm_bias=True, mlp_bias=True, mlp="gelu"),
+    "sinusoidal": replace(SMALL, positions="sinusoidal", qkv_bias=True, tied=True, head_bias=True, mlp="gelu_tanh"),
     "rotary": SMALL,
     "grouped": replace(SMALL, n_kv_head=2),
     "one kv head": replace(SMALL, n_kv_head=1, positions="learned", qk_norm=False),
     "readable": replace(SMALL, attention="readable", n_kv_head=2),
+    "window": replace(SMALL, window=5, n_kv_head=2),
+    "window of one": replace(SMALL, window=1),
+    "window of all": replace(SMALL, window=24, attention="readable"),
+    "learned window": replace(SMALL, window=7, positions="learned", attention="readable"),
+    "sinusoidal window": replace(SMALL, window=7, positions="sinusoidal", mlp="relu"),
+    "capped": replace(SMALL, softcap=2.0, output_bias=True, rotary_base=500.0),
     "wide heads": replace(SMALL, head_dim=12, mlp="relu2", tied=True),
 }
 
@@ -78,7 +85,7 @@ def test_no_token_sees_what_comes_after_it(kind: str) -> None:
     assert (one[:, 9] - two[:, 9]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["learned", "rotary"])
+@pytest.mark.parametrize("kind", ["learned", "sinusoidal", "rotary"])
 def test_the_order_of_earlier_tokens_matters(kind: str) -> None:
     model, ids = lively(KINDS[kind]), some_ids(KINDS[kind], 1, 16)
     swapped = ids.clone()
@@ -103,6 +110,43 @@ def test_both_attentions_make_the_same_model(kind: str) -> None:
         assert (fast(ids) - readable(ids)).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("kind", ["window", "learned window"])
+def test_what_lies_before_every_window_is_forgotten(kind: str) -> None:
+    """Two blocks look back twice a window: one token sees another through one that both can see."""
+    model, ids = lively(KINDS[kind]), some_ids(KINDS[kind], 1, 24)
+    back = 2 * (model.config.reach - 1)
+    for change, differs in ((23 - back, True), (23 - back - 1, False)):
+        other = ids.clone()
+        other[:, change] = (other[:, change] + 1) % 29
+        with torch.no_grad():
+            assert bool((model(ids)[:, -1] - model(other)[:, -1]).abs().max() > 1e-6) == differs
+
+
+def test_a_window_as_long_as_the_context_is_none() -> None:
+    ids = some_ids(SMALL, 2, 24)
+    with torch.no_grad():
+        assert torch.equal(lively(SMALL)(ids), lively(replace(SMALL, window=24))(ids))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_attentions_make_the_same_model_with_a_cache_too(kind: str) -> None:
+    fast, readable = (lively(replace(KINDS[kind], attention=name)) for name in ("fast", "readable"))
+    ids = some_ids(KINDS[kind], 2, 24)
+    cuts = [9, 10, 11, 20]
+    assert (in_chunks(fast, ids, cuts) - in_chunks(readable, ids, cuts)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_attentions_make_the_same_model_in_bfloat16(kind: str) -> None:
+    fast, readable = (lively(replace(KINDS[kind], attention=name)) for name in ("fast", "readable"))
+    ids = some_ids(KINDS[kind], 2, 24)
+    with torch.no_grad():
+        exact = fast(ids)
+        with torch.autocast("cpu", torch.bfloat16):
+            for model in (fast, readable):
+                assert (model(ids) - exact).abs().max() < 0.04 * exact.abs().max()
+
+
 def test_dropout_acts_in_training_only() -> None:
     model, ids = lively(replace(SMALL, dropout=0.5)), some_ids(SMALL, 1, 8)
     with torch.no_grad():
@@ -120,6 +164,17 @@ def test_the_cache_counts_what_it_holds() -> None:
         model(some_ids(SMALL, 2, 3), cache)
     assert cache.length == 8
     assert model.no_cache.length == 0
+
+
+def test_the_cache_of_a_window_keeps_the_window_and_counts_everything() -> None:
+    model, cache = lively(KINDS["window"]), new_cache(KINDS["window"])
+    with torch.no_grad():
+        for _ in range(20):
+            model(some_ids(SMALL, 2, 1), cache)
+    assert cache.length == 20
+    (layer, *_) = cache.layers
+    keys, _ = layer.append(*torch.zeros(2, 2, 2, 1, 8))
+    assert keys.shape[2] == 5
 
 
 @pytest.mark.parametrize("kind", ["learned", "rotary"])

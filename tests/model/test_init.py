@@ -19,7 +19,10 @@ WIDE = ModelConfig(
     positions="learned",
     norm="layernorm",
     norm_bias=True,
-    bias=True,
+    qkv_bias=True,
+    output_bias=True,
+    mlp_bias=True,
+    head_bias=True,
 )
 
 

@@ -1,135 +1,196 @@
-"""An outside judge: the same weights in transformers' models give the same logits."""
+"""An outside judge: the same weights in transformers' models give the same logits, and the same text."""
+
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
+from fledge.base.machine import Machine
 from fledge.checkpoint.state import load_weights
+from fledge.generate.engine import generate
+from fledge.generate.sampling import Greedy
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 
 transformers = pytest.importorskip("transformers")
 
+CPU = Machine("cpu", "float32")
 IDS = torch.randint(61, (2, 20), generator=torch.Generator().manual_seed(1))
+Weights = dict[str, torch.Tensor]
+
+SHAPE = ModelConfig(n_layer=2, n_head=4, n_embd=32, context=96, vocab_size=61)
+GPT2 = replace(
+    SHAPE,
+    positions="learned",
+    norm="layernorm",
+    norm_bias=True,
+    qkv_bias=True,
+    output_bias=True,
+    mlp_bias=True,
+    mlp="gelu_tanh",
+    qk_norm=False,
+    tied=True,
+)
+MODERN = replace(SHAPE, n_kv_head=2, mlp_width=48)
+LLAMA = replace(MODERN, qk_norm=False)
+
+# class → the models of ours that it must agree with
+TWINS = [
+    ("GPT2", GPT2),
+    ("GPT2", replace(GPT2, mlp="gelu", norm_eps=1e-3)),
+    ("GPT2", replace(GPT2, mlp="relu", mlp_width=40)),
+    ("Llama", LLAMA),
+    ("Llama", replace(LLAMA, norm_eps=1e-5, rotary_base=500_000.0, head_dim=12, tied=True)),
+    ("Llama", replace(LLAMA, qkv_bias=True, output_bias=True, mlp_bias=True, n_kv_head=1)),
+    ("Qwen2", replace(LLAMA, qkv_bias=True, rotary_base=1e6, tied=True)),
+    ("Qwen3", MODERN),
+    ("Qwen3", replace(MODERN, n_kv_head=None, head_dim=16, rotary_base=1e6, tied=True)),
+    ("Mistral", replace(LLAMA, window=7)),
+    ("Qwen3", replace(MODERN, window=7)),
+]
+
+
+def name_of(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def gpt2_of(config: ModelConfig) -> Any:
+    activations = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu"}
+    return transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=config.vocab_size,
+            n_positions=config.context,
+            n_embd=config.n_embd,
+            n_layer=config.n_layer,
+            n_head=config.n_head,
+            n_inner=config.hidden_width,
+            activation_function=activations[config.mlp],
+            layer_norm_epsilon=config.eps,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    )
+
+
+def rotary_of(family: str, config: ModelConfig) -> Any:
+    window = {"sliding_window": config.window, "use_sliding_window": True, "max_window_layers": 0}
+    shape = {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.n_embd,
+        "intermediate_size": config.hidden_width,
+        "num_hidden_layers": config.n_layer,
+        "num_attention_heads": config.n_head,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_width,
+        "max_position_embeddings": config.context,
+        "rms_norm_eps": config.eps,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rotary_base},
+        "tie_word_embeddings": config.tied,
+        "attention_bias": config.output_bias,
+        "mlp_bias": config.mlp_bias,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    } | (window if config.window else {})
+    return getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config")(**shape))
 
 
 def shake(model: torch.nn.Module) -> None:
-    """Weights, biases and norms all different from what they are born with."""
+    """Weights, biases and norms all different from what they are born with.
+
+    Embeddings and biases are small: a model would otherwise only repeat one token.
+    """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, p in model.named_parameters():
             noise = torch.randn(p.shape, generator=generator)
             is_norm = "norm" in name or "ln_" in name
-            p.copy_(1 + 0.2 * noise if is_norm and name.endswith("weight") else 0.15 * noise)
+            size = 0.03 if "wte" in name or "embed" in name or name.endswith("bias") else 0.2
+            p.copy_(1 + 0.2 * noise if is_norm and name.endswith("weight") else size * noise)
 
 
-@torch.no_grad()
-def distance(ours: GPT, theirs: torch.nn.Module) -> float:
-    logits = ours.eval()(IDS)
-    assert logits.std() > 0.1
-    return float((logits - theirs.eval()(IDS).logits).abs().max())
-
-
-def test_gpt2_gives_the_logits_of_transformers() -> None:
-    theirs = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=61, n_positions=32, n_embd=32, n_layer=2, n_head=4, activation_function="gelu"
-        )
-    )
-    shake(theirs)
-    config = ModelConfig(
-        n_layer=2,
-        n_head=4,
-        n_embd=32,
-        context=32,
-        vocab_size=61,
-        positions="learned",
-        norm="layernorm",
-        norm_bias=True,
-        bias=True,
-        mlp="gelu",
-        qk_norm=False,
-        tied=True,
-    )
-    source = theirs.transformer.state_dict()
-    weights = {"embed.weight": source["wte.weight"], "positions.weight": source["wpe.weight"]}
-    weights |= {f"norm.{kind}": source[f"ln_f.{kind}"] for kind in ("weight", "bias")}
-    for i in range(2):
+def from_gpt2_names(source: Weights, config: ModelConfig) -> Weights:
+    weights = {"embed.weight": source["transformer.wte.weight"], "positions.weight": source["transformer.wpe.weight"]}
+    weights |= {f"norm.{kind}": source[f"transformer.ln_f.{kind}"] for kind in ("weight", "bias")}
+    maps = {"attention.output": "attn.c_proj", "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj"}
+    for i in range(config.n_layer):
         for kind in ("weight", "bias"):
-            old, new = f"h.{i}", f"blocks.{i}"
+            old, new = f"transformer.h.{i}", f"blocks.{i}"
             weights[f"{new}.attention_norm.{kind}"] = source[f"{old}.ln_1.{kind}"]
             weights[f"{new}.mlp_norm.{kind}"] = source[f"{old}.ln_2.{kind}"]
-            for name, part in zip(
-                ("query", "key", "value"), source[f"{old}.attn.c_attn.{kind}"].chunk(3, -1), strict=True
-            ):
-                weights[f"{new}.attention.{name}.{kind}"] = part.mT if kind == "weight" else part
-            for name, their in (
-                ("attention.output", "attn.c_proj"),
-                ("mlp.up", "mlp.c_fc"),
-                ("mlp.down", "mlp.c_proj"),
-            ):
-                weight = source[f"{old}.{their}.{kind}"]
-                weights[f"{new}.{name}.{kind}"] = weight.mT if kind == "weight" else weight  # theirs lie on their side
-    ours = GPT(config)
-    load_weights(ours, weights)
-    assert distance(ours, theirs) < 1e-4
+            together = source[f"{old}.attn.c_attn.{kind}"].chunk(3, -1)
+            parts = dict(zip(("attention.query", "attention.key", "attention.value"), together, strict=True))
+            parts |= {ours: source[f"{old}.{theirs}.{kind}"] for ours, theirs in maps.items()}
+            weights |= {f"{new}.{name}.{kind}": part.mT if part.ndim == 2 else part for name, part in parts.items()}
+    return weights  # their matrices lie on their side
 
 
-def from_llama_names(source: dict[str, torch.Tensor], qk_norm: bool) -> dict[str, torch.Tensor]:
-    weights = {
-        "embed.weight": source["model.embed_tokens.weight"],
-        "norm.weight": source["model.norm.weight"],
-        "head.weight": source["lm_head.weight"],
-    }
-    names = {
+def from_llama_names(source: Weights, config: ModelConfig) -> Weights:
+    names = {"embed": "model.embed_tokens", "norm": "model.norm"} | ({} if config.tied else {"head": "lm_head"})
+    parts = {
         "attention_norm": "input_layernorm",
         "mlp_norm": "post_attention_layernorm",
         "attention.query": "self_attn.q_proj",
         "attention.key": "self_attn.k_proj",
         "attention.value": "self_attn.v_proj",
         "attention.output": "self_attn.o_proj",
+        "attention.query_norm": "self_attn.q_norm",
+        "attention.key_norm": "self_attn.k_norm",
         "mlp.up": "mlp.up_proj",
         "mlp.gate": "mlp.gate_proj",
         "mlp.down": "mlp.down_proj",
     }
-    if qk_norm:
-        names |= {"attention.query_norm": "self_attn.q_norm", "attention.key_norm": "self_attn.k_norm"}
-    for i in range(2):
-        weights |= {f"blocks.{i}.{a}.weight": source[f"model.layers.{i}.{b}.weight"] for a, b in names.items()}
-    return weights
+    for i in range(config.n_layer):
+        names |= {f"blocks.{i}.{ours}": f"model.layers.{i}.{theirs}" for ours, theirs in parts.items()}
+    found = {f"{ours}.{kind}": f"{theirs}.{kind}" for ours, theirs in names.items() for kind in ("weight", "bias")}
+    return {ours: source[theirs] for ours, theirs in found.items() if theirs in source}
 
 
-# With tiny queries and keys, a norm that adds another epsilon gives another answer.
-@pytest.mark.parametrize("scale", [0.15, 2e-4])
-@pytest.mark.parametrize("family", ["Llama", "Qwen3"])
-def test_rotary_rmsnorm_swiglu_gives_the_logits_of_transformers(family: str, scale: float) -> None:
-    shape = {
-        "vocab_size": 61,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "max_position_embeddings": 32,
-        "rms_norm_eps": 1e-6,
-        "tie_word_embeddings": False,
-    }
-    theirs = getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config")(**shape))
+def twins(family: str, config: ModelConfig) -> tuple[GPT, Any]:
+    theirs = gpt2_of(config) if family == "GPT2" else rotary_of(family, config)
+    theirs.set_attn_implementation("eager")
     shake(theirs)
+    ours = GPT(config)
+    read = from_gpt2_names if family == "GPT2" else from_llama_names
+    load_weights(ours, read(theirs.state_dict(), config))
+    return ours.eval(), theirs.eval()
+
+
+@torch.no_grad()
+def distance(ours: GPT, theirs: Any) -> float:
+    logits = ours(IDS)
+    assert logits.std() > 0.1
+    return float((logits - theirs(IDS).logits).abs().max())
+
+
+@pytest.mark.parametrize(("family", "config"), TWINS, ids=name_of)
+@pytest.mark.parametrize("attention", ["fast", "readable"])
+def test_a_twin_gives_the_logits_of_transformers(family: str, config: ModelConfig, attention: Any) -> None:
+    ours, theirs = twins(family, replace(config, attention=attention))
+    assert sum(p.numel() for p in ours.parameters()) == theirs.num_parameters()
+    assert distance(ours, theirs) < 1e-4
+
+
+@pytest.mark.parametrize(("family", "config"), TWINS, ids=name_of)
+def test_a_twin_writes_the_same_64_tokens(family: str, config: ModelConfig) -> None:
+    """Greedy, with a cache, ours and theirs."""
+    ours, theirs = twins(family, config)
+    with torch.no_grad():
+        written = theirs.generate(
+            IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=64, do_sample=False, pad_token_id=0
+        )
+    found = torch.stack(list(generate(ours, IDS, (Greedy(),), CPU, 64, seed=0)), dim=1)
+    assert len(found.unique()) > 8
+    assert torch.equal(found, written[:, IDS.shape[1] :])
+
+
+@pytest.mark.parametrize("family", ["Llama", "Qwen3"])
+def test_with_tiny_queries_and_keys_the_epsilon_of_their_norm_is_the_same(family: str) -> None:
+    config = MODERN if family == "Qwen3" else LLAMA
+    ours, theirs = twins(family, config)
     with torch.no_grad():
         for layer in theirs.model.layers:
-            layer.self_attn.q_proj.weight.mul_(scale / 0.15)
-            layer.self_attn.k_proj.weight.mul_(scale / 0.15)
-    config = ModelConfig(
-        n_layer=2,
-        n_head=4,
-        n_kv_head=2,
-        n_embd=32,
-        context=32,
-        vocab_size=61,
-        mlp_width=48,
-        qk_norm=family == "Qwen3",
-    )
-    ours = GPT(config)
-    load_weights(ours, from_llama_names(theirs.state_dict(), config.qk_norm))
+            layer.self_attn.q_proj.weight.mul_(1e-3)
+            layer.self_attn.k_proj.weight.mul_(1e-3)
+    load_weights(ours, from_llama_names(theirs.state_dict(), config))
     assert distance(ours, theirs) < 1e-4

@@ -8,7 +8,6 @@ import pytest
 
 from fledge.base.files import cache_dir
 from fledge.cli import main
-from fledge.model.count import parameters
 from fledge.recipes.settings import preset_files, resolve
 from fledge.text.corpora import CORPORA
 
@@ -86,13 +85,8 @@ def test_the_doctor_names_device_and_precision_and_why(capsys: pytest.CaptureFix
         assert found[name]["why"]
 
 
-def test_the_presets_have_their_exact_sizes(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = {row["name"]: row for row in told(capsys, "presets", "--json")}
-    assert set(rows) == set(preset_files())
-    for name, row in rows.items():
-        model = resolve(name, []).model
-        if model.vocab_size is not None:
-            assert row["parameters"] == parameters(model)
+def test_all_presets_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert {row["name"] for row in told(capsys, "presets", "--json")} == set(preset_files())
 
 
 def test_a_preset_is_shown_as_a_file_that_can_be_trained(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

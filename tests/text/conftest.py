@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -50,10 +51,10 @@ class Handler(BaseHTTPRequestHandler):
         where = urlsplit(self.path)
         path, range_ = unquote(where.path), self.headers.get("Range", "")
         self.server.asked.append((path, range_))
-        if path.startswith("/api/datasets/o/n/tree/"):
-            self.tree(path.removeprefix("/api/datasets/o/n/tree/"), parse_qs(where.query))
+        if tree := re.match("/api/(datasets|models)/o/n/tree/", path):
+            self.tree(path[tree.end() :], parse_qs(where.query))
         else:
-            self.file(path.removeprefix("/datasets/o/n/resolve/main/"), range_)
+            self.file(re.sub("^(/datasets)?/o/n/resolve/main/", "", path), range_)
 
     def tree(self, rest: str, query: dict[str, list[str]]) -> None:
         revision, _, folder = rest.partition("/")

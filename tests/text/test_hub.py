@@ -150,3 +150,16 @@ def test_a_list_that_reaches_out_of_its_folder_is_refused(repo: "Remote", path: 
     repo.files[path] = File(b"x")
     with pytest.raises(UserError, match="no repository can hold"):
         hub.files(AT, QUICK)
+
+
+def test_the_files_of_a_model_are_listed_and_come_one_by_one(repo: "Remote") -> None:
+    repo.files["config.json"] = File(b"{}", large=False)
+    listed = {file.place.path: file for file in hub.model_files("o/n", "main", QUICK)}
+    assert {"config.json", "data/deep/train-9.parquet"} <= listed.keys()
+    assert hub.download(listed["config.json"], QUICK).read_bytes() == b"{}"
+    assert [path for path, _ in repo.asked if "resolve" in path] == ["/o/n/resolve/main/config.json"]
+
+
+def test_a_model_that_is_not_there_is_refused_by_name(repo: "Remote") -> None:
+    with pytest.raises(UserError, match="no model 'o/n' at 'v9'"):
+        hub.model_files("o/n", "v9", QUICK)

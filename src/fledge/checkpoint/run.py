@@ -16,7 +16,7 @@ from fledge.base.errors import UserError, nearest
 from fledge.base.files import atomic_folder, locked, read_json, user_path
 from fledge.base.settings import read_toml
 from fledge.checkpoint import store
-from fledge.checkpoint.state import load_weights
+from fledge.checkpoint.state import State, load_weights
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.tokens import tokenizer as tokenizers
@@ -24,6 +24,7 @@ from fledge.tokens.tokenizer import Tokenizer
 
 CONFIG = "config.toml"
 FACTS = "run.json"
+CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
+        return self.folder / CHECKPOINTS
 
     def alone(self) -> AbstractContextManager[None]:
         """For the time of the block no other process writes into this run."""
@@ -80,14 +81,18 @@ class Loaded:
     warnings: list[str]
 
 
-def create(folder: Path, config: str, facts: Mapping[str, Any], tokenizer: Tokenizer) -> Run:
-    """A new run folder, whole from its first moment."""
+def create(
+    folder: Path, config: str, facts: Mapping[str, Any], tokenizer: Tokenizer, start: State | None = None
+) -> Run:
+    """A new run folder, whole from its first moment; `start` is where it begins, if it does not begin from nothing."""
     refuse_existing(folder)
     with atomic_folder(folder) as inside:
         (inside / CONFIG).write_text(config, encoding="utf-8")
         (inside / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
         tokenizers.save(tokenizer, inside / "tokenizer.json")
-        (inside / "checkpoints").mkdir()
+        (inside / CHECKPOINTS).mkdir()
+        if start is not None:
+            store.save(inside / CHECKPOINTS, start)
     return Run(folder)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fledge.base.errors import UserError
+from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 
 Tensors = dict[str, Tensor]
@@ -40,6 +41,12 @@ def capture(
     return State(step, weights_of(model), _optimizer_tensors(model, optimizer), _rng(), val_loss, owed)
 
 
+def beginning(weights: Tensors, seed: int) -> State:
+    """A run that has weights before its first step. Nobody has looked at them, so that is owed."""
+    torch.manual_seed(seed)
+    return State(0, weights, {}, _rng(), owed={})
+
+
 def restore(state: State, model: GPT, optimizer: torch.optim.Optimizer) -> None:
     """Everything as it was; after this the next step is bit for bit the one that would have come."""
     load_weights(model, state.weights)
@@ -52,9 +59,22 @@ def weights_of(model: GPT) -> Tensors:
     return {name: p.detach() for name, p in model.named_parameters()}
 
 
+def blank_weights(model: ModelConfig) -> Tensors:
+    """The names and shapes of a model's weights, as tensors that take no memory."""
+    with torch.device("meta"):
+        return weights_of(GPT(model))
+
+
 def load_weights(model: GPT, weights: Tensors) -> None:
     """All of them or none: a partial load is an error that names what does not fit."""
     wanted = weights_of(model)
+    check_fit(wanted, weights)
+    for name, tensor in wanted.items():
+        tensor.copy_(weights[name])
+
+
+def check_fit(wanted: Tensors, weights: Tensors) -> None:
+    """The same names and the same shapes, or an error that names what differs."""
     _refuse_difference("weights", wanted.keys(), weights.keys())
     for name, tensor in wanted.items():
         if tensor.shape != weights[name].shape:
@@ -62,8 +82,6 @@ def load_weights(model: GPT, weights: Tensors) -> None:
                 f"'{name}' has shape {list(weights[name].shape)}, and this model wants {list(tensor.shape)}",
                 "the checkpoint belongs to a model of another shape",
             )
-    for name, tensor in wanted.items():
-        tensor.copy_(weights[name])
 
 
 def _refuse_difference(what: str, wanted: Any, found: Any) -> None:

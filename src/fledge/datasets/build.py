@@ -15,11 +15,11 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from fledge.base.errors import Interrupted, UserError
 from fledge.base.files import PARTIAL, locked, new_folders, remove_partials
-from fledge.datasets import shards
+from fledge.datasets import judge, shards
 from fledge.datasets.config import DataConfig
 from fledge.datasets.division import Division
 from fledge.datasets.engines import Engine
@@ -55,14 +55,15 @@ class Order:
 
 @dataclass(frozen=True)
 class Ahead:
-    """What is known before the long work begins. `left` is in bytes of text, as stored."""
+    """What is known before the long work begins."""
 
     order: Order
     tokenizer: Tokenizer
     by: By
     parts: int
     finished: int
-    left: int
+    left: int  # bytes of text, as stored
+    kept: float  # share of the text that the filters leave
 
 
 class Busy(UserError):
@@ -76,36 +77,52 @@ def build(order: Order, engine: Engine, watch: Watch, ready: Callable[[Ahead], N
     with claimed(order.out) as place:
         if is_built(order.out, order.key):  # by another process, which has just let go of it
             return False
+        if place.read(shards.MANIFEST) is not None:
+            place.remove(shards.MANIFEST)  # it is this dataset's, and damaged: made anew
         tokenizer = kept_tokenizer(order, place)
         by = how_divided(order.data, order.reading)
         division = Division(by, order.data.val, order.data.test)
         job = Job(order.out, json.dumps(tokenizer.to_json()), order.reading.options, division)
-        parts, dropped = plan(order.reading, Rules.of(order.data), job, place, engine, watch)
+        parts, seen = plan(order.reading, Rules.of(order.data), job, place, engine, watch)
         records = finished(place, parts)
         missing = [part for part in parts if part.number not in records]
         left = sum(part.size for part in missing)
-        ready(Ahead(order, tokenizer, by, len(parts), len(records), left))
+        ready(Ahead(order, tokenizer, by, len(parts), len(records), left, judge.share_kept(seen)))
         with watch("encoding", left) as advance:
             for part, record in engine(partial(make_part, job), missing):
                 records[part.number] = record
                 advance(part.size)
-        complete(order, place, tokenizer, [records[part.number] for part in parts], dropped, by)
+        complete(order, place, tokenizer, [records[part.number] for part in parts], judge.counts(seen), by)
     return True
 
 
 def is_built(out: str, key: str) -> bool:
-    """Anything else that is there is refused."""
+    """Whether this very dataset is there, and whole. Anything else that is there is refused."""
     place, hint = open_place(out), "choose another --out, or remove it first"
     if (content := place.read(shards.MANIFEST)) is not None:
         with contextlib.suppress(ValueError, AttributeError):
-            if json.loads(content).get("made") == key:
-                place.forget_work()  # where a process was killed just before its end
-                return True
+            manifest = json.loads(content)
+            if manifest.get("made") == key:
+                if whole := is_whole(place, manifest):
+                    place.forget_work()  # where a process was killed just before its end
+                return whole
         raise UserError(f"'{out}' exists already", hint)
     if isinstance(place, Folder) and os.path.lexists(place.path) and not (place.path / WORK).is_dir():
         raise UserError(f"'{out}' exists already", hint)
     if others := strangers(place):
         raise UserError(f"'{out}' holds what is no part of a dataset: '{others[0]}'", hint)
+    return False
+
+
+def is_whole(place: Place, manifest: dict[str, Any]) -> bool:
+    """Whether what the manifest names is there, undamaged."""
+    content = place.read(shards.TOKENIZER) or b""
+    with contextlib.suppress(ValueError, AttributeError):
+        tokenizer = tokenizers.parse(json.loads(content), "the dataset's tokenizer")
+        held = [info for split in manifest["splits"].values() for info in split["shards"]]
+        return tokenizers.fingerprint(tokenizer) == manifest["tokenizer"] and all(
+            place.holds(info["file"], info["sha256"]) for info in held
+        )
     return False
 
 
@@ -143,14 +160,13 @@ def alone(place: Place, out: str) -> Iterator[None]:
 
 
 def tidied(place: Place) -> bool:
-    """Whether an attempt that failed has left nothing here, as nothing was finished. What is far away is let be."""
-    if not isinstance(place, Folder):
-        return False
-    if place.read(shards.MANIFEST) is not None:  # another dataset: only what was just begun beside it goes
-        place.forget_work()
-    elif not any((place.path / WORK).glob(NUMBERED)) and not strangers(place):
-        shutil.rmtree(place.path, ignore_errors=True)
-    return not (place.path / WORK).exists()
+    """Whether an attempt that failed has left nothing to go on with. What is far away is let be."""
+    if isinstance(place, Folder):
+        if place.read(shards.MANIFEST) is not None:  # another dataset: only what was just begun beside it goes
+            place.forget_work()
+        elif not any((place.path / WORK).glob(NUMBERED)) and not strangers(place):
+            shutil.rmtree(place.path, ignore_errors=True)
+    return place.read(TOKENIZER_KEY) is None
 
 
 def tell_of_the_rest(error: BaseException) -> None:

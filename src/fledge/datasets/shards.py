@@ -16,6 +16,7 @@ import hashlib
 import json
 import re
 import struct
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ class ShardWriter:
     def __init__(self, path: Path, vocab_size: int) -> None:
         self.path, self.kind = path, id_type(vocab_size)
         self.tokens = 0
-        self.starts: list[int] = []
+        self.starts = array("Q")  # eight bytes each: a part may hold millions of short documents
         self._file = path.open("wb")
         self._file.write(bytes(HEADER_BYTES))
 

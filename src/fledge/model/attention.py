@@ -5,6 +5,7 @@
     S  tokens attended to (S ≥ T: the T new ones are the last of them)
 
 Head h of H shares the keys and values of group h // (H // K). With K = H that is plain multi-head attention.
+A token sees itself and the window - 1 tokens before it. A window as long as the context is plain attention.
 Does not know where tokens stand (positions.py) and does not keep the past (cache.py).
 """
 
@@ -16,38 +17,41 @@ from torch import Tensor, nn
 
 from fledge.model.cache import LayerCache
 from fledge.model.config import ModelConfig
-from fledge.model.norms import EPS, RMSNorm
+from fledge.model.norms import RMSNorm
 from fledge.model.positions import Rotation
 
-Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+Attend = Callable[[Tensor, Tensor, Tensor, int, float], Tensor]
 
 
-def causal_mask(T: int, S: int, device: torch.device) -> Tensor:
-    """True where a new token may look: at itself and at what came before. [T, S]"""
-    return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
+def visible(T: int, S: int, window: int, device: torch.device) -> Tensor:
+    """True where a new token may look: at itself and at the window - 1 tokens before it. [T, S]"""
+    ones = torch.ones(T, S, dtype=torch.bool, device=device)
+    return ones.tril(S - T) & ones.triu(S - T - window + 1)
 
 
-def attention_weights(q: Tensor, k: Tensor) -> Tensor:
+def attention_weights(q: Tensor, k: Tensor, window: int) -> Tensor:
     """How much each new token looks at each token: rows that sum to one. [B, H, T, S]"""
     H, T, D = q.shape[1:]
     k = k.repeat_interleave(H // k.shape[1], dim=1)  # [B, K, S, D] → [B, H, S, D]
     scores = q @ k.transpose(-2, -1) / D**0.5  # [B, H, T, S]
-    scores = scores.masked_fill(~causal_mask(T, k.shape[2], q.device), float("-inf"))
+    scores = scores.masked_fill(~visible(T, k.shape[2], window, q.device), float("-inf"))
     return scores.softmax(dim=-1)
 
 
-def readable_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+def readable_attention(q: Tensor, k: Tensor, v: Tensor, window: int, dropout: float = 0.0) -> Tensor:
     """q [B, H, T, D], k and v [B, K, S, D] → [B, H, T, D]. Every step in the open."""
-    weights = F.dropout(attention_weights(q, k), dropout)
+    weights = F.dropout(attention_weights(q, k, window), dropout)  # [B, H, T, S]
     return weights @ v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
 
 
-def fast_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0) -> Tensor:
+def fast_attention(q: Tensor, k: Tensor, v: Tensor, window: int, dropout: float = 0.0) -> Tensor:
     """The same in one fused kernel that never writes the [T, S] matrix to memory."""
     T, S = q.shape[2], k.shape[2]
-    mask = None if T == S else causal_mask(T, S, q.device)
+    triangle = T == S <= window  # the kernel knows this pattern by itself, and looks at half of it only
+    all_seen = T == 1 and window >= S
+    mask = None if triangle or all_seen else visible(T, S, window, q.device)
     grouped = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None, enable_gqa=grouped)
+    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=triangle, enable_gqa=grouped)
 
 
 ATTENTIONS: dict[str, Attend] = {"fast": fast_attention, "readable": readable_attention}
@@ -59,15 +63,16 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, rotation: Rotation) -> None:
         super().__init__()
         C, H, K, D = config.n_embd, config.n_head, config.kv_heads, config.head_width
-        self.query = nn.Linear(C, H * D, bias=config.bias)
-        self.key = nn.Linear(C, K * D, bias=config.bias)
-        self.value = nn.Linear(C, K * D, bias=config.bias)
-        self.output = nn.Linear(H * D, C, bias=config.bias)
-        self.query_norm = RMSNorm(D, EPS) if config.qk_norm else nn.Identity()
-        self.key_norm = RMSNorm(D, EPS) if config.qk_norm else nn.Identity()
+        self.query = nn.Linear(C, H * D, bias=config.qkv_bias)
+        self.key = nn.Linear(C, K * D, bias=config.qkv_bias)
+        self.value = nn.Linear(C, K * D, bias=config.qkv_bias)
+        self.output = nn.Linear(H * D, C, bias=config.output_bias)
+        self.query_norm = RMSNorm(D, config.eps) if config.qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(D, config.eps) if config.qk_norm else nn.Identity()
         self.rotate = rotation
         self.attend = ATTENTIONS[config.attention]
         self.head_width = D
+        self.window = config.reach
         self.dropout = config.dropout
 
     def forward(self, x: Tensor, cache: LayerCache) -> Tensor:
@@ -77,7 +82,7 @@ class Attention(nn.Module):
         q = self.rotate(self.query_norm(q), cache.length)
         k = self.rotate(self.key_norm(k), cache.length)
         k, v = cache.append(k, v)  # [B, K, S, D]
-        y = self.attend(q, k, v, self.dropout if self.training else 0.0)  # [B, H, T, D]
+        y = self.attend(q, k, v, self.window, self.dropout if self.training else 0.0)  # [B, H, T, D]
         return self.output(y.transpose(1, 2).flatten(2))  # [B, T, C]
 
     def heads(self, x: Tensor) -> Tensor:

@@ -22,21 +22,27 @@ class LayerCache:
 
 
 class RememberingLayer(LayerCache):
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+    """Keeps what the next token can still see: the last `reach` tokens."""
+
+    def __init__(self, reach: int) -> None:
+        self.reach = reach
         self.length = 0
-        self._store: Tensor | None = None  # [2, B, K, capacity, D], made when the first keys show dtype and device
+        self._store: Tensor | None = None  # [2, B, K, reach, D], made when the first keys show dtype and device
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         B, K, T, D = k.shape
         if self._store is None:
-            self._store = torch.empty(2, B, K, self.capacity, D, dtype=k.dtype, device=k.device)
-        end = self.length + T
-        assert end <= self.capacity, f"the cache holds {self.capacity} tokens"
-        self._store[0, :, :, self.length : end] = k
-        self._store[1, :, :, self.length : end] = v
-        self.length = end
-        keys, values = self._store[:, :, :, :end]
+            self._store = torch.empty(2, B, K, self.reach, D, dtype=k.dtype, device=k.device)
+        held = min(self.length, self.reach)
+        self.length += T
+        if (end := held + T) <= self.reach:
+            self._store[0, :, :, held:end] = k
+            self._store[1, :, :, held:end] = v
+            keys, values = self._store[:, :, :, :end]
+        else:  # the window moves on: what no new token sees is left behind
+            seen = torch.cat((self._store[:, :, :, :held], torch.stack((k, v))), dim=3)
+            self._store.copy_(seen[:, :, :, -self.reach :])
+            keys, values = seen[:, :, :, -(T + self.reach - 1) :]
         return keys, values
 
 
@@ -54,5 +60,5 @@ def no_cache(config: ModelConfig) -> Cache:
 
 
 def new_cache(config: ModelConfig) -> Cache:
-    """Room for a whole context."""
-    return Cache([RememberingLayer(config.context) for _ in range(config.n_layer)])
+    """Room for all that a token can see: a whole context, or a window of it."""
+    return Cache([RememberingLayer(config.reach) for _ in range(config.n_layer)])

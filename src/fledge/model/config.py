@@ -1,10 +1,13 @@
 """[model]: the shape of a GPT, and which parts it is made of. No torch here."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from fledge.base.errors import UserError
 from fledge.base.settings import divisors, refuse_odd_counts, setting
+
+EPS = {"layernorm": 1e-5, "rmsnorm": 1e-6}
 
 
 @dataclass(frozen=True)
@@ -17,23 +20,59 @@ class ModelConfig:
     context: int = setting(256, "how many tokens the model sees at once")
     vocab_size: int | None = setting(None, "how many different tokens; unset: the tokenizer's")
     dropout: float = setting(0.0, "share of activations dropped in training")
-    positions: Literal["learned", "rotary"] = setting("rotary", "how the model knows the order of tokens")
+    positions: Literal["learned", "sinusoidal", "rotary"] = setting("rotary", "how the model knows the order of tokens")
+    rotary_base: float = setting(10_000.0, "rotary: the larger, the slower the slowest pairs turn")
     norm: Literal["layernorm", "rmsnorm"] = setting("rmsnorm", "how activations are kept in range")
-    mlp: Literal["gelu", "relu2", "swiglu"] = setting("swiglu", "what a block does after attending")
+    norm_eps: float | None = setting(None, "added before a norm divides; unset: layernorm 1e-5, rmsnorm 1e-6")
+    mlp: Literal["gelu", "gelu_tanh", "relu", "relu2", "swiglu"] = setting(
+        "swiglu", "what a block does after attending"
+    )
     mlp_width: int | None = setting(None, "hidden width of the MLP; unset: 4 n_embd (swiglu: 8/3)")
-    bias: bool = setting(False, "biases in the linear maps")
+    qkv_bias: bool = setting(False, "biases of queries, keys and values")
+    output_bias: bool = setting(False, "bias of the attention's output")
+    mlp_bias: bool = setting(False, "biases in the MLP")
     norm_bias: bool = setting(False, "biases in the norms (layernorm only)")
+    head_bias: bool = setting(False, "a bias for each token's score")
     qk_norm: bool = setting(True, "normalise queries and keys, which keeps attention calm")
+    window: int | None = setting(None, "a token sees itself and the window - 1 before it; unset: everything")
+    softcap: float | None = setting(None, "keep scores between -softcap and softcap, gently; unset: as they are")
     tied: bool = setting(False, "one matrix for reading tokens in and out")
     attention: Literal["fast", "readable"] = setting("fast", "fused kernel, or every step spelled out")
 
     def __post_init__(self) -> None:
         counts = ("n_layer", "n_head", "n_kv_head", "n_embd", "head_dim", "context", "vocab_size", "mlp_width")
         refuse_odd_counts(self, "model", counts)
+        self._check_numbers()
+        self._check_heads()
+        self._check_positions()
+        self._check_parts()
+
+    def _check_numbers(self) -> None:
         if not 0 <= self.dropout < 1:
             raise UserError(
                 f"model.dropout cannot be {self.dropout}", "it takes a number from 0 up to, not including, 1"
             )
+        if self.norm_eps is not None and not 0 < self.norm_eps < 1:
+            raise UserError(
+                f"model.norm_eps cannot be {self.norm_eps}",
+                f"it takes a small number above 0; {EPS[self.norm]:g} is usual for {self.norm}",
+            )
+        if self.softcap is not None and not 0 < self.softcap < math.inf:
+            raise UserError(
+                f"model.softcap cannot be {self.softcap}",
+                "it takes a number above 0, such as 15 or 30; left out, scores stay as they are",
+            )
+
+    def _check_parts(self) -> None:
+        if self.norm_bias and self.norm == "rmsnorm":
+            raise UserError("model.norm_bias: an rmsnorm has no bias", "use model.norm layernorm, or norm_bias false")
+        if self.window is not None and not 1 <= self.window <= self.context:
+            raise UserError(
+                f"model.window cannot be {self.window} where model.context = {self.context}",
+                f"it takes a whole number from 1 to {self.context}; left out, a token sees all that came before",
+            )
+
+    def _check_heads(self) -> None:
         if self.head_dim is None and self.n_embd % self.n_head:
             below = self.n_embd - self.n_embd % self.n_head
             raise UserError(
@@ -45,13 +84,22 @@ class ModelConfig:
                 f"model.n_kv_head = {self.n_kv_head} does not divide model.n_head = {self.n_head}",
                 f"it can be {divisors(self.n_head)}",
             )
+
+    def _check_positions(self) -> None:
         if self.positions == "rotary" and self.head_width % 2:
             raise UserError(
                 f"rotary positions turn pairs, and a head is {self.head_width} wide",
-                "use an even model.head_dim, or model.positions learned",
+                f"use an even model.head_dim, {self.head_width + 1} for example, or model.positions learned",
             )
-        if self.norm_bias and self.norm == "rmsnorm":
-            raise UserError("model.norm_bias: an rmsnorm has no bias", "use model.norm layernorm, or norm_bias false")
+        if not 1 < self.rotary_base < math.inf:
+            raise UserError(
+                f"model.rotary_base cannot be {self.rotary_base}", "it takes a number above 1; 10000 is usual"
+            )
+        if self.positions == "sinusoidal" and self.n_embd % 2:
+            raise UserError(
+                f"sinusoidal positions are pairs of a sine and a cosine, and model.n_embd = {self.n_embd} is odd",
+                "use an even n_embd, or model.positions learned",
+            )
 
     @property
     def kv_heads(self) -> int:
@@ -60,6 +108,15 @@ class ModelConfig:
     @property
     def head_width(self) -> int:
         return self.head_dim or self.n_embd // self.n_head
+
+    @property
+    def reach(self) -> int:
+        """How many tokens a token sees at most, itself among them."""
+        return self.window or self.context
+
+    @property
+    def eps(self) -> float:
+        return self.norm_eps or EPS[self.norm]
 
     @property
     def hidden_width(self) -> int:

@@ -5,11 +5,13 @@
 One device, no batching tricks, no tokenizer, no loss: those stand around it (train/, loss.py, generate/).
 """
 
+import torch
 from torch import Tensor, nn
 
 from fledge.model.block import Block
 from fledge.model.cache import Cache, no_cache
 from fledge.model.config import ModelConfig
+from fledge.model.head import make_head
 from fledge.model.norms import make_norm
 from fledge.model.positions import make_positions
 
@@ -19,11 +21,12 @@ class GPT(nn.Module):
         super().__init__()
         assert config.vocab_size is not None, "the vocabulary must be known before a model is built"
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.n_embd)
+        table = torch.empty(config.vocab_size, config.n_embd)  # init.py draws it: drawing here too would be in vain
+        self.embed = nn.Embedding.from_pretrained(table, freeze=False)
         self.positions, rotation = make_positions(config)  # one table of angles for all blocks
         self.blocks = nn.ModuleList(Block(config, rotation) for _ in range(config.n_layer))
         self.norm = make_norm(config)
-        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.head = make_head(config)
         self.dropout = nn.Dropout(config.dropout)
         self.no_cache = no_cache(config)
         if config.tied:

@@ -1,8 +1,10 @@
 """What a block does with each token alone, after the tokens have looked at each other. [B, T, C] → [B, T, C]
 
-gelu      down(gelu(up(x)))
-relu2     down(relu(up(x))²)             sparse, and a little better than gelu
-swiglu    down(silu(gate(x)) · up(x))    one map decides how much of the other passes
+gelu        down(gelu(up(x)))              the exact one
+gelu_tanh   down(gelu(up(x)))              GPT-2's: tanh stands in for the error function
+relu        down(relu(up(x)))
+relu2       down(relu(up(x))²)             sparse, and a little better than gelu
+swiglu      down(silu(gate(x)) · up(x))    one map decides how much of the other passes
 """
 
 import torch.nn.functional as F
@@ -14,8 +16,8 @@ from fledge.model.config import ModelConfig
 class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.up = nn.Linear(config.n_embd, config.hidden_width, bias=config.bias)
-        self.down = nn.Linear(config.hidden_width, config.n_embd, bias=config.bias)
+        self.up = nn.Linear(config.n_embd, config.hidden_width, bias=config.mlp_bias)
+        self.down = nn.Linear(config.hidden_width, config.n_embd, bias=config.mlp_bias)
 
     def inputs(self) -> list[nn.Linear]:
         """The maps that widen; `down` is the one that comes back."""
@@ -27,6 +29,16 @@ class GeluMLP(MLP):
         return self.down(F.gelu(self.up(x)))
 
 
+class GeluTanhMLP(MLP):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class ReluMLP(MLP):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.relu(self.up(x)))
+
+
 class Relu2MLP(MLP):
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.relu(self.up(x)).square())
@@ -35,7 +47,7 @@ class Relu2MLP(MLP):
 class SwigluMLP(MLP):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.gate = nn.Linear(config.n_embd, config.hidden_width, bias=config.bias)
+        self.gate = nn.Linear(config.n_embd, config.hidden_width, bias=config.mlp_bias)
 
     def inputs(self) -> list[nn.Linear]:
         return [self.up, self.gate]
@@ -44,4 +56,10 @@ class SwigluMLP(MLP):
         return self.down(F.silu(self.gate(x)) * self.up(x))
 
 
-MLPS: dict[str, type[MLP]] = {"gelu": GeluMLP, "relu2": Relu2MLP, "swiglu": SwigluMLP}
+MLPS: dict[str, type[MLP]] = {
+    "gelu": GeluMLP,
+    "gelu_tanh": GeluTanhMLP,
+    "relu": ReluMLP,
+    "relu2": Relu2MLP,
+    "swiglu": SwigluMLP,
+}

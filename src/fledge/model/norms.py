@@ -1,6 +1,6 @@
 """Norms: each token's vector is brought to a standard size, then scaled by learned weights.
 
-layernorm   minus the mean, divided by the spread
+layernorm   minus the mean, divided by the spread; then, with a bias, shifted
 rmsnorm     divided by the root of the mean square: cheaper, and as good
 """
 
@@ -8,8 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fledge.model.config import ModelConfig
-
-EPS = 1e-6
 
 
 class RMSNorm(nn.RMSNorm):
@@ -20,5 +18,5 @@ class RMSNorm(nn.RMSNorm):
 
 def make_norm(config: ModelConfig) -> nn.Module:
     if config.norm == "layernorm":
-        return nn.LayerNorm(config.n_embd, bias=config.norm_bias)
-    return RMSNorm(config.n_embd, EPS)
+        return nn.LayerNorm(config.n_embd, config.eps, bias=config.norm_bias)
+    return RMSNorm(config.n_embd, config.eps)

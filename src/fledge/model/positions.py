@@ -1,7 +1,8 @@
 """How a model knows which token comes before which. There are two places to say it, and each kind uses one:
 
-    learned    a vector for each place is added to the token's own              LearnedPositions · NoRotation
-    rotary     queries and keys are turned by an angle that grows with place    NoPositions · Rotary
+    learned      a vector for each place is added to the token's own              LearnedPositions · NoRotation
+    sinusoidal   the same with fixed vectors: waves, from fast to slow            SinusoidalPositions · NoRotation
+    rotary       queries and keys are turned by an angle that grows with place    NoPositions · Rotary
 
 `start` is the place of the first token given: 0, or the number of tokens already in the cache.
 """
@@ -13,7 +14,22 @@ from torch import Tensor, nn
 
 from fledge.model.config import ModelConfig
 
-BASE = 10_000.0
+SINUSOIDAL_BASE = 10_000.0
+
+
+def angles(places: int, width: int, base: float) -> Tensor:
+    """place / base^(2i/width) for each place and each i below width/2, from fast to slow. [places, width/2]
+
+    On the CPU, so that they are the same numbers wherever the model is built.
+    """
+    place = torch.arange(places, dtype=torch.float64, device="cpu")
+    speed = base ** -(torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width)
+    return torch.outer(place, speed)
+
+
+def table(exact: Tensor) -> Tensor:
+    """To keep in the model: single precision, where the rest of it is being built."""
+    return exact.float().to(torch.get_default_device())
 
 
 class LearnedPositions(nn.Module):
@@ -24,6 +40,22 @@ class LearnedPositions(nn.Module):
     def forward(self, x: Tensor, start: int) -> Tensor:
         """x [B, T, C]"""
         return x + self.weight[start : start + x.shape[1]]
+
+
+class SinusoidalPositions(nn.Module):
+    """Dimensions 2i and 2i + 1 are the sine and the cosine of place / 10000^(2i/C)."""
+
+    waves: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        angle = angles(config.context, config.n_embd, SINUSOIDAL_BASE)  # [context, C/2]
+        waves = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)  # [context, C]
+        self.register_buffer("waves", table(waves), persistent=False)
+
+    def forward(self, x: Tensor, start: int) -> Tensor:
+        """x [B, T, C]"""
+        return x + self.waves[start : start + x.shape[1]]
 
 
 class NoPositions(nn.Module):
@@ -53,11 +85,9 @@ class Rotary(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        D = config.head_width
-        speed = BASE ** -(torch.arange(0, D, 2, dtype=torch.float64) / D)  # [D/2], from fast to slow
-        angle = torch.outer(torch.arange(config.context, dtype=torch.float64), speed)  # [context, D/2]
-        self.register_buffer("cos", angle.cos().float(), persistent=False)
-        self.register_buffer("sin", angle.sin().float(), persistent=False)
+        angle = angles(config.context, config.head_width, config.rotary_base)  # [context, D/2]
+        self.register_buffer("cos", table(angle.cos()), persistent=False)
+        self.register_buffer("sin", table(angle.sin()), persistent=False)
 
     def forward(self, x: Tensor, start: int) -> Tensor:
         """x [B, heads, T, D]"""
@@ -72,6 +102,7 @@ Rotation = NoRotation | Rotary
 # name → what is added to the embedding, and what turns queries and keys
 KINDS: dict[str, tuple[Callable[[ModelConfig], nn.Module], Callable[[ModelConfig], Rotation]]] = {
     "learned": (LearnedPositions, NoRotation),
+    "sinusoidal": (SinusoidalPositions, NoRotation),
     "rotary": (NoPositions, Rotary),
 }
 

@@ -19,7 +19,13 @@ def run(args: argparse.Namespace) -> None:
     for warning in loaded.warnings:
         say(f"warning: {warning}")
     settings = settle(loaded.run.config())
-    dataset = open_named(args.data or settings.data.path or "", lambda: loaded.tokenizer)
+    data = args.data or settings.data.path
+    if data is None:
+        raise UserError(
+            f"'{loaded.run.name}' was not trained here, so no dataset is its own",
+            f"name one, made with --tokenizer {loaded.run.folder / 'tokenizer.json'}: --data DIR",
+        )
+    dataset = open_named(str(data), lambda: loaded.tokenizer)
     if fingerprint(dataset.tokenizer) != fingerprint(loaded.tokenizer):
         raise UserError(
             f"'{dataset.folder}' was made with another tokenizer than '{loaded.run.name}'",

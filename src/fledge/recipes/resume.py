@@ -27,6 +27,11 @@ def resume(reference: str, runs: Path) -> Outcome:
     name, which = run_folder.split_reference(reference)
     run = run_folder.find(name, runs)
     settings = settle(run.config())
+    if "imported" in run.facts():
+        raise UserError(
+            f"'{run.name}' was imported: there is no training to go on with",
+            f"train on from it: fledge train --init {run.name} --data.corpus my-notes/",
+        )
     if settings.data.path is None:
         raise UserError(f"'{run.folder}' does not say what it was trained on: its config.toml is damaged", "restore it")
     dataset = open_named(settings.data.path, run.tokenizer)

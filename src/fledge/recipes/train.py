@@ -1,20 +1,13 @@
-"""fledge train: a preset or a file → a run."""
+"""fledge train: a preset or a file → a run; or on from the weights of another run."""
 
 import argparse
-import platform
 import re
 import shutil
-import subprocess
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from fledge import __version__
 from fledge.base import machine as machines
-from fledge.base.errors import UserError
+from fledge.base.errors import Interrupted, UserError
 from fledge.base.files import human_bytes
 from fledge.base.machine import Machine
 from fledge.base.settings import to_layer, to_toml
@@ -25,23 +18,28 @@ from fledge.checkpoint.run import Run
 from fledge.datasets.shards import Dataset
 from fledge.model.config import ModelConfig
 from fledge.model.count import parameters
+from fledge.recipes import facts, origin
+from fledge.recipes.origin import Origin
 from fledge.recipes.prepare import ensure
 from fledge.recipes.screen import report
 from fledge.recipes.settings import Settings, resolve
 from fledge.recipes.training import Outcome, Training
 from fledge.text.inputs import is_url
-from fledge.tokens.tokenizer import fingerprint
 from fledge.track.sinks import read_metrics
 
 LONGEST_NAME = 200  # bytes; a file system takes 255, and folders beside it carry longer names
 
 
 def run(args: argparse.Namespace) -> None:
-    settings = resolve(args.preset, args.overrides)
+    if args.preset is None and args.init is None:
+        raise UserError("what is to be trained?", "name a preset or a FILE.toml, or a run to go on from: --init RUN")
+    start = origin.find(args.init, args.runs) if args.init else None
+    settings = start.settings(args.preset, args.overrides) if start else resolve(args.preset, args.overrides)
     if args.print_config:
         report(to_layer(settings), as_json=args.json, text=to_toml(settings, explain=True))
         return
-    outcome = train(settings, args.runs, name=args.run, base_name=run_name(args.preset))
+    base_name = run_name(args.preset) if args.preset else start.run.name if start else ""
+    outcome = train(settings, args.runs, name=args.run, base_name=base_name, start=start)
     report(asdict(outcome), as_json=args.json, text=closing_words(outcome))
 
 
@@ -56,19 +54,26 @@ def closing_words(outcome: Outcome) -> str:
     return f"'{name}' is trained: step {outcome.step:,}{loss}\nnext: fledge generate {name} · fledge plot {name}"
 
 
-def train(settings: Settings, runs: Path, *, name: str | None, base_name: str) -> Outcome:
+def train(settings: Settings, runs: Path, *, name: str | None, base_name: str, start: Origin | None = None) -> Outcome:
     """From settings to a trained model. Whatever is wrong is found before the run's folder is made."""
     if name is not None:
         check_name(name)
         run_folder.refuse_existing(runs / name)
     machine = machines.choose(settings.train.device, settings.train.dtype)
+    first = start.begin(settings) if start else None
     dataset = ensure(settings.data, settings.tokenizer, check=lambda made: complete(settings, made, machine))
     settings = complete(settings, dataset, machine)
+    about = facts.of_training(dataset, machine)
+    if start:
+        start.check(dataset)
+        about["init"] = start.name
     folder = runs / (name or run_folder.free_name(runs, base_name))
-    run = run_folder.create(folder, to_toml(settings), facts(dataset, machine), dataset.tokenizer)
+    run = run_folder.create(folder, to_toml(settings), about, dataset.tokenizer, first)
     try:
         with run.alone():
-            return Training(run, settings, machine, dataset).go()
+            return Training(run, settings, machine, dataset).go(first)
+    except Interrupted:
+        raise
     except BaseException:
         if never_began(run):
             shutil.rmtree(folder, ignore_errors=True)  # leave no run behind that is none
@@ -80,7 +85,8 @@ def never_began(run: Run) -> bool:
         steps = read_metrics(run.folder)["step"]
     except UserError:
         steps = []
-    return not store.complete(run.checkpoints) and not max(steps, default=0)
+    saved = max((checkpoint.step for checkpoint in store.complete(run.checkpoints)), default=0)
+    return not saved and not max(steps, default=0)
 
 
 def check_name(name: str) -> None:
@@ -155,33 +161,3 @@ def compile_pays(settings: Settings, steps: int, machine: Machine) -> bool:
         return False
     tokens = steps * settings.train.batch * settings.model.context
     return 72 * tokens * settings.model.n_layer * settings.model.n_embd**2 > WORTH_COMPILING[machine.device]
-
-
-def facts(dataset: Dataset, machine: Machine) -> dict[str, Any]:
-    """What a later reader needs in order to know what this run was."""
-    return {
-        "fledge": __version__,
-        "commit": commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "system": platform.platform(),
-        "processor": torch.cuda.get_device_name() if machine.device == "cuda" else machines.processor(),
-        "cores": machines.cores(),
-        "machine": asdict(machine),
-        "dataset": str(dataset.folder.resolve()),
-        "dataset_sha256": dataset.fingerprint,
-        "tokenizer_sha256": fingerprint(dataset.tokenizer),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def commit() -> str | None:
-    """Which state of fledge's own code this is, where it runs from a checkout."""
-    here = Path(__file__).parent
-    try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip()

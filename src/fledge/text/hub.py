@@ -1,4 +1,7 @@
-"""Data sets on the Hugging Face Hub: hf://datasets/OWNER/NAME[@REVISION]/PATH, where PATH may be a glob.
+"""Repositories of the Hugging Face Hub: data sets by their address, models by their name.
+
+    hf://datasets/OWNER/NAME[@REVISION]/PATH    where PATH may be a glob
+    OWNER/NAME                                  all files of a model
 
 Two requests of the Hub are used: its list of a repository's files (in pages, with sizes and hashes) and the files
 themselves. A list that was fetched before serves when there is no network. Downloads are download.py's.
@@ -11,9 +14,9 @@ import re
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, unquote, urljoin
 
 from fledge.base.errors import UserError
@@ -34,6 +37,12 @@ class Place:
     repo: str
     revision: str
     path: str
+    kind: Literal["datasets", "models"] = "datasets"
+
+    @property
+    def site(self) -> str:
+        """Where its files are: models stand at the very top of the Hub."""
+        return f"{endpoint()}/{'' if self.kind == 'models' else 'datasets/'}{self.repo}"
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,8 @@ class HubFile:
     @property
     def name(self) -> str:
         revision = "" if self.place.revision == "main" else f"@{self.place.revision}"
-        return f"{SCHEME}{self.place.repo}{revision}/{self.place.path}"
+        scheme = SCHEME if self.place.kind == "datasets" else "hf://"
+        return f"{scheme}{self.place.repo}{revision}/{self.place.path}"
 
 
 def endpoint() -> str:
@@ -84,6 +94,11 @@ def files(url: str, patience: Patience | None = None) -> list[HubFile]:
     return sorted(found, key=lambda file: file.place.path)
 
 
+def model_files(repo: str, revision: str, patience: Patience | None = None) -> list[HubFile]:
+    """All files of a model's repository."""
+    return _listed(Place(repo, revision, "", "models"), "", patience or Patience())
+
+
 def glob_to_regex(pattern: str) -> str:
     """`**/` any folders, `*` and `?` within one name, `[…]` as everywhere."""
     out, rest = "", pattern
@@ -103,7 +118,7 @@ def glob_to_regex(pattern: str) -> str:
 
 def _listed(place: Place, folder: str, patience: Patience) -> list[HubFile]:
     """The repository's files below `folder`; the list of last time where the Hub cannot be reached."""
-    url = f"{endpoint()}/api/datasets/{place.repo}/tree/{quote(place.revision, safe='')}"
+    url = f"{endpoint()}/api/{place.kind}/{place.repo}/tree/{quote(place.revision, safe='')}"
     url += f"/{quote(folder)}" * bool(folder) + "?recursive=true"
     kept = _folder(place) / "lists" / (hashlib.sha256(url.encode()).hexdigest()[:16] + ".json")
     try:
@@ -123,7 +138,7 @@ def _pages(url: str, place: Place, patience: Patience) -> Iterator[HubFile]:
         for entry in entries:
             if entry.get("type") == "file":
                 large = entry.get("lfs") or {}
-                path = Place(place.repo, place.revision, entry["path"])
+                path = replace(place, path=entry["path"])
                 hashes = [large.get("oid", "")] if large else ["", entry.get("oid", "")]
                 if Path(path.path).name in ("", "..") or not all(re.fullmatch("[0-9a-f]*", each) for each in hashes):
                     raise UserError(f"{url} lists a file that no repository can hold", "check HF_ENDPOINT")
@@ -144,8 +159,10 @@ def _page(url: str, place: Place, patience: Patience) -> tuple[list[dict[str, An
                 return entries, urljoin(url, link[1]) if link else ""
         except UserError as error:
             if "HTTP 404" in error.message:
+                what = "data set" if place.kind == "datasets" else "model"
+                path = f" with '{place.path}'" * bool(place.path)
                 raise UserError(
-                    f"the Hub has no data set '{place.repo}' with '{place.path}' at '{place.revision}'",
+                    f"the Hub has no {what} '{place.repo}'{path} at '{place.revision}'",
                     "check owner, name, revision and folder",
                 ) from None
             raise
@@ -162,7 +179,7 @@ def _folder(place: Place) -> Path:
 def download(file: HubFile, patience: Patience | None = None) -> Path:
     """The file in the cache. Its address there holds its hash: a new version is another file."""
     place = file.place
-    url = f"{endpoint()}/datasets/{place.repo}/resolve/{quote(place.revision, safe='')}/{quote(place.path)}"
+    url = f"{place.site}/resolve/{quote(place.revision, safe='')}/{quote(place.path)}"
     version = (file.sha256 or file.blob or hashlib.sha256(file.name.encode()).hexdigest())[:12]
     path = _folder(place) / version / Path(place.path).name
     return fetch(url, path, Expected(file.size, file.sha256, file.blob), patience)

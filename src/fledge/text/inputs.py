@@ -27,6 +27,7 @@ MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gz", b"\x28\xb5\x2f\xfd": "zst"
 CODEC = {"gz": "gzip", "zst": "zstd"}
 LINES = (".jsonl", ".ndjson")
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
+CHOOSE = "choose the field that holds the text: --data.field NAME; of fledge tokenizer: --field NAME"
 
 
 @dataclass(frozen=True)
@@ -125,9 +126,8 @@ def refusals(name: str, act: str = "read") -> Iterator[None]:
     except UserError:
         raise
     except ImportError as error:
-        raise UserError(
-            f"'{name}' needs a package that is not installed: {error}", "pip install 'fledge[s3]'"
-        ) from None
+        hint = "pip install 'fledge[s3]'" if name.startswith("s3://") else "install it with pip"
+        raise UserError(f"'{name}' needs a package that is not installed: {error}", hint) from None
     except FileNotFoundError:
         raise UserError(f"there is no '{name}'", "check the address") from None
     except Exception as error:  # botocore's, aiohttp's, … have no common root

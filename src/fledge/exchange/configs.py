@@ -1,0 +1,189 @@
+"""`config.json`, Hugging Face's description of a model ↔ our [model] section.
+
+One entry for each class of transformers that our parts can build: what its keys are called, what is meant where one is
+absent, and which must have a certain value because we have no part for another. Weights are named in names.py.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fledge.base.errors import UserError
+from fledge.base.settings import build
+from fledge.exchange import names, parts
+from fledge.exchange.names import Names
+from fledge.exchange.parts import Parts, made_of
+from fledge.model.config import ModelConfig
+
+Json = dict[str, Any]
+NEEDED = object()  # stands for nothing: the key must be there
+MLP_OF = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu", "relu2": "relu2"}
+ACTIVATION_OF = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "relu2": "relu2"}
+
+
+@dataclass(frozen=True)
+class Class:
+    """How one class of transformers is told in `config.json`."""
+
+    name: str
+    model_type: str
+    names: Names
+    parts: Callable[[ModelConfig], Parts]
+    keys: Mapping[str, tuple[str, Any]]  # theirs → ours, and what is meant where it is absent
+    must: Mapping[str, Any]  # theirs → the only value that we have a part for
+
+
+@dataclass(frozen=True)
+class _Described:
+    model: ModelConfig
+
+
+MODERN = {
+    "vocab_size": ("vocab_size", NEEDED),
+    "max_position_embeddings": ("context", NEEDED),
+    "hidden_size": ("n_embd", NEEDED),
+    "num_hidden_layers": ("n_layer", NEEDED),
+    "num_attention_heads": ("n_head", NEEDED),
+    "num_key_value_heads": ("n_kv_head", None),
+    "head_dim": ("head_dim", None),
+    "intermediate_size": ("mlp_width", NEEDED),
+    "rms_norm_eps": ("norm_eps", 1e-6),
+    "tie_word_embeddings": ("tied", False),
+}
+BIASES = {"attention_bias": ("output_bias", False)}
+LLAMA = Class(
+    "LlamaForCausalLM",
+    "llama",
+    names.HF_LLAMA,
+    parts.llama,
+    keys={**MODERN, **BIASES, "mlp_bias": ("mlp_bias", False)},
+    must={"hidden_act": "silu", "rope_interleaved": False},
+)
+MISTRAL = Class(
+    "MistralForCausalLM",
+    "mistral",
+    names.HF_LLAMA,
+    parts.mistral,
+    keys={**MODERN, "num_key_value_heads": ("n_kv_head", 8), "sliding_window": ("window", 4096)},
+    must={"hidden_act": "silu"},
+)
+QWEN2 = Class(
+    "Qwen2ForCausalLM",
+    "qwen2",
+    names.HF_LLAMA,
+    parts.qwen2,
+    keys={**MODERN, "num_key_value_heads": ("n_kv_head", 32)},
+    must={"hidden_act": "silu", "use_sliding_window": False},
+)
+QWEN3 = Class(
+    "Qwen3ForCausalLM",
+    "qwen3",
+    names.HF_LLAMA,
+    parts.qwen3,
+    keys={**MODERN, **BIASES, "num_key_value_heads": ("n_kv_head", 32), "head_dim": ("head_dim", 128)},
+    must={"hidden_act": "silu", "use_sliding_window": False},
+)
+GPT2 = Class(
+    "GPT2LMHeadModel",
+    "gpt2",
+    names.HF_GPT2,
+    parts.gpt2,
+    keys={
+        "vocab_size": ("vocab_size", NEEDED),
+        "n_positions": ("context", NEEDED),
+        "n_embd": ("n_embd", NEEDED),
+        "n_layer": ("n_layer", NEEDED),
+        "n_head": ("n_head", NEEDED),
+        "n_inner": ("mlp_width", None),
+        "activation_function": ("mlp", "gelu_new"),
+        "layer_norm_epsilon": ("norm_eps", 1e-5),
+        "tie_word_embeddings": ("tied", True),
+        "embd_pdrop": ("dropout", 0.1),  # of three that may differ, the last one read is ours
+        "attn_pdrop": ("dropout", 0.1),
+        "resid_pdrop": ("dropout", 0.1),
+    },
+    must={"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
+)
+CLASSES = {each.name: each for each in (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2)}
+
+
+def read(config: Json, where: str) -> tuple[Class, ModelConfig]:
+    """What `config.json` describes; whatever we have no part for is refused by name."""
+    kind = find(config, where)
+    for key, value in kind.must.items():
+        if config.get(key, value) != value:
+            raise UserError(
+                f"'{where}' has {key} = {config[key]!r}, for which fledge has no part",
+                f"{kind.name} with {value!r} can be read",
+            )
+    shape = {ours: _value(config, key, ours, silent, where) for key, (ours, silent) in kind.keys.items()}
+    window = shape.pop("window", None)
+    model = checked({**shape, "positions": "learned"}, where)  # what all of the class have comes from its parts
+    own = dict(kind.parts(model))
+    if not (isinstance(window, int) and window >= model.context):  # one that reaches everything is none
+        own["window"] = window
+    if own["positions"] == "rotary":
+        own["rotary_base"] = _rotary_base(config, where)
+    return kind, checked({**asdict(model), **own}, where)
+
+
+def checked(settings: Mapping[str, Any], where: str) -> ModelConfig:
+    """Settings out of a foreign file: each of the right type, and together a model that can be."""
+    try:
+        return build(_Described, {"model": settings}).model
+    except UserError as error:
+        raise UserError(f"'{where}' describes no model: {error.message}", error.hint) from None
+
+
+def find(config: Json, where: str) -> Class:
+    if config.get("quantization_config"):
+        raise UserError(f"the weights of '{where}' are quantised", "take the model as its author trained it")
+    kind = config.get("model_type")
+    for each in CLASSES.values():
+        if kind == each.model_type:
+            return each
+    known = ", ".join(f"{each.model_type} ({each.name})" for each in CLASSES.values())
+    raise UserError(f"'{where}' is of an architecture that fledge does not know: {kind}", f"it knows {known}")
+
+
+def _value(config: Json, key: str, ours: str, silent: Any, where: str) -> Any:
+    if silent is NEEDED and config.get(key) is None:
+        raise UserError(f"the config.json of '{where}' lacks {key}", "fetch or copy the file again")
+    value = config.get(key, silent)
+    if ours != "mlp":
+        return value
+    if not isinstance(value, str) or value not in MLP_OF:
+        raise UserError(f"'{where}' has {key} = {value!r}, for which fledge has no part", f"it has {', '.join(MLP_OF)}")
+    return MLP_OF[value]
+
+
+def _rotary_base(config: Json, where: str) -> Any:
+    """Under one name in old files, and under another, among more, in new ones."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope = rope if isinstance(rope, dict) else {"rope_type": rope}
+    told = {"rope_theta": 10_000.0, "partial_rotary_factor": 1.0, "rope_type": rope.get("type", "default")}
+    told |= {key: config[key] for key in told if key in config}
+    told |= rope
+    plain = told["rope_type"] == "default" and told["partial_rotary_factor"] == 1.0
+    if not plain or any(isinstance(value, dict) for value in rope.values()):
+        raise UserError(
+            f"'{where}' has rotary positions of a kind that fledge has no part for: {rope or told}",
+            "plain ones can be read: one base, no scaling",
+        )
+    return told["rope_theta"]
+
+
+def write(model: ModelConfig, kind: Class) -> Json:
+    ours = made_of(model)
+    told = {key: ACTIVATION_OF[ours[name]] if name == "mlp" else ours[name] for key, (name, _) in kind.keys.items()}
+    if model.positions == "rotary":
+        base = model.rotary_base
+        told |= {"rope_theta": base, "rope_parameters": {"rope_type": "default", "rope_theta": base}}
+    return {"architectures": [kind.name], "model_type": kind.model_type, **told, **kind.must, "dtype": "float32"}
+
+
+def held(model: ModelConfig) -> Class:
+    """The class that can hold the model. Not Qwen2's: transformers gives it Qwen's own tokenizer whatever the folder
+    holds, and Llama's, with one bias more, computes the same."""
+    written = {name: each.parts for name, each in CLASSES.items() if each is not QWEN2}
+    return CLASSES[parts.choose(model, written, "Hugging Face's models")]

@@ -1,0 +1,87 @@
+"""Hugging Face's folders: config.json, weights, tokenizer. In and out, and the proof that what went out is the same.
+
+Describing the model is configs.py, naming its weights names.py, its vocabulary vocabulary.py.
+"""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fledge.base.errors import UserError
+from fledge.base.files import read_json
+from fledge.checkpoint.state import weights_of
+from fledge.exchange import configs, names, parts, vocabulary
+from fledge.exchange.parity import Parity, compare, probe, readable, text_of
+from fledge.exchange.sources import Folder, Found, local
+from fledge.exchange.tensors import fitted, read_folder
+from fledge.model.gpt import GPT
+from fledge.tokens import tokenizer as tokenizers
+from fledge.tokens.tokenizer import Tokenizer
+
+CONFIG = "config.json"
+
+
+def read(folder: Folder, given: Tokenizer | None = None) -> Found:
+    """The model of a folder; its own tokenizer, unless another is given. Weights come last: they are what is large."""
+    if CONFIG not in folder:
+        raise UserError(f"'{folder.name}' holds no {CONFIG}", "give a folder as save_pretrained writes it")
+    kind, model = configs.read(read_json(folder.path(CONFIG), CONFIG), folder.name)
+    tokenizer = given or vocabulary.read(folder, cuts_as_gpt2=kind is configs.GPT2)
+    vocabulary.check(tokenizer, model)
+    return Found(kind.name, model, fitted(read_folder(folder), model, kind.names, folder.name), tokenizer)
+
+
+def write(folder: Path, model: GPT, tokenizer: Tokenizer) -> str:
+    """Everything that transformers needs, into an empty folder; gives back the name of the class that it will use."""
+    kind = configs.held(model.config)
+    held = parts.hold(model.config, weights_of(model), kind.parts(model.config))
+    end = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
+    _write_json(folder / CONFIG, {**configs.write(held.model, kind), **end})
+    _write_json(folder / "generation_config.json", {**end, "do_sample": True, "temperature": 0.8})
+    weights = names.to_theirs(held.weights, held.model, kind.names)
+    whole = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
+    save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
+    vocabulary.write(tokenizer, model.config, folder)
+    return kind.name
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def check(folder: Path, model: GPT, tokenizer: Tokenizer, kind: str) -> Parity:
+    """The written files, read by transformers where it is there, else by ourselves with the readable attention."""
+    ids = probe(model)
+    transformers = _transformers(kind)
+    if transformers is None:
+        found = read(local(folder))
+        if tokenizers.fingerprint(found.tokenizer) != tokenizers.fingerprint(tokenizer):
+            raise UserError("the written tokenizer is not the one that was meant", "please report this")
+        return compare(model, ids, readable(found.model, found.weights)(ids), "fledge, from the files")
+    said = text_of(ids, tokenizer)
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)(said, add_special_tokens=False)["input_ids"]
+    if theirs != tokenizer.encode(said).tolist():
+        raise UserError("transformers cuts a text otherwise than this tokenizer", "export with another tokenizer")
+    return compare(model, ids, _logits(transformers, folder, ids), f"transformers {transformers.__version__}")
+
+
+@torch.inference_mode()
+def _logits(transformers: Any, folder: Path, ids: Tensor) -> Tensor:
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    return theirs.eval()(ids).logits
+
+
+def _transformers(kind: str) -> Any:
+    """The library, if it is installed and has the class. It says nothing while it works."""
+    try:
+        library = importlib.import_module("transformers")
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+    except ImportError:
+        return None
+    return library if hasattr(library, kind) else None

@@ -1,0 +1,78 @@
+"""Hugging Face's tokenizer files: found, read, and written.
+
+`tokenizer.json` says everything, and is our own format too. Before it there were two files, `vocab.json` and
+`merges.txt`, which do not say how text is cut into words: they are read only where that is known to be GPT-2's way.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fledge.base.errors import UserError
+from fledge.base.files import read_json
+from fledge.exchange.sources import Folder
+from fledge.model.config import ModelConfig
+from fledge.tokens import bytelevel
+from fledge.tokens import tokenizer as tokenizers
+from fledge.tokens.fast import FastTokenizer
+from fledge.tokens.tokenizer import END_OF_TEXT, Tokenizer
+
+TOKENIZER = "tokenizer.json"
+OLD = ("vocab.json", "merges.txt")
+GPT2_WAYS = ("GPT2Tokenizer", "GPT2TokenizerFast")
+
+
+def read(folder: Folder, cuts_as_gpt2: bool) -> Tokenizer:
+    if TOKENIZER in folder:
+        return tokenizers.load(folder.path(TOKENIZER))
+    if all(name in folder for name in OLD) and (cuts_as_gpt2 or _says_gpt2(folder)):
+        return join(*(folder.path(name) for name in OLD))
+    raise UserError(
+        f"'{folder.name}' holds no {TOKENIZER}, nor GPT-2's vocab.json and merges.txt", "name one: --tokenizer FILE"
+    )
+
+
+def _says_gpt2(folder: Folder) -> bool:
+    name = "tokenizer_config.json"
+    return name in folder and read_json(folder.path(name), name).get("tokenizer_class") in GPT2_WAYS
+
+
+def join(vocabulary: Path, merges: Path) -> FastTokenizer:
+    """The two old files as one tokenizer; the first line of the merges may be a comment."""
+    ids = read_json(vocabulary, "the vocabulary")
+    try:
+        lines = [line for line in merges.read_text("utf-8").split("\n") if line and not line.startswith("#version")]
+        pairs = [(first, second) for first, second in (line.split(" ") for line in lines)]
+        return FastTokenizer(bytelevel.content(ids, pairs, END_OF_TEXT if END_OF_TEXT in ids else None, "gpt2"))
+    except Exception as error:  # the library raises bare Exceptions for merges of unknown tokens
+        raise UserError(
+            f"'{vocabulary}' and '{merges}' are no tokenizer ({error})", "fetch both again, from the same model"
+        ) from None
+
+
+def check(tokenizer: Tokenizer, model: ModelConfig) -> None:
+    """A model may have more places than there are tokens, as rounded sizes are faster; never fewer."""
+    assert model.vocab_size is not None
+    if tokenizer.vocab_size > model.vocab_size:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, and the model {model.vocab_size}",
+            "it is another model's: name the right one with --tokenizer FILE",
+        )
+
+
+def write(tokenizer: Tokenizer, model: ModelConfig, folder: Path) -> None:
+    tokenizers.save(tokenizer, folder / TOKENIZER)
+    described: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": model.context,
+        "clean_up_tokenization_spaces": False,
+    }
+    if end := end_name(tokenizer):
+        described |= {"bos_token": end, "eos_token": end}
+    (folder / "tokenizer_config.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
+
+
+def end_name(tokenizer: Tokenizer) -> str | None:
+    """How the end-of-text token is spelled."""
+    added = {token["id"]: str(token["content"]) for token in tokenizer.to_json()["added_tokens"]}
+    return None if tokenizer.end_of_text is None else added[tokenizer.end_of_text]

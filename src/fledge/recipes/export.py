@@ -1,0 +1,54 @@
+"""fledge export: a run → files that other programs run. Checked before they appear."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+from fledge.base.errors import UserError
+from fledge.base.files import atomic_folder, human_bytes, user_path
+from fledge.checkpoint import run as run_folder
+from fledge.checkpoint.run import Loaded
+from fledge.exchange import card, gguf, huggingface
+from fledge.exchange.parity import Parity
+from fledge.recipes.screen import report, say
+
+DTYPE = "f16"  # of a GGUF: what llama.cpp's own converter makes
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.to == "hf" and args.dtype not in (None, "f32"):
+        raise UserError(f"--dtype {args.dtype} is for --to gguf", "files for Hugging Face hold every number whole")
+    out = user_path(args.out)
+    if out.exists():
+        raise UserError(f"'{out}' exists already", "choose another --out, or remove it first")
+    loaded = run_folder.load(args.run, args.runs)
+    for warning in loaded.warnings:
+        say(f"warning: {warning}")
+    with atomic_folder(out) as folder:
+        kind, parity = to_gguf(loaded, folder, args.dtype or DTYPE) if args.to == "gguf" else to_hf(loaded, folder)
+        sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+    answer = {"run": loaded.run.name, "step": loaded.checkpoint.step, "to": args.to, "kind": kind, "folder": str(out)}
+    report(
+        {**answer, "files": sizes, **asdict(parity)}, as_json=args.json, text=in_words(loaded, kind, out, sizes, parity)
+    )
+
+
+def to_hf(loaded: Loaded, folder: Path) -> tuple[str, Parity]:
+    kind = huggingface.write(folder, loaded.model, loaded.tokenizer)
+    parity = huggingface.check(folder, loaded.model, loaded.tokenizer, kind)
+    (folder / "README.md").write_text(card.for_transformers(loaded, kind, parity), encoding="utf-8")
+    return kind, parity
+
+
+def to_gguf(loaded: Loaded, folder: Path, dtype: str) -> tuple[str, Parity]:
+    file = folder / f"{loaded.run.name}-{dtype}.gguf"
+    kind = gguf.write(file, loaded.model, loaded.tokenizer, dtype, loaded.run.name)
+    parity = gguf.check(file, loaded.model, loaded.tokenizer, dtype)
+    (folder / "README.md").write_text(card.for_llama_cpp(loaded, file.name, kind, parity), encoding="utf-8")
+    return kind, parity
+
+
+def in_words(loaded: Loaded, kind: str, out: Path, sizes: dict[str, int], parity: Parity) -> str:
+    lines = [f"'{loaded.run.name}' at step {loaded.checkpoint.step:,} is a {kind} in {out}"]
+    lines += [f"  {name:<28}{human_bytes(size):>10}" for name, size in sizes.items()]
+    return "\n".join([*lines, f"checked: {parity.words}"])

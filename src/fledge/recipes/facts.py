@@ -1,0 +1,53 @@
+"""What a run says of its own making, for those who read it later: `run.json`."""
+
+import platform
+import subprocess
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fledge import __version__
+from fledge.base import machine as machines
+from fledge.base.machine import Machine
+from fledge.datasets.shards import Dataset
+from fledge.tokens.tokenizer import Tokenizer, fingerprint
+
+
+def made_with(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Programs, system and tokenizer: what every run has, also one that was never trained here."""
+    return {
+        "fledge": __version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": platform.platform(),
+        "tokenizer_sha256": fingerprint(tokenizer),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def of_training(dataset: Dataset, machine: Machine) -> dict[str, Any]:
+    """The same, with the machine that trains and the text that it trains on."""
+    return {
+        **made_with(dataset.tokenizer),
+        "processor": torch.cuda.get_device_name() if machine.device == "cuda" else machines.processor(),
+        "cores": machines.cores(),
+        "machine": asdict(machine),
+        "dataset": str(dataset.folder.resolve()),
+        "dataset_sha256": dataset.fingerprint,
+    }
+
+
+def commit() -> str | None:
+    """Which state of fledge's own code this is, where it runs from a checkout."""
+    here = Path(__file__).parent
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()

@@ -1,0 +1,92 @@
+"""fledge import: somebody else's model → a run at step 0, to be asked, judged and trained on."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fledge.base.errors import UserError
+from fledge.base.files import user_path
+from fledge.base.settings import to_toml
+from fledge.checkpoint import run as run_folder
+from fledge.checkpoint.state import beginning
+from fledge.exchange import gguf, huggingface, nanogpt, sources
+from fledge.exchange.sources import Folder, Found
+from fledge.model.count import parameters
+from fledge.recipes import facts
+from fledge.recipes.screen import report
+from fledge.recipes.settings import Settings, settle
+from fledge.recipes.tokenizers import named_tokenizer
+from fledge.recipes.train import check_name, run_name
+from fledge.text import sources as texts
+from fledge.tokens.char import CharTokenizer
+from fledge.tokens.config import TokenizerConfig
+from fledge.tokens.tokenizer import Tokenizer
+
+CHECKPOINT = "ckpt.pt"
+# How to train on, where nothing else is said: small steps, as what has been learned is easily lost.
+GENTLE: dict[str, dict[str, Any]] = {
+    "optim": {"lr": 3e-5, "min_lr": 3e-6, "warmup_steps": 50},
+    "train": {"steps": 500, "batch": 8, "eval_every": 100, "sample_every": 100},
+}
+
+
+def run(args: argparse.Namespace) -> None:
+    folder = destination(args.out, args.source, args.runs)
+    found = read(args.source, given_tokenizer(args.tokenizer, args.characters))
+    about = {**facts.made_with(found.tokenizer), "imported": args.source, "kind": found.kind}
+    settings = settings_of(found, folder)
+    start = beginning(found.weights, settings.train.seed)
+    made = run_folder.create(folder, to_toml(settings), about, found.tokenizer, start)
+    count = parameters(found.model)
+    answer = {"run": made.name, "folder": str(folder), "kind": found.kind, "parameters": count}
+    words = (
+        f"'{made.name}' is a {found.kind} of {count:,} parameters, with {found.tokenizer.vocab_size:,} tokens\n"
+        f"next: fledge generate {made.name} --prompt … · fledge train --init {made.name} --data.corpus my-notes/"
+    )
+    report({**answer, "model": asdict(found.model)}, as_json=args.json, text=words)
+
+
+def destination(out: str | None, source: str, runs: Path) -> Path:
+    """A path where `out` is one; else a name among the runs, the source's own if none is given."""
+    if out is not None and "/" in out:
+        folder = user_path(out)
+        check_name(folder.name)
+    elif out is not None:
+        check_name(out)
+        folder = runs / out
+    else:
+        folder = runs / run_folder.free_name(runs, run_name(source.partition("@")[0]))
+    run_folder.refuse_existing(folder)
+    return folder
+
+
+def given_tokenizer(named: str | None, characters: str | None) -> Tokenizer | None:
+    """What stands in for a vocabulary that the source lacks."""
+    if named and characters:
+        raise UserError("--tokenizer and --characters both name a vocabulary", "give one of them")
+    if characters:
+        return CharTokenizer.train(document.text for document in texts.read(characters))
+    if named == "gpt2":
+        return named_tokenizer(TokenizerConfig(kind="gpt2"))
+    return named_tokenizer(TokenizerConfig(file=named)) if named else None
+
+
+def read(source: str, given: Tokenizer | None) -> Found:
+    where = sources.find(source)
+    if isinstance(where, Folder):
+        if huggingface.CONFIG not in where and CHECKPOINT in where:
+            return nanogpt.read(where.path(CHECKPOINT), given)
+        return huggingface.read(where, given)
+    readers = {".pt": nanogpt.read, ".gguf": gguf.read}
+    if where.suffix not in readers:
+        raise UserError(
+            f"'{source}' is no file that holds a whole model",
+            "give a folder with config.json, nanoGPT's ckpt.pt, or a .gguf",
+        )
+    return readers[where.suffix](where, given)
+
+
+def settings_of(found: Found, folder: Path) -> Settings:
+    tokenizer = {"file": str((folder / "tokenizer.json").resolve())}
+    return settle({"model": asdict(found.model), "tokenizer": tokenizer, **GENTLE})

@@ -1,0 +1,69 @@
+"""Where a training begins that does not begin from nothing: the model and the tokenizer of another run.
+
+How to train is another matter: a preset or a file says it, or else the other run's own settings.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fledge.base.errors import UserError
+from fledge.base.settings import read_overrides
+from fledge.checkpoint import run as run_folder
+from fledge.checkpoint import store
+from fledge.checkpoint.run import Run
+from fledge.checkpoint.state import State, Tensors, beginning, blank_weights, check_fit
+from fledge.datasets.shards import Dataset
+from fledge.model.config import ModelConfig
+from fledge.recipes.screen import say
+from fledge.recipes.settings import Settings, read_preset, settle
+from fledge.tokens.tokenizer import fingerprint
+
+PLACES = "positions.weight"
+
+
+@dataclass(frozen=True)
+class Origin:
+    run: Run
+    checkpoint: store.Checkpoint
+
+    @property
+    def name(self) -> str:
+        return f"{self.run.name}@{self.checkpoint.step}"
+
+    def settings(self, preset: str | None, words: list[str]) -> Settings:
+        """Shape and tokenizer are the origin's; what the command line says wins over both."""
+        layer = read_preset(preset)[0] if preset else self.run.config()
+        tokenizer = {"file": str((self.run.folder / "tokenizer.json").resolve())}
+        layer = {**layer, "model": self.run.config()["model"], "tokenizer": tokenizer}
+        overrides = read_overrides(words)
+        if "corpus" in overrides.get("data", {}):
+            layer["data"] = {key: value for key, value in layer.get("data", {}).items() if key != "path"}
+        return settle(layer, overrides)
+
+    def weights(self, model: ModelConfig) -> Tensors:
+        """The origin's, in the model that the settings describe. A shorter context has the first of its places."""
+        weights = store.load_weights(self.checkpoint)
+        if PLACES in weights:
+            weights[PLACES] = weights[PLACES][: model.context]
+        check_fit(blank_weights(model), weights)
+        return weights
+
+    def begin(self, settings: Settings) -> State:
+        return beginning(self.weights(settings.model), settings.train.seed)
+
+    def check(self, dataset: Dataset) -> None:
+        if fingerprint(dataset.tokenizer) != fingerprint(self.run.tokenizer()):
+            raise UserError(
+                f"'{dataset.folder}' was made with another tokenizer than '{self.run.name}'",
+                f"prepare it with --tokenizer {self.run.folder / 'tokenizer.json'}",
+            )
+
+
+def find(reference: str, runs: Path) -> Origin:
+    """The run that `--init` names; its best checkpoint where none is named."""
+    name, which = run_folder.split_reference(reference, otherwise="best")
+    run = run_folder.find(name, runs)
+    checkpoint, damaged = store.find(run.checkpoints, which)
+    for what in damaged:
+        say(f"warning: {what}; using step {checkpoint.step}")
+    return Origin(run, checkpoint)

@@ -1,0 +1,248 @@
+"""config.json: what each class means, what is refused, and that what we write we read."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fledge.base.errors import UserError
+from fledge.base.settings import read_overrides
+from fledge.exchange import configs, gguf, parts
+from fledge.exchange.configs import CLASSES, QWEN2, Class
+from fledge.model.config import ModelConfig
+from fledge.model.count import parameters
+from fledge.recipes.settings import read_preset, settle
+
+from .conftest import SHAPES
+
+PUBLISHED = {
+    "SmolLM2-135M": (
+        {
+            "architectures": ["LlamaForCausalLM"],
+            "attention_bias": False,
+            "bos_token_id": 0,
+            "hidden_act": "silu",
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "is_llama_config": True,
+            "max_position_embeddings": 8192,
+            "model_type": "llama",
+            "num_attention_heads": 9,
+            "num_hidden_layers": 30,
+            "num_key_value_heads": 3,
+            "rms_norm_eps": 1e-05,
+            "rope_interleaved": False,
+            "rope_scaling": None,
+            "rope_theta": 100000,
+            "tie_word_embeddings": True,
+            "vocab_size": 49152,
+        },
+        134_515_008,
+    ),
+    "TinyLlama-1.1B": (
+        {
+            "hidden_act": "silu",
+            "hidden_size": 2048,
+            "intermediate_size": 5632,
+            "max_position_embeddings": 2048,
+            "model_type": "llama",
+            "num_attention_heads": 32,
+            "num_hidden_layers": 22,
+            "num_key_value_heads": 4,
+            "pretraining_tp": 1,
+            "rms_norm_eps": 1e-05,
+            "rope_scaling": None,
+            "tie_word_embeddings": False,
+            "vocab_size": 32000,
+        },
+        1_100_048_384,
+    ),
+    "Qwen3-0.6B": (
+        {
+            "attention_bias": False,
+            "head_dim": 128,
+            "hidden_act": "silu",
+            "hidden_size": 1024,
+            "intermediate_size": 3072,
+            "max_position_embeddings": 40960,
+            "max_window_layers": 28,
+            "model_type": "qwen3",
+            "num_attention_heads": 16,
+            "num_hidden_layers": 28,
+            "num_key_value_heads": 8,
+            "rms_norm_eps": 1e-06,
+            "rope_scaling": None,
+            "rope_theta": 1000000,
+            "sliding_window": None,
+            "tie_word_embeddings": True,
+            "use_sliding_window": False,
+            "vocab_size": 151936,
+        },
+        596_049_920,
+    ),
+    "gpt2": (
+        {
+            "activation_function": "gelu_new",
+            "architectures": ["GPT2LMHeadModel"],
+            "attn_pdrop": 0.1,
+            "embd_pdrop": 0.1,
+            "layer_norm_epsilon": 1e-05,
+            "model_type": "gpt2",
+            "n_ctx": 1024,
+            "n_embd": 768,
+            "n_head": 12,
+            "n_layer": 12,
+            "n_positions": 1024,
+            "resid_pdrop": 0.1,
+            "vocab_size": 50257,
+        },
+        124_439_808,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_models_have_the_size_that_is_published(name: str) -> None:
+    config, size = PUBLISHED[name]
+    _, model = configs.read(config, name)
+    assert parameters(model) == size
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_what_is_written_is_read_as_the_same(name: str) -> None:
+    kind, model = configs.read(configs.write(SHAPES[name], CLASSES[name]), "x")
+    assert kind.name == name
+    assert parts.made_of(model) == parts.made_of(SHAPES[name])
+
+
+WRONG: list[tuple[str, dict[str, Any], str]] = [
+    ("LlamaForCausalLM", {"model_type": "mamba"}, "architecture that fledge does not know: mamba"),
+    ("LlamaForCausalLM", {"model_type": None}, "architecture that fledge does not know: None"),
+    ("LlamaForCausalLM", {"quantization_config": {"bits": 4}}, "quantised"),
+    ("LlamaForCausalLM", {"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
+    ("LlamaForCausalLM", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "rotary"),
+    ("LlamaForCausalLM", {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "rotary"),
+    ("LlamaForCausalLM", {"rope_parameters": "yarn"}, "rotary"),
+    ("LlamaForCausalLM", {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "rotary"),
+    ("LlamaForCausalLM", {"rope_parameters": None, "partial_rotary_factor": 0.5}, "rotary"),
+    ("LlamaForCausalLM", {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "rotary"),
+    ("LlamaForCausalLM", {"hidden_size": "gone"}, "lacks hidden_size"),
+    ("LlamaForCausalLM", {"hidden_size": "wide"}, "model.n_embd cannot be 'wide'"),
+    ("LlamaForCausalLM", {"hidden_size": None}, "lacks hidden_size"),
+    ("LlamaForCausalLM", {"num_hidden_layers": 1.5}, "model.n_layer"),
+    ("LlamaForCausalLM", {"num_key_value_heads": 3}, "model.n_kv_head = 3"),
+    ("LlamaForCausalLM", {"rms_norm_eps": -1.0}, "model.norm_eps"),
+    ("GPT2LMHeadModel", {"activation_function": "silu"}, "activation_function = 'silu'"),
+    ("GPT2LMHeadModel", {"activation_function": ["gelu"]}, "activation_function"),
+    ("GPT2LMHeadModel", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+    ("GPT2LMHeadModel", {"add_cross_attention": True}, "add_cross_attention"),
+    ("MistralForCausalLM", {"sliding_window": "wide"}, "model.window cannot be 'wide'"),
+    ("MistralForCausalLM", {"sliding_window": 64, "max_position_embeddings": "long"}, "model.context cannot be 'long'"),
+    ("Qwen3ForCausalLM", {"use_sliding_window": True}, "use_sliding_window"),
+]
+
+
+@pytest.mark.parametrize(("name", "changed", "words"), WRONG, ids=lambda value: str(value)[:60])
+def test_what_we_have_no_part_for_is_refused_by_name(name: str, changed: dict[str, Any], words: str) -> None:
+    config = {**configs.write(SHAPES[name], CLASSES[name]), **changed}
+    config = {key: value for key, value in config.items() if value != "gone"}
+    with pytest.raises(UserError) as caught:
+        configs.read(config, "their-model")
+    assert words in caught.value.message
+    assert "their-model" in caught.value.message
+    assert caught.value.hint
+
+
+def test_the_refusal_of_an_unknown_class_lists_the_known_ones() -> None:
+    with pytest.raises(UserError) as caught:
+        configs.read({"model_type": "bert"}, "x")
+    for each in CLASSES.values():
+        assert f"{each.model_type} ({each.name})" in caught.value.hint
+
+
+GOES_AS = {
+    "gpt2": ("GPT2LMHeadModel", "gpt2"),
+    "gpt2-xl": ("GPT2LMHeadModel", "gpt2"),
+    "modern-5m": ("Qwen3ForCausalLM", "qwen3"),
+    "modern-30m": ("Qwen3ForCausalLM", "qwen3"),
+    "modern-125m": ("Qwen3ForCausalLM", "qwen3"),
+    "modern-350m": ("Qwen3ForCausalLM", "qwen3"),
+    "demo": ("Qwen3ForCausalLM", "qwen3"),
+    "nanogpt-shakespeare-char": ("GPT2LMHeadModel", "gelu"),
+    "smol-gpt-22m": ("GPT2LMHeadModel", "relu"),
+    "toygpt-small": ("head_bias", "head_bias"),
+}
+
+
+@pytest.mark.parametrize("preset", GOES_AS)
+def test_where_a_preset_can_go_is_known_before_it_is_trained(preset: str) -> None:
+    model = replace(settle(read_preset(preset)[0]).model, vocab_size=300)
+    kinds = {name: kind.parts for name, kind in gguf.KINDS.items()}
+    for goes, choose in zip(
+        GOES_AS[preset], (lambda: configs.held(model).name, lambda: parts.choose(model, kinds, "x")), strict=True
+    ):
+        assert goes in said(choose)
+
+
+def said(choose: Callable[[], str]) -> str:
+    try:
+        return choose()
+    except UserError as error:
+        return error.message
+
+
+MODELS = st.builds(
+    ModelConfig,
+    n_layer=st.just(1),
+    n_head=st.just(4),
+    n_embd=st.just(32),
+    n_kv_head=st.sampled_from([None, 2]),
+    head_dim=st.sampled_from([None, 4]),
+    context=st.just(16),
+    vocab_size=st.just(11),
+    positions=st.sampled_from(["learned", "sinusoidal", "rotary"]),
+    norm=st.just("layernorm"),
+    mlp=st.sampled_from(["gelu", "gelu_tanh", "relu", "relu2", "swiglu"]),
+    qkv_bias=st.booleans(),
+    output_bias=st.booleans(),
+    mlp_bias=st.booleans(),
+    norm_bias=st.booleans(),
+    head_bias=st.booleans(),
+    qk_norm=st.booleans(),
+    window=st.sampled_from([None, 8]),
+    softcap=st.sampled_from([None, 15.0]),
+    tied=st.booleans(),
+).flatmap(lambda model: st.sampled_from([model, replace(model, norm="rmsnorm", norm_bias=False)]))
+
+
+@given(MODELS)
+def test_a_model_is_either_told_exactly_or_refused_with_settings_that_would_do(model: ModelConfig) -> None:
+    kind = held_or_hint(model)
+    if isinstance(kind, str):
+        assert configs.held(followed(model, kind)) is not QWEN2
+        return
+    assert kind is not QWEN2
+    _, back = configs.read(configs.write(parts.grown(model, kind.parts(model)), kind), "x")
+    changed = {key for key, value in parts.made_of(back).items() if value != parts.made_of(model)[key]}
+    grown = parts.new_biases(model, kind.parts(model))
+    unused = {"rotary_base"} if model.positions != "rotary" else set()
+    assert changed - {"dropout"} <= grown.keys() | unused
+
+
+def held_or_hint(model: ModelConfig) -> Class | str:
+    try:
+        return configs.held(model)
+    except UserError as error:
+        return error.hint
+
+
+def followed(model: ModelConfig, hint: str) -> ModelConfig:
+    """The model with the settings that a hint names."""
+    settings = hint.removeprefix("a model trained with ").partition(" can go there")[0]
+    wanted = read_overrides(settings.split())["model"]
+    changed = configs.checked({**vars(model), **wanted}, "x")
+    assert changed != model
+    return changed

@@ -1,0 +1,133 @@
+"""nanoGPT's ckpt.pt: the same model, opened without running anything."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fledge.base.errors import UserError
+from fledge.checkpoint.state import weights_of
+from fledge.exchange import configs, names, nanogpt, parts
+from fledge.exchange.parity import readable
+from fledge.model.config import ModelConfig
+from fledge.model.gpt import GPT
+from fledge.tokens.char import CharTokenizer
+from fledge.tokens.fast import FastTokenizer
+
+from .conftest import CLASSIC, TEXT
+
+transformers = pytest.importorskip("transformers")
+
+Make = Callable[[ModelConfig], GPT]
+CHARACTERS = CharTokenizer.train([TEXT])
+SIZE = CHARACTERS.vocab_size
+ARGS = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 96, "bias": False, "vocab_size": SIZE, "dropout": 0.1}
+
+
+def checkpoint(model: GPT, prefix: str = "", **changed: Any) -> dict[str, Any]:
+    """As nanoGPT saves: the weights, a tied head written twice, and things around them that nobody needs here."""
+    weights = names.to_theirs(weights_of(model), model.config, names.NANOGPT)
+    weights["lm_head.weight"] = weights["transformer.wte.weight"]
+    weights["transformer.h.0.attn.bias"] = torch.ones(1, 1, 96, 96).tril()
+    return {
+        "model": {prefix + name: tensor for name, tensor in weights.items()},
+        "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 1e-3, "params": [0]}]},
+        "model_args": {**ARGS, **changed},
+        "iter_num": 3,
+        "best_val_loss": torch.tensor(1.5),
+        "config": {"dataset": "shakespeare_char", "compile": False},
+    }
+
+
+def shape(bias: bool) -> ModelConfig:
+    biases = dict.fromkeys(("qkv_bias", "output_bias", "mlp_bias", "norm_bias"), bias)
+    return replace(CLASSIC, vocab_size=SIZE, mlp="gelu", **biases)
+
+
+@pytest.mark.parametrize("prefix", ["", "_orig_mod."])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_checkpoint_is_read_as_the_model_it_was(tmp_path: Path, make: Make, bias: bool, prefix: str) -> None:
+    """The judge is GPT-2 in transformers, with nanoGPT's activation, and zeros for the biases that it lacks."""
+    model = make(shape(bias))
+    torch.save(checkpoint(model, prefix, bias=bias), tmp_path / "ckpt.pt")
+    found = nanogpt.read(tmp_path / "ckpt.pt", CHARACTERS)
+    assert parts.made_of(found.model) == parts.made_of(replace(shape(bias), dropout=0.1))
+    held = parts.hold(model.config, weights_of(model), configs.GPT2.parts(model.config))
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**configs.write(held.model, configs.GPT2)))
+    theirs.load_state_dict(names.to_theirs(held.weights, held.model, names.HF_GPT2), strict=False)
+    ids = torch.randint(SIZE, (2, 40), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        ours = readable(found.model, found.weights)(ids)
+        assert ours.std() > 0.1
+        assert float((ours - theirs.eval()(ids).logits).abs().max()) < 1e-4
+
+
+def test_old_checkpoints_do_not_say_that_they_have_biases(tmp_path: Path, make: Make) -> None:
+    content = checkpoint(make(shape(True)))
+    del content["model_args"]["bias"]
+    torch.save(content, tmp_path / "ckpt.pt")
+    assert nanogpt.read(tmp_path / "ckpt.pt", CHARACTERS).model.qkv_bias
+
+
+def test_the_vocabulary_is_asked_for_and_must_be_the_whole(tmp_path: Path, make: Make) -> None:
+    torch.save(checkpoint(make(shape(False))), tmp_path / "ckpt.pt")
+    (tmp_path / "meta.pkl").write_bytes(b"cos\nsystem\n(S'touch sprung'\ntR.")
+    with pytest.raises(UserError, match="does not hold its vocabulary") as caught:
+        nanogpt.read(tmp_path / "ckpt.pt", None)
+    assert "--characters" in caught.value.hint
+    assert "--tokenizer" in caught.value.hint
+    with pytest.raises(UserError, match=f"2 different characters, and the model {SIZE}"):
+        nanogpt.read(tmp_path / "ckpt.pt", CharTokenizer.train(["ab"]))
+    with pytest.raises(UserError, match=f"300 tokens, and the model {SIZE}"):
+        nanogpt.read(tmp_path / "ckpt.pt", FastTokenizer.train([TEXT], 300, "<|endoftext|>"))
+
+
+class Trap:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_a_pickle_that_does_more_than_tensors_is_refused_and_does_nothing(tmp_path: Path, make: Make) -> None:
+    content = {**checkpoint(make(shape(False))), "config": Trap(tmp_path / "sprung")}
+    torch.save(content, tmp_path / "ckpt.pt")
+    with pytest.raises(UserError, match="more than tensors") as caught:
+        nanogpt.read(tmp_path / "ckpt.pt", CHARACTERS)
+    assert caught.value.hint
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_truncated_checkpoint_is_named(tmp_path: Path, make: Make) -> None:
+    path = tmp_path / "ckpt.pt"
+    torch.save(checkpoint(make(shape(False))), path)
+    whole = path.read_bytes()
+    for kept in (0, 10, 1000, len(whole) // 2, len(whole) - 100):
+        path.write_bytes(whole[:kept])
+        with pytest.raises(UserError, match=r"ckpt\.pt"):
+            nanogpt.read(path, CHARACTERS)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [],
+        {"model": {}},
+        {"model": {}, "model_args": {}},
+        {"model": [1], "model_args": ARGS},
+        {"model": {"x": 1}, "model_args": ARGS},
+        {"model": {}, "model_args": {**ARGS, "n_layer": "two"}},
+        {"model": {}, "model_args": {**ARGS, "n_head": 5}},
+        {"model": {}, "model_args": ARGS},
+    ],
+    ids=str,
+)
+def test_other_files_are_refused_by_name(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "ckpt.pt")
+    with pytest.raises(UserError, match=r"ckpt\.pt") as caught:
+        nanogpt.read(tmp_path / "ckpt.pt", CHARACTERS)
+    assert caught.value.hint

@@ -1,0 +1,230 @@
+"""There and back: another program's model becomes a run, is asked, judged and trained on, and leaves for two others."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fledge.checkpoint.run import Run, load
+from fledge.cli import main
+from fledge.exchange import huggingface, names
+from fledge.tokens import tokenizer as tokenizers
+from fledge.tokens.char import CharTokenizer
+from fledge.tokens.fast import FastTokenizer
+
+transformers = pytest.importorskip("transformers")
+
+LITTLE = ("--train.steps", "4", "--train.eval_every", "2", "--train.batch", "4", "--train.micro_batch", "4")
+QUICK = (*LITTLE, "--train.compile", "false", "--train.device", "cpu", "--train.dtype", "float32")
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as transformers writes it: a random Qwen3 with a tokenizer of 300 tokens, and room for 20 more."""
+    folder = tmp_path_factory.mktemp("foreign") / "tiny-qwen"
+    shape = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    torch.manual_seed(0)
+    config = transformers.Qwen3Config(**shape, **heads, tie_word_embeddings=True, initializer_range=0.3)
+    transformers.Qwen3ForCausalLM(config).save_pretrained(folder)
+    text = " ".join(["the quick brown fox jumps over a lazy dog and then it sleeps until"] * 20)
+    tokenizers.save(FastTokenizer.train([text], 300, "<|endoftext|>", exact=False), folder / "tokenizer.json")
+    return folder
+
+
+def answer(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_import_generate_judge_train_on_and_export(home, foreign: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert home.do("import", str(foreign), "--json") == 0
+    brought = answer(capsys)
+    assert (brought["run"], brought["kind"]) == ("tiny-qwen", "Qwen3ForCausalLM")
+    assert home.do("generate", "tiny-qwen", "--prompt", "the quick", "--tokens", "20", "--greedy", "--json") == 0
+    assert len(answer(capsys)["text"]) > 0
+
+    tokenizer = home.runs / "tiny-qwen" / "tokenizer.json"
+    dataset = home.folder / "dataset"
+    assert main(["prepare", str(home.text), "--out", str(dataset), "--tokenizer", str(tokenizer)]) == 0
+    capsys.readouterr()
+    assert home.do("eval", "tiny-qwen", "--data", str(dataset), "--split", "train", "--json") == 0
+    before = answer(capsys)["loss"]
+
+    words = ("--init", "tiny-qwen", "--data.path", str(dataset), *QUICK, "--optim.lr", "0.01", "--train.log_every", "1")
+    assert home.do("train", *words, "--run", "on", "--json") == 0
+    capsys.readouterr()
+    assert home.do("eval", "on@latest", "--split", "train", "--json") == 0
+    assert answer(capsys)["loss"] < before
+
+    assert home.do("export", "on@latest", "--to", "hf", "--out", str(home.folder / "hf"), "--json") == 0
+    told = answer(capsys)
+    assert (told["kind"], told["step"]) == ("Qwen3ForCausalLM", 4)
+    assert told["judge"].startswith("transformers")
+    assert told["difference"] < 1e-4
+    ours = load("on@latest", home.runs)
+    ids = ours.tokenizer.encode("the quick brown").tolist()
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(home.folder / "hf").eval()
+    with torch.no_grad():
+        logits = ours.model(torch.tensor([ids]))
+        assert float((theirs(torch.tensor([ids])).logits - logits).abs().max()) < 1e-4
+    assert transformers.AutoTokenizer.from_pretrained(home.folder / "hf")("the quick brown")["input_ids"] == ids
+    card = (home.folder / "hf" / "README.md").read_text()
+    assert "4 of 4" in card
+    assert "validation loss" in card
+    assert str(home.folder) not in card
+
+    assert home.do("export", "on@latest", "--to", "gguf", "--dtype", "f32", "--out", str(home.folder / "g")) == 0
+    assert "on-f32.gguf" in capsys.readouterr().out
+    assert says_in_llama_cpp(home.folder / "g" / "on-f32.gguf", ids) == int(logits[0, -1].argmax())
+    assert home.do("import", str(home.folder / "g" / "on-f32.gguf"), "--out", "again") == 0
+    weights = [load_file(max((home.runs / n / "checkpoints").glob("*")) / "model.safetensors") for n in ("on", "again")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def says_in_llama_cpp(path: Path, ids: list[int]) -> int:
+    library = pytest.importorskip("xllamacpp")
+    params = library.CommonParams()
+    params.model.path, params.n_ctx, params.verbosity, params.warmup = str(path), 64, -1, False
+    server = library.Server(params)
+    said = server.handle_completions({"prompt": ids, "max_tokens": 1, "temperature": 0, "logprobs": 1})
+    return int(said["choices"][0]["logprobs"]["content"][0]["top_logprobs"][0]["id"])
+
+
+def test_what_came_from_transformers_goes_back_bit_for_bit(home, foreign: Path) -> None:
+    assert home.do("import", str(foreign), "--out", "there") == 0
+    assert home.do("export", "there", "--to", "hf", "--out", str(home.folder / "back")) == 0
+    before, after = (load_file(folder / "model.safetensors") for folder in (foreign, home.folder / "back"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_run_that_trains_on_and_is_interrupted_ends_in_the_same_bits(
+    home, foreign: Path, outcome_of: Callable[[Path], dict[str, Any]]
+) -> None:
+    assert home.do("import", str(foreign), "--out", "there") == 0
+    words = ("train", "--init", "there", "--data.corpus", str(home.text), *QUICK, "--train.sample_every", "0")
+    assert home.do(*words, "--run", "whole", "--train.keep_last", "9") == 0
+    shutil.rmtree(home.runs / "there")  # a run that trains on stands on its own feet
+    shutil.copytree(home.runs / "whole", home.runs / "broken")
+    for which in ("broken@2", "broken@0"):
+        assert home.do("resume", which) == 0
+        assert outcome_of(home.runs / "broken") == outcome_of(home.runs / "whole")
+
+
+def test_training_on_begins_with_the_weights_of_the_run(home, foreign: Path, capsys) -> None:
+    assert home.do("import", str(foreign), "--out", "there") == 0
+    words = ("--init", "there", "--data.corpus", str(home.text), *QUICK, "--run", "on", "--train.keep_last", "9")
+    assert home.do("train", str(home.toml), *words) == 0
+    first = [load_file(home.runs / n / "checkpoints" / "step-00000000" / "model.safetensors") for n in ("there", "on")]
+    assert all(torch.equal(first[0][name], first[1][name]) for name in first[0])
+    facts = json.loads((home.runs / "on" / "run.json").read_text())
+    assert facts["init"] == "there@0"
+    capsys.readouterr()
+    assert home.do("train", str(home.toml), "--init", "there", "--print-config", "--json") == 0
+    told = answer(capsys)
+    assert (told["model"]["n_embd"], told["model"]["qk_norm"]) == (32, True)  # the run's
+    assert (told["optim"]["lr"], told["train"]["steps"]) == (0.01, 12)  # the file's
+    assert home.do("train", "--init", "there", "--print-config", "--json") == 0
+    assert answer(capsys)["optim"]["lr"] == 3e-5  # gentle, where nobody says otherwise
+
+
+def test_nanogpt_comes_with_the_characters_of_its_text(home, capsys) -> None:
+    text = home.folder / "input.txt"
+    text.write_text("".join(path.read_text() for path in sorted(home.text.iterdir())))
+    size = CharTokenizer.train([text.read_text()]).vocab_size
+    (home.folder / "out").mkdir()
+    torch.save(nanogpt_checkpoint(size), home.folder / "out" / "ckpt.pt")
+    assert home.do("import", str(home.folder / "out"), "--out", "nano") == 2
+    assert "--characters" in capsys.readouterr().err
+    assert home.do("import", str(home.folder / "out"), "--characters", str(text), "--out", "nano") == 0
+    assert home.do("generate", "nano", "--prompt", "the", "--tokens", "5") == 0
+    words = ("--init", "nano", "--data.corpus", str(text), *QUICK, "--model.context", "16", "--run", "shorter")
+    assert home.do("train", *words) == 0  # with the first 16 of its 32 places
+    assert home.do("train", *words[:-4], "--model.context", "64", "--run", "longer") == 2
+    assert "positions.weight" in capsys.readouterr().err
+    assert home.do("export", "nano", "--to", "hf", "--out", str(home.folder / "hf"), "--json") == 0
+    capsys.readouterr()
+    theirs = transformers.AutoTokenizer.from_pretrained(home.folder / "hf")
+    assert theirs.decode(theirs("the fox")["input_ids"]) == "the fox"
+
+
+def nanogpt_checkpoint(size: int) -> dict[str, Any]:
+    C, T = 16, 32
+    shapes = {"transformer.wte.weight": (size, C), "transformer.wpe.weight": (T, C), "transformer.ln_f.weight": (C,)}
+    block = {
+        "ln_1": (C,),
+        "attn.c_attn": (3 * C, C),
+        "attn.c_proj": (C, C),
+        "ln_2": (C,),
+        "mlp.c_fc": (4 * C, C),
+        "mlp.c_proj": (C, 4 * C),
+    }
+    shapes |= {f"transformer.h.0.{name}.weight": shape for name, shape in block.items()}
+    torch.manual_seed(0)
+    weights = {f"_orig_mod.{name}": torch.randn(shape) for name, shape in shapes.items()}
+    weights["_orig_mod.lm_head.weight"] = weights["_orig_mod.transformer.wte.weight"]
+    args = {"n_layer": 1, "n_head": 2, "n_embd": C, "block_size": T, "bias": False, "vocab_size": size, "dropout": 0.0}
+    return {"model": weights, "model_args": args, "iter_num": 1, "best_val_loss": torch.tensor(1.0), "config": {}}
+
+
+def listing(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def test_wrong_wishes_are_refused_in_words_and_leave_nothing(home, foreign: Path, capsys) -> None:
+    assert home.do("import", str(foreign), "--out", "there") == 0
+    bird = home.train("bird")
+    (home.folder / "full").mkdir()
+    (home.folder / "notes.txt").write_text("x")
+    before, out = listing(home.folder), str(home.folder / "new")
+    for words, said in {
+        ("import", "gpt2"): "openai-community/gpt2",
+        ("import", str(home.folder / "notes.txt")): "ckpt.pt",
+        ("import", str(home.folder / "full")): "config.json",
+        ("import", str(foreign), "--out", "bird"): "exists already",
+        ("import", str(foreign), "--out", ".hidden"): "cannot be named",
+        ("import", str(foreign), "--tokenizer", str(home.folder / "absent.json")): "absent.json",
+        ("import", str(foreign), "--tokenizer", str(bird / "tokenizer.json"), "--characters", "x"): "one of them",
+        ("export", "there", "--to", "hf", "--out", str(home.folder / "full")): "exists already",
+        ("export", "there", "--to", "hf", "--dtype", "f16", "--out", out): "gguf",
+        ("export", "there", "--to", "onnx", "--out", out): "onnx",
+        ("export", "nobody", "--to", "hf", "--out", out): "nobody",
+        ("export", "bird", "--to", "gguf", "--out", out): "characters",
+        ("resume", "there"): "fledge train --init there",
+        ("eval", "there"): "--data DIR",
+        ("train", "--init", "nobody"): "nobody",
+        ("train",): "--init RUN",
+        ("train", "--init", "there", "--model.n_embd", "64"): "has shape",
+        ("train", "--init", "there", "--model.n_layer", "3"): "missing: blocks.2",
+        ("train", "--init", "there", "--data.path", Run(bird).config()["data"]["path"]): "another tokenizer",
+    }.items():
+        capsys.readouterr()
+        assert home.do(*words) == 2, words
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert said in captured.err, (words, captured.err)
+        assert captured.err.splitlines()[-2].startswith("error: ")
+        assert listing(home.folder) == before, words
+
+
+def test_an_export_that_fails_its_check_leaves_nothing(home, foreign: Path, capsys, monkeypatch) -> None:
+    assert home.do("import", str(foreign), "--out", "there") == 0
+    honest = names.to_theirs
+
+    def careless(*arguments: Any) -> dict[str, torch.Tensor]:
+        theirs = dict(honest(*arguments))
+        up, gate = (f"model.layers.0.mlp.{name}_proj.weight" for name in ("up", "gate"))
+        theirs[up], theirs[gate] = theirs[gate], theirs[up]
+        return theirs
+
+    monkeypatch.setattr(huggingface.names, "to_theirs", careless)
+    capsys.readouterr()
+    assert home.do("export", "there", "--to", "hf", "--out", str(home.folder / "new")) == 2
+    assert "differ" in capsys.readouterr().err
+    assert not (home.folder / "new").exists()
+    assert not list(home.folder.glob(".partial*"))

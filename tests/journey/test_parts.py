@@ -1,0 +1,31 @@
+"""Every part of the model, in company of others, from settings to a trained run that writes."""
+
+import json
+import math
+
+import pytest
+
+COMBINATIONS = {
+    "as toygpt": "positions=sinusoidal norm=layernorm mlp=gelu qkv_bias=true output_bias=true mlp_bias=true"
+    " norm_bias=true head_bias=true qk_norm=false tied=true dropout=0.1",
+    "as gpt2": "positions=learned norm=layernorm norm_eps=1e-5 mlp=gelu_tanh qkv_bias=true output_bias=true"
+    " mlp_bias=true norm_bias=true qk_norm=false tied=true",
+    "as smol-gpt": "positions=learned norm=layernorm mlp=relu qk_norm=false tied=false dropout=0.3",
+    "as modern": "n_kv_head=1 head_dim=6 mlp_width=24 norm_eps=1e-6 rotary_base=1e6 tied=true",
+    "window, cap": "window=5 softcap=15 mlp=relu2 n_kv_head=1",
+    "window, sines, readable": "window=5 positions=sinusoidal attention=readable qkv_bias=true",
+    "window, learned": "window=16 positions=learned mlp_bias=true head_bias=true",
+}
+
+
+@pytest.mark.parametrize("parts", COMBINATIONS)
+def test_a_model_of_these_parts_trains_and_writes(home, capsys, parts):  # type: ignore[no-untyped-def]
+    settings = [f"--model.{part}" for part in COMBINATIONS[parts].split()]
+    settings += ["--tokenizer.end_of_text", "false"]
+    home.train("duck", *settings, "--train.steps", "2", "--train.eval_every", "2")
+    capsys.readouterr()
+    assert home.do("eval", "duck", "--json") == 0
+    judged = json.loads(capsys.readouterr().out)
+    assert math.isfinite(judged["loss"])
+    assert home.do("generate", "duck", "--prompt", "the", "--tokens", "24") == 0  # beyond the window and the context
+    assert len(capsys.readouterr().out) == len("the") + 24 + len("\n")
