@@ -100,15 +100,14 @@ def kept(poems: Path, store: Store, alone: dict[str, bytes]) -> Store:
 # Writing
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_dataset_at_a_url_is_the_one_in_a_folder(
-    poems: Path, alone: dict[str, bytes], store: Store, workers: int
-) -> None:
-    assert main(["prepare", str(poems), "--out", store.url, "--workers", str(workers), *ASKED]) == 0
+def test_a_dataset_at_a_url_is_the_one_in_a_folder(poems: Path, alone: dict[str, bytes], store: Store) -> None:
+    assert main(["prepare", str(poems), "--out", store.url, *ASKED]) == 0
     assert store.contents() == alone
 
 
-def test_text_may_come_from_where_the_dataset_goes(poems: Path, alone: dict[str, bytes], store: Store) -> None:
+def test_two_processes_read_where_the_text_lies_and_write_where_the_dataset_goes(
+    poems: Path, alone: dict[str, bytes], store: Store
+) -> None:
     for path in poems.iterdir():
         store.write(f"poems/{path.name}", path.read_bytes())
     assert main(["prepare", f"{store.url}/poems", "--out", f"{store.url}/out", "--workers", "2", *ASKED]) == 0

@@ -149,9 +149,13 @@ def _from_ray(error: Exception) -> Exception:
     if isinstance(cause, exceptions.WorkerCrashedError | exceptions.OutOfMemoryError):
         return _killed()
     if isinstance(cause, exceptions.RayError):
-        words = str(cause).partition("\n")[0]
-        return UserError(f"Ray gave up: {words}", "its machines need this very fledge, and must all see the files")
+        hint = "its machines need this very fledge, and must all see the files"
+        return UserError(f"Ray gave up: {_first_line(cause)}", hint)
     return cause
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _knock(address: str) -> None:
@@ -186,7 +190,7 @@ def _join_ray(address: str) -> None:
         ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError) as error:
         hint = "check --address; where the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
-        raise UserError(f"could not join Ray at '{address}': {error}", hint) from None
+        raise UserError(f"could not join Ray at '{address}': {_first_line(error)}", hint) from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, at_sigterm)  # Ray would make it an ordinary exit, with status 15
 

@@ -39,6 +39,9 @@ class Place(Protocol):
     def names(self) -> set[str]:
         """All files that are here, those in WORK aside."""
 
+    def work(self) -> set[str]:
+        """And those in WORK."""
+
     def remove(self, name: str) -> None: ...
 
     def forget_work(self) -> None:
@@ -80,6 +83,9 @@ class Folder:
     def names(self) -> set[str]:
         found = {p.relative_to(self.path) for p in self.path.rglob("*") if p.is_file()}
         return {p.as_posix() for p in found if p.parts[0] != WORK}
+
+    def work(self) -> set[str]:
+        return {f"{WORK}/{p.name}" for p in (self.path / WORK).iterdir()}
 
     def remove(self, name: str) -> None:
         file = self.path / name
@@ -143,11 +149,16 @@ class Remote:
     def settle(self, names: Iterable[str]) -> None: ...
 
     def names(self) -> set[str]:
+        return {name for name in self._below(self.root) if not name.startswith(f"{WORK}/")}
+
+    def work(self) -> set[str]:
+        return self._below(self._at(WORK))
+
+    def _below(self, folder: str) -> set[str]:
         with refusals(self.url):
             self.system.invalidate_cache()
-            found: list[Any] = self.system.find(self.root)
-        under = {str(path)[len(self.root) :].lstrip("/") for path in found}
-        return {name for name in under if not name.startswith(f"{WORK}/")}
+            found: list[Any] = self.system.find(folder)
+        return {str(path)[len(self.root) :].lstrip("/") for path in found}
 
     def remove(self, name: str) -> None:
         with refusals(self.url, "write to"), contextlib.suppress(FileNotFoundError):

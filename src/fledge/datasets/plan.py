@@ -98,7 +98,9 @@ def judged(
     """What is known of the documents of each slice, and what becomes of them."""
     parts = parts_of(slices, target, replace(job, tokenizer=""))
     parts = [replace(part, key=digest(part.key, asdict(rules))) for part in parts]
-    found = {part.number: rows for part in parts if (rows := known(place, part))}
+    there = place.work()
+    looked_at = [part for part in parts if judged_name(part.number) in there]
+    found = {part.number: rows for part in looked_at if (rows := known(place, part))}
     missing = [part for part in parts if part.number not in found]
     with watch("looking", sum(part.size for part in missing)) as advance:
         for part, rows in engine(partial(judge_part, job, rules), missing):
