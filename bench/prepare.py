@@ -33,12 +33,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpt2", type=Path, required=True)
     parser.add_argument("--megabytes", type=int, default=5000)
+    parser.add_argument("--only", choices=["txt", "jsonl"], help="one of the two files (default: both)")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--folder", type=Path, required=True, help="where the text and the dataset may lie for a while")
     args = parser.parse_args()
     print(machine(), "|", versions("gigatoken", "tokenizers"))
     args.folder.mkdir(parents=True, exist_ok=True)
     for file, jsonl in ((args.folder / "text.txt", False), (args.folder / "text.jsonl", True)):
+        if args.only and args.only != file.suffix[1:]:
+            continue
         generate(file, args.megabytes * 1_000_000, jsonl)
         compare(file, args.gpt2, args.rounds)
         file.unlink()
