@@ -1,0 +1,146 @@
+"""One model as one file: the parts it uses, a training loop and a sampler, taken from the sources of fledge itself.
+
+    gather        the program (standalone.py) and all that it needs, in the order in which one reads
+    specialise    the choices of this model are made, and what they leave out goes
+    finish        settings as plain numbers, imports, a heading for each part
+
+Nothing is written twice: what the file says is what fledge runs. Does not train, and writes no files.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import torch
+
+from fledge import __version__
+from fledge.datasets.config import DataConfig
+from fledge.exchange import standalone
+from fledge.exchange.rewriting.code import Code, globals_in
+from fledge.exchange.rewriting.gather import MARK, Source, gather
+from fledge.exchange.rewriting.knowledge import Knowledge
+from fledge.exchange.rewriting.specialise import specialise
+from fledge.exchange.rewriting.tidy import WIDTH, import_lines, tidy
+from fledge.model.config import ModelConfig
+from fledge.model.count import parameters
+from fledge.model.gpt import GPT
+from fledge.optim.config import OptimConfig
+from fledge.train.config import TrainConfig
+
+ROOT = "main"
+RULER = "# " + "-" * (WIDTH - 2)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a file is made for: the settings that it needs, and what to say of it."""
+
+    title: str
+    parts: str  # what the model is made of, in words
+    usage: str  # how to run the file
+    model: ModelConfig
+    optim: OptimConfig
+    train: TrainConfig
+    data: DataConfig
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        return self.model, self.optim, self.train, self.data
+
+
+def eject(plan: Plan) -> str:
+    """The whole file."""
+    with torch.device("meta"):
+        model = GPT(plan.model)
+    sources = gather(standalone, ROOT, leave_out=[type(each).__name__ for each in plan.settings])
+    names = {type(each).__name__: type(each) for each in plan.settings}
+    names |= {name: value for source in sources for name, value in source.objects().items()}
+    text = "\n\n\n".join([settings_source(plan.settings), *(source.text() for source in sources)])
+    return finish(specialise(text, Knowledge(names, model, plan.settings), ROOT), sources, plan)
+
+
+def settings_source(settings: Iterable[Any]) -> str:
+    """The settings as small dataclasses: what was derived is a plain number, what was a choice has been made."""
+    lines = [f"{MARK}settings"]
+    for config in settings:
+        lines += ["\n\n@dataclass(frozen=True)", f"class {type(config).__name__}:"]
+        helps = {field.name: field.metadata["help"] for field in dataclasses.fields(config)}
+        helps |= {name: each.__doc__ for name, each in vars(type(config)).items() if isinstance(each, property)}
+        for name, help in helps.items():
+            value = getattr(config, name)
+            if type(value) in (int, float, tuple):
+                lines.append(f"    {name}: {kind_of(value)} = {number(value)}  # {help.partition(';')[0]}")
+    return "\n".join(lines)
+
+
+def kind_of(value: object) -> str:
+    return f"tuple[{', '.join(map(kind_of, value))}]" if isinstance(value, tuple) else type(value).__name__
+
+
+def number(value: object) -> str:
+    """As a person writes it: 50_257, 1e-6."""
+    if isinstance(value, int | float) and abs(value) >= 10_000:
+        return f"{value:_}"
+    return re.sub(r"e([+-])0", r"e\1", repr(value)).replace("e+", "e")
+
+
+def finish(text: str, sources: list[Source], plan: Plan) -> str:
+    used = set(globals_in(Code(text).tree))
+    headings = {source.name: heading(source, unchosen(plan.settings)) for source in sources}
+    headings["settings"] = "The settings of this model, and of its training."
+    sections = []
+    for section in text.split(MARK)[1:]:
+        name, _, content = section.partition("\n")
+        if content.strip():
+            lines = "\n".join(f"# {line}".rstrip() for line in headings[name].splitlines())
+            sections.append(f"{RULER}\n{lines}\n\n\n{content.strip()}")
+    imports = import_lines(
+        each
+        for source in sources
+        for name, each in source.imports.items()
+        if name in used and not each.module.startswith("fledge")
+    )
+    return tidy("\n\n\n".join([f"{introduction(plan)}\n\n{imports}", *sections, START]))
+
+
+START = f'if __name__ == "__main__":\n    {ROOT}()\n'
+
+
+def introduction(plan: Plan) -> str:
+    return f'''"""{plan.title}: a GPT of {parameters(plan.model):,} parameters in one file.
+
+Made of: {plan.parts}.
+
+{plan.usage}
+
+Written by fledge {__version__}, from its own sources and under their licence, MIT. Needs torch, numpy and safetensors, and
+tokenizers for text.
+"""
+
+from __future__ import annotations'''
+
+
+def heading(source: Source, dropped: set[str]) -> str:
+    """The first words of a module, and the rows of its tables that are about this model."""
+    first, *others = (source.module.__doc__ or "").strip().split("\n\n")
+    kept = [first]
+    for paragraph in others:
+        rows = paragraph.splitlines()
+        if all(re.search(r"^ {2}|\S {2}| → ", row) for row in rows):
+            kept.append("\n".join(row for row in rows if row.split()[0] not in dropped))
+    return "\n\n".join(part for part in kept if part)
+
+
+def unchosen(settings: Iterable[Any]) -> set[str]:
+    """The words for what this model might have been."""
+    words: set[str] = set()
+    for config in settings:
+        for name, kind in get_type_hints(type(config)).items():
+            value = getattr(config, name)
+            if get_origin(kind) is Literal:
+                words |= {*get_args(kind)} - {value}
+            if kind is bool:
+                words.add(f"un{name}" if value else name)
+    return words

@@ -1,0 +1,163 @@
+"""Rules that make choices.
+
+decide                a condition that is known keeps one of its sides; a table gives what is looked up in it
+skip                  what gives its input back unchanged is not called
+leave_defaults_out    an argument that, now that it is chosen, is what would be taken anyway
+"""
+
+import ast
+import inspect
+import itertools
+import json
+from typing import Any
+
+import torch.nn.functional as F
+from torch import nn
+
+from fledge.exchange.rewriting.code import Edit
+from fledge.exchange.rewriting.knowledge import alike
+from fledge.exchange.rewriting.view import View
+from fledge.model.config import ModelConfig
+
+# What torch says of its kernels in words only.
+DEFAULTS: dict[Any, dict[str, object]] = {
+    F.scaled_dot_product_attention: {"attn_mask": None, "dropout_p": 0.0, "is_causal": False, "enable_gqa": False}
+}
+
+
+def decide(view: View) -> list[Edit]:
+    return [edit for node in view.code.nodes for edit in _statement(view, node) or _expression(view, node)]
+
+
+def _statement(view: View, node: ast.AST) -> list[Edit]:
+    match node:
+        case ast.Assert():
+            return [view.code.without(node)]
+        case ast.If() if view.truth(node.test) is not None:
+            return [_chosen_branch(view, node)]
+        case ast.FunctionDef():
+            rest = itertools.dropwhile(lambda each: not isinstance(each, ast.Return), node.body)
+            return [view.code.without(unreachable) for unreachable in list(rest)[1:]]
+    return []
+
+
+def _chosen_branch(view: View, node: ast.If) -> Edit:
+    whole = view.code.without(node)
+    kept = node.body if view.truth(node.test) else node.orelse
+    if not kept:
+        return whole
+    start, end = view.code.rows(kept[0])[0], view.code.rows(kept[-1])[1]
+    lines = [line.removeprefix(b"    ") for line in view.code.lines[start:end]]
+    return Edit(view.code.starts[node.lineno - 1], whole.end, b"".join(lines).decode())
+
+
+def _expression(view: View, node: ast.AST) -> list[Edit]:
+    match node:
+        case ast.IfExp(test=test, body=body, orelse=otherwise):
+            truth = view.truth(test)
+            if truth is None and (_literal(view, body) is None or _literal(view, body) != _literal(view, otherwise)):
+                return []
+            return [view.code.instead(node, otherwise if truth is False else body)]
+        case ast.BoolOp():
+            return _shorter_chain(view, node)
+        case ast.Name(ctx=ast.Load()) | ast.Attribute(ctx=ast.Load()) | ast.Subscript(ctx=ast.Load()):
+            text = _name_of_ours(view, node) or _literal(view, node)
+            return [view.code.instead(node, text=text)] if text and text != view.code.of(node) else []
+        case ast.Compare() | ast.UnaryOp() | ast.Call():
+            text = _literal(view, node)
+            return [view.code.instead(node, text=text)] if text else []
+    return []
+
+
+def _shorter_chain(view: View, node: ast.BoolOp) -> list[Edit]:
+    """`a and b`, `a or b`: without the parts that change nothing, and those that are never asked."""
+    decides = isinstance(node.op, ast.Or)  # a part of this truth ends the chain; one of the other is passed over
+    kept: list[ast.expr] = []
+    for part in node.values:
+        truth = view.truth(part)
+        if truth is None or truth is decides or part is node.values[-1]:
+            kept.append(part)
+        if truth is decides:
+            break
+    if len(kept) > 1 and view.truth(kept[-1]) is (not decides):
+        kept.pop()
+    return [view.code.instead(node, *kept, joint=node.op)] if len(kept) < len(node.values) else []
+
+
+def _literal(view: View, node: ast.AST) -> str | None:
+    """Yes, no, nothing or a word, as it is written; and the zero of a part that this model has not."""
+    values = view.values(node)
+    if not alike(values):
+        return None
+    (value, *_) = values
+    if isinstance(value, str):
+        return json.dumps(value)
+    absent = type(value) is float and value == 0.0 and _is_of_the_model(view, node)
+    return repr(value) if value is None or isinstance(value, bool) or absent else None
+
+
+def _is_of_the_model(view: View, node: ast.AST) -> bool:
+    """In training a zero is a number like others."""
+    bases = view.values(node.value) if isinstance(node, ast.Attribute) else None
+    return bases is not None and all(isinstance(base, nn.Module | ModelConfig) for base in bases)
+
+
+def _name_of_ours(view: View, node: ast.AST) -> str | None:
+    """The function or class that is meant."""
+    values = view.values(node)
+    name = getattr(values[0], "__name__", "") if alike(values) else ""
+    known = name in view.classes or name in view.functions
+    return name if known and values and view.knowledge.names[name] is values[0] else None
+
+
+def skip(view: View) -> list[Edit]:
+    edits = []
+    for node in view.code.nodes:
+        match node:
+            case ast.Call(args=[passed, *_]) if _passes_on(view, node):
+                edits.append(view.code.instead(node, passed))
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Name(id=same)) if name == same:
+                edits.append(view.code.without(node))
+    return edits
+
+
+def _passes_on(view: View, call: ast.Call) -> bool:
+    values = view.values(call.func)
+    if values == [F.dropout]:
+        return view.values(call.args[1]) == [0.0]
+    return values is not None and all(_is_identity(view, value) for value in values)
+
+
+def _is_identity(view: View, value: object) -> bool:
+    """A module whose answer is its first input."""
+    if isinstance(value, nn.Identity) or (isinstance(value, nn.Dropout) and value.p == 0):
+        return True
+    definition = view.classes.get(type(value).__name__) if isinstance(value, nn.Module) else None
+    for member in definition.body if definition else ():
+        match member:
+            case ast.FunctionDef(name="forward", body=[ast.Return(ast.Name(id=given))]):
+                return given == member.args.args[1].arg
+    return False
+
+
+def leave_defaults_out(view: View) -> list[Edit]:
+    edits = []
+    for call in view.every(ast.Call):
+        spans = [view.code.span(item) for item in (*call.args, *call.keywords)]
+        for place, keyword in enumerate(call.keywords, start=len(call.args)):
+            if isinstance(keyword.value, ast.Constant) and _is_default(view, call, keyword.arg, keyword.value.value):
+                edits.append(view.code.without_item(spans, place))
+    return edits
+
+
+def _is_default(view: View, call: ast.Call, name: str | None, value: object) -> bool:
+    functions = view.values(call.func)
+    if not functions or len(functions) > 1 or name is None:
+        return False
+    if functions[0] in DEFAULTS:
+        return DEFAULTS[functions[0]].get(name, ...) == value
+    try:
+        default = inspect.signature(functions[0]).parameters[name].default
+    except (ValueError, TypeError, KeyError):  # written in C, or no function
+        return False
+    return default is value

@@ -1,0 +1,62 @@
+"""The last touch: imports as they are usually written, and lines as a formatter would break them."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterable
+
+from fledge.exchange.rewriting.code import Code, Edit
+from fledge.exchange.rewriting.gather import Import
+
+WIDTH = 120
+
+
+def import_lines(imports: Iterable[Import]) -> str:
+    """The standard library, then the others; `import` before `from`, and by name."""
+    kept = sorted(set(imports), key=lambda each: (bool(each.name), each.module))
+    ours = [each for each in kept if each.module.partition(".")[0] in sys.stdlib_module_names]
+    theirs = [each for each in kept if each not in ours]
+    return "\n\n".join("\n".join(_lines(group)) for group in (ours, theirs) if group)
+
+
+def _lines(imports: list[Import]) -> list[str]:
+    lines: dict[str, list[str]] = {}
+    for each in imports:
+        alias = f" as {each.alias}" if each.alias else ""
+        if not each.name:
+            lines[f"import {each.module}{alias}"] = []
+        else:
+            lines.setdefault(f"from {each.module} import ", []).append(each.name + alias)
+    return [line + ", ".join(sorted(names, key=_rank)) for line, names in lines.items()]
+
+
+def _rank(name: str) -> tuple[int, str]:
+    """Constants, classes, functions."""
+    return (0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2), name
+
+
+def tidy(text: str) -> str:
+    """Broken lines that now have room are joined; never more than two lines stay empty, and one within a definition."""
+    text = re.sub(r"\n{4,}", "\n\n\n", text)
+    text = re.sub(r"\n{3,}( +)", r"\n\n\1", text)
+    code = Code(text)
+    edits = []
+    for node in code.nodes:
+        if isinstance(node, ast.stmt) and (edit := _joined(code, node)):
+            edits.append(edit)
+    return code.edited(edits).text
+
+
+def _joined(code: Code, node: ast.stmt) -> Edit | None:
+    """A statement, or the head of one, on a single line, if it fits there."""
+    first, end = node.lineno - 1, node.end_lineno or 0
+    if body := getattr(node, "body", None):
+        end = code.rows(body[0])[0]
+    rows = [line.decode().rstrip("\n") for line in code.lines[first:end]]
+    held = "".join(rows)
+    if len(rows) < 2 or "#" in held or '"""' in held or re.search(r",\s*[)\]}]", "\n".join(rows)):
+        return None
+    joined = rows[0]
+    for row in map(str.strip, rows[1:]):
+        joined += row if joined[-1] in "([{" or row[0] in ")]}" else f" {row}"
+    return Edit(code.starts[first], code.starts[end], f"{joined}\n") if len(joined) <= WIDTH else None
