@@ -9,7 +9,7 @@ Nothing is written twice: what the file says is what fledge runs. Does not train
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -45,20 +45,29 @@ class Plan:
     train: TrainConfig
     data: DataConfig
 
-    @property
-    def settings(self) -> tuple[Any, ...]:
-        return self.model, self.optim, self.train, self.data
-
 
 def eject(plan: Plan) -> str:
     """The whole file."""
-    with torch.device("meta"):
-        model = GPT(plan.model)
-    sources = gather(standalone, ROOT, leave_out=[type(each).__name__ for each in plan.settings])
-    names = {type(each).__name__: type(each) for each in plan.settings}
+    settings = {type(each).__name__: each for each in (plan.model, plan.optim, plan.train, plan.data)}
+    sources = gather(standalone, ROOT, leave_out=settings)
+    names: dict[str, object] = {name: type(each) for name, each in settings.items()}
     names |= {name: value for source in sources for name, value in source.objects().items()}
-    text = "\n\n\n".join([settings_source(plan.settings), *(source.text() for source in sources)])
-    return finish(specialise(text, Knowledge(names, model, plan.settings), ROOT), sources, plan)
+    knowledge = Knowledge(names, [*settings.values(), *objects_of(plan.model)], facts(plan.model))
+    text = "\n\n\n".join([settings_source(settings.values()), *(source.text() for source in sources)])
+    return finish(specialise(text, knowledge, ROOT), sources, plan)
+
+
+def objects_of(config: ModelConfig) -> Iterator[object]:
+    """All that such a model consists of; it takes no memory."""
+    with torch.device("meta"):
+        model = GPT(config)
+    yield from model.modules()
+    yield from (model.no_cache, *model.no_cache.layers)
+
+
+def facts(config: ModelConfig) -> dict[str, bool]:
+    """What is known of shapes: nothing is cached, so all tokens are new; and heads share keys, or do not."""
+    return {"T == S": True, "q.shape[1] != k.shape[1]": config.kv_heads != config.n_head}
 
 
 def settings_source(settings: Iterable[Any]) -> str:
@@ -88,14 +97,14 @@ def number(value: object) -> str:
 
 def finish(text: str, sources: list[Source], plan: Plan) -> str:
     used = set(globals_in(Code(text).tree))
-    headings = {source.name: heading(source, unchosen(plan.settings)) for source in sources}
+    headings = {source.name: heading(source, unchosen([plan.model, plan.optim])) for source in sources}
     headings["settings"] = "The settings of this model, and of its training."
     sections = []
     for section in text.split(MARK)[1:]:
         name, _, content = section.partition("\n")
         if content.strip():
             lines = "\n".join(f"# {line}".rstrip() for line in headings[name].splitlines())
-            sections.append(f"{RULER}\n{lines}\n\n\n{content.strip()}")
+            sections.append(f"{RULER}\n{lines}\n{content.strip()}")
     imports = import_lines(
         each
         for source in sources
@@ -130,7 +139,7 @@ def heading(source: Source, dropped: set[str]) -> str:
         rows = paragraph.splitlines()
         if all(re.search(r"^ {2}|\S {2}| → ", row) for row in rows):
             kept.append("\n".join(row for row in rows if row.split()[0] not in dropped))
-    return "\n\n".join(part for part in kept if part)
+    return "\n".join(part for part in kept if part)
 
 
 def unchosen(settings: Iterable[Any]) -> set[str]:

@@ -57,7 +57,9 @@ def fast_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None, dropout:
     all_seen = T == 1 and not narrow
     mask = None if triangle or all_seen else visible(T, S, window, q.device)
     grouped = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=triangle, enable_gqa=grouped)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=triangle, enable_gqa=grouped
+    )
 
 
 ATTENTIONS: dict[str, Attend] = {"fast": fast_attention, "readable": readable_attention}

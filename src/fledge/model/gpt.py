@@ -39,9 +39,9 @@ class GPT(nn.Module):
 
     def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """ids [B, T] → what the model thinks at each place, just before it scores tokens. [B, T, C]"""
-        cache = cache or self.no_cache
-        assert cache.length + ids.shape[1] <= self.config.context, "more tokens than the context holds"
-        x = self.dropout(self.positions(self.embed(ids), cache.length))
-        for block, layer_cache in zip(self.blocks, cache.layers, strict=True):
-            x = block(x, layer_cache)
+        past = cache or self.no_cache
+        assert past.length + ids.shape[1] <= self.config.context, "more tokens than the context holds"
+        x = self.dropout(self.positions(self.embed(ids), past.length))
+        for block, layer_past in zip(self.blocks, past.layers, strict=True):
+            x = block(x, layer_past)
         return self.norm(x)

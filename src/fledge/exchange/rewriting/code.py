@@ -128,6 +128,8 @@ def bindings(function: ast.AST) -> Iterator[tuple[str, ast.AST | None]]:
                 simple |= dict(zip(targets, values, strict=True))
             case ast.Assign(targets=[target], value=value):
                 simple[target] = value
+            case ast.For(target=ast.Tuple(elts=targets), iter=ast.Call(func=ast.Name(id="zip"), args=lists)):
+                simple |= {target: ast.For(target, each) for target, each in zip(targets, lists, strict=True)}
             case ast.For(target=target):
                 simple[target] = node
             case ast.Name(id=name, ctx=ast.Store()):

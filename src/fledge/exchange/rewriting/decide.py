@@ -9,6 +9,7 @@ import ast
 import inspect
 import itertools
 import json
+from types import MethodType
 from typing import Any
 
 import torch.nn.functional as F
@@ -17,7 +18,6 @@ from torch import nn
 from fledge.exchange.rewriting.code import Edit
 from fledge.exchange.rewriting.knowledge import alike
 from fledge.exchange.rewriting.view import View
-from fledge.model.config import ModelConfig
 
 # What torch says of its kernels in words only.
 DEFAULTS: dict[Any, dict[str, object]] = {
@@ -63,6 +63,11 @@ def _expression(view: View, node: ast.AST) -> list[Edit]:
         case ast.Name(ctx=ast.Load()) | ast.Attribute(ctx=ast.Load()) | ast.Subscript(ctx=ast.Load()):
             text = _name_of_ours(view, node) or _literal(view, node)
             return [view.code.instead(node, text=text)] if text and text != view.code.of(node) else []
+        case ast.BinOp(left=ast.Constant(value=0), op=ast.Add(), right=rest):
+            return [view.code.instead(node, rest)]
+        case ast.Slice(lower=ast.Constant(value=0) as zero, upper=ast.expr() as end):
+            colon = ":" if isinstance(end, ast.Name | ast.Constant) else ": "
+            return [Edit(view.code.span(zero)[0], view.code.span(end)[0], colon)]
         case ast.Compare() | ast.UnaryOp() | ast.Call():
             text = _literal(view, node)
             return [view.code.instead(node, text=text)] if text else []
@@ -86,20 +91,22 @@ def _shorter_chain(view: View, node: ast.BoolOp) -> list[Edit]:
 
 def _literal(view: View, node: ast.AST) -> str | None:
     """Yes, no, nothing or a word, as it is written; and the zero of a part that this model has not."""
+    if isinstance(node, ast.Constant):
+        return view.code.of(node)
     values = view.values(node)
     if not alike(values):
         return None
     (value, *_) = values
     if isinstance(value, str):
         return json.dumps(value)
-    absent = type(value) is float and value == 0.0 and _is_of_the_model(view, node)
+    absent = value == 0 and _is_of_the_model(view, node)
     return repr(value) if value is None or isinstance(value, bool) or absent else None
 
 
 def _is_of_the_model(view: View, node: ast.AST) -> bool:
     """In training a zero is a number like others."""
     bases = view.values(node.value) if isinstance(node, ast.Attribute) else None
-    return bases is not None and all(isinstance(base, nn.Module | ModelConfig) for base in bases)
+    return bases is not None and all(type(base).__module__.startswith("fledge.model.") for base in bases)
 
 
 def _name_of_ours(view: View, node: ast.AST) -> str | None:
@@ -116,7 +123,9 @@ def skip(view: View) -> list[Edit]:
         match node:
             case ast.Call(args=[passed, *_]) if _passes_on(view, node):
                 edits.append(view.code.instead(node, passed))
-            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Name(id=same)) if name == same:
+            case ast.Call(args=[*passed]) if _passes_all_on(view, node):
+                edits.append(view.code.instead(node, *passed, joint=ast.Tuple([])))
+            case ast.Assign(targets=[target], value=value) if view.code.of(target) == view.code.of(value):
                 edits.append(view.code.without(node))
     return edits
 
@@ -128,15 +137,32 @@ def _passes_on(view: View, call: ast.Call) -> bool:
     return values is not None and all(_is_identity(view, value) for value in values)
 
 
+def _passes_all_on(view: View, call: ast.Call) -> bool:
+    """A method that returns what it is given."""
+    methods = view.values(call.func) or []
+    return bool(methods) and all(
+        isinstance(each, MethodType) and _returns(view, each.__self__, each.__name__) for each in methods
+    )
+
+
 def _is_identity(view: View, value: object) -> bool:
     """A module whose answer is its first input."""
     if isinstance(value, nn.Identity) or (isinstance(value, nn.Dropout) and value.p == 0):
         return True
-    definition = view.classes.get(type(value).__name__) if isinstance(value, nn.Module) else None
+    return isinstance(value, nn.Module) and _returns(view, value, "forward", 1)
+
+
+def _returns(view: View, owner: object, method: str, count: int | None = None) -> bool:
+    """Whether a method does nothing but give back its arguments, or the first of them."""
+    definition = view.classes.get(type(owner).__name__)
     for member in definition.body if definition else ():
         match member:
-            case ast.FunctionDef(name="forward", body=[ast.Return(ast.Name(id=given))]):
-                return given == member.args.args[1].arg
+            case (
+                ast.FunctionDef(name=name, body=[ast.Return(value=ast.expr() as answer)])
+                | ast.FunctionDef(name=name, body=[ast.Expr(), ast.Return(value=ast.expr() as answer)])
+            ) if name == method:
+                given = ", ".join(parameter.arg for parameter in member.args.args[1:][:count])
+                return view.code.of(answer) == given
     return False
 
 

@@ -39,12 +39,18 @@ def forget_variables(view: View) -> list[Edit]:
             match node:
                 case ast.Assign(targets=[ast.Name(id=name)]) if not view.reads(name, function):
                     return [view.code.without(node)]
+                case ast.For(
+                    target=ast.Tuple(elts=[one, other]), iter=ast.Call(func=ast.Name(id="zip"), args=[first, _])
+                ):
+                    if not view.reads(view.code.of(other), *node.body):
+                        return [view.code.instead(node.target, one), view.code.instead(node.iter, first)]
                 case ast.Assign(targets=[ast.Tuple(elts=names) as left], value=ast.Tuple(elts=values) as right):
                     kept = [i for i, name in enumerate(names) if view.reads(view.code.of(name), function)]
                     if len(kept) < len(names):
                         pairs = ((left, names), (right, values))
                         return [
-                            view.code.instead(both, *(each[i] for i in kept), joint=ast.Tuple()) for both, each in pairs
+                            view.code.instead(both, *(each[i] for i in kept), joint=ast.Tuple([]))
+                            for both, each in pairs
                         ]
     return []
 

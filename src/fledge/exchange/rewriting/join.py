@@ -1,40 +1,59 @@
 """Rules that put together what is apart only because there was a choice.
 
-join_choosers    a function of which nothing is left but `return SomeClass(…)` becomes what it returns
+join_functions   a function that only returns something, and is called once or picks a class, becomes what it returns
 join_bases       a base that one class alone builds upon, and that has no objects of its own, goes into that class
+join_layers      a class that only tells a class of torch what to be becomes that
 """
 
 import ast
+from collections.abc import Iterator
 
 from fledge.exchange.rewriting.code import Code, Edit
 from fledge.exchange.rewriting.view import View
 
+SIMPLE = ast.Name | ast.Attribute | ast.Constant
 
-def join_choosers(view: View) -> list[Edit]:
+
+def join_functions(view: View) -> list[Edit]:
     for name, function in view.functions.items():
         match function.body:
             case [ast.Return(ast.Call(func=ast.Name(id=kind)) as answer)] if kind in view.classes:
-                return [_inlined(view, function, call, answer) for call in view.calls(name)]
+                return list(_inlined(view, name, function, view.code.of(answer)))
+            case [ast.Return(ast.expr() as answer)] | [ast.Expr(), ast.Return(ast.expr() as answer)]:
+                if len(view.calls(name)) == len(view.reads(name)) == 1:
+                    return list(_inlined(view, name, function, view.code.of(answer)))
     return []
 
 
-def _inlined(view: View, function: ast.FunctionDef, call: ast.Call, answer: ast.Call) -> Edit:
-    given = dict(zip([parameter.arg for parameter in function.args.args], call.args, strict=True))
-    code = Code(view.code.of(answer))
-    names = [node for node in code.nodes if isinstance(node, ast.Name) and node.id in given]
-    edits = [Edit(*code.span(node), view.code.of(given[node.id])) for node in names]
-    return view.code.instead(call, text=code.edited(edits).text)
+def join_layers(view: View) -> list[Edit]:
+    for name, definition in view.classes.items():
+        match definition:
+            case ast.ClassDef(
+                bases=[ast.Attribute() as base], body=[ast.FunctionDef(body=[ast.Expr(ast.Call() as told)]) as made]
+            ):
+                text = f"{view.code.of(base)}({view.code.of(*told.args, *told.keywords)})"
+                return list(_inlined(view, name, made, text))
+    return []
+
+
+def _inlined(view: View, name: str, function: ast.FunctionDef, text: str) -> Iterator[Edit]:
+    """Each call as this text, with what is given in the places of the parameters."""
+    code = Code(text)
+    parameters = [each.arg for each in function.args.args if each.arg != "self"]
+    for call in view.calls(name):
+        if all(isinstance(argument, SIMPLE) for argument in call.args):
+            given = dict(zip(parameters, call.args, strict=True))
+            names = [node for node in code.nodes if isinstance(node, ast.Name) and node.id in given]
+            edits = [Edit(*code.span(node), view.code.of(given[node.id])) for node in names]
+            yield view.code.instead(call, text=code.edited(edits).text)
 
 
 def join_bases(view: View) -> list[Edit]:
     for definition in view.classes.values():
         match definition.bases:
             case [ast.Name(id=name)] if name in view.classes and len(view.reads(name)) == 1:
-                base = view.classes[name]
-                return [
-                    Edit(*view.code.span(definition), _merged(view.code, base, definition)),
-                    view.code.without(base),
-                ]
+                merged = _merged(view.code, view.classes[name], definition)
+                return [Edit(*view.code.span(definition), merged), view.code.without(view.classes[name])]
     return []
 
 

@@ -6,8 +6,7 @@ known is None. Runs nothing: names, attributes, tables, comparisons and their li
 """
 
 import ast
-import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import FunctionType, ModuleType
 from typing import Any, TypeGuard
 
@@ -22,14 +21,16 @@ BLANK = frozenset(vars(nn.Module()))  # what every module has, `training` among 
 
 
 class Knowledge:
-    def __init__(self, names: dict[str, object], model: nn.Module, settings: Iterable[object]) -> None:
-        """`names`: what each name at the top of the source is."""
-        self.names = names
-        self.examples: dict[str, list[Any]] = {}  # class → all its objects
-        for known in (*settings, *model.modules()):
-            for kind in type(known).__mro__:
-                if kind.__module__.startswith("fledge."):
-                    self.examples.setdefault(kind.__name__, []).append(known)
+    def __init__(self, names: Mapping[str, object], examples: Iterable[object], facts: Mapping[str, bool]) -> None:
+        """`names`: what each name at the top of the source is. `examples`: all objects there are. `facts`: comparisons
+        that no object tells of."""
+        self.names = {"isinstance": isinstance, **names}
+        self.facts = facts
+        self.examples: dict[str, list[Any]] = {}  # class → its objects
+        for example in examples:
+            for kind in type(example).__mro__:
+                if is_ours(kind):
+                    self.examples.setdefault(kind.__name__, []).append(example)
 
     def values(self, node: ast.AST | None, scope: Scope) -> Values:
         match node:
@@ -51,6 +52,8 @@ class Knowledge:
                 return None if truth is None else [not truth]
             case ast.BoolOp(op=ast.And(), values=parts) if False in (self.truth(part, scope) for part in parts):
                 return [False]
+            case ast.Compare() if (fact := self.facts.get(ast.unparse(node))) is not None:
+                return [fact]
             case ast.Compare(left=left, ops=[operator], comparators=[right]):
                 return compared(self.values(left, scope), operator, self.values(right, scope))
         return None
@@ -122,7 +125,11 @@ def has(value: object, name: str) -> bool:
     if isinstance(value, nn.Module):
         held = {*vars(value), *value._modules, *value._parameters, *value._buffers}
         return name in held - BLANK
-    return (isinstance(value, ModuleType) or dataclasses.is_dataclass(value)) and hasattr(value, name)
+    return (isinstance(value, ModuleType) or is_ours(type(value))) and hasattr(value, name)
+
+
+def is_ours(kind: type) -> bool:
+    return kind.__module__.startswith("fledge.")
 
 
 def alike(values: Values) -> TypeGuard[list[Any]]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from fledge.exchange.rewriting.code import Edit
 from fledge.exchange.rewriting.view import View
 
-CHOICES = ("None", "True", "False", "0.0")
+CHOICES = ("None", "True", "False", "0", "0.0")
 
 
 class Parameter:
@@ -19,7 +19,7 @@ class Parameter:
         self.code, self.function, self.calls, self.place = view.code, function, calls, place
         self.name = function.args.args[place].arg
         self.reads = view.reads(self.name, *function.body)
-        self.skipped = int(function.name == "__init__")  # `self` is in the definition and not in a call
+        self.skipped = int(function.args.args[0].arg == "self")  # which is in the definition and not in a call
 
     def default(self, place: int) -> ast.expr | None:
         arguments, defaults = self.function.args.args, self.function.args.defaults
@@ -55,11 +55,12 @@ class Parameter:
 
 def forget_parameters(view: View) -> list[Edit]:
     """One at a time: the next is found in what is then left."""
-    for name, function in _called_by_name(view):
-        calls = view.calls(name)
+    for function, calls in _with_all_calls(view):
         if not calls or any(isinstance(argument, ast.Starred) for call in calls for argument in call.args):
             continue
-        for place in range(int(function.name == "__init__"), len(function.args.args)):
+        for place in range(
+            int(function.args.args[:1] != [] and function.args.args[0].arg == "self"), len(function.args.args)
+        ):
             parameter = Parameter(view, function, calls, place)
             choice = parameter.choice()
             if choice or not parameter.reads:
@@ -67,12 +68,33 @@ def forget_parameters(view: View) -> list[Edit]:
     return []
 
 
-def _called_by_name(view: View) -> Iterator[tuple[str, ast.FunctionDef]]:
+def _with_all_calls(view: View) -> Iterator[tuple[ast.FunctionDef, list[ast.Call]]]:
     for name, function in view.functions.items():
         if len(view.reads(name)) == len(view.calls(name)):
-            yield name, function
+            yield function, view.calls(name)
     for name, definition in view.classes.items():
         built_upon = any(isinstance(view.code.parents[read], ast.ClassDef) for read in view.reads(name))
-        for member in definition.body:
-            if isinstance(member, ast.FunctionDef) and member.name == "__init__" and not built_upon:
-                yield name, member
+        examples = view.knowledge.examples.get(name, [])
+        for method in definition.body if not built_upon else ():
+            if isinstance(method, ast.FunctionDef) and method.name == "__init__":
+                yield method, view.calls(name)
+            elif isinstance(method, ast.FunctionDef) and examples:
+                yield method, _calls_of_method(view, name, method.name)
+
+
+def _calls_of_method(view: View, owner: str, name: str) -> list[ast.Call]:
+    """A module is called by itself, which is its `forward`; other methods by their name."""
+    found = []
+    examples = view.knowledge.examples[owner]
+    for call in view.every(ast.Call):
+        caller = (
+            call.func
+            if name == "forward"
+            else call.func.value
+            if isinstance(call.func, ast.Attribute) and call.func.attr == name
+            else None
+        )
+        values = view.values(caller) if caller else None
+        if values and any(value is example for value in values for example in examples):
+            found.append(call)
+    return found

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from fledge.exchange.rewriting.code import Code, Edit
 from fledge.exchange.rewriting.decide import decide, leave_defaults_out, skip
 from fledge.exchange.rewriting.forget import forget_attributes, forget_definitions, forget_members, forget_variables
-from fledge.exchange.rewriting.join import join_bases, join_choosers
+from fledge.exchange.rewriting.join import join_bases, join_functions, join_layers
 from fledge.exchange.rewriting.knowledge import Knowledge
 from fledge.exchange.rewriting.parameters import forget_parameters
 from fledge.exchange.rewriting.view import View
@@ -22,8 +22,9 @@ RULES: tuple[Callable[[View], list[Edit]], ...] = (
     forget_definitions,
     forget_members,
     forget_parameters,
-    join_choosers,
+    join_functions,
     join_bases,
+    join_layers,
 )
 
 
