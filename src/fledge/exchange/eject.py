@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 
 from fledge import __version__
+from fledge.base.machine import Machine
 from fledge.datasets.config import DataConfig
 from fledge.exchange import standalone
 from fledge.exchange.rewriting.code import Code, globals_in
@@ -30,6 +31,7 @@ from fledge.optim.config import OptimConfig
 from fledge.train.config import TrainConfig
 
 ROOT = "main"
+MACHINES = (Machine("cpu", "float32"), Machine("cuda", "bfloat16"))  # those on which an ejected file trains
 RULER = "# " + "-" * (WIDTH - 2)
 
 
@@ -52,7 +54,8 @@ def eject(plan: Plan) -> str:
     sources = gather(standalone, ROOT, leave_out=settings)
     names: dict[str, object] = {name: type(each) for name, each in settings.items()}
     names |= {name: value for source in sources for name, value in source.objects().items()}
-    knowledge = Knowledge(names, [*settings.values(), *objects_of(plan.model)], facts(plan.model))
+    examples = [*settings.values(), *MACHINES, *objects_of(plan.model)]
+    knowledge = Knowledge(names, examples, facts(plan.model))
     text = "\n\n\n".join([settings_source(settings.values()), *(source.text() for source in sources)])
     return finish(specialise(text, knowledge, ROOT), sources, plan)
 

@@ -2,6 +2,7 @@
 
     ids [B, T]  →  embed  →  + place  →  blocks  →  norm  →  head  →  logits [B, T, V]
 
+With a cache, ids are the tokens that follow what it holds.
 One device, no batching tricks, no tokenizer, no loss: those stand around it (train/, loss.py, generate/).
 """
 
@@ -34,7 +35,7 @@ class GPT(nn.Module):
             self.head.weight = self.embed.weight
 
     def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
-        """ids [B, T] → logits [B, T, V]; with a cache, ids are the tokens that follow what it holds."""
+        """ids [B, T] → logits [B, T, V]"""
         return self.head(self.hidden(ids, cache))
 
     def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:

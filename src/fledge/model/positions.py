@@ -1,9 +1,10 @@
-"""How a model knows which token comes before which. There are two places to say it, and each kind uses one:
+"""How a model knows which token comes before which.
 
-    learned      a vector for each place is added to the token's own              LearnedPositions · NoRotation
-    sinusoidal   the same with fixed vectors: waves, from fast to slow            SinusoidalPositions · NoRotation
-    rotary       queries and keys are turned by an angle that grows with place    NoPositions · Rotary
+learned      a vector for each place, learned as the tokens' own are, is added to them
+sinusoidal   a fixed vector for each place is added to the tokens': waves, from fast to slow
+rotary       queries and keys are turned by an angle that grows with their place
 
+There are two places to say it, and each kind uses one: POSITIONS and ROTATIONS below.
 `start` is the place of the first token given: 0, or the number of tokens already in the cache.
 """
 

@@ -33,6 +33,14 @@ class Edit:
     text: str = ""
 
 
+def one_line(text: str) -> str:
+    """What stands on several lines, on one."""
+    joined, *rows = map(str.strip, text.splitlines())
+    for row in rows:
+        joined += row if joined[-1] in "([{" or row[0] in ")]}" else f" {row}"
+    return joined
+
+
 class Code:
     def __init__(self, text: str) -> None:
         self.text = text

@@ -16,7 +16,6 @@ MARK = "# § "  # and a name: here begins a section
 
 # Where a module stands. One that is not named here stands before the first that uses it.
 ORDER = (
-    "fledge.base.machine",
     "fledge.model.norms",
     "fledge.model.positions",
     "fledge.model.attention",
@@ -25,15 +24,9 @@ ORDER = (
     "fledge.model.head",
     "fledge.model.gpt",
     "fledge.model.init",
-    "fledge.model.cache",
     "fledge.loss",
-    "fledge.train.parallel",
     "fledge.optim.groups",
     "fledge.optim.schedule",
-    "fledge.batches.loader",
-    "fledge.train.step",
-    "fledge.generate.sampling",
-    "fledge.generate.engine",
     "fledge.exchange.standalone",
 )
 
@@ -87,7 +80,9 @@ def gather(program: ModuleType, root: str, leave_out: Collection[str]) -> list[S
     queue = [(program.__name__, root)]
     while queue:
         module, name = queue.pop()
-        source = sources.setdefault(module, Source(importlib.import_module(module)))
+        if module not in sources:
+            sources[module] = Source(importlib.import_module(module))
+        source = sources[module]
         if name in source.wanted or name in leave_out:
             continue
         if name in source.definitions:

@@ -8,7 +8,7 @@ join_layers      a class that only tells a class of torch what to be becomes tha
 import ast
 from collections.abc import Iterator
 
-from fledge.exchange.rewriting.code import Code, Edit
+from fledge.exchange.rewriting.code import Code, Edit, one_line
 from fledge.exchange.rewriting.view import View
 
 SIMPLE = ast.Name | ast.Attribute | ast.Constant
@@ -38,7 +38,7 @@ def join_layers(view: View) -> list[Edit]:
 
 def _inlined(view: View, name: str, function: ast.FunctionDef, text: str) -> Iterator[Edit]:
     """Each call as this text, with what is given in the places of the parameters."""
-    code = Code(text)
+    code = Code(one_line(text))
     parameters = [each.arg for each in function.args.args if each.arg != "self"]
     for call in view.calls(name):
         if all(isinstance(argument, SIMPLE) for argument in call.args):

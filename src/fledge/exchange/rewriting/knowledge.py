@@ -54,6 +54,9 @@ class Knowledge:
                 return [False]
             case ast.Compare() if (fact := self.facts.get(ast.unparse(node))) is not None:
                 return [fact]
+            case ast.Tuple(elts=parts):
+                values = [self.values(part, scope) for part in parts]
+                return [tuple(value[0] for value in values if value)] if all(map(alike, values)) else None
             case ast.Compare(left=left, ops=[operator], comparators=[right]):
                 return compared(self.values(left, scope), operator, self.values(right, scope))
         return None
@@ -143,6 +146,8 @@ def alike(values: Values) -> TypeGuard[list[Any]]:
 def compared(left: Values, operator: ast.cmpop, right: Values) -> Values:
     if left and alike(right) and right[0] is None and isinstance(operator, ast.Is | ast.IsNot):
         return [(value is None) is isinstance(operator, ast.Is) for value in left]
+    if left and right and isinstance(operator, ast.In):
+        return [value in right[0] for value in left]
     if alike(left) and alike(right) and isinstance(operator, ast.Eq | ast.NotEq):
         return [(left[0] == right[0]) is isinstance(operator, ast.Eq)]
     return None

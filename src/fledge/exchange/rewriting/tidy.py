@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Iterable
 
-from fledge.exchange.rewriting.code import Code, Edit
+from fledge.exchange.rewriting.code import Code, Edit, one_line
 from fledge.exchange.rewriting.gather import Import
 
 WIDTH = 120
@@ -56,7 +56,5 @@ def _joined(code: Code, node: ast.stmt) -> Edit | None:
     held = "".join(rows)
     if len(rows) < 2 or "#" in held or '"""' in held or re.search(r",\s*[)\]}]", "\n".join(rows)):
         return None
-    joined = rows[0]
-    for row in map(str.strip, rows[1:]):
-        joined += row if joined[-1] in "([{" or row[0] in ")]}" else f" {row}"
+    joined = rows[0][: node.col_offset] + one_line("\n".join(rows))
     return Edit(code.starts[first], code.starts[end], f"{joined}\n") if len(joined) <= WIDTH else None

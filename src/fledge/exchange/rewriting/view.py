@@ -14,6 +14,10 @@ class View:
         self.code, self.knowledge, self.root = code, knowledge, root
         self.scopes = knowledge.scopes(code.tree)
         self.classes = {node.name: node for node in code.tree.body if isinstance(node, ast.ClassDef)}
+        self.names: dict[str, list[ast.Name]] = {}  # where each name is read
+        for name in self.every(ast.Name):
+            if isinstance(name.ctx, ast.Load):
+                self.names.setdefault(name.id, []).append(name)
         self.functions = {node.name: node for node in code.tree.body if isinstance(node, ast.FunctionDef)}
 
     def values(self, node: ast.AST) -> Values:
@@ -27,12 +31,19 @@ class View:
 
     def calls(self, name: str) -> list[ast.Call]:
         """The calls of a function or class by its name."""
-        return [call for call in self.every(ast.Call) if isinstance(call.func, ast.Name) and call.func.id == name]
+        parents = ((read, self.code.parents[read]) for read in self.reads(name))
+        return [parent for read, parent in parents if isinstance(parent, ast.Call) and parent.func is read]
 
     def reads(self, name: str, *inside: ast.AST) -> list[ast.Name]:
         """Where a name is read, below these nodes or anywhere."""
-        nodes = (node for top in inside or (self.code.tree,) for node in ast.walk(top))
-        return [n for n in nodes if isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Load)]
+        return [
+            read for read in self.names.get(name, ()) if not inside or any(each in inside for each in self.above(read))
+        ]
+
+    def above(self, node: ast.AST) -> Iterator[ast.AST]:
+        while node in self.code.parents:
+            node = self.code.parents[node]
+            yield node
 
     def is_attribute_read(self, owner: str, name: str) -> bool:
         """Whether anybody reads this attribute of objects of this class, or may do so."""
