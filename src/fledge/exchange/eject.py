@@ -11,6 +11,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
@@ -32,6 +33,7 @@ from fledge.train.config import TrainConfig
 
 ROOT = "main"
 MACHINES = (Machine("cpu", "float32"), Machine("cuda", "bfloat16"))  # those on which an ejected file trains
+SETTINGS = "The settings of this model, and of its training."
 RULER = "# " + "-" * (WIDTH - 2)
 
 
@@ -92,22 +94,25 @@ def kind_of(value: object) -> str:
 
 
 def number(value: object) -> str:
-    """As a person writes it: 50_257, 1e-6."""
+    """As a person writes it: 50_257, 6e-4."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(number, value))})"
     if isinstance(value, int | float) and abs(value) >= 10_000:
         return f"{value:_}"
-    return re.sub(r"e([+-])0", r"e\1", repr(value)).replace("e+", "e")
+    if isinstance(value, float) and 0 < abs(value) < 0.01:
+        return f"{Decimal(repr(value)).normalize():e}"
+    return repr(value)
 
 
 def finish(text: str, sources: list[Source], plan: Plan) -> str:
     used = set(globals_in(Code(text).tree))
-    headings = {source.name: heading(source, unchosen([plan.model, plan.optim])) for source in sources}
-    headings["settings"] = "The settings of this model, and of its training."
+    documents = {"settings": SETTINGS} | {source.name: source.module.__doc__ or "" for source in sources}
+    dropped = unchosen([plan.model, plan.optim])
     sections = []
     for section in text.split(MARK)[1:]:
         name, _, content = section.partition("\n")
         if content.strip():
-            lines = "\n".join(f"# {line}".rstrip() for line in headings[name].splitlines())
-            sections.append(f"{RULER}\n{lines}\n{content.strip()}")
+            sections.append("\n".join([RULER, *heading(documents[name], content, dropped), content.strip()]))
     imports = import_lines(
         each
         for source in sources
@@ -121,28 +126,30 @@ START = f'if __name__ == "__main__":\n    {ROOT}()\n'
 
 
 def introduction(plan: Plan) -> str:
-    return f'''"""{plan.title}: a GPT of {parameters(plan.model):,} parameters in one file.
-
-Made of: {plan.parts}.
+    return f'''"""{plan.title}: a GPT of {parameters(plan.model):,} parameters, whole in one file.
 
 {plan.usage}
 
-Written by fledge {__version__}, from its own sources and under their licence, MIT. Needs torch, numpy and safetensors, and
-tokenizers for text.
+Made of: {plan.parts}.
+Written by fledge {__version__} from its own sources, and under the same licence: MIT. Needs torch, numpy, safetensors and
+tokenizers.
 """
 
 from __future__ import annotations'''
 
 
-def heading(source: Source, dropped: set[str]) -> str:
-    """The first words of a module, and the rows of its tables that are about this model."""
-    first, *others = (source.module.__doc__ or "").strip().split("\n\n")
-    kept = [first]
-    for paragraph in others:
-        rows = paragraph.splitlines()
-        if all(re.search(r"^ {2}|\S {2}| → ", row) for row in rows):
-            kept.append("\n".join(row for row in rows if row.split()[0] not in dropped))
-    return "\n".join(part for part in kept if part)
+def heading(document: str, content: str, dropped: set[str]) -> Iterator[str]:
+    """The first words of a module as comments, and the rows of its tables that are about this model."""
+    first, *others = document.strip().split("\n\n")
+    rows = first.splitlines()
+    for paragraph in map(str.splitlines, others):
+        if all(re.search(r"^ {2}|\S {2}| → ", row) for row in paragraph):
+            rows += paragraph
+    for row in rows:
+        subject = row.split()[0]
+        absent = row not in first and subject[0].isupper() and not re.search(rf"\b{subject}\b", content)
+        if subject not in dropped and not absent:
+            yield f"# {row}"
 
 
 def unchosen(settings: Iterable[Any]) -> set[str]:

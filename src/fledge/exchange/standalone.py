@@ -106,18 +106,14 @@ def read(file: Path, tokenizer: str) -> Ids:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("act", choices=["train", "generate"])
-    parser.add_argument(
-        "text", nargs="?", type=Path, help="train: a text, or a file of ids (.npy, or fledge's .tokens)"
-    )
+    parser.add_argument("text", nargs="?", type=Path, help="train: a text, or ids (.npy, or fledge's .tokens)")
     parser.add_argument("--weights", help="a model.safetensors to begin with (default: a new model)")
     parser.add_argument("--tokenizer", default="tokenizer.json", help="how text is cut (default: tokenizer.json)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, help="train: how many updates")
     parser.add_argument("--out", default="trained.safetensors", help="train: where the weights go")
     parser.add_argument("--prompt", default="\n", help="generate: how the text begins")
-    parser.add_argument(
-        "--prompt-ids", type=int, nargs="+", metavar="ID", help="generate: the same, without a tokenizer"
-    )
+    parser.add_argument("--prompt-ids", type=int, nargs="+", help="generate: the same, without a tokenizer")
     parser.add_argument("--tokens", type=int, default=200, help="generate: how many")
     parser.add_argument("--temperature", type=float, default=0.8, help="generate: 0 takes the best token always")
     parser.add_argument("--top-k", type=int, help="generate: choose among so many")

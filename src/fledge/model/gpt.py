@@ -1,6 +1,6 @@
 """The GPT: token ids in, a score for every possible next token out.
 
-    ids [B, T]  →  embed  →  + place  →  blocks  →  norm  →  head  →  logits [B, T, V]
+    ids [B, T]  →  embed  →  blocks  →  norm  →  head  →  logits [B, T, V]
 
 With a cache, ids are the tokens that follow what it holds.
 One device, no batching tricks, no tokenizer, no loss: those stand around it (train/, loss.py, generate/).

@@ -17,12 +17,17 @@ SIMPLE = ast.Name | ast.Attribute | ast.Constant
 def join_functions(view: View) -> list[Edit]:
     for name, function in view.functions.items():
         match function.body:
-            case [ast.Return(ast.Call(func=ast.Name(id=kind)) as answer)] if kind in view.classes:
+            case [ast.Return(ast.Call() as answer)] if _is_class(view, answer.func):
                 return list(_inlined(view, name, function, view.code.of(answer)))
             case [ast.Return(ast.expr() as answer)] | [ast.Expr(), ast.Return(ast.expr() as answer)]:
                 if len(view.calls(name)) == len(view.reads(name)) == 1:
                     return list(_inlined(view, name, function, view.code.of(answer)))
     return []
+
+
+def _is_class(view: View, node: ast.expr) -> bool:
+    values = view.values(node)
+    return values is not None and all(isinstance(value, type) for value in values)
 
 
 def join_layers(view: View) -> list[Edit]:
