@@ -6,7 +6,6 @@ read before.
 """
 
 import argparse
-import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,8 @@ from fledge.optim.groups import build_optimizer
 from fledge.optim.schedule import multiplier
 from fledge.train.config import TrainConfig
 
-Ids = NDArray[Any]
 
-
-def batches(ids: Ids) -> Iterator[Tensor]:
+def batches(ids: NDArray[Any]) -> Iterator[Tensor]:
     """Windows of the text that begin anywhere: inputs, and the one token more that makes them targets. [B, T + 1]"""
     context, plan = ModelConfig().context, TrainConfig()
     chance = np.random.default_rng(plan.seed)
@@ -63,21 +60,23 @@ def train(model: GPT, data: Iterable[Tensor], steps: int) -> Iterator[float]:
 
 
 @torch.inference_mode()
-def generate(model: GPT, ids: list[int], temperature: float, top_k: int | None, seed: int) -> Iterator[int]:
-    """The tokens that follow, without end; at temperature 0 always the best one."""
+def generate(model: GPT, ids: list[int], count: int, temperature: float, top_k: int | None, seed: int) -> list[int]:
+    """The tokens that follow; at temperature 0 always the best one."""
     generator = torch.Generator().manual_seed(seed)
     context = model.config.context
-    seen = ids[-context:]
+    seen, added = ids[-context:], []
     model.eval()
-    while True:
+    for _ in range(count):
         if len(seen) > context:
             seen = seen[-(context // 2 or 1) :]  # the older half is forgotten
         scores = model(torch.tensor([seen], device=model.embed.weight.device))[0, -1].float().cpu()  # [V]
         if top_k:
             scores[scores < scores.topk(top_k).values[-1]] = float("-inf")
         chances = (scores / (temperature or 1.0)).softmax(-1)
-        seen.append(int(torch.multinomial(chances, 1, generator=generator) if temperature else scores.argmax()))
-        yield seen[-1]
+        token = int(torch.multinomial(chances, 1, generator=generator) if temperature else scores.argmax())
+        seen.append(token)
+        added.append(token)
+    return added
 
 
 def updates(tokens: int) -> int:
@@ -93,7 +92,7 @@ def open_tokenizer(file: str) -> Any:
     return Tokenizer.from_file(file)
 
 
-def read(file: Path, tokenizer: str) -> Ids:
+def read(file: Path, tokenizer: str) -> NDArray[Any]:
     """A file of ids, or the ids of a text."""
     if file.suffix == ".npy":
         return np.load(file, mmap_mode="r")
@@ -103,7 +102,9 @@ def read(file: Path, tokenizer: str) -> Ids:
     return np.array(open_tokenizer(tokenizer).encode(file.read_text(encoding="utf-8"), add_special_tokens=False).ids)
 
 
-def arguments() -> argparse.Namespace:
+def main() -> None:
+    from safetensors.torch import load_model, save_model
+
     parser = argparse.ArgumentParser()
     parser.add_argument("act", choices=["train", "generate"])
     parser.add_argument("text", nargs="?", type=Path, help="train: a text, or ids (.npy, or fledge's .tokens)")
@@ -118,13 +119,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--temperature", type=float, default=0.8, help="generate: 0 takes the best token always")
     parser.add_argument("--top-k", type=int, help="generate: choose among so many")
     parser.add_argument("--seed", type=int, default=0, help="generate: another seed, another text")
-    return parser.parse_args()
+    args, plan = parser.parse_args(), TrainConfig()
 
-
-def main() -> None:
-    from safetensors.torch import load_model, save_model
-
-    args, plan = arguments(), TrainConfig()
     model = build(ModelConfig(), plan.seed)
     if args.weights:
         load_model(model, args.weights)
@@ -135,9 +131,11 @@ def main() -> None:
         for step, loss in enumerate(train(model, batches(ids), steps), start=1):
             print(f"step {step:,} of {steps:,}: loss {loss:.4f}", flush=True)
         save_model(model, args.out)
-    else:
-        tokenizer = None if args.prompt_ids else open_tokenizer(args.tokenizer)
-        seen = args.prompt_ids or tokenizer.encode(args.prompt, add_special_tokens=False).ids
-        following = generate(model, seen, args.temperature, args.top_k, args.seed)
-        text = [*seen, *itertools.islice(following, args.tokens)]
-        print(tokenizer.decode(text) if tokenizer else text)
+        return
+    options = (args.tokens, args.temperature, args.top_k, args.seed)
+    if args.prompt_ids:
+        print(args.prompt_ids + generate(model, args.prompt_ids, *options))
+        return
+    tokenizer = open_tokenizer(args.tokenizer)
+    prompt = tokenizer.encode(args.prompt, add_special_tokens=False).ids
+    print(tokenizer.decode(prompt + generate(model, prompt, *options)))
