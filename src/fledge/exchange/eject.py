@@ -20,9 +20,10 @@ from fledge import __version__
 from fledge.base.machine import Machine
 from fledge.datasets.config import DataConfig
 from fledge.exchange import standalone
-from fledge.exchange.rewriting.code import Code, globals_in
+from fledge.exchange.rewriting.code import Code
 from fledge.exchange.rewriting.gather import MARK, Source, gather
 from fledge.exchange.rewriting.knowledge import Knowledge
+from fledge.exchange.rewriting.scopes import taken
 from fledge.exchange.rewriting.specialise import specialise
 from fledge.exchange.rewriting.tidy import WIDTH, import_lines, tidy
 from fledge.model.config import ModelConfig
@@ -105,7 +106,7 @@ def number(value: object) -> str:
 
 
 def finish(text: str, sources: list[Source], plan: Plan) -> str:
-    used = set(globals_in(Code(text).tree))
+    used = set(taken(Code(text).tree))
     documents = {"settings": SETTINGS} | {source.name: source.module.__doc__ or "" for source in sources}
     dropped = unchosen([plan.model, plan.optim])
     sections = []
@@ -131,8 +132,8 @@ def introduction(plan: Plan) -> str:
 {plan.usage}
 
 Made of: {plan.parts}.
-Written by fledge {__version__} from its own sources, and under the same licence: MIT. Needs torch, numpy, safetensors and
-tokenizers.
+Written by fledge {__version__} from its own sources, and under their licence: MIT.
+Needs torch, numpy and safetensors, and tokenizers for text.
 """
 
 from __future__ import annotations'''

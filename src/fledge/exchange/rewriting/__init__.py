@@ -1,1 +1,1 @@
-"""Python source that is rewritten for one model: what eject.py works with."""
+"""Python source that serves every model, rewritten for one."""

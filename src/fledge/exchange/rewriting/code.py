@@ -1,4 +1,4 @@
-"""Python text that is changed in places: where each node stands, and what is cut or put there.
+"""Python text that is changed in places: where each node stands, which names it holds, and what is cut or put there.
 
 Comments, blank lines and line breaks stay as they were written, which a tree alone does not know of. Decides nothing.
 """
@@ -8,10 +8,9 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-# How strongly a kind of expression holds together; one inside a stronger one needs brackets.
+# How strongly each kind of expression holds together: one within a stronger one needs brackets.
 STRENGTHS: dict[type, int] = {
     type(None): 0,
-    ast.Lambda: 0,
     ast.IfExp: 1,
     ast.Or: 2,
     ast.And: 3,
@@ -20,7 +19,7 @@ STRENGTHS: dict[type, int] = {
     ast.BinOp: 6,
     ast.UnaryOp: 7,
 }
-ATOM = 9
+STRONGEST = 8
 JOINTS: dict[type, str] = {ast.Or: " or ", ast.And: " and ", ast.Tuple: ", "}
 
 
@@ -33,12 +32,7 @@ class Edit:
     text: str = ""
 
 
-def one_line(text: str) -> str:
-    """What stands on several lines, on one."""
-    joined, *rows = map(str.strip, text.splitlines())
-    for row in rows:
-        joined += row if joined[-1] in "([{" or row[0] in ")]}" else f" {row}"
-    return joined
+Change = tuple[Edit, ...]  # edits that are made together or not at all
 
 
 class Code:
@@ -59,31 +53,45 @@ class Code:
         """The text from the first of these nodes to the last."""
         return self.raw[self.span(nodes[0])[0] : self.span(nodes[-1])[1]].decode()
 
-    def edited(self, edits: Iterable[Edit]) -> "Code":
-        """Of edits that overlap only the first is made: the others are found again, if they are still right."""
+    def above(self, node: ast.AST) -> Iterator[ast.AST]:
+        while node in self.parents:
+            node = self.parents[node]
+            yield node
+
+    def changed(self, changes: Iterable[Change]) -> "Code":
+        """With these changes; one that overlaps an earlier one waits: if it is still right, it is found again."""
+        made: list[Edit] = []
+        for change in changes:
+            if not any(edit.start < other.end and other.start < edit.end for edit in change for other in made):
+                made += change
         pieces, done = [], 0
-        for edit in sorted(set(edits), key=lambda each: (each.start, -each.end)):
-            if edit.start >= done:
-                pieces += [self.raw[done : edit.start], edit.text.encode()]
-                done = edit.end
+        for edit in sorted(made):
+            pieces += [self.raw[done : edit.start], edit.text.encode()]
+            done = edit.end
         return Code(b"".join([*pieces, self.raw[done:]]).decode())
 
     def rows(self, statement: ast.stmt) -> tuple[int, int]:
-        """Numbers of the first line of a statement, with decorators and the comment above it, and of the one after."""
+        """The first line of a statement, its decorators and the comment above it; and the line after it."""
         decorators = getattr(statement, "decorator_list", [])
         first = min(node.lineno for node in (statement, *decorators)) - 1
         while first and self.lines[first - 1].lstrip().startswith(b"#"):
             first -= 1
         return first, statement.end_lineno or 0
 
-    def whole(self, statement: ast.stmt) -> str:
-        """A statement in all its lines."""
-        first, end = self.rows(statement)
-        return b"".join(self.lines[first:end]).decode()
+    def whole(self, *statements: ast.stmt) -> str:
+        """Statements in all their lines."""
+        return "".join(b"".join(self.lines[slice(*self.rows(each))]).decode() for each in statements)
 
     def without(self, statement: ast.stmt) -> Edit:
         first, end = self.rows(statement)
         return Edit(self.starts[first], self.starts[end])
+
+    def without_item(self, items: list[tuple[int, int]], place: int) -> Edit:
+        """One of several spans in a row, and the comma that goes with it."""
+        start, end = items[place]
+        if place + 1 < len(items):
+            return Edit(start, items[place + 1][0])
+        return Edit(items[place - 1][1] if place else start, end)
 
     def instead(self, node: ast.expr, *by: ast.expr, text: str = "", joint: ast.AST | None = None) -> Edit:
         """Other text in the place of an expression: as given, or that of other expressions, held together by `joint`.
@@ -91,79 +99,29 @@ class Code:
         In brackets where it needs them, and only there.
         """
         start, end = self.span(node)
-        if self.raw[start - 1 : start] == b"(" and self.raw[end : end + 1] == b")" and self._groups(start - 1):
+        if self.raw[start - 1 : start] == b"(" and self.raw[end : end + 1] == b")" and self._only_groups(start - 1):
             start, end = start - 1, end + 1
         if text:
             return Edit(start, end, text)
-        new = JOINTS.get(type(joint), "").join(self.of(part) for part in by)
-        loose = _strength(joint if joint and len(by) > 1 else by[0]) < _strength(_holder(self.parents[node], node))
+        new = JOINTS.get(type(joint), "").join(map(self.of, by))
+        loose = _strength(joint if len(by) > 1 else by[0]) < _strength(_puller(self.parents[node], node))
         return Edit(start, end, f"({new})" if loose else new)
 
-    def _groups(self, bracket: int) -> bool:
+    def _only_groups(self, bracket: int) -> bool:
         """Whether this bracket holds an expression together; else it opens a call or a definition."""
         before = self.raw[bracket - 1 : bracket]
         return not (before.isalnum() or before in (b"_", b")", b"]"))
 
-    def without_item(self, items: list[tuple[int, int]], index: int) -> Edit:
-        """One of several spans in a row, and the comma that goes with it."""
-        start, end = items[index]
-        if index + 1 < len(items):
-            return Edit(start, items[index + 1][0])
-        return Edit(items[index - 1][1] if index else start, end)
-
 
 def _strength(node: ast.AST | None) -> int:
-    if isinstance(node, ast.BoolOp) or (isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)):
-        return STRENGTHS[type(node.op)]
-    return STRENGTHS.get(type(node), ATOM)
+    operator = getattr(node, "op", None)
+    return STRENGTHS.get(type(operator), 0) or STRENGTHS.get(type(node), STRONGEST)
 
 
-def _holder(parent: ast.AST, node: ast.AST) -> ast.AST | None:
-    """What would pull on an expression in this place: nothing pulls on an argument or on the value of an assignment."""
-    pulled = isinstance(parent, ast.BinOp | ast.BoolOp | ast.UnaryOp | ast.Compare | ast.IfExp)
-    taken = isinstance(parent, ast.Attribute | ast.Subscript | ast.Call | ast.Starred) and node is getattr(
-        parent, "value", getattr(parent, "func", None)
-    )
-    return parent if pulled or taken else None
-
-
-def bindings(function: ast.AST) -> Iterator[tuple[str, ast.AST | None]]:
-    """Each name that a function binds, and what to: a value, or the loop that it walks through."""
-    simple: dict[ast.AST, ast.AST] = {}
-    for node in ast.walk(function):
-        match node:
-            case ast.Assign(targets=[ast.Tuple(elts=targets)], value=ast.Tuple(elts=values)):
-                simple |= dict(zip(targets, values, strict=True))
-            case ast.Assign(targets=[target], value=value):
-                simple[target] = value
-            case ast.For(target=ast.Tuple(elts=targets), iter=ast.Call(func=ast.Name(id="zip"), args=lists)):
-                simple |= {target: ast.For(target, each) for target, each in zip(targets, lists, strict=True)}
-            case ast.For(target=target):
-                simple[target] = node
-            case ast.Name(id=name, ctx=ast.Store()):
-                yield name, simple.get(node)
-            case ast.alias(name=name, asname=other):
-                yield other or name, None
-            case ast.FunctionDef(name=name) if node is not function:
-                yield name, None
-
-
-def defined(node: ast.stmt) -> set[str]:
-    """The names that a statement at the top of a module gives a meaning."""
-    match node:
-        case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.AnnAssign(target=ast.Name(id=name)):
-            return {name}
-        case ast.Assign(targets=[target]):
-            return {each.id for each in ast.walk(target) if isinstance(each, ast.Name)}
-    return set()
-
-
-def globals_in(node: ast.AST, hidden: frozenset[str] = frozenset()) -> Iterator[str]:
-    """The names that it reads and that are not its own."""
-    if isinstance(node, ast.FunctionDef | ast.Lambda):
-        own = {name for name, _ in bindings(node)}
-        hidden |= own | {parameter.arg for parameter in ast.walk(node.args) if isinstance(parameter, ast.arg)}
-    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id not in hidden:
-        yield node.id
-    for child in ast.iter_child_nodes(node):
-        yield from globals_in(child, hidden)
+def _puller(parent: ast.AST, node: ast.AST) -> ast.AST | None:
+    """What pulls on an expression in this place; nothing pulls on an argument, or on what is assigned."""
+    if isinstance(parent, ast.Attribute | ast.Subscript | ast.Starred) and parent.value is node:
+        return parent
+    if isinstance(parent, ast.Call) and parent.func is node:
+        return parent
+    return parent if isinstance(parent, ast.BinOp | ast.BoolOp | ast.UnaryOp | ast.Compare | ast.IfExp) else None

@@ -9,13 +9,14 @@ import ast
 import inspect
 import itertools
 import json
+from collections.abc import Iterator
 from types import MethodType
 from typing import Any
 
 import torch.nn.functional as F
 from torch import nn
 
-from fledge.exchange.rewriting.code import Edit
+from fledge.exchange.rewriting.code import Change, Edit
 from fledge.exchange.rewriting.knowledge import alike
 from fledge.exchange.rewriting.view import View
 
@@ -25,20 +26,23 @@ DEFAULTS: dict[Any, dict[str, object]] = {
 }
 
 
-def decide(view: View) -> list[Edit]:
-    return [edit for node in view.code.nodes for edit in _statement(view, node) or _expression(view, node)]
+def decide(view: View) -> Iterator[Change]:
+    for node in view.code.nodes:
+        if edit := _statement(view, node) or _expression(view, node):
+            yield (edit,)
 
 
-def _statement(view: View, node: ast.AST) -> list[Edit]:
+def _statement(view: View, node: ast.AST) -> Edit | None:
     match node:
         case ast.Assert():
-            return [view.code.without(node)]
+            return view.code.without(node)
         case ast.If() if view.truth(node.test) is not None:
-            return [_chosen_branch(view, node)]
+            return _chosen_branch(view, node)
         case ast.FunctionDef():
-            rest = itertools.dropwhile(lambda each: not isinstance(each, ast.Return), node.body)
-            return [view.code.without(unreachable) for unreachable in list(rest)[1:]]
-    return []
+            end = itertools.dropwhile(lambda each: not isinstance(each, ast.Return), node.body)
+            unreachable = next(itertools.islice(end, 1, None), None)
+            return view.code.without(unreachable) if unreachable else None
+    return None
 
 
 def _chosen_branch(view: View, node: ast.If) -> Edit:
@@ -51,30 +55,30 @@ def _chosen_branch(view: View, node: ast.If) -> Edit:
     return Edit(view.code.starts[node.lineno - 1], whole.end, b"".join(lines).decode())
 
 
-def _expression(view: View, node: ast.AST) -> list[Edit]:
+def _expression(view: View, node: ast.AST) -> Edit | None:
     match node:
         case ast.IfExp(test=test, body=body, orelse=otherwise):
-            truth = view.truth(test)
-            if truth is None and (_literal(view, body) is None or _literal(view, body) != _literal(view, otherwise)):
-                return []
-            return [view.code.instead(node, otherwise if truth is False else body)]
+            truth, same = view.truth(test), _literal(view, body)
+            if truth is None and (same is None or same != _literal(view, otherwise)):
+                return None
+            return view.code.instead(node, otherwise if truth is False else body)
         case ast.BoolOp():
             return _shorter_chain(view, node)
-        case ast.Name(ctx=ast.Load()) | ast.Attribute(ctx=ast.Load()) | ast.Subscript(ctx=ast.Load()):
-            text = _name_of_ours(view, node) or _literal(view, node)
-            return [view.code.instead(node, text=text)] if text and text != view.code.of(node) else []
         case ast.BinOp(left=ast.Constant(value=0), op=ast.Add(), right=rest):
-            return [view.code.instead(node, rest)]
+            return view.code.instead(node, rest)
         case ast.Slice(lower=ast.Constant(value=0) as zero, upper=ast.expr() as end):
             colon = ":" if isinstance(end, ast.Name | ast.Constant) else ": "
-            return [Edit(view.code.span(zero)[0], view.code.span(end)[0], colon)]
+            return Edit(view.code.span(zero)[0], view.code.span(end)[0], colon)
+        case ast.Name(ctx=ast.Load()) | ast.Attribute(ctx=ast.Load()) | ast.Subscript(ctx=ast.Load()):
+            text = _name_of_ours(view, node) or _literal(view, node)
+            return view.code.instead(node, text=text) if text and text != view.code.of(node) else None
         case ast.Compare() | ast.UnaryOp() | ast.Call():
             text = _literal(view, node)
-            return [view.code.instead(node, text=text)] if text else []
-    return []
+            return view.code.instead(node, text=text) if text else None
+    return None
 
 
-def _shorter_chain(view: View, node: ast.BoolOp) -> list[Edit]:
+def _shorter_chain(view: View, node: ast.BoolOp) -> Edit | None:
     """`a and b`, `a or b`: without the parts that change nothing, and those that are never asked."""
     decides = isinstance(node.op, ast.Or)  # a part of this truth ends the chain; one of the other is passed over
     kept: list[ast.expr] = []
@@ -86,7 +90,7 @@ def _shorter_chain(view: View, node: ast.BoolOp) -> list[Edit]:
             break
     if len(kept) > 1 and view.truth(kept[-1]) is (not decides):
         kept.pop()
-    return [view.code.instead(node, *kept, joint=node.op)] if len(kept) < len(node.values) else []
+    return view.code.instead(node, *kept, joint=node.op) if len(kept) < len(node.values) else None
 
 
 def _literal(view: View, node: ast.AST) -> str | None:
@@ -96,7 +100,7 @@ def _literal(view: View, node: ast.AST) -> str | None:
     values = view.values(node)
     if not alike(values):
         return None
-    (value, *_) = values
+    value = values[0]
     if isinstance(value, str):
         return json.dumps(value)
     absent = value == 0 and _is_of_the_model(view, node)
@@ -104,7 +108,7 @@ def _literal(view: View, node: ast.AST) -> str | None:
 
 
 def _is_of_the_model(view: View, node: ast.AST) -> bool:
-    """In training a zero is a number like others."""
+    """In the settings of training a zero is a number like others."""
     bases = view.values(node.value) if isinstance(node, ast.Attribute) else None
     return bases is not None and all(type(base).__module__.startswith("fledge.model.") for base in bases)
 
@@ -117,17 +121,15 @@ def _name_of_ours(view: View, node: ast.AST) -> str | None:
     return name if known and values and view.knowledge.names[name] is values[0] else None
 
 
-def skip(view: View) -> list[Edit]:
-    edits = []
+def skip(view: View) -> Iterator[Change]:
     for node in view.code.nodes:
         match node:
             case ast.Call(args=[passed, *_]) if _passes_on(view, node):
-                edits.append(view.code.instead(node, passed))
+                yield (view.code.instead(node, passed),)
             case ast.Call(args=[*passed]) if _passes_all_on(view, node):
-                edits.append(view.code.instead(node, *passed, joint=ast.Tuple([])))
+                yield (view.code.instead(node, *passed, joint=ast.Tuple(elts=[])),)
             case ast.Assign(targets=[target], value=value) if view.code.of(target) == view.code.of(value):
-                edits.append(view.code.without(node))
-    return edits
+                yield (view.code.without(node),)
 
 
 def _passes_on(view: View, call: ast.Call) -> bool:
@@ -138,42 +140,35 @@ def _passes_on(view: View, call: ast.Call) -> bool:
 
 
 def _passes_all_on(view: View, call: ast.Call) -> bool:
-    """A method that returns what it is given."""
-    methods = view.values(call.func) or []
-    return bool(methods) and all(
-        isinstance(each, MethodType) and _returns(view, each.__self__, each.__name__) for each in methods
-    )
+    methods = view.values(call.func) or [None]
+    return all(isinstance(each, MethodType) and _gives_back(view, each.__self__, each.__name__) for each in methods)
 
 
 def _is_identity(view: View, value: object) -> bool:
     """A module whose answer is its first input."""
     if isinstance(value, nn.Identity) or (isinstance(value, nn.Dropout) and value.p == 0):
         return True
-    return isinstance(value, nn.Module) and _returns(view, value, "forward", 1)
+    return isinstance(value, nn.Module) and _gives_back(view, value, "forward", 1)
 
 
-def _returns(view: View, owner: object, method: str, count: int | None = None) -> bool:
+def _gives_back(view: View, owner: object, method: str, count: int | None = None) -> bool:
     """Whether a method does nothing but give back its arguments, or the first of them."""
     definition = view.classes.get(type(owner).__name__)
     for member in definition.body if definition else ():
-        match member:
-            case (
-                ast.FunctionDef(name=name, body=[ast.Return(value=ast.expr() as answer)])
-                | ast.FunctionDef(name=name, body=[ast.Expr(), ast.Return(value=ast.expr() as answer)])
-            ) if name == method:
-                given = ", ".join(parameter.arg for parameter in member.args.args[1:][:count])
-                return view.code.of(answer) == given
+        if isinstance(member, ast.FunctionDef) and member.name == method:
+            match member.body:
+                case [ast.Return(ast.expr() as answer)] | [ast.Expr(), ast.Return(ast.expr() as answer)]:
+                    given = [parameter.arg for parameter in member.args.args[1:]]
+                    return view.code.of(answer) == ", ".join(given[:count])
     return False
 
 
-def leave_defaults_out(view: View) -> list[Edit]:
-    edits = []
+def leave_defaults_out(view: View) -> Iterator[Change]:
     for call in view.every(ast.Call):
         spans = [view.code.span(item) for item in (*call.args, *call.keywords)]
         for place, keyword in enumerate(call.keywords, start=len(call.args)):
             if isinstance(keyword.value, ast.Constant) and _is_default(view, call, keyword.arg, keyword.value.value):
-                edits.append(view.code.without_item(spans, place))
-    return edits
+                yield (view.code.without_item(spans, place),)
 
 
 def _is_default(view: View, call: ast.Call, name: str | None, value: object) -> bool:
@@ -183,7 +178,6 @@ def _is_default(view: View, call: ast.Call, name: str | None, value: object) -> 
     if functions[0] in DEFAULTS:
         return DEFAULTS[functions[0]].get(name, ...) == value
     try:
-        default = inspect.signature(functions[0]).parameters[name].default
+        return inspect.signature(functions[0]).parameters[name].default is value
     except (ValueError, TypeError, KeyError):  # written in C, or no function
         return False
-    return default is value

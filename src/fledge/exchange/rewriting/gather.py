@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from types import ModuleType
 
-from fledge.exchange.rewriting.code import Code, defined, globals_in
+from fledge.exchange.rewriting.code import Code
+from fledge.exchange.rewriting.scopes import defined, taken
 
 MARK = "# § "  # and a name: here begins a section
 
@@ -87,7 +88,7 @@ def gather(program: ModuleType, root: str, leave_out: Collection[str]) -> list[S
             continue
         if name in source.definitions:
             source.wanted.add(name)
-            queue += ((module, used) for used in globals_in(source.definitions[name]))
+            queue += ((module, used) for used in taken(source.definitions[name]))
         elif (origin := source.imports.get(name)) and origin.module.startswith("fledge."):
             queue.append((origin.module, origin.name))
     order = reading_order(sources)

@@ -8,58 +8,51 @@ join_layers      a class that only tells a class of torch what to be becomes tha
 import ast
 from collections.abc import Iterator
 
-from fledge.exchange.rewriting.code import Code, Edit, one_line
+from fledge.exchange.rewriting.code import Change, Code, Edit
+from fledge.exchange.rewriting.tidy import one_line
 from fledge.exchange.rewriting.view import View
 
-SIMPLE = ast.Name | ast.Attribute | ast.Constant
 
-
-def join_functions(view: View) -> list[Edit]:
+def join_functions(view: View) -> Iterator[Change]:
     for name, function in view.functions.items():
         match function.body:
-            case [ast.Return(ast.Call() as answer)] if _is_class(view, answer.func):
-                return list(_inlined(view, name, function, view.code.of(answer)))
+            case [ast.Return(ast.Call(func=kind) as answer)] if _is_class(view, kind):
+                yield from _inlined(view, name, function, view.code.of(answer))
             case [ast.Return(ast.expr() as answer)] | [ast.Expr(), ast.Return(ast.expr() as answer)]:
                 if len(view.calls(name)) == len(view.reads(name)) == 1:
-                    return list(_inlined(view, name, function, view.code.of(answer)))
-    return []
+                    yield from _inlined(view, name, function, view.code.of(answer))
 
 
 def _is_class(view: View, node: ast.expr) -> bool:
-    values = view.values(node)
-    return values is not None and all(isinstance(value, type) for value in values)
+    return all(isinstance(value, type) for value in view.values(node) or [None])
 
 
-def join_layers(view: View) -> list[Edit]:
+def join_layers(view: View) -> Iterator[Change]:
     for name, definition in view.classes.items():
-        match definition:
-            case ast.ClassDef(
-                bases=[ast.Attribute() as base], body=[ast.FunctionDef(body=[ast.Expr(ast.Call() as told)]) as made]
-            ):
+        match definition.bases, definition.body:
+            case [ast.Attribute() as base], [ast.FunctionDef(body=[ast.Expr(ast.Call() as told)]) as constructor]:
                 text = f"{view.code.of(base)}({view.code.of(*told.args, *told.keywords)})"
-                return list(_inlined(view, name, made, text))
-    return []
+                yield from _inlined(view, name, constructor, text)
 
 
-def _inlined(view: View, name: str, function: ast.FunctionDef, text: str) -> Iterator[Edit]:
+def _inlined(view: View, name: str, function: ast.FunctionDef, text: str) -> Iterator[Change]:
     """Each call as this text, with what is given in the places of the parameters."""
     code = Code(one_line(text))
     parameters = [each.arg for each in function.args.args if each.arg != "self"]
     for call in view.calls(name):
-        if all(isinstance(argument, SIMPLE) for argument in call.args):
+        if all(isinstance(argument, ast.Name | ast.Attribute | ast.Constant) for argument in call.args):
             given = dict(zip(parameters, call.args, strict=True))
             names = [node for node in code.nodes if isinstance(node, ast.Name) and node.id in given]
-            edits = [Edit(*code.span(node), view.code.of(given[node.id])) for node in names]
-            yield view.code.instead(call, text=code.edited(edits).text)
+            placed = code.changed((Edit(*code.span(node), view.code.of(given[node.id])),) for node in names)
+            yield (view.code.instead(call, text=placed.text),)
 
 
-def join_bases(view: View) -> list[Edit]:
+def join_bases(view: View) -> Iterator[Change]:
     for definition in view.classes.values():
         match definition.bases:
             case [ast.Name(id=name)] if name in view.classes and len(view.reads(name)) == 1:
                 merged = _merged(view.code, view.classes[name], definition)
-                return [Edit(*view.code.span(definition), merged), view.code.without(view.classes[name])]
-    return []
+                yield Edit(*view.code.span(definition), merged), view.code.without(view.classes[name])
 
 
 def _merged(code: Code, base: ast.ClassDef, definition: ast.ClassDef) -> str:
@@ -70,8 +63,9 @@ def _merged(code: Code, base: ast.ClassDef, definition: ast.ClassDef) -> str:
         own["__init__"] = _spelled_out(code, base, definition)
     members = inherited | own
     docstring = members.pop("", "")
-    bases = f"({', '.join(code.of(each) for each in base.bases)})" if base.bases else ""
-    return "\n".join([f"class {definition.name}{bases}:", docstring + "\n".join(members.values())]).rstrip("\n")
+    bases = f"({', '.join(map(code.of, base.bases))})" if base.bases else ""
+    body = "\n".join(members.values())
+    return f"class {definition.name}{bases}:\n{docstring}{body}".rstrip("\n")
 
 
 def _name(member: ast.stmt) -> str:
@@ -86,4 +80,4 @@ def _spelled_out(code: Code, base: ast.ClassDef, definition: ast.ClassDef) -> st
     """The constructor, with that of the base in the place of `super().__init__(…)`."""
     theirs, ours = (next(m for m in each.body if isinstance(m, ast.FunctionDef)) for each in (base, definition))
     call = next(statement for statement in ours.body if code.of(statement).startswith("super().__init__("))
-    return code.whole(ours).replace(code.whole(call), "".join(code.whole(statement) for statement in theirs.body))
+    return code.whole(ours).replace(code.whole(call), code.whole(*theirs.body))

@@ -1,47 +1,54 @@
 """What is known of an expression before it runs, where one model is meant.
 
-Known are constants, the settings, and every object inside a model that was built from them: `config.tied` is True,
-`self.query_norm` in `Attention` is a list of all those there are. Only what never changes counts as known. What is not
-known is None. Runs nothing: names, attributes, tables, comparisons and their like are looked up.
+Known are constants, the settings, and every object within a model that was built from them: `config.tied` is True, and
+`self.query_norm` in `Attention` is each of those that there are. Only what never changes counts as known; of all else
+the answer is None. Runs nothing: names, attributes, tables and comparisons are looked up.
 """
 
 import ast
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from types import FunctionType, ModuleType
 from typing import Any, TypeGuard
 
 from torch import nn
 
-from fledge.exchange.rewriting.code import bindings
+from fledge.exchange.rewriting.scopes import bindings
 
 Values = list[Any] | None  # everything that an expression can be; None: nobody knows
 Scope = dict[str, Values]  # the names of a function
 
-BLANK = frozenset(vars(nn.Module()))  # what every module has, `training` among it: it changes
+CHOICES = (str, bool, type(None), int, float, FunctionType, type)
+CHANGING = frozenset(vars(nn.Module()))  # what every module has, `training` among it
 
 
 class Knowledge:
     def __init__(self, names: Mapping[str, object], examples: Iterable[object], facts: Mapping[str, bool]) -> None:
-        """`names`: what each name at the top of the source is. `examples`: all objects there are. `facts`: comparisons
-        that no object tells of."""
+        """`names`: what the names at the top of the source mean. `examples`: all objects that there are. `facts`:
+        comparisons that no object tells of."""
         self.names = {"isinstance": isinstance, **names}
         self.facts = facts
         self.examples: dict[str, list[Any]] = {}  # class → its objects
         for example in examples:
-            for kind in type(example).__mro__:
-                if is_ours(kind):
-                    self.examples.setdefault(kind.__name__, []).append(example)
+            for kind in filter(is_ours, type(example).__mro__):
+                self.examples.setdefault(kind.__name__, []).append(example)
 
-    def values(self, node: ast.AST | None, scope: Scope) -> Values:
+    def values(self, node: ast.AST, scope: Scope) -> Values:
         match node:
             case ast.Constant(value=value):
                 return [value]
             case ast.Name(id=name):
                 return scope[name] if name in scope else [self.names[name]] if name in self.names else None
+            case ast.Tuple(elts=parts):
+                known = [self.values(part, scope) for part in parts]
+                return [tuple(each[0] for each in known if alike(each))] if all(map(alike, known)) else None
             case ast.Attribute(value=base, attr=name):
                 return attributes(self.values(base, scope), name)
             case ast.Subscript(value=table, slice=key):
                 return self._looked_up(table, key, scope)
+            case ast.Starred(value=lists):
+                modules = self.values(lists, scope) or [None]
+                return [each for held in modules for each in held] if all_are(modules, nn.ModuleList) else None
             case ast.Call(func=function, args=arguments):
                 return self._called(self.values(function, scope), arguments, scope)
             case ast.IfExp(test=test, body=body, orelse=otherwise):
@@ -50,40 +57,35 @@ class Knowledge:
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 truth = self.truth(operand, scope)
                 return None if truth is None else [not truth]
-            case ast.BoolOp(op=ast.And(), values=parts) if False in (self.truth(part, scope) for part in parts):
+            case ast.BoolOp(op=ast.And(), values=parts) if False in [self.truth(part, scope) for part in parts]:
                 return [False]
             case ast.Compare() if (fact := self.facts.get(ast.unparse(node))) is not None:
                 return [fact]
-            case ast.Tuple(elts=parts):
-                values = [self.values(part, scope) for part in parts]
-                return [tuple(value[0] for value in values if value)] if all(map(alike, values)) else None
             case ast.Compare(left=left, ops=[operator], comparators=[right]):
                 return compared(self.values(left, scope), operator, self.values(right, scope))
         return None
 
     def truth(self, node: ast.AST, scope: Scope) -> bool | None:
-        values = self.values(node, scope)
-        truths = {bool(value) for value in values or ()}
+        truths = {bool(value) for value in self.values(node, scope) or ()}
         return truths.pop() if len(truths) == 1 else None
 
     def _looked_up(self, table: ast.AST, key: ast.AST, scope: Scope) -> Values:
-        keys = self.values(key, scope)
-        if isinstance(table, ast.Dict) and alike(keys):
-            for each, value in zip(table.keys, table.values, strict=True):
-                if self.values(each, scope) == keys[:1]:
-                    return self.values(value, scope)
-        tables = self.values(table, scope)
-        return [tables[0][keys[0]]] if alike(keys) and tables and isinstance(tables[0], dict) else None
+        keys, tables = self.values(key, scope), self.values(table, scope)
+        if not alike(keys):
+            return None
+        if isinstance(table, ast.Dict):  # written on the spot
+            known = zip(table.keys, table.values, strict=True)
+            return next((self.values(v, scope) for k, v in known if k and self.values(k, scope) == keys[:1]), None)
+        return [tables[0][keys[0]]] if tables and isinstance(tables[0], dict) and keys[0] in tables[0] else None
 
     def _called(self, functions: Values, arguments: list[ast.expr], scope: Scope) -> Values:
         """A class gives one of its objects; `isinstance` is answered."""
-        (function,) = functions if functions and len(functions) == 1 else (None,)
-        if function is isinstance:
-            found, kinds = (self.values(argument, scope) for argument in arguments)
-            return [isinstance(each, kinds[0]) for each in found] if found and kinds else None
-        return self.examples.get(function.__name__) if isinstance(function, type) else None
+        if functions == [isinstance]:
+            objects, kinds = (self.values(argument, scope) for argument in arguments)
+            return [isinstance(each, kinds[0]) for each in objects] if objects and kinds else None
+        return self.examples.get(functions[0].__name__) if functions and isinstance(functions[0], type) else None
 
-    def scopes(self, tree: ast.Module) -> dict[ast.AST, Scope]:
+    def scopes(self, tree: ast.AST) -> dict[ast.AST, Scope]:
         """For each node the names around it."""
         found: dict[ast.AST, Scope] = {}
 
@@ -99,24 +101,27 @@ class Knowledge:
         return found
 
     def _names_of(self, function: ast.FunctionDef | ast.Lambda, around: Scope, owner: str) -> Scope:
-        """Parameters by their annotation, and what is bound once, by what it is bound to."""
+        """Parameters by what they are said to be, and what is bound once, by what it is bound to."""
         names: Scope = {}
-        for parameter in function.args.posonlyargs + function.args.args + function.args.kwonlyargs:
-            kind = owner if parameter.arg == "self" else getattr(parameter.annotation, "id", "")
-            names[parameter.arg] = self.examples.get(kind)
         bound = list(bindings(function))
-        names |= {target: None for target, _ in bound if target not in names}
-        for target, value in bound:
-            if [name for name, _ in bound].count(target) == 1:
-                names[target] = self._bound(value, {**around, **names})
+        times = Counter(name for name, _ in bound)
+        for parameter in (each for each in ast.walk(function.args) if isinstance(each, ast.arg)):
+            kind = owner if parameter.arg == "self" else getattr(parameter.annotation, "id", "")
+            names[parameter.arg] = None if times[parameter.arg] else self.examples.get(kind)
+            times[parameter.arg] += 1
+        names |= {name: None for name, _ in bound}
+        for name, value in bound:
+            if value and times[name] == 1:
+                names[name] = self.values(value, {**around, **names})
         return names
 
-    def _bound(self, value: ast.AST | None, scope: Scope) -> Values:
-        if isinstance(value, ast.For):
-            lists = self.values(value.iter, scope)
-            modules = lists and all(isinstance(each, nn.ModuleList) for each in lists)
-            return [module for each in lists for module in each] if modules and lists else None
-        return self.values(value, scope)
+
+def is_ours(kind: type) -> bool:
+    return kind.__module__.startswith("fledge.")
+
+
+def all_are(values: list[Any], kind: type) -> bool:
+    return all(isinstance(value, kind) for value in values)
 
 
 def attributes(values: Values, name: str) -> Values:
@@ -126,28 +131,25 @@ def attributes(values: Values, name: str) -> Values:
 def has(value: object, name: str) -> bool:
     """Whether this is there for good."""
     if isinstance(value, nn.Module):
-        held = {*vars(value), *value._modules, *value._parameters, *value._buffers}
-        return name in held - BLANK
+        return name in {*vars(value), *value._modules, *value._parameters, *value._buffers} - CHANGING
     return (isinstance(value, ModuleType) or is_ours(type(value))) and hasattr(value, name)
 
 
-def is_ours(kind: type) -> bool:
-    return kind.__module__.startswith("fledge.")
-
-
 def alike(values: Values) -> TypeGuard[list[Any]]:
-    """All the same choice: one word, one function, yes, no, nothing."""
-    kinds = (str, bool, type(None), int, float, FunctionType, type)
-    return bool(values) and all(
-        isinstance(v, kinds) and type(v) is type(values[0]) and v == values[0] for v in values or ()
-    )
+    """All the same choice: a word, a number, a function, a class, yes, no or nothing."""
+    if not values or not isinstance(values[0], CHOICES):
+        return False
+    return all(type(value) is type(values[0]) and value == values[0] for value in values)
 
 
 def compared(left: Values, operator: ast.cmpop, right: Values) -> Values:
-    if left and alike(right) and right[0] is None and isinstance(operator, ast.Is | ast.IsNot):
-        return [(value is None) is isinstance(operator, ast.Is) for value in left]
-    if left and right and isinstance(operator, ast.In):
-        return [value in right[0] for value in left]
-    if alike(left) and alike(right) and isinstance(operator, ast.Eq | ast.NotEq):
-        return [(left[0] == right[0]) is isinstance(operator, ast.Eq)]
+    if not left or not right:
+        return None
+    match operator:
+        case ast.In() if isinstance(right[0], tuple):
+            return [value in right[0] for value in left]
+        case ast.Is() | ast.IsNot() if right == [None]:
+            return [(value is None) is isinstance(operator, ast.Is) for value in left]
+        case ast.Eq() | ast.NotEq() if alike(left) and alike(right):
+            return [(left[0] == right[0]) is isinstance(operator, ast.Eq)]
     return None

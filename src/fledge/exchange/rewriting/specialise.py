@@ -1,11 +1,12 @@
 """Source that serves every model → the same source for one: each choice made, and what was not chosen left out.
 
-Each rule looks at the text and gives edits. They are applied, one rule at a time, until none has anything more to say.
+A rule looks at the text and says what to change. Rules are asked in turn, from the first again after each change, until
+none has anything more to say.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from fledge.exchange.rewriting.code import Code, Edit
+from fledge.exchange.rewriting.code import Change, Code
 from fledge.exchange.rewriting.decide import decide, leave_defaults_out, skip
 from fledge.exchange.rewriting.forget import forget_attributes, forget_definitions, forget_members, forget_variables
 from fledge.exchange.rewriting.join import join_bases, join_functions, join_layers
@@ -13,7 +14,7 @@ from fledge.exchange.rewriting.knowledge import Knowledge
 from fledge.exchange.rewriting.parameters import forget_parameters
 from fledge.exchange.rewriting.view import View
 
-RULES: tuple[Callable[[View], list[Edit]], ...] = (
+RULES: tuple[Callable[[View], Iterable[Change]], ...] = (
     decide,
     skip,
     leave_defaults_out,
@@ -31,10 +32,10 @@ RULES: tuple[Callable[[View], list[Edit]], ...] = (
 def specialise(text: str, knowledge: Knowledge, root: str) -> str:
     """`root`: the function that the text is there for."""
     code = Code(text)
-    while edits := next_edits(View(code, knowledge, root)):
-        code = code.edited(edits)
+    while changes := next_changes(View(code, knowledge, root)):
+        code = code.changed(changes)
     return code.text
 
 
-def next_edits(view: View) -> list[Edit]:
-    return next((edits for rule in RULES if (edits := rule(view))), [])
+def next_changes(view: View) -> list[Change]:
+    return next((changes for rule in RULES if (changes := list(rule(view)))), [])

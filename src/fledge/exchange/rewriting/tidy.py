@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Iterable
 
-from fledge.exchange.rewriting.code import Code, Edit, one_line
+from fledge.exchange.rewriting.code import Code, Edit
 from fledge.exchange.rewriting.gather import Import
 
 WIDTH = 120
@@ -35,16 +35,22 @@ def _rank(name: str) -> tuple[int, str]:
     return (0 if name.isupper() and len(name) > 1 else 1 if name[0].isupper() else 2), name
 
 
+def one_line(text: str) -> str:
+    """What stands on several lines, on one."""
+    joined, *rows = map(str.strip, text.splitlines())
+    for row in rows:
+        joined += row if joined[-1] in "([{" or row[0] in ")]}" else f" {row}"
+    return joined
+
+
 def tidy(text: str) -> str:
-    """Broken lines that now have room are joined; never more than two lines stay empty, and one within a definition."""
+    """Broken lines that have room on one are joined; two lines at most stay empty, and one within a definition."""
     text = re.sub(r"\n{4,}", "\n\n\n", text)
     text = re.sub(r"\n{3,}( +)", r"\n\n\1", text)
     code = Code(text)
-    edits = []
-    for node in code.nodes:
-        if isinstance(node, ast.stmt) and (edit := _joined(code, node)):
-            edits.append(edit)
-    return code.edited(edits).text
+    return code.changed(
+        (edit,) for node in code.nodes if isinstance(node, ast.stmt) and (edit := _joined(code, node))
+    ).text
 
 
 def _joined(code: Code, node: ast.stmt) -> Edit | None:
@@ -52,9 +58,8 @@ def _joined(code: Code, node: ast.stmt) -> Edit | None:
     first, end = node.lineno - 1, node.end_lineno or 0
     if body := getattr(node, "body", None):
         end = code.rows(body[0])[0]
-    rows = [line.decode().rstrip("\n") for line in code.lines[first:end]]
-    held = "".join(rows)
-    if len(rows) < 2 or "#" in held or '"""' in held or re.search(r",\s*[)\]}]", "\n".join(rows)):
+    text = b"".join(code.lines[first:end]).decode()
+    if text.count("\n") < 2 or "#" in text or '"""' in text or re.search(r",\s*[)\]}]", text):
         return None
-    joined = rows[0][: node.col_offset] + one_line("\n".join(rows))
+    joined = " " * node.col_offset + one_line(text)
     return Edit(code.starts[first], code.starts[end], f"{joined}\n") if len(joined) <= WIDTH else None
