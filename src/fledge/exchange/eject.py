@@ -35,7 +35,6 @@ from fledge.train.config import TrainConfig
 ROOT = "main"
 MACHINES = (Machine("cpu", "float32"), Machine("cuda", "bfloat16"))  # those on which an ejected file trains
 SETTINGS = "The settings of this model, and of its training."
-RULER = "# " + "-" * (WIDTH - 2)
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,6 @@ class Plan:
 
     title: str
     parts: str  # what the model is made of, in words
-    usage: str  # how to run the file
     model: ModelConfig
     optim: OptimConfig
     train: TrainConfig
@@ -113,7 +111,7 @@ def finish(text: str, sources: list[Source], plan: Plan) -> str:
     for section in text.split(MARK)[1:]:
         name, _, content = section.partition("\n")
         if content.strip():
-            sections.append("\n".join([RULER, *heading(documents[name], content, dropped), content.strip()]))
+            sections.append("\n".join([*heading(documents[name], content, dropped), content.strip()]))
     imports = import_lines(
         each
         for source in sources
@@ -129,11 +127,11 @@ START = f'if __name__ == "__main__":\n    {ROOT}()\n'
 def introduction(plan: Plan) -> str:
     return f'''"""{plan.title}: a GPT of {parameters(plan.model):,} parameters, whole in one file.
 
-{plan.usage}
+    python gpt.py train book.txt --tokenizer tokenizer.json --out trained.safetensors
+    python gpt.py generate --weights trained.safetensors --tokenizer tokenizer.json --prompt 'Once upon a time'
 
-Made of: {plan.parts}.
-Written by fledge {__version__} from its own sources, and under their licence: MIT.
-Needs torch, numpy and safetensors, and tokenizers for text.
+Its parts: {plan.parts}. The weights of a run of fledge (model.safetensors) fit.
+Written by fledge {__version__} from its own sources, under their licence: MIT. Needs torch, numpy, safetensors, tokenizers.
 """
 
 from __future__ import annotations'''
@@ -141,16 +139,19 @@ from __future__ import annotations'''
 
 def heading(document: str, content: str, dropped: set[str]) -> Iterator[str]:
     """The first words of a module as comments, and the rows of its tables that are about this model."""
-    first, *others = document.strip().split("\n\n")
-    rows = first.splitlines()
-    for paragraph in map(str.splitlines, others):
-        if all(re.search(r"^ {2}|\S {2}| → ", row) for row in paragraph):
-            rows += paragraph
-    for row in rows:
-        subject = row.split()[0]
-        absent = row not in first and subject[0].isupper() and not re.search(rf"\b{subject}\b", content)
-        if subject not in dropped and not absent:
-            yield f"# {row}"
+    title, *others = document.strip().split("\n\n")
+    for line in title.splitlines():
+        yield f"# ---- {line} ".ljust(WIDTH, "-") if line in title.splitlines()[0] else f"# {line}"
+    for rows in map(str.splitlines, others):
+        if all(re.search(r"^ {2}|\S {2}| → ", row) for row in rows):
+            kept = [row for row in rows if is_about(row.split()[0], content, dropped)]
+            yield from (f"# {row}" if len(kept) > 1 else f"# {re.sub(' {3,}', '   ', row)}" for row in kept)
+
+
+def is_about(subject: str, content: str, dropped: set[str]) -> bool:
+    """Whether a row that begins with this word says something of the content: of a shape or a class that is in it."""
+    absent = subject[0].isupper() and not re.search(rf"\b{subject}\b", content)
+    return subject not in dropped and not absent
 
 
 def unchosen(settings: Iterable[Any]) -> set[str]:

@@ -1,7 +1,7 @@
 """Attention: each token gathers what it needs from the tokens before it.
 
 readable   every step in the open: to learn from, and to judge the other by
-fast       one fused kernel
+fast       scores, weights and mixture in one fused kernel
 
     B  sequences in the batch    H  query heads        D  width of a head
     T  tokens                    K  key/value heads    C  width of the model
