@@ -245,7 +245,6 @@ VERBS = {
         (
             "fledge eject hamlet --out gpt.py",
             "fledge eject gpt2 --model.n_layer 6 --out half.py",
-            "python gpt.py --help",
         ),
         settings=True,
     ),

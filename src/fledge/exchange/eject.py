@@ -9,6 +9,7 @@ Nothing is written twice: what the file says is what fledge runs. Does not train
 
 import dataclasses
 import re
+import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -125,13 +126,15 @@ START = f'if __name__ == "__main__":\n    {ROOT}()\n'
 
 
 def introduction(plan: Plan) -> str:
+    made = textwrap.fill(f"Its parts: {plan.parts}. The weights of a run of fledge fit: model.safetensors.", WIDTH)
     return f'''"""{plan.title}: a GPT of {parameters(plan.model):,} parameters, whole in one file.
 
     python gpt.py train book.txt --tokenizer tokenizer.json --out trained.safetensors
     python gpt.py generate --weights trained.safetensors --tokenizer tokenizer.json --prompt 'Once upon a time'
 
-Its parts: {plan.parts}. The weights of a run of fledge (model.safetensors) fit.
-Written by fledge {__version__} from its own sources, under their licence: MIT. Needs torch, numpy, safetensors, tokenizers.
+{made}
+Written by fledge {__version__} from its own sources, under their licence, MIT. It needs torch,
+numpy and safetensors, and tokenizers for text.
 """
 
 from __future__ import annotations'''

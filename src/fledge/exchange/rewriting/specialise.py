@@ -15,12 +15,12 @@ from fledge.exchange.rewriting.parameters import forget_parameters
 from fledge.exchange.rewriting.view import View
 
 RULES: tuple[Callable[[View], Iterable[Change]], ...] = (
+    forget_definitions,  # first, because the shorter the text, the sooner the others are through
     decide,
     skip,
     leave_defaults_out,
     forget_attributes,
     forget_variables,
-    forget_definitions,
     forget_members,
     forget_parameters,
     join_functions,
