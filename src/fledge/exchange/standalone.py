@@ -49,8 +49,9 @@ def train(model: GPT, data: Iterable[Tensor], steps: int) -> Iterator[float]:
             inputs, targets = rows[:, :-1], rows[:, 1:]  # [B, T]
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 logits = model(inputs)
-            losses.append(summed_cross_entropy(logits, targets) / tokens[:, 1:].numel())
-            losses[-1].backward()  # gradients of micro-batches add up
+            loss = summed_cross_entropy(logits, targets) / tokens[:, 1:].numel()
+            loss.backward()  # gradients of micro-batches add up
+            losses.append(loss.detach())
         torch.nn.utils.clip_grad_norm_(model.parameters(), plan.clip or float("inf"))
         for group in optimizer.param_groups:
             group["lr"] = optim.lr * multiplier(optim, step, steps)
