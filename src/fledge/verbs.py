@@ -173,6 +173,12 @@ def _import(parser: Parser) -> None:
     parser.add_argument("--characters", metavar="TEXT", help="the text whose characters are its vocabulary (nanoGPT)")
 
 
+def _eject(parser: Parser) -> None:
+    parser.add_argument("model", metavar="PRESET|RUN", help="a run comes before a preset or FILE.toml of its name")
+    parser.add_argument("--out", required=True, metavar="FILE", help="a new file: gpt.py")
+    _settings_argument(parser)
+
+
 VERBS = {
     "demo": Verb("the whole journey in about three minutes", _demo, ("fledge demo", "fledge demo --minutes 10")),
     "doctor": Verb("what this machine is, what fledge will use, and why", _nothing, ("fledge doctor",)),
@@ -234,6 +240,15 @@ VERBS = {
             "fledge export hamlet@best --to gguf --dtype q8_0 --out hamlet",
         ),
     ),
+    "eject": Verb(
+        "a model as one readable file that needs no fledge",
+        _eject,
+        (
+            "fledge eject hamlet --out gpt.py",
+            "fledge eject gpt2 --model.n_layer 6 --out half.py",
+        ),
+        settings=True,
+    ),
     "import": Verb(
         "other programs' models → a run",
         _import,
@@ -249,5 +264,5 @@ JOURNEY = {
     "begin": ["demo", "doctor"],
     "text": ["corpora", "tokenizer", "prepare"],
     "train": ["presets", "train", "resume", "runs", "plot"],
-    "use": ["generate", "eval", "export", "import"],
+    "use": ["generate", "eval", "export", "import", "eject"],
 }

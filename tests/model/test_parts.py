@@ -14,7 +14,7 @@ from fledge.model.head import make_head
 from fledge.model.init import build
 from fledge.model.mlp import MLPS
 from fledge.model.norms import make_norm
-from fledge.model.positions import make_positions
+from fledge.model.positions import POSITIONS, ROTATIONS
 
 SMALL = ModelConfig(n_layer=2, n_head=2, n_embd=16, context=12, vocab_size=11, norm="layernorm")
 X = torch.linspace(-4, 4, 48).view(1, 3, 16)
@@ -56,7 +56,7 @@ def test_an_mlp_may_have_any_width(kind: str, width: int) -> None:
 
 
 def test_sines_and_cosines_stand_where_the_formula_says() -> None:
-    positions, _ = make_positions(replace(SMALL, positions="sinusoidal"))
+    positions = POSITIONS["sinusoidal"](SMALL)
     table = positions(torch.zeros(1, 12, 16), 0)[0]
     for place in range(12):
         for i in range(8):
@@ -79,7 +79,7 @@ def test_fixed_positions_are_neither_trained_nor_saved() -> None:
 
 @pytest.mark.parametrize("base", [10_000.0, 500_000.0])
 def test_rotary_turns_each_pair_by_its_own_speed(base: float) -> None:
-    _, rotate = make_positions(replace(SMALL, head_dim=8, rotary_base=base))
+    rotate = ROTATIONS["rotary"](replace(SMALL, head_dim=8, rotary_base=base))
     x = torch.zeros(1, 1, 12, 8)
     x[..., :4] = 1  # each pair (i, i + 4) points along its first axis
     turned = rotate(x, 0)[0, 0]

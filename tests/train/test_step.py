@@ -34,7 +34,7 @@ def stepper(micro_batch: int = BATCH, clip: float = 0.5) -> Stepper:
         model=model,
         loss=wrap(model, CPU, compile=False),
         optimizer=build_optimizer(model, OPTIM, CPU),
-        loader=Loader(Split("train", [IDS], [np.zeros(1)]), order, BATCH, micro_batch, CPU),
+        batches=Loader(Split("train", [IDS], [np.zeros(1)]), order, BATCH, micro_batch, CPU).micro_batches,
         multiplier=partial(multiplier, OPTIM, steps=STEPS),
         peak=OPTIM.lr,
         clip=clip,

@@ -1,11 +1,15 @@
-"""Attention, twice: once to read, once to run. Same arguments, same result.
+"""Attention: each token gathers what it needs from the tokens before it.
 
-    B  sequences in the batch          H  query heads        D  width of a head
-    T  new tokens                      K  key/value heads    C  width of the model
-    S  tokens attended to (S ≥ T: the T new ones are the last of them)
+readable   every step in the open: to learn from, and to judge the other by
+fast       scores, weights and mixture in one fused kernel
 
-Head h of H shares the keys and values of group h // (H // K). With K = H that is plain multi-head attention.
-A token sees itself and the window - 1 tokens before it. A window as long as the context is plain attention.
+    B  sequences in the batch    H  query heads        D  width of a head
+    T  tokens                    K  key/value heads    C  width of the model
+    S  tokens attended to: those in a cache, and the T given ones
+
+Both kinds take the same arguments and give the same result. Head h of H shares the keys and values of group
+h // (H // K). With K = H that is plain multi-head attention. With a window, a token sees itself and the window - 1
+tokens before it.
 Does not know where tokens stand (positions.py) and does not keep the past (cache.py).
 """
 
@@ -18,18 +22,19 @@ from torch import Tensor, nn
 from fledge.model.cache import LayerCache
 from fledge.model.config import ModelConfig
 from fledge.model.norms import RMSNorm
-from fledge.model.positions import Rotation
 
-Attend = Callable[[Tensor, Tensor, Tensor, int, float], Tensor]
-
-
-def visible(T: int, S: int, window: int, device: torch.device) -> Tensor:
-    """True where a new token may look: at itself and at the window - 1 tokens before it. [T, S]"""
-    ones = torch.ones(T, S, dtype=torch.bool, device=device)
-    return ones.tril(S - T) & ones.triu(S - T - window + 1)
+Attend = Callable[[Tensor, Tensor, Tensor, int | None, float], Tensor]
 
 
-def attention_weights(q: Tensor, k: Tensor, window: int) -> Tensor:
+def visible(T: int, S: int, window: int | None, device: torch.device) -> Tensor:
+    """True where a new token may look: never at what comes after it. [T, S]"""
+    seen = torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
+    if window is not None:
+        seen = seen.triu(S - T - window + 1)  # nor further back than the window
+    return seen
+
+
+def attention_weights(q: Tensor, k: Tensor, window: int | None) -> Tensor:
     """How much each new token looks at each token: rows that sum to one. [B, H, T, S]"""
     H, T, D = q.shape[1:]
     k = k.repeat_interleave(H // k.shape[1], dim=1)  # [B, K, S, D] → [B, H, S, D]
@@ -38,20 +43,23 @@ def attention_weights(q: Tensor, k: Tensor, window: int) -> Tensor:
     return scores.softmax(dim=-1)
 
 
-def readable_attention(q: Tensor, k: Tensor, v: Tensor, window: int, dropout: float = 0.0) -> Tensor:
+def readable_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None, dropout: float = 0.0) -> Tensor:
     """q [B, H, T, D], k and v [B, K, S, D] → [B, H, T, D]. Every step in the open."""
     weights = F.dropout(attention_weights(q, k, window), dropout)  # [B, H, T, S]
     return weights @ v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
 
 
-def fast_attention(q: Tensor, k: Tensor, v: Tensor, window: int, dropout: float = 0.0) -> Tensor:
-    """The same in one fused kernel that never writes the [T, S] matrix to memory."""
+def fast_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None, dropout: float = 0.0) -> Tensor:
+    """All of it in one kernel, which never writes the matrix of weights to memory."""
     T, S = q.shape[2], k.shape[2]
-    triangle = T == S <= window  # the kernel knows this pattern by itself, and looks at half of it only
-    all_seen = T == 1 and window >= S
+    narrow = window is not None and window < S
+    triangle = T == S and not narrow  # the kernel knows this pattern by itself, and looks at half of it only
+    all_seen = T == 1 and not narrow
     mask = None if triangle or all_seen else visible(T, S, window, q.device)
     grouped = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=triangle, enable_gqa=grouped)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=triangle, enable_gqa=grouped
+    )
 
 
 ATTENTIONS: dict[str, Attend] = {"fast": fast_attention, "readable": readable_attention}
@@ -60,7 +68,7 @@ ATTENTIONS: dict[str, Attend] = {"fast": fast_attention, "readable": readable_at
 class Attention(nn.Module):
     """Each token asks (query), each token offers (key, value), and the answers are mixed (output)."""
 
-    def __init__(self, config: ModelConfig, rotation: Rotation) -> None:
+    def __init__(self, config: ModelConfig, rotation: nn.Module) -> None:
         super().__init__()
         C, H, K, D = config.n_embd, config.n_head, config.kv_heads, config.head_width
         self.query = nn.Linear(C, H * D, bias=config.qkv_bias)
@@ -72,7 +80,7 @@ class Attention(nn.Module):
         self.rotate = rotation
         self.attend = ATTENTIONS[config.attention]
         self.head_width = D
-        self.window = config.reach
+        self.window = config.window
         self.dropout = config.dropout
 
     def forward(self, x: Tensor, cache: LayerCache) -> Tensor:
@@ -82,7 +90,8 @@ class Attention(nn.Module):
         q = self.rotate(self.query_norm(q), cache.length)
         k = self.rotate(self.key_norm(k), cache.length)
         k, v = cache.append(k, v)  # [B, K, S, D]
-        y = self.attend(q, k, v, self.window, self.dropout if self.training else 0.0)  # [B, H, T, D]
+        dropout = self.dropout if self.training else 0.0
+        y = self.attend(q, k, v, self.window, dropout)  # [B, H, T, D]
         return self.output(y.transpose(1, 2).flatten(2))  # [B, T, C]
 
     def heads(self, x: Tensor) -> Tensor:

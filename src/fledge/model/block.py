@@ -7,11 +7,10 @@ from fledge.model.cache import LayerCache
 from fledge.model.config import ModelConfig
 from fledge.model.mlp import MLPS
 from fledge.model.norms import make_norm
-from fledge.model.positions import Rotation
 
 
 class Block(nn.Module):
-    def __init__(self, config: ModelConfig, rotation: Rotation) -> None:
+    def __init__(self, config: ModelConfig, rotation: nn.Module) -> None:
         super().__init__()
         self.attention_norm = make_norm(config)
         self.attention = Attention(config, rotation)

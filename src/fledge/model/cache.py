@@ -22,27 +22,37 @@ class LayerCache:
 
 
 class RememberingLayer(LayerCache):
-    """Keeps what the next token can still see: the last `reach` tokens."""
+    """Keeps every token of a context."""
 
-    def __init__(self, reach: int) -> None:
-        self.reach = reach
+    def __init__(self, context: int) -> None:
+        self.context = context
         self.length = 0
-        self._store: Tensor | None = None  # [2, B, K, reach, D], made when the first keys show dtype and device
+        self._store: Tensor | None = None  # [2, B, K, context, D], made when the first keys show dtype and device
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         B, K, T, D = k.shape
         if self._store is None:
-            self._store = torch.empty(2, B, K, self.reach, D, dtype=k.dtype, device=k.device)
-        held = min(self.length, self.reach)
+            self._store = torch.empty(2, B, K, self.context, D, dtype=k.dtype, device=k.device)
+        self._store[:, :, :, self.length : self.length + T] = torch.stack((k, v))
         self.length += T
-        if (end := held + T) <= self.reach:
-            self._store[0, :, :, held:end] = k
-            self._store[1, :, :, held:end] = v
-            keys, values = self._store[:, :, :, :end]
-        else:  # the window moves on: what no new token sees is left behind
-            seen = torch.cat((self._store[:, :, :, :held], torch.stack((k, v))), dim=3)
-            self._store.copy_(seen[:, :, :, -self.reach :])
-            keys, values = seen[:, :, :, -(T + self.reach - 1) :]
+        keys, values = self._store[:, :, :, : self.length]
+        return keys, values
+
+
+class SlidingLayer(LayerCache):
+    """Keeps what the next token can still see: itself, and the window - 1 tokens before it."""
+
+    def __init__(self, window: int) -> None:
+        self.window = window
+        self.length = 0
+        self._store: Tensor | None = None  # [2, B, K, up to window, D]
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        T, new = k.shape[2], torch.stack((k, v))
+        seen = new if self._store is None else torch.cat((self._store, new), dim=3)
+        self._store = seen[:, :, :, -self.window :].clone()  # what no new token sees is left behind
+        self.length += T
+        keys, values = seen[:, :, :, -(T + self.window - 1) :]
         return keys, values
 
 
@@ -61,4 +71,6 @@ def no_cache(config: ModelConfig) -> Cache:
 
 def new_cache(config: ModelConfig) -> Cache:
     """Room for all that a token can see: a whole context, or a window of it."""
-    return Cache([RememberingLayer(config.reach) for _ in range(config.n_layer)])
+    if config.window is not None:
+        return Cache([SlidingLayer(config.window) for _ in range(config.n_layer)])
+    return Cache([RememberingLayer(config.context) for _ in range(config.n_layer)])

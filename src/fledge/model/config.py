@@ -103,24 +103,28 @@ class ModelConfig:
 
     @property
     def kv_heads(self) -> int:
+        """heads for keys and values, shared by groups"""
         return self.n_kv_head or self.n_head
 
     @property
     def head_width(self) -> int:
+        """width of a head"""
         return self.head_dim or self.n_embd // self.n_head
 
     @property
     def reach(self) -> int:
-        """How many tokens a token sees at most, itself among them."""
+        """how many tokens a token sees at most, itself among them"""
         return self.window or self.context
 
     @property
     def eps(self) -> float:
+        """added before a norm divides"""
         return self.norm_eps or EPS[self.norm]
 
     @property
     def hidden_width(self) -> int:
-        """swiglu has three matrices instead of two: at 8/3 of the width it costs the same as 4 in the others."""
+        """hidden width of the MLP"""
         if self.mlp_width:
             return self.mlp_width
+        # swiglu has three matrices instead of two: at 8/3 of the width it costs the same as 4 in the others.
         return 4 * self.n_embd if self.mlp != "swiglu" else -(-8 * self.n_embd // (3 * 16)) * 16

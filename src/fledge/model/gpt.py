@@ -1,7 +1,8 @@
 """The GPT: token ids in, a score for every possible next token out.
 
-    ids [B, T]  →  embed  →  + place  →  blocks  →  norm  →  head  →  logits [B, T, V]
+    ids [B, T]  →  embed  →  blocks  →  norm  →  head  →  logits [B, T, V]
 
+With a cache, ids are the tokens that follow what it holds.
 One device, no batching tricks, no tokenizer, no loss: those stand around it (train/, loss.py, generate/).
 """
 
@@ -13,7 +14,7 @@ from fledge.model.cache import Cache, no_cache
 from fledge.model.config import ModelConfig
 from fledge.model.head import make_head
 from fledge.model.norms import make_norm
-from fledge.model.positions import make_positions
+from fledge.model.positions import POSITIONS, ROTATIONS
 
 
 class GPT(nn.Module):
@@ -21,9 +22,10 @@ class GPT(nn.Module):
         super().__init__()
         assert config.vocab_size is not None, "the vocabulary must be known before a model is built"
         self.config = config
-        table = torch.empty(config.vocab_size, config.n_embd)  # init.py draws it: drawing here too would be in vain
+        table = torch.empty(config.vocab_size, config.n_embd)  # drawn by initialise(), and not here too
         self.embed = nn.Embedding.from_pretrained(table, freeze=False)
-        self.positions, rotation = make_positions(config)  # one table of angles for all blocks
+        self.positions = POSITIONS[config.positions](config)
+        rotation = ROTATIONS[config.positions](config)  # one table of angles for all blocks
         self.blocks = nn.ModuleList(Block(config, rotation) for _ in range(config.n_layer))
         self.norm = make_norm(config)
         self.head = make_head(config)
@@ -33,14 +35,14 @@ class GPT(nn.Module):
             self.head.weight = self.embed.weight
 
     def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
-        """ids [B, T] → logits [B, T, V]; with a cache, ids are the tokens that follow what it holds."""
+        """ids [B, T] → logits [B, T, V]"""
         return self.head(self.hidden(ids, cache))
 
     def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """ids [B, T] → what the model thinks at each place, just before it scores tokens. [B, T, C]"""
-        cache = cache or self.no_cache
-        assert cache.length + ids.shape[1] <= self.config.context, "more tokens than the context holds"
-        x = self.dropout(self.positions(self.embed(ids), cache.length))
-        for block, layer_cache in zip(self.blocks, cache.layers, strict=True):
-            x = block(x, layer_cache)
+        past = cache or self.no_cache
+        assert past.length + ids.shape[1] <= self.config.context, "more tokens than the context holds"
+        x = self.dropout(self.positions(self.embed(ids), past.length))
+        for block, layer_past in zip(self.blocks, past.layers, strict=True):
+            x = block(x, layer_past)
         return self.norm(x)

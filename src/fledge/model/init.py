@@ -4,7 +4,7 @@ embed                          normal, 0.02
 learned positions              normal, 0.02
 query, key, value, up, gate    normal, 0.02
 output, down                   normal, 0.02 / √(2L)     2L of them add up in the residual: keep the sum near 0.02
-head (untied)                  normal, 0.02
+untied head                    normal, 0.02
 norms                          weights 1, biases 0
 biases                         0
 """

@@ -63,7 +63,7 @@ def assemble(settings: Settings, machine: Machine, dataset: Dataset) -> Stepper:
         model=model,
         loss=wrap(model, machine, compile=compiles(settings, machine), warn=say),
         optimizer=build_optimizer(model, optim, machine),
-        loader=Loader(split, order, train.batch, train.micro_batch or train.batch, machine),
+        batches=Loader(split, order, train.batch, train.micro_batch or train.batch, machine).micro_batches,
         multiplier=partial(multiplier, optim, steps=train.steps),
         peak=optim.lr,
         clip=train.clip,

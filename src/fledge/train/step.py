@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fledge.batches.loader import Loader
+from fledge.batches.loader import Batch
 from fledge.loss import count_valid
 from fledge.model.gpt import GPT
 
@@ -35,7 +35,7 @@ class Stepper:
     model: GPT
     loss: Callable[[Tensor, Tensor], Tensor]  # inputs, targets → summed loss
     optimizer: torch.optim.Optimizer
-    loader: Loader
+    batches: Callable[[int], list[Batch]]  # update number from 0 → its micro-batches
     multiplier: Callable[[int], float]  # update number from 0 → share of the peak learning rate
     peak: float
     clip: float
@@ -43,7 +43,7 @@ class Stepper:
     def __call__(self, step: int) -> StepResult:
         """Update number `step`, counted from 0."""
         begin = time.perf_counter()
-        micro_batches = self.loader.micro_batches(step)
+        micro_batches = self.batches(step)
         valid = torch.stack([count_valid(batch.targets) for batch in micro_batches]).sum()
         total = torch.zeros((), device=valid.device)
         self.model.train()
