@@ -20,6 +20,7 @@ STRENGTHS: dict[type, int] = {
     ast.UnaryOp: 7,
 }
 STRONGEST = 8
+MARKS = (ast.expr_context, ast.boolop, ast.operator, ast.unaryop, ast.cmpop)  # one object each, in many places
 JOINTS: dict[type, str] = {ast.Or: " or ", ast.And: " and ", ast.Tuple: ", "}
 
 
@@ -42,8 +43,12 @@ class Code:
         self.tree = ast.parse(text)
         self.lines = self.raw.splitlines(keepends=True)
         self.starts = list(itertools.accumulate(map(len, self.lines), initial=0))
-        self.nodes = list(ast.walk(self.tree))
-        self.parents = {child: node for node in self.nodes for child in ast.iter_child_nodes(node)}
+        self.nodes: list[ast.AST] = [self.tree]  # from the top down
+        self.parents: dict[ast.AST, ast.AST] = {}
+        for node in self.nodes:  # which grows meanwhile
+            children = [child for child in ast.iter_child_nodes(node) if not isinstance(child, MARKS)]
+            self.parents |= dict.fromkeys(children, node)
+            self.nodes += children
 
     def span(self, node: ast.AST) -> tuple[int, int]:
         start = self.starts[node.lineno - 1] + node.col_offset  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ from typing import Any, TypeGuard
 
 from torch import nn
 
+from fledge.exchange.rewriting.code import Code
 from fledge.exchange.rewriting.scopes import bindings
 
 Values = list[Any] | None  # everything that an expression can be; None: nobody knows
@@ -85,20 +86,16 @@ class Knowledge:
             return [isinstance(each, kinds[0]) for each in objects] if objects and kinds else None
         return self.examples.get(functions[0].__name__) if functions and isinstance(functions[0], type) else None
 
-    def scopes(self, tree: ast.AST) -> dict[ast.AST, Scope]:
-        """For each node the names around it."""
-        found: dict[ast.AST, Scope] = {}
-
-        def visit(node: ast.AST, scope: Scope, owner: str) -> None:
-            found[node] = scope
+    def scopes(self, code: Code) -> dict[ast.AST, Scope]:
+        """For each node the names of the functions around it."""
+        around: dict[ast.AST, Scope] = {code.tree: {}}
+        within: dict[ast.AST, Scope] = {code.tree: {}}
+        for node in code.nodes[1:]:
+            scope = around[node] = within[node] = within[code.parents[node]]
             if isinstance(node, ast.FunctionDef | ast.Lambda):
-                scope = {**scope, **self._names_of(node, scope, owner)}
-            owner = node.name if isinstance(node, ast.ClassDef) else owner
-            for child in ast.iter_child_nodes(node):
-                visit(child, scope, owner)
-
-        visit(tree, {}, "")
-        return found
+                owner = getattr(code.parents[node], "name", "")
+                within[node] = scope | self._names_of(node, scope, owner)
+        return around
 
     def _names_of(self, function: ast.FunctionDef | ast.Lambda, around: Scope, owner: str) -> Scope:
         """Parameters by what they are said to be, and what is bound once, by what it is bound to."""

@@ -12,7 +12,7 @@ class View:
     def __init__(self, code: Code, knowledge: Knowledge, root: str) -> None:
         """`root`: the function that the text is there for."""
         self.code, self.knowledge, self.root = code, knowledge, root
-        self.scopes = knowledge.scopes(code.tree)
+        self.scopes = knowledge.scopes(code)
         self.classes = {node.name: node for node in code.tree.body if isinstance(node, ast.ClassDef)}
         self.functions = {node.name: node for node in code.tree.body if isinstance(node, ast.FunctionDef)}
         self._reads: dict[str, list[ast.Name]] = {}
