@@ -1,10 +1,7 @@
 """One model as one file: it needs no fledge, reads well, and is fledge to the bit."""
 
-import ast
 import functools
 import importlib.util
-import itertools
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -13,17 +10,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from fledge.base.machine import Machine
 from fledge.batches.loader import Batch
-from fledge.batches.order import Order
 from fledge.checkpoint.state import weights_of
-from fledge.datasets.shards import ShardWriter
-from fledge.exchange.eject import Plan, eject, number
+from fledge.exchange.eject import Plan, eject
 from fledge.generate import engine
 from fledge.generate.sampling import Greedy, Strategy, Temperature, TopK
 from fledge.model.config import ModelConfig
@@ -32,8 +26,6 @@ from fledge.model.init import build
 from fledge.optim.groups import build_optimizer
 from fledge.optim.schedule import multiplier
 from fledge.recipes.settings import preset_files, resolve
-from fledge.tokens import tokenizer as tokenizers
-from fledge.tokens.char import CharTokenizer
 from fledge.train.parallel import LossModel
 from fledge.train.step import Stepper
 
@@ -55,7 +47,9 @@ RARE[ALL] = RARE["window"] | {"dropout": 0.2, "softcap": 5.0, "qkv_bias": True, 
 
 def plan_of(name: str) -> Plan:
     settings = resolve("modern-5m" if name in RARE else name, [])
-    model = replace(settings.model, **RARE.get(name, {}), vocab_size=settings.model.vocab_size or settings.tokenizer.size)
+    model = replace(
+        settings.model, **RARE.get(name, {}), vocab_size=settings.model.vocab_size or settings.tokenizer.size
+    )
     return Plan(name, "some parts", model, settings.optim, settings.train, settings.data)
 
 
