@@ -96,7 +96,7 @@ def open_tokenizer(file: str) -> Any:
 def read(file: Path, tokenizer: str) -> NDArray[Any]:
     """A file of ids, or the ids of a text."""
     if file.suffix == ".npy":
-        return np.load(file, mmap_mode="r")
+        return np.load(file, mmap_mode="r", allow_pickle=False)
     if file.suffix == ".tokens":  # fledge's own: a header tells how many bytes an id has, and how many ids there are
         _, width, count = map(int, np.fromfile(file, dtype="<u8", count=3))
         return np.memmap(file, dtype=f"<u{width}", mode="r", offset=64, shape=(count,))
