@@ -26,7 +26,7 @@ from common import machine, versions
 from fledge.text import sources
 from fledge.tokens import gpt2
 
-PIECE = 1 << 20
+PIECE = 1 << 16  # what prepare hands it at a time, too; it is faster so than with a MiB
 
 
 def main() -> None:
@@ -56,6 +56,8 @@ def generate(file: Path, size: int, jsonl: bool) -> None:
                 marked = mark(text, copy)
                 out.write(json.dumps({"text": marked}, ensure_ascii=False) + "\n" if jsonl else marked)
             copy += 1
+        out.flush()
+        os.fsync(out.fileno())  # or the disk would still be busy with it while `prepare` works
 
 
 def mark(text: str, number: int) -> str:

@@ -1,6 +1,5 @@
 """One part → its shards and its record."""
 
-import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from fledge.datasets.place import WORK
 from fledge.datasets.shards import HEADER_BYTES
 from fledge.text.formats import Slice, Tally
 from fledge.text.inputs import PIECE, Options, describe
+from fledge.tokens import tokenizer as tokenizers
 from fledge.tokens.char import CharTokenizer
 
 END = "|"  # of a document, when ids are shown as text
@@ -31,7 +31,7 @@ def text(tmp_path: Path) -> Path:
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
     (tmp_path / "out" / WORK).mkdir(parents=True)
-    tokenizer = json.dumps(CharTokenizer(LETTERS, "<|endoftext|>").to_json())
+    tokenizer = tokenizers.to_file(CharTokenizer(LETTERS, "<|endoftext|>"))
     return Job(str(tmp_path / "out"), tokenizer, Options(separator="%"), Division("document", 0.0, 0.0))
 
 
@@ -108,7 +108,7 @@ def test_of_judged_documents_only_the_kept_ones_are_made(job: Job, text: Path) -
 
 
 def test_a_tokenizer_without_an_end_puts_none(job: Job, text: Path) -> None:
-    plain = replace(job, tokenizer=json.dumps(CharTokenizer(LETTERS).to_json()))
+    plain = replace(job, tokenizer=tokenizers.to_file(CharTokenizer(LETTERS)))
     make_part(plain, part_of(text))
     assert written(job, "train/00003.tokens") == "a badcabfed"
 

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
 
+import orjson
+
 from fledge.base.errors import Interrupted, UserError
 from fledge.base.files import PARTIAL, locked, new_folders, remove_partials
 from fledge.datasets import judge, shards
@@ -82,7 +84,7 @@ def build(order: Order, engine: Engine, watch: Watch, ready: Callable[[Ahead], N
         tokenizer = kept_tokenizer(order, place)
         by = how_divided(order.data, order.reading)
         division = Division(by, order.data.val, order.data.test)
-        job = Job(order.out, json.dumps(tokenizer.to_json()), order.reading.options, division)
+        job = Job(order.out, tokenizers.to_file(tokenizer), order.reading.options, division)
         parts, seen = plan(order.reading, Rules.of(order.data), job, place, engine, watch)
         records = finished(place, parts)
         missing = [part for part in parts if part.number not in records]
@@ -118,7 +120,7 @@ def is_whole(place: Place, manifest: dict[str, Any]) -> bool:
     """Whether what the manifest names is there, undamaged."""
     content = place.read(shards.TOKENIZER) or b""
     with contextlib.suppress(ValueError, AttributeError):
-        tokenizer = tokenizers.parse(json.loads(content), "the dataset's tokenizer")
+        tokenizer = tokenizers.parse(orjson.loads(content), "the dataset's tokenizer")
         held = [info for split in manifest["splits"].values() for info in split["shards"]]
         return tokenizers.fingerprint(tokenizer) == manifest["tokenizer"] and all(
             place.holds(info["file"], info["sha256"]) for info in held
@@ -181,9 +183,9 @@ def kept_tokenizer(order: Order, place: Place) -> Tokenizer:
     """The tokenizer of an earlier attempt, if it was made of the same text; else a new one."""
     content = place.read(shards.TOKENIZER)
     if content is not None and place.read(TOKENIZER_KEY) == digest(order.key, content.hex()).encode():
-        return tokenizers.parse(json.loads(content), f"'{order.out}/{shards.TOKENIZER}'")
+        return tokenizers.parse(orjson.loads(content), f"'{order.out}/{shards.TOKENIZER}'")
     made = order.make_tokenizer()
-    content = tokenizers.to_file(made).encode()
+    content = tokenizers.to_file(made)
     place.write(shards.TOKENIZER, content)
     place.write(TOKENIZER_KEY, digest(order.key, content.hex()).encode())
     return made

@@ -70,7 +70,7 @@ def parts_of(slices: Sequence[Slice], target: int, job: Job, seen: Sequence[Seen
             size = 0
         groups[-1].append(at)
         size += each.size
-    common = digest(job.tokenizer, asdict(job.options), asdict(job.division))
+    common = digest(hashlib.sha256(job.tokenizer).hexdigest(), asdict(job.options), asdict(job.division))
     versions = {each.source: version(each.source) for each in slices}
     parts = []
     for number, group in enumerate(groups):
@@ -96,7 +96,7 @@ def judged(
     slices: Sequence[Slice], rules: Rules, job: Job, target: int, place: Place, engine: Engine, watch: Watch
 ) -> list[Seen]:
     """What is known of the documents of each slice, and what becomes of them."""
-    parts = parts_of(slices, target, replace(job, tokenizer=""))
+    parts = parts_of(slices, target, replace(job, tokenizer=b""))
     parts = [replace(part, key=digest(part.key, asdict(rules))) for part in parts]
     there = place.work()
     looked_at = [part for part in parts if judged_name(part.number) in there]

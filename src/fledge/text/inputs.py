@@ -20,7 +20,7 @@ Format = Literal["txt", "jsonl", "parquet"]
 Compression = Literal["none", "gz", "zst"]
 Errors = Literal["replace", "strict"]
 
-PIECE = 1 << 20  # bytes: longer documents come in pieces of about this size
+PIECE = 1 << 16  # bytes: longer documents come in pieces of about this size, small enough for a core's own cache
 HEAD = 8192  # bytes that are looked at to tell text from binary
 MARK = "\ufeff"  # at the beginning of a file it says that this is UTF-8, and is no part of the text
 MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gz", b"\x28\xb5\x2f\xfd": "zst"}
