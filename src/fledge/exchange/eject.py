@@ -148,7 +148,8 @@ def heading(document: str, content: str, dropped: set[str]) -> Iterator[str]:
     for rows in map(str.splitlines, others):
         if all(re.search(r"^ {2}|\S {2}| → ", row) for row in rows):
             kept = [row for row in rows if is_about(row.split()[0], content, dropped)]
-            yield from (f"# {row}" if len(kept) > 1 else f"# {re.sub(' {3,}', '   ', row)}" for row in kept)
+            aligned = kept if len(kept) > 1 else [re.sub(r"(?<=\S) {3,}", "   ", row) for row in kept]
+            yield from (f"# {row}" for row in aligned)
 
 
 def is_about(subject: str, content: str, dropped: set[str]) -> bool:

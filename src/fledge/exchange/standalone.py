@@ -41,7 +41,8 @@ def train(model: GPT, data: Iterable[Tensor], steps: int) -> Iterator[float]:
     plan, optim, device = TrainConfig(), OptimConfig(), model.embed.weight.device
     machine = Machine("cuda", "bfloat16") if device.type == "cuda" else Machine("cpu", "float32")
     optimizer = build_optimizer(model, optim, machine)
-    torch.manual_seed(plan.seed)  # dropout draws from torch's own generator
+    if ModelConfig().dropout:
+        torch.manual_seed(plan.seed)  # dropout draws from torch's own generator
     model.train()
     for step, tokens in zip(range(steps), data, strict=False):
         losses = []
@@ -83,14 +84,8 @@ def generate(model: GPT, ids: list[int], count: int, temperature: float, top_k: 
 def updates(tokens: int) -> int:
     """How many there are in so many passes over the text."""
     plan, data, shape = TrainConfig(), DataConfig(), ModelConfig()
-    windows = (tokens - 1) // (data.stride or shape.context)
+    windows = max(1, (tokens - 1 - shape.context) // (data.stride or shape.context))
     return max(1, round((plan.epochs or 1) * windows / plan.batch))
-
-
-def open_tokenizer(file: str) -> Any:
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_file(file)
 
 
 def read(file: Path, tokenizer: str) -> NDArray[Any]:
@@ -100,7 +95,10 @@ def read(file: Path, tokenizer: str) -> NDArray[Any]:
     if file.suffix == ".tokens":  # fledge's own: a header tells how many bytes an id has, and how many ids there are
         _, width, count = map(int, np.fromfile(file, dtype="<u8", count=3))
         return np.memmap(file, dtype=f"<u{width}", mode="r", offset=64, shape=(count,))
-    return np.array(open_tokenizer(tokenizer).encode(file.read_text(encoding="utf-8"), add_special_tokens=False).ids)
+    from tokenizers import Tokenizer
+
+    cut = Tokenizer.from_file(tokenizer).encode(file.read_text(encoding="utf-8"), add_special_tokens=False)
+    return np.array(cut.ids)
 
 
 def main() -> None:
@@ -137,6 +135,8 @@ def main() -> None:
     if args.prompt_ids:
         print(args.prompt_ids + generate(model, args.prompt_ids, *options))
         return
-    tokenizer = open_tokenizer(args.tokenizer)
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(args.tokenizer)
     prompt = tokenizer.encode(args.prompt, add_special_tokens=False).ids
     print(tokenizer.decode(prompt + generate(model, prompt, *options)))

@@ -109,6 +109,8 @@ def _literal(view: View, node: ast.AST) -> str | None:
 
 def _is_of_the_model(view: View, node: ast.AST) -> bool:
     """In the settings of training a zero is a number like others."""
+    if isinstance(node, ast.Name):
+        return True
     bases = view.values(node.value) if isinstance(node, ast.Attribute) else None
     return bases is not None and all(type(base).__module__.startswith("fledge.model.") for base in bases)
 

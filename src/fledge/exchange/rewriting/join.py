@@ -1,5 +1,6 @@
 """Rules that put together what is apart only because there was a choice.
 
+join_answers     `name = …` and `return name` become one
 join_functions   a function that only returns something, and is called once or picks a class, becomes what it returns
 join_bases       a base that one class alone builds upon, and that has no objects of its own, goes into that class
 join_layers      a class that only tells a class of torch what to be becomes that
@@ -11,6 +12,18 @@ from collections.abc import Iterator
 from fledge.exchange.rewriting.code import Change, Code, Edit
 from fledge.exchange.rewriting.tidy import one_line
 from fledge.exchange.rewriting.view import View
+
+
+def join_answers(view: View) -> Iterator[Change]:
+    for function in view.every(ast.FunctionDef):
+        match function.body:
+            case [
+                *_,
+                ast.Assign(targets=[ast.Name(id=name)], value=value) as line,
+                ast.Return(ast.Name(id=same) as answer),
+            ]:
+                if name == same and len(view.reads(name, function)) == 1:
+                    yield view.code.without(line), view.code.instead(answer, value)
 
 
 def join_functions(view: View) -> Iterator[Change]:
