@@ -126,15 +126,14 @@ START = f'if __name__ == "__main__":\n    {ROOT}()\n'
 
 
 def introduction(plan: Plan) -> str:
-    made = textwrap.fill(f"Its parts: {plan.parts}. The weights of a run of fledge fit: model.safetensors.", WIDTH)
+    said = f"Its parts: {plan.parts}. The weights of a run of fledge fit (model.safetensors). Written by fledge"
+    said = textwrap.fill(f"{said} {__version__} from its own sources, and under their licence: MIT.", WIDTH)
     return f'''"""{plan.title}: a GPT of {parameters(plan.model):,} parameters, whole in one file.
 
     python gpt.py train book.txt --tokenizer tokenizer.json --out trained.safetensors
     python gpt.py generate --weights trained.safetensors --tokenizer tokenizer.json --prompt 'Once upon a time'
 
-{made}
-Written by fledge {__version__} from its own sources, under their licence, MIT. It needs torch,
-numpy and safetensors, and tokenizers for text.
+{said}
 """
 
 from __future__ import annotations'''

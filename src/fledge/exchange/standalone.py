@@ -62,7 +62,7 @@ def train(model: GPT, data: Iterable[Tensor], steps: int) -> Iterator[float]:
 
 
 @torch.inference_mode()
-def generate(model: GPT, ids: list[int], count: int, temperature: float, top_k: int | None, seed: int) -> list[int]:
+def generate(model: GPT, ids: list[int], count: int, temperature: float, seed: int) -> list[int]:
     """The tokens that follow; at temperature 0 always the best one."""
     generator = torch.Generator().manual_seed(seed)
     context = model.config.context
@@ -72,8 +72,6 @@ def generate(model: GPT, ids: list[int], count: int, temperature: float, top_k: 
         if len(seen) > context:
             seen = seen[-(context // 2 or 1) :]  # the older half is forgotten
         scores = model(torch.tensor([seen], device=model.embed.weight.device))[0, -1].float().cpu()  # [V]
-        if top_k:
-            scores[scores < scores.topk(top_k).values[-1]] = float("-inf")
         chances = (scores / (temperature or 1.0)).softmax(-1)
         token = int(torch.multinomial(chances, 1, generator=generator) if temperature else scores.argmax())
         seen.append(token)
@@ -116,7 +114,6 @@ def main() -> None:
     parser.add_argument("--prompt-ids", type=int, nargs="+", help="generate: the same, without a tokenizer")
     parser.add_argument("--tokens", type=int, default=200, help="generate: how many")
     parser.add_argument("--temperature", type=float, default=0.8, help="generate: 0 takes the best token always")
-    parser.add_argument("--top-k", type=int, help="generate: choose among so many")
     parser.add_argument("--seed", type=int, default=0, help="generate: another seed, another text")
     args, plan = parser.parse_args(), TrainConfig()
 
@@ -131,7 +128,7 @@ def main() -> None:
             print(f"step {step:,} of {steps:,}: loss {loss:.4f}", flush=True)
         save_model(model, args.out)
         return
-    options = (args.tokens, args.temperature, args.top_k, args.seed)
+    options = (args.tokens, args.temperature, args.seed)
     if args.prompt_ids:
         print(args.prompt_ids + generate(model, args.prompt_ids, *options))
         return

@@ -1,13 +1,10 @@
 """Every initialisation, in one table. C is n_embd, L is n_layer.
 
-embed                          normal, 0.02
-learned positions              normal, 0.02
-query, key, value              normal, 0.02
-inputs of the MLP              normal, 0.02
-output, down                   normal, 0.02 / √(2L)     2L of them add up in the residual: keep the sum near 0.02
-untied head                    normal, 0.02
-norms                          weights 1, biases 0
-biases                         0
+embed, query, key, value, inputs of the MLP    normal, 0.02
+learned positions                              normal, 0.02
+untied head                                    normal, 0.02
+output, down           normal, 0.02 / √(2L)    2L of them add up in the residual: keep the sum near 0.02
+norms and biases                               weights 1, biases 0
 """
 
 import torch

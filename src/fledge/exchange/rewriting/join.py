@@ -17,13 +17,10 @@ from fledge.exchange.rewriting.view import View
 def join_answers(view: View) -> Iterator[Change]:
     for function in view.every(ast.FunctionDef):
         match function.body:
-            case [
-                *_,
-                ast.Assign(targets=[ast.Name(id=name)], value=value) as line,
-                ast.Return(ast.Name(id=same) as answer),
-            ]:
-                if name == same and len(view.reads(name, function)) == 1:
-                    yield view.code.without(line), view.code.instead(answer, value)
+            case [*_, ast.Assign(targets=[ast.Name(id=name)]) as line, ast.Return(ast.Name(id=same)) as last]:
+                if name == same:
+                    start, end = view.code.span(line)[0], view.code.span(line.value)[0]
+                    yield Edit(start, end, "return "), view.code.without(last)
 
 
 def join_functions(view: View) -> Iterator[Change]:
