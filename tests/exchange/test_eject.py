@@ -104,7 +104,7 @@ def imported(tmp_path: Path) -> Callable[[str], ModuleType]:
         spec = importlib.util.spec_from_file_location("ejected", file)
         assert spec
         assert spec.loader
-        module = sys.modules["ejected"] = importlib.util.module_from_spec(spec)
+        module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module
 

@@ -134,9 +134,7 @@ def introduction(plan: Plan) -> str:
     python gpt.py generate --weights trained.safetensors --tokenizer tokenizer.json --prompt 'Once upon a time'
 
 {said}
-"""
-
-from __future__ import annotations'''
+"""'''
 
 
 def heading(document: str, content: str, dropped: set[str]) -> Iterator[str]:

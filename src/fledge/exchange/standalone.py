@@ -116,6 +116,8 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.8, help="generate: 0 takes the best token always")
     parser.add_argument("--seed", type=int, default=0, help="generate: another seed, another text")
     args, plan = parser.parse_args(), TrainConfig()
+    if args.act == "train" and args.text is None:
+        parser.error("say what to learn from")
 
     model = build(ModelConfig(), plan.seed)
     if args.weights:
