@@ -126,14 +126,16 @@ START = f'if __name__ == "__main__":\n    {ROOT}()\n'
 
 
 def introduction(plan: Plan) -> str:
-    said = f"Its parts: {plan.parts}. The weights of a run of fledge fit (model.safetensors). Written by fledge"
-    said = textwrap.fill(f"{said} {__version__} from its own sources, and under their licence: MIT.", WIDTH)
+    said = (
+        f"Its parts: {plan.parts}. It takes the weights of a run of fledge, model.safetensors. Written by fledge"
+        f" {__version__} from its own sources, and under their licence: MIT. Needs torch, numpy, safetensors, tokenizers."
+    )
     return f'''"""{plan.title}: a GPT of {parameters(plan.model):,} parameters, whole in one file.
 
     python gpt.py train book.txt --tokenizer tokenizer.json --out trained.safetensors
     python gpt.py generate --weights trained.safetensors --tokenizer tokenizer.json --prompt 'Once upon a time'
 
-{said}
+{textwrap.fill(said, WIDTH)}
 """'''
 
 
