@@ -36,9 +36,9 @@ def common_arguments(parser: Parser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
-def _settings_argument(parser: Parser) -> None:
+def _settings_argument(parser: Parser, which: str) -> None:
     # Listed for the reader; the words themselves are taken by parse_known_args.
-    parser.add_argument("--section.key", dest="_", metavar="VALUE", help="any setting, e.g. --train.steps 500")
+    parser.add_argument("--section.key", dest="_", metavar="VALUE", help=which)
 
 
 def _demo(parser: Parser) -> None:
@@ -106,8 +106,8 @@ def _prepare(parser: Parser) -> None:
         "--workers", type=_count, metavar="N", help="processes (default: one a core, if it is worth it)"
     )
     parser.add_argument("--engine", choices=["local", "ray"], default="local", help="this machine, or a Ray cluster")
-    parser.add_argument("--address", metavar="HOST:PORT", help="the cluster's (default: one on this machine)")
-    _settings_argument(parser)
+    parser.add_argument("--address", metavar="HOST:PORT", help="the cluster's (default: one is started here meanwhile)")
+    _settings_argument(parser, "of [data] or [tokenizer]: see 'fledge train demo --print-config'")
 
 
 def _presets(parser: Parser) -> None:
@@ -121,7 +121,7 @@ def _train(parser: Parser) -> None:
     parser.add_argument("--init", metavar="RUN", help="go on from the model of this run, with its tokenizer")
     parser.add_argument("--run", metavar="NAME", help="name of the run (default: the preset's, numbered)")
     parser.add_argument("--print-config", action="store_true", help="print every setting with its meaning, and stop")
-    _settings_argument(parser)
+    _settings_argument(parser, "any setting, e.g. --train.steps 500")
 
 
 def _run_argument(parser: Parser, many: bool = False) -> None:
@@ -153,7 +153,7 @@ def _generate(parser: Parser) -> None:
 def _eval(parser: Parser) -> None:
     _run_argument(parser)
     parser.add_argument("--split", default="val", help="train, val or test (default: val)")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="another prepared dataset (same tokenizer)")
+    parser.add_argument("--data", metavar="DIR", help="another prepared dataset, also s3://… (same tokenizer)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
 
@@ -196,8 +196,8 @@ VERBS = {
         _prepare,
         (
             "fledge prepare my-notes/ --out data/notes",
-            "fledge prepare 'logs/*.jsonl.gz' --data.field body --data.dedup true --out data/logs",
-            "fledge prepare wikipedia-en:0.1 book.txt --tokenizer.kind gpt2 --out s3://bucket/mixed",
+            "fledge prepare 'logs/*.jsonl.gz' --data.field body --out data/logs",
+            "fledge prepare wikipedia-en:0.1 book.txt --data.dedup true --out s3://b/mixed",
             "fledge train demo --data.path data/notes",
         ),
         settings=True,

@@ -19,7 +19,7 @@ from typing import Literal
 
 from fledge.base.errors import Interrupted, UserError
 from fledge.base.files import PARTIAL, locked, new_folders, remove_partials
-from fledge.datasets import shards
+from fledge.datasets import judge, shards
 from fledge.datasets.config import DataConfig
 from fledge.datasets.division import Division
 from fledge.datasets.engines import Engine
@@ -36,7 +36,7 @@ MANY_DOCUMENTS = 100  # from here on a split by whole documents is fair to every
 LOOKED_AT = 64 << 20  # bytes: in so much text they should show
 TOKENIZER_KEY = f"{WORK}/tokenizer.key"
 NUMBERED = "[0-9]*"  # in WORK: what came of the parts that are finished
-OURS = re.compile(rf"{shards.TOKENIZER}|({'|'.join(shards.SPLITS)})/\d+\.tokens|{re.escape(PARTIAL)}.*")
+OURS = re.compile(rf"{shards.TOKENIZER}|{shards.SHARD.pattern}|{re.escape(PARTIAL)}.*")
 
 By = Literal["document", "tail"]
 
@@ -55,14 +55,15 @@ class Order:
 
 @dataclass(frozen=True)
 class Ahead:
-    """What is known before the long work begins. `left` is in bytes of text, as stored."""
+    """What is known before the long work begins."""
 
     order: Order
     tokenizer: Tokenizer
     by: By
     parts: int
     finished: int
-    left: int
+    left: int  # bytes of text, as stored
+    kept: float  # share of the text that the filters leave
 
 
 class Busy(UserError):
@@ -80,16 +81,16 @@ def build(order: Order, engine: Engine, watch: Watch, ready: Callable[[Ahead], N
         by = how_divided(order.data, order.reading)
         division = Division(by, order.data.val, order.data.test)
         job = Job(order.out, json.dumps(tokenizer.to_json()), order.reading.options, division)
-        parts, dropped = plan(order.reading, Rules.of(order.data), job, place, engine, watch)
+        parts, seen = plan(order.reading, Rules.of(order.data), job, place, engine, watch)
         records = finished(place, parts)
         missing = [part for part in parts if part.number not in records]
         left = sum(part.size for part in missing)
-        ready(Ahead(order, tokenizer, by, len(parts), len(records), left))
+        ready(Ahead(order, tokenizer, by, len(parts), len(records), left, judge.share_kept(seen)))
         with watch("encoding", left) as advance:
             for part, record in engine(partial(make_part, job), missing):
                 records[part.number] = record
                 advance(part.size)
-        complete(order, place, tokenizer, [records[part.number] for part in parts], dropped, by)
+        complete(order, place, tokenizer, [records[part.number] for part in parts], judge.counts(seen), by)
     return True
 
 
@@ -118,8 +119,20 @@ def strangers(place: Place) -> list[str]:
 def claimed(out: str) -> Iterator[Place]:
     """The place is ours, begun or gone on with. Where the work fails, what is finished stays, if anything is."""
     place = open_place(out)
+    with alone(place, out):
+        try:
+            yield place
+        except BaseException as error:
+            if not tidied(place):
+                tell_of_the_rest(error)
+            raise
+
+
+@contextlib.contextmanager
+def alone(place: Place, out: str) -> Iterator[None]:
+    """Nobody else writes into the same folder; an object store knows no locks."""
     if not isinstance(place, Folder):
-        yield place
+        yield
         return
     work, busy = place.path / WORK, Busy(f"another fledge is writing '{out}'", "wait for it, or choose another --out")
     with new_folders(place.path.parent):
@@ -127,21 +140,17 @@ def claimed(out: str) -> Iterator[Place]:
         with locked(work / "lock", busy):
             for folder in (place.path, work):
                 remove_partials(folder)
-            try:
-                yield place
-            except BaseException as error:
-                if not tidied(place):
-                    tell_of_the_rest(error)
-                raise
+            yield
 
 
-def tidied(place: Folder) -> bool:
-    """Whether an attempt that failed has left nothing here, as nothing was finished."""
-    if place.read(shards.MANIFEST) is not None:  # another dataset: only what was just begun beside it goes
-        place.forget_work()
-    elif not any((place.path / WORK).glob(NUMBERED)) and not strangers(place):
-        shutil.rmtree(place.path, ignore_errors=True)
-    return not (place.path / WORK).exists()
+def tidied(place: Place) -> bool:
+    """Whether an attempt that failed has left nothing to go on with. What is far away is let be."""
+    if isinstance(place, Folder):
+        if place.read(shards.MANIFEST) is not None:  # another dataset: only what was just begun beside it goes
+            place.forget_work()
+        elif not any((place.path / WORK).glob(NUMBERED)) and not strangers(place):
+            shutil.rmtree(place.path, ignore_errors=True)
+    return place.read(TOKENIZER_KEY) is None
 
 
 def tell_of_the_rest(error: BaseException) -> None:

@@ -122,7 +122,7 @@ class Remote:
         return True
 
     def write(self, name: str, content: bytes) -> None:
-        with refusals(self.url):
+        with refusals(self.url, "write to"):
             self.system.pipe_file(self._at(name), content)
 
     @contextlib.contextmanager
@@ -131,7 +131,7 @@ class Remote:
             yield Path(folder)
 
     def adopt(self, file: Path, name: str) -> None:
-        with refusals(self.url):
+        with refusals(self.url, "write to"):
             self.system.put_file(str(file), self._at(name))
         file.unlink()
 
@@ -150,11 +150,11 @@ class Remote:
         return {name for name in under if not name.startswith(f"{WORK}/")}
 
     def remove(self, name: str) -> None:
-        with refusals(self.url):
+        with refusals(self.url, "write to"), contextlib.suppress(FileNotFoundError):
             self.system.rm_file(self._at(name))
 
     def forget_work(self) -> None:
-        with refusals(self.url), contextlib.suppress(FileNotFoundError):
+        with refusals(self.url, "write to"), contextlib.suppress(FileNotFoundError):
             self.system.rm(self._at(WORK), recursive=True)
 
 

@@ -14,6 +14,7 @@ Shards are memory-mapped: a dataset larger than memory costs no memory.
 
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -34,6 +35,7 @@ HEADER_BYTES = 64
 MANIFEST = "dataset.json"
 TOKENIZER = "tokenizer.json"
 SPLITS = ("train", "val", "test")
+SHARD = re.compile(rf"({'|'.join(SPLITS)})/[0-9]+\.tokens")  # what prepare calls them
 
 
 def id_type(vocab_size: int) -> np.dtype[Any]:

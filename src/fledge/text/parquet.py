@@ -25,7 +25,7 @@ def opened(source: Input) -> Iterator[Any]:
 
     with open_stored(source) as stored:
         try:
-            file = pq.ParquetFile(stored, pre_buffer=False, buffer_size=1 << 20)
+            file = pq.ParquetFile(stored, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"'{source.name}' is damaged: {_first_line(error)}", DAMAGED) from None
         yield file

@@ -129,6 +129,10 @@ def _local(path: Path) -> list[Path]:
         return [path]
     if path.is_dir():
         root, found = path, path.rglob("*")
+    elif path.exists():
+        raise UserError(f"'{path}' is a pipe or a device: text is read more than once", "save it in a file first")
+    elif any("**" in part != "**" for part in path.parts):
+        raise UserError(f"'{path}': ** stands for whole folders", "write it between slashes: logs/**/*.txt")
     else:
         plain = next(i for i, part in enumerate(path.parts) if WILD.search(part))
         root = Path(*path.parts[:plain])

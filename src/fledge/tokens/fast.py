@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, trainers
 
 from fledge.tokens import bytelevel, turbo
-from fledge.tokens.bytelevel import ALPHABET, BYTE_OF, spell, utf8, well_formed
+from fledge.tokens.bytelevel import ALPHABET, BYTE_OF, learnable, spell, utf8, well_formed
 from fledge.tokens.document import outside
 from fledge.tokens.spelling import spelling
 
@@ -143,7 +143,7 @@ def train_here(texts: Iterable[str], vocab_size: int, special: str | None, patte
         initial_alphabet=sorted(BYTE_OF),
         special_tokens=[special] if special else [],
     )
-    library.train_from_iterator(map(well_formed, texts), trainer)
+    library.train_from_iterator(learnable(texts), trainer)
     return FastTokenizer(json.loads(library.to_str()))
 
 
