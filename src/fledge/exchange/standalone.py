@@ -57,7 +57,7 @@ def train(model: GPT, data: Iterable[Tensor], steps: int) -> Iterator[float]:
         for group in optimizer.param_groups:
             group["lr"] = optim.lr * multiplier(optim, step, steps)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         yield float(sum(losses))
 
 
