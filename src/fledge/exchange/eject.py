@@ -127,8 +127,9 @@ START = f'if __name__ == "__main__":\n    {ROOT}()\n'
 
 def introduction(plan: Plan) -> str:
     said = (
-        f"Its parts: {plan.parts}. It takes the weights of a run of fledge, model.safetensors. Written by fledge"
-        f" {__version__} from its own sources, and under their licence: MIT. Needs torch, numpy, safetensors, tokenizers."
+        f"Its parts: {plan.parts}. It takes the weights of a run of fledge, model.safetensors."
+        f" Written by fledge {__version__} from its own sources, and under their licence: MIT."
+        " Needs torch, numpy, safetensors and tokenizers."
     )
     return f'''"""{plan.title}: a GPT of {parameters(plan.model):,} parameters, whole in one file.
 

@@ -97,4 +97,4 @@ def _is_asked(view: View, owner: str, name: str) -> bool:
     real = view.knowledge.names[owner]
     assert isinstance(real, type)
     theirs = (kind for kind in real.__mro__ if not is_ours(kind))
-    return any(node.attr == name for node in view.every(ast.Attribute)) or any(hasattr(kind, name) for kind in theirs)
+    return _is_read(view, owner, name) or any(hasattr(kind, name) for kind in theirs)
