@@ -63,7 +63,7 @@ class Knowledge:
                 return None if truth is None else self.values(body if truth else otherwise, scope)
             case ast.BinOp(left=left, op=ast.Pow(), right=right):
                 bases, powers = self.values(left, scope), self.values(right, scope)
-                return [bases[0] ** powers[0]] if alike(bases) and alike(powers) else None
+                return [bases[0] ** powers[0]] if is_number(bases) and is_number(powers) else None
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 truth = self.truth(operand, scope)
                 return None if truth is None else [not truth]
@@ -156,11 +156,15 @@ def alike(values: Values) -> TypeGuard[list[Any]]:
     return all(type(value) is type(values[0]) and value == values[0] for value in values)
 
 
+def is_number(values: Values) -> TypeGuard[list[Any]]:
+    return alike(values) and isinstance(values[0], int | float)
+
+
 def compared(left: Values, order: ast.cmpop, right: Values) -> Values:
     if not left or not right:
         return None
     match order:
-        case ast.Lt() | ast.LtE() | ast.Gt() | ast.GtE() if alike(left) and alike(right):
+        case ast.Lt() | ast.LtE() | ast.Gt() | ast.GtE() if is_number(left) and is_number(right):
             return [ORDERS[type(order)](left[0], right[0])]
         case ast.In() if isinstance(right[0], tuple):
             return [value in right[0] for value in left]
