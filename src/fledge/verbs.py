@@ -176,7 +176,7 @@ def _import(parser: Parser) -> None:
 def _eject(parser: Parser) -> None:
     parser.add_argument("model", metavar="PRESET|RUN", help="a run comes before a preset or FILE.toml of its name")
     parser.add_argument("--out", required=True, metavar="FILE", help="a new file: gpt.py")
-    _settings_argument(parser, "of the model, e.g. --model.n_layer 4")
+    _settings_argument(parser, "of a preset: any setting, e.g. --model.n_layer 6")
 
 
 VERBS = {

@@ -126,18 +126,18 @@ START = f'if __name__ == "__main__":\n    {ROOT}()\n'
 
 
 def introduction(plan: Plan) -> str:
-    made = textwrap.fill(f"Its parts: {plan.parts}. The weights of a run of fledge fit: model.safetensors.", WIDTH)
+    said = (
+        f"Its parts: {plan.parts}. It takes the weights of a run of fledge, model.safetensors."
+        f" Written by fledge {__version__} from its own sources, and under their licence: MIT."
+        " Needs torch, numpy, safetensors and tokenizers."
+    )
     return f'''"""{plan.title}: a GPT of {parameters(plan.model):,} parameters, whole in one file.
 
     python gpt.py train book.txt --tokenizer tokenizer.json --out trained.safetensors
     python gpt.py generate --weights trained.safetensors --tokenizer tokenizer.json --prompt 'Once upon a time'
 
-{made}
-Written by fledge {__version__} from its own sources, under their licence, MIT. It needs torch,
-numpy and safetensors, and tokenizers for text.
-"""
-
-from __future__ import annotations'''
+{textwrap.fill(said, WIDTH)}
+"""'''
 
 
 def heading(document: str, content: str, dropped: set[str]) -> Iterator[str]:
@@ -148,7 +148,8 @@ def heading(document: str, content: str, dropped: set[str]) -> Iterator[str]:
     for rows in map(str.splitlines, others):
         if all(re.search(r"^ {2}|\S {2}| → ", row) for row in rows):
             kept = [row for row in rows if is_about(row.split()[0], content, dropped)]
-            yield from (f"# {row}" if len(kept) > 1 else f"# {re.sub(' {3,}', '   ', row)}" for row in kept)
+            aligned = kept if len(kept) > 1 else [re.sub(r"(?<=\S) {3,}", "   ", row) for row in kept]
+            yield from (f"# {row}" for row in aligned)
 
 
 def is_about(subject: str, content: str, dropped: set[str]) -> bool:

@@ -41,7 +41,8 @@ def train(model: GPT, data: Iterable[Tensor], steps: int) -> Iterator[float]:
     plan, optim, device = TrainConfig(), OptimConfig(), model.embed.weight.device
     machine = Machine("cuda", "bfloat16") if device.type == "cuda" else Machine("cpu", "float32")
     optimizer = build_optimizer(model, optim, machine)
-    torch.manual_seed(plan.seed)  # dropout draws from torch's own generator
+    if ModelConfig().dropout:
+        torch.manual_seed(plan.seed)  # dropout draws from torch's own generator
     model.train()
     for step, tokens in zip(range(steps), data, strict=False):
         losses = []
@@ -56,12 +57,12 @@ def train(model: GPT, data: Iterable[Tensor], steps: int) -> Iterator[float]:
         for group in optimizer.param_groups:
             group["lr"] = optim.lr * multiplier(optim, step, steps)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         yield float(sum(losses))
 
 
 @torch.inference_mode()
-def generate(model: GPT, ids: list[int], count: int, temperature: float, top_k: int | None, seed: int) -> list[int]:
+def generate(model: GPT, ids: list[int], count: int, temperature: float, seed: int) -> list[int]:
     """The tokens that follow; at temperature 0 always the best one."""
     generator = torch.Generator().manual_seed(seed)
     context = model.config.context
@@ -71,8 +72,6 @@ def generate(model: GPT, ids: list[int], count: int, temperature: float, top_k: 
         if len(seen) > context:
             seen = seen[-(context // 2 or 1) :]  # the older half is forgotten
         scores = model(torch.tensor([seen], device=model.embed.weight.device))[0, -1].float().cpu()  # [V]
-        if top_k:
-            scores[scores < scores.topk(top_k).values[-1]] = float("-inf")
         chances = (scores / (temperature or 1.0)).softmax(-1)
         token = int(torch.multinomial(chances, 1, generator=generator) if temperature else scores.argmax())
         seen.append(token)
@@ -83,14 +82,8 @@ def generate(model: GPT, ids: list[int], count: int, temperature: float, top_k: 
 def updates(tokens: int) -> int:
     """How many there are in so many passes over the text."""
     plan, data, shape = TrainConfig(), DataConfig(), ModelConfig()
-    windows = (tokens - 1) // (data.stride or shape.context)
+    windows = max(1, (tokens - 1 - shape.context) // (data.stride or shape.context))
     return max(1, round((plan.epochs or 1) * windows / plan.batch))
-
-
-def open_tokenizer(file: str) -> Any:
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_file(file)
 
 
 def read(file: Path, tokenizer: str) -> NDArray[Any]:
@@ -100,7 +93,10 @@ def read(file: Path, tokenizer: str) -> NDArray[Any]:
     if file.suffix == ".tokens":  # fledge's own: a header tells how many bytes an id has, and how many ids there are
         _, width, count = map(int, np.fromfile(file, dtype="<u8", count=3))
         return np.memmap(file, dtype=f"<u{width}", mode="r", offset=64, shape=(count,))
-    return np.array(open_tokenizer(tokenizer).encode(file.read_text(encoding="utf-8"), add_special_tokens=False).ids)
+    from tokenizers import Tokenizer
+
+    cut = Tokenizer.from_file(tokenizer).encode(file.read_text(encoding="utf-8"), add_special_tokens=False)
+    return np.array(cut.ids)
 
 
 def main() -> None:
@@ -118,9 +114,10 @@ def main() -> None:
     parser.add_argument("--prompt-ids", type=int, nargs="+", help="generate: the same, without a tokenizer")
     parser.add_argument("--tokens", type=int, default=200, help="generate: how many")
     parser.add_argument("--temperature", type=float, default=0.8, help="generate: 0 takes the best token always")
-    parser.add_argument("--top-k", type=int, help="generate: choose among so many")
     parser.add_argument("--seed", type=int, default=0, help="generate: another seed, another text")
     args, plan = parser.parse_args(), TrainConfig()
+    if args.act == "train" and args.text is None:
+        parser.error("say what to learn from")
 
     model = build(ModelConfig(), plan.seed)
     if args.weights:
@@ -133,10 +130,12 @@ def main() -> None:
             print(f"step {step:,} of {steps:,}: loss {loss:.4f}", flush=True)
         save_model(model, args.out)
         return
-    options = (args.tokens, args.temperature, args.top_k, args.seed)
+    options = (args.tokens, args.temperature, args.seed)
     if args.prompt_ids:
         print(args.prompt_ids + generate(model, args.prompt_ids, *options))
         return
-    tokenizer = open_tokenizer(args.tokenizer)
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(args.tokenizer)
     prompt = tokenizer.encode(args.prompt, add_special_tokens=False).ids
     print(tokenizer.decode(prompt + generate(model, prompt, *options)))

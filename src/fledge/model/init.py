@@ -1,12 +1,10 @@
 """Every initialisation, in one table. C is n_embd, L is n_layer.
 
-embed                          normal, 0.02
-learned positions              normal, 0.02
-query, key, value, up, gate    normal, 0.02
-output, down                   normal, 0.02 / √(2L)     2L of them add up in the residual: keep the sum near 0.02
-untied head                    normal, 0.02
-norms                          weights 1, biases 0
-biases                         0
+embed, query, key, value, inputs of the MLP    normal, 0.02
+learned positions                              normal, 0.02
+untied head                                    normal, 0.02
+output, down           normal, 0.02 / √(2L)    2L of them add up in the residual: keep the sum near 0.02
+norms and biases                               weights 1, biases 0
 """
 
 import torch
@@ -37,11 +35,10 @@ def initialise(model: GPT, generator: torch.Generator) -> None:
         normal(model.positions.weight)
     for block in model.blocks:
         assert isinstance(block, Block)
-        for linear in (block.attention.query, block.attention.key, block.attention.value):
+        attention, mlp = block.attention, block.mlp
+        for linear in (attention.query, attention.key, attention.value, *mlp.inputs()):
             normal(linear.weight)
-        for linear in block.mlp.inputs():
-            normal(linear.weight)
-        for linear in (block.attention.output, block.mlp.down):
+        for linear in (attention.output, mlp.down):
             normal(linear.weight, STD / (2 * model.config.n_layer) ** 0.5)
     if not model.config.tied:
         normal(model.head.weight)

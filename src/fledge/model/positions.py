@@ -17,10 +17,8 @@ SINUSOIDAL_BASE = 10_000.0
 
 
 def waves(places: int, width: int, base: float) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of place / base^(2i/width), for each i below width/2: from fast to slow. [places, width/2]
-
-    Computed on the CPU and in double precision, so that they are the same numbers wherever the model is built.
-    """
+    """Cosine and sine of place / base^(2i/width), for each i below width/2: from fast to slow. [places, width/2]"""
+    # On the CPU and in double precision, so that they are the same numbers wherever the model is built.
     place = torch.arange(places, dtype=torch.float64, device="cpu")
     speed = base ** -(torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width)
     angle, here = torch.outer(place, speed), torch.get_default_device()

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fledge.exchange.rewriting.code import Change, Edit
-from fledge.exchange.rewriting.knowledge import alike
+from fledge.exchange.rewriting.knowledge import Figure, alike
 from fledge.exchange.rewriting.view import View
 
 # What torch says of its kernels in words only.
@@ -103,14 +103,8 @@ def _literal(view: View, node: ast.AST) -> str | None:
     value = values[0]
     if isinstance(value, str):
         return json.dumps(value)
-    absent = value == 0 and _is_of_the_model(view, node)
+    absent = value == 0 and not isinstance(value, Figure)
     return repr(value) if value is None or isinstance(value, bool) or absent else None
-
-
-def _is_of_the_model(view: View, node: ast.AST) -> bool:
-    """In the settings of training a zero is a number like others."""
-    bases = view.values(node.value) if isinstance(node, ast.Attribute) else None
-    return bases is not None and all(type(base).__module__.startswith("fledge.model.") for base in bases)
 
 
 def _name_of_ours(view: View, node: ast.AST) -> str | None:

@@ -46,8 +46,10 @@ def forget_variables(view: View) -> Iterator[Change]:
                 case ast.Assign(targets=[ast.Name(id=name)]) if not view.reads(name, function):
                     yield (view.code.without(node),)
                 case ast.Assign(targets=[ast.Tuple(elts=names) as left], value=ast.Tuple(elts=values) as right):
-                    kept = [place for place, name in enumerate(names) if view.reads(view.code.of(name), function)]
-                    if len(kept) < len(names):
+                    kept = [place for place, name in enumerate(names) if not _is_unread(view, name, function)]
+                    if not kept:
+                        yield (view.code.without(node),)
+                    elif len(kept) < len(names):
                         yield tuple(
                             view.code.instead(both, *(parts[place] for place in kept), joint=ast.Tuple(elts=[]))
                             for both, parts in ((left, names), (right, values))
@@ -55,6 +57,10 @@ def forget_variables(view: View) -> Iterator[Change]:
                 case ast.For(target=ast.Tuple(elts=[one, other]) as pair, iter=ast.Call(args=[several, _]) as zipped):
                     if not view.reads(view.code.of(other), *node.body):
                         yield view.code.instead(pair, one), view.code.instead(zipped, several)
+
+
+def _is_unread(view: View, name: ast.expr, function: ast.FunctionDef) -> bool:
+    return isinstance(name, ast.Name) and not view.reads(name.id, function)
 
 
 def forget_definitions(view: View) -> Iterator[Change]:
@@ -91,4 +97,4 @@ def _is_asked(view: View, owner: str, name: str) -> bool:
     real = view.knowledge.names[owner]
     assert isinstance(real, type)
     theirs = (kind for kind in real.__mro__ if not is_ours(kind))
-    return any(node.attr == name for node in view.every(ast.Attribute)) or any(hasattr(kind, name) for kind in theirs)
+    return _is_read(view, owner, name) or any(hasattr(kind, name) for kind in theirs)

@@ -6,6 +6,7 @@ the answer is None. Runs nothing: names, attributes, tables and comparisons are 
 """
 
 import ast
+import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from types import FunctionType, ModuleType
@@ -19,8 +20,13 @@ from fledge.exchange.rewriting.scopes import bindings
 Values = list[Any] | None  # everything that an expression can be; None: nobody knows
 Scope = dict[str, Values]  # the names of a function
 
+ORDERS = {ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge}
 CHOICES = (str, bool, type(None), int, float, FunctionType, type)
 CHANGING = frozenset(vars(nn.Module()))  # what every module has, `training` among it
+
+
+class Figure(float):
+    """A number from the settings of training, where zero is a number like others and no part that is missing."""
 
 
 class Knowledge:
@@ -55,6 +61,9 @@ class Knowledge:
             case ast.IfExp(test=test, body=body, orelse=otherwise):
                 truth = self.truth(test, scope)
                 return None if truth is None else self.values(body if truth else otherwise, scope)
+            case ast.BinOp(left=left, op=ast.Pow(), right=right):
+                bases, powers = self.values(left, scope), self.values(right, scope)
+                return [bases[0] ** powers[0]] if is_number(bases) and is_number(powers) else None
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 truth = self.truth(operand, scope)
                 return None if truth is None else [not truth]
@@ -62,8 +71,8 @@ class Knowledge:
                 return [False]
             case ast.Compare() if (fact := self.facts.get(ast.unparse(node))) is not None:
                 return [fact]
-            case ast.Compare(left=left, ops=[operator], comparators=[right]):
-                return compared(self.values(left, scope), operator, self.values(right, scope))
+            case ast.Compare(left=left, ops=[order], comparators=[right]):
+                return compared(self.values(left, scope), order, self.values(right, scope))
         return None
 
     def truth(self, node: ast.AST, scope: Scope) -> bool | None:
@@ -117,12 +126,20 @@ def is_ours(kind: type) -> bool:
     return kind.__module__.startswith("fledge.")
 
 
+def is_of_the_model(kind: type) -> bool:
+    return kind.__module__.startswith("fledge.model.")
+
+
 def all_are(values: list[Any], kind: type) -> bool:
     return all(isinstance(value, kind) for value in values)
 
 
 def attributes(values: Values, name: str) -> Values:
-    return [getattr(value, name) for value in values] if values and all(has(value, name) for value in values) else None
+    if not values or not all(has(value, name) for value in values):
+        return None
+    found = [getattr(value, name) for value in values]
+    trains = not any(isinstance(value, ModuleType) or is_of_the_model(type(value)) for value in values)
+    return [Figure(each) if trains and type(each) in (int, float) else each for each in found]
 
 
 def has(value: object, name: str) -> bool:
@@ -139,14 +156,20 @@ def alike(values: Values) -> TypeGuard[list[Any]]:
     return all(type(value) is type(values[0]) and value == values[0] for value in values)
 
 
-def compared(left: Values, operator: ast.cmpop, right: Values) -> Values:
+def is_number(values: Values) -> TypeGuard[list[Any]]:
+    return alike(values) and isinstance(values[0], int | float)
+
+
+def compared(left: Values, order: ast.cmpop, right: Values) -> Values:
     if not left or not right:
         return None
-    match operator:
+    match order:
+        case ast.Lt() | ast.LtE() | ast.Gt() | ast.GtE() if is_number(left) and is_number(right):
+            return [ORDERS[type(order)](left[0], right[0])]
         case ast.In() if isinstance(right[0], tuple):
             return [value in right[0] for value in left]
         case ast.Is() | ast.IsNot() if right == [None]:
-            return [(value is None) is isinstance(operator, ast.Is) for value in left]
+            return [(value is None) is isinstance(order, ast.Is) for value in left]
         case ast.Eq() | ast.NotEq() if alike(left) and alike(right):
-            return [(left[0] == right[0]) is isinstance(operator, ast.Eq)]
+            return [(left[0] == right[0]) is isinstance(order, ast.Eq)]
     return None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from fledge.exchange.rewriting.code import Change, Code
 from fledge.exchange.rewriting.decide import decide, leave_defaults_out, skip
 from fledge.exchange.rewriting.forget import forget_attributes, forget_definitions, forget_members, forget_variables
-from fledge.exchange.rewriting.join import join_bases, join_functions, join_layers
+from fledge.exchange.rewriting.join import join_answers, join_bases, join_functions, join_layers, join_methods
 from fledge.exchange.rewriting.knowledge import Knowledge
 from fledge.exchange.rewriting.parameters import forget_parameters
 from fledge.exchange.rewriting.view import View
@@ -23,7 +23,9 @@ RULES: tuple[Callable[[View], Iterable[Change]], ...] = (
     forget_variables,
     forget_members,
     forget_parameters,
+    join_answers,
     join_functions,
+    join_methods,
     join_bases,
     join_layers,
 )

@@ -39,7 +39,10 @@ def one_line(text: str) -> str:
     """What stands on several lines, on one."""
     joined, *rows = map(str.strip, text.splitlines())
     for row in rows:
-        joined += row if joined[-1] in "([{" or row[0] in ")]}" else f" {row}"
+        if row[0] in ")]}":
+            joined = joined.removesuffix(",") + row
+        else:
+            joined += row if joined[-1] in "([{" else f" {row}"
     return joined
 
 

@@ -4,8 +4,11 @@ import ast
 from collections.abc import Iterator
 from typing import Any
 
+from fledge.exchange.rewriting.calls import Called
 from fledge.exchange.rewriting.code import Code
 from fledge.exchange.rewriting.knowledge import Knowledge, Values
+
+ROUNDS = 3  # how many functions deep what is given is followed
 
 
 class View:
@@ -19,6 +22,9 @@ class View:
         for name in self.every(ast.Name):
             if isinstance(name.ctx, ast.Load):
                 self._reads.setdefault(name.id, []).append(name)
+        self.called = list(self._called())
+        for _ in range(ROUNDS):
+            self._follow_what_is_given()
 
     def values(self, node: ast.AST) -> Values:
         return self.knowledge.values(node, self.scopes[node])
@@ -47,3 +53,37 @@ class View:
         """Whether an expression may be an object of this class."""
         values = self.values(node)
         return values is None or any(value is example for value in values for example in self.examples(owner))
+
+    def _called(self) -> Iterator[Called]:
+        """Not those that somebody passes on, or builds upon."""
+        for name, function in self.functions.items():
+            if len(self.reads(name)) == len(self.calls(name)):
+                yield Called(function, self.calls(name))
+        for name, definition in self.classes.items():
+            is_base = any(isinstance(self.code.parents[read], ast.ClassDef) for read in self.reads(name))
+            for method in definition.body:
+                if isinstance(method, ast.FunctionDef) and not is_base:
+                    of_method = self.calls(name) if method.name == "__init__" else self._calls_of(name, method.name)
+                    yield Called(method, of_method)
+
+    def _calls_of(self, owner: str, method: str) -> list[ast.Call]:
+        """Of a method, by objects of the class. A module is called by itself, which is its `forward`."""
+        found = []
+        for call in self.every(ast.Call):
+            named = isinstance(call.func, ast.Attribute) and call.func.attr == method
+            caller = call.func if method == "forward" else call.func.value if named else None
+            if caller and self.values(caller) and self.may_be(caller, owner):
+                found.append(call)
+        return found
+
+    def _follow_what_is_given(self) -> None:
+        """What a parameter is in all calls is known within the function."""
+        for called in self.called:
+            scope = self.scopes[called.function.body[0]]
+            for parameter in called.parameters:
+                if scope.get(parameter.arg) is None and called.calls and not called.is_rebound(parameter):
+                    given = [called.value(call, parameter) for call in called.calls]
+                    values = [self.values(value) if value else None for value in given]
+                    known = [each for each in values if each is not None]
+                    if len(known) == len(values):
+                        scope[parameter.arg] = [value for each in known for value in each]
