@@ -26,19 +26,22 @@ from common import machine, versions
 from fledge.text import sources
 from fledge.tokens import gpt2
 
-PIECE = 1 << 20
+PIECE = 1 << 16  # what prepare hands it at a time, too; it is faster so than with a MiB
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpt2", type=Path, required=True)
     parser.add_argument("--megabytes", type=int, default=5000)
+    parser.add_argument("--only", choices=["txt", "jsonl"], help="one of the two files (default: both)")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--folder", type=Path, required=True, help="where the text and the dataset may lie for a while")
     args = parser.parse_args()
     print(machine(), "|", versions("gigatoken", "tokenizers"))
     args.folder.mkdir(parents=True, exist_ok=True)
     for file, jsonl in ((args.folder / "text.txt", False), (args.folder / "text.jsonl", True)):
+        if args.only and args.only != file.suffix[1:]:
+            continue
         generate(file, args.megabytes * 1_000_000, jsonl)
         compare(file, args.gpt2, args.rounds)
         file.unlink()
@@ -53,6 +56,8 @@ def generate(file: Path, size: int, jsonl: bool) -> None:
                 marked = mark(text, copy)
                 out.write(json.dumps({"text": marked}, ensure_ascii=False) + "\n" if jsonl else marked)
             copy += 1
+        out.flush()
+        os.fsync(out.fileno())  # or the disk would still be busy with it while `prepare` works
 
 
 def mark(text: str, number: int) -> str:

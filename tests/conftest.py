@@ -1,5 +1,7 @@
 """For all tests: properties are judged by what they say, never by how fast this machine is today."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import settings
@@ -11,3 +13,28 @@ settings.load_profile("fledge")
 @pytest.fixture(autouse=True)
 def the_same_chance_every_time() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """An empty bucket of a real S3 server on this machine; processes that tests start find it, too."""
+    s3fs = pytest.importorskip("s3fs")
+    moto = pytest.importorskip("moto.server")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "testing",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "no_proxy": "*",
+        }.items():
+            patch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        s3fs.S3FileSystem().mkdir("duck")
+        yield "s3://duck"
+        s3fs.S3FileSystem().rm("duck", recursive=True)
+        s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()

@@ -36,9 +36,9 @@ def common_arguments(parser: Parser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
-def _settings_argument(parser: Parser) -> None:
+def _settings_argument(parser: Parser, which: str) -> None:
     # Listed for the reader; the words themselves are taken by parse_known_args.
-    parser.add_argument("--section.key", dest="_", metavar="VALUE", help="any setting, e.g. --train.steps 500")
+    parser.add_argument("--section.key", dest="_", metavar="VALUE", help=which)
 
 
 def _demo(parser: Parser) -> None:
@@ -75,6 +75,7 @@ def _tokenizer(parser: Parser) -> None:
     report.add_argument("sources", nargs="+", metavar="SOURCE")
     for sub in (train, report):
         sub.add_argument("--gpt2", type=Path, metavar="DIR", help="where GPT-2's vocab.bpe and encoder.json are")
+        sub.add_argument("--field", default="text", metavar="NAME", help="jsonl, parquet: what holds the text (text)")
     examples = {
         train: "train book.txt --out book.json",
         show: "show book.json 'Once upon a time'",
@@ -106,8 +107,8 @@ def _prepare(parser: Parser) -> None:
         "--workers", type=_count, metavar="N", help="processes (default: one a core, if it is worth it)"
     )
     parser.add_argument("--engine", choices=["local", "ray"], default="local", help="this machine, or a Ray cluster")
-    parser.add_argument("--address", metavar="HOST:PORT", help="the cluster's (default: one on this machine)")
-    _settings_argument(parser)
+    parser.add_argument("--address", metavar="HOST:PORT", help="the cluster's (default: one is started here meanwhile)")
+    _settings_argument(parser, "of [data] or [tokenizer]: see 'fledge train demo --print-config'")
 
 
 def _presets(parser: Parser) -> None:
@@ -121,7 +122,7 @@ def _train(parser: Parser) -> None:
     parser.add_argument("--init", metavar="RUN", help="go on from the model of this run, with its tokenizer")
     parser.add_argument("--run", metavar="NAME", help="name of the run (default: the preset's, numbered)")
     parser.add_argument("--print-config", action="store_true", help="print every setting with its meaning, and stop")
-    _settings_argument(parser)
+    _settings_argument(parser, "any setting, e.g. --train.steps 500")
 
 
 def _run_argument(parser: Parser, many: bool = False) -> None:
@@ -153,7 +154,7 @@ def _generate(parser: Parser) -> None:
 def _eval(parser: Parser) -> None:
     _run_argument(parser)
     parser.add_argument("--split", default="val", help="train, val or test (default: val)")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="another prepared dataset (same tokenizer)")
+    parser.add_argument("--data", metavar="DIR", help="another prepared dataset, also s3://… (same tokenizer)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
 
 
@@ -170,6 +171,12 @@ def _import(parser: Parser) -> None:
     parser.add_argument("--out", metavar="RUN", help="name or path of the new run (default: the source's name)")
     parser.add_argument("--tokenizer", metavar="FILE", help="its tokenizer.json, where the source has none; or gpt2")
     parser.add_argument("--characters", metavar="TEXT", help="the text whose characters are its vocabulary (nanoGPT)")
+
+
+def _eject(parser: Parser) -> None:
+    parser.add_argument("model", metavar="PRESET|RUN", help="a run comes before a preset or FILE.toml of its name")
+    parser.add_argument("--out", required=True, metavar="FILE", help="a new file: gpt.py")
+    _settings_argument(parser, "of a preset: any setting, e.g. --model.n_layer 6")
 
 
 VERBS = {
@@ -190,8 +197,8 @@ VERBS = {
         _prepare,
         (
             "fledge prepare my-notes/ --out data/notes",
-            "fledge prepare 'logs/*.jsonl.gz' --data.field body --data.dedup true --out data/logs",
-            "fledge prepare wikipedia-en:0.1 book.txt --tokenizer.kind gpt2 --out s3://bucket/mixed",
+            "fledge prepare 'logs/*.jsonl.gz' --data.field body --out data/logs",
+            "fledge prepare wikipedia-en:0.1 book.txt --data.dedup true --out s3://b/mixed",
             "fledge train demo --data.path data/notes",
         ),
         settings=True,
@@ -233,6 +240,15 @@ VERBS = {
             "fledge export hamlet@best --to gguf --dtype q8_0 --out hamlet",
         ),
     ),
+    "eject": Verb(
+        "a model as one readable file that needs no fledge",
+        _eject,
+        (
+            "fledge eject hamlet --out gpt.py",
+            "fledge eject gpt2 --model.n_layer 6 --out half.py",
+        ),
+        settings=True,
+    ),
     "import": Verb(
         "other programs' models → a run",
         _import,
@@ -248,5 +264,5 @@ JOURNEY = {
     "begin": ["demo", "doctor"],
     "text": ["corpora", "tokenizer", "prepare"],
     "train": ["presets", "train", "resume", "runs", "plot"],
-    "use": ["generate", "eval", "export", "import"],
+    "use": ["generate", "eval", "export", "import", "eject"],
 }

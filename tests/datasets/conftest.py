@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from fledge.datasets import engines, part, plan
@@ -16,6 +17,7 @@ from fledge.datasets.engines import Engine, Work
 from fledge.datasets.shards import Dataset, open_dataset
 from fledge.recipes.prepare import order_of
 from fledge.text import formats, jsonl, plain
+from fledge.text.inputs import is_url
 from fledge.tokens.config import TokenizerConfig
 
 CHAR = TokenizerConfig(kind="char")
@@ -44,7 +46,8 @@ class Maker:
         self, *sources: object, out: str = "out", tokenizer: TokenizerConfig = CHAR, separator: str = "", **data: Any
     ) -> Order:
         named = [str(self.folder / str(source)) for source in sources]
-        order = order_of(named, DataConfig(separator=separator, **data), tokenizer, str(self.folder / out))
+        place = out if is_url(out) else str(self.folder / out)
+        order = order_of(named, DataConfig(separator=separator, **data), tokenizer, place)
         return replace(order, facts="a test")  # and not what the folder is called
 
     def __call__(self, order: Order, engine: Engine = engines.here) -> dict[str, bytes]:
@@ -58,8 +61,8 @@ class Maker:
         return self.contents(order)
 
     def contents(self, order: Order) -> dict[str, bytes]:
-        folder = Path(order.out)
-        return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        system, root = fsspec.core.url_to_fs(order.out)
+        return {name.removeprefix(f"{root}/"): system.cat_file(name) for name in system.find(root)}
 
     def dataset(self, order: Order) -> Dataset:
         self(order)
@@ -68,13 +71,15 @@ class Maker:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Maker:
+    fsspec.filesystem("memory").store.clear()
     return Maker(tmp_path)
 
 
 @pytest.fixture
 def small_parts() -> Iterator[None]:
-    """Each file is a part of its own."""
+    """Each file is a part of its own; and nobody waits for a disk."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
         patch.setattr(plan, "LEAST", 1)
         patch.setattr(plan, "MOST", 1)
         yield

@@ -1,8 +1,9 @@
 """However it came about, the dataset is the same; and nothing of anybody else's is touched."""
 
 import json
+import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,10 @@ import pytest
 from fledge.base.errors import Interrupted, UserError
 from fledge.datasets import build as room
 from fledge.datasets import plan
-from fledge.datasets.build import Busy, Order, build
+from fledge.datasets.build import TOKENIZER_KEY, Busy, Order, build
 from fledge.datasets.engines import Engine, Work, here, processes
-from fledge.datasets.place import WORK, Folder
-from fledge.datasets.shards import open_dataset
+from fledge.datasets.place import WORK, Folder, Place, open_place
+from fledge.datasets.shards import TOKENIZER, open_dataset
 from fledge.tokens import tokenizer as tokenizers
 from fledge.tokens.char import CharTokenizer
 from fledge.tokens.config import TokenizerConfig
@@ -67,14 +68,14 @@ def poems(tmp_path: Path, small_parts: None) -> Path:
     folder = tmp_path / "poems"
     folder.mkdir()
     for number in range(PARTS):
-        (folder / f"{number}.txt").write_text(f"poem {number % (PARTS - 1)}: la la, und Käse 🦆\n")
+        (folder / f"{number}.txt").write_text(f"poem: {'la ' * (number % (PARTS - 1))}und Käse 🦆\n")
     return folder
 
 
 @pytest.fixture
 def letters(tmp_path: Path) -> TokenizerConfig:
     """A tokenizer that does not change with the text."""
-    characters = sorted(set("poem 0123456789: la, und Käse 🦆\n!"))
+    characters = sorted(set("a small poem: la und Käse 🦆\n"))
     tokenizers.save(CharTokenizer(characters, "<|endoftext|>"), tmp_path / "letters.json")
     return TokenizerConfig(file=str(tmp_path / "letters.json"))
 
@@ -179,12 +180,17 @@ def test_a_damaged_record_is_not_believed(make: "Maker", poems: Path, damage: An
     assert set(make.made) == {2, PARTS - 1}
 
 
-def test_a_record_whose_shard_is_gone_is_not_believed(make: "Maker", poems: Path) -> None:
+@pytest.mark.parametrize("damage", ["gone", "another byte"])
+def test_a_record_whose_shard_is_not_whole_is_not_believed(make: "Maker", poems: Path, damage: str) -> None:
     order = make.order("poems")
     whole = make(make.order("poems", out="whole"))
     with pytest.raises(Cut):
         make(order, stopped(3))
-    next(Path(order.out).glob("*/00001.tokens")).unlink()
+    shard = next(Path(order.out).glob("*/00001.tokens"))
+    content = shard.read_bytes()
+    shard.unlink()
+    if damage != "gone":
+        shard.write_bytes(content[:-1] + b"#")
     assert make(order) == whole
     assert make.made == [1, 3, 4, 5]
 
@@ -200,31 +206,62 @@ def test_of_a_text_that_changed_only_what_changed_is_made_anew(
     assert found == make(make.order("poems", out="whole", tokenizer=letters))
 
 
+def test_a_change_that_leaves_the_size_is_seen(make: "Maker", poems: Path, letters: TokenizerConfig) -> None:
+    with pytest.raises(Cut):
+        make(make.order("poems", tokenizer=letters, **JUDGED), stopped(2 * PARTS - 1))
+    file = poems / "3.txt"
+    file.write_text(file.read_text().replace("poem", "meop"))
+    found = make(make.order("poems", tokenizer=letters, **JUDGED))
+    assert found == make(make.order("poems", out="whole", tokenizer=letters, **JUDGED))
+
+
+@pytest.mark.parametrize("damage", ["text", "tokenizer", "its key"])
+def test_a_tokenizer_of_another_text_or_a_damaged_one_is_not_believed(make: "Maker", poems: Path, damage: str) -> None:
+    order = make.order("poems")
+    with pytest.raises(Cut):
+        make(order, stopped(2))
+    if damage == "text":
+        (poems / "3.txt").write_text("ein Gedicht")
+    else:
+        file = Path(order.out) / (TOKENIZER if damage == "tokenizer" else TOKENIZER_KEY)
+        file.write_bytes(file.read_bytes()[:-1])
+    assert make(make.order("poems")) == make(make.order("poems", out="whole"))
+
+
 @pytest.mark.parametrize("back", [False, True], ids=["and stays", "and is changed back"])
 @pytest.mark.parametrize(
-    "other",
-    [{"val": 0.5}, {"split_by": "document"}, {"min_length": 2}, {"dedup": True}, {"errors": "strict"}],
+    ("first", "other"),
+    [
+        ({}, {"val": 0.5}),
+        ({}, {"split_by": "document"}),
+        ({}, {"dedup": True}),
+        ({}, {"errors": "strict"}),
+        ({"min_length": 2}, {"min_length": 26}),
+    ],
     ids=str,
 )
+@pytest.mark.parametrize("out", ["out", "memory://duck/out"])
 def test_when_the_settings_change_what_was_made_with_others_is_not_believed(
-    make: "Maker", poems: Path, other: dict[str, Any], back: bool
+    make: "Maker", poems: Path, first: dict[str, Any], other: dict[str, Any], back: bool, out: str
 ) -> None:
     """Also where the new attempt died between a shard and its record."""
 
-    def dies_behind_a_shard(self: Folder, name: str, content: bytes) -> None:
+    kind = type(open_place(out))
+    write = kind.write
+
+    def dies_behind_a_shard(self: Place, name: str, content: bytes) -> None:
         if name.endswith("00001.json"):
             raise Cut
-        write(self, name, content)
+        write(self, name, content)  # type: ignore[arg-type]
 
-    write = Folder.write
     with pytest.raises(Cut):
-        make(make.order("poems"), stopped(3))
+        make(make.order("poems", out=out, **first), stopped(PARTS * bool(first) + 3))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Folder, "write", dies_behind_a_shard)
+        patch.setattr(kind, "write", dies_behind_a_shard)
         with pytest.raises(Cut):
-            make(make.order("poems", **other))
-    data = {} if back else other
-    found = make(make.order("poems", **data))
+            make(make.order("poems", out=out, **other))
+    data = first if back else other
+    found = make(make.order("poems", out=out, **data))
     assert found == make(make.order("poems", out="whole", **data))
 
 
@@ -245,7 +282,12 @@ def test_what_a_killed_process_left_half_written_goes(make: "Maker", poems: Path
         (folder / ".partial-abc").write_bytes(b"half a man")
         (folder / ".partial-staging").mkdir()
         (folder / ".partial-staging" / "train").write_bytes(b"half a shard")
-    assert make(order) == whole
+
+    def looking(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        assert list(Path(order.out).rglob(".partial-*")) == []  # it could be in the way on a small disk
+        return here(work, items)
+
+    assert make(order, looking) == whole
 
 
 def test_what_was_cut_off_while_tidying_up_is_tidied_up_by_the_next(
@@ -271,6 +313,21 @@ def test_done_again_nothing_is_written(make: "Maker", poems: Path) -> None:
     stamps = {path: path.stat().st_mtime_ns for path in Path(order.out).rglob("*")}
     assert make(order, idle) == whole
     assert {path: path.stat().st_mtime_ns for path in Path(order.out).rglob("*")} == stamps
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="this system does not tell the names of open files")
+def test_the_shards_are_on_the_disk_before_the_manifest_says_so(
+    make: "Maker", poems: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[Path] = []
+    monkeypatch.setattr(os, "fsync", lambda file: flushed.append(Path(f"/proc/self/fd/{file}").readlink()))
+    order = make.order("poems")
+    shards = [Path(order.out) / name for name in make(order) if name.endswith(".tokens")]
+    manifest = max(at for at, file in enumerate(flushed) if file.name.startswith(".partial-"))  # under its first name
+    assert flushed[manifest + 1] == Path(order.out)
+    for shard in shards:
+        assert shard in flushed[:manifest]
+        assert shard.parent in flushed[:manifest]
 
 
 # Nobody else's
@@ -362,13 +419,15 @@ def test_interrupted_at_the_keyboard_a_person_hears_what_is_kept(
 
 
 @pytest.mark.parametrize(("filters", "why"), [({"min_length": 99}, "6 too short"), ({"max_length": 2}, "6 too long")])
+@pytest.mark.parametrize("out", ["out", "memory://duck/out"])
 def test_a_text_of_which_nothing_is_left_is_refused_and_leaves_nothing(
-    make: "Maker", poems: Path, filters: dict[str, Any], why: str
+    make: "Maker", poems: Path, filters: dict[str, Any], why: str, out: str
 ) -> None:
-    order = make.order("poems", **filters)
+    order = make.order("poems", out=out, **filters)
     with pytest.raises(UserError, match=rf"nothing is left of the text in '.*poems' \({why}\)") as caught:
         make(order)
     assert caught.value.hint == "loosen the filters of [data]"
+    assert make.contents(order).keys() <= ({"tokenizer.json"} if "memory" in out else set())
     assert not Path(order.out).exists()
 
 
@@ -434,3 +493,13 @@ def test_the_manifest_says_what_was_read_left_out_and_made(make: "Maker", poems:
         for name in ("tokens", "documents"):
             assert split[name] == sum(shard[name] for shard in split["shards"])
     assert sum(split["documents"] for split in manifest["splits"].values()) == PARTS
+
+
+@pytest.mark.parametrize("name", ["train/00000.tokens", "tokenizer.json"])
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_bytes(b"{}")])
+def test_the_same_command_mends_a_dataset_that_was_damaged(
+    make: "Maker", poems: Path, name: str, damage: Callable[[Path], object]
+) -> None:
+    whole = make(make.order(poems))
+    damage(Path(make.order(poems).out) / name)
+    assert make(make.order(poems)) == whole

@@ -143,7 +143,7 @@ def again(tmp_path_factory: pytest.TempPathFactory) -> "Maker":
     return Maker(tmp_path_factory.mktemp("documents"))
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(held=files(text, ["", ":2"]), shares=st.sampled_from(SHARES))
 def test_the_end_of_each_document_is_held_out_and_nothing_is_lost(
     again: "Maker", held: list[File], shares: tuple[float, float]
@@ -155,7 +155,7 @@ def test_the_end_of_each_document_is_held_out_and_nothing_is_lost(
     assert list(found(made).values()) == [[part[at] for part in parts if part[at]] for at in range(3)]
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(held=files(text, ["", ":2"]), shares=st.sampled_from(SHARES))
 def test_whole_documents_are_held_out_and_nothing_is_lost(
     again: "Maker", held: list[File], shares: tuple[float, float]
@@ -170,7 +170,7 @@ def test_whole_documents_are_held_out_and_nothing_is_lost(
     assert all(home[text] == side(text, division) for text in documents if len(text.encode()) <= SHORT)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     held=files(short, ["", ":2", ":0.5"]), least=st.sampled_from([None, 3]), by=st.sampled_from(["tail", "document"])
 )
@@ -192,7 +192,7 @@ def test_what_is_judged_or_shared_out_is_what_a_few_lines_of_python_leave(
     assert made.manifest["dropped"] == {why: count for why, count in counts.items() if count}
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(content=st.text("ab .\nß🦆", min_size=200, max_size=900), shares=st.sampled_from(SHARES), packed=st.booleans())
 def test_a_long_plain_text_over_many_parts_is_one_document(
     again: "Maker", content: str, shares: tuple[float, float], packed: bool

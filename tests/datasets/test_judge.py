@@ -129,6 +129,13 @@ def test_what_was_dropped_is_counted_by_its_reason() -> None:
     assert judge.counts([]) == judge.counts([rows[:1]]) == {}
 
 
+def test_the_share_that_is_kept_is_of_the_text() -> None:
+    rows = np.array([(30, KEPT, 0, 0), (50, SHORT, 0, 0), (20, TWICE, 0, 0)], dtype=judge.SEEN)
+    assert judge.share_kept([rows, rows[:1]]) == 60 / 130
+    assert judge.share_kept([]) == 1
+    assert judge.share_kept([rows[:0]]) == 0
+
+
 def test_what_is_kept_comes_with_the_size_of_its_document() -> None:
     pieces = [
         Piece("a", "1", last=False),

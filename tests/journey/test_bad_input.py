@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fledge.cli import main
+from fledge.datasets import plan
 
 TEXT = "Once upon a time there was a duck, and the duck could write.\n" * 60
 # Should one of these runs begin after all, it is over at once.
@@ -411,6 +412,33 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(
     error, hint = refused(*writes_on(full_disk, what, monkeypatch), watch=full_disk)
     assert "disk is full" in error
     assert "space" in hint
+
+
+@pytest.mark.parametrize("room", [20, 60, 100, 140])
+def test_a_disk_that_fills_up_on_the_way_keeps_what_is_finished(
+    tmp_path: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], room: int
+) -> None:
+    """Once there is space, the same command ends with the same bytes as if there had always been."""
+    monkeypatch.setattr(plan, "LEAST", 1)
+    monkeypatch.setattr(plan, "MOST", 1)  # each file is a part
+    (workplace / "ducks").mkdir()
+    for number in range(9):
+        (workplace / "ducks" / f"{number}.txt").write_text(TEXT * 3 + str(number))
+    prepare = ["prepare", "ducks", "--tokenizer.kind", "char", "--data.min_length", "2", "--out"]
+    assert main([*prepare, "whole"]) == 0
+    with mounted(tmp_path / "disk", "size=512k") as disk:
+        (disk / "filling").write_bytes(b"x" * ((512 - room) << 10))
+        capsys.readouterr()
+        assert main([*prepare, str(disk / "out")]) == 2
+        _, err = capsys.readouterr()
+        assert "error: the disk is full" in err
+        assert err.splitlines()[-1] == "hint: free some space, then run the same command again"
+        finished = len(list(disk.glob("out/.parts/*.json")))
+        assert finished or room < 100
+        (disk / "filling").unlink()
+        assert main([*prepare, str(disk / "out")]) == 0
+        assert (f"{finished} of 9 parts are there already" in capsys.readouterr().err) == (finished > 0)
+        assert listing(disk / "out") == listing(workplace / "whole")
 
 
 @pytest.mark.parametrize("what", ["dataset", "tokenizer", "run", "cache"])

@@ -1,17 +1,30 @@
 """Text → a dataset: the same bytes every time, and nanoGPT's ids and cut."""
 
+import gzip
+import io
 import json
 import os
+import random
+import re
+import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from rich.cells import cell_len
 
 from fledge.base.errors import UserError
+from fledge.cli import main
+from fledge.datasets import plan
+from fledge.datasets.build import claimed
 from fledge.datasets.config import DataConfig
-from fledge.datasets.shards import Dataset
+from fledge.datasets.shards import Dataset, open_dataset
+from fledge.recipes import prepare as recipe
 from fledge.recipes.prepare import ensure, prepare
 from fledge.tokens import tokenizer as tokenizers
 from fledge.tokens.char import CharTokenizer
@@ -186,3 +199,331 @@ def test_a_short_text_can_be_prepared_without_any_setting(tmp_path: Path) -> Non
     (tmp_path / "short.txt").write_text("Once upon a time there was a duck.\n" * 30)
     made = prepare([str(tmp_path / "short.txt")], TokenizerConfig(), DataConfig(val=0.0), tmp_path / "out")
     assert text_of(made, "train") == "Once upon a time there was a duck.\n" * 30
+
+
+# As a person types it
+
+Say = Callable[..., tuple[int, list[str], list[str]]]
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder; each file is a part of its own, the preview is short; and nobody waits for a disk."""
+    folder = tmp_path / "desk"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(plan, "LEAST", 1)
+    monkeypatch.setattr(plan, "MOST", 1)
+    monkeypatch.setattr(recipe, "PROBE", 1 << 10)
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    return folder
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Say:
+    """Calls fledge prepare: how it ended, the lines of stdout and of stderr."""
+
+    def call(*argv: str) -> tuple[int, list[str], list[str]]:
+        capsys.readouterr()
+        code = main(["prepare", *argv])
+        out, err = capsys.readouterr()
+        return code, out.splitlines(), err.splitlines()
+
+    return call
+
+
+LETTERS = "letters.json"
+MADE = ["--tokenizer", LETTERS]
+
+
+def write_letters(folder: Path) -> None:
+    """A tokenizer that does not change with the text."""
+    tokenizers.save(CharTokenizer(sorted(set("abcdefgh \n�")), tokenizers.END_OF_TEXT), folder / LETTERS)
+
+
+def test_a_person_is_told_what_will_be_and_what_has_become_of_it(desk: Path, say: Say) -> None:
+    (desk / "one.txt").write_text("a bad cab, a fed hag\n" * 100)
+    code, out, err = say("one.txt", "--out", "my data", "--tokenizer.kind", "char", "--data.val", "0.1")
+    assert code == 0
+    assert err[:2] == [
+        "1 file, 2.1 KB; held out: the end of each document",
+        "  one.txt                       a·3  ·1 b·4 a·3 d·6  ·1 c·5 a·3 b·4 ,·2  ·1 a·3 …",
+    ]
+    assert re.fullmatch(r"about 2\.1 thousand tokens, 4\.2 KB on disk, 1 s with \d+ at work", err[2])
+    assert len(err) == 3
+    assert out == [
+        "my data: a vocabulary of 12 tokens",
+        "  train          1,891 tokens           1 document      1.9 KB",
+        "  val              211 tokens           1 document       210 B",
+        "done in 1 s; next: fledge train demo --data.path 'my data'",
+    ]
+
+
+def test_what_was_odd_or_left_out_is_told_with_its_number(desk: Path, say: Say) -> None:
+    (desk / "texts").mkdir()
+    for name, content in {
+        "a.txt": b"a bad cab",
+        "b.txt": b"a bad cab",
+        "c.txt": b"",
+        "d.jsonl": b'{"text": "a\\u0000\\ud800\\udfff\\ud800 hag"}\n{"text": null}\n{"text": "bad"}\n',
+        "e.txt": b"\xef\xbb\xbfa fad\r\n\xff\xfe",
+    }.items():
+        (desk / "texts" / name).write_bytes(content)
+    words = ["--tokenizer.kind", "char", "--data.val", "0", "--data.min_length", "4", "--data.dedup", "true"]
+    code, out, _ = say("texts", "--out", "out", *words)
+    assert code == 0
+    assert out[1:-1] == [
+        "  train             29 tokens           3 documents       35 B",
+        "  1 document left out: too short",
+        "  1 document left out: there already",
+        "  2 empty documents, left out",
+        "  2 bytes that were not UTF-8, now '�'",
+        "  1 NUL character, kept",
+        "  1 half of a character, now '�'",
+    ]
+
+
+def test_the_help_fits_a_small_screen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main(["prepare", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 30
+    assert max(map(len, lines)) <= 80
+
+
+def test_with_json_stdout_holds_one_document_and_stderr_the_words(desk: Path, say: Say) -> None:
+    (desk / "one.txt").write_text("a bad cab\n")
+    for again in (False, True):
+        code, out, err = say("one.txt", "--out", "data", "--tokenizer.kind", "char", "--data.val=0", "--json")
+        assert code == 0
+        found = json.loads("\n".join(out))
+        assert found["splits"]["train"] == {"tokens": 11, "documents": 1, "bytes": 10}
+        assert found["folder"] == "data"
+        assert err[0] == ("'data' holds this very dataset already: nothing was done" if again else SEEN_ONCE)
+
+
+SEEN_ONCE = "1 file, 10 B; held out: nothing"
+
+
+def test_no_line_is_wider_than_a_screen_and_a_long_name_shows_its_end(desk: Path, say: Say) -> None:
+    folder = desk / ("deep-" * 20)
+    folder.mkdir()
+    (folder / "鴨.txt").write_text("鴨" * 50)
+    (folder / "long.txt").write_text("Käse 🦆 \x1b[2J" * 50)
+    code, out, err = say(folder.name, "--out", "data", "--data.separator", "🦆")
+    assert code == 0
+    assert [line[:32] for line in err[1:4]] == [
+        "  …-deep-deep-deep-/long.txt@0  ",
+        "  …deep-deep-deep-/long.txt@10  ",
+        "  …deep-deep-deep-/long.txt@25  ",
+    ]
+    assert all(cell_len(line) <= 100 for line in err + out)
+    assert not any("\x1b" in line for line in err)
+
+
+def test_half_a_character_is_shown_as_its_bytes(desk: Path, say: Say) -> None:
+    (desk / "duck.txt").write_text("🦆🧀🦉")
+    _, _, err = say("duck.txt", "--out", "data", "--tokenizer.vocab_size", "257")
+    assert "<f0>·" in err[1]
+
+
+def test_a_few_texts_are_counted_exactly_before_they_are_prepared(desk: Path, say: Say) -> None:
+    (desk / "a.jsonl").write_text('{"text": "a bad cab", "from": "somewhere on the long way"}\n' * 10)
+    _, out, err = say("a.jsonl", "--out", "data", "--tokenizer.kind", "char", "--data.val", "0")
+    assert err[-1].startswith("about 100 tokens, 200 B on disk, ")
+    assert " 100 tokens " in out[1]
+
+
+def test_what_the_filters_leave_out_is_not_in_the_estimate(desk: Path, say: Say) -> None:
+    (desk / "a.jsonl").write_text(('{"text": "a bad cab"}\n' * 2 + '{"text": "hag"}\n' * 2) * 10)
+    _, _, err = say("a.jsonl", "--out", "data", "--tokenizer.kind", "char", "--data.min_length", "4")
+    assert err[-1].startswith("about 210 tokens, ")  # three quarters of 280
+
+
+def test_parts_that_are_there_already_are_told(desk: Path, say: Say) -> None:
+    write_letters(desk)
+    (desk / "texts").mkdir()
+    for name in "ab":
+        (desk / "texts" / f"{name}.txt").write_text(f"{name} bad cab\n" * 200)
+    (desk / "texts" / "c.txt").write_text("zebra")
+    code, _, err = say("texts", "--out", "data", *MADE)
+    assert code == 2
+    assert err[-2].startswith("error: the character 'z' (U+007A)")
+    assert err[-1].endswith("; what is finished is kept, and the same command goes on with it")
+    (desk / "texts" / "c.txt").write_text("a fed")
+    code, _, err = say("texts", "--out", "data", *MADE)
+    assert code == 0
+    assert err[-1] == "2 of 3 parts are there already"
+
+
+@pytest.mark.parametrize("setting", ["corpus", "path", "stride"])
+def test_a_setting_that_plays_no_role_is_refused(desk: Path, say: Say, setting: str) -> None:
+    (desk / "one.txt").write_text("a bad cab")
+    code, _, err = say("one.txt", "--out", "data", f"--data.{setting}", "3")
+    assert code == 2
+    assert err[0] == f"error: data.{setting} plays no role here"
+    assert not (desk / "data").exists()
+
+
+def test_lines_of_windows_are_kept_and_can_separate(desk: Path, say: Say) -> None:
+    (desk / "one.txt").write_bytes(b"a\r\nbad\r\n\r\ncab\r\n")
+    words = [r"--data.separator=\r\n\r\n", "--tokenizer.kind", "char", "--data.val=0"]
+    assert say("one.txt", "--out", "data", *words)[0] == 0
+    made = open_dataset(desk / "data")
+    assert text_of(made, "train") == "a\r\nbadcab\r\n"
+    assert made.manifest["splits"]["train"]["documents"] == 2
+
+
+def test_a_separator_that_is_no_text_is_refused(desk: Path, say: Say) -> None:
+    (desk / "one.txt").write_text("a bad cab")
+    code, _, err = say("one.txt", "--out", "data", "--data.separator", "\udcff")
+    assert (code, err[0]) == (2, r"error: data.separator = '\udcff' is not UTF-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "named", "hinted"),
+    [
+        ("--data.charset koi", "data.charset cannot be 'koi'", "latin-1"),
+        ("--data.charset utf-16", "data.charset cannot be 'utf-16'", "latin-1"),
+        ("--data.charset_share 0", "data.charset_share cannot be 0", "0.9"),
+        ("--data.charset_share 1.5", "data.charset_share cannot be 1.5", "0.9"),
+        ("--data.min_length 0", "data.min_length cannot be 0", "from 1 up"),
+        ("--data.min_length 5 --data.max_length 3", "data.min_length = 5 is more than data.max_length = 3", "change"),
+        ("--data.val 0.5 --data.test 0.5", "leave nothing to train on", "shares"),
+        ("--data.val=-0.1", "leave nothing to train on", "shares"),
+        ("--data.split_by words", "data.split_by cannot be 'words'", "tail"),
+        ("--data.errors ignore", "data.errors cannot be 'ignore'", "strict"),
+        ("--data.dedup maybe", "data.dedup cannot be 'maybe'", "true or false"),
+        ("--data.include *.md", "nothing in 'one.txt' is left", "loosen"),
+        ("--tokenizer.vocab_size 60000", "the text allows only", "ask for fewer"),
+        ("--data.min_length 1000", "nothing is left of the text in 'one.txt' (1 too short)", "loosen the filters"),
+        ("--workers 0", "'0' is not a whole number from 1 up", "--help"),
+        ("--address here:1", "--address is a Ray cluster's", "--engine ray"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_leaves_nothing(
+    desk: Path, say: Say, words: str, named: str, hinted: str
+) -> None:
+    (desk / "one.txt").write_text("a bad cab\n" * 20)
+    code, out, err = say("one.txt", "--out", "data", *words.split())
+    assert (code, out) == (2, [])
+    assert named in err[-2]
+    assert hinted in err[-1]
+    assert [path.name for path in desk.iterdir()] == ["one.txt"]
+
+
+# Files that are damaged, and mended
+
+
+def rows(texts: list[str]) -> bytes:
+    held = io.BytesIO()
+    pq.write_table(pa.table({"text": texts}), held, row_group_size=40, compression="none", write_page_checksum=True)
+    return held.getvalue()
+
+
+def zstd(content: bytes) -> bytes:
+    held = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(held, "zstd") as stream:
+        stream.write(content)
+    return held.getvalue().to_pybytes()
+
+
+HAGS = ["".join(random.Random(n).choices("abcdefgh ", k=99)) + "\n" for n in range(6000)]
+PACKED = {
+    "b.txt.gz": gzip.compress("".join(HAGS).encode()),
+    "b.txt.zst": zstd("".join(HAGS).encode()),
+    "b.parquet": rows(HAGS[:400]),
+    "b.jsonl": "".join(json.dumps({"text": line}) + "\n" for line in HAGS[:9]).encode(),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "named"),
+    [
+        ("b.txt.gz", lambda content: content[: len(content) // 2], "'texts/b.txt.gz' ends too early"),
+        ("b.txt.gz", lambda content: content[:-8] + b"\0" * 8, "'texts/b.txt.gz' is damaged"),
+        ("b.txt.zst", lambda content: content[: len(content) // 2], "'texts/b.txt.zst' ends too early"),
+        ("b.parquet", lambda content: spoiled(content), "'texts/b.parquet' is damaged in row group 5, near row 200"),
+        ("b.jsonl", lambda content: content + b'{"text": "a\n', "'texts/b.jsonl' line 10 is not JSON"),
+        (
+            "b.jsonl",
+            lambda content: content + b'{"id": 3}\n',
+            "line 10 has no field 'text'; it has: 'id'",
+        ),
+        ("b.jsonl", lambda content: content + b'{"text": 7}\n', "line 10: the field 'text' is a number, not text"),
+    ],
+)
+@pytest.mark.parametrize("judged", [False, True])
+def test_a_damaged_file_is_named_and_once_mended_the_same_command_finishes(
+    desk: Path, say: Say, name: str, damage: Callable[[bytes], bytes], named: str, judged: bool
+) -> None:
+    """What was finished before is kept, and the end is as if nothing had happened."""
+    write_letters(desk)
+    texts = desk / "texts"
+    texts.mkdir()
+    for other in "ac":
+        (texts / f"{other}.txt").write_text("a fed hag\n" * 200)  # more than the preview
+    (texts / name).write_bytes(damage(PACKED[name]))
+    words = [*MADE, "--data.min_length", "3"] if judged else MADE
+    code, out, err = say("texts", "--out", "data", *words, "--data.split_by=document")
+    assert (code, out) == (2, [])
+    assert named in err[-2]
+    assert err[-1].endswith("what is finished is kept, and the same command goes on with it")
+    (texts / name).write_bytes(PACKED[name])
+    for folder in ("data", "undisturbed"):
+        assert say("texts", "--out", folder, *words, "--data.split_by=document")[0] == 0
+    assert contents(desk / "data") == contents(desk / "undisturbed")
+
+
+def spoiled(content: bytes) -> bytes:
+    """Some letters of the sixth row group are others: only the page's checksum can tell."""
+    column = pq.read_metadata(io.BytesIO(content)).row_group(5).column(0)
+    at = column.dictionary_page_offset + column.total_compressed_size // 2
+    return content[:at] + b"bad cab" + content[at + 7 :]
+
+
+# Two at once
+
+
+def test_while_another_process_writes_a_person_is_told(desk: Path, say: Say) -> None:
+    (desk / "one.txt").write_text("a bad cab")
+    with claimed(str(desk / "data")):
+        code, _, err = say("one.txt", "--out", "data")
+    assert (code, err) == (
+        2,
+        [f"error: another fledge is writing '{desk}/data'", "hint: wait for it, or choose another --out"],
+    )
+
+
+def test_what_another_process_is_preparing_is_waited_for(poems: Path, cache: Path) -> None:
+    data, made = DataConfig(corpus=str(poems)), []
+    first = ensure(data, CHAR)
+    shutil.rmtree(first.folder)
+    waiting = threading.Thread(target=lambda: made.append(ensure(data, CHAR)))
+    with claimed(str(first.folder)):
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive()
+    waiting.join(60)
+    assert [dataset.fingerprint for dataset in made] == [first.fingerprint]
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "a b?c*[d] e", "鴨" * 80, "ü.tar.txt"])
+def test_a_text_of_any_name_has_its_place_in_the_cache(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("a bad cab")
+    first = ensure(DataConfig(corpus=str(tmp_path / name)), CHAR)
+    assert ensure(DataConfig(corpus=str(tmp_path / name)), CHAR).folder == first.folder
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_separator_is_written_as_people_write_it(tmp_path: Path, end: str) -> None:
+    (tmp_path / "text.txt").write_bytes(f"one{end}{end}two{end}{end}three".encode())
+    data = DataConfig(separator=repr(end * 2)[1:-1], val=0.0)
+    assert text_of(prepare([str(tmp_path / "text.txt")], PLAIN, data, tmp_path / "out"), "train") == "onetwothree"
+
+
+def test_a_dataset_inside_its_own_text_is_refused(poems: Path) -> None:
+    with pytest.raises(UserError, match="inside the text"):
+        prepare([str(poems)], CHAR, DataConfig(), poems / "made" / "out")
+    assert prepare([str(poems)], CHAR, DataConfig(), poems / ".hidden" / "out").splits  # no text there

@@ -151,3 +151,13 @@ def test_a_mistake_is_refused_and_leaves_nothing(
 ) -> None:
     assert named in refused(capsys, "tokenizer", *argv)
     assert [path.name for path in workplace.iterdir()] == ["duck.txt"]
+
+
+def test_the_field_that_holds_the_text_can_be_named(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workplace / "duck.jsonl").write_text(json.dumps({"body": TEXT}) + "\n")
+    argv = ["tokenizer", "train", "duck.jsonl", "--vocab-size", "290", "--out"]
+    assert main([*argv, "t.json"]) == 2
+    assert "--field NAME" in capsys.readouterr().err
+    told(capsys, *argv, "t.json", "--field", "body")
+    found = told(capsys, "tokenizer", "report", "t.json", "duck.jsonl", "--field", "body")
+    assert found["tokenizers"]["t.json"]["bytes"] == len(TEXT)

@@ -1,15 +1,9 @@
 """s3:// through fsspec, against a real S3 server on this machine."""
 
-import importlib.util
-from collections.abc import Iterator
-
 import pytest
 
 from fledge.base.errors import UserError
 from fledge.text import formats, sources
-
-if not (importlib.util.find_spec("moto") and importlib.util.find_spec("s3fs")):
-    pytest.skip("moto and s3fs are not installed", allow_module_level=True)
 
 HELD = {
     "texts/a.txt": "ä first\n" * 3000,
@@ -18,31 +12,12 @@ HELD = {
 }
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
+@pytest.fixture(scope="module", autouse=True)
+def held(bucket: str) -> None:
     import s3fs
-    from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "testing",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "no_proxy": "*",
-        }.items():
-            patch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        system = s3fs.S3FileSystem()
-        system.mkdir("duck")
-        for key, text in HELD.items():
-            system.pipe(f"duck/{key}", text.encode())
-        yield "s3://duck"
-        s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
+    for key, text in HELD.items():
+        s3fs.S3FileSystem().pipe(f"duck/{key}", text.encode())
 
 
 @pytest.mark.parametrize(

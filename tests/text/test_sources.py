@@ -179,3 +179,15 @@ def test_several_sources_are_mixed_by_their_weights_one_after_another(many: str,
 
 def test_a_weight_changes_the_fingerprint(many: str) -> None:
     assert len({sources.fingerprint([many + end]) for end in ("", ":2", ":0.5")}) == 3
+
+
+def test_a_pipe_is_refused_as_it_can_be_read_only_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe"):
+        sources.find(str(tmp_path / "pipe"))
+
+
+def test_a_glob_whose_stars_stand_in_a_name_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match="stands for whole folders") as refusal:
+        sources.find(f"{folder}/**.txt")
+    assert "**/*.txt" in refusal.value.hint

@@ -7,7 +7,9 @@ import pytest
 
 from fledge.tokens import turbo
 from fledge.tokens.bpe import BpeTokenizer
+from fledge.tokens.bytelevel import BLOCK, learnable
 from fledge.tokens.fast import FastTokenizer, joined, train_here
+from fledge.tokens.patterns import splitter
 from fledge.tokens.tokenizer import END_OF_TEXT
 
 gigatoken = pytest.importorskip("gigatoken", reason="the fast engine is not installed")
@@ -59,7 +61,7 @@ def test_an_engine_that_fails_is_not_used() -> None:
 
 
 def test_texts_that_come_only_once_are_kept_for_the_reference() -> None:
-    texts = ["one", "", "zwei\n🦆", "x" * 3_000_000]
+    texts = ["one", "", "zwei\n🦆", "x y " * 1_000_000]
     with turbo.Spool(iter(texts)) as spool:
         assert list(spool) == texts
         assert list(spool) == texts
@@ -70,3 +72,22 @@ def test_where_training_breaks_the_reference_takes_over(monkeypatch: pytest.Monk
     expected = FastTokenizer.train([TEXT], 280, END_OF_TEXT).to_json()
     monkeypatch.setattr(turbo, "TRAINER", "raise SystemExit(1)")
     assert FastTokenizer.train(iter([TEXT]), 280, END_OF_TEXT).to_json() == expected
+
+
+@pytest.mark.parametrize("text", ["a" * 10, "aaabbbbb", " ==--=======--=== ", "# Title\n" + "-" * 77 + "\n"])
+def test_a_text_with_nothing_left_to_merge_gives_no_more_tokens_than_it_holds(text: str) -> None:
+    made = FastTokenizer.train([text], 1024, exact=False)
+    assert made.to_json() == BpeTokenizer.train([text], 1024, exact=False).to_json()
+    assert made.to_json() == train_here([text], 1024, None, "gpt2").to_json()
+    assert len(made.encode(text)) == len(list(splitter("gpt2").finditer(text)))
+
+
+@pytest.mark.parametrize("run", ["a", " ", "\n", "ACGTTGCA", "- "])
+def test_a_long_run_is_cut_for_everyone_who_learns(run: str) -> None:
+    text = f"begin {run * (300_000 // len(run))}x end"
+    made = FastTokenizer.train([text], 300, exact=False)
+    assert made.to_json() == BpeTokenizer.train([text], 300, exact=False).to_json()
+    assert made.to_json() == train_here([text], 300, None, "gpt2").to_json()
+    assert "".join(learnable([text])) == text
+    words = splitter("gpt2")
+    assert all(len(chunk.group()) < 3 * BLOCK for part in learnable([text]) for chunk in words.finditer(part))

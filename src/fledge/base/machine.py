@@ -1,4 +1,4 @@
-"""What this machine is and what fledge uses on it: a value that is passed down, never a hidden global.
+"""What this machine is and what is used on it: a value that is passed down, never a hidden global.
 
 Decides device, dtype and compiler, and can say why. Moves no tensors and wraps no models.
 """

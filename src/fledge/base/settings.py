@@ -96,7 +96,9 @@ def _refuse_unknown(layer: Layer, sections: Mapping[str, Any]) -> None:
                 continue
             same = [known for known in every if known.endswith(f".{key}")]  # the right key in the wrong section
             near = nearest(name, same) or (f"did you mean '{same[0]}'?" if same else nearest(name, every))
-            raise UserError(f"unknown setting '{name}'", near or "fledge train --print-config shows every setting")
+            raise UserError(
+                f"unknown setting '{name}'", near or "'fledge train demo --print-config' shows every setting"
+            )
 
 
 def _build_section(section: str, cls: type[Any], values: Mapping[str, Any]) -> Any:

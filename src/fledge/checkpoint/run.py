@@ -119,10 +119,14 @@ def split_reference(reference: str, otherwise: str = "latest") -> tuple[str, str
     return (name, which) if at and "/" not in which else (reference, otherwise)
 
 
+def look_up(name: str, runs: Path) -> Run | None:
+    folders = (runs / name, user_path(name or "."))
+    return next((Run(folder) for folder in folders if (folder / CONFIG).exists()), None)
+
+
 def find(name: str, runs: Path) -> Run:
-    for folder in (runs / name, user_path(name or ".")):
-        if (folder / CONFIG).exists():
-            return Run(folder)
+    if run := look_up(name, runs):
+        return run
     known = [run.name for run in list_runs(runs)]
     hint = nearest(name, known) or (f"there are: {', '.join(known)}" if known else "train one first: fledge demo")
     raise UserError(f"no run '{name}' in '{runs}'", hint)

@@ -7,6 +7,7 @@ progress     step, tokens seen, random generators
 
 import base64
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Protocol
 
 import torch
@@ -20,7 +21,7 @@ Tensors = dict[str, Tensor]
 
 
 class Optimizer(Protocol):
-    """What is asked of an optimiser here: what it remembers, parameter by parameter."""
+    """What is asked of an optimiser here."""
 
     @property
     def param_groups(self) -> list[dict[str, Any]]: ...
@@ -28,7 +29,7 @@ class Optimizer(Protocol):
     @property
     def state(self) -> Any: ...
 
-    def load_state(self, state: Any) -> None: ...
+    def load_state_dict(self, told: dict[str, Any], /) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -114,29 +115,30 @@ def _optimizer_tensors(model: GPT, optimizer: Optimizer) -> Tensors:
 
 
 def _load_optimizer(model: GPT, optimizer: Optimizer, tensors: Tensors) -> None:
-    """All of it or none: what is remembered of one parameter is remembered of all in its group (before the first
-    update that is nothing)."""
+    """All of it or none: each parameter of a group has every kind of memory that one of them has (before the first
+    update that is none)."""
     names = {p: name for name, p in model.named_parameters()}
-    kinds: dict[str, set[str]] = {name: set() for name in names.values()}
-    for key in tensors:
+    memory: dict[str, Tensors] = {name: {} for name in names.values()}
+    for key, tensor in tensors.items():
         kind, _, name = key.partition("/")
-        kinds.setdefault(name, set()).add(kind)
-    wanted = []
-    for group in optimizer.param_groups:
-        held = [names[p] for p in group["params"]]
-        wanted += [f"{kind}/{name}" for kind in set().union(*(kinds[name] for name in held)) for name in held]
+        memory.setdefault(name, {})[kind] = tensor
+    groups = [[names[p] for p in group["params"]] for group in optimizer.param_groups]
+    wanted = [
+        f"{kind}/{name}" for group in groups for kind in {k for other in group for k in memory[other]} for name in group
+    ]
     _refuse_difference("optimiser state", wanted, tensors)
     for p, name in names.items():
-        for kind in kinds[name]:
-            tensor = tensors[f"{kind}/{name}"]
+        for kind, tensor in memory[name].items():
             if tensor.ndim and tensor.shape != p.shape:
                 raise UserError(
                     f"the optimiser's '{kind}/{name}' has shape {list(tensor.shape)}, not that of its weights",
                     "restore the file",
                 )
-    optimizer.load_state(
-        {p: {kind: tensors[f"{kind}/{name}"] for kind in kinds[name]} for p, name in names.items() if kinds[name]}
-    )
+    order = [name for group in groups for name in group]
+    state = {number: memory[name] for number, name in enumerate(order) if memory[name]}
+    numbers = count()
+    numbered = [{**group, "params": [next(numbers) for _ in group["params"]]} for group in optimizer.param_groups]
+    optimizer.load_state_dict({"state": state, "param_groups": numbered})
 
 
 def _rng() -> dict[str, str]:

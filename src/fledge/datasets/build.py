@@ -15,11 +15,13 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
+
+import orjson
 
 from fledge.base.errors import Interrupted, UserError
 from fledge.base.files import PARTIAL, locked, new_folders, remove_partials
-from fledge.datasets import shards
+from fledge.datasets import judge, shards
 from fledge.datasets.config import DataConfig
 from fledge.datasets.division import Division
 from fledge.datasets.engines import Engine
@@ -36,7 +38,7 @@ MANY_DOCUMENTS = 100  # from here on a split by whole documents is fair to every
 LOOKED_AT = 64 << 20  # bytes: in so much text they should show
 TOKENIZER_KEY = f"{WORK}/tokenizer.key"
 NUMBERED = "[0-9]*"  # in WORK: what came of the parts that are finished
-OURS = re.compile(rf"{shards.TOKENIZER}|({'|'.join(shards.SPLITS)})/\d+\.tokens|{re.escape(PARTIAL)}.*")
+OURS = re.compile(rf"{shards.TOKENIZER}|{shards.SHARD.pattern}|{re.escape(PARTIAL)}.*")
 
 By = Literal["document", "tail"]
 
@@ -55,14 +57,15 @@ class Order:
 
 @dataclass(frozen=True)
 class Ahead:
-    """What is known before the long work begins. `left` is in bytes of text, as stored."""
+    """What is known before the long work begins."""
 
     order: Order
     tokenizer: Tokenizer
     by: By
     parts: int
     finished: int
-    left: int
+    left: int  # bytes of text, as stored
+    kept: float  # share of the text that the filters leave
 
 
 class Busy(UserError):
@@ -76,36 +79,52 @@ def build(order: Order, engine: Engine, watch: Watch, ready: Callable[[Ahead], N
     with claimed(order.out) as place:
         if is_built(order.out, order.key):  # by another process, which has just let go of it
             return False
+        if place.read(shards.MANIFEST) is not None:
+            place.remove(shards.MANIFEST)  # it is this dataset's, and damaged: made anew
         tokenizer = kept_tokenizer(order, place)
         by = how_divided(order.data, order.reading)
         division = Division(by, order.data.val, order.data.test)
-        job = Job(order.out, json.dumps(tokenizer.to_json()), order.reading.options, division)
-        parts, dropped = plan(order.reading, Rules.of(order.data), job, place, engine, watch)
+        job = Job(order.out, tokenizers.to_file(tokenizer), order.reading.options, division)
+        parts, seen = plan(order.reading, Rules.of(order.data), job, place, engine, watch)
         records = finished(place, parts)
         missing = [part for part in parts if part.number not in records]
         left = sum(part.size for part in missing)
-        ready(Ahead(order, tokenizer, by, len(parts), len(records), left))
+        ready(Ahead(order, tokenizer, by, len(parts), len(records), left, judge.share_kept(seen)))
         with watch("encoding", left) as advance:
             for part, record in engine(partial(make_part, job), missing):
                 records[part.number] = record
                 advance(part.size)
-        complete(order, place, tokenizer, [records[part.number] for part in parts], dropped, by)
+        complete(order, place, tokenizer, [records[part.number] for part in parts], judge.counts(seen), by)
     return True
 
 
 def is_built(out: str, key: str) -> bool:
-    """Anything else that is there is refused."""
+    """Whether this very dataset is there, and whole. Anything else that is there is refused."""
     place, hint = open_place(out), "choose another --out, or remove it first"
     if (content := place.read(shards.MANIFEST)) is not None:
         with contextlib.suppress(ValueError, AttributeError):
-            if json.loads(content).get("made") == key:
-                place.forget_work()  # where a process was killed just before its end
-                return True
+            manifest = json.loads(content)
+            if manifest.get("made") == key:
+                if whole := is_whole(place, manifest):
+                    place.forget_work()  # where a process was killed just before its end
+                return whole
         raise UserError(f"'{out}' exists already", hint)
     if isinstance(place, Folder) and os.path.lexists(place.path) and not (place.path / WORK).is_dir():
         raise UserError(f"'{out}' exists already", hint)
     if others := strangers(place):
         raise UserError(f"'{out}' holds what is no part of a dataset: '{others[0]}'", hint)
+    return False
+
+
+def is_whole(place: Place, manifest: dict[str, Any]) -> bool:
+    """Whether what the manifest names is there, undamaged."""
+    content = place.read(shards.TOKENIZER) or b""
+    with contextlib.suppress(ValueError, AttributeError):
+        tokenizer = tokenizers.parse(orjson.loads(content), "the dataset's tokenizer")
+        held = [info for split in manifest["splits"].values() for info in split["shards"]]
+        return tokenizers.fingerprint(tokenizer) == manifest["tokenizer"] and all(
+            place.holds(info["file"], info["sha256"]) for info in held
+        )
     return False
 
 
@@ -118,8 +137,20 @@ def strangers(place: Place) -> list[str]:
 def claimed(out: str) -> Iterator[Place]:
     """The place is ours, begun or gone on with. Where the work fails, what is finished stays, if anything is."""
     place = open_place(out)
+    with alone(place, out):
+        try:
+            yield place
+        except BaseException as error:
+            if not tidied(place):
+                tell_of_the_rest(error)
+            raise
+
+
+@contextlib.contextmanager
+def alone(place: Place, out: str) -> Iterator[None]:
+    """Nobody else writes into the same folder; an object store knows no locks."""
     if not isinstance(place, Folder):
-        yield place
+        yield
         return
     work, busy = place.path / WORK, Busy(f"another fledge is writing '{out}'", "wait for it, or choose another --out")
     with new_folders(place.path.parent):
@@ -127,21 +158,17 @@ def claimed(out: str) -> Iterator[Place]:
         with locked(work / "lock", busy):
             for folder in (place.path, work):
                 remove_partials(folder)
-            try:
-                yield place
-            except BaseException as error:
-                if not tidied(place):
-                    tell_of_the_rest(error)
-                raise
+            yield
 
 
-def tidied(place: Folder) -> bool:
-    """Whether an attempt that failed has left nothing here, as nothing was finished."""
-    if place.read(shards.MANIFEST) is not None:  # another dataset: only what was just begun beside it goes
-        place.forget_work()
-    elif not any((place.path / WORK).glob(NUMBERED)) and not strangers(place):
-        shutil.rmtree(place.path, ignore_errors=True)
-    return not (place.path / WORK).exists()
+def tidied(place: Place) -> bool:
+    """Whether an attempt that failed has left nothing to go on with. What is far away is let be."""
+    if isinstance(place, Folder):
+        if place.read(shards.MANIFEST) is not None:  # another dataset: only what was just begun beside it goes
+            place.forget_work()
+        elif not any((place.path / WORK).glob(NUMBERED)) and not strangers(place):
+            shutil.rmtree(place.path, ignore_errors=True)
+    return place.read(TOKENIZER_KEY) is None
 
 
 def tell_of_the_rest(error: BaseException) -> None:
@@ -156,9 +183,9 @@ def kept_tokenizer(order: Order, place: Place) -> Tokenizer:
     """The tokenizer of an earlier attempt, if it was made of the same text; else a new one."""
     content = place.read(shards.TOKENIZER)
     if content is not None and place.read(TOKENIZER_KEY) == digest(order.key, content.hex()).encode():
-        return tokenizers.parse(json.loads(content), f"'{order.out}/{shards.TOKENIZER}'")
+        return tokenizers.parse(orjson.loads(content), f"'{order.out}/{shards.TOKENIZER}'")
     made = order.make_tokenizer()
-    content = tokenizers.to_file(made).encode()
+    content = tokenizers.to_file(made)
     place.write(shards.TOKENIZER, content)
     place.write(TOKENIZER_KEY, digest(order.key, content.hex()).encode())
     return made
@@ -180,11 +207,11 @@ def how_divided(data: DataConfig, reading: Reading) -> By:
 
 def finished(place: Place, parts: Sequence[Part]) -> dict[int, Record]:
     """What was made before of the same text in the same way. Any other record goes, before its shards do."""
-    records = {}
+    records, there = {}, place.work()  # at a URL, to ask for each would take long
     for part in parts:
-        if (content := place.read(record_name(part.number))) is None:
+        if record_name(part.number) not in there:
             continue
-        record = Record.from_file(content, part.key)
+        record = Record.from_file(place.read(record_name(part.number)) or b"", part.key)
         if record and all(place.holds(info.file, info.sha256) for info in record.shards.values()):
             records[part.number] = record
         else:

@@ -46,7 +46,16 @@ class DataConfig:
         if not 0 < self.charset_share <= 1:
             raise UserError(f"data.charset_share cannot be {self.charset_share}", "it is a share: 0.9 is nine tenths")
         if self.charset is not None and not is_charset(self.charset):
-            raise UserError(f"data.charset: there is none called {self.charset!r}", "ascii, latin-1 or cp1251 are some")
+            raise UserError(
+                f"data.charset cannot be {self.charset!r}", "ascii, latin-1, cp1251, shift_jis or gb18030 are some"
+            )
+        if not is_text(self.separator):
+            raise UserError(f"data.separator = {self.separator!r} is not UTF-8", "it is searched for in texts that are")
+
+
+def is_text(words: str) -> bool:
+    """What came from a command line may be bytes that are none."""
+    return words == words.encode("utf-8", "replace").decode()
 
 
 def is_charset(name: str) -> bool:

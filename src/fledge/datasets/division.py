@@ -64,7 +64,7 @@ def tails(piece: Piece, at: tuple[int, int]) -> Iterator[Stretch]:
     """What each split gets of this piece. A character that a cut would split goes to the side before it."""
     taken = 0  # characters
     for split, start, end in zip(SPLITS, (0, *at), (*at, ENDLESS), strict=True):
-        if start == end or end <= piece.start:
+        if end <= piece.start:
             continue
         over = end >= piece.end  # the next split has nothing of this piece
         upto = len(piece.text) if over else characters(piece.text, end - piece.start)

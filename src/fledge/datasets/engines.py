@@ -9,10 +9,13 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -22,7 +25,8 @@ Work = Callable[[Any], Any]
 Engine = Callable[[Work, Sequence[Any]], Iterator[tuple[Any, Any]]]
 
 SMALL = 64 << 20  # bytes of text: less is done sooner than processes are started
-ATTEMPTS = 3  # in a row, before a worker that dies is nobody's accident
+ATTEMPTS = 3  # before a worker that dies is nobody's accident
+KNOCK = 5  # seconds
 
 
 def here(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
@@ -34,10 +38,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def local(count: int | None, size: int) -> Engine:
-    """As many processes as asked for; else one a core, and none besides this one for a text of little `size`."""
-    if count is None:
-        count = cores() if size >= SMALL else 1
+def workers(asked: int | None, size: int) -> int:
+    """As many as asked for; else one a core, and only one for a text of little `size`."""
+    return asked or (cores() if size >= SMALL else 1)
+
+
+def local(count: int) -> Engine:
     return here if count == 1 else processes(count)
 
 
@@ -45,38 +51,50 @@ def processes(count: int) -> Engine:
     def run(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         waiting, failures = dict(enumerate(items)), 0
         while waiting:
-            try:
-                for place, result in _in_pool(work, waiting, count):
-                    failures = 0
-                    yield waiting.pop(place), result
-            except BrokenProcessPool:
-                failures += 1
-                if failures == ATTEMPTS:
-                    raise UserError(
-                        f"workers were killed {ATTEMPTS} times in a row",
-                        "they may have run out of memory: use fewer, --workers 1; what is finished is kept",
-                    ) from None
+            before = len(waiting)
+            for place, result in _in_pool(work, waiting, count):
+                yield waiting.pop(place), result
+            failures = failures + 1 if len(waiting) == before else 0
+            if failures == ATTEMPTS:
+                raise _killed()
 
     return run
 
 
+def _killed() -> UserError:
+    hint = "they may have run out of memory: use fewer, --workers 1"
+    return UserError(f"workers were killed {ATTEMPTS} times in a row", hint)
+
+
 def _in_pool(work: Work, items: dict[int, Any], count: int) -> Iterator[tuple[int, Any]]:
+    """What gets done. A worker that is killed takes its pool along: what the others were making is missing, too."""
     fresh = multiprocessing.get_context("spawn")  # a fork would copy threads in the middle of their work
     life, ours = fresh.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(count, fresh, _live_while_open, (life,))
+    pool = ProcessPoolExecutor(min(count, len(items)), fresh, _live_while_open, (life,))
     try:
-        places = {pool.submit(work, item): place for place, item in items.items()}
-        for done in as_completed(places):
-            yield places[done], done.result()
+        with contextlib.suppress(BrokenProcessPool):
+            with _deaf_children():
+                places = {pool.submit(work, item): place for place, item in items.items()}
+            for done in as_completed(places):
+                yield places[done], done.result()
     finally:
         ours.close()  # whatever is still at work stops now
         pool.shutdown(cancel_futures=True)
         life.close()
 
 
+@contextlib.contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes started meanwhile never hear of Ctrl-C, which a terminal sends to all: it is for their parent."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _live_while_open(life: Connection) -> None:
-    """A worker ends with the process that wants its work, however that one ends; signals are that one's, too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """A worker ends with the process that wants its work, however that one ends."""
 
     def watch() -> None:
         life.poll(None)
@@ -85,48 +103,110 @@ def _live_while_open(life: Connection) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def on_ray(address: str | None) -> Engine:
-    """On a cluster, or on one that is started here for the time of the work. Its machines must all see the files."""
+@contextlib.contextmanager
+def on_ray(address: str | None, count: int | None) -> Iterator[Engine]:
+    """On a cluster, or on one that is started here for the time of the block. Its machines must all see the files.
+
+    At most `count` are at work at a time. Ray is joined when there is work, unless this process has joined one before.
+    """
     try:
         import ray
     except ImportError:
         raise UserError("--engine ray needs Ray, which is not installed", "pip install 'fledge[ray]'") from None
+    if address is not None:
+        _knock(address)
 
     def run(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-        with _ray_session(address):
-            task = ray.remote(max_retries=ATTEMPTS)(_call)  # where a worker dies, Ray begins its task anew
-            shared = ray.put(work)
-            waiting = {task.remote(shared, item): item for item in items}
-            while waiting:
-                (done, *_), _ = ray.wait(list(waiting))
-                try:
-                    result = ray.get(done)
-                except ray.exceptions.RayTaskError as error:
-                    raise error.cause from None
-                except ray.exceptions.RayError as error:
-                    raise UserError(f"Ray gave up: {error}", "what is finished is kept; run it again") from None
-                yield waiting.pop(done), result
+        if not items:
+            return
+        if not ray.is_initialized():
+            session.enter_context(_ray_session(address or "local"))
+        task = ray.remote(max_retries=ATTEMPTS - 1)(_call)  # where a worker dies, Ray begins its task anew
+        shared, queue = ray.put(work), iter(items)
+        waiting = {task.remote(shared, item): item for item in islice(queue, count)}
+        while waiting:
+            (done, *_), _ = ray.wait(list(waiting))
+            try:
+                result = ray.get(done)
+            except ray.exceptions.RayError as error:
+                raise _from_ray(error) from error
+            yield waiting.pop(done), result
+            waiting.update((task.remote(shared, item), item) for item in islice(queue, 1))
 
-    return run
+    with contextlib.ExitStack() as session:
+        yield run
 
 
 def _call(work: Work, item: Any) -> Any:
     return work(item)
 
 
+def _from_ray(error: Exception) -> Exception:
+    """What a worker raised, as it would be raised here; Ray's own troubles in our words."""
+    from ray import exceptions
+
+    cause: Exception = error.cause if isinstance(error, exceptions.RayTaskError) else error
+    if isinstance(cause, exceptions.WorkerCrashedError | exceptions.OutOfMemoryError):
+        return _killed()
+    if isinstance(cause, exceptions.RayError):
+        hint = "its machines need this very fledge, and must all see the files"
+        return UserError(f"Ray gave up: {_first_line(cause)}", hint)
+    return cause
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _knock(address: str) -> None:
+    """Ray itself tries for a quarter of an hour to reach what is not there."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), KNOCK).close()
+    except (ValueError, OverflowError, OSError):
+        hint = "check --address: it is HOST:PORT, as 'ray start --head' prints it"
+        raise UserError(f"there is no Ray cluster at '{address}'", hint) from None
+
+
 @contextlib.contextmanager
-def _ray_session(address: str | None) -> Iterator[None]:
+def _ray_session(address: str) -> Iterator[None]:
     import ray
 
-    if ray.is_initialized():  # the caller's own
-        yield
-        return
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints what becomes of its workers; stdout is for results
+        _join_ray(address)
+        try:
+            _refuse_strangers()
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _join_ray(address: str) -> None:
+    import ray
+
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told that fledge runs here
+    at_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(f"there is no Ray cluster at '{address}': {error}", "check --address") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError) as error:
+        hint = "check --address; where the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+        raise UserError(f"could not join Ray at '{address}': {_first_line(error)}", hint) from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, at_sigterm)  # Ray would make it an ordinary exit, with status 15
+
+
+def _refuse_strangers() -> None:
+    """Workers with another fledge, or none, would make another dataset, or none."""
+    import ray
+
+    def version() -> str:  # goes to the worker as it stands here
+        try:
+            from fledge import __version__
+        except ImportError:
+            return "none"
+        return __version__
+
+    there = ray.get(ray.remote(version).remote())
+    if there != version():
+        hint = "install the same one on all its machines"
+        raise UserError(f"this is fledge {version()}, and the Ray cluster has {there}", hint)

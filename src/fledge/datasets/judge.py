@@ -7,6 +7,7 @@ second walk (part.py), the n-th document of a slice finds its verdict at place n
 """
 
 import hashlib
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +24,7 @@ REASONS = {SHORT: "too short", LONG: "too long", FOREIGN: "not in the charset", 
 
 # What is remembered of a document: its bytes as stored, its verdict so far, 128 bits of its SHA-256.
 SEEN = np.dtype([("size", "<u8"), ("verdict", "u1"), ("high", "<u8"), ("low", "<u8")])
+ROW = struct.Struct("<QB16s")  # the same, from Python
 Seen = NDArray[Any]  # of SEEN, a row a document
 
 
@@ -60,24 +62,20 @@ class Rules:
 
 def look(part: Slice, options: Options, rules: Rules) -> Seen:
     """Every document of a slice, judged by itself."""
-    rows = []
+    rows = bytearray()
     length, inside, digest = 0, 0, hashlib.sha256()
     for piece in read_slice(part, options):
         length += len(piece.text)
         inside += rules.inside(piece.text)
         digest.update(piece.text.encode())
         if piece.last:
-            bits = digest.digest()
-            high, low = int.from_bytes(bits[:8], "little"), int.from_bytes(bits[8:16], "little")
-            rows.append((piece.end, rules.verdict(length, inside), high, low))
+            rows += ROW.pack(piece.end, rules.verdict(length, inside), digest.digest()[:16])
             length, inside, digest = 0, 0, hashlib.sha256()
-    return np.array(rows, dtype=SEEN)
+    return np.frombuffer(rows, dtype=SEEN)
 
 
 def mark_repeated(seen: Sequence[Seen]) -> None:
     """Of documents that are equal, the first stays: the verdicts of the others change."""
-    if not seen:
-        return
     high, low, verdict = (np.concatenate([rows[name] for rows in seen]) for name in ("high", "low", "verdict"))
     (kept,) = np.nonzero(verdict == KEPT)
     order = kept[np.lexsort((low[kept], high[kept]))]  # stable: of equal ones the first comes first
@@ -91,8 +89,16 @@ def mark_repeated(seen: Sequence[Seen]) -> None:
 
 def counts(seen: Iterable[Seen]) -> dict[str, int]:
     """How many were dropped, and why."""
-    total = sum((np.bincount(rows["verdict"], minlength=len(REASONS) + 1) for rows in seen), np.zeros(5, dtype=int))
+    total = np.zeros(len(REASONS) + 1, dtype=int)
+    for rows in seen:
+        total += np.bincount(rows["verdict"], minlength=len(total))
     return {reason: int(total[verdict]) for verdict, reason in REASONS.items() if total[verdict]}
+
+
+def share_kept(seen: Iterable[Seen]) -> float:
+    """Of the text, in bytes."""
+    sizes = [(rows["size"].sum(), rows["size"][rows["verdict"] == KEPT].sum()) for rows in seen]
+    return float(sum(kept for _, kept in sizes)) / max(1, sum(size for size, _ in sizes)) if sizes else 1.0
 
 
 def kept(pieces: Iterable[Piece], seen: Seen) -> Iterator[Piece]:

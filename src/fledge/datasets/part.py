@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from fledge.datasets import judge
 from fledge.datasets.division import Division, Stretch, divide
@@ -31,7 +32,7 @@ class Job:
     """What all parts have in common. `tokenizer` is the content of its file."""
 
     out: str
-    tokenizer: str
+    tokenizer: bytes
     options: Options
     division: Division
 
@@ -102,9 +103,9 @@ def make_part(job: Job, part: Part) -> Record:
 
 
 @lru_cache(maxsize=1)
-def open_tokenizer(content: str) -> Tokenizer:
+def open_tokenizer(content: bytes) -> Tokenizer:
     """Once for all parts that a process makes: opening a large vocabulary takes a second."""
-    return tokenizers.parse(json.loads(content), "the dataset's tokenizer")
+    return tokenizers.parse(orjson.loads(content), "the dataset's tokenizer")
 
 
 def stretches(job: Job, part: Part, tally: Tally) -> Iterator[Stretch]:

@@ -39,6 +39,9 @@ class Place(Protocol):
     def names(self) -> set[str]:
         """All files that are here, those in WORK aside."""
 
+    def work(self) -> set[str]:
+        """And those in WORK."""
+
     def remove(self, name: str) -> None: ...
 
     def forget_work(self) -> None:
@@ -81,6 +84,9 @@ class Folder:
         found = {p.relative_to(self.path) for p in self.path.rglob("*") if p.is_file()}
         return {p.as_posix() for p in found if p.parts[0] != WORK}
 
+    def work(self) -> set[str]:
+        return {f"{WORK}/{p.name}" for p in (self.path / WORK).iterdir()}
+
     def remove(self, name: str) -> None:
         file = self.path / name
         file.unlink(missing_ok=True)
@@ -122,7 +128,7 @@ class Remote:
         return True
 
     def write(self, name: str, content: bytes) -> None:
-        with refusals(self.url):
+        with refusals(self.url, "write to"):
             self.system.pipe_file(self._at(name), content)
 
     @contextlib.contextmanager
@@ -131,7 +137,7 @@ class Remote:
             yield Path(folder)
 
     def adopt(self, file: Path, name: str) -> None:
-        with refusals(self.url):
+        with refusals(self.url, "write to"):
             self.system.put_file(str(file), self._at(name))
         file.unlink()
 
@@ -143,18 +149,23 @@ class Remote:
     def settle(self, names: Iterable[str]) -> None: ...
 
     def names(self) -> set[str]:
+        return {name for name in self._below(self.root) if not name.startswith(f"{WORK}/")}
+
+    def work(self) -> set[str]:
+        return self._below(self._at(WORK))
+
+    def _below(self, folder: str) -> set[str]:
         with refusals(self.url):
             self.system.invalidate_cache()
-            found: list[Any] = self.system.find(self.root)
-        under = {str(path)[len(self.root) :].lstrip("/") for path in found}
-        return {name for name in under if not name.startswith(f"{WORK}/")}
+            found: list[Any] = self.system.find(folder)
+        return {str(path)[len(self.root) :].lstrip("/") for path in found}
 
     def remove(self, name: str) -> None:
-        with refusals(self.url):
+        with refusals(self.url, "write to"), contextlib.suppress(FileNotFoundError):
             self.system.rm_file(self._at(name))
 
     def forget_work(self) -> None:
-        with refusals(self.url), contextlib.suppress(FileNotFoundError):
+        with refusals(self.url, "write to"), contextlib.suppress(FileNotFoundError):
             self.system.rm(self._at(WORK), recursive=True)
 
 

@@ -40,8 +40,8 @@ def digest(*facts: Any) -> str:
 
 def plan(
     reading: Reading, rules: Rules, job: Job, place: Place, engine: Engine, watch: Watch
-) -> tuple[list[Part], dict[str, int]]:
-    """All parts; and how many documents are dropped, and why. The number of workers plays no role."""
+) -> tuple[list[Part], list[Seen]]:
+    """All parts; and what was seen of the documents, if anything. The number of workers plays no role."""
     options, by_tail = job.options, job.division.by == "tail"
     walk = rules.any or (by_tail and not all(formats.sizes_known(each, options) for each in reading.inputs))
     target = max(LEAST, min(MOST, reading.size // 64), reading.size // MOST_PARTS)
@@ -55,9 +55,9 @@ def plan(
         read += zip(sources.again(held, each.weight), cycle(numbers), strict=False)
     slices = [part for part, _ in read]
     if not walk:
-        return parts_of(slices, target, job), {}
+        return parts_of(slices, target, job), []
     seen = judged(once, rules, job, target, place, engine, watch)
-    return parts_of(slices, target, job, [seen[number] for _, number in read]), judge.counts(seen)
+    return parts_of(slices, target, job, [seen[number] for _, number in read]), seen
 
 
 def parts_of(slices: Sequence[Slice], target: int, job: Job, seen: Sequence[Seen] | None = None) -> list[Part]:
@@ -70,7 +70,7 @@ def parts_of(slices: Sequence[Slice], target: int, job: Job, seen: Sequence[Seen
             size = 0
         groups[-1].append(at)
         size += each.size
-    common = digest(job.tokenizer, asdict(job.options), asdict(job.division))
+    common = digest(hashlib.sha256(job.tokenizer).hexdigest(), asdict(job.options), asdict(job.division))
     versions = {each.source: version(each.source) for each in slices}
     parts = []
     for number, group in enumerate(groups):
@@ -96,13 +96,15 @@ def judged(
     slices: Sequence[Slice], rules: Rules, job: Job, target: int, place: Place, engine: Engine, watch: Watch
 ) -> list[Seen]:
     """What is known of the documents of each slice, and what becomes of them."""
-    parts = parts_of(slices, target, replace(job, tokenizer=""))
+    parts = parts_of(slices, target, replace(job, tokenizer=b""))
     parts = [replace(part, key=digest(part.key, asdict(rules))) for part in parts]
-    found = {part.number: rows for part in parts if (rows := known(place, part))}
+    there = place.work()
+    looked_at = [part for part in parts if judged_name(part.number) in there]
+    found = {part.number: rows for part in looked_at if (rows := known(place, part))}
     missing = [part for part in parts if part.number not in found]
     with watch("looking", sum(part.size for part in missing)) as advance:
         for part, rows in engine(partial(judge_part, job, rules), missing):
-            found[part.number] = rows
+            found[part.number] = [each.copy() for each in rows]  # what Ray hands out cannot be written to
             advance(part.size)
     ordered = [rows for part in parts for rows in found[part.number]]
     if rules.dedup:

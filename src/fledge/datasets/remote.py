@@ -1,6 +1,7 @@
 """A dataset at a URL → the same in the cache of this machine, every file checked by its hash.
 
-A shard that is here already, and whole, is not fetched again; what is fetched appears only when it is right.
+A shard that is here already, and whole, is not fetched again; what is fetched appears only when it is right. Several
+processes may fetch the same at once. What the files mean is shards.py's to say.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from typing import Any
 from fledge.base.errors import UserError
 from fledge.base.files import PARTIAL, cache_dir, sha256, sync_file, write_atomic
 from fledge.datasets.place import Remote
-from fledge.datasets.shards import MANIFEST, TOKENIZER
+from fledge.datasets.shards import MANIFEST, SHARD, TOKENIZER
 
 Watch = Callable[[list[Any]], Iterable[Any]]
 
@@ -21,23 +22,29 @@ Watch = Callable[[list[Any]], Iterable[Any]]
 def fetch(url: str, watch: Watch = iter) -> Path:
     folder = cache_dir() / "datasets" / f"remote-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
     place = Remote(url)
-    content = place.read(MANIFEST)
-    if content is None:
+    manifest, tokenizer = place.read(MANIFEST), place.read(TOKENIZER)
+    if manifest is None:
         raise UserError(f"'{url}' is not a prepared dataset", f"make one: fledge prepare SOURCE --out {url}")
-    try:
-        manifest = json.loads(content)
-        files = [(info["file"], info["sha256"]) for split in manifest["splits"].values() for info in split["shards"]]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"the dataset's manifest is damaged: '{url}/{MANIFEST}'", "prepare the dataset anew") from None
-    for file, expected in watch(files):
+    if tokenizer is None:
+        raise UserError(f"'{url}/{TOKENIZER}' is missing", "prepare the dataset anew")
+    for file, expected in watch(files_of(manifest, url)):
+        if not SHARD.fullmatch(file):  # the manifest comes from outside: no path of its own making is followed
+            raise UserError(f"'{url}' names a file that is no shard: '{file}'", "do not use this dataset")
         path = folder / file
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"the dataset names a file outside its folder: '{file}'", "do not use this dataset")
         if not (path.is_file() and sha256(path) == expected):
             _fetch_checked(place, file, expected, path)
-    write_atomic(folder / TOKENIZER, place.read(TOKENIZER) or b"")
-    write_atomic(folder / MANIFEST, content)
+    write_atomic(folder / TOKENIZER, tokenizer)
+    write_atomic(folder / MANIFEST, manifest)
     return folder
+
+
+def files_of(manifest: bytes, url: str) -> list[tuple[str, str]]:
+    """Every shard and its hash."""
+    try:
+        splits = json.loads(manifest)["splits"].values()
+        return [(str(shard["file"]), str(shard["sha256"])) for split in splits for shard in split["shards"]]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"the dataset's manifest is damaged: '{url}/{MANIFEST}'", "prepare the dataset anew") from None
 
 
 def _fetch_checked(place: Remote, file: str, expected: str, path: Path) -> None:

@@ -14,7 +14,9 @@ Shards are memory-mapped: a dataset larger than memory costs no memory.
 
 import hashlib
 import json
+import re
 import struct
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +36,7 @@ HEADER_BYTES = 64
 MANIFEST = "dataset.json"
 TOKENIZER = "tokenizer.json"
 SPLITS = ("train", "val", "test")
+SHARD = re.compile(rf"({'|'.join(SPLITS)})/[0-9]+\.tokens")  # what prepare calls them
 
 
 def id_type(vocab_size: int) -> np.dtype[Any]:
@@ -55,7 +58,7 @@ class ShardWriter:
     def __init__(self, path: Path, vocab_size: int) -> None:
         self.path, self.kind = path, id_type(vocab_size)
         self.tokens = 0
-        self.starts: list[int] = []
+        self.starts = array("Q")  # eight bytes each: a part may hold millions of short documents
         self._file = path.open("wb")
         self._file.write(bytes(HEADER_BYTES))
 

@@ -1,11 +1,11 @@
 """Attention: each token gathers what it needs from the tokens before it.
 
-    readable    every step in the open: to learn from, and to judge the other by
-    fast        one fused kernel: to train with
+readable   every step in the open: to learn from, and to judge the other by
+fast       scores, weights and mixture in one fused kernel
 
-    B  sequences in the batch          H  query heads        D  width of a head
-    T  new tokens                      K  key/value heads    C  width of the model
-    S  tokens attended to (S ≥ T: the T new ones are the last of them)
+    B  sequences in the batch    H  query heads        D  width of a head
+    T  tokens                    K  key/value heads    C  width of the model
+    S  tokens attended to: those in a cache, and the T given ones
 
 Both kinds take the same arguments and give the same result. Head h of H shares the keys and values of group
 h // (H // K). With K = H that is plain multi-head attention. With a window, a token sees itself and the window - 1
@@ -50,14 +50,16 @@ def readable_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None, drop
 
 
 def fast_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None, dropout: float = 0.0) -> Tensor:
-    """The same, by a kernel that never writes the [T, S] matrix to memory."""
+    """All of it in one kernel, which never writes the matrix of weights to memory."""
     T, S = q.shape[2], k.shape[2]
     narrow = window is not None and window < S
     triangle = T == S and not narrow  # the kernel knows this pattern by itself, and looks at half of it only
     all_seen = T == 1 and not narrow
     mask = None if triangle or all_seen else visible(T, S, window, q.device)
     grouped = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=triangle, enable_gqa=grouped)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=triangle, enable_gqa=grouped
+    )
 
 
 ATTENTIONS: dict[str, Attend] = {"fast": fast_attention, "readable": readable_attention}
@@ -88,7 +90,8 @@ class Attention(nn.Module):
         q = self.rotate(self.query_norm(q), cache.length)
         k = self.rotate(self.key_norm(k), cache.length)
         k, v = cache.append(k, v)  # [B, K, S, D]
-        y = self.attend(q, k, v, self.window, self.dropout if self.training else 0.0)  # [B, H, T, D]
+        dropout = self.dropout if self.training else 0.0
+        y = self.attend(q, k, v, self.window, dropout)  # [B, H, T, D]
         return self.output(y.transpose(1, 2).flatten(2))  # [B, T, C]
 
     def heads(self, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
     ids [B, T]  →  embed  →  (+ pair)  →  + place  →  blocks  →  norm  →  head  →  logits [B, T, V]
 
+With a cache, ids are the tokens that follow what it holds.
 One device, no batching tricks, no tokenizer, no loss: those stand around it (train/, loss.py, generate/).
 """
 
@@ -36,15 +37,15 @@ class GPT(nn.Module):
             self.head.weight = self.embed.weight
 
     def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
-        """ids [B, T] → logits [B, T, V]; with a cache, ids are the tokens that follow what it holds."""
+        """ids [B, T] → logits [B, T, V]"""
         return self.head(self.hidden(ids, cache))
 
     def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """ids [B, T] → what the model thinks at each place, just before it scores tokens. [B, T, C]"""
-        cache = cache or self.no_cache
-        assert cache.length + ids.shape[1] <= self.config.context, "more tokens than the context holds"
-        x = self.pairs(self.embed(ids), ids, cache)
-        x = self.dropout(self.positions(x, cache.length))
-        for block, layer_cache in zip(self.blocks, cache.layers, strict=True):
-            x = block(x, layer_cache)
+        past = cache or self.no_cache
+        assert past.length + ids.shape[1] <= self.config.context, "more tokens than the context holds"
+        x = self.pairs(self.embed(ids), ids, past)
+        x = self.dropout(self.positions(x, past.length))
+        for block, layer_past in zip(self.blocks, past.layers, strict=True):
+            x = block(x, layer_past)
         return self.norm(x)

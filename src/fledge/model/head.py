@@ -1,7 +1,7 @@
 """The way out: a vector for each place → a score for every token of the vocabulary. [..., C] → [..., V]
 
 Head         weight · x, and a bias where one is wanted
-CappedHead   the same, bent so that no score goes beyond ±softcap: small scores stay as they are
+CappedHead   bent so that no score goes beyond ±softcap: small scores stay as they are
 """
 
 from torch import Tensor, nn

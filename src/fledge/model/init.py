@@ -1,14 +1,12 @@
 """Every initialisation, in one table. C is n_embd, L is n_layer.
 
-embed                          normal, 0.02
-learned positions              normal, 0.02
-query, key, value, up, gate    normal, 0.02
-output, down                   normal, 0.02 / √(2L)     2L of them add up in the residual: keep the sum near 0.02
-                               with zero_init 0         the first updates decide what blocks add
-pairs                          0                        a pair begins as its second token
-head (untied)                  normal, 0.02             with zero_init 0: at first no token is likelier than another
-norms                          weights 1, biases 0
-biases                         0
+embed, query, key, value, inputs of the MLP    normal, 0.02
+learned positions                              normal, 0.02
+untied head            normal, 0.02            with zero_init 0: at first no token is likelier than another
+output, down           normal, 0.02 / √(2L)    2L of them add up in the residual: keep the sum near 0.02
+                                               with zero_init 0: the first updates decide what blocks add
+pairs                                          0: a pair begins as its second token
+norms and biases                               weights 1, biases 0
 """
 
 import torch
@@ -43,11 +41,10 @@ def initialise(model: GPT, generator: torch.Generator) -> None:
         normal(model.positions.weight)
     for block in model.blocks:
         assert isinstance(block, Block)
-        for linear in (block.attention.query, block.attention.key, block.attention.value):
+        attention, mlp = block.attention, block.mlp
+        for linear in (attention.query, attention.key, attention.value, *mlp.inputs()):
             normal(linear.weight)
-        for linear in block.mlp.inputs():
-            normal(linear.weight)
-        for linear in (block.attention.output, block.mlp.down):
+        for linear in (attention.output, mlp.down):
             normal(linear.weight, residual)
     if not model.config.tied:
         normal(model.head.weight, 0.0 if model.config.zero_init else STD)

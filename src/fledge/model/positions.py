@@ -1,9 +1,10 @@
-"""How a model knows which token comes before which. There are two places to say it, and each kind uses one:
+"""How a model knows which token comes before which.
 
-    learned      a vector for each place is added to the token's own              LearnedPositions · NoRotation
-    sinusoidal   the same with fixed vectors: waves, from fast to slow            SinusoidalPositions · NoRotation
-    rotary       queries and keys are turned by an angle that grows with place    NoPositions · Rotary
+learned      a vector for each place, learned as the tokens' own are, is added to them
+sinusoidal   a fixed vector for each place is added to the tokens': waves, from fast to slow
+rotary       queries and keys are turned by an angle that grows with their place
 
+There are two places to say it, and each kind uses one: POSITIONS and ROTATIONS below.
 `start` is the place of the first token given: 0, or the number of tokens already in the cache.
 """
 
@@ -15,19 +16,13 @@ from fledge.model.config import ModelConfig
 SINUSOIDAL_BASE = 10_000.0
 
 
-def angles(places: int, width: int, base: float) -> Tensor:
-    """place / base^(2i/width) for each place and each i below width/2, from fast to slow. [places, width/2]
-
-    On the CPU, so that they are the same numbers wherever the model is built.
-    """
+def waves(places: int, width: int, base: float) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of place / base^(2i/width), for each i below width/2: from fast to slow. [places, width/2]"""
+    # On the CPU and in double precision, so that they are the same numbers wherever the model is built.
     place = torch.arange(places, dtype=torch.float64, device="cpu")
     speed = base ** -(torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width)
-    return torch.outer(place, speed)
-
-
-def table(exact: Tensor) -> Tensor:
-    """To keep in the model: single precision, where the rest of it is being built."""
-    return exact.float().to(torch.get_default_device())
+    angle, here = torch.outer(place, speed), torch.get_default_device()
+    return angle.cos().float().to(here), angle.sin().float().to(here)
 
 
 class LearnedPositions(nn.Module):
@@ -43,17 +38,16 @@ class LearnedPositions(nn.Module):
 class SinusoidalPositions(nn.Module):
     """Dimensions 2i and 2i + 1 are the sine and the cosine of place / 10000^(2i/C)."""
 
-    waves: Tensor
+    table: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        angle = angles(config.context, config.n_embd, SINUSOIDAL_BASE)  # [context, C/2]
-        waves = torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)  # [context, C]
-        self.register_buffer("waves", table(waves), persistent=False)
+        cos, sin = waves(config.context, config.n_embd, SINUSOIDAL_BASE)  # [context, C/2]
+        self.register_buffer("table", torch.stack((sin, cos), dim=-1).flatten(1), persistent=False)  # [context, C]
 
     def forward(self, x: Tensor, start: int) -> Tensor:
         """x [B, T, C]"""
-        return x + self.waves[start : start + x.shape[1]]
+        return x + self.table[start : start + x.shape[1]]
 
 
 class NoPositions(nn.Module):
@@ -83,9 +77,9 @@ class Rotary(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        angle = angles(config.context, config.head_width, config.rotary_base)  # [context, D/2]
-        self.register_buffer("cos", table(angle.cos()), persistent=False)
-        self.register_buffer("sin", table(angle.sin()), persistent=False)
+        cos, sin = waves(config.context, config.head_width, config.rotary_base)  # [context, D/2]
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
 
     def forward(self, x: Tensor, start: int) -> Tensor:
         """x [B, heads, T, D]"""

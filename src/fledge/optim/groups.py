@@ -5,7 +5,6 @@ embedding and head (matrices, too)     AdamW with weight decay; beside Muon with
 vectors (norms, biases)                AdamW without weight decay
 """
 
-from itertools import chain
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ class Together:
 
     @property
     def state(self) -> dict[Tensor, Any]:
-        return dict(chain.from_iterable(part.state.items() for part in self.parts))
+        return {p: memory for part in self.parts for p, memory in part.state.items()}
 
     def step(self) -> None:
         for part in self.parts:
@@ -37,30 +36,34 @@ class Together:
 
     def zero_grad(self) -> None:
         for part in self.parts:
-            part.zero_grad(set_to_none=True)
+            part.zero_grad()
 
-    def load_state(self, state: dict[Tensor, Any]) -> None:
-        """What each parameter's optimiser remembers of it."""
+    def load_state_dict(self, told: dict[str, Any]) -> None:
+        """Parameters are numbered through all groups."""
+        first = 0
         for part in self.parts:
-            held = [p for group in part.param_groups for p in group["params"]]
-            numbered = {number: state[p] for number, p in enumerate(held) if p in state}
-            part.load_state_dict({"state": numbered, "param_groups": part.state_dict()["param_groups"]})
+            own = part.state_dict()["param_groups"]
+            count = sum(len(group["params"]) for group in own)
+            state = {n - first: memory for n, memory in told["state"].items() if first <= n < first + count}
+            part.load_state_dict({"state": state, "param_groups": own})
+            first += count
 
 
-def build_optimizer(model: GPT, config: OptimConfig, machine: Machine) -> Together:
+Optimizer = torch.optim.Optimizer | Together
+
+
+def build_optimizer(model: GPT, config: OptimConfig, machine: Machine) -> Optimizer:
     """Each group knows the `peak` of its own learning rate; the schedule multiplies all of them alike."""
-    return {"adamw": _adamw, "muon": _muon}[config.rule](model, config, machine)
+    return RULES[config.rule](model, config, machine)
 
 
-def _adamw(model: GPT, config: OptimConfig, machine: Machine) -> Together:
+def _adamw(model: GPT, config: OptimConfig, machine: Machine) -> Optimizer:
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
-    return Together(
-        _adam([(matrices, config.lr, config.weight_decay), (vectors, config.lr, 0.0)], config, machine),
-    )
+    return _adam([(matrices, config.lr, config.weight_decay), (vectors, config.lr, 0.0)], config, machine)
 
 
-def _muon(model: GPT, config: OptimConfig, machine: Machine) -> Together:
+def _muon(model: GPT, config: OptimConfig, machine: Machine) -> Optimizer:
     blocks = list(model.blocks.parameters())
     matrices = [p for p in blocks if p.ndim == 2]
     embedding = [model.embed.weight, *model.pairs.parameters()]
@@ -87,3 +90,6 @@ def _adam(
         eps=config.eps,
         fused=machine.device in ("cpu", "cuda"),
     )
+
+
+RULES = {"adamw": _adamw, "muon": _muon}

@@ -2,13 +2,12 @@
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 
 from fledge.base import machine as machines
 from fledge.base.errors import UserError
 from fledge.checkpoint import run as run_folder
-from fledge.datasets.foreign import open_any
 from fledge.evaluate.loss import judge
+from fledge.recipes.prepare import open_named
 from fledge.recipes.screen import progress, report, say
 from fledge.recipes.settings import settle
 from fledge.tokens.tokenizer import byte_lengths, fingerprint
@@ -20,13 +19,13 @@ def run(args: argparse.Namespace) -> None:
     for warning in loaded.warnings:
         say(f"warning: {warning}")
     settings = settle(loaded.run.config())
-    folder = args.data or settings.data.path
-    if folder is None:
+    data = args.data or settings.data.path
+    if data is None:
         raise UserError(
             f"'{loaded.run.name}' was not trained here, so no dataset is its own",
             f"name one, made with --tokenizer {loaded.run.folder / 'tokenizer.json'}: --data DIR",
         )
-    dataset = open_any(Path(folder), lambda: loaded.tokenizer)
+    dataset = open_named(str(data), lambda: loaded.tokenizer)
     if fingerprint(dataset.tokenizer) != fingerprint(loaded.tokenizer):
         raise UserError(
             f"'{dataset.folder}' was made with another tokenizer than '{loaded.run.name}'",

@@ -4,7 +4,10 @@ sources → reading → tokenizer → preview and estimate → parts, encoded by
 """
 
 import argparse
+import contextlib
 import json
+import re
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -13,10 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len, set_cell_size
+
 from fledge.base.errors import UserError
 from fledge.base.files import cache_dir, human_bytes, new_folders, user_path
+from fledge.base.settings import Layer, read_overrides
 from fledge.base.settings import build as build_settings
-from fledge.base.settings import read_overrides
 from fledge.datasets import engines, remote, shards
 from fledge.datasets.build import Ahead, Busy, Order, build
 from fledge.datasets.config import DataConfig
@@ -25,7 +30,8 @@ from fledge.datasets.foreign import open_any
 from fledge.datasets.place import open_place
 from fledge.datasets.plan import digest
 from fledge.datasets.shards import Dataset
-from fledge.recipes.screen import meter, progress, report, say
+from fledge.recipes.screen import counted, meter, progress, report, say
+from fledge.recipes.tokenizer import readable
 from fledge.recipes.tokenizers import make_tokenizer, named_tokenizer
 from fledge.text import sources
 from fledge.text.inputs import Options, is_url
@@ -37,14 +43,16 @@ from fledge.track.terminal import printable
 
 PREVIEWED = 3  # documents
 SHOWN = 12  # tokens of each
+NAME, TOKENS = 28, 68  # cells of the screen
 PROBE = 16 << 20  # bytes of text that the estimate is made from
-NOT_TEXT = {"path", "stride", "corpus"}  # settings of [data] that leave the dataset as it is
+NOT_TEXT = ("path", "stride", "corpus")  # settings of [data] that leave the dataset as it is
 PACKED = 3  # times larger than stored is text that was compressed, as a guess
+HELD_OUT = {"document": "whole documents", "tail": "the end of each document"}
 MET = {
-    "empty": "documents of nothing, left out",
-    "replaced": "bytes that were not UTF-8, now '�' (--data.errors strict refuses them)",
-    "nul": "NUL characters, kept",
-    "surrogates": "halves of characters, now '�'",
+    "empty": ("empty document, left out", "empty documents, left out"),
+    "replaced": ("byte that was not UTF-8, now '�'", "bytes that were not UTF-8, now '�'"),
+    "nul": ("NUL character, kept", "NUL characters, kept"),
+    "surrogates": ("half of a character, now '�'", "halves of characters, now '�'"),
 }
 Check = Callable[[Dataset], object]
 
@@ -56,22 +64,34 @@ class PrepareSettings:
 
 
 def run(args: argparse.Namespace) -> None:
-    settings = build_settings(PrepareSettings, read_overrides(args.overrides))
+    overrides = read_overrides(args.overrides)
+    refuse_idle(overrides)
+    settings = build_settings(PrepareSettings, overrides)
     tokenizer = replace(settings.tokenizer, file=args.tokenizer or settings.tokenizer.file)
     begun = time.perf_counter()
-    order = order_of(args.sources, settings.data, tokenizer, args.out)
-    workers = args.workers or engines.cores()
-    build(order, engine_of(args, order), meter, partial(preview, workers=workers))
+    with ray_if_asked(args) as ray:
+        order = order_of(args.sources, settings.data, tokenizer, args.out)
+        workers = engines.workers(args.workers, order.reading.size)
+        if not build(order, ray or engines.local(workers), meter, partial(preview, workers=workers)):
+            say(f"'{args.out}' holds this very dataset already: nothing was done")
     facts = summary(args.out)
     report(facts, as_json=args.json, text=in_words(facts, time.perf_counter() - begun))
 
 
-def engine_of(args: argparse.Namespace, order: Order) -> Engine:
+def refuse_idle(overrides: Layer) -> None:
+    """Settings that would be passed over in silence."""
+    for name in NOT_TEXT:
+        if name in overrides.get("data", {}):
+            raise UserError(f"data.{name} plays no role here", "leave it out: it is for 'fledge train'")
+
+
+def ray_if_asked(args: argparse.Namespace) -> contextlib.AbstractContextManager[Engine | None]:
+    """A cluster that is not there is refused before any text is looked at."""
     if args.engine == "ray":
-        return engines.on_ray(args.address)
+        return engines.on_ray(args.address, args.workers)
     if args.address:
         raise UserError("--address is a Ray cluster's", "add --engine ray, or leave it out")
-    return engines.local(args.workers, order.reading.size)
+    return contextlib.nullcontext()
 
 
 def order_of(named: Sequence[str], data: DataConfig, tokenizer: TokenizerConfig, out: str) -> Order:
@@ -80,7 +100,16 @@ def order_of(named: Sequence[str], data: DataConfig, tokenizer: TokenizerConfig,
     options = Options(data.field, unescaped(data.separator), "", data.errors)
     reading = gather(named, options, globs(data.include), globs(data.exclude))
     place = out if is_url(out) else str(user_path(out).absolute())
+    refuse_inside(place, named)
     return Order(reading, data, lambda: make_tokenizer(reading, tokenizer), key, facts, place)
+
+
+def refuse_inside(out: str, named: Sequence[str]) -> None:
+    """A dataset in the folder that it is made of would be text of that folder the next time."""
+    for source in named:
+        folder, target = user_path(sources.weighted(source)[0]).resolve(), Path(out).resolve()
+        if folder in target.parents and folder.is_dir() and not sources.hidden(target.relative_to(folder).parts):
+            raise UserError(f"'{out}' lies inside the text in '{source}'", "choose an --out outside of that folder")
 
 
 def facts_of(named: Sequence[str], data: DataConfig, tokenizer: TokenizerConfig) -> tuple[str, str]:
@@ -96,16 +125,17 @@ def globs(words: str) -> list[str]:
 
 
 def unescaped(separator: str) -> str:
-    r"""`\n` and `\t` as people write them on a command line."""
-    return separator.replace("\\n", "\n").replace("\\t", "\t")
+    r"""`\n`, `\r` and `\t` as people write them on a command line."""
+    return separator.replace("\\n", "\n").replace("\\r", "\r").replace("\\t", "\t")
 
 
 def ensure(data: DataConfig, tokenizer: TokenizerConfig, check: Check = lambda _: None) -> Dataset:
     """The dataset that a run asks for: opened where it is there, prepared first where it is not."""
     if data.path is not None:
-        return open_named(data.path, tokenizer)
+        return open_named(data.path, lambda: named_tokenizer(tokenizer))
     _, key = facts_of([data.corpus], data, tokenizer)
-    folder = cache_dir() / "datasets" / f"{Path(data.corpus).stem}-{key[:12]}"
+    name = re.sub(r"[^\w.-]+", "-", Path(data.corpus).stem)[:60]  # of an address, say
+    folder = cache_dir() / "datasets" / f"{name}-{key[:12]}"
     if (folder / shards.MANIFEST).exists():
         try:
             return shards.open_dataset(folder)
@@ -113,26 +143,32 @@ def ensure(data: DataConfig, tokenizer: TokenizerConfig, check: Check = lambda _
             say(f"warning: {error.message}; it is prepared anew")
             shutil.rmtree(folder)
     say(f"preparing '{data.corpus}' first: text → tokens, kept in {folder}")
+    order = order_of([data.corpus], data, tokenizer, str(folder))
     while True:
         try:
-            return prepare([data.corpus], tokenizer, data, folder, check)
+            return prepared(order, check)
         except Busy:
             time.sleep(0.2)  # another process makes it, and we shall find it made
 
 
-def open_named(name: str, tokenizer: TokenizerConfig | None = None) -> Dataset:
-    """A dataset in a folder or at a URL, ours or another program's."""
+def open_named(name: str, given: Callable[[], Tokenizer | None]) -> Dataset:
+    """A dataset in a folder or at a URL, ours or another program's, whose tokenizer must be `given`."""
     folder = remote.fetch(name, lambda files: progress(files, "fetching")) if is_url(name) else user_path(name)
-    return open_any(folder, lambda: named_tokenizer(tokenizer or TokenizerConfig()))
+    return open_any(folder, given)
 
 
 def prepare(
     named: Sequence[str], tokenizer: TokenizerConfig, data: DataConfig, out: Path, check: Check = lambda _: None
 ) -> Dataset:
+    return prepared(order_of(named, data, tokenizer, str(out)), check)
+
+
+def prepared(order: Order, check: Check) -> Dataset:
     """A dataset in a folder. One that `check` refuses does not stay."""
-    order = order_of(named, data, tokenizer, str(out))
+    out = Path(order.out)
     with new_folders(out.parent):
-        build(order, engines.local(None, order.reading.size), meter, lambda _: None)
+        workers = engines.workers(None, order.reading.size)
+        build(order, engines.local(workers), meter, lambda _: None)
         dataset = shards.open_dataset(out)
         try:
             check(dataset)
@@ -147,31 +183,39 @@ def prepare(
 
 def preview(ahead: Ahead, workers: int) -> None:
     """The first documents as tokens; and what all of it will come to, measured on some megabytes of this text."""
-    reading, tokenizer = ahead.order.reading, ahead.tokenizer
-    say(f"{len(reading.inputs):,} files, {human_bytes(reading.size)}; split by {ahead.by}")
+    reading, tokenizer, data = ahead.order.reading, ahead.tokenizer, ahead.order.data
+    held_out = HELD_OUT[ahead.by] if data.val or data.test else "nothing"
+    say(f"{counted(len(reading.inputs), 'file')}, {human_bytes(reading.size)}; held out: {held_out}")
     taken = tokens = shown = 0
-    slow, begun = 0, time.perf_counter()  # an encoder is slow until it has met the usual words
+    clock = [(0, time.perf_counter())]
     for piece in reading.sample(PROBE):
         ids = tokenizer.encode(piece.text)
         if piece.start == 0 and shown < PREVIEWED:
             shown += 1
-            say(f"  {printable(piece.document)[-40:]:<40} {as_tokens(tokenizer, ids[:SHOWN].tolist())} …")
+            name = fitting(printable(piece.document)[::-1], NAME)[::-1]  # of a long path the end tells more
+            say(f"  {set_cell_size(name, NAME)}  {as_tokens(tokenizer, ids.tolist())}")
         taken += piece.end - piece.start
-        tokens += len(ids)
-        if not slow and taken >= PROBE // 2:
-            slow, begun = taken, time.perf_counter()
+        tokens += len(ids) + piece.last
+        clock.append((taken, time.perf_counter()))
         if taken >= PROBE:
             break
-    seconds = (time.perf_counter() - begun) / (taken - slow) * unpacked(reading, ahead.left) / workers
-    total = unpacked(reading, reading.size) / taken * tokens
+    slow, begun = [mark for mark in clock[:-1] if mark[0] <= taken / 2][-1]  # until it has met the usual words
+    seconds = (clock[-1][1] - begun) / (taken - slow) * unpacked(reading, ahead.left) / workers
+    share = taken / max(1, unpacked(reading, reading.size)) if taken >= PROBE else 1.0
+    total = tokens / share * ahead.kept
     disk = total * shards.id_type(tokenizer.vocab_size).itemsize
     say(f"about {in_short(total)} tokens, {human_bytes(disk)} on disk, {in_time(seconds)} with {workers} at work")
     if ahead.finished:
-        say(f"{ahead.finished} of {ahead.parts} parts are there already")
+        say(f"{ahead.finished} of {counted(ahead.parts, 'part')} are there already")
 
 
 def as_tokens(tokenizer: Tokenizer, ids: list[int]) -> str:
-    return " ".join(f"{printable(tokenizer.decode([i]))}·{i}" for i in ids).replace("\n", "⏎").replace("\t", "⇥")
+    words = [f"{readable(tokenizer.bytes_of(i))}·{i}" for i in ids[:SHOWN]] + ["…"] * (len(ids) > SHOWN)
+    return fitting(" ".join(words).replace("\n", "⏎").replace("\t", "⇥"), TOKENS)
+
+
+def fitting(line: str, width: int) -> str:
+    return line if cell_len(line) <= width else f"{set_cell_size(line, width - 1).rstrip()}…"
 
 
 def unpacked(reading: Reading, stored: int) -> float:
@@ -202,11 +246,13 @@ def summary(out: str) -> dict[str, Any]:
 
 
 def in_words(facts: dict[str, Any], seconds: float) -> str:
-    lines = [f"{facts['folder']}: ids of {facts['vocab_size']:,} tokens"]
+    out = facts["folder"]
+    lines = [f"{out}: a vocabulary of {counted(facts['vocab_size'], 'token')}"]
     for name, split in facts["splits"].items():
         if split["tokens"]:
+            number, unit = counted(split["documents"], "document").split()
             size = human_bytes(split["bytes"])
-            lines.append(f"  {name:<6}{split['tokens']:>14,} tokens  {split['documents']:>8,} documents  {size:>10}")
-    lines += [f"  {count:,} documents left out: {reason}" for reason, count in facts["dropped"].items()]
-    lines += [f"  {facts['read'][name]:,} {what}" for name, what in MET.items() if facts["read"][name]]
-    return "\n".join([*lines, f"done in {in_time(seconds)}; next: fledge train demo --data.path {facts['folder']}"])
+            lines.append(f"  {name:<6}{split['tokens']:>14,} tokens  {number:>10} {unit:<9}  {size:>9}")
+    lines += [f"  {counted(count, 'document')} left out: {reason}" for reason, count in facts["dropped"].items()]
+    lines += [f"  {counted(facts['read'][name], *words)}" for name, words in MET.items() if facts["read"][name]]
+    return "\n".join([*lines, f"done in {in_time(seconds)}; next: fledge train demo --data.path {shlex.quote(out)}"])

@@ -10,7 +10,7 @@ from fledge.checkpoint import run as run_folder
 from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
 from fledge.checkpoint.state import State
-from fledge.datasets.foreign import open_any
+from fledge.recipes.prepare import open_named
 from fledge.recipes.screen import report, say
 from fledge.recipes.settings import settle
 from fledge.recipes.train import closing_words
@@ -34,7 +34,7 @@ def resume(reference: str, runs: Path) -> Outcome:
         )
     if settings.data.path is None:
         raise UserError(f"'{run.folder}' does not say what it was trained on: its config.toml is damaged", "restore it")
-    dataset = open_any(Path(settings.data.path), run.tokenizer)
+    dataset = open_named(settings.data.path, run.tokenizer)
     if dataset.fingerprint != run.fact("dataset_sha256"):
         raise UserError(
             f"the dataset '{dataset.folder}' is not the one that '{run.name}' was trained on",

@@ -16,6 +16,11 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """1 file · 2 files · 3 geese"""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 def report(value: Any, *, as_json: bool, text: str) -> None:
     """The result: one JSON document, or words."""
     print(to_json(value, indent=1) if as_json else text, flush=True)

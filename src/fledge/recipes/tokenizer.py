@@ -8,6 +8,7 @@ from fledge.base.errors import UserError
 from fledge.recipes.screen import report
 from fledge.recipes.tokenizer_report import compare, in_words
 from fledge.recipes.tokenizers import make_tokenizer, sampled, usual_gpt2_folders
+from fledge.text.inputs import Options
 from fledge.text.reading import gather
 from fledge.tokens import gpt2
 from fledge.tokens import tokenizer as tokenizers
@@ -39,7 +40,7 @@ def make(args: argparse.Namespace) -> Tokenizer:
         raise UserError("GPT-2's encoding is made already: no text changes it", "leave the sources out")
     if config.kind != "gpt2" and not args.sources:
         raise UserError("there is no text to learn from", "give a file, a folder or a named corpus")
-    reading = gather(args.sources) if args.sources else None
+    reading = gather(args.sources, Options(args.field)) if args.sources else None
     if not (args.from_scratch and reading):
         return make_tokenizer(reading, config, [args.gpt2] if args.gpt2 else [])
     from fledge.tokens.bpe import BpeTokenizer
@@ -89,5 +90,6 @@ def judge(args: argparse.Namespace) -> None:
         if args.gpt2:
             raise
         missing = f"GPT-2 is not beside it: {error.message}; {error.hint}"
-    found = compare({shown(args.file): loaded, **others}, (piece.text for piece in gather(args.sources).pieces()))
+    reading = gather(args.sources, Options(args.field))
+    found = compare({shown(args.file): loaded, **others}, (piece.text for piece in reading.pieces()))
     report({"tokenizers": found, "note": missing}, as_json=args.json, text=in_words(found, missing))

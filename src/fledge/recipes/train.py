@@ -24,6 +24,7 @@ from fledge.recipes.prepare import ensure
 from fledge.recipes.screen import report
 from fledge.recipes.settings import Settings, resolve
 from fledge.recipes.training import Outcome, Training
+from fledge.text.inputs import is_url
 from fledge.track.sinks import read_metrics
 
 LONGEST_NAME = 200  # bytes; a file system takes 255, and folders beside it carry longer names
@@ -122,8 +123,13 @@ def complete(settings: Settings, dataset: Dataset, machine: Machine) -> Settings
         save_every=settings.train.save_every or settings.train.eval_every or steps,
         compile=compile_pays(settings, steps, machine) if compile == "auto" else compile,
     )
-    data = replace(settings.data, stride=stride, path=str(dataset.folder.resolve()))
+    data = replace(settings.data, stride=stride, path=address(settings.data.path, dataset))
     return replace(settings, model=model, data=data, train=train)
+
+
+def address(given: str | None, dataset: Dataset) -> str:
+    """Where the dataset is found again: a URL is good on every machine, the cache that it came through is not."""
+    return given if given and is_url(given) else str(dataset.folder.resolve())
 
 
 def refuse_too_large(model: ModelConfig, machine: Machine) -> None:

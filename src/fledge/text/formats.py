@@ -1,6 +1,6 @@
 """One input → documents, in pieces: plain text, JSON lines, parquet; plain, gzip or zstd. Always as a stream.
 
-A document of up to 1 MiB comes whole; a longer one in pieces that are cut where every usual tokenizer begins a
+A document of up to 64 KiB comes whole; a longer one in pieces that are cut where every usual tokenizer begins a
 new word. `slices` divides an input among several readers so that each document has exactly one: put together, what
 they read is what one reader would have read. Names tell where a document stands: NAME for a whole file, else
 NAME@PLACE (the first byte in a text or of a JSON line, the row in a parquet).

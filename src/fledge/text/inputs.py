@@ -6,12 +6,13 @@ and nothing here knows which files belong to a SOURCE (sources.py).
     INPUT.gz  →  open_bytes: the plain bytes, as a stream  →  pieces of documents
 """
 
+import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import IO, Any, Literal, Protocol, cast
 
 from fledge.base.errors import UserError
 
@@ -19,12 +20,14 @@ Format = Literal["txt", "jsonl", "parquet"]
 Compression = Literal["none", "gz", "zst"]
 Errors = Literal["replace", "strict"]
 
-PIECE = 1 << 20  # bytes: longer documents come in pieces of about this size
+PIECE = 1 << 16  # bytes: longer documents come in pieces of about this size, small enough for a core's own cache
 HEAD = 8192  # bytes that are looked at to tell text from binary
 MARK = "\ufeff"  # at the beginning of a file it says that this is UTF-8, and is no part of the text
 MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gz", b"\x28\xb5\x2f\xfd": "zst"}
 CODEC = {"gz": "gzip", "zst": "zstd"}
 LINES = (".jsonl", ".ndjson")
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
+CHOOSE = "choose the field that holds the text: --data.field NAME; of fledge tokenizer: --field NAME"
 
 
 @dataclass(frozen=True)
@@ -116,22 +119,23 @@ def is_url(path: str) -> bool:
 
 
 @contextmanager
-def refusals(name: str) -> Iterator[None]:
-    """Whatever a storage library raises, in our two lines. Missing local files keep their own words."""
+def refusals(name: str, act: str = "read") -> Iterator[None]:
+    """Whatever a storage library raises, in our two lines. A full disk is this machine's, and keeps its own words."""
     try:
         yield
     except UserError:
         raise
     except ImportError as error:
-        raise UserError(
-            f"'{name}' needs a package that is not installed: {error}", "pip install 'fledge[s3]'"
-        ) from None
+        hint = "pip install 'fledge[s3]'" if name.startswith("s3://") else "install it with pip"
+        raise UserError(f"'{name}' needs a package that is not installed: {error}", hint) from None
     except FileNotFoundError:
         raise UserError(f"there is no '{name}'", "check the address") from None
     except Exception as error:  # botocore's, aiohttp's, … have no common root
+        if isinstance(error, OSError) and error.errno in DISK_IS_FULL:
+            raise
         words = " ".join(str(error).split()) or type(error).__name__
         hint = "check the address, the network and your credentials; a local file always works"
-        raise UserError(f"could not read '{name}': {words[:200]}", hint) from None
+        raise UserError(f"could not {act} '{name}': {words[:200]}", hint) from None
 
 
 @contextmanager
@@ -146,7 +150,21 @@ def open_stored(source: Input) -> Iterator[IO[bytes]]:
     with refusals(source.name):
         opened = fsspec.open(source.path, "rb").open()
     with opened as file:
-        yield file
+        yield cast(IO[bytes], FromAfar(file, source.name))
+
+
+class FromAfar:
+    """A file whose storage may go away while it is read."""
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self.file, self.name = file, name
+
+    def read(self, size: int = -1, /) -> bytes:
+        with refusals(self.name):
+            return self.file.read(size)
+
+    def __getattr__(self, other: str) -> Any:
+        return getattr(self.file, other)
 
 
 class Unpacked:
@@ -186,7 +204,9 @@ def open_bytes(source: Input, start: int = 0) -> Iterator[Readable]:
 
 def describe(name: str, path: str, size: int | None = None) -> Input:
     """Format and compression by the first bytes; the ending decides only where these could be either."""
-    probe = Input(name, path, "txt", size=size if is_url(path) else Path(path).stat().st_size)
+    if not is_url(path):
+        path, size = str(Path(path).absolute()), Path(path).stat().st_size  # readers may work in other folders
+    probe = Input(name, path, "txt", size=size)
     with open_stored(probe) as file:
         first = file.read(4)
     ending = Path(path.partition("?")[0]).suffixes[-2:]

@@ -12,7 +12,7 @@ import orjson
 
 from fledge.base.errors import UserError
 from fledge.base.files import human_bytes
-from fledge.text.inputs import MARK, Input, Options, Readable, Tally
+from fledge.text.inputs import CHOOSE, MARK, Input, Options, Readable, Tally
 from fledge.text.plain import READ, decode
 
 LINE_LIMIT = 64 << 20
@@ -55,7 +55,7 @@ def text_of(line: bytes, at: int, source: Input, options: Options, tally: Tally,
         known = ", ".join(f"'{key}'" for key in value) or "nothing"
         raise UserError(
             f"'{source.name}' line {number(at)} has no field '{options.field}'; it has: {known}",
-            "choose the field that holds the text",
+            CHOOSE,
         )
     text = value[options.field]
     if text is None:
@@ -63,7 +63,7 @@ def text_of(line: bytes, at: int, source: Input, options: Options, tally: Tally,
     if not isinstance(text, str):
         raise UserError(
             f"'{source.name}' line {number(at)}: the field '{options.field}' is {kind(text)}, not text",
-            "choose the field that holds the text",
+            CHOOSE,
         )
     return text
 

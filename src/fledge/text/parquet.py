@@ -10,7 +10,7 @@ from typing import Any
 
 from fledge.base.errors import UserError
 from fledge.base.files import human_bytes
-from fledge.text.inputs import Input, open_stored
+from fledge.text.inputs import CHOOSE, Input, open_stored
 from fledge.text.plain import Chunk
 
 BATCH = 8 << 20  # bytes of text that one batch of rows should hold
@@ -25,7 +25,7 @@ def opened(source: Input) -> Iterator[Any]:
 
     with open_stored(source) as stored:
         try:
-            file = pq.ParquetFile(stored, pre_buffer=False, buffer_size=1 << 20)
+            file = pq.ParquetFile(stored, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True)
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"'{source.name}' is damaged: {_first_line(error)}", DAMAGED) from None
         yield file
@@ -73,13 +73,11 @@ def check_field(file: Any, source: Input, field: str) -> None:
     schema = file.schema_arrow
     if field not in schema.names:
         known = ", ".join(f"'{name}'" for name in schema.names) or "nothing"
-        raise UserError(
-            f"'{source.name}' has no field '{field}'; it has: {known}", "choose the field that holds the text"
-        )
+        raise UserError(f"'{source.name}' has no field '{field}'; it has: {known}", CHOOSE)
     kind = schema.field(field).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        raise UserError(f"'{source.name}': the field '{field}' is {kind}, not text", "choose the one that holds it")
+        raise UserError(f"'{source.name}': the field '{field}' is {kind}, not text", CHOOSE)
 
 
 def joined_chunks(

@@ -44,11 +44,13 @@ class Reading:
         owed = 0.0
         for part in self.slices(STRIDE):
             owed += part.size * limit / self.size
+            if owed <= 0:  # the last piece was more than its share: nothing is read here
+                continue
             for piece in sources.share(read_slice(part, self.options), part.share):
-                if owed <= 0:
-                    break
                 yield piece
                 owed -= len(piece.text.encode())
+                if owed <= 0:
+                    break
 
 
 def gather(
@@ -58,5 +60,8 @@ def gather(
     inputs = tuple(each for source in named for each in sources.inputs(source, include, exclude))
     reading = Reading(tuple(named), inputs, options or Options())
     if not any(piece.text.strip() for piece in reading.pieces()):
-        raise UserError(f"there is no text in {reading.name}", "give a file or folder that holds some")
+        hint = "give a file or folder that holds some"
+        if any(each.weight < 1 for each in inputs):
+            hint += "; a share is of whole documents, so of a few it may be none"
+        raise UserError(f"there is no text in {reading.name}", hint)
     return reading

@@ -114,7 +114,7 @@ def _stored(url: str) -> list[tuple[str, int | None]]:
             found = {p: facts for p, facts in system.glob(path, detail=True).items() if facts["type"] == "file"}
         else:
             found = system.find(path, detail=True)
-        shown = {p: facts for p, facts in found.items() if not _hidden(Path(p).parts)}
+        shown = {p: facts for p, facts in found.items() if not hidden(Path(p).parts)}
         if not shown:
             raise UserError(f"there is no file at '{url}'", "check the address")
         return [(system.unstrip_protocol(p), facts.get("size")) for p, facts in sorted(shown.items())]
@@ -129,18 +129,22 @@ def _local(path: Path) -> list[Path]:
         return [path]
     if path.is_dir():
         root, found = path, path.rglob("*")
+    elif path.exists():
+        raise UserError(f"'{path}' is a pipe or a device: text is read more than once", "save it in a file first")
+    elif any("**" in part != "**" for part in path.parts):
+        raise UserError(f"'{path}': ** stands for whole folders", "write it between slashes: logs/**/*.txt")
     else:
         plain = next(i for i, part in enumerate(path.parts) if WILD.search(part))
         root = Path(*path.parts[:plain])
         found = root.glob(str(Path(*path.parts[plain:])))
-    shown = (p for p in sorted(found) if not _hidden(p.relative_to(root).parts))
+    shown = (p for p in sorted(found) if not hidden(p.relative_to(root).parts))
     files = [p for p in shown if p.is_file() and is_text(p)]
     if not files and not path.is_dir():
         raise UserError(f"no text file matches '{path}'", "check the pattern; ** reaches into folders")
     return files
 
 
-def _hidden(parts: Iterable[str]) -> bool:
+def hidden(parts: Iterable[str]) -> bool:
     return any(part.startswith(".") for part in parts)
 
 

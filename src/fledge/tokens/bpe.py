@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from fledge.base.errors import UserError
 from fledge.tokens import bytelevel
-from fledge.tokens.bytelevel import ALPHABET, spell, unspell, well_formed
+from fledge.tokens.bytelevel import ALPHABET, learnable, spell, unspell, well_formed
 from fledge.tokens.document import outside
 from fledge.tokens.patterns import PATTERNS, splitter
 
@@ -175,8 +175,8 @@ UNKNOWN_WAYS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "b
 def count_chunks(texts: Iterable[str], pattern: str) -> Counter[str]:
     """How often each chunk occurs. All that training needs to know of the text."""
     counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(chunk.group() for chunk in splitter(pattern).finditer(well_formed(text)))
+    for text in learnable(texts):
+        counts.update(chunk.group() for chunk in splitter(pattern).finditer(text))
     return counts
 
 
@@ -235,14 +235,19 @@ def merge_in_word(word: list[int], pair: Pair, new: int) -> Iterator[tuple[Pair,
     """Put `new` in the place of every `pair`, from left to right, and tell what that changes for the pairs beside it:
     each is one less of what was there, and one more of what is there now."""
     first, second = pair
-    i = 0
-    while i < len(word) - 1:
-        if word[i] == first and word[i + 1] == second:
-            if i > 0:
-                yield (word[i - 1], first), -1
-                yield (word[i - 1], new), 1
-            word[i : i + 2] = [new]
-            if i + 1 < len(word):
-                yield (second, word[i + 1]), -1
-                yield (new, word[i + 1]), 1
-        i += 1
+    done: list[int] = []  # a word may be a million letters long, so nothing is taken out of its middle
+    i, end = 0, len(word)
+    while i < end:
+        if word[i] != first or i + 1 == end or word[i + 1] != second:
+            done.append(word[i])
+            i += 1
+            continue
+        if done:
+            yield (done[-1], first), -1
+            yield (done[-1], new), 1
+        done.append(new)
+        i += 2
+        if i < end:
+            yield (second, word[i]), -1
+            yield (new, word[i]), 1
+    word[:] = done

@@ -3,7 +3,7 @@
 Knows neither how merges are found (bpe.py, turbo.py) nor how they are applied.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from fledge.base.errors import UserError
@@ -11,6 +11,7 @@ from fledge.tokens.document import frame
 from fledge.tokens.patterns import GPT4
 
 BYTES = 256
+BLOCK = 4096  # characters
 
 
 def byte_signs() -> dict[str, int]:
@@ -44,6 +45,18 @@ def utf8(text: str) -> bytes:
 
 def well_formed(text: str) -> str:
     return text if text.isascii() else utf8(text).decode()
+
+
+def learnable(texts: Iterable[str]) -> Iterator[str]:
+    """Texts as they are learned from: where a whole block holds no two words (one letter a million times, or DNA), the
+    text is cut behind it. Learning from such a run takes time with the square of its length, and it is no word."""
+    for text in map(well_formed, texts):
+        start = 0
+        for end in range(BLOCK, len(text), BLOCK):
+            if len(text[end - BLOCK : end].split(None, 1)) < 2:
+                yield text[start:end]
+                start = end
+        yield text[start:]
 
 
 def check_size(vocab_size: int, specials: int) -> None:

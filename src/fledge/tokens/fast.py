@@ -14,13 +14,14 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, trainers
 
 from fledge.tokens import bytelevel, turbo
-from fledge.tokens.bytelevel import ALPHABET, BYTE_OF, spell, utf8, well_formed
+from fledge.tokens.bytelevel import ALPHABET, BYTE_OF, learnable, spell, utf8, well_formed
 from fledge.tokens.document import outside
-from fledge.tokens.spelling import spelling
+from fledge.tokens.spelling import Spelling, size_of, spelling
 
 # How the files of well-known models call the token after a document.
 ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "<|im_end|>")
@@ -31,11 +32,11 @@ class FastTokenizer:
 
     def __init__(self, content: dict[str, Any]) -> None:
         """`content` of a tokenizer.json."""
-        self._library = Tokenizer.from_str(json.dumps(content))
+        self._library = Tokenizer.from_str(orjson.dumps(content).decode())
         self._library.no_truncation()  # such files can hold a length to cut at, and one to fill up to
         self._library.no_padding()
         self._library.encode_special_tokens = True  # a text that spells "<|endoftext|>" is text, not an end
-        self._spelling = spelling(self.to_json(), self._library)
+        self._vocab_size = size_of(self._library)
         specials = [token["content"] for token in content["added_tokens"] if token["special"]]
         names = sorted(set(specials) - {content["model"].get("unk_token")})
         unknown = content["model"].get("unk_id")  # text may well be unknown, and is then this one
@@ -70,7 +71,11 @@ class FastTokenizer:
     @property
     def vocab_size(self) -> int:
         """One more than the largest id, so that every id has its place even where some have no token."""
-        return len(self._spelling.pieces)
+        return self._vocab_size
+
+    @cached_property
+    def _spelling(self) -> Spelling:
+        return spelling(self.to_json(), self._library)
 
     @property
     def end_of_text(self) -> int | None:
@@ -120,7 +125,7 @@ class FastTokenizer:
         return self._spelling.pieces[token]
 
     def to_json(self) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads(self._written)
+        content: dict[str, Any] = orjson.loads(self._written)
         return content
 
     @cached_property
@@ -143,7 +148,7 @@ def train_here(texts: Iterable[str], vocab_size: int, special: str | None, patte
         initial_alphabet=sorted(BYTE_OF),
         special_tokens=[special] if special else [],
     )
-    library.train_from_iterator(map(well_formed, texts), trainer)
+    library.train_from_iterator(learnable(texts), trainer)
     return FastTokenizer(json.loads(library.to_str()))
 
 

@@ -27,18 +27,23 @@ class Spelling:
     exact: bool = True  # a text is the sum of its pieces
 
 
+def size_of(library: Tokenizer) -> int:
+    """One more than the largest id."""
+    ids = library.get_vocab().values()
+    size = 1 + max(ids, default=-1)
+    if size > len(ids) + HOLES:
+        raise ValueError(f"its ids run up to {size - 1}, but it holds {len(ids)} tokens")
+    return size
+
+
 def spelling(content: dict[str, Any], library: Tokenizer) -> Spelling:
     steps = _flat(content.get("decoder"))
     kinds = {step["type"] for step in steps}
     added = {token["id"]: "" if token["special"] else token["content"] for token in content["added_tokens"]}
-    vocabulary = library.get_vocab()
-    size = 1 + max(vocabulary.values(), default=-1)
-    if size > len(vocabulary) + HOLES:
-        raise ValueError(f"its ids run up to {size - 1}, but it holds {len(vocabulary)} tokens")
-    pieces = [b""] * size
+    pieces = [b""] * size_of(library)
     byte_level = "ByteLevel" in kinds
     understood = bool(kinds) and kinds <= UNDERSTOOD and all(map(_is_plain, steps))
-    for token, i in vocabulary.items():
+    for token, i in library.get_vocab().items():
         if i in added:
             pieces[i] = added[i].encode()
         elif byte_level:

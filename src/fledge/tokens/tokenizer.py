@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from fledge.base.errors import UserError
@@ -57,8 +58,8 @@ def encode_marked(tokenizer: Tokenizer, text: str, mark: str = END_OF_TEXT) -> I
     return np.concatenate([first, *(part for ids in others for part in (np.array([end], dtype=np.uint32), ids))])
 
 
-def to_file(tokenizer: Tokenizer) -> str:
-    return json.dumps(tokenizer.to_json(), ensure_ascii=False, indent=1)
+def to_file(tokenizer: Tokenizer) -> bytes:
+    return orjson.dumps(tokenizer.to_json(), option=orjson.OPT_INDENT_2)
 
 
 def save(tokenizer: Tokenizer, path: Path) -> None:

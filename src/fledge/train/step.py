@@ -14,7 +14,7 @@ from torch import Tensor
 from fledge.batches.loader import Batch
 from fledge.loss import count_valid
 from fledge.model.gpt import GPT
-from fledge.optim.groups import Together
+from fledge.optim.groups import Optimizer
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Stepper:
 
     model: GPT
     loss: Callable[[Tensor, Tensor], Tensor]  # inputs, targets → summed loss
-    optimizer: Together
+    optimizer: Optimizer
     batches: Callable[[int], list[Batch]]  # update number from 0 → its micro-batches
     multiplier: Callable[[int], float]  # update number from 0 → share of the peak learning rate
     peak: float

@@ -1,0 +1,1 @@
+"""Python source that serves every model, rewritten for one."""

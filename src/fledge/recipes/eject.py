@@ -1,0 +1,92 @@
+"""fledge eject: a preset or a run → one file of PyTorch that a person can read from top to bottom."""
+
+import argparse
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fledge.base.errors import UserError, nearest
+from fledge.base.files import new_folders, user_path
+from fledge.checkpoint import run as run_folder
+from fledge.checkpoint import store
+from fledge.checkpoint.run import Run
+from fledge.exchange.eject import Plan, eject
+from fledge.model.count import parameters
+from fledge.recipes.presets import parts
+from fledge.recipes.screen import report, say
+from fledge.recipes.settings import Settings, preset_files, resolve, settle
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is to be ejected, and for a run where its files are."""
+
+    name: str
+    settings: Settings
+    weights: Path | None = None
+    tokenizer: Path | None = None
+
+
+def run(args: argparse.Namespace) -> None:
+    out = user_path(args.out)
+    if out.exists():
+        raise UserError(f"'{out}' exists already", "choose another --out, or remove it first")
+    found = find(args.model, args.overrides, args.runs)
+    settings = found.settings
+    plan = Plan(
+        title(found.name),
+        ", ".join(parts(settings.model)),
+        settings.model,
+        settings.optim,
+        settings.train,
+        settings.data,
+    )
+    text = eject(plan)
+    with new_folders(out.parent), out.open("x", encoding="utf-8") as file:
+        file.write(text)
+    lines, size = len(text.splitlines()), parameters(settings.model)
+    answer = {"name": found.name, "file": str(out), "lines": lines, "parameters": size}
+    answer |= {"weights": found.weights and str(found.weights), "tokenizer": found.tokenizer and str(found.tokenizer)}
+    words = f"{out}: '{found.name}', a GPT of {size:,} parameters, in {lines} lines\nnext: {next_command(out, found)}"
+    report(answer, as_json=args.json, text=words)
+
+
+def find(name: str, overrides: list[str], runs: Path) -> Found:
+    reference, which = run_folder.split_reference(name, otherwise="best")
+    run = run_folder.look_up(reference, runs)
+    is_preset = name in preset_files() or name.endswith(".toml")
+    if run and not overrides:
+        if is_preset:
+            say(f"'{name}' is a run and a preset: this is the run")
+        return of_run(run, which)
+    if run and not is_preset:
+        raise UserError(f"'{name}' is a run, and its settings are what they are", f"leave out {overrides[0]}")
+    if not is_preset:
+        known = [*preset_files(), *(each.name for each in run_folder.list_runs(runs))]
+        hint = nearest(name, known) or "'fledge presets' and 'fledge runs' list those there are"
+        raise UserError(f"no preset and no run is called '{name}'", hint)
+    settings = resolve(name, overrides)
+    model = replace(settings.model, vocab_size=settings.model.vocab_size or settings.tokenizer.size)
+    return Found(Path(name).stem, replace(settings, model=model))
+
+
+def of_run(run: Run, which: str) -> Found:
+    checkpoint, damaged = store.find(run.checkpoints, which)
+    for what in damaged:
+        say(f"warning: {what}; using step {checkpoint.step}")
+    weights, tokenizer = checkpoint.folder / "model.safetensors", run.folder / "tokenizer.json"
+    return Found(run.name, replace(settle(run.config()), model=run.model_config()), weights, tokenizer)
+
+
+def title(name: str) -> str:
+    """A name that can stand in a line of the file, whatever it is made of."""
+    return "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in name)[:60]
+
+
+def next_command(out: Path, found: Found) -> str:
+    words = ["python", str(out), "generate"]
+    if not found.weights:
+        words = ["python", str(out), "train", "book.txt", "--tokenizer", "tokenizer.json"]
+    else:
+        words += ["--weights", str(found.weights), "--tokenizer", str(found.tokenizer)]
+    return shlex.join(words)

@@ -1,0 +1,250 @@
+"""Whoever does the work, and whatever befalls them: the same results, and nothing is done twice without need."""
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fledge.base.errors import UserError
+from fledge.cli import main
+from fledge.datasets import engines
+from fledge.datasets.engines import ATTEMPTS, Engine, here, on_ray, processes
+
+if TYPE_CHECKING:
+    from .conftest import Maker
+
+NUMBERS = range(6)
+SQUARES = {number: number * number for number in NUMBERS}
+ONCE = Counter(NUMBERS)
+
+
+@pytest.fixture(scope="module")
+def deeds() -> Iterator[ModuleType]:
+    """deeds.py, under a name by which workers find it, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parent)
+        import deeds
+
+        yield deeds
+
+
+@pytest.fixture(scope="module")
+def cluster(deeds: ModuleType) -> Iterator[str]:
+    """The address of a real Ray with two workers, which this process has joined."""
+    ray, filelock = pytest.importorskip("ray"), pytest.importorskip("filelock")
+    lock = filelock.FileLock(Path(tempfile.gettempdir()) / "fledge-tests-ray.lock")
+    at_sigterm = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch, short_folder() as folder:
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # workers find what we find
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray would write one into a home
+        patch.setenv("RAY_AUTH_MODE", "token")  # to be as it was, later; Ray itself sets it now
+        patch.delenv("RAY_AUTH_MODE")
+        with lock:  # two that start at the same time may choose the same port
+            session = ray.init(
+                "local",
+                num_cpus=2,
+                include_dashboard=False,
+                object_store_memory=80 << 20,  # bytes: about the least that Ray takes
+                log_to_driver=False,
+                logging_level="ERROR",
+                _temp_dir=folder,
+            )
+        signal.signal(signal.SIGTERM, at_sigterm)
+        yield session.address_info["gcs_address"]
+        ray.shutdown()
+
+
+def short_folder() -> "tempfile.TemporaryDirectory[str]":
+    """Ray keeps sockets in it, and their names have little room."""
+    return tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
+
+
+@pytest.fixture(params=["processes", "ray"])
+def workers(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """Two of them, in other processes."""
+    if request.param == "processes":
+        yield processes(2)
+        return
+    request.getfixturevalue("cluster")
+    with on_ray(None, None) as engine:
+        yield engine
+
+
+@pytest.fixture
+def marks(tmp_path: Path) -> Path:
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    return folder
+
+
+# Work
+
+
+def test_each_result_comes_with_what_it_was_made_of(workers: Engine, deeds: ModuleType, marks: Path) -> None:
+    assert dict(workers(partial(deeds.square, marks), NUMBERS)) == SQUARES
+    assert deeds.marks(marks) == ONCE
+
+
+def test_no_work_starts_nobody(workers: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "ProcessPoolExecutor", None)
+    monkeypatch.setattr("fledge.datasets.engines.islice", None)
+    assert list(workers(print, [])) == []
+
+
+def test_parts_are_the_same_whoever_makes_them(workers: Engine, make: "Maker", small_parts: None) -> None:
+    (make.folder / "poems").mkdir()
+    for number in range(5):
+        (make.folder / "poems" / f"{number}.txt").write_text(f"poem {number % 4}\n\n{'la ' * number}, und Käse 🦆")
+    asked = {"separator": "\n\n", "dedup": True, "test": 0.2}
+    alone = make(make.order("poems", out="alone", **asked))
+    assert make(make.order("poems", out="together", **asked), workers) == alone
+    assert sum(name.endswith(".tokens") for name in alone) > 2
+
+
+def test_ray_holds_back_what_is_not_to_be_done_yet(cluster: str, deeds: ModuleType, marks: Path) -> None:
+    with on_ray(None, 1) as engine:
+        assert dict(engine(partial(deeds.company, marks), NUMBERS)) == dict.fromkeys(NUMBERS, 1)
+
+
+def test_the_count_of_workers_follows_the_wish_and_else_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "cores", lambda: 7)
+    assert engines.workers(3, 1) == engines.workers(3, engines.SMALL) == 3
+    assert engines.workers(None, engines.SMALL) == 7
+    assert engines.workers(None, engines.SMALL - 1) == 1
+    assert engines.local(1) is here
+
+
+# What befalls workers
+
+
+def test_a_worker_that_is_killed_costs_what_it_was_making(workers: Engine, deeds: ModuleType, marks: Path) -> None:
+    deed = partial(deeds.square_or_die, marks, 3, len(NUMBERS) - 1, 1)
+    assert dict(workers(deed, NUMBERS)) == SQUARES
+    assert deeds.marks(marks) == ONCE + Counter([3])
+
+
+def test_a_worker_that_is_always_killed_is_given_up(workers: Engine, deeds: ModuleType, marks: Path) -> None:
+    results, found = workers(partial(deeds.square_or_die, marks, 3, len(NUMBERS) - 1, 99), NUMBERS), {}
+    with pytest.raises(UserError, match="killed") as caught:
+        found.update(results)
+    assert "--workers 1" in caught.value.hint
+    assert found == {number: square for number, square in SQUARES.items() if number != 3}
+    assert deeds.marks(marks)[3] >= ATTEMPTS
+
+
+@pytest.mark.parametrize(
+    ("deed", "kind", "words"),
+    [("refuse", UserError, "5 is odd"), ("fill_the_disk", OSError, "/somewhere/5"), ("stumble", KeyError, "5")],
+)
+def test_what_a_worker_raises_is_raised_here(
+    workers: Engine, deeds: ModuleType, deed: str, kind: type[Exception], words: str
+) -> None:
+    with pytest.raises(kind, match=words) as caught:
+        list(workers(getattr(deeds, deed), [5]))
+    assert getattr(caught.value, "hint", "take an even one") == "take an even one"
+    assert getattr(caught.value, "errno", None) == (28 if kind is OSError else None)
+
+
+def test_processes_never_hear_of_ctrl_c_not_even_while_they_start(deeds: ModuleType) -> None:
+    heard = dict(processes(2)(deeds.hears, [signal.SIGINT, signal.SIGTERM]))
+    assert heard == {signal.SIGINT: False, signal.SIGTERM: True}
+    assert deeds.hears(signal.SIGINT)  # we do
+
+
+# Ray by the command line
+
+
+@pytest.fixture
+def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three small texts, and this folder as the one to work in: Ray's is another."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_text(f"Once upon a time there were {number} ducks.\n" * 30)
+    return tmp_path
+
+
+def fledge(*words: str, code: str = "") -> "subprocess.CompletedProcess[str]":
+    program = f"{code}\nimport sys\nfrom fledge.cli import main\nsys.exit(main())"
+    return subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+PREPARE = ["prepare", "0.txt", "1.txt", "2.txt", "--tokenizer.kind", "char", "--data.dedup", "true", "--out"]
+
+
+def test_prepare_on_a_running_ray_gives_the_same_bytes(texts: Path, cluster: str) -> None:
+    assert main([*PREPARE, "alone"]) == 0
+    done = fledge(*PREPARE, "together", "--engine", "ray", "--address", cluster, "--json")
+    assert (done.returncode, json.loads(done.stdout)["vocab_size"] > 9) == (0, True), done.stderr
+    assert contents(texts / "together") == contents(texts / "alone")
+
+
+def test_what_ray_says_of_its_workers_is_no_part_of_the_answer(texts: Path, cluster: str) -> None:
+    code = "import deeds; from fledge.datasets import build; build.make_part = deeds.die"
+    done = fledge(*PREPARE, "out", "--engine", "ray", "--address", cluster, "--json", code=code)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "error: workers were killed" in done.stderr
+    assert "raylet" in done.stderr
+
+
+def test_a_ray_with_another_fledge_is_refused(texts: Path, cluster: str) -> None:
+    other = "import fledge; fledge.__version__ = '9'"
+    done = fledge(*PREPARE, "out", "--engine", "ray", "--address", cluster, code=other)
+    assert done.returncode == 2
+    assert "error: this is fledge 9, and the Ray cluster has " in done.stderr
+    assert not (texts / "out").exists()
+
+
+def test_a_ray_that_asks_for_a_token_says_so(texts: Path, cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setenv("HOME", str(texts))
+    done = fledge(*PREPARE, "out", "--engine", "ray", "--address", cluster)
+    assert done.returncode == 2
+    assert "RAY_AUTH_TOKEN" in done.stderr.partition("hint:")[2]
+
+
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:", "127.0.0.1:99999999", "ray://127.0.0.1"])
+def test_what_is_no_address_is_refused_before_any_text_is_looked_at(
+    address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("ray")
+    assert main(["prepare", "absent.txt", "--out", "out", "--engine", "ray", "--address", address]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: there is no Ray cluster at '{address}'\nhint: check --address")
+
+
+def test_a_cluster_that_is_not_there_is_refused_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"  # free again in a moment
+    assert main(["prepare", "absent.txt", "--out", "out", "--engine", "ray", "--address", address]) == 2
+    assert f"no Ray cluster at '{address}'" in capsys.readouterr().err
+
+
+def test_an_address_without_ray_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", "absent.txt", "--out", "out", "--address", "127.0.0.1:6379"]) == 2
+    assert "--engine ray" in capsys.readouterr().err
+
+
+def test_a_machine_without_ray_is_told_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(["prepare", "absent.txt", "--out", "out", "--engine", "ray"]) == 2
+    assert "pip install 'fledge[ray]'" in capsys.readouterr().err

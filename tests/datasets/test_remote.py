@@ -1,0 +1,278 @@
+"""Datasets at a URL: written to a real S3 server, and read back through the cache of this machine."""
+
+import json
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fledge.base.errors import UserError
+from fledge.cli import main
+from fledge.datasets import remote
+from fledge.datasets.build import Order, build
+from fledge.datasets.config import DataConfig
+from fledge.datasets.engines import Work, here
+from fledge.datasets.shards import open_dataset
+from fledge.recipes.prepare import order_of
+from fledge.tokens.config import TokenizerConfig
+
+from .conftest import unwatched
+
+PARTS = 6
+SMALL_PARTS = """
+import sys
+from fledge.cli import main
+from fledge.datasets import plan
+plan.LEAST = plan.MOST = 1
+sys.exit(main())
+"""
+ASKED = ["--tokenizer.kind", "char", "--data.dedup", "true", "--data.test", "0.2"]
+
+
+class Store:
+    """A folder of the bucket."""
+
+    def __init__(self, url: str) -> None:
+        import s3fs
+
+        self.url, self.root, self.system = url, url.removeprefix("s3://"), s3fs.S3FileSystem(use_listings_cache=False)
+
+    def contents(self) -> dict[str, bytes]:
+        return {path.removeprefix(f"{self.root}/"): self.system.cat(path) for path in self.system.find(self.root)}
+
+    def write(self, name: str, content: bytes) -> None:
+        self.system.pipe(f"{self.root}/{name}", content)
+
+    def remove(self, name: str) -> None:
+        self.system.rm(f"{self.root}/{name}", recursive=True)
+
+    def changed(self, change: Callable[[dict[str, Any]], object]) -> None:
+        """Another manifest."""
+        manifest = json.loads(self.system.cat(f"{self.root}/dataset.json"))
+        change(manifest)
+        self.write("dataset.json", json.dumps(manifest).encode())
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FLEDGE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def store(bucket: str) -> Store:
+    """Nobody has used it."""
+    return Store(f"{bucket}/{secrets.token_hex(4)}")
+
+
+@pytest.fixture
+def poems(tmp_path: Path, small_parts: None) -> Path:
+    """Six files, six parts."""
+    folder = tmp_path / "poems"
+    folder.mkdir()
+    for number in range(PARTS):
+        (folder / f"{number}.txt").write_text(f"poem {number}: la la, und Käse 🦆\n" * 30)
+    return folder
+
+
+@pytest.fixture
+def alone(poems: Path, tmp_path: Path) -> dict[str, bytes]:
+    """What is made of the poems in a folder."""
+    out = tmp_path / "alone"
+    assert main(["prepare", str(poems), "--out", str(out), *ASKED]) == 0
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def kept(poems: Path, store: Store, alone: dict[str, bytes]) -> Store:
+    """Where the same lies."""
+    for name, content in alone.items():
+        store.write(name, content)
+    return store
+
+
+# Writing
+
+
+def test_a_dataset_at_a_url_is_the_one_in_a_folder(poems: Path, alone: dict[str, bytes], store: Store) -> None:
+    assert main(["prepare", str(poems), "--out", store.url, *ASKED]) == 0
+    assert store.contents() == alone
+
+
+def test_two_processes_read_where_the_text_lies_and_write_where_the_dataset_goes(
+    poems: Path, alone: dict[str, bytes], store: Store
+) -> None:
+    for path in poems.iterdir():
+        store.write(f"poems/{path.name}", path.read_bytes())
+    assert main(["prepare", f"{store.url}/poems", "--out", f"{store.url}/out", "--workers", "2", *ASKED]) == 0
+    made = Store(f"{store.url}/out").contents()
+    assert made.keys() == alone.keys()
+    assert {name for name in made if made[name] != alone[name]} == {"dataset.json"}  # it tells where the text lay
+
+
+def test_ray_writes_there_too(
+    poems: Path, alone: dict[str, bytes], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    words = ["prepare", str(poems), "--out", store.url, "--engine", "ray", "--workers", "1", "--json", *ASKED]
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+        done = subprocess.run([sys.executable, "-c", SMALL_PARTS, *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert list(Path(folder).glob("ray/session_2*"))  # a Ray of its own it was, and it is gone
+        assert folder not in subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, text=True).stdout
+    assert json.loads(done.stdout)["folder"] == store.url
+    assert store.contents() == alone
+
+
+def counting(made: list[int]) -> Callable[[Work, Sequence[Any]], Iterator[tuple[Any, Any]]]:
+    def engine(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        for item, result in here(work, items):
+            made.append(item.number)
+            yield item, result
+
+    return engine
+
+
+def order(poems: Path, store: Store) -> Order:
+    return order_of([str(poems)], DataConfig(dedup=True, test=0.2), TokenizerConfig(kind="char"), store.url)
+
+
+KILLED_AT_PART_THREE = f"""
+import os, signal
+from fledge.datasets import build
+make_part = build.make_part
+build.make_part = lambda job, part: os.kill(os.getpid(), 9) if part.number == 3 else make_part(job, part)
+{SMALL_PARTS}"""
+
+
+def test_what_was_finished_when_it_was_killed_is_not_made_again(
+    poems: Path, alone: dict[str, bytes], store: Store
+) -> None:
+    words = [sys.executable, "-c", KILLED_AT_PART_THREE, "prepare", str(poems), "--out", store.url, *ASKED]
+    assert subprocess.run(words).returncode == -signal.SIGKILL
+    made: list[int] = []
+    build(order(poems, store), counting(made), unwatched, lambda _: None)
+    assert made == [3, 4, 5]
+    assert store.contents() == alone
+
+
+def test_an_interruption_says_how_to_go_on(poems: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        yield items[0], work(items[0])
+        raise UserError("the lights are out", "find a candle")
+
+    with pytest.raises(UserError, match="lights") as caught:
+        build(order(poems, store), interrupted, unwatched, lambda _: None)
+    assert "the same command goes on" in caught.value.hint
+
+
+def test_the_same_again_does_nothing(poems: Path, kept: Store, alone: dict[str, bytes]) -> None:
+    kept.write(".parts/00000.json", b"left by a kill at the very end")
+    assert main(["prepare", str(poems), "--out", kept.url, *ASKED]) == 0
+    assert kept.contents() == alone
+
+
+@pytest.mark.parametrize("asked", [ASKED, ["--tokenizer.kind", "char"]], ids=["the same", "another"])
+def test_nothing_of_anybody_elses_is_touched(
+    poems: Path, store: Store, asked: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.write("holiday.jpg", b"sand")
+    assert main(["prepare", str(poems), "--out", store.url, *asked]) == 2
+    assert "holiday.jpg" in capsys.readouterr().err
+    assert store.contents() == {"holiday.jpg": b"sand"}
+
+
+def test_another_dataset_is_not_overwritten(
+    poems: Path, kept: Store, alone: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["prepare", str(poems), "--out", kept.url, "--tokenizer.kind", "char"]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert kept.contents() == alone
+
+
+def test_a_bucket_that_is_not_there_is_named(poems: Path, bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prepare", str(poems), "--out", f"{bucket}-of-nobody/x", *ASKED]) == 2
+    assert f"'{bucket}-of-nobody/x'" in capsys.readouterr().err
+
+
+# Reading
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_it_is_fetched_once(kept: Store, alone: dict[str, bytes]) -> None:
+    folder = remote.fetch(kept.url)
+    assert files(folder) == alone
+    kept.remove("train")
+    assert files(remote.fetch(kept.url)) == alone
+    assert open_dataset(folder).held == ["train", "val", "test"]
+
+
+def test_a_damaged_shard_in_the_cache_is_fetched_again(kept: Store, alone: dict[str, bytes]) -> None:
+    shard = remote.fetch(kept.url) / "train" / "00000.tokens"
+    for damage in (b"", b"x" + shard.read_bytes()[1:], shard.read_bytes()[:-1]):
+        shard.write_bytes(damage)
+        assert files(remote.fetch(kept.url)) == alone
+
+
+def test_a_shard_that_was_fetched_by_half_is_none(kept: Store, cache: Path) -> None:
+    kept.write("train/00000.tokens", b"damaged")
+    with pytest.raises(UserError, match=f"'{kept.url}/train/00000.tokens' is missing or damaged"):
+        remote.fetch(kept.url)
+    assert not any(path.name == "00000.tokens" for path in cache.rglob("train/*"))
+    kept.remove("train/00000.tokens")
+    with pytest.raises(UserError, match=f"'{kept.url}/train/00000.tokens' is missing or damaged"):
+        remote.fetch(kept.url)
+    assert not list(cache.rglob(".partial*"))
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "train/../../x.tokens", "/etc/passwd", "train/00000.tokens\n", "dataset.json", "a\0b", "", 5, None]
+)
+def test_a_manifest_cannot_name_a_file_elsewhere(kept: Store, cache: Path, name: object) -> None:
+    kept.changed(lambda manifest: manifest["splits"]["train"]["shards"][0].update(file=name))
+    with pytest.raises(UserError, match="no shard"):
+        remote.fetch(kept.url)
+    assert not list(cache.rglob("*.tokens"))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"splits": []}', b'{"splits": {"train": 1}}', b"[" * 99_999])
+def test_a_damaged_manifest_is_named(kept: Store, content: bytes) -> None:
+    kept.write("dataset.json", content)
+    with pytest.raises(UserError, match=f"damaged: '{kept.url}/dataset.json'"):
+        remote.fetch(kept.url)
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "tokenizer.json"])
+def test_what_is_missing_is_named(kept: Store, name: str) -> None:
+    kept.remove(name)
+    with pytest.raises(UserError, match=kept.url):
+        remote.fetch(kept.url)
+
+
+def test_a_dataset_that_changed_is_fetched_where_it_changed(
+    poems: Path, kept: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = remote.fetch(kept.url)
+    before, times = files(folder), {path: path.stat().st_mtime_ns for path in folder.rglob("*.tokens")}
+    (poems / "0.txt").write_text("poem 0: la la, und Käse 🦆!\n" * 20)
+    kept.remove("")
+    assert main(["prepare", str(poems), "--out", kept.url, *ASKED]) == 0
+    assert remote.fetch(kept.url) == folder
+    after = files(folder)
+    assert after == kept.contents()
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert "dataset.json" in changed
+    again = {path.relative_to(folder).as_posix() for path, t in times.items() if path.stat().st_mtime_ns != t}
+    assert again == {name for name in changed if name in before and name.endswith(".tokens")}

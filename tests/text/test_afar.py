@@ -1,0 +1,80 @@
+"""Text that is read where it lies, on a storage that goes away in the middle."""
+
+import errno
+import gzip
+import io
+from typing import ClassVar
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fsspec import AbstractFileSystem
+
+from fledge.base.errors import UserError
+from fledge.text import formats, sources
+from fledge.text.formats import Options
+from fledge.text.inputs import refusals
+
+TEXTS = [f"{number:x} " * 40_000 for number in range(30)]
+
+
+class LineIsDead(Exception):
+    """No OSError: storage libraries have roots of their own."""
+
+
+class Breaking(io.BytesIO):
+    """Reads well at both ends; when it is broken, not in the middle."""
+
+    broken = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        quarter = len(self.getvalue()) // 4
+        if Breaking.broken and quarter < self.tell() < 3 * quarter:
+            raise LineIsDead("the line went dead")
+        return super().read(size)
+
+
+class Shaky(AbstractFileSystem):
+    """shaky://NAME"""
+
+    protocol = "shaky"
+    held: ClassVar[dict[str, bytes]] = {}
+
+    def ls(self, path: str, *_: object, **__: object) -> list[dict[str, object]]:
+        return [{"name": path, "size": len(self.held[path]), "type": "file"}] if path in self.held else []
+
+    def _open(self, path: str, *_: object, **__: object) -> io.BytesIO:
+        return Breaking(self.held[path])
+
+
+@pytest.fixture(autouse=True)
+def shaky(monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.register_implementation("shaky", Shaky, clobber=True)
+    monkeypatch.setattr(Breaking, "broken", False)
+    monkeypatch.setattr(Shaky, "held", {})
+
+
+def parquet() -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.table({"text": TEXTS}), file, row_group_size=1, compression="none", use_dictionary=False)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.parquet"])
+def test_it_is_the_storage_that_is_blamed_and_not_the_file(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = "\n".join(TEXTS).encode()
+    Shaky.held[name] = {"a.txt": plain, "a.txt.gz": gzip.compress(plain, 0), "a.parquet": parquet()}[name]
+    [source] = sources.inputs(f"shaky://{name}")
+    assert sum(piece.last for piece in formats.read(source, Options(separator="\n"))) == len(TEXTS)
+    monkeypatch.setattr(Breaking, "broken", True)
+    with pytest.raises(UserError, match=f"could not read 'shaky://{name}': the line went dead") as caught:
+        list(formats.read(source, Options(separator="\n")))
+    assert "network" in caught.value.hint
+
+
+def test_a_disk_that_is_full_here_is_no_fault_of_the_storage() -> None:
+    with pytest.raises(OSError, match="No space"), refusals("s3://duck"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(UserError, match="could not write to 's3://duck'"), refusals("s3://duck", "write to"):
+        raise OSError(errno.EBUSY, "slow down")
