@@ -28,6 +28,8 @@ KINDS = {
     "learned window": replace(SMALL, window=7, positions="learned", attention="readable"),
     "sinusoidal window": replace(SMALL, window=7, positions="sinusoidal", mlp="relu"),
     "capped": replace(SMALL, softcap=2.0, output_bias=True, rotary_base=500.0),
+    "pairs": replace(SMALL, pair_table=29 * 29, zero_init=True),
+    "hashed pairs": replace(SMALL, pair_table=100, window=5, tied=True),
     "wide heads": replace(SMALL, head_dim=12, mlp="relu2", tied=True),
 }
 
@@ -36,9 +38,12 @@ def lively(config: ModelConfig, seed: int = 3) -> GPT:
     """A model whose weights are large enough that a mistake shows."""
     model = build(config, seed).eval()
     with torch.no_grad():
+        generator = torch.Generator().manual_seed(seed)
         for p in model.parameters():
             if p.ndim >= 2:
                 p.mul_(6)
+                if not p.any():  # what begins at zero would hide every mistake
+                    p.normal_(0, 0.1, generator=generator)
     return model
 
 

@@ -7,8 +7,8 @@ progress     step, tokens seen, random generators
 
 import base64
 from dataclasses import dataclass
-from itertools import count
-from typing import Any, Protocol
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,18 +18,6 @@ from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 
 Tensors = dict[str, Tensor]
-
-
-class Optimizer(Protocol):
-    """What is asked of an optimiser here."""
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]: ...
-
-    @property
-    def state(self) -> Any: ...
-
-    def load_state_dict(self, told: dict[str, Any], /) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +34,7 @@ class State:
 
 def capture(
     model: GPT,
-    optimizer: Optimizer,
+    optimizer: torch.optim.Optimizer,
     step: int,
     val_loss: float | None,
     owed: dict[str, float] | None = None,
@@ -60,7 +48,7 @@ def beginning(weights: Tensors, seed: int) -> State:
     return State(0, weights, {}, _rng(), owed={})
 
 
-def restore(state: State, model: GPT, optimizer: Optimizer) -> None:
+def restore(state: State, model: GPT, optimizer: torch.optim.Optimizer) -> None:
     """Everything as it was; after this the next step is bit for bit the one that would have come."""
     load_weights(model, state.weights)
     _load_optimizer(model, optimizer, state.optimizer)
@@ -106,39 +94,39 @@ def _refuse_difference(what: str, wanted: Any, found: Any) -> None:
         raise UserError(f"the checkpoint's {what} do not fit: {'; '.join(parts)}", "it belongs to another model")
 
 
-def _optimizer_tensors(model: GPT, optimizer: Optimizer) -> Tensors:
+def _names_by_group(model: GPT, optimizer: torch.optim.Optimizer) -> list[list[str]]:
     """Optimisers number their parameters; people, and other world sizes, name them."""
-    memory = optimizer.state
-    return {
-        f"{kind}/{name}": tensor for name, p in model.named_parameters() for kind, tensor in memory.get(p, {}).items()
-    }
+    names = {id(p): name for name, p in model.named_parameters()}
+    return [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
 
 
-def _load_optimizer(model: GPT, optimizer: Optimizer, tensors: Tensors) -> None:
-    """All of it or none: each parameter of a group has every kind of memory that one of them has (before the first
-    update that is none)."""
-    names = {p: name for name, p in model.named_parameters()}
-    memory: dict[str, Tensors] = {name: {} for name in names.values()}
-    for key, tensor in tensors.items():
-        kind, _, name = key.partition("/")
-        memory.setdefault(name, {})[kind] = tensor
-    groups = [[names[p] for p in group["params"]] for group in optimizer.param_groups]
-    wanted = [
-        f"{kind}/{name}" for group in groups for kind in {k for other in group for k in memory[other]} for name in group
-    ]
-    _refuse_difference("optimiser state", wanted, tensors)
-    for p, name in names.items():
-        for kind, tensor in memory[name].items():
-            if tensor.ndim and tensor.shape != p.shape:
-                raise UserError(
-                    f"the optimiser's '{kind}/{name}' has shape {list(tensor.shape)}, not that of its weights",
-                    "restore the file",
-                )
-    order = [name for group in groups for name in group]
-    state = {number: memory[name] for number, name in enumerate(order) if memory[name]}
-    numbers = count()
-    numbered = [{**group, "params": [next(numbers) for _ in group["params"]]} for group in optimizer.param_groups]
-    optimizer.load_state_dict({"state": state, "param_groups": numbered})
+def _optimizer_tensors(model: GPT, optimizer: torch.optim.Optimizer) -> Tensors:
+    names = list(chain.from_iterable(_names_by_group(model, optimizer)))
+    state = optimizer.state_dict()["state"]
+    return {f"{kind}/{names[i]}": tensor for i, kinds in state.items() for kind, tensor in kinds.items()}
+
+
+def _load_optimizer(model: GPT, optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+    """All of it or none: each parameter has every kind of memory that its group has (none before the first update)."""
+    groups = _names_by_group(model, optimizer)
+    held = [(kind, name) for kind, _, name in (key.partition("/") for key in tensors)]
+    kinds: dict[str, frozenset[str]] = {}
+    for group in groups:
+        here = set(group)
+        known = frozenset(kind for kind, name in held if name in here)
+        kinds |= dict.fromkeys(group, known)
+    _refuse_difference("optimiser state", [f"{kind}/{name}" for name in kinds for kind in kinds[name]], tensors)
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    for kind, name in held:
+        tensor = tensors[f"{kind}/{name}"]
+        if tensor.ndim and tensor.shape != shapes[name]:
+            raise UserError(
+                f"the optimiser's '{kind}/{name}' has shape {list(tensor.shape)}, not that of its weights",
+                "restore the file",
+            )
+    memory = ({kind: tensors[f"{kind}/{name}"] for kind in kinds[name]} for group in groups for name in group)
+    state = {i: kept for i, kept in enumerate(memory) if kept}
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _rng() -> dict[str, str]:

@@ -83,7 +83,7 @@ def gpt2(model: ModelConfig, mlps: Sequence[str] = ("gelu_tanh", "gelu", "relu",
         "head_dim": model.n_embd // model.n_head,
         "qk_norm": False,
         **dict.fromkeys(("qkv_bias", "output_bias", "mlp_bias", "norm_bias"), True),
-        **dict.fromkeys(("window", "softcap")),
+        **dict.fromkeys(("window", "softcap", "pair_table")),
         "head_bias": False,
     }
 
@@ -92,7 +92,7 @@ def _modern(**own: Any) -> Parts:
     """Rotary positions, RMSNorm and SwiGLU: what Llama and those after it have in common."""
     common = {"positions": "rotary", "norm": "rmsnorm", "mlp": "swiglu", "norm_bias": False, "head_bias": False}
     plain = {"qkv_bias": False, "output_bias": False, "mlp_bias": False, "qk_norm": False}
-    return {**common, **plain, "window": None, "softcap": None, **own}
+    return {**common, **plain, "window": None, "softcap": None, "pair_table": None, **own}
 
 
 def llama(model: ModelConfig) -> Parts:

@@ -21,7 +21,6 @@ class OptimConfig:
     eps: float = setting(1e-8, "smallest divisor")
     muon_lr: float = setting(0.02, "muon: learning rate of the matrices of blocks at its peak")
     momentum: float = setting(0.95, "muon: memory of the gradient")
-    cautious: bool = setting(False, "muon: weight decay only where it does not work against the update")
     embed_lr: float | None = setting(None, "beside muon: peak learning rate of the embedding; unset: lr")
     head_lr: float | None = setting(None, "beside muon: peak learning rate of the head; unset: lr")
 

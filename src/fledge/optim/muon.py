@@ -2,13 +2,12 @@
 
     velocity ← μ · velocity + gradient
     update   = orthogonal(gradient + μ · velocity)        every direction of a matrix moves by the same amount
-    weight   ← weight − lr · √max(1, rows / columns) · update        after its decay
+    weight   ← weight − lr · √max(1, rows / columns) · update
 
-Matrices of one shape are stacked and made orthogonal together: few large products instead of many small ones.
+The matrices of a group have one shape: stacked, they take a few large products instead of many small ones.
 The judge is `torch.optim.Muon`, which takes them one by one.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -34,51 +33,34 @@ def orthogonal(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     return x.mT if tall else x
 
 
-class Muon(torch.optim.Optimizer):
-    """`cautious`: the decay pulls only where it does not work against the update."""
+class Muon(torch.optim.AdamW):
+    """For groups that have a `momentum`; the others follow AdamW."""
 
-    def __init__(
-        self,
-        params: Iterable[Tensor],
-        lr: float,
-        weight_decay: float = 0.0,
-        momentum: float = 0.95,
-        cautious: bool = False,
-        dtype: torch.dtype = torch.bfloat16,
-    ) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
-        self.cautious, self.dtype = cautious, dtype
+    def __init__(self, groups: list[dict[str, Any]], dtype: torch.dtype, **adamw: Any) -> None:
+        super().__init__(groups, **adamw)
+        self.dtype = dtype  # of the products
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         assert closure is None, "gradients are computed before"
         for group in self.param_groups:
-            for matrices in by_shape(p for p in group["params"] if p.grad is not None):
-                self._update(matrices, group["lr"], group["weight_decay"], group["momentum"])
+            if "momentum" in group:
+                self._update(group["params"], group["lr"], group["momentum"], group["weight_decay"])
+        super().step()  # of all that still has a gradient
 
-    def _update(self, matrices: list[Tensor], lr: float, decay: float, momentum: float) -> None:
+    def _update(self, matrices: list[Tensor], lr: float, momentum: float, decay: float) -> None:
         gradients = [p.grad for p in matrices if p.grad is not None]
-        velocities = [self.state[p].setdefault("velocity", torch.zeros_like(p)) for p in matrices]
+        for p in matrices:
+            self.state[p] = self.state[p] or {"velocity": torch.zeros_like(p), "step": torch.tensor(0.0)}
+            self.state[p]["step"] += 1  # AdamW, which loads it, looks for that
+            p.grad = None
+        velocities = [self.state[p]["velocity"] for p in matrices]
         torch._foreach_mul_(velocities, momentum)
         torch._foreach_add_(velocities, gradients)
         wanted = torch._foreach_add(gradients, velocities, alpha=momentum)
         rows, columns = matrices[0].shape
-        update = orthogonal(torch.stack(wanted), self.dtype).to(matrices[0].dtype)  # [N, rows, columns]
-        updates = list(update.mul_(max(1.0, rows / columns) ** 0.5).unbind())
-        if decay:
-            self._decay(matrices, updates, lr * decay)
-        torch._foreach_add_(matrices, updates, alpha=-lr)
-
-    def _decay(self, matrices: list[Tensor], updates: list[Tensor], strength: float) -> None:
-        if not self.cautious:
-            torch._foreach_mul_(matrices, 1 - strength)
-            return
-        for matrix, update in zip(matrices, updates, strict=True):
-            matrix.addcmul_(matrix, (matrix * update > 0).to(matrix.dtype), value=-strength)
-
-
-def by_shape(matrices: Iterable[Tensor]) -> list[list[Tensor]]:
-    groups: dict[torch.Size, list[Tensor]] = {}
-    for matrix in matrices:
-        groups.setdefault(matrix.shape, []).append(matrix)
-    return list(groups.values())
+        update = orthogonal(torch.stack(wanted), self.dtype).to(wanted[0].dtype)  # [N, rows, columns]
+        update *= max(1.0, rows / columns) ** 0.5
+        for matrix, change in zip(matrices, update, strict=True):
+            pulled = (matrix * change > 0).to(matrix.dtype)  # decay only where it does not work against the change
+            matrix.addcmul_(matrix, pulled, value=-lr * decay).sub_(change, alpha=lr)

@@ -14,7 +14,6 @@ from torch import Tensor
 from fledge.batches.loader import Batch
 from fledge.loss import count_valid
 from fledge.model.gpt import GPT
-from fledge.optim.groups import Optimizer
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Stepper:
 
     model: GPT
     loss: Callable[[Tensor, Tensor], Tensor]  # inputs, targets → summed loss
-    optimizer: Optimizer
+    optimizer: torch.optim.Optimizer
     batches: Callable[[int], list[Batch]]  # update number from 0 → its micro-batches
     multiplier: Callable[[int], float]  # update number from 0 → share of the peak learning rate
     peak: float
@@ -57,6 +56,6 @@ class Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * height
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=True)
         lr = self.peak * height
         return StepResult(step + 1, float(total), lr, float(grad_norm), int(valid), time.perf_counter() - begin)

@@ -1,0 +1,115 @@
+"""Muon against torch's own, which takes matrices one by one and computes in bf16."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from fledge.base.machine import Machine
+from fledge.model.config import ModelConfig
+from fledge.model.init import build
+from fledge.optim.config import OptimConfig
+from fledge.optim.groups import build_optimizer
+from fledge.optim.muon import Muon, orthogonal
+
+CPU = Machine("cpu", "float32")
+MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=16, context=8, vocab_size=11, pair_table=50)
+MUON = OptimConfig(rule="muon", lr=3e-3, muon_lr=0.05, embed_lr=0.2, head_lr=0.01, weight_decay=0.3)
+
+
+def singular_values(matrices: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.svdvals(matrices.float())
+
+
+@settings(max_examples=30)
+@given(rows=st.integers(1, 40), columns=st.integers(1, 40), count=st.integers(1, 3), seed=st.integers(0, 99))
+def test_all_directions_become_about_equally_strong(rows: int, columns: int, count: int, seed: int) -> None:
+    matrices = torch.randn(count, rows, columns, generator=torch.Generator().manual_seed(seed))
+    strong = singular_values(matrices)
+    made = singular_values(orthogonal(matrices, torch.float32))
+    enough = strong > 0.05 * strong.amax(1, keepdim=True)  # what is nearly nothing grows, but not all the way
+    assert made[enough].min() > 0.5
+    assert made.max() < 1.3
+
+
+def test_matrices_of_nothing_stay_nothing() -> None:
+    assert not orthogonal(torch.zeros(2, 5, 3), torch.float32).any()
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (48, 16), (16, 48)])
+def test_updates_are_those_of_torch(shape: tuple[int, int]) -> None:
+    """Theirs is a mean of gradients and ours a sum: only the direction counts. Both round to bf16, in other places."""
+    start = [torch.randn(shape, generator=torch.Generator().manual_seed(n)) for n in range(3)]
+    ours, theirs = ([nn.Parameter(each.clone()) for each in start] for _ in range(2))
+    group = {"params": ours, "lr": 0.02, "weight_decay": 0.0, "momentum": 0.95}
+    mine = Muon([group], torch.bfloat16)
+    judge = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.0, momentum=0.95)
+    for turn in range(5):
+        for n, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            a.grad = torch.randn(shape, generator=torch.Generator().manual_seed(100 * turn + n))
+            b.grad = a.grad.clone()
+        mine.step()
+        judge.step()
+    moved = torch.stack([a.detach() - b for a, b in zip(ours, start, strict=True)])
+    wanted = torch.stack([a.detach() - b for a, b in zip(theirs, start, strict=True)])
+    assert moved.norm() == pytest.approx(float(wanted.norm()), rel=0.03)
+    assert nn.functional.cosine_similarity(moved.flatten(), wanted.flatten(), dim=0) > 0.999
+
+
+def test_decay_never_works_against_the_update() -> None:
+    weights = nn.Parameter(torch.randn(8, 8, generator=torch.Generator().manual_seed(1)))
+    before, gradient = weights.detach().clone(), torch.randn(8, 8, generator=torch.Generator().manual_seed(2))
+    changes = []
+    for decay in (0.0, 0.5):
+        with torch.no_grad():
+            weights.copy_(before)
+        weights.grad = gradient.clone()
+        Muon([{"params": [weights], "lr": 0.1, "weight_decay": decay, "momentum": 0.9}], torch.float32).step()
+        changes.append(weights.detach() - before)
+    plain, pulled = changes
+    extra = pulled - plain
+    against = plain * before > 0  # the update itself makes these larger
+    assert not extra[against].any()
+    torch.testing.assert_close(extra[~against], -0.05 * before[~against])
+
+
+def test_each_parameter_follows_its_rule_at_its_rate() -> None:
+    model = build(MODEL, 0)
+    optimizer = build_optimizer(model, MUON, CPU)
+    names = {id(p): name for name, p in model.named_parameters()}
+    found = {names[id(p)]: group for group in optimizer.param_groups for p in group["params"]}
+    assert found.keys() == set(names.values())
+    for name, group in found.items():
+        matrix = name.startswith("blocks.") and "norm" not in name
+        assert ("momentum" in group) == matrix, name
+        peak = 0.05 if matrix else 0.2 if name in ("embed.weight", "pairs.weight") else 0.01 if "head" in name else 3e-3
+        assert (group["peak"], group["weight_decay"]) == (peak, 0.3 if matrix else 0.0), name
+
+
+def test_a_tied_head_is_the_embedding() -> None:
+    optimizer = build_optimizer(build(replace(MODEL, tied=True), 0), replace(MUON, embed_lr=None), CPU)
+    assert {group["peak"] for group in optimizer.param_groups} == {0.05, 3e-3}
+
+
+def test_what_it_remembers_is_saved_and_goes_on_as_if_it_had_not_been() -> None:
+    def gradients(model: nn.Module, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for p in model.parameters():
+            p.grad = torch.randn(p.shape, generator=generator)
+
+    one, other = build(MODEL, 0), build(MODEL, 0)
+    first, second = build_optimizer(one, MUON, CPU), build_optimizer(other, MUON, CPU)
+    for turn in range(4):
+        gradients(one, turn)
+        first.step()
+        if turn == 1:
+            other.load_state_dict(one.state_dict())
+            second.load_state_dict(first.state_dict())
+        if turn > 1:
+            gradients(other, turn)
+            second.step()
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
