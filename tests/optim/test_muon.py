@@ -1,5 +1,6 @@
 """Muon against torch's own, which takes matrices one by one and computes in bf16."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -107,7 +108,7 @@ def test_what_it_remembers_is_saved_and_goes_on_as_if_it_had_not_been() -> None:
         first.step()
         if turn == 1:
             other.load_state_dict(one.state_dict())
-            second.load_state_dict(first.state_dict())
+            second.load_state_dict(deepcopy(first.state_dict()))
         if turn > 1:
             gradients(other, turn)
             second.step()
