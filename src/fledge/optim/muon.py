@@ -42,11 +42,10 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        assert closure is None, "gradients are computed before"
         for group in self.param_groups:
             if "momentum" in group:
                 self._update(group["params"], group["lr"], group["momentum"], group["weight_decay"])
-        super().step()  # of all that still has a gradient
+        return super().step(closure)  # of all that still has a gradient
 
     def _update(self, matrices: list[Tensor], lr: float, momentum: float, decay: float) -> None:
         gradients = [p.grad for p in matrices if p.grad is not None]
