@@ -16,13 +16,13 @@ SPLIT = Split("train", [IDS[:300], IDS[300:]], [np.array([0]), np.array([0])])
 ORDER = Order(len(SPLIT), CONTEXT, CONTEXT, seed=5)
 
 
-def loader(rank: int = 0, world_size: int = 1, micro_batch: int = BATCH) -> Loader:
-    return Loader(SPLIT, ORDER, BATCH, micro_batch, Machine("cpu", "float32", rank, world_size))
+def loader(rank: int = 0, world_size: int = 1) -> Loader:
+    return Loader(SPLIT, ORDER, BATCH, Machine("cpu", "float32", rank, world_size))
 
 
 def whole(step: int, world_size: int = 1, micro_batch: int = BATCH) -> tuple[Tensor, Tensor]:
     """Global batch `step`, put together again from every rank's micro-batches."""
-    parts = [p for rank in range(world_size) for p in loader(rank, world_size, micro_batch).micro_batches(step)]
+    parts = [p for rank in range(world_size) for p in loader(rank, world_size).micro_batches(step, micro_batch)]
     return torch.cat([p.inputs for p in parts]), torch.cat([p.targets for p in parts])
 
 
@@ -51,12 +51,12 @@ def test_a_batch_is_the_same_for_any_number_of_ranks_and_any_micro_batch(
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 4, 8])
 def test_no_micro_batch_is_larger_than_was_asked(micro_batch: int) -> None:
-    sizes = [len(batch.inputs) for batch in loader(micro_batch=micro_batch).micro_batches(0)]
+    sizes = [len(batch.inputs) for batch in loader().micro_batches(0, micro_batch)]
     assert sizes == [micro_batch] * (BATCH // micro_batch)
 
 
 def test_a_step_asked_for_again_gives_the_same_batch() -> None:
     one = loader()
-    first = one.micro_batches(4)[0].inputs
-    one.micro_batches(9)
-    assert torch.equal(first, one.micro_batches(4)[0].inputs)
+    first = one.micro_batches(4, BATCH)[0].inputs
+    one.micro_batches(9, BATCH)
+    assert torch.equal(first, one.micro_batches(4, BATCH)[0].inputs)

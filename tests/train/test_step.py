@@ -17,6 +17,7 @@ from fledge.model.init import build
 from fledge.optim.config import OptimConfig
 from fledge.optim.groups import build_optimizer
 from fledge.optim.schedule import multiplier
+from fledge.train.fitting import Fixed
 from fledge.train.parallel import wrap
 from fledge.train.step import Stepper
 
@@ -34,7 +35,7 @@ def stepper(micro_batch: int = BATCH, clip: float = 0.5) -> Stepper:
         model=model,
         loss=wrap(model, CPU, compile=False),
         optimizer=build_optimizer(model, OPTIM, CPU),
-        batches=Loader(Split("train", [IDS], [np.zeros(1)]), order, BATCH, micro_batch, CPU).micro_batches,
+        batches=Fixed(Loader(Split("train", [IDS], [np.zeros(1)]), order, BATCH, CPU), micro_batch, print),
         multiplier=partial(multiplier, OPTIM, steps=STEPS),
         peak=OPTIM.lr,
         clip=clip,

@@ -18,12 +18,12 @@ import torch
 from fledge.base.errors import UserError
 from fledge.base.files import cache_dir, read_json, to_json, write_atomic
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 WORTH_IT = 1.5  # bf16 must beat fp32 by this much before its lost digits are worth it
 
 
 Device = Literal["cpu", "cuda", "mps"]
-Dtype = Literal["float32", "bfloat16"]
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,12 @@ def has_bf16_units(device: str) -> bool:
 
 def choose_dtype(device: str, wanted: str = "auto") -> Choice:
     """bf16 where the hardware has it and, on a CPU, where a short probe shows that it pays."""
-    if wanted == "bfloat16" and device == "mps":
-        raise UserError("train.dtype 'bfloat16' is not used on an Apple GPU", "use --train.dtype float32")
+    if wanted in ("bfloat16", "float16") and device == "mps":
+        raise UserError(f"train.dtype '{wanted}' is not used on an Apple GPU", "use --train.dtype float32")
     if wanted != "auto":
         return Choice(wanted, "you asked for it")
+    if device == "cuda" and not has_bf16_units(device):
+        return Choice("float16", "the GPU has no bf16 matrix units, but fp16 ones")
     if not has_bf16_units(device):
         return Choice("float32", f"this {device} has no bf16 matrix units")
     if device == "cuda":
@@ -151,6 +153,15 @@ def total_memory(device: str) -> int:
     if device == "cuda":
         return int(torch.cuda.get_device_properties(0).total_memory)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def free_memory(device: str) -> int:
+    """Bytes that a program may take now. On a CPU the system's own estimate, where it gives one."""
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    with contextlib.suppress(OSError, StopIteration), Path("/proc/meminfo").open() as lines:
+        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable:")))
+    return total_memory(device)
 
 
 def cores() -> int:

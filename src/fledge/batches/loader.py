@@ -28,17 +28,20 @@ class Loader:
     split: Split
     order: Order
     batch_size: int  # sequences of a global step
-    micro_batch: int  # sequences that are computed at once
     machine: Machine
 
-    def micro_batches(self, step: int) -> list[Batch]:
-        """This rank's share of global batch `step` (counted from 0), in pieces of `micro_batch` rows."""
-        share = self.batch_size // self.machine.world_size
-        first = step * self.batch_size + self.machine.rank * share
-        rows = self.split.rows(self.order.starts(first, share), self.order.context + 1)
+    @property
+    def share(self) -> int:
+        """Sequences of a global step that are this rank's."""
+        return self.batch_size // self.machine.world_size
+
+    def micro_batches(self, step: int, size: int) -> list[Batch]:
+        """This rank's share of global batch `step` (counted from 0), in pieces of `size` rows."""
+        first = step * self.batch_size + self.machine.rank * self.share
+        rows = self.split.rows(self.order.starts(first, self.share), self.order.context + 1)
         tokens = torch.from_numpy(rows)
         if self.machine.device == "cuda":
             tokens = tokens.pin_memory().to("cuda", non_blocking=True)
         else:
             tokens = tokens.to(self.machine.device)
-        return [Batch(piece[:, :-1], piece[:, 1:]) for piece in tokens.split(self.micro_batch)]
+        return [Batch(piece[:, :-1], piece[:, 1:]) for piece in tokens.split(size)]

@@ -29,6 +29,7 @@ class State:
     optimizer: Tensors
     rng: dict[str, str]
     val_loss: float | None = None
+    scaling: dict[str, float] | None = None  # what fp16 remembers
     owed: dict[str, float] | None = None  # the step's own figures, where it was interrupted before it was looked at
 
 
@@ -37,9 +38,10 @@ def capture(
     optimizer: torch.optim.Optimizer,
     step: int,
     val_loss: float | None,
+    scaling: dict[str, float] | None = None,
     owed: dict[str, float] | None = None,
 ) -> State:
-    return State(step, weights_of(model), _optimizer_tensors(model, optimizer), _rng(), val_loss, owed)
+    return State(step, weights_of(model), _optimizer_tensors(model, optimizer), _rng(), val_loss, scaling, owed)
 
 
 def beginning(weights: Tensors, seed: int) -> State:

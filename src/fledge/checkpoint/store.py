@@ -58,7 +58,7 @@ def save(folder: Path, state: State) -> Checkpoint:
     with atomic_folder(path) as inside:
         _write_tensors(state.weights, inside / "model.safetensors")
         _write_tensors(state.optimizer, inside / "optimizer.safetensors")
-        progress = {"step": state.step, "val_loss": state.val_loss, "rng": state.rng, "owed": state.owed}
+        progress = {name: value for name, value in vars(state).items() if name not in ("weights", "optimizer")}
         (inside / "state.json").write_text(json.dumps(progress))
         hashes = {file.name: sha256(file) for file in sorted(inside.iterdir())}
         content = {"format": 1, "step": state.step, "val_loss": state.val_loss, "files": hashes}
@@ -114,7 +114,7 @@ def load(checkpoint: Checkpoint) -> State:
     except SafetensorError as error:
         raise Damaged(f"{path}: {error}") from None
     progress = json.loads((path / "state.json").read_bytes())
-    return State(progress["step"], weights, optimizer, progress["rng"], progress["val_loss"], progress["owed"])
+    return State(weights=weights, optimizer=optimizer, **progress)
 
 
 def load_weights(checkpoint: Checkpoint) -> Tensors:

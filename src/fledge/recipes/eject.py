@@ -33,12 +33,15 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"'{out}' exists already", "choose another --out, or remove it first")
     found = find(args.model, args.overrides, args.runs)
     settings = found.settings
+    train = settings.train
+    if train.micro_batch == "auto":
+        train = replace(train, micro_batch=None)  # the file has no room for finding out
     plan = Plan(
         title(found.name),
         ", ".join(parts(settings.model)),
         settings.model,
         settings.optim,
-        settings.train,
+        train,
         settings.data,
     )
     text = eject(plan)

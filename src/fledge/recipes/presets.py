@@ -32,7 +32,8 @@ def describe(name: str) -> dict[str, Any]:
     layer, about = read_preset(name)
     settings = settle(layer)
     model = replace(settings.model, vocab_size=settings.model.vocab_size or settings.tokenizer.size)
-    micro_batch = settings.train.micro_batch or settings.train.batch
+    asked = settings.train.micro_batch
+    micro_batch = asked if isinstance(asked, int) else settings.train.batch
     return {
         "name": name,
         "parameters": count.parameters(model),

@@ -38,9 +38,11 @@ from fledge.tokens.tokenizer import byte_lengths
 from fledge.track import events
 from fledge.track.sinks import CSVSink, JSONLSink, SamplesSink, Sink, TensorBoardSink, Tracker, WandbSink
 from fledge.track.terminal import view
+from fledge.train.fitting import Fitting, Fixed, guess
 from fledge.train.guard import StopAsked, StopSignals
 from fledge.train.loop import End, Hook, call_hooks, every, fit
 from fledge.train.parallel import exact, wrap
+from fledge.train.scaling import SCALING
 from fledge.train.step import Stepper, StepResult
 
 
@@ -63,11 +65,18 @@ def assemble(settings: Settings, machine: Machine, dataset: Dataset) -> Stepper:
         model=model,
         loss=wrap(model, machine, compile=compiles(settings, machine), warn=say),
         optimizer=build_optimizer(model, optim, machine),
-        batches=Loader(split, order, train.batch, train.micro_batch or train.batch, machine).micro_batches,
+        batches=micro_batches(settings, Loader(split, order, train.batch, machine), machine),
         multiplier=partial(multiplier, optim, steps=train.steps),
         peak=optim.lr,
         clip=train.clip,
+        scaling=SCALING[machine.dtype](),
     )
+
+
+def micro_batches(settings: Settings, loader: Loader, machine: Machine) -> Fitting:
+    if settings.train.micro_batch == "auto":
+        return Fitting(loader, guess(settings.model, loader.share, machine), say)
+    return Fixed(loader, min(settings.train.micro_batch or loader.share, loader.share), say)
 
 
 def compiles(settings: Settings, machine: Machine) -> bool:
@@ -92,6 +101,7 @@ class Training:
         torch.manual_seed(self.settings.train.seed)  # dropout draws from torch's own generator
         if state is not None:
             restore(state, self.model, self.optimizer)
+            self.stepper.scaling.remember(state.scaling)
             if best := store.best_of(store.complete(self.run.checkpoints)):
                 self.best_step, self.best_loss = best.step, math.inf if best.val_loss is None else best.val_loss
         reached = state.step if state else 0
@@ -211,7 +221,7 @@ class Training:
         begun = time.perf_counter()
         val_loss = self.judged[1] if self.judged and self.judged[0] == step else None
         owed = (asdict(end.last) if end.last else {}) if end and end.owed else None
-        state = capture(self.model, self.optimizer, step, val_loss, owed)
+        state = capture(self.model, self.optimizer, step, val_loss, self.stepper.scaling.memory(), owed)
         store.save(self.run.checkpoints, state)
         store.prune(self.run.checkpoints, self.settings.train.keep_last)
         self.tracker.record(events.Saved(step, val_loss, time.perf_counter() - begun))

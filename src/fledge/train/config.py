@@ -13,10 +13,12 @@ class TrainConfig:
     steps: int = setting(2000, "updates of the weights")
     epochs: float | None = setting(None, "passes over the training text; wins over steps")
     batch: int = setting(32, "sequences of one update")
-    micro_batch: int | None = setting(None, "sequences computed at once, to save memory; unset: the whole batch")
+    micro_batch: Literal["auto"] | int | None = setting(
+        None, "sequences computed at once, to save memory; auto: as many as fit; unset: the whole batch"
+    )
     seed: int = setting(1337, "where all chance begins")
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
-    dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", "precision of matrix products")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting("auto", "precision of matrix products")
     compile: Literal["auto"] | bool = setting("auto", "let torch.compile write faster code first; auto: when it pays")
     clip: float = setting(1.0, "largest length of the gradient; 0: no limit")
     log_every: int = setting(10, "steps between rows of metrics.csv")
@@ -26,8 +28,8 @@ class TrainConfig:
     keep_last: int = setting(2, "how many of the newest checkpoints stay, besides the best")
 
     def __post_init__(self) -> None:
-        counts = ("steps", "batch", "micro_batch", "log_every", "save_every", "keep_last")
-        refuse_odd_counts(self, "train", counts)
+        counts = ["steps", "batch", "log_every", "save_every", "keep_last"]
+        refuse_odd_counts(self, "train", counts + ["micro_batch"] * (self.micro_batch != "auto"))
         for name in ("eval_every", "sample_every", "clip"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"train.{name} cannot be {getattr(self, name)}", "it takes a number from 0 up")
@@ -35,7 +37,7 @@ class TrainConfig:
             raise UserError(f"train.epochs cannot be {self.epochs}", "it takes a number above 0")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"train.seed cannot be {self.seed}", "it takes a whole number from 0 up")
-        if self.micro_batch is not None and self.batch % self.micro_batch:
+        if isinstance(self.micro_batch, int) and self.batch % self.micro_batch:
             raise UserError(
                 f"train.micro_batch = {self.micro_batch} does not divide train.batch = {self.batch}",
                 f"it can be {divisors(self.batch)}",

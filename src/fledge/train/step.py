@@ -2,11 +2,15 @@
 
 batch → micro-batches → summed loss of each, over the batch's count of valid tokens → backward, gradients add up
       → clip → learning rate of this step → update
+
+Where memory, or the digits of fp16, did not suffice, the gradient is computed again, in smaller pieces or at a smaller
+scale: whatever happens, an update is made of its whole batch.
 """
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +18,8 @@ from torch import Tensor
 from fledge.batches.loader import Batch
 from fledge.loss import count_valid
 from fledge.model.gpt import GPT
+from fledge.train.fitting import out_of_memory
+from fledge.train.scaling import Scaling, Unscaled
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,23 @@ class StepResult:
     seconds: float
 
 
+class Batches(Protocol):
+    def __call__(self, step: int, /) -> list[Batch]:
+        """The micro-batches of update number `step`, counted from 0."""
+
+    def shrink(self) -> None:
+        """They were too large for the memory: smaller ones from now on, or a refusal."""
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """What is known when every parameter has its gradient, clipped."""
+
+    loss: Tensor
+    norm: Tensor  # before clipping
+    valid: Tensor
+
+
 @dataclass
 class Stepper:
     """Everything one update needs. Calling it makes the update."""
@@ -35,27 +58,47 @@ class Stepper:
     model: GPT
     loss: Callable[[Tensor, Tensor], Tensor]  # inputs, targets → summed loss
     optimizer: torch.optim.Optimizer
-    batches: Callable[[int], list[Batch]]  # update number from 0 → its micro-batches
+    batches: Batches
     multiplier: Callable[[int], float]  # update number from 0 → share of the peak learning rate
     peak: float
     clip: float
+    scaling: Scaling = field(default_factory=Unscaled)
 
     def __call__(self, step: int) -> StepResult:
         """Update number `step`, counted from 0."""
         begin = time.perf_counter()
+        found = self._gradient(step)
+        height = self.multiplier(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * height
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        seconds = time.perf_counter() - begin
+        return StepResult(step + 1, float(found.loss), self.peak * height, float(found.norm), int(found.valid), seconds)
+
+    def _gradient(self, step: int) -> Gradient:
+        """Again, until memory and digits suffice."""
+        while True:
+            try:
+                found = self._attempt(step)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                self.batches.shrink()
+            else:
+                if self.scaling.fits(found.norm):
+                    return found
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def _attempt(self, step: int) -> Gradient:
         micro_batches = self.batches(step)
         valid = torch.stack([count_valid(batch.targets) for batch in micro_batches]).sum()
         total = torch.zeros((), device=valid.device)
         self.model.train()
         for batch in micro_batches:
             loss = self.loss(batch.inputs, batch.targets) / valid
-            loss.backward()
+            self.scaling.enlarge(loss).backward()
             total += loss.detach()
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip or float("inf"))
-        height = self.multiplier(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * height
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        lr = self.peak * height
-        return StepResult(step + 1, float(total), lr, float(grad_norm), int(valid), time.perf_counter() - begin)
+        self.scaling.restore(p.grad for p in self.model.parameters() if p.grad is not None)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip or float("inf"))
+        return Gradient(total, norm, valid)

@@ -1,0 +1,63 @@
+"""How many sequences are computed at once: as many as memory holds. The global batch stays what it is.
+
+A first guess from the sizes of the model; where it was too bold, half of it, and so on, until it fits.
+"""
+
+from collections.abc import Callable
+
+from torch import OutOfMemoryError
+
+from fledge.base.errors import UserError
+from fledge.base.machine import Machine, free_memory
+from fledge.batches.loader import Batch, Loader
+from fledge.model.config import ModelConfig
+from fledge.model.count import activation_bytes, parameters
+
+SHARE = 0.8  # of what is free: other programs breathe, too
+STATE = 16  # bytes a parameter: weight, gradient, two memories of the optimiser
+PLAIN_WORDS = ("can't allocate memory", "not enough memory")  # what torch says of a CPU's memory, in a RuntimeError
+
+
+def divisors_of(whole: int) -> list[int]:
+    return [n for n in range(1, whole + 1) if whole % n == 0]
+
+
+def guess(model: ModelConfig, batch: int, machine: Machine) -> int:
+    """The largest part of a batch that should fit; one sequence, if not even that."""
+    room = SHARE * free_memory(machine.device) - STATE * parameters(model)
+    number = machine.torch_dtype.itemsize
+    return max((n for n in divisors_of(batch) if activation_bytes(model, n, number) <= room), default=1)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, OutOfMemoryError) or any(words in str(error) for words in PLAIN_WORDS)
+
+
+class Fitting:
+    """Step → its micro-batches, which become smaller when it is told that they were too large."""
+
+    def __init__(self, loader: Loader, size: int, say: Callable[[str], None]) -> None:
+        self.loader, self.size, self.say = loader, size, say
+
+    def __call__(self, step: int) -> list[Batch]:
+        return self.loader.micro_batches(step, self.size)
+
+    def shrink(self) -> None:
+        smaller = [n for n in divisors_of(self.loader.share) if n <= self.size // 2]
+        if not smaller:
+            raise UserError(
+                "there is not enough memory for a single sequence",
+                "make the model smaller: --model.context, --model.n_embd or --model.n_layer",
+            )
+        self.say(f"not enough memory for {self.size} sequences at once: {smaller[-1]} from now on, in the same batch")
+        self.size = smaller[-1]
+
+
+class Fixed(Fitting):
+    """As large as somebody asked for."""
+
+    def shrink(self) -> None:
+        raise UserError(
+            f"there is not enough memory for {self.size} sequences at once",
+            "let fledge find how many there are: --train.micro_batch auto",
+        )

@@ -1,0 +1,107 @@
+"""As many sequences at once as memory holds: fewer where it does not, and the batch stays the same."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fledge.base.errors import UserError
+from fledge.base.machine import Machine, free_memory, total_memory
+from fledge.model.config import ModelConfig
+from fledge.model.count import activation_bytes, parameters
+from fledge.train import fitting
+from fledge.train.fitting import Fitting, Fixed, guess, out_of_memory
+from fledge.train.step import Stepper
+
+CPU = Machine("cpu", "float32")
+BATCH = 4
+Build = Callable[..., Stepper]
+MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=64, context=64, vocab_size=100)
+
+
+@given(batch=st.integers(1, 5000), free=st.integers(0, 1 << 34))
+def test_the_guess_divides_the_batch_and_fits(batch: int, free: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "free_memory", lambda _: free)
+        size = guess(MODEL, batch, CPU)
+    assert batch % size == 0
+    room = 0.8 * free - 16 * parameters(MODEL)
+    assert size == 1 or activation_bytes(MODEL, size) <= room
+    larger = next((n for n in range(size + 1, batch + 1) if batch % n == 0), None)
+    assert larger is None or activation_bytes(MODEL, larger) > room
+
+
+def test_there_is_free_memory_here_and_not_more_than_all() -> None:
+    assert 0 < free_memory("cpu") <= total_memory("cpu")
+
+
+def test_where_memory_is_short_it_is_half_as_many_and_the_update_is_that_of_the_whole_batch(stepper: Build) -> None:
+    said: list[str] = []
+    one, other = stepper("float32"), stepper("float32")
+    loss, sizes, whole = one.loss, [], one.batches
+    assert isinstance(whole, Fixed)
+
+    def narrow(inputs: Tensor, targets: Tensor) -> Tensor:
+        sizes.append(len(inputs))
+        if len(inputs) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return loss(inputs, targets)
+
+    one.loss, one.batches = narrow, Fitting(whole.loader, BATCH, said.append)
+    results = [one(step) for step in range(2)], [other(step) for step in range(2)]
+    assert sizes == [4, 2] + [1] * 8
+    assert [line.split(":")[0] for line in said] == [f"not enough memory for {n} sequences at once" for n in (4, 2)]
+    for a, b in zip(*results, strict=True):
+        assert (a.loss, a.tokens) == (pytest.approx(b.loss, rel=1e-5), b.tokens)
+        assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-4)
+
+
+def test_what_somebody_asked_for_is_not_changed_in_silence(stepper: Build) -> None:
+    one = stepper("float32")
+
+    def full(inputs: Tensor, targets: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    one.loss = full
+    with pytest.raises(UserError, match="not enough memory for 2 sequences") as refused:
+        one(0)
+    assert "--train.micro_batch auto" in refused.value.hint
+
+
+def test_a_single_sequence_that_does_not_fit_is_refused(stepper: Build) -> None:
+    loader = stepper("float32").batches
+    assert isinstance(loader, Fixed)
+    with pytest.raises(UserError, match="a single sequence"):
+        Fitting(loader.loader, 1, print).shrink()
+
+
+def test_other_failures_are_not_taken_for_this_one(stepper: Build) -> None:
+    one = stepper("float32")
+
+    def odd(inputs: Tensor, targets: Tensor) -> Tensor:
+        raise RuntimeError("shapes do not match")
+
+    one.loss = odd
+    with pytest.raises(RuntimeError, match="shapes"):
+        one(0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
+def test_what_torch_says_when_a_cpu_has_no_memory_is_understood() -> None:
+    code = """
+import resource, torch
+from fledge.train.fitting import out_of_memory
+resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+try:
+    torch.empty(1 << 36)
+except RuntimeError as error:
+    print(out_of_memory(error))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
+    assert not out_of_memory(ValueError("x"))
