@@ -22,6 +22,8 @@ Outcome = Callable[[Path], dict[str, Any]]
 Unbroken = Callable[..., dict[str, Any]]
 Ended = Callable[..., tuple[int, str]]
 DROPOUT = ("--model.dropout", "0.3")
+HALF = ("--train.dtype", "float16")
+MUON = ("--optim.rule", "muon", "--model.pair_table", "64", "--model.zero_init", "true")
 CHARACTERS = ("--tokenizer.kind", "char")
 LONG = ("--train.steps", "160", "--train.save_every", "30", "--train.eval_every", "50", "--train.sample_every", "80")
 
@@ -41,7 +43,7 @@ def test_another_seed_gives_other_weights(home, outcome_of: Outcome, settings: t
     assert outcome_of(home.train("two", *settings, "--train.seed", "7"))["model"] != one["model"]
 
 
-@pytest.mark.parametrize("micro_batch", ["1", "2"])
+@pytest.mark.parametrize("micro_batch", ["1", "2", "auto"])
 def test_micro_batches_do_not_change_what_is_learned(home, micro_batch: str) -> None:
     losses = []
     for name, words in (("whole", ()), ("pieces", ("--train.micro_batch", micro_batch))):
@@ -58,7 +60,7 @@ def test_looking_more_often_does_not_change_what_is_learned(home, outcome_of: Ou
     assert (one["model"], one["optimizer"], one["rng"]) == (two["model"], two["optimizer"], two["rng"])
 
 
-@pytest.mark.parametrize("settings", [(), DROPOUT], ids=["plain", "dropout"])
+@pytest.mark.parametrize("settings", [(), DROPOUT, HALF, MUON], ids=["plain", "dropout", "half precision", "muon"])
 def test_a_run_from_an_earlier_checkpoint_ends_in_the_same_bits(
     home, outcome_of: Outcome, settings: tuple[str, ...]
 ) -> None:
