@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +228,45 @@ def test_an_export_that_fails_its_check_leaves_nothing(home, foreign: Path, caps
     assert "differ" in capsys.readouterr().err
     assert not (home.folder / "new").exists()
     assert not list(home.folder.glob(".partial*"))
+
+
+@pytest.fixture(scope="module")
+def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where transformers puts the code that comes with models: not into its user's home."""
+    folder = str(tmp_path_factory.mktemp("modules"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", folder)
+        patch.syspath_prepend(folder)
+        yield
+
+
+RARE = ("--model.pair_table", "97", "--model.mlp", "relu2", "--model.softcap", "9", "--optim.rule", "muon")
+
+
+@pytest.mark.parametrize("settings", [RARE, (*RARE, "--model.tied", "true", "--model.positions", "learned")])
+def test_what_transformers_has_no_class_for_takes_its_own_code_along(
+    home, settings: tuple[str, ...], capsys: pytest.CaptureFixture[str], modules: None
+) -> None:
+    home.train("odd", *settings)
+    capsys.readouterr()
+    assert home.do("export", "odd", "--to", "hf", "--out", str(home.folder / "hf"), "--json") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["kind"] == "FledgeForCausalLM"
+    assert "model.pair_table = 97" in err
+    assert "trust_remote_code=True" in err
+    assert "trust_remote_code=True" in (home.folder / "hf" / "README.md").read_text()
+
+    ours = load("odd", home.runs)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(home.folder / "hf", trust_remote_code=True).eval()
+    ids = torch.from_numpy(ours.tokenizer.encode("the quick brown").astype("int64"))[None]
+    with torch.no_grad():
+        assert float((theirs(ids).logits - ours.model(ids)).abs().max()) < 1e-5
+        loss = theirs(ids, labels=ids).loss
+        wanted = torch.nn.functional.cross_entropy(ours.model(ids)[0, :-1], ids[0, 1:])
+    torch.testing.assert_close(loss, wanted)
+    said = theirs.generate(ids[:, :4], max_new_tokens=8, do_sample=False, pad_token_id=0)[0].tolist()
+    one, context = ids[0, :4].tolist(), ours.model.config.context
+    for _ in range(8):
+        one.append(int(ours.model(torch.tensor([one[-context:]]))[0, -1].argmax()))
+    assert said == one
+    assert home.do("export", "odd", "--to", "gguf", "--out", str(home.folder / "gguf")) == 2

@@ -21,15 +21,17 @@ tags: [fledge]
 IN_PYTHON = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained(".")
-tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForCausalLM.from_pretrained("."{trust})
+tokenizer = AutoTokenizer.from_pretrained("."{trust})
 ids = tokenizer("Once", return_tensors="pt", add_special_tokens=False).input_ids
 print(tokenizer.decode(model.generate(ids, max_new_tokens=100)[0]))
 ```"""
 
 
-def for_transformers(loaded: Loaded, kind: str, parity: Parity) -> str:
-    return FRONT.format(library="transformers") + _body(loaded, kind, parity, IN_PYTHON)
+def for_transformers(loaded: Loaded, kind: str, parity: Parity, *, code: bool = False) -> str:
+    """With `code`, the model comes with its own, which one must agree to run."""
+    use = IN_PYTHON.format(trust=", trust_remote_code=True" if code else "")
+    return FRONT.format(library="transformers") + _body(loaded, kind, parity, use)
 
 
 def for_llama_cpp(loaded: Loaded, file: str, kind: str, parity: Parity) -> str:

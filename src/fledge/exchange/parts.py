@@ -19,6 +19,10 @@ from fledge.model.config import ModelConfig
 Parts = Mapping[str, Any]
 
 
+class NoClass(UserError):
+    """A model that other programs cannot hold."""
+
+
 @dataclass(frozen=True)
 class Held:
     """What a class makes of a model: the model with each bias that the class wants, and the weights with them."""
@@ -54,7 +58,7 @@ def choose(model: ModelConfig, classes: Mapping[str, Callable[[ModelConfig], Par
     ours = made_of(model)
     have = ", ".join(f"model.{key} = {_told(ours[key])}" for key in obstacles[nearest])
     want = " ".join(f"--model.{key} {_told(value)}" for key, value in obstacles[nearest].items())
-    raise UserError(f"{whose} have no class for {have}", f"a model trained with {want} can go there, as {nearest}")
+    raise NoClass(f"{whose} have no class for {have}", f"a model trained with {want} can go there, as {nearest}")
 
 
 def _told(value: Any) -> str:

@@ -33,18 +33,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"'{out}' exists already", "choose another --out, or remove it first")
     found = find(args.model, args.overrides, args.runs)
     settings = found.settings
-    train = settings.train
-    if train.micro_batch == "auto":
-        train = replace(train, micro_batch=None)  # the file has no room for finding out
-    plan = Plan(
-        title(found.name),
-        ", ".join(parts(settings.model)),
-        settings.model,
-        settings.optim,
-        train,
-        settings.data,
-    )
-    text = eject(plan)
+    text = program(found.name, settings)
     with new_folders(out.parent), out.open("x", encoding="utf-8") as file:
         file.write(text)
     lines, size = len(text.splitlines()), parameters(settings.model)
@@ -52,6 +41,15 @@ def run(args: argparse.Namespace) -> None:
     answer |= {"weights": found.weights and str(found.weights), "tokenizer": found.tokenizer and str(found.tokenizer)}
     words = f"{out}: '{found.name}', a GPT of {size:,} parameters, in {lines} lines\nnext: {next_command(out, found)}"
     report(answer, as_json=args.json, text=words)
+
+
+def program(name: str, settings: Settings) -> str:
+    """The whole file for a model of this name."""
+    train = settings.train
+    if train.micro_batch == "auto":
+        train = replace(train, micro_batch=None)  # the file has no room for finding out
+    model = settings.model
+    return eject(Plan(title(name), ", ".join(parts(model)), model, settings.optim, train, settings.data))
 
 
 def find(name: str, overrides: list[str], runs: Path) -> Found:

@@ -1,16 +1,19 @@
 """fledge export: a run → files that other programs run. Checked before they appear."""
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from fledge.base.errors import UserError
 from fledge.base.files import atomic_folder, human_bytes, user_path
 from fledge.checkpoint import run as run_folder
 from fledge.checkpoint.run import Loaded
-from fledge.exchange import card, gguf, huggingface
+from fledge.exchange import card, gguf, huggingface, own_class
 from fledge.exchange.parity import Parity
+from fledge.exchange.parts import NoClass
+from fledge.recipes.eject import program
 from fledge.recipes.screen import report, say
+from fledge.recipes.settings import settle
 
 DTYPE = "f16"  # of a GGUF: what llama.cpp's own converter makes
 
@@ -34,9 +37,21 @@ def run(args: argparse.Namespace) -> None:
 
 
 def to_hf(loaded: Loaded, folder: Path) -> tuple[str, Parity]:
-    kind = huggingface.write(folder, loaded.model, loaded.tokenizer)
+    try:
+        kind = huggingface.write(folder, loaded.model, loaded.tokenizer)
+    except NoClass as error:
+        say(f"{error.message}: its own code goes along, and is loaded with trust_remote_code=True ({error.hint})")
+        return to_hf_with_code(loaded, folder)
     parity = huggingface.check(folder, loaded.model, loaded.tokenizer, kind)
     (folder / "README.md").write_text(card.for_transformers(loaded, kind, parity), encoding="utf-8")
+    return kind, parity
+
+
+def to_hf_with_code(loaded: Loaded, folder: Path) -> tuple[str, Parity]:
+    settings = replace(settle(loaded.run.config()), model=loaded.model.config)
+    kind = own_class.write(folder, loaded.model, loaded.tokenizer, program(loaded.run.name, settings))
+    parity = own_class.check(folder, loaded.model)
+    (folder / "README.md").write_text(card.for_transformers(loaded, kind, parity, code=True), encoding="utf-8")
     return kind, parity
 
 
