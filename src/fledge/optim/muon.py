@@ -60,6 +60,9 @@ class Muon(torch.optim.AdamW):
         rows, columns = matrices[0].shape
         update = orthogonal(torch.stack(wanted), self.dtype).to(wanted[0].dtype)  # [N, rows, columns]
         update *= max(1.0, rows / columns) ** 0.5
-        for matrix, change in zip(matrices, update, strict=True):
-            pulled = (matrix * change > 0).to(matrix.dtype)  # decay only where it does not work against the change
-            matrix.addcmul_(matrix, pulled, value=-lr * decay).sub_(change, alpha=lr)
+        changes = list(update.unbind())
+        if decay:
+            for matrix, change in zip(matrices, changes, strict=True):
+                pulled = (matrix * change > 0).to(matrix.dtype)  # decay only where it does not work against the change
+                matrix.addcmul_(matrix, pulled, value=-lr * decay)
+        torch._foreach_add_(matrices, changes, alpha=-lr)
