@@ -2,10 +2,10 @@
 
     python bench/step.py --nanogpt CHECKOUT [--shapes 10.7M 124M] [--dtypes float32 bfloat16] [--rounds 7] [--litgpt]
 
-The same GPT-2-like shape, batch and precision for everyone, each compiled and with its own AdamW, in turns in one process:
-ours as `fledge train` builds it, nanoGPT's model in a loop like its own, transformers' GPT-2, and litgpt's where it is
-installed. The limit is measured here, as the fastest of many products of large square matrices; a step counts six
-multiplications for each matrix number and token, and attention's own.
+The same GPT-2-like shape, batch and precision for everyone, each compiled and with its own AdamW, in turns in one
+process: ours as `fledge train` builds it, nanoGPT's model in a loop like its own, transformers' GPT-2, and litgpt's where
+it is installed. The limit is measured here, as the fastest of many products of large square matrices; a step counts
+what it must multiply, forth and back, attention included.
 """
 
 import argparse
@@ -111,9 +111,8 @@ def race(name: str, config: ModelConfig, batch: int, here: Machine, limit: float
     for who, result in results.items():
         spent = median(result.seconds)
         share = flops / spent / limit
-        print(
-            f"  {name:<6} {who:<13} {tokens / spent:10,.0f} tokens/s   {share:4.0%} of the limit   {spent / mine:5.2f}x"
-        )
+        speed = f"{tokens / spent:10,.0f} tokens/s   {share:4.0%} of the limit   {spent / mine:5.2f}x our time"
+        print(f"  {name:<6} {who:<13} {speed}", flush=True)
 
 
 def wait(here: Machine) -> None:
