@@ -1,0 +1,63 @@
+"""One update of the weights: our Muon, which stacks matrices of one shape, against torch's, which takes one by one.
+
+    python bench/optim.py [--rounds 7]
+
+The matrices of the blocks of a GPT, with random gradients; both in this machine's best precision, in turns. Also what
+AdamW, fused, takes for the same matrices: Muon is dearer, and has to earn that by needing fewer steps.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from common import in_turns, machine, timed, versions
+from fledge.base.machine import choose
+from fledge.model.config import ModelConfig
+from fledge.model.init import build
+from fledge.optim.config import OptimConfig
+from fledge.optim.groups import build_optimizer
+
+SHAPES = {
+    "0.8M, 2 blocks of 128": ModelConfig(n_layer=2, n_head=2, n_embd=128, context=64, vocab_size=65),
+    "5M, 6 blocks of 256": ModelConfig(n_layer=6, n_head=4, n_embd=256, context=64, vocab_size=65),
+    "30M, 8 blocks of 512": ModelConfig(n_layer=8, n_head=8, n_embd=512, context=64, vocab_size=65),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    here = choose()
+    print(machine(), here.device, here.dtype, "|", versions("torch"))
+    for name, config in SHAPES.items():
+        model = build(config, 0).to(here.device)
+        matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
+        gradients = [torch.randn_like(p) for p in matrices]
+        ours = build_optimizer(model, OptimConfig(rule="muon"), here)
+        theirs = torch.optim.Muon(matrices, lr=1e-3)
+        adamw = torch.optim.AdamW(matrices, lr=1e-3, fused=True)
+        steps = [update(each, matrices, gradients) for each in (ours, theirs, adamw)]
+        for step in steps:
+            step()
+        in_turns(f"{name}: ours, vs torch.optim.Muon", steps[0], steps[1], args.rounds)
+        print(f"{'':<58} AdamW takes {timed(steps[2]):.4f} s")
+
+
+def update(
+    optimizer: torch.optim.Optimizer, matrices: list[nn.Parameter], gradients: list[torch.Tensor]
+) -> Callable[[], None]:
+    def step() -> None:
+        for p, gradient in zip(matrices, gradients, strict=True):
+            p.grad = gradient
+        optimizer.step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return step
+
+
+if __name__ == "__main__":
+    main()
