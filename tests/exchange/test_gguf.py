@@ -169,6 +169,7 @@ def test_a_tokenizer_that_llama_cpp_does_not_know_is_refused_with_the_reason(
         (replace(MODERN, window=8), "model.window = 8", "--model.window null"),
         (replace(CLASSIC, head_bias=True), "model.head_bias = true", "--model.head_bias false"),
         (replace(CLASSIC, positions="sinusoidal"), "model.positions = sinusoidal", "--model.positions learned"),
+        (replace(CLASSIC, n_embd=67, head_dim=16), "model.n_embd = 67", "--model.n_embd 64"),
         (replace(MODERN, qkv_bias=True), "model.qk_norm = true", "as qwen2"),
     ],
 )

@@ -400,6 +400,15 @@ def test_a_model_without_a_class_is_refused_with_what_could_be_trained_instead(
     assert not list(tmp_path.iterdir())
 
 
+def test_heads_that_do_not_divide_the_width_have_no_class_where_they_must(
+    tmp_path: Path, make: Make, tokenizer: FastTokenizer
+) -> None:
+    with pytest.raises(UserError) as caught:
+        huggingface.write(tmp_path, make(replace(CLASSIC, n_embd=67, head_dim=16)), tokenizer)
+    assert caught.value.message.endswith("model.n_embd = 67")
+    assert "--model.n_embd 64" in caught.value.hint
+
+
 def test_weights_are_those_of_the_model_and_no_more(tmp_path: Path, make: Make, tokenizer: FastTokenizer) -> None:
     model = make(MODERN)
     huggingface.write(tmp_path, model, tokenizer)
