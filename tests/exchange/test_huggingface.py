@@ -252,6 +252,29 @@ def test_missing_extra_and_misshapen_tensors_are_named(folder: Callable[..., Pat
         assert words in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (
+            {"model.norm.weight": torch.ones(64).to_sparse()},
+            "'model.norm.weight' does not hold a number",
+        ),
+        ({"lm_head.weight": torch.empty(300, 64, device="meta")}, "'lm_head.weight' does not hold a number"),
+        ({7: torch.ones(64)}, "does not hold tensors by name"),
+    ],
+)
+def test_tensors_without_numbers_or_names_are_refused(
+    folder: Callable[..., Path], changed: dict[Any, torch.Tensor], words: str
+) -> None:
+    theirs = their_model("LlamaForCausalLM", tie_word_embeddings=True)
+    where = folder(theirs)
+    (where / "model.safetensors").unlink()
+    torch.save({**theirs.state_dict(), **changed}, where / "pytorch_model.bin")
+    with pytest.raises(UserError) as caught:
+        huggingface.read(local(where))
+    assert words in caught.value.message
+
+
 @pytest.mark.parametrize("kept", [0, 5, 100, 50_000, -1])
 def test_a_truncated_file_is_named(folder: Callable[..., Path], kept: int) -> None:
     where = folder(their_model("LlamaForCausalLM"))
