@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from fledge.checkpoint.run import Run, load
 from fledge.cli import main
@@ -181,11 +181,16 @@ def test_wrong_wishes_are_refused_in_words_and_leave_nothing(home, foreign: Path
     bird = home.train("bird")
     (home.folder / "full").mkdir()
     (home.folder / "notes.txt").write_text("x")
+    broken = str(shutil.copytree(foreign, home.folder / "broken"))
+    weights = load_file(foreign / "model.safetensors")
+    weights["model.norm.weight"][3] = float("nan")
+    save_file(weights, home.folder / "broken" / "model.safetensors")
     before, out = listing(home.folder), str(home.folder / "new")
     for words, said in {
         ("import", "gpt2"): "openai-community/gpt2",
         ("import", str(home.folder / "notes.txt")): "ckpt.pt",
         ("import", str(home.folder / "full")): "config.json",
+        ("import", broken): "'norm.weight' of",
         ("import", str(foreign), "--out", "bird"): "exists already",
         ("import", str(foreign), "--out", ".hidden"): "cannot be named",
         ("import", str(foreign), "--tokenizer", str(home.folder / "absent.json")): "absent.json",
