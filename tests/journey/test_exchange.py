@@ -75,6 +75,8 @@ def test_import_generate_judge_train_on_and_export(home, foreign: Path, capsys: 
     assert transformers.AutoTokenizer.from_pretrained(home.folder / "hf")("the quick brown")["input_ids"] == ids
     card = (home.folder / "hf" / "README.md").read_text()
     assert "4 of 4" in card
+    assert "| begun with the weights of | tiny-qwen@0 |" in card
+    assert "| trained on | dataset |" in card  # what was named, and not the corpus that the settings would have taken
     assert "validation loss" in card
     assert str(home.folder) not in card
 
