@@ -214,6 +214,10 @@ def write_keys(path: Path, architecture: str, **keys: Any) -> None:
         ("mamba", {}, "architecture that fledge does not know: mamba"),
         ("llama", {}, "lacks llama.block_count"),
         ("llama", {"llama__rope__scaling__type": "yarn"}, "scaled rotary positions"),
+        ("llama", {"llama__rope__scaling__factor": 2}, "scaled rotary positions"),
+        ("llama", {"llama__rope__scale_linear": 4}, "scaled rotary positions"),
+        ("llama", {"llama__rope__scaling__type": "none", "llama__rope__scaling__factor": 2}, "lacks llama.block_count"),
+        ("llama", {"llama__rope__scaling__factor": 1}, "lacks llama.block_count"),
     ],
 )
 def test_files_of_other_models_are_refused_with_what_is_known(
