@@ -147,6 +147,7 @@ def test_a_word_from_the_command_line_gets_the_type_of_its_key(key: str, text: s
         ("rooms", "1:30", "a whole number"),
         ("height", "tall", "a number"),
         ("height", True, "a number"),
+        ("height", None, "a number"),
         ("lit", 1, "true or false"),
         ("lit", "maybe", "true or false"),
         ("owner", 5, "text or nothing"),

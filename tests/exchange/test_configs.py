@@ -129,6 +129,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("LlamaForCausalLM", {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "rotary"),
     ("LlamaForCausalLM", {"rope_parameters": None, "partial_rotary_factor": 0.5}, "rotary"),
     ("LlamaForCausalLM", {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "rotary"),
+    ("LlamaForCausalLM", {"rope_parameters": {"rope_theta": None}}, "model.rotary_base cannot be None"),
+    ("LlamaForCausalLM", {"tie_word_embeddings": None}, "model.tied cannot be None"),
     ("LlamaForCausalLM", {"hidden_size": "gone"}, "lacks hidden_size"),
     ("LlamaForCausalLM", {"hidden_size": "wide"}, "model.n_embd cannot be 'wide'"),
     ("LlamaForCausalLM", {"hidden_size": None}, "lacks hidden_size"),

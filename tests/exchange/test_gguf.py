@@ -169,6 +169,7 @@ def test_a_tokenizer_that_llama_cpp_does_not_know_is_refused_with_the_reason(
         (replace(MODERN, window=8), "model.window = 8", "--model.window null"),
         (replace(CLASSIC, head_bias=True), "model.head_bias = true", "--model.head_bias false"),
         (replace(CLASSIC, positions="sinusoidal"), "model.positions = sinusoidal", "--model.positions learned"),
+        (replace(CLASSIC, n_embd=67, head_dim=16), "model.n_embd = 67", "--model.n_embd 64"),
         (replace(MODERN, qkv_bias=True), "model.qk_norm = true", "as qwen2"),
     ],
 )
@@ -213,6 +214,10 @@ def write_keys(path: Path, architecture: str, **keys: Any) -> None:
         ("mamba", {}, "architecture that fledge does not know: mamba"),
         ("llama", {}, "lacks llama.block_count"),
         ("llama", {"llama__rope__scaling__type": "yarn"}, "scaled rotary positions"),
+        ("llama", {"llama__rope__scaling__factor": 2}, "scaled rotary positions"),
+        ("llama", {"llama__rope__scale_linear": 4}, "scaled rotary positions"),
+        ("llama", {"llama__rope__scaling__type": "none", "llama__rope__scaling__factor": 2}, "lacks llama.block_count"),
+        ("llama", {"llama__rope__scaling__factor": 1}, "lacks llama.block_count"),
     ],
 )
 def test_files_of_other_models_are_refused_with_what_is_known(

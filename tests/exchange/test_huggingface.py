@@ -252,6 +252,29 @@ def test_missing_extra_and_misshapen_tensors_are_named(folder: Callable[..., Pat
         assert words in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (
+            {"model.norm.weight": torch.ones(64).to_sparse()},
+            "'model.norm.weight' does not hold a number",
+        ),
+        ({"lm_head.weight": torch.empty(300, 64, device="meta")}, "'lm_head.weight' does not hold a number"),
+        ({7: torch.ones(64)}, "does not hold tensors by name"),
+    ],
+)
+def test_tensors_without_numbers_or_names_are_refused(
+    folder: Callable[..., Path], changed: dict[Any, torch.Tensor], words: str
+) -> None:
+    theirs = their_model("LlamaForCausalLM", tie_word_embeddings=True)
+    where = folder(theirs)
+    (where / "model.safetensors").unlink()
+    torch.save({**theirs.state_dict(), **changed}, where / "pytorch_model.bin")
+    with pytest.raises(UserError) as caught:
+        huggingface.read(local(where))
+    assert words in caught.value.message
+
+
 @pytest.mark.parametrize("kept", [0, 5, 100, 50_000, -1])
 def test_a_truncated_file_is_named(folder: Callable[..., Path], kept: int) -> None:
     where = folder(their_model("LlamaForCausalLM"))
@@ -398,6 +421,15 @@ def test_a_model_without_a_class_is_refused_with_what_could_be_trained_instead(
     assert "--model.mlp swiglu --model.softcap null" in caught.value.hint
     assert "Qwen3ForCausalLM" in caught.value.hint
     assert not list(tmp_path.iterdir())
+
+
+def test_heads_that_do_not_divide_the_width_have_no_class_where_they_must(
+    tmp_path: Path, make: Make, tokenizer: FastTokenizer
+) -> None:
+    with pytest.raises(UserError) as caught:
+        huggingface.write(tmp_path, make(replace(CLASSIC, n_embd=67, head_dim=16)), tokenizer)
+    assert caught.value.message.endswith("model.n_embd = 67")
+    assert "--model.n_embd 64" in caught.value.hint
 
 
 def test_weights_are_those_of_the_model_and_no_more(tmp_path: Path, make: Make, tokenizer: FastTokenizer) -> None:

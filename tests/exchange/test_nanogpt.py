@@ -112,11 +112,15 @@ def test_a_truncated_checkpoint_is_named(tmp_path: Path, make: Make) -> None:
             nanogpt.read(path, CHARACTERS)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     "content",
     [
         [],
+        torch.zeros(2),
         {"model": {}},
+        {"model": {}, "model_args": None},
+        {"model": torch.zeros(3, 2), "model_args": ARGS},
         {"model": {}, "model_args": {}},
         {"model": [1], "model_args": ARGS},
         {"model": {"x": 1}, "model_args": ARGS},

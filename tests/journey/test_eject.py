@@ -1,5 +1,6 @@
 """fledge eject: a preset or a run becomes one file, and nothing is ever overwritten."""
 
+import errno
 import importlib.util
 import json
 from pathlib import Path
@@ -79,6 +80,18 @@ def test_nothing_is_ever_overwritten(trained: Any, tmp_path: Path, capsys: pytes
     assert out.read_text() == "mine"
     assert trained.do("eject", "bird", "--out", str(tmp_path)) == 2
     assert "exists already" in refused(capsys)
+
+
+def test_a_full_disk_leaves_no_half_of_a_file(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert trained.do("eject", "bird", "--out", str(tmp_path / "new" / "gpt.py")) == 2
+    assert "the disk is full" in refused(capsys)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_preset_takes_settings(trained: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from fledge.checkpoint.run import Run, load
 from fledge.cli import main
@@ -75,6 +75,8 @@ def test_import_generate_judge_train_on_and_export(home, foreign: Path, capsys: 
     assert transformers.AutoTokenizer.from_pretrained(home.folder / "hf")("the quick brown")["input_ids"] == ids
     card = (home.folder / "hf" / "README.md").read_text()
     assert "4 of 4" in card
+    assert "| begun with the weights of | tiny-qwen@0 |" in card
+    assert "| trained on | dataset |" in card  # what was named, and not the corpus that the settings would have taken
     assert "validation loss" in card
     assert str(home.folder) not in card
 
@@ -181,16 +183,22 @@ def test_wrong_wishes_are_refused_in_words_and_leave_nothing(home, foreign: Path
     bird = home.train("bird")
     (home.folder / "full").mkdir()
     (home.folder / "notes.txt").write_text("x")
+    broken = str(shutil.copytree(foreign, home.folder / "broken"))
+    weights = load_file(foreign / "model.safetensors")
+    weights["model.norm.weight"][3] = float("nan")
+    save_file(weights, home.folder / "broken" / "model.safetensors")
     before, out = listing(home.folder), str(home.folder / "new")
     for words, said in {
         ("import", "gpt2"): "openai-community/gpt2",
         ("import", str(home.folder / "notes.txt")): "ckpt.pt",
         ("import", str(home.folder / "full")): "config.json",
+        ("import", broken): "'norm.weight' of",
         ("import", str(foreign), "--out", "bird"): "exists already",
         ("import", str(foreign), "--out", ".hidden"): "cannot be named",
         ("import", str(foreign), "--tokenizer", str(home.folder / "absent.json")): "absent.json",
         ("import", str(foreign), "--tokenizer", str(bird / "tokenizer.json"), "--characters", "x"): "one of them",
         ("export", "there", "--to", "hf", "--out", str(home.folder / "full")): "exists already",
+        ("import", str(foreign), "--out", str(home.folder / "notes.txt" / "run")): "stands there already",
         ("export", "there", "--to", "hf", "--dtype", "f16", "--out", out): "gguf",
         ("export", "there", "--to", "onnx", "--out", out): "onnx",
         ("export", "nobody", "--to", "hf", "--out", out): "nobody",
@@ -199,6 +207,7 @@ def test_wrong_wishes_are_refused_in_words_and_leave_nothing(home, foreign: Path
         ("eval", "there"): "--data DIR",
         ("train", "--init", "nobody"): "nobody",
         ("train",): "--init RUN",
+        ("train", "--init", "there", "--tokenizer.kind", "char"): "keeps its tokenizer",
         ("train", "--init", "there", "--model.n_embd", "64"): "has shape",
         ("train", "--init", "there", "--model.n_layer", "3"): "missing: blocks.2",
         ("train", "--init", "there", "--data.path", Run(bird).config()["data"]["path"]): "another tokenizer",

@@ -254,6 +254,16 @@ def test_a_model_with_spare_places_in_its_vocabulary_trains_and_writes(home) -> 
     assert home.do("generate", "bird", "--tokens", "80", "--temperature", "3") == 0
 
 
+def test_a_dataset_with_fewer_tokens_than_the_settings_ask_for_is_trained_on_and_gone_on_with(home, capsys) -> None:
+    prepared = home.folder / "prepared"
+    assert main(["prepare", str(home.text), "--out", str(prepared), "--tokenizer.kind", "char"]) == 0
+    home.train("bird", "--data.path", str(prepared), "--tokenizer.kind", "bpe", "--tokenizer.vocab_size", "4000")
+    assert home.do("generate", "bird", "--tokens", "3") == 0
+    capsys.readouterr()
+    assert home.do("resume", "bird") == 2
+    assert "is finished" in capsys.readouterr().err
+
+
 def test_a_loss_that_is_no_number_ends_the_run_with_advice(home, capsys: pytest.CaptureFixture[str]) -> None:
     assert home.do("train", str(home.toml), "--run", "wild", "--data.corpus", str(home.text),
                    "--optim.lr", "1e30", "--optim.min_lr", "1e29", "--train.eval_every", "0",

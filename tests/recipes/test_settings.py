@@ -129,6 +129,12 @@ def test_a_model_vocabulary_smaller_than_the_tokenizers_is_refused() -> None:
         settle({"model": {"vocab_size": 64}, "tokenizer": {"vocab_size": 65}})
 
 
+@pytest.mark.parametrize("there", [{"data": {"path": "made"}}, {"tokenizer": {"file": "tokenizer.json"}}])
+def test_a_tokenizer_that_is_there_is_not_measured_by_the_one_that_would_be_trained(there: dict[str, Any]) -> None:
+    asked = {"model": {"vocab_size": 64}, "tokenizer": {"vocab_size": 65}}
+    assert settle(asked, there).model.vocab_size == 64
+
+
 def test_the_hint_for_a_micro_batch_names_those_that_divide() -> None:
     with pytest.raises(UserError) as caught:
         TrainConfig(batch=12, micro_batch=5)

@@ -48,6 +48,7 @@ def from_system(error: OSError | MemoryError) -> UserError:
         errno.EPERM: (f"operation not permitted:{where}", "choose a folder that you may read and write"),
         errno.ENOENT: (f"no such file or folder:{where}", "check the path"),
         errno.ENOTDIR: (f"a file stands where a folder is needed:{where}", "choose another path"),
+        errno.EEXIST: (f"something stands there already:{where}", "choose another path"),
         errno.EISDIR: (f"a folder stands where a file is needed:{where}", "choose another path"),
         errno.ENAMETOOLONG: ("that name is too long for the file system", "choose a shorter name"),
         errno.EMFILE: ("too many open files", "raise the limit with 'ulimit -n 4096'"),

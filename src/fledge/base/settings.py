@@ -11,7 +11,7 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from fledge.base.errors import UserError, nearest
 
@@ -117,6 +117,8 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
     try:
         if isinstance(value, str) and ":" in value:
             raise ArgumentError(None, "YAML, which jsonargparse reads values as, takes 1:30 for ninety")
+        if value is None and type(None) not in get_args(kind):
+            raise ArgumentError(None, "JSON's null, which jsonargparse takes for no value given")
         return parser.parse_object({"value": value}).value
     except ArgumentError:
         raise UserError(f"{name} cannot be {value!r}", f"it takes {_words(kind)}") from None

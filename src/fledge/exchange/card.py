@@ -53,20 +53,18 @@ def _body(loaded: Loaded, kind: str, parity: Parity, use: str) -> str:
 
 def figures(loaded: Loaded, kind: str) -> dict[str, str]:
     """What the run knows about itself; what it does not know is left out."""
-    model, config = loaded.model.config, loaded.run.config()
+    model, about, train = loaded.model.config, loaded.run.facts(), loaded.run.config().get("train", {})
     told = {
         "architecture": f"{kind}: {model.n_layer} layers, {model.n_head} heads, width {model.n_embd}",
         "parameters": f"{parameters(model):,}",
         "context": f"{model.context:,} tokens",
         "vocabulary": f"{loaded.tokenizer.vocab_size:,} tokens ({loaded.tokenizer.kind})",
     }
-    if source := loaded.run.facts().get("imported"):
-        return {**told, "imported from": Path(str(source)).name}
-    data, train = config.get("data", {}), config.get("train", {})
-    told |= {
-        "trained on": Path(str(data.get("corpus"))).name,
-        "steps": f"{loaded.checkpoint.step:,} of {train.get('steps'):,}, {train.get('batch')} sequences each",
-    }
+    came = {"imported": "imported from", "init": "begun with the weights of", "text": "trained on"}
+    told |= {words: Path(str(about[fact])).name for fact, words in came.items() if fact in about}
+    if "imported" in about:
+        return told
+    told["steps"] = f"{loaded.checkpoint.step:,} of {train.get('steps'):,}, {train.get('batch')} sequences each"
     return told | _judged(loaded)
 
 

@@ -129,13 +129,20 @@ def read(path: Path, given: Tokenizer | None = None) -> Found:
             f"'{path}' is of an architecture that fledge does not know: {said.get('general.architecture')}",
             f"it knows {', '.join(KINDS)}",
         )
-    if said.get(f"{kind.name}.rope.scaling.type", "none") != "none":
+    if _is_scaled(said, f"{kind.name}.rope."):
         raise UserError(f"'{path}' has scaled rotary positions, for which fledge has no part", "plain ones can be read")
     model = _model(path, said, {name: [int(n) for n in reversed(x.shape)] for name, x in tensors.items()}, kind)
     tokenizer = given or gguf_vocabulary.read(said, str(path))
     vocabulary.check(tokenizer, model)
     whole = {name: _whole(path, tensor) for name, tensor in tensors.items()}
     return Found(kind.name, model, fitted(whole, model, kind.names, str(path)), tokenizer)
+
+
+def _is_scaled(said: Mapping[str, Any], rope: str) -> bool:
+    """llama.cpp takes a factor for a linear one where no kind is said, and still reads the factor's old name."""
+    kind = said.get(f"{rope}scaling.type", "linear")
+    factor = said.get(f"{rope}scaling.factor", said.get(f"{rope}scale_linear", 1.0))
+    return kind != "none" and (kind != "linear" or factor not in (0.0, 1.0))
 
 
 def _open(path: Path) -> tuple[dict[str, gguf.ReaderTensor], dict[str, Any]]:

@@ -19,6 +19,7 @@ from fledge.exchange.tensors import fitted, read_pickle
 from fledge.tokens.tokenizer import Tokenizer
 
 WRAPPER = "_orig_mod."  # what torch.compile puts before each name
+SAME_NAMES = ("n_layer", "n_head", "n_embd", "vocab_size", "dropout")  # as ours
 VOCABULARY = (
     "from the text that it was trained on: --characters input.txt; or, if that was GPT-2's encoding: --tokenizer gpt2"
 )
@@ -26,18 +27,14 @@ VOCABULARY = (
 
 def read(path: Path, given: Tokenizer | None) -> Found:
     content = read_pickle(path)
-    try:
-        args, tensors = dict(content["model_args"]), dict(content["model"])
-        model = checked(_settings(args), str(path))
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        if isinstance(error, UserError):
-            raise
+    tensors, args = (content.get(key) if isinstance(content, dict) else None for key in ("model", "model_args"))
+    if not isinstance(args, dict) or not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
         raise UserError(
-            f"'{path}' is no checkpoint of nanoGPT: it lacks {error}", "its files are called ckpt.pt"
-        ) from None
+            f"'{path}' is no checkpoint of nanoGPT: it lacks a model of tensors, or its model_args",
+            "its files are called ckpt.pt",
+        )
+    model = checked(_settings(args, path), str(path))
     tensors = {str(name).removeprefix(WRAPPER): tensor for name, tensor in tensors.items()}
-    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
-        raise UserError(f"'{path}' is no checkpoint of nanoGPT: it holds no weights", "its files are called ckpt.pt")
     if given is None:
         raise UserError(f"'{path}' does not hold its vocabulary", VOCABULARY)
     vocabulary.check(given, model)
@@ -49,9 +46,10 @@ def read(path: Path, given: Tokenizer | None) -> Found:
     return Found("nanoGPT", model, fitted(tensors, model, NANOGPT, str(path)), given)
 
 
-def _settings(args: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(args: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """What nanoGPT always builds: learned positions, LayerNorm, the exact GELU, a tied head; biases in all or none."""
-    sizes = {name: args[name] for name in ("n_layer", "n_head", "n_embd", "vocab_size", "dropout")}
+    if missing := [name for name in (*SAME_NAMES, "block_size") if name not in args]:
+        raise UserError(f"the model_args of '{path}' lack {', '.join(missing)}", "fetch or copy the file again")
     biases = dict.fromkeys(("qkv_bias", "output_bias", "mlp_bias", "norm_bias"), args.get("bias", True))
     parts = {"positions": "learned", "norm": "layernorm", "mlp": "gelu", "qk_norm": False, "tied": True}
-    return {**sizes, **biases, **parts, "context": args["block_size"]}
+    return {**{name: args[name] for name in SAME_NAMES}, **biases, **parts, "context": args["block_size"]}

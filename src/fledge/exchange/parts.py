@@ -77,14 +77,20 @@ def hold(model: ModelConfig, weights: Tensors, parts: Parts) -> Held:
     return Held(held, {**weights, **{name: torch.zeros(blank.shape) for name, blank in missing.items()}})
 
 
+def shared_width(model: ModelConfig) -> int:
+    """The nearest width that heads can divide among themselves: the model's own, or the next below."""
+    return model.n_embd - model.n_embd % model.n_head or model.n_head
+
+
 def gpt2(model: ModelConfig, mlps: Sequence[str] = ("gelu_tanh", "gelu", "relu", "relu2")) -> Parts:
     """Every bias but the head's, and heads that divide the width among themselves."""
     return {
         "positions": "learned",
         "norm": "layernorm",
         "mlp": model.mlp if model.mlp in mlps else mlps[0],
+        "n_embd": shared_width(model),
         "n_kv_head": model.n_head,
-        "head_dim": model.n_embd // model.n_head,
+        "head_dim": shared_width(model) // model.n_head,
         "qk_norm": False,
         **dict.fromkeys(("qkv_bias", "output_bias", "mlp_bias", "norm_bias"), True),
         **dict.fromkeys(("window", "softcap", "pair_table")),
@@ -102,8 +108,7 @@ def _modern(**own: Any) -> Parts:
 def llama(model: ModelConfig) -> Parts:
     """Biases in all of attention or in none of it, in all of the MLP or in none."""
     attention = model.qkv_bias or model.output_bias
-    width = model.n_embd - model.n_embd % model.n_head or model.n_head
-    return _modern(qkv_bias=attention, output_bias=attention, mlp_bias=model.mlp_bias, n_embd=width)
+    return _modern(qkv_bias=attention, output_bias=attention, mlp_bias=model.mlp_bias, n_embd=shared_width(model))
 
 
 def mistral(model: ModelConfig) -> Parts:

@@ -125,6 +125,8 @@ def main() -> None:
     model.to(args.device)
     if args.act == "train":
         ids = read(args.text, args.tokenizer)
+        if len(ids) <= model.config.context:
+            parser.error(f"{args.text} has {len(ids)} tokens: too few for a context of {model.config.context}")
         steps = args.steps or (plan.steps if plan.epochs is None else updates(len(ids)))
         for step, loss in enumerate(train(model, batches(ids), steps), start=1):
             print(f"step {step:,} of {steps:,}: loss {loss:.4f}", flush=True)
@@ -138,4 +140,6 @@ def main() -> None:
 
     tokenizer = Tokenizer.from_file(args.tokenizer)
     prompt = tokenizer.encode(args.prompt, add_special_tokens=False).ids
+    if not prompt:
+        parser.error("the prompt holds no token that could be gone on from")
     print(tokenizer.decode(prompt + generate(model, prompt, *options)))

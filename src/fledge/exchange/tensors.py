@@ -52,7 +52,9 @@ def read_file(path: Path) -> Tensors:
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     content = read_pickle(path)
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
+    ):
         raise UserError(f"'{path}' does not hold tensors by name", AGAIN)
     return content
 
@@ -86,7 +88,8 @@ def fitted(found: Mapping[str, torch.Tensor], model: ModelConfig, names: Names, 
     if not any(name.startswith(names.prefix) for name in found):
         found = {name if name.startswith("lm_head.") else names.prefix + name: x for name, x in found.items()}
     found = {name: tensor for name, tensor in found.items() if not re.fullmatch(names.not_weights, name)}
-    found = _without_twin(found, model, names)
+    odd = [f"'{name}' {what}" for name, tensor in found.items() if (what := _oddity(tensor))]
+    found = found if odd else _without_twin(found, model, names)
     problems = [
         *(f"'{name}' is missing" for name in wanted if name not in found),
         *(f"'{name}' is unexpected" for name in found if name not in wanted),
@@ -95,7 +98,7 @@ def fitted(found: Mapping[str, torch.Tensor], model: ModelConfig, names: Names, 
             for name, blank in wanted.items()
             if name in found and found[name].shape != blank.shape
         ),
-        *(f"'{name}' holds {tensor.dtype} numbers" for name, tensor in found.items() if tensor.dtype not in NUMBERS),
+        *odd,
     ]
     if problems:
         more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
@@ -106,6 +109,23 @@ def fitted(found: Mapping[str, torch.Tensor], model: ModelConfig, names: Names, 
     ours = to_ours(found, model, names)
     # Copied, so that what they held in one piece is now several.
     return {name: x.to(torch.float32, copy=True, memory_format=torch.contiguous_format) for name, x in ours.items()}
+
+
+def _oddity(tensor: torch.Tensor) -> str:
+    """What keeps a tensor from being numbers to compute with, if anything does."""
+    if tensor.dtype not in NUMBERS:
+        return f"holds {tensor.dtype} numbers"
+    return "" if tensor.layout is torch.strided and not tensor.is_meta else "does not hold a number for each place"
+
+
+def refuse_infinite(weights: Tensors, where: str) -> None:
+    """One number that is none makes every score one that is none."""
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"'{name}' of '{where}' has numbers that are infinite, or none at all",
+                "its training went wrong, or the file is damaged: take an earlier one, or fetch it again",
+            )
 
 
 def _without_twin(found: Mapping[str, torch.Tensor], model: ModelConfig, names: Names) -> dict[str, torch.Tensor]:

@@ -1,6 +1,6 @@
 """The keys and values of tokens already seen, so that the next token costs one token and not the whole text.
 
-`NoCache` stands in wherever nothing is remembered (training, evaluation): the model's code is the same in both.
+A plain `LayerCache` stands in wherever nothing is remembered (training, evaluation): the model's code is the same.
 """
 
 from dataclasses import dataclass, field

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fledge.base.errors import UserError, nearest
-from fledge.base.files import new_folders, user_path
+from fledge.base.files import user_path, write_atomic
 from fledge.checkpoint import run as run_folder
 from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
@@ -34,8 +34,7 @@ def run(args: argparse.Namespace) -> None:
     found = find(args.model, args.overrides, args.runs)
     settings = found.settings
     text = program(found.name, settings)
-    with new_folders(out.parent), out.open("x", encoding="utf-8") as file:
-        file.write(text)
+    write_atomic(out, text)
     lines, size = len(text.splitlines()), parameters(settings.model)
     answer = {"name": found.name, "file": str(out), "lines": lines, "parameters": size}
     answer |= {"weights": found.weights and str(found.weights), "tokenizer": found.tokenizer and str(found.tokenizer)}

@@ -12,6 +12,7 @@ from fledge.checkpoint import run as run_folder
 from fledge.checkpoint.state import beginning
 from fledge.exchange import gguf, huggingface, nanogpt, sources
 from fledge.exchange.sources import Folder, Found
+from fledge.exchange.tensors import refuse_infinite
 from fledge.model.count import parameters
 from fledge.recipes import facts
 from fledge.recipes.screen import report
@@ -34,6 +35,7 @@ GENTLE: dict[str, dict[str, Any]] = {
 def run(args: argparse.Namespace) -> None:
     folder = destination(args.out, args.source, args.runs)
     found = read(args.source, given_tokenizer(args.tokenizer, args.characters))
+    refuse_infinite(found.weights, args.source)
     about = {**facts.made_with(found.tokenizer), "imported": args.source, "kind": found.kind}
     settings = settings_of(found, folder)
     start = beginning(found.weights, settings.train.seed)

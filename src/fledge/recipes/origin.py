@@ -31,11 +31,16 @@ class Origin:
         return f"{self.run.name}@{self.checkpoint.step}"
 
     def settings(self, preset: str | None, words: list[str]) -> Settings:
-        """Shape and tokenizer are the origin's; what the command line says wins over both."""
+        """Shape and tokenizer are the origin's; of the shape the command line may say more."""
         layer = read_preset(preset)[0] if preset else self.run.config()
         tokenizer = {"file": str((self.run.folder / "tokenizer.json").resolve())}
         layer = {**layer, "model": self.run.config()["model"], "tokenizer": tokenizer}
         overrides = read_overrides(words)
+        if other := overrides.get("tokenizer"):
+            raise UserError(
+                f"tokenizer.{next(iter(other))}: a model that goes on from '{self.run.name}' keeps its tokenizer",
+                "leave that setting out, or train without --init",
+            )
         if "corpus" in overrides.get("data", {}):
             layer["data"] = {key: value for key, value in layer.get("data", {}).items() if key != "path"}
         return settle(layer, overrides)

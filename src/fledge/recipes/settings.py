@@ -59,7 +59,8 @@ def resolve(name_or_file: str, overrides: list[str]) -> Settings:
 def settle(*layers: Layer) -> Settings:
     settings = build(Settings, merge(*layers))
     model, tokenizer = settings.model.vocab_size, settings.tokenizer.vocab_size
-    if model and tokenizer and model < tokenizer:
+    trained = settings.data.path is None and settings.tokenizer.file is None  # else it is what it is, of any size
+    if trained and model and tokenizer and model < tokenizer:
         raise UserError(
             f"model.vocab_size = {model} is smaller than tokenizer.vocab_size = {tokenizer}",
             "leave model.vocab_size out: it then follows the tokenizer",

@@ -60,10 +60,11 @@ def train(settings: Settings, runs: Path, *, name: str | None, base_name: str, s
         check_name(name)
         run_folder.refuse_existing(runs / name)
     machine = machines.choose(settings.train.device, settings.train.dtype)
+    text = settings.data.path or settings.data.corpus  # complete() fills in the path, and then nobody can tell
     first = start.begin(settings) if start else None
     dataset = ensure(settings.data, settings.tokenizer, check=lambda made: complete(settings, made, machine))
     settings = complete(settings, dataset, machine)
-    about = facts.of_training(dataset, machine)
+    about = {**facts.of_training(dataset, machine), "text": text}
     if start:
         start.check(dataset)
         about["init"] = start.name
