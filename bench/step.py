@@ -4,8 +4,8 @@
 
 The same GPT-2-like shape, batch and precision for everyone, each compiled and with its own AdamW, in turns in one
 process: ours as `fledge train` builds it, nanoGPT's model in a loop like its own, transformers' GPT-2, and litgpt's
-where it is installed. The limit is measured here, as the fastest of many products of large square matrices; a step counts
-what it must multiply, forth and back, attention included.
+where it is installed. The limit is measured here, as the fastest of many products of large square matrices; what counts
+of a step is what it must multiply, forth and back, attention included.
 """
 
 import argparse
