@@ -140,6 +140,4 @@ def main() -> None:
 
     tokenizer = Tokenizer.from_file(args.tokenizer)
     prompt = tokenizer.encode(args.prompt, add_special_tokens=False).ids
-    if not prompt:
-        parser.error("the prompt holds no token that could be gone on from")
     print(tokenizer.decode(prompt + generate(model, prompt, *options)))
