@@ -42,7 +42,6 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         window=draw(st.none() | st.integers(1, context)),
         softcap=draw(st.sampled_from([None, 15.0])),
         pair_table=draw(st.none() | st.integers(1, 400)),
-        zero_init=draw(st.booleans()),
         tied=draw(st.booleans()),
         attention=draw(st.sampled_from(["fast", "readable"])),
     )

@@ -28,7 +28,7 @@ KINDS = {
     "learned window": replace(SMALL, window=7, positions="learned", attention="readable"),
     "sinusoidal window": replace(SMALL, window=7, positions="sinusoidal", mlp="relu"),
     "capped": replace(SMALL, softcap=2.0, output_bias=True, rotary_base=500.0),
-    "pairs": replace(SMALL, pair_table=29 * 29, zero_init=True),
+    "pairs": replace(SMALL, pair_table=29 * 29),
     "hashed pairs": replace(SMALL, pair_table=100, window=5, tied=True),
     "wide heads": replace(SMALL, head_dim=12, mlp="relu2", tied=True),
 }

@@ -11,7 +11,7 @@ from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.tokens.tokenizer import Tokenizer
 
-TOKENS = 64
+TOKENS = 1024  # a whole context of most models: windows and late places are judged too
 ALLOWED = 1e-4  # of the largest score: sums in another order differ by less, anything else by more
 
 

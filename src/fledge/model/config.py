@@ -37,9 +37,6 @@ class ModelConfig:
     window: int | None = setting(None, "a token sees itself and the window - 1 before it; unset: everything")
     softcap: float | None = setting(None, "keep scores between -softcap and softcap, gently; unset: as they are")
     pair_table: int | None = setting(None, "rows for what a token means after the one before it; unset: none")
-    zero_init: bool = setting(
-        False, "blocks add nothing at first, and an untied head scores nothing: both start at zero"
-    )
     tied: bool = setting(False, "one matrix for reading tokens in and out")
     attention: Literal["fast", "readable"] = setting("fast", "fused kernel, or every step spelled out")
 

@@ -2,9 +2,8 @@
 
 embed, query, key, value, inputs of the MLP    normal, 0.02
 learned positions                              normal, 0.02
-untied head            normal, 0.02            with zero_init 0: at first no token is likelier than another
+untied head                                    normal, 0.02
 output, down           normal, 0.02 / √(2L)    2L of them add up in the residual: keep the sum near 0.02
-                                               with zero_init 0: the first updates decide what blocks add
 pairs                                          0: a pair begins as its second token
 norms and biases                               weights 1, biases 0
 """
@@ -33,7 +32,6 @@ def initialise(model: GPT, generator: torch.Generator) -> None:
     def normal(weight: Tensor, std: float = STD) -> None:
         weight.normal_(0.0, std, generator=generator)
 
-    residual = 0.0 if model.config.zero_init else STD / (2 * model.config.n_layer) ** 0.5
     normal(model.embed.weight)
     if isinstance(model.pairs, Pairs):
         model.pairs.weight.zero_()
@@ -45,9 +43,9 @@ def initialise(model: GPT, generator: torch.Generator) -> None:
         for linear in (attention.query, attention.key, attention.value, *mlp.inputs()):
             normal(linear.weight)
         for linear in (attention.output, mlp.down):
-            normal(linear.weight, residual)
+            normal(linear.weight, STD / (2 * model.config.n_layer) ** 0.5)
     if not model.config.tied:
-        normal(model.head.weight, 0.0 if model.config.zero_init else STD)
+        normal(model.head.weight)
     for module in model.modules():
         if isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is not None:
             module.weight.fill_(1.0)

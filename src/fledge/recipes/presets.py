@@ -16,6 +16,8 @@ from fledge.recipes.settings import preset_files, read_preset, settle
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.markdown and (args.name or args.json):
+        raise UserError("--markdown is for the whole table, and for people", "leave out the rest, or --markdown")
     files = preset_files()
     if args.name is None:
         rows = sorted((describe(name) for name in files), key=family_and_size)
