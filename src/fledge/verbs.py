@@ -211,6 +211,7 @@ VERBS = {
             "fledge train demo",
             "fledge train nanogpt-shakespeare-cpu --data.corpus input.txt --run hamlet",
             "fledge train demo --model.n_layer 8 --optim.lr 2e-3",
+            "fledge train modern --model.size 30M",
             "fledge train --init gpt2 --data.corpus my-notes/",
             "fledge train demo --print-config > mine.toml     every setting, explained",
         ),
