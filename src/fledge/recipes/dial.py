@@ -113,11 +113,11 @@ def rates(model: ModelConfig) -> dict[str, Any]:
     return {"lr": float(f"{min(4e-3, 0.576 / model.n_embd):.2g}"), "min_lr": 0.0}
 
 
-def horizon(model: ModelConfig, batch: int | None = None) -> dict[str, int]:
-    """How long and in what portions, for a model that is known; `batch` where that is given."""
+def horizon(model: ModelConfig, batch: int | None = None, steps: int | None = None) -> dict[str, int]:
+    """How long and in what portions, for a model that is known; `batch` and `steps` where those are given."""
     tokens = TOKENS_A_PARAMETER * parameters(model)
     batch = batch or batch_for(tokens, model.context)
-    steps = max(1, round(tokens / (batch * model.context)))
+    steps = steps or max(1, round(tokens / (batch * model.context)))
     return {
         "batch": batch,
         "micro_batch": portion(batch, model.context),
@@ -126,7 +126,7 @@ def horizon(model: ModelConfig, batch: int | None = None) -> dict[str, int]:
     }
 
 
-def batch_for(tokens: int, context: int) -> int:
+def batch_for(tokens: float, context: int) -> int:
     """Sequences of an update, a power of two: about 5 √tokens tokens.
 
     The largest batch that still pays grows with the length of training, about as its root, and hardly with the model

@@ -100,8 +100,9 @@ def dialled(layer: Layer) -> Layer:
     if kinds.tokenizer.kind == "bpe":
         said["tokenizer"] = {"vocab_size": rung.vocab_size, **said["tokenizer"]}
     model = replace(build(Settings, {"model": said["model"]}).model, vocab_size=rung.vocab_size)
-    batch = {key: value for key, value in said.get("train", {}).items() if key == "batch"}
-    horizon = dial.horizon(model, build(Settings, {"train": batch}).train.batch if batch else None)
+    given = {key: value for key, value in said.get("train", {}).items() if key in ("batch", "steps")}
+    train = build(Settings, {"train": given}).train
+    horizon = dial.horizon(model, **{key: getattr(train, key) for key in given})
     warmup = {"warmup_steps": horizon.pop("warmup_steps")}
     return merge({"optim": dial.rates(model) | warmup, "train": horizon}, said)
 

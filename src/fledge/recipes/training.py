@@ -16,6 +16,7 @@ from functools import partial
 import torch
 from rich.console import Console
 
+from fledge.base import machine as machines
 from fledge.base.errors import Interrupted, UserError
 from fledge.base.machine import Machine, find_compiler
 from fledge.base.settings import to_layer
@@ -24,7 +25,7 @@ from fledge.batches.order import Order
 from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
 from fledge.checkpoint.state import State, capture, restore
-from fledge.datasets.shards import Dataset
+from fledge.datasets.shards import Dataset, Split
 from fledge.evaluate.loss import judge
 from fledge.generate.engine import complete
 from fledge.generate.sampling import strategies
@@ -52,12 +53,11 @@ class Outcome:
     val_loss: float | None  # the best there was
 
 
-def assemble(settings: Settings, machine: Machine, dataset: Dataset) -> Stepper:
-    """A new model and everything that one update of it needs."""
+def assemble(settings: Settings, machine: Machine, split: Split) -> Stepper:
+    """A new model and everything that one update of it needs, to learn from `split`."""
     train, optim, context = settings.train, settings.optim, settings.model.context
     exact()
     model = build_model(settings.model, train.seed).to(machine.device)
-    split = dataset.split("train")
     order = Order(len(split), context, settings.data.stride or context, train.seed)
     return Stepper(
         model=model,
@@ -79,7 +79,8 @@ class Training:
     def __init__(self, run: Run, settings: Settings, machine: Machine, dataset: Dataset) -> None:
         self.run, self.settings, self.machine, self.dataset = run, settings, machine, dataset
         self.steps = settings.train.steps
-        self.stepper = assemble(settings, machine, dataset)
+        machines.forget_peak(machine.device)
+        self.stepper = assemble(settings, machine, dataset.split("train"))
         self.model, self.optimizer = self.stepper.model, self.stepper.optimizer
         self.byte_lengths = byte_lengths(dataset.tokenizer)
         self.judged: tuple[int, float] | None = None  # step and validation loss of the last look
@@ -106,7 +107,8 @@ class Training:
                 if stopped:
                     self._save(reached, end)
                 reason = "interrupted" if stopped else "finished"
-                self.tracker.record(events.Ended(reached, reason, time.perf_counter() - begun))
+                memory = machines.peak_memory(self.machine.device)
+                self.tracker.record(events.Ended(reached, reason, time.perf_counter() - begun, memory))
             finally:
                 self.tracker.close()
         if stopped:
