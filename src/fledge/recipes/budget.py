@@ -34,9 +34,10 @@ LEAST_BYTES = 16  # that a parameter takes in training: itself, its gradient, tw
 def read_time(text: str) -> float:
     """'90s', '30m', '1h30m' → seconds"""
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
+    seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
+    if not seconds or "".join(number + unit for number, unit in parts) != text:
         raise UserError(f"--budget cannot be {text!r}", "it takes a time, such as 90s, 30m or 1h30m")
-    return sum(float(number) * UNITS[unit] for number, unit in parts)
+    return seconds
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,10 @@ class Search:
 
     def best(self) -> tuple[Settings, Measured]:
         """The settings that the time is spent best on, and what they cost."""
-        guess = self.choose(lambda model: 1 / affordable(model, self.machine))
+        rungs = self.rungs()
+        guess = self.choose(rungs, lambda model: 1 / affordable(model, self.machine))
         one = self.probe(guess, 1 / affordable(guess, self.machine))
-        again = self.choose(lambda model: one.token * training_flops(model) / training_flops(guess))
+        again = self.choose(rungs, lambda model: one.token * training_flops(model) / training_flops(guess))
         if again == guess:
             return self.filled(guess, one), one
         other = self.probe(again, one.token * training_flops(again) / training_flops(guess))
@@ -65,15 +67,19 @@ class Search:
         def between(model: ModelConfig) -> Measured:
             return one.between(other, (training_flops(model) - training_flops(guess)) / way)
 
-        chosen = self.choose(lambda model: between(model).token)
+        # Beyond the two that were measured a line through them would be a guess, and a bold one where they are near.
+        low, high = sorted((rungs.index(guess), rungs.index(again)))
+        chosen = self.choose(rungs[low : high + 1], lambda model: between(model).token)
         return self.filled(chosen, between(chosen)), between(chosen)
 
-    def choose(self, seconds_per_token: Callable[[ModelConfig], float]) -> ModelConfig:
+    def choose(self, rungs: list[ModelConfig], seconds_per_token: Callable[[ModelConfig], float]) -> ModelConfig:
+        """The one of the lowest expected loss, if all the time went into steps."""
+
         def loss(model: ModelConfig) -> float:
-            seen = self.seconds / max(seconds_per_token(model), 1e-12) * self.text.bytes_per_token
+            seen = self.seconds / seconds_per_token(model) * self.text.bytes_per_token
             return self.curve.loss(non_embedding_parameters(model), fresh(seen, self.text.bytes or seen))
 
-        return min(self.rungs(), key=loss)
+        return min(rungs, key=loss)
 
     def shaped(self) -> bool:
         """Whether the command line says which model it is to be."""

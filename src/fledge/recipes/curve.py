@@ -4,7 +4,7 @@
 
 `ROUGH` is drawn through two points: nanoGPT's CPU example as we measure it (0.8M parameters, 1.5 MB of Shakespeare,
 1.90 nats a byte), and 125M parameters after 20 tokens each (0.75, by the fit of Hoffmann et al., 2022, whose floor it
-has). There size and text matter so that 20 tokens for a parameter are the best use of time. GPT-2's 0.65 lies within 0.02
+has). There size and text matter so that 20 tokens for a parameter use time best. GPT-2's 0.65 lies within 0.02
 of it. Texts differ by far more than that: it is rough, and finished runs on the same text bend it.
 
 Parameters are those of the blocks. No torch.

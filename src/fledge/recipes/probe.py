@@ -56,9 +56,9 @@ class Measured:
     memory: float
 
     def between(self, other: "Measured", share: float) -> "Measured":
-        """As of a model that is `share` of the way to another: each cost grows evenly with the model's."""
+        """As of a model that is `share` of the way to another, from 0 to 1: each cost grows evenly with the model's."""
         pairs = zip(astuple(self), astuple(other), strict=True)
-        return Measured(*(max(0.0, a + share * (b - a)) for a, b in pairs))
+        return Measured(*(a + share * (b - a) for a, b in pairs))
 
 
 def measure(settings: Settings, machine: Machine, folder: Path) -> Measured:
