@@ -92,6 +92,13 @@ def test_a_size_is_proposed_with_a_command_that_trains_it(home: Home, capsys: py
     assert found["parameters"] == parameters(settle(found["settings"]).model)
 
 
+def test_a_batch_that_was_asked_for_stays_whatever_the_budget(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model.n_layer", "1", "--train.eval_every", "0", "--train.sample_every", "0", "--train.batch", "6"]
+    found = planned(home, capsys, *about(home), *words, "--budget", "10s")
+    assert found["batch"] == 6
+    assert "--train.batch 6" in found["command"]
+
+
 def test_a_budget_too_small_for_a_step_is_refused_with_the_time_of_one(
     home: Home, capsys: pytest.CaptureFixture[str]
 ) -> None:

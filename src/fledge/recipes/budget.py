@@ -95,10 +95,14 @@ class Search:
 
     def probe(self, model: ModelConfig, token: float) -> Measured:
         tokens = self.seconds / token
-        batch = dial.batch_for(tokens, model.context)
+        batch = self.batch_for(tokens, model)
         settings = self.settings(model, batch, max(1, int(tokens / (batch * model.context))))
         say(f"trying {counted(parameters(settings.model), 'parameter')}")
         return measure(settings, self.machine, self.folder)
+
+    def batch_for(self, tokens: float, model: ModelConfig) -> int:
+        said = "batch" in self.said.get("train", {})
+        return self.base.train.batch if said else dial.batch_for(tokens, model.context)
 
     def settings(self, model: ModelConfig, batch: int, steps: int) -> Settings:
         """As `fledge train` would have them with this size, batch and length; what the command line says wins."""
@@ -110,7 +114,7 @@ class Search:
 
     def filled(self, model: ModelConfig, measured: Measured) -> Settings:
         """As many steps as there is time for."""
-        batch = dial.batch_for(self.seconds / measured.token, model.context)
+        batch = self.batch_for(self.seconds / measured.token, model)
         settings = self.settings(model, batch, 1)
 
         def seconds(steps: int) -> float:
