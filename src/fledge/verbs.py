@@ -116,6 +116,14 @@ def _presets(parser: Parser) -> None:
     parser.add_argument("--markdown", action="store_true", help="the table as Markdown, as in docs/presets.md")
 
 
+def _plan(parser: Parser) -> None:
+    parser.add_argument("preset", nargs="?", metavar="PRESET|FILE.toml", help="what is to be trained")
+    parser.add_argument("--budget", metavar="TIME", help="choose size, batch and steps for 90s, 30m, 1h30m …")
+    parser.add_argument("--price", type=float, metavar="NUMBER", help="what an hour of this machine costs")
+    parser.add_argument("--against", metavar="RUN", help="look back: what a plan says of a run, and what came of it")
+    _settings_argument(parser, "any setting, e.g. --model.size 30M")
+
+
 def _train(parser: Parser) -> None:
     what = "what to train: see 'fledge presets'; with --init it may be left out"
     parser.add_argument("preset", nargs="?", metavar="PRESET|FILE.toml", help=what)
@@ -204,6 +212,17 @@ VERBS = {
         settings=True,
     ),
     "presets": Verb("the known GPTs, with their sizes", _presets, ("fledge presets", "fledge presets demo")),
+    "plan": Verb(
+        "what a training will take, measured in seconds",
+        _plan,
+        (
+            "fledge plan demo",
+            "fledge plan modern --model.size 125M --price 2.5",
+            "fledge plan demo --data.corpus my-notes/ --budget 30m",
+            "fledge plan --against hamlet",
+        ),
+        settings=True,
+    ),
     "train": Verb(
         "train a model",
         _train,
@@ -211,6 +230,7 @@ VERBS = {
             "fledge train demo",
             "fledge train nanogpt-shakespeare-cpu --data.corpus input.txt --run hamlet",
             "fledge train demo --model.n_layer 8 --optim.lr 2e-3",
+            "fledge train modern --model.size 30M",
             "fledge train --init gpt2 --data.corpus my-notes/",
             "fledge train demo --print-config > mine.toml     every setting, explained",
         ),
@@ -263,6 +283,6 @@ VERBS = {
 JOURNEY = {
     "begin": ["demo", "doctor"],
     "text": ["corpora", "tokenizer", "prepare"],
-    "train": ["presets", "train", "resume", "runs", "plot"],
+    "train": ["presets", "plan", "train", "resume", "runs", "plot"],
     "use": ["generate", "eval", "export", "import", "eject"],
 }

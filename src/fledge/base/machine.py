@@ -7,6 +7,7 @@ import contextlib
 import math
 import os
 import platform
+import resource
 import shutil
 import time
 from dataclasses import dataclass
@@ -149,6 +150,11 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def hardware(device: str) -> str:
+    """The name of what computes."""
+    return torch.cuda.get_device_name() if device == "cuda" else processor()
+
+
 def total_memory(device: str) -> int:
     if device == "cuda":
         return int(torch.cuda.get_device_properties(0).total_memory)
@@ -162,6 +168,25 @@ def free_memory(device: str) -> int:
     with contextlib.suppress(OSError, StopIteration), Path("/proc/meminfo").open() as lines:
         return 1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable:")))
     return total_memory(device)
+
+
+def forget_peak(device: str) -> None:
+    """From now on `peak_memory` tells of what comes, where the system can be asked for that."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: begin VmHWM anew
+
+
+def peak_memory(device: str) -> int:
+    """The most bytes held: on a GPU those of tensors, else all that this process had, Python and torch included."""
+    if device == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    with contextlib.suppress(OSError, StopIteration):
+        status = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM"))
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if platform.system() == "Darwin" else most << 10
 
 
 def cores() -> int:

@@ -33,7 +33,7 @@ def of_training(dataset: Dataset, machine: Machine) -> dict[str, Any]:
     """The same, with the machine that trains and the text that it trains on."""
     return {
         **made_with(dataset.tokenizer),
-        "processor": torch.cuda.get_device_name() if machine.device == "cuda" else machines.processor(),
+        "processor": machines.hardware(machine.device),
         "cores": machines.cores(),
         "machine": asdict(machine),
         "dataset": str(dataset.folder.resolve()),

@@ -133,9 +133,7 @@ def ensure(data: DataConfig, tokenizer: TokenizerConfig, check: Check = lambda _
     """The dataset that a run asks for: opened where it is there, prepared first where it is not."""
     if data.path is not None:
         return open_named(data.path, lambda: named_tokenizer(tokenizer))
-    _, key = facts_of([data.corpus], data, tokenizer)
-    name = re.sub(r"[^\w.-]+", "-", Path(data.corpus).stem)[:60]  # of an address, say
-    folder = cache_dir() / "datasets" / f"{name}-{key[:12]}"
+    folder = cached(data, tokenizer)
     if (folder / shards.MANIFEST).exists():
         try:
             return shards.open_dataset(folder)
@@ -149,6 +147,13 @@ def ensure(data: DataConfig, tokenizer: TokenizerConfig, check: Check = lambda _
             return prepared(order, check)
         except Busy:
             time.sleep(0.2)  # another process makes it, and we shall find it made
+
+
+def cached(data: DataConfig, tokenizer: TokenizerConfig) -> Path:
+    """Where the dataset of a corpus lies once it is made."""
+    _, key = facts_of([data.corpus], data, tokenizer)
+    name = re.sub(r"[^\w.-]+", "-", Path(data.corpus).stem)[:60]  # of an address, say
+    return cache_dir() / "datasets" / f"{name}-{key[:12]}"
 
 
 def open_named(name: str, given: Callable[[], Tokenizer | None]) -> Dataset:

@@ -1,6 +1,7 @@
 """All settings of a run in one value, and the checks that need more than one section."""
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ from fledge.base.settings import Layer, build, merge, read_overrides, read_toml
 from fledge.datasets.config import DataConfig
 from fledge.model.config import ModelConfig
 from fledge.optim.config import OptimConfig
-from fledge.tokens.config import TokenizerConfig
+from fledge.recipes import dial
+from fledge.tokens.config import GPT2_VOCABULARY, TokenizerConfig
 from fledge.track.config import TrackConfig
 from fledge.train.config import TrainConfig
+
+CHARACTERS = 128  # as a guess, until the text is seen
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def read_preset(name_or_file: str, above: tuple[Path, ...] = ()) -> tuple[dict[s
         if not isinstance(base, str) or path.resolve() in above:
             raise UserError(f"'{path}': about.preset cannot be {base!r}", "name a preset, or another FILE.toml")
         under, _ = read_preset(base, (*above, path.resolve()))
-        layer = merge(under, layer)
+        layer = stack(under, layer)
     return layer, about
 
 
@@ -57,7 +61,7 @@ def resolve(name_or_file: str, overrides: list[str]) -> Settings:
 
 
 def settle(*layers: Layer) -> Settings:
-    settings = build(Settings, merge(*layers))
+    settings = build(Settings, dialled(stack(*layers)))
     model, tokenizer = settings.model.vocab_size, settings.tokenizer.vocab_size
     trained = settings.data.path is None and settings.tokenizer.file is None  # else it is what it is, of any size
     if trained and model and tokenizer and model < tokenizer:
@@ -66,3 +70,47 @@ def settle(*layers: Layer) -> Settings:
             "leave model.vocab_size out: it then follows the tokenizer",
         )
     return settings
+
+
+def stack(*layers: Layer) -> dict[str, dict[str, Any]]:
+    """Later layers win, key by key; and one that names a size wins with all that follows from it."""
+    result: dict[str, dict[str, Any]] = {}
+    for layer in layers:
+        if "size" in layer.get("model", {}):
+            result = without(result, dial.FOLLOWS)
+        result = merge(result, layer)
+    return result
+
+
+def without(layer: Layer, names: Mapping[str, Collection[str]]) -> dict[str, dict[str, Any]]:
+    return {
+        section: {key: value for key, value in keys.items() if key not in names.get(section, ())}
+        for section, keys in layer.items()
+    }
+
+
+def dialled(layer: Layer) -> Layer:
+    """With all that follows from `model.size`, where there is one; what is set beside it stays as it is set."""
+    if "size" not in layer.get("model", {}):
+        return layer
+    size, said = dial.read_size(layer["model"]["size"]), without(layer, {"model": ("size",)})
+    kinds = build(Settings, without(said, dial.FOLLOWS))
+    rung = dial.nearest_rung(size, kinds.model, known_vocabulary(kinds))
+    shape = {key: value for key in dial.FOLLOWS["model"] if (value := getattr(rung, key, None)) is not None}
+    said = merge({"model": shape, "tokenizer": {}}, said)
+    if kinds.tokenizer.kind == "bpe":
+        said["tokenizer"] = {"vocab_size": rung.vocab_size, **said["tokenizer"]}
+    model = replace(build(Settings, {"model": said["model"]}).model, vocab_size=rung.vocab_size)
+    given = {key: value for key, value in said.get("train", {}).items() if key in ("batch", "steps")}
+    train = build(Settings, {"train": given}).train
+    horizon = dial.horizon(model, **{key: getattr(train, key) for key in given})
+    warmup = {"warmup_steps": horizon.pop("warmup_steps")}
+    return merge({"optim": dial.rates(model) | warmup, "train": horizon}, said)
+
+
+def known_vocabulary(settings: Settings) -> int | None:
+    """Where it is left to the dial, None. By character the text decides, and the table is small."""
+    tokenizer = settings.tokenizer
+    if settings.model.vocab_size or tokenizer.vocab_size:
+        return settings.model.vocab_size or tokenizer.vocab_size
+    return {"gpt2": GPT2_VOCABULARY, "char": CHARACTERS, "bpe": None}[tokenizer.kind]

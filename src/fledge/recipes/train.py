@@ -106,11 +106,18 @@ def complete(settings: Settings, dataset: Dataset, machine: Machine) -> Settings
             "leave model.vocab_size out: it then follows the tokenizer",
         )
     model = replace(settings.model, vocab_size=vocab_size)
-    refuse_too_large(model, machine)
     refuse_unspeakable(settings.track.prompt, dataset)
+    data = replace(settings.data, path=address(settings.data.path, dataset))
+    return decide(replace(settings, model=model, data=data), len(dataset.split("train")), machine)
+
+
+def decide(settings: Settings, tokens: int, machine: Machine) -> Settings:
+    """Fill in what depends on the machine, and on how many tokens there are to learn from."""
+    model = settings.model
+    refuse_too_large(model, machine)
     stride = settings.data.stride or model.context
     steps = settings.train.steps
-    order = Order(len(dataset.split("train")), model.context, stride, settings.train.seed)
+    order = Order(tokens, model.context, stride, settings.train.seed)
     if settings.train.epochs is not None:
         steps = max(1, round(settings.train.epochs * order.epoch / settings.train.batch))
         replace(settings.train, steps=steps)  # refuses a number of steps that nobody lives to see
@@ -124,8 +131,7 @@ def complete(settings: Settings, dataset: Dataset, machine: Machine) -> Settings
         save_every=settings.train.save_every or settings.train.eval_every or steps,
         compile=compile_pays(settings, steps, machine) if compile == "auto" else compile,
     )
-    data = replace(settings.data, stride=stride, path=address(settings.data.path, dataset))
-    return replace(settings, model=model, data=data, train=train)
+    return replace(settings, data=replace(settings.data, stride=stride), train=train)
 
 
 def address(given: str | None, dataset: Dataset) -> str:

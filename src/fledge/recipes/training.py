@@ -16,6 +16,7 @@ from functools import partial
 import torch
 from rich.console import Console
 
+from fledge.base import machine as machines
 from fledge.base.errors import Interrupted, UserError
 from fledge.base.machine import Machine, find_compiler
 from fledge.base.settings import to_layer
@@ -24,7 +25,7 @@ from fledge.batches.order import Order
 from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
 from fledge.checkpoint.state import State, capture, restore
-from fledge.datasets.shards import Dataset
+from fledge.datasets.shards import Dataset, Split
 from fledge.evaluate.loss import judge
 from fledge.generate.engine import complete
 from fledge.generate.sampling import strategies
@@ -54,12 +55,11 @@ class Outcome:
     val_loss: float | None  # the best there was
 
 
-def assemble(settings: Settings, machine: Machine, dataset: Dataset) -> Stepper:
-    """A new model and everything that one update of it needs."""
+def assemble(settings: Settings, machine: Machine, split: Split) -> Stepper:
+    """A new model and everything that one update of it needs, to learn from `split`."""
     train, optim, context = settings.train, settings.optim, settings.model.context
     exact()
     model = build_model(settings.model, train.seed).to(machine.device)
-    split = dataset.split("train")
     order = Order(len(split), context, settings.data.stride or context, train.seed)
     return Stepper(
         model=model,
@@ -74,9 +74,14 @@ def assemble(settings: Settings, machine: Machine, dataset: Dataset) -> Stepper:
 
 
 def micro_batches(settings: Settings, loader: Loader, machine: Machine) -> Fitting:
-    if settings.train.micro_batch == "auto":
-        return Fitting(loader, guess(settings.model, loader.share, machine), say)
-    return Fixed(loader, min(settings.train.micro_batch or loader.share, loader.share), say)
+    kind = Fitting if settings.train.micro_batch == "auto" else Fixed
+    return kind(loader, at_once(settings, machine), say)
+
+
+def at_once(settings: Settings, machine: Machine) -> int:
+    """How many sequences are computed at once, as far as can be told beforehand."""
+    wanted, share = settings.train.micro_batch, settings.train.batch // machine.world_size
+    return guess(settings.model, share, machine) if wanted == "auto" else min(wanted or share, share)
 
 
 def compiles(settings: Settings, machine: Machine) -> bool:
@@ -88,7 +93,8 @@ class Training:
     def __init__(self, run: Run, settings: Settings, machine: Machine, dataset: Dataset) -> None:
         self.run, self.settings, self.machine, self.dataset = run, settings, machine, dataset
         self.steps = settings.train.steps
-        self.stepper = assemble(settings, machine, dataset)
+        machines.forget_peak(machine.device)
+        self.stepper = assemble(settings, machine, dataset.split("train"))
         self.model, self.optimizer = self.stepper.model, self.stepper.optimizer
         self.byte_lengths = byte_lengths(dataset.tokenizer)
         self.judged: tuple[int, float] | None = None  # step and validation loss of the last look
@@ -116,7 +122,8 @@ class Training:
                 if stopped:
                     self._save(reached, end)
                 reason = "interrupted" if stopped else "finished"
-                self.tracker.record(events.Ended(reached, reason, time.perf_counter() - begun))
+                memory = machines.peak_memory(self.machine.device)
+                self.tracker.record(events.Ended(reached, reason, time.perf_counter() - begun, memory))
             finally:
                 self.tracker.close()
         if stopped:

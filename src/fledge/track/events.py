@@ -67,6 +67,7 @@ class Ended:
     step: int
     reason: str  # "finished" or "interrupted"
     seconds: float
+    memory: int | None = None  # the most bytes held meanwhile
 
 
 Event = Started | Stepped | Evaluated | Sampled | Saved | Noted | Ended

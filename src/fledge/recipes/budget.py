@@ -1,0 +1,136 @@
+"""So much time, and which model? The rung of the dial's ladder that reaches the lowest expected loss in it.
+
+guess by operations → probe that rung → guess again → probe that one → the best rung on the line between both
+
+The text and its tokenizer stay as they are: only size, rates, batch and length are searched.
+"""
+
+import bisect
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fledge.base import machine as machines
+from fledge.base.errors import UserError
+from fledge.base.machine import Machine
+from fledge.base.settings import Layer
+from fledge.model.config import ModelConfig
+from fledge.model.count import non_embedding_parameters, parameters, training_flops
+from fledge.recipes import dial
+from fledge.recipes.curve import Curve, fresh
+from fledge.recipes.forecast import seconds_of_run, seconds_of_step, settled
+from fledge.recipes.probe import Measured, affordable, measure
+from fledge.recipes.screen import counted, say
+from fledge.recipes.settings import Settings, settle
+from fledge.recipes.textfacts import TextFacts
+from fledge.track.terminal import span
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+LEAST_BYTES = 16  # that a parameter takes in training: itself, its gradient, two memories of the optimiser
+
+
+def read_time(text: str) -> float:
+    """'90s', '30m', '1h30m' → seconds"""
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
+    seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
+    if not seconds or "".join(number + unit for number, unit in parts) != text:
+        raise UserError(f"--budget cannot be {text!r}", "it takes a time, such as 90s, 30m or 1h30m")
+    return seconds
+
+
+@dataclass(frozen=True)
+class Search:
+    """Everything that stays the same while sizes are tried. `below` is the preset, `said` the command line."""
+
+    below: Layer
+    said: Layer
+    base: Settings
+    text: TextFacts
+    curve: Curve
+    machine: Machine
+    seconds: float
+    folder: Path  # where checkpoints would go
+
+    def best(self) -> tuple[Settings, Measured]:
+        """The settings that the time is spent best on, and what they cost."""
+        rungs = self.rungs()
+        guess = self.choose(rungs, lambda model: 1 / affordable(model, self.machine))
+        one = self.probe(guess, 1 / affordable(guess, self.machine))
+        again = self.choose(rungs, lambda model: one.token * training_flops(model) / training_flops(guess))
+        if again == guess:
+            return self.filled(guess, one), one
+        other = self.probe(again, one.token * training_flops(again) / training_flops(guess))
+        way = training_flops(again) - training_flops(guess)
+
+        def between(model: ModelConfig) -> Measured:
+            return one.between(other, (training_flops(model) - training_flops(guess)) / way)
+
+        # Beyond the two that were measured a line through them would be a guess, and a bold one where they are near.
+        low, high = sorted((rungs.index(guess), rungs.index(again)))
+        chosen = self.choose(rungs[low : high + 1], lambda model: between(model).token)
+        return self.filled(chosen, between(chosen)), between(chosen)
+
+    def choose(self, rungs: list[ModelConfig], seconds_per_token: Callable[[ModelConfig], float]) -> ModelConfig:
+        """The one of the lowest expected loss, if all the time went into steps."""
+
+        def loss(model: ModelConfig) -> float:
+            seen = self.seconds / seconds_per_token(model) * self.text.bytes_per_token
+            return self.curve.loss(non_embedding_parameters(model), fresh(seen, self.text.bytes or seen))
+
+        return min(rungs, key=loss)
+
+    def shaped(self) -> bool:
+        """Whether the command line says which model it is to be."""
+        return bool(set(dial.FOLLOWS["model"]) & set(self.said.get("model", {})))
+
+    def rungs(self) -> list[ModelConfig]:
+        """The sizes that this machine has room for; or the only one."""
+        if self.shaped():
+            return [replace(self.base.model, vocab_size=self.text.vocab_size)]
+        room = machines.total_memory(self.machine.device)
+        ladder = dial.ladder(replace(self.base.model, n_kv_head=None), self.text.vocab_size)
+        return [model for count, model in ladder if LEAST_BYTES * count < room]
+
+    def probe(self, model: ModelConfig, token: float) -> Measured:
+        tokens = self.seconds / token
+        batch = self.batch_for(tokens, model)
+        settings = self.settings(model, batch, max(1, int(tokens / (batch * model.context))))
+        say(f"trying {counted(parameters(settings.model), 'parameter')}")
+        return measure(settings, self.machine, self.folder)
+
+    def batch_for(self, tokens: float, model: ModelConfig) -> int:
+        said = "batch" in self.said.get("train", {})
+        return self.base.train.batch if said else dial.batch_for(tokens, model.context)
+
+    def settings(self, model: ModelConfig, batch: int, steps: int) -> Settings:
+        """As `fledge train` would have them with this size, batch and length; what the command line says wins."""
+        sized = {} if self.shaped() else {"model": {"size": parameters(model), "vocab_size": model.vocab_size}}
+        train = {"batch": batch, "micro_batch": dial.portion(batch, model.context), **self.said.get("train", {})}
+        return settled(
+            settle(self.below, sized, self.said, {"train": {**train, "steps": steps}}), self.text, self.machine
+        )
+
+    def filled(self, model: ModelConfig, measured: Measured) -> Settings:
+        """As many steps as there is time for."""
+        batch = self.batch_for(self.seconds / measured.token, model)
+        settings = self.settings(model, batch, 1)
+
+        def seconds(steps: int) -> float:
+            train = replace(settings.train, steps=steps)
+            return seconds_of_run(replace(settings, train=train), measured, self.text).total
+
+        step = seconds_of_step(settings, measured)
+        if seconds(1) > self.seconds:
+            raise UserError(
+                f"a budget of {brief(self.seconds)} is too small: one step takes {brief(step)} here,"
+                f" and everything around it {brief(seconds(1) - step)}",
+                f"give it at least --budget {math.ceil(seconds(1))}s, or a smaller --train.batch",
+            )
+        steps = bisect.bisect_right(range(1, int(self.seconds / step) + 2), self.seconds, key=seconds)
+        return self.settings(model, batch, steps)
+
+
+def brief(seconds: float) -> str:
+    return span(seconds) if seconds >= 10 else f"{seconds:.2g} s"

@@ -1,0 +1,167 @@
+"""What a training would cost, measured: a model of these settings makes a few real updates, and is thrown away.
+
+build → first update (a compiler writes its code) → updates until their median is steady → judge → sample → save
+
+The ids are random, so no text is needed. What would take too long here is measured on fewer sequences at once, and
+scaled.
+Says nothing of how many updates there will be: plan.py does.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fledge.base import machine as machines
+from fledge.base.machine import Machine
+from fledge.batches.loader import Loader
+from fledge.batches.order import Order
+from fledge.checkpoint import store
+from fledge.checkpoint.state import State, Tensors, capture
+from fledge.datasets.shards import Split
+from fledge.evaluate.loss import TOKENS_AT_ONCE, judge
+from fledge.generate.engine import generate
+from fledge.generate.sampling import strategies
+from fledge.model import count
+from fledge.model.config import ModelConfig
+from fledge.recipes.screen import say
+from fledge.recipes.settings import Settings
+from fledge.recipes.training import assemble, at_once
+from fledge.train.fitting import Fixed
+from fledge.train.step import Stepper
+
+STEPPING = 4.0  # seconds of updates, for each of two sizes of batch
+AT_A_TIME = 1.5  # seconds that one portion should take here at most
+STEADY = 0.02  # two halves whose medians are this near tell the same
+ENOUGH = 12  # updates
+SAMPLING = 1.0  # seconds
+SAVED = 256 << 20  # bytes; larger states are saved in part
+# Operations a second where nothing was measured: only to guess how much can be tried in a moment.
+RATES = {"cuda": 2e13, "mps": 1e12}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds, and the most bytes that were held."""
+
+    start: float  # what the first update takes more than others, building before it left out
+    token: float  # forward and backward, for each token
+    update: float  # the rest of an update, once a batch
+    judging: float  # for each token of the validation text
+    sampling: float  # for each token written
+    saving: float  # for each checkpoint
+    memory: float
+
+    def between(self, other: "Measured", share: float) -> "Measured":
+        """As of a model that is `share` of the way to another, from 0 to 1: each cost grows evenly with the model's."""
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Measured(*(a + share * (b - a) for a, b in pairs))
+
+
+def measure(settings: Settings, machine: Machine, folder: Path) -> Measured:
+    """`settings` are decided to the last; `folder` is on the disk that checkpoints will go to."""
+    model, train = settings.model, settings.train
+    portion = at_once(settings, machine)
+    tried = int(AT_A_TIME * affordable(model, machine)) // model.context  # sequences
+    rows = min(portion, max(1, tried))
+    machines.forget_peak(machine.device)
+    noise = random_split(model, max(2 * rows, min(tried, TOKENS_AT_ONCE // model.context)))
+    stepper = assemble(replace(settings, train=replace(train, batch=rows, micro_batch=rows)), machine, noise)
+    first = stepper(0).seconds
+    one = steady(stepper, STEPPING)
+    gathered = one
+    if train.batch > rows:  # gradients of several portions are gathered: what does one more cost?
+        stepper.batches = Fixed(Loader(noise, _order(model, noise), 2 * rows, machine), rows, say)
+        gathered = steady(stepper, STEPPING)
+    # In a batch of one portion nothing tells the two apart, and nothing has to.
+    portions = min(one, max(one / 2, gathered - one)) if train.batch > rows else one
+    judging = seconds_of_judging(stepper, noise, machine)
+    sampling = seconds_of_sampling(stepper, settings, machine)
+    saving = seconds_of_saving(stepper, folder)
+    width = count.FLOAT32 if machine.dtype == "float32" else count.BFLOAT16
+    missing = count.activation_bytes(model, portion, width) - count.activation_bytes(model, rows, width)
+    memory = machines.peak_memory(machine.device) + missing
+    token = portions / (rows * model.context)
+    return Measured(max(0.0, first - one), token, one - portions, judging, sampling, saving, memory)
+
+
+def affordable(model: ModelConfig, machine: Machine) -> float:
+    """About how many tokens can be learned from in a second, if half of what the machine can do arrives."""
+    rate = RATES.get(machine.device) or 1e9 * machines.matmul_rates()[machine.dtype == "bfloat16"] / 2
+    return rate / count.training_flops(model)
+
+
+def random_split(model: ModelConfig, sequences: int) -> Split:
+    assert model.vocab_size is not None
+    ids = np.random.default_rng(0).integers(model.vocab_size, size=sequences * model.context + 2)
+    return Split("noise", [ids], [np.zeros(1, dtype=np.int64)])
+
+
+def _order(model: ModelConfig, split: Split) -> Order:
+    return Order(len(split), model.context, model.context, 0)
+
+
+def steady(stepper: Stepper, limit: float) -> float:
+    """Seconds of an update: the median, once the later half tells the same as all."""
+    end, spent = time.perf_counter() + limit, [stepper(0).seconds]
+    while time.perf_counter() < end:
+        spent.append(stepper(len(spent)).seconds)
+        middle, late = statistics.median(spent), statistics.median(spent[len(spent) // 2 :])
+        if len(spent) >= ENOUGH and time.perf_counter() > end - limit / 2 and abs(late / middle - 1) < STEADY:
+            break
+    return statistics.median(spent)
+
+
+def seconds_of_judging(stepper: Stepper, noise: Split, machine: Machine) -> float:
+    """For each token. The first look is not counted: it makes room that the others use again."""
+    vocab_size = stepper.model.config.vocab_size
+    assert vocab_size is not None
+    lengths = np.ones(vocab_size, dtype=np.int64)
+    spent = seconds_of(lambda: judge(stepper.model, noise, lengths, machine))
+    if spent < AT_A_TIME:
+        spent = statistics.median(seconds_of(lambda: judge(stepper.model, noise, lengths, machine)) for _ in range(3))
+    return spent / (len(noise) - 1)
+
+
+def seconds_of_sampling(stepper: Stepper, settings: Settings, machine: Machine) -> float:
+    row, wanted = strategies(settings.track.temperature), settings.track.sample_tokens
+    begun, written = time.perf_counter(), 0
+    for _ in generate(stepper.model, torch.zeros(1, 1, dtype=torch.long), row, machine, wanted, 0):
+        written += 1
+        if time.perf_counter() - begun > SAMPLING:
+            break
+    return (time.perf_counter() - begun) / max(1, written)
+
+
+def seconds_of_saving(stepper: Stepper, folder: Path) -> float:
+    state = capture(stepper.model, stepper.optimizer, 0, None)
+    part = State(0, first_of(state.weights, SAVED), first_of(state.optimizer, 2 * SAVED), state.rng)
+    whole, piece = (bytes_of(each.weights) + bytes_of(each.optimizer) for each in (state, part))
+    with tempfile.TemporaryDirectory(dir=folder) as here:
+        spent = seconds_of(lambda: store.save(Path(here), part))
+    return spent * whole / piece
+
+
+def first_of(tensors: Tensors, limit: int) -> Tensors:
+    """As many as there is room for, and at least one."""
+    kept: Tensors = {}
+    for name, tensor in tensors.items():
+        if kept and bytes_of(kept) + tensor.nbytes > limit:
+            break
+        kept[name] = tensor
+    return kept
+
+
+def bytes_of(tensors: Tensors) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def seconds_of(act: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    act()
+    return time.perf_counter() - begun

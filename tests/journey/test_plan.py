@@ -1,0 +1,166 @@
+"""A plan as a person asks for it: a forecast, a proposal for a budget, and a look back."""
+
+import json
+import shlex
+from typing import Any
+
+import pytest
+
+from fledge.cli import main
+from fledge.model.count import parameters
+from fledge.recipes import probe
+from fledge.recipes.settings import resolve, settle
+
+from .conftest import Home
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured is not judged here, so a moment is enough."""
+    monkeypatch.setattr(probe, "STEPPING", 0.05)
+    monkeypatch.setattr(probe, "SAMPLING", 0.05)
+    monkeypatch.setattr(probe, "AT_A_TIME", 0.05)
+
+
+def planned(home: Home, capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    assert home.do("plan", *words, "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def about(home: Home) -> list[str]:
+    return [str(home.toml), "--data.corpus", str(home.text)]
+
+
+def test_a_plan_tells_time_memory_cost_and_loss_and_leaves_no_run(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = planned(home, capsys, *about(home), "--price", "3.6")
+    assert found["steps"] == 12
+    assert found["tokens"] == 12 * 4 * 16
+    assert found["seconds"] == pytest.approx(sum(found["parts"].values()))
+    assert found["cost"] == pytest.approx(found["seconds"] / 1000)
+    assert found["step_seconds"] > 0
+    assert found["memory"] > 0
+    assert 0 < found["loss"] < 10
+    assert found["text_known"]
+    assert found["loss_from"] == []
+    assert not home.runs.exists()
+    assert not list(home.folder.glob("tmp*"))
+
+
+def test_its_settings_are_those_that_training_would_have(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    found = planned(home, capsys, *about(home), "--train.steps", "5")
+    run = home.train("same", "--train.steps", "5")
+    assert resolve(str(run / "config.toml"), []) == settle(found["settings"])
+    assert shlex.split(found["command"])[:3] == ["fledge", "train", str(home.toml)]
+
+
+def test_a_person_gets_a_short_table(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    assert home.do("plan", *about(home)) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines()] == [
+        *("model", "length", "work", "machine", "speed", "memory", "time", "loss", "next:"),
+    ]
+    assert "rough" in out
+
+
+def test_gathered_portions_cost_as_much_again(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    found = planned(home, capsys, *about(home), "--train.batch", "64", "--train.micro_batch", "2")
+    assert found["batch"] == 64
+    assert found["step_seconds"] > 0
+
+
+def test_a_budget_is_spent_on_a_size_and_not_exceeded(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model.n_layer", "1", "--train.eval_every", "0", "--train.sample_every", "0"]
+    found = planned(home, capsys, *about(home), *words, "--budget", "30s")
+    assert 0 < found["seconds"] <= 30
+    assert found["settings"]["model"]["n_embd"] == 16  # what the command line says of the shape stays
+    more = found["seconds"] + found["step_seconds"]
+    assert more > 30 * 0.99
+
+
+def test_a_size_is_proposed_with_a_command_that_trains_it(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--train.eval_every", "0", "--train.sample_every", "0"]
+    found = planned(home, capsys, *about(home), *words, "--budget", "20s")
+    assert 0 < found["seconds"] <= 20
+    _, verb, preset, *flags = shlex.split(found["command"])
+    settings = resolve(preset, flags)
+    proposed = found["settings"]["model"]
+    assert (verb, settings.train.steps, settings.train.batch) == ("train", found["steps"], found["batch"])
+    assert (settings.model.n_layer, settings.model.n_embd) == (proposed["n_layer"], proposed["n_embd"])
+    assert settings.optim.lr == found["settings"]["optim"]["lr"]
+    assert found["parameters"] == parameters(settle(found["settings"]).model)
+
+
+def test_a_batch_that_was_asked_for_stays_whatever_the_budget(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model.n_layer", "1", "--train.eval_every", "0", "--train.sample_every", "0", "--train.batch", "6"]
+    found = planned(home, capsys, *about(home), *words, "--budget", "10s")
+    assert found["batch"] == 6
+    assert "--train.batch 6" in found["command"]
+
+
+def test_a_budget_too_small_for_a_step_is_refused_with_the_time_of_one(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert home.do("plan", *about(home), "--model.n_layer", "1", "--budget", "0.0001s") == 2
+    error, hint = capsys.readouterr().err.splitlines()[-2:]
+    assert "one step takes" in error
+    assert "--budget" in hint
+
+
+def test_looking_back_shows_prediction_and_truth(trained: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    found = planned(trained, capsys, "--against", "bird")
+    assert found["run"] == "bird"
+    for name in ("seconds", "step_seconds", "tokens_per_second", "memory", "loss"):
+        row = found[name]
+        assert row["predicted"] > 0
+        assert row["measured"] > 0
+        assert row["difference_percent"] == pytest.approx(100 * (row["predicted"] / row["measured"] - 1))
+    assert found["loss_from"] == []  # not from itself
+
+
+def test_a_finished_run_on_the_same_text_bends_the_curve(trained: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*about(trained), "--train.steps", "40"]
+    found = planned(trained, capsys, *words)
+    assert found["loss_from"] == ["bird"]
+    real = planned(trained, capsys, "--against", "bird")["loss"]["measured"]
+    assert found["loss"] == pytest.approx(real, rel=0.1)
+    other = planned(trained, capsys, *words, "--model.mlp", "gelu")
+    assert other["loss_from"] == []  # a run of other parts says nothing of this one
+
+
+def test_a_run_that_tells_nothing_of_memory_or_end_is_shown_with_gaps(
+    own: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = own.runs / "bird" / "events.jsonl"
+    events.write_text("".join(line for line in events.read_text().splitlines(True) if '"Ended"' not in line))
+    found = planned(own, capsys, "--against", "bird")
+    assert found["memory"]["measured"] is None
+    assert found["seconds"] == {**found["seconds"], "measured": None, "difference_percent": None}
+    assert own.do("plan", "--against", "bird") == 0
+    assert " - " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "what is to be planned"),
+        (["demo", "--against", "bird"], "--against"),
+        (["--against", "brd"], "brd"),
+        (["dmo"], "dmo"),
+        (["demo", "--price", "-1"], "--price"),
+        (["demo", "--price", "nan"], "--price"),
+        (["demo", "--budget", "soon"], "--budget"),
+        (["demo", "--budget", "30m", "--train.steps", "5"], "--budget"),
+        (["demo", "--train.batch", "10", "--train.micro_batch", "4"], "train.micro_batch = 4"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_planned_is_refused(
+    trained: Home, capsys: pytest.CaptureFixture[str], words: list[str], told: str
+) -> None:
+    assert main(trained.words("plan", *words)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert told in err
+    assert err.count("hint: ") == 1
