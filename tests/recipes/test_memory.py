@@ -11,21 +11,23 @@ import pytest
 SMALL, LARGE = 6_000_000, 30_000_000  # bytes
 ROOM = 15_000_000
 
-# The most memory that this process ever held, after each text: `ru_maxrss` would count its parent's, too.
+# The most memory that this process ever held: `ru_maxrss` would count its parent's, too.
 WATCHED = """
 import json, sys
 from fledge.cli import main
 
-def most():
-    return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmHWM"))
-
-found = []
-for text in ("small", "large"):
-    for words in json.loads(sys.argv[1]):
-        assert main([word.replace("TEXT", text) for word in words]) == 0
-    found.append(most())
-print(json.dumps(found), file=sys.stderr)
+for words in json.loads(sys.argv[1]):
+    assert main(words) == 0
+print(next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmHWM")), file=sys.stderr)
 """
+
+
+def most(verbs: list[str], folder: Path) -> int:
+    """In a process of its own: what an earlier text left behind is not this one's."""
+    call = [sys.executable, "-c", WATCHED, json.dumps([verb.split() for verb in verbs])]
+    done = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return int(done.stderr.splitlines()[-1])
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell the most memory held")
@@ -42,8 +44,5 @@ def test_tokenizers_and_datasets_are_made_without_holding_the_text(tmp_path: Pat
         "prepare TEXT.txt --tokenizer TEXT.json --out TEXT --workers 1",
         "prepare TEXT.txt --tokenizer TEXT.json --data.dedup true --out TEXT-judged --workers 1",
     ]
-    call = [sys.executable, "-c", WATCHED, json.dumps([verb.split() for verb in verbs])]
-    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    small, large = json.loads(done.stderr.splitlines()[-1])
+    small, large = (most([verb.replace("TEXT", text) for verb in verbs], tmp_path) for text in ("small", "large"))
     assert large - small < ROOM, (small, large)
