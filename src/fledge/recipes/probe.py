@@ -70,7 +70,8 @@ def measure(settings: Settings, machine: Machine, folder: Path) -> Measured:
     tried = int(AT_A_TIME * affordable(model, machine)) // model.context  # sequences
     rows = min(portion, max(1, tried))
     machines.forget_peak(machine.device)
-    noise = random_split(model, max(2 * rows, min(tried, TOKENS_AT_ONCE // model.context)))
+    # Judging takes a third of learning, and its portion is often the larger one: it should be as large here.
+    noise = random_split(model, max(2 * rows, min(3 * tried, TOKENS_AT_ONCE // model.context)))
     stepper = assemble(replace(settings, train=replace(train, batch=rows, micro_batch=rows)), machine, noise)
     first = stepper(0).seconds
     one = steady(stepper, STEPPING)
@@ -98,7 +99,7 @@ def affordable(model: ModelConfig, machine: Machine) -> float:
 
 def random_split(model: ModelConfig, sequences: int) -> Split:
     assert model.vocab_size is not None
-    ids = np.random.default_rng(0).integers(model.vocab_size, size=sequences * model.context + 2)
+    ids = np.random.default_rng(0).integers(model.vocab_size, size=sequences * model.context + 1)
     return Split("noise", [ids], [np.zeros(1, dtype=np.int64)])
 
 
