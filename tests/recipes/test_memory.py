@@ -18,7 +18,8 @@ from fledge.cli import main
 
 for words in json.loads(sys.argv[1]):
     assert main(words) == 0
-print(next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmHWM")), file=sys.stderr)
+[peak] = (line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(int(peak) << 10, file=sys.stderr)
 """
 
 
