@@ -14,7 +14,7 @@ from fledge.base.errors import UserError
 from fledge.text.inputs import PIECE, Errors, Input, Readable, Tally, looks_binary
 
 READ = 1 << 17
-WINDOW = 1 << 16  # how far behind the nominal place a safe one is looked for
+WINDOW = 1 << 14  # how far behind the nominal place a safe one is looked for
 NEAR = 1 << 9  # where most are found
 # Before a space between two words, or behind a line's end: no word, number or run of signs crosses these.
 SAFE = re.compile(r"(?<=[^\W_])(?= [^\W\d_])|(?<=\S\n)(?=[^\W_])")
