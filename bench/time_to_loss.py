@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--target", type=float, default=1.898)
     parser.add_argument("--steps", type=int, nargs="*", default=[100], help="lengths of ours to try")
-    parser.add_argument("--tuned", nargs=2, metavar=("RATE", "STEPS"), default=["4e-3", "1000"])
+    parser.add_argument("--tuned", nargs=2, metavar=("RATE", "STEPS"), default=["3e-3", "1200"])
     args = parser.parse_args()
     print(machine(), "|", versions("torch"), flush=True)
     rate, steps = args.tuned
