@@ -62,6 +62,7 @@ def judge(
                 logits = model(inputs)
             nats += summed_cross_entropy(logits, targets).double().cpu()
             right += int((logits.argmax(-1) == targets).sum())
+            del logits  # or they would be held beside the next ones
             asked = ids[:, 1:][ids[:, 1:] != IGNORE]
             counted += len(asked)
             spelled += int(lengths[asked].sum())
