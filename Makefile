@@ -14,7 +14,7 @@ demo: .venv/.core
 	$(BIN)/fledge demo
 
 test: .venv/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: .venv/.dev
 	$(BIN)/ruff check .
