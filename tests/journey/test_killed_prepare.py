@@ -65,7 +65,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def at_work(group: int) -> list[str]:
     """The processes of a group that are alive."""
-    listed = subprocess.run(["ps", "-A", "-o", "pgid=,stat=,args="], capture_output=True, text=True).stdout
+    listed = subprocess.run(["ps", "-A", "-ww", "-o", "pgid=,stat=,args="], capture_output=True, text=True).stdout
     rows = [line.split(maxsplit=2) for line in listed.splitlines()]
     return [row[2] for row in rows if row[0] == str(group) and not row[1].startswith("Z")]
 
@@ -75,6 +75,11 @@ def until(happens: Callable[[], object]) -> bool:
     while not happens() and time.monotonic() < end:
         time.sleep(0.005)
     return bool(happens())
+
+
+def hears_ctrl_c() -> None:
+    """What a shell starts in the background does not, nor do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +95,9 @@ def test_a_signal_ends_it_and_its_workers_without_a_traceback(
 ) -> None:
     out = tmp_path / "out"
     words = [sys.executable, "-c", SMALL_PARTS, *asked(texts, out)]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        words, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hears_ctrl_c
+    )
     signs = {
         "workers start": lambda: any("spawn_main" in words for words in at_work(process.pid)),
         "parts are made": lambda: any((out / ".parts").glob("[0-9]*.json")),
