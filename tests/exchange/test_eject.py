@@ -312,87 +312,60 @@ def test_epochs_become_as_many_updates_as_in_fledge(imported: Callable[[str], Mo
     assert module.updates(5000) == round(plan.train.epochs * order.epoch / plan.train.batch)
 
 
-def run_as_a_program(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["gpt.py", *words])
-    module.main()
+@pytest.fixture
+def demo(
+    imported: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., ModuleType]:
+    """Words of a command line → the ejected demo, run with them in a folder of its own."""
+    module = imported(ejected("demo"))
+    monkeypatch.chdir(tmp_path)
+
+    def run(words: str, *more: str) -> ModuleType:
+        monkeypatch.setattr(sys, "argv", ["gpt.py", *words.split(), *more])
+        module.main()
+        return module
+
+    return run
 
 
 def test_it_learns_from_ids_and_writes_from_what_it_learned(
-    imported: Callable[[str], ModuleType],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    demo: Callable[..., ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module = imported(ejected("demo"))
-    monkeypatch.chdir(tmp_path)
     np.save("ids.npy", np.tile(np.arange(VOCABULARY, dtype=np.uint16), 40))
-    run_as_a_program(module, monkeypatch, "train", "ids.npy", "--steps", "60", "--out", "m.safetensors")
+    demo("train ids.npy --steps 60 --out m.safetensors")
     said = capsys.readouterr().out.splitlines()
     losses = [float(line.split()[-1]) for line in said]
     assert said[0].startswith("step 1 of 60: loss ")
     assert losses[-1] < 0.6 * losses[0]
-    words = [
-        "generate",
-        "--weights",
-        "m.safetensors",
-        "--prompt-ids",
-        "3",
-        "4",
-        "5",
-        "--tokens",
-        "4",
-        "--temperature",
-        "0",
-    ]
-    run_as_a_program(module, monkeypatch, *words)
+    demo("generate --weights m.safetensors --prompt-ids 3 4 5 --tokens 4 --temperature 0")
     written = ast.literal_eval(capsys.readouterr().out)
     assert written[:3] == [3, 4, 5]
     assert len(written) == 7
-    run_as_a_program(module, monkeypatch, "train", "ids.npy", "--steps", "1", "--weights", "m.safetensors")
+    demo("train ids.npy --steps 1 --weights m.safetensors")
     assert float(capsys.readouterr().out.split()[-1]) < 0.6 * losses[0]
     assert (tmp_path / "trained.safetensors").exists()
 
 
 def test_it_reads_and_writes_text_with_the_tokenizer_of_a_run(
-    imported: Callable[[str], ModuleType],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    demo: Callable[..., ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module, text = imported(ejected("demo")), "a bird sings\na bird é flies\n" * 4
+    text = "a bird sings\na bird é flies\n" * 4
     tokenizer = CharTokenizer.train([text])
     tokenizers.save(tokenizer, tmp_path / "tokenizer.json")
-    monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text(text, encoding="utf-8")
+    module = demo("train text.txt --steps 2")
     assert module.read(Path("text.txt"), "tokenizer.json").tolist() == tokenizer.encode(text).tolist()
-    run_as_a_program(module, monkeypatch, "train", "text.txt", "--steps", "2")
     capsys.readouterr()
-    words = [
-        "generate",
-        "--weights",
-        "trained.safetensors",
-        "--prompt",
-        "a bird",
-        "--tokens",
-        "5",
-        "--temperature",
-        "0",
-    ]
-    run_as_a_program(module, monkeypatch, *words)
+    demo("generate --weights trained.safetensors --tokens 5 --temperature 0 --prompt", "a bird")
     assert capsys.readouterr().out.startswith("a bird")
 
 
 def test_a_text_that_is_too_short_is_said_in_words(
-    imported: Callable[[str], ModuleType],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    demo: Callable[..., ModuleType], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module = imported(ejected("demo"))
-    monkeypatch.chdir(tmp_path)
-    np.save("ids.npy", np.zeros(module.ModelConfig().context, dtype=np.uint16))
+    np.save("ids.npy", np.zeros(CONTEXT, dtype=np.uint16))
     with pytest.raises(SystemExit):
-        run_as_a_program(module, monkeypatch, "train", "ids.npy")
+        demo("train ids.npy")
     assert "too few" in capsys.readouterr().err
 
 

@@ -33,9 +33,14 @@ def refuse_odd_counts(config: Any, section: str, names: Iterable[str]) -> None:
             raise UserError(f"{section}.{name} cannot be {value}", "it takes a whole number from 1 up")
 
 
-def divisors(whole: int) -> str:
-    """What divides `whole`, for a hint; of a very large number only the small ones."""
-    return ", ".join(str(n) for n in range(1, min(whole, 4096) + 1) if whole % n == 0)
+def divisors(whole: int, most: int | None = None) -> list[int]:
+    """What divides `whole`, up to `most`."""
+    return [n for n in range(1, min(whole, whole if most is None else most) + 1) if whole % n == 0]
+
+
+def listed_divisors(whole: int) -> str:
+    """The same for a hint; of a very large number only the small ones."""
+    return ", ".join(map(str, divisors(whole, most=4096)))
 
 
 def read_toml(path: Path) -> dict[str, dict[str, Any]]:

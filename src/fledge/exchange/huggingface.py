@@ -14,11 +14,12 @@ from torch import Tensor
 
 from fledge.base.errors import UserError
 from fledge.base.files import read_json
-from fledge.checkpoint.state import weights_of
+from fledge.checkpoint.state import Tensors, weights_of
 from fledge.exchange import configs, names, parts, vocabulary
 from fledge.exchange.parity import Parity, compare, probe, readable, text_of
 from fledge.exchange.sources import Folder, Found, local
 from fledge.exchange.tensors import fitted, read_folder
+from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.tokens import tokenizer as tokenizers
 from fledge.tokens.tokenizer import Tokenizer
@@ -40,14 +41,21 @@ def write(folder: Path, model: GPT, tokenizer: Tokenizer) -> str:
     """Everything that transformers needs, into an empty folder; gives back the name of the class that it will use."""
     kind = configs.held(model.config)
     held = parts.hold(model.config, weights_of(model), kind.parts(model.config))
-    end = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
-    _write_json(folder / CONFIG, {**configs.write(held.model, kind), **end})
-    _write_json(folder / "generation_config.json", {**end, "do_sample": True, "temperature": 0.8})
     weights = names.to_theirs(held.weights, held.model, kind.names)
+    fill(folder, configs.write(held.model, kind), weights, model.config, tokenizer)
+    return kind.name
+
+
+def fill(
+    folder: Path, config: dict[str, Any], weights: Tensors, model: ModelConfig, tokenizer: Tokenizer, **generation: Any
+) -> None:
+    """The files that every model has there, of a class of theirs or of its own."""
+    end = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
+    _write_json(folder / CONFIG, {**config, **end})
+    _write_json(folder / "generation_config.json", {**end, "do_sample": True, "temperature": 0.8, **generation})
     whole = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
     save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
-    vocabulary.write(tokenizer, model.config, folder)
-    return kind.name
+    vocabulary.write(tokenizer, model, folder)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_model, save_file
+from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from fledge.checkpoint.state import weights_of
-from fledge.exchange import vocabulary
+from fledge.exchange.huggingface import fill
 from fledge.exchange.parity import Parity, compare, probe
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
@@ -85,12 +85,8 @@ def write(folder: Path, model: GPT, tokenizer: Tokenizer, program: str) -> str:
     tied = {f"{PREFIX}head.weight": f"{PREFIX}embed.weight"} if model.config.tied else {}
     (folder / PROGRAM).write_text(program, encoding="utf-8")
     (folder / AROUND).write_text(SOURCE.replace("TIED", json.dumps(tied)), encoding="utf-8")
-    end = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
-    _write_json(folder / "config.json", {**_config(model.config), **end})
-    _write_json(folder / "generation_config.json", {**end, "do_sample": True, "temperature": 0.8, "use_cache": False})
-    weights = {f"{PREFIX}{name}": tensor.cpu().contiguous() for name, tensor in weights_of(model).items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    vocabulary.write(tokenizer, model.config, folder)
+    weights = {f"{PREFIX}{name}": tensor for name, tensor in weights_of(model).items()}
+    fill(folder, _config(model.config), weights, model.config, tokenizer, use_cache=False)
     return NAME
 
 
@@ -99,10 +95,6 @@ def _config(model: ModelConfig) -> dict[str, Any]:
     places = {"AutoConfig": f"{module}.FledgeConfig", "AutoModelForCausalLM": f"{module}.{NAME}"}
     told = {**asdict(model), "tie_word_embeddings": model.tied, "max_position_embeddings": model.context}
     return {"architectures": [NAME], "model_type": "fledge", "auto_map": places, **told, "dtype": "float32"}
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 @torch.inference_mode()

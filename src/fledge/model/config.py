@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fledge.base.errors import UserError
-from fledge.base.settings import divisors, refuse_odd_counts, setting
+from fledge.base.settings import listed_divisors, refuse_odd_counts, setting
 
 EPS = {"layernorm": 1e-5, "rmsnorm": 1e-6}
 
@@ -93,7 +93,7 @@ class ModelConfig:
         if self.n_head % self.kv_heads:
             raise UserError(
                 f"model.n_kv_head = {self.n_kv_head} does not divide model.n_head = {self.n_head}",
-                f"it can be {divisors(self.n_head)}",
+                f"it can be {listed_divisors(self.n_head)}",
             )
 
     def _check_positions(self) -> None:

@@ -12,6 +12,10 @@ from fledge.model.config import ModelConfig
 FLOAT32, BFLOAT16 = 4, 2  # bytes of a number
 
 
+# Of a parameter in training: itself, its gradient, two memories of the optimiser, four bytes each. The least it takes.
+TRAINING_BYTES = 16
+
+
 def parameters(config: ModelConfig) -> int:
     """Every trained number."""
     tables = _vocabulary(config) * (config.n_embd * (1 if config.tied else 2) + config.head_bias)

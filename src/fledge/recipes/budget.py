@@ -17,7 +17,7 @@ from fledge.base.errors import UserError
 from fledge.base.machine import Machine
 from fledge.base.settings import Layer
 from fledge.model.config import ModelConfig
-from fledge.model.count import non_embedding_parameters, parameters, training_flops
+from fledge.model.count import TRAINING_BYTES, non_embedding_parameters, parameters, training_flops
 from fledge.recipes import dial
 from fledge.recipes.curve import Curve, fresh
 from fledge.recipes.forecast import seconds_of_run, seconds_of_step, settled
@@ -28,7 +28,6 @@ from fledge.recipes.textfacts import TextFacts
 from fledge.track.terminal import span
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-LEAST_BYTES = 16  # that a parameter takes in training: itself, its gradient, two memories of the optimiser
 
 
 def read_time(text: str) -> float:
@@ -91,7 +90,7 @@ class Search:
             return [replace(self.base.model, vocab_size=self.text.vocab_size)]
         room = machines.total_memory(self.machine.device)
         ladder = dial.ladder(replace(self.base.model, n_kv_head=None), self.text.vocab_size)
-        return [model for count, model in ladder if LEAST_BYTES * count < room]
+        return [model for count, model in ladder if TRAINING_BYTES * count < room]
 
     def probe(self, model: ModelConfig, token: float) -> Measured:
         tokens = self.seconds / token

@@ -17,6 +17,7 @@ from functools import cache
 from typing import Any
 
 from fledge.base.errors import UserError
+from fledge.base.settings import divisors
 from fledge.model.config import ModelConfig
 from fledge.model.count import parameters
 
@@ -138,5 +139,4 @@ def batch_for(tokens: float, context: int) -> int:
 
 def portion(batch: int, context: int) -> int:
     """The most sequences that divide a batch and are no more than a device should hold at once."""
-    most = max(1, AT_ONCE // context)
-    return max(part for part in range(1, min(batch, most) + 1) if batch % part == 0)
+    return divisors(batch, most=max(1, AT_ONCE // context))[-1]

@@ -75,7 +75,11 @@ def of_run(run: Run, which: str) -> Found:
     for what in damaged:
         say(f"warning: {what}; using step {checkpoint.step}")
     weights, tokenizer = checkpoint.folder / "model.safetensors", run.folder / "tokenizer.json"
-    return Found(run.name, replace(settle(run.config()), model=run.model_config()), weights, tokenizer)
+    return Found(run.name, settings_of(run), weights, tokenizer)
+
+
+def settings_of(run: Run) -> Settings:
+    return replace(settle(run.config()), model=run.model_config())
 
 
 def title(name: str) -> str:

@@ -1,7 +1,7 @@
 """fledge export: a run → files that other programs run. Checked before they appear."""
 
 import argparse
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from fledge.base.errors import UserError
@@ -11,9 +11,8 @@ from fledge.checkpoint.run import Loaded
 from fledge.exchange import card, gguf, huggingface, own_class
 from fledge.exchange.parity import Parity
 from fledge.exchange.parts import NoClass
-from fledge.recipes.eject import program
+from fledge.recipes.eject import program, settings_of
 from fledge.recipes.screen import report, say
-from fledge.recipes.settings import settle
 
 DTYPE = "f16"  # of a GGUF: what llama.cpp's own converter makes
 
@@ -48,8 +47,8 @@ def to_hf(loaded: Loaded, folder: Path) -> tuple[str, Parity]:
 
 
 def to_hf_with_code(loaded: Loaded, folder: Path) -> tuple[str, Parity]:
-    settings = replace(settle(loaded.run.config()), model=loaded.model.config)
-    kind = own_class.write(folder, loaded.model, loaded.tokenizer, program(loaded.run.name, settings))
+    code = program(loaded.run.name, settings_of(loaded.run))
+    kind = own_class.write(folder, loaded.model, loaded.tokenizer, code)
     parity = own_class.check(folder, loaded.model)
     (folder / "README.md").write_text(card.for_transformers(loaded, kind, parity, code=True), encoding="utf-8")
     return kind, parity

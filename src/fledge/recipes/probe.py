@@ -84,7 +84,7 @@ def measure(settings: Settings, machine: Machine, folder: Path) -> Measured:
     judging = seconds_of_judging(stepper, noise, machine)
     sampling = seconds_of_sampling(stepper, settings, machine)
     saving = seconds_of_saving(stepper, folder)
-    width = count.FLOAT32 if machine.dtype == "float32" else count.BFLOAT16
+    width = machine.torch_dtype.itemsize
     missing = count.activation_bytes(model, portion, width) - count.activation_bytes(model, rows, width)
     memory = machines.peak_memory(machine.device) + missing
     token = portions / (rows * model.context)

@@ -17,7 +17,7 @@ from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
 from fledge.datasets.shards import Dataset
 from fledge.model.config import ModelConfig
-from fledge.model.count import parameters
+from fledge.model.count import TRAINING_BYTES, parameters
 from fledge.recipes import facts, origin
 from fledge.recipes.origin import Origin
 from fledge.recipes.prepare import ensure
@@ -140,8 +140,7 @@ def address(given: str | None, dataset: Dataset) -> str:
 
 
 def refuse_too_large(model: ModelConfig, machine: Machine) -> None:
-    """Weights, gradients and two memories of the optimiser, four bytes each: the least that training takes."""
-    needed, there = 16 * parameters(model), machines.total_memory(machine.device)
+    needed, there = TRAINING_BYTES * parameters(model), machines.total_memory(machine.device)
     if needed > there:
         raise UserError(
             f"a model of {parameters(model):,} parameters takes {human_bytes(needed)} to train;"

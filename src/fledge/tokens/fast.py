@@ -75,7 +75,7 @@ class FastTokenizer:
 
     @cached_property
     def _spelling(self) -> Spelling:
-        return spelling(self.to_json(), self._library)
+        return spelling(self.to_json(), self._library, self._vocab_size)
 
     @property
     def end_of_text(self) -> int | None:

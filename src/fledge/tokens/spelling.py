@@ -36,11 +36,11 @@ def size_of(library: Tokenizer) -> int:
     return size
 
 
-def spelling(content: dict[str, Any], library: Tokenizer) -> Spelling:
+def spelling(content: dict[str, Any], library: Tokenizer, size: int) -> Spelling:
     steps = _flat(content.get("decoder"))
     kinds = {step["type"] for step in steps}
     added = {token["id"]: "" if token["special"] else token["content"] for token in content["added_tokens"]}
-    pieces = [b""] * size_of(library)
+    pieces = [b""] * size
     byte_level = "ByteLevel" in kinds
     understood = bool(kinds) and kinds <= UNDERSTOOD and all(map(_is_plain, steps))
     for token, i in library.get_vocab().items():

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fledge.base.errors import UserError
-from fledge.base.settings import divisors, refuse_odd_counts, setting
+from fledge.base.settings import listed_divisors, refuse_odd_counts, setting
 
 
 @dataclass(frozen=True)
@@ -40,5 +40,5 @@ class TrainConfig:
         if isinstance(self.micro_batch, int) and self.batch % self.micro_batch:
             raise UserError(
                 f"train.micro_batch = {self.micro_batch} does not divide train.batch = {self.batch}",
-                f"it can be {divisors(self.batch)}",
+                f"it can be {listed_divisors(self.batch)}",
             )

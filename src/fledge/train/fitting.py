@@ -9,24 +9,20 @@ from torch import OutOfMemoryError
 
 from fledge.base.errors import UserError
 from fledge.base.machine import Machine, free_memory
+from fledge.base.settings import divisors
 from fledge.batches.loader import Batch, Loader
 from fledge.model.config import ModelConfig
-from fledge.model.count import activation_bytes, parameters
+from fledge.model.count import TRAINING_BYTES, activation_bytes, parameters
 
 SHARE = 0.8  # of what is free: other programs breathe, too
-STATE = 16  # bytes a parameter: weight, gradient, two memories of the optimiser
 PLAIN_WORDS = ("can't allocate memory", "not enough memory")  # what torch says of a CPU's memory, in a RuntimeError
-
-
-def divisors_of(whole: int) -> list[int]:
-    return [n for n in range(1, whole + 1) if whole % n == 0]
 
 
 def guess(model: ModelConfig, batch: int, machine: Machine) -> int:
     """The largest part of a batch that should fit; one sequence, if not even that."""
-    room = SHARE * free_memory(machine.device) - STATE * parameters(model)
+    room = SHARE * free_memory(machine.device) - TRAINING_BYTES * parameters(model)
     number = machine.torch_dtype.itemsize
-    return max((n for n in divisors_of(batch) if activation_bytes(model, n, number) <= room), default=1)
+    return max((n for n in divisors(batch) if activation_bytes(model, n, number) <= room), default=1)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -43,7 +39,7 @@ class Fitting:
         return self.loader.micro_batches(step, self.size)
 
     def shrink(self) -> None:
-        smaller = [n for n in divisors_of(self.loader.share) if n <= self.size // 2]
+        smaller = divisors(self.loader.share, most=self.size // 2)
         if not smaller:
             raise UserError(
                 "there is not enough memory for a single sequence",
