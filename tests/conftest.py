@@ -1,11 +1,16 @@
 """For all tests: properties are judged by what they say, never by how fast this machine is today."""
 
+import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
+# Compiled code outlives the folders of single tests.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / "fledge-tests-compiled"))
 settings.register_profile("fledge", deadline=None)
 settings.load_profile("fledge")
 

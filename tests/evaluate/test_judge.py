@@ -57,7 +57,7 @@ def test_it_gives_the_numbers_of_a_slow_direct_reckoning(length: int, context: i
             right += int(scores.argmax()) == ids[place]
             spelled += int(lengths[ids[place]])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "TOKENS_AT_ONCE", rows * context)
+        patch.setattr(evaluation, "TOKENS_AT_ONCE", {"cpu": rows * context})
         found = judge(model, split, lengths, CPU)
     assert found.tokens == length - 1
     assert (found.split, found.context) == ("val", context)

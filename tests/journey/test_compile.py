@@ -22,6 +22,25 @@ def test_a_compiled_run_learns_the_same_and_resumes_to_the_same_bits(home, outco
     assert outcome_of(compiled) == whole
 
 
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+def test_compiled_code_is_kept_for_the_next_run(home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    code = (
+        "import sys; from fledge.cli import main; assert main(sys.argv[1:]) == 0\n"
+        "from torch._dynamo.utils import counters\n"
+        "print(*(counters['inductor'][f'fxgraph_cache_{found}'] for found in ('miss', 'hit')))"
+    )
+    short = ("--train.compile", "true", "--model.n_layer", "1", "--train.steps", "1", "--train.eval_every", "0")
+    found = []
+    for name in ("first", "second"):
+        words = home.training(name, *short)
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+        missed, hit = map(int, done.stdout.splitlines()[-1].split())
+        found.append((missed > 0, hit > 0))
+    assert found == [(True, False), (False, True)]
+    assert any((home.folder / "cache" / "compiled").iterdir())
+
+
 def test_without_a_compiler_training_goes_on_and_says_so_in_a_line(
     home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -94,13 +94,13 @@ def settled(settings: Settings, text: TextFacts, machine: Machine) -> Settings:
             "say --train.steps instead, or prepare the text first: fledge prepare",
         )
     model = replace(settings.model, vocab_size=text.vocab_size)
-    return decide(replace(settings, model=model), text.train or 2 * model.context + 1, machine)
+    return decide(replace(settings, model=model), text.train or 2 * model.context + 1, text.val, machine)
 
 
 def seconds_of_run(settings: Settings, measured: Measured, text: TextFacts) -> Seconds:
     """By the clock of the run itself, which begins when the text is prepared and the model is built."""
     train, steps = settings.train, settings.train.steps
-    looks = occasions(train.eval_every, steps) if text.val > 1 else set()
+    looks = occasions(train.eval_every or 0, steps) if text.val > 1 else set()
     samples = len(occasions(train.sample_every, steps)) + 1 if train.sample_every else 0
     saves = looks | occasions(train.save_every or steps, steps)  # on schedule, and when a look found it better
     return Seconds(

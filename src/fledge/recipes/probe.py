@@ -24,7 +24,7 @@ from fledge.batches.order import Order
 from fledge.checkpoint import store
 from fledge.checkpoint.state import State, Tensors, capture
 from fledge.datasets.shards import Split
-from fledge.evaluate.loss import TOKENS_AT_ONCE, judge
+from fledge.evaluate.loss import judge, portion
 from fledge.generate.engine import generate
 from fledge.generate.sampling import strategies
 from fledge.model import count
@@ -66,12 +66,13 @@ class Measured:
 def measure(settings: Settings, machine: Machine, folder: Path) -> Measured:
     """`settings` are decided to the last; `folder` is on the disk that checkpoints will go to."""
     model, train = settings.model, settings.train
-    portion = at_once(settings, machine)
+    assert model.vocab_size is not None
+    planned = at_once(settings, machine)
     tried = int(AT_A_TIME * affordable(model, machine)) // model.context  # sequences
-    rows = min(portion, max(1, tried))
+    rows = min(planned, max(1, tried))
     machines.forget_peak(machine.device)
     # Judging takes a third of learning, and its portion is often the larger one: it should be as large here.
-    noise = random_split(model, max(2 * rows, min(3 * tried, TOKENS_AT_ONCE // model.context)))
+    noise = random_split(model, max(2 * rows, min(3 * tried, portion(model.context, model.vocab_size, machine))))
     stepper = assemble(replace(settings, train=replace(train, batch=rows, micro_batch=rows)), machine, noise)
     first = stepper(0).seconds
     one = steady(stepper, STEPPING)
@@ -85,7 +86,7 @@ def measure(settings: Settings, machine: Machine, folder: Path) -> Measured:
     sampling = seconds_of_sampling(stepper, settings, machine)
     saving = seconds_of_saving(stepper, folder)
     width = machine.torch_dtype.itemsize
-    missing = count.activation_bytes(model, portion, width) - count.activation_bytes(model, rows, width)
+    missing = count.activation_bytes(model, planned, width) - count.activation_bytes(model, rows, width)
     memory = machines.peak_memory(machine.device) + missing
     token = portions / (rows * model.context)
     return Measured(max(0.0, first - one), token, one - portions, judging, sampling, saving, memory)

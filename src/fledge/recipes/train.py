@@ -1,6 +1,7 @@
 """fledge train: a preset or a file → a run; or on from the weights of another run."""
 
 import argparse
+import math
 import re
 import shutil
 from dataclasses import asdict, replace
@@ -108,11 +109,12 @@ def complete(settings: Settings, dataset: Dataset, machine: Machine) -> Settings
     model = replace(settings.model, vocab_size=vocab_size)
     refuse_unspeakable(settings.track.prompt, dataset)
     data = replace(settings.data, path=address(settings.data.path, dataset))
-    return decide(replace(settings, model=model, data=data), len(dataset.split("train")), machine)
+    judged = len(dataset.splits["val"]) if "val" in dataset.held else 0
+    return decide(replace(settings, model=model, data=data), len(dataset.split("train")), judged, machine)
 
 
-def decide(settings: Settings, tokens: int, machine: Machine) -> Settings:
-    """Fill in what depends on the machine, and on how many tokens there are to learn from."""
+def decide(settings: Settings, tokens: int, judged: int, machine: Machine) -> Settings:
+    """Fill in what depends on the machine, and on how many tokens there are to learn from and to be judged by."""
     model = settings.model
     refuse_too_large(model, machine)
     stride = settings.data.stride or model.context
@@ -121,17 +123,33 @@ def decide(settings: Settings, tokens: int, machine: Machine) -> Settings:
     if settings.train.epochs is not None:
         steps = max(1, round(settings.train.epochs * order.epoch / settings.train.batch))
         replace(settings.train, steps=steps)  # refuses a number of steps that nobody lives to see
-    compile = settings.train.compile
+    compile, looks = settings.train.compile, settings.train.eval_every
+    if looks is None:
+        looks = looking_pays(steps, settings.train.batch * model.context, judged)
     train = replace(
         settings.train,
         steps=steps,
         epochs=None,
         device=machine.device,
         dtype=machine.dtype,
-        save_every=settings.train.save_every or settings.train.eval_every or steps,
+        eval_every=looks,
+        save_every=settings.train.save_every or looks or steps,
         compile=compile_pays(settings, steps, machine) if compile == "auto" else compile,
     )
     return replace(settings, data=replace(settings.data, stride=stride), train=train)
+
+
+LOOKING = 0.05  # of the work; a token that is judged costs a third of one that is learned from
+MOST_LOOKS = 40
+
+
+def looking_pays(steps: int, batch: int, judged: int) -> int:
+    """Steps between looks at so many tokens, rounded up to 1, 2 or 5 times a power of ten."""
+    # One more look is taken before the first step.
+    affordable = LOOKING * 3 * steps * batch / max(1, judged) - 1
+    wanted = steps / min(MOST_LOOKS, max(1, affordable))
+    power = 10 ** math.floor(math.log10(max(1, wanted)))
+    return min(steps, next(n * power for n in (1, 2, 5, 10) if n * power >= wanted))
 
 
 def address(given: str | None, dataset: Dataset) -> str:

@@ -42,7 +42,7 @@ from fledge.track.terminal import view
 from fledge.train.fitting import Fitting, Fixed, guess
 from fledge.train.guard import StopAsked, StopSignals
 from fledge.train.loop import End, Hook, call_hooks, every, fit
-from fledge.train.parallel import exact, wrap
+from fledge.train.parallel import exact, keep_compiled, wrap
 from fledge.train.scaling import SCALING
 from fledge.train.step import Stepper, StepResult
 
@@ -58,6 +58,7 @@ class Outcome:
 def assemble(settings: Settings, machine: Machine, split: Split) -> Stepper:
     """A new model and everything that one update of it needs, to learn from `split`."""
     train, optim, context = settings.train, settings.optim, settings.model.context
+    keep_compiled()
     exact()
     model = build_model(settings.model, train.seed).to(machine.device)
     order = Order(len(split), context, settings.data.stride or context, train.seed)
@@ -190,7 +191,7 @@ class Training:
         ]
 
     def _judges(self, step: int) -> bool:
-        every = self.settings.train.eval_every
+        every = self.settings.train.eval_every or 0
         return bool(every) and (step % every == 0 or step == self.steps) and "val" in self.dataset.held
 
     def _saves(self, step: int) -> bool:

@@ -22,7 +22,9 @@ class TrainConfig:
     compile: Literal["auto"] | bool = setting("auto", "let torch.compile write faster code first; auto: when it pays")
     clip: float = setting(1.0, "largest length of the gradient; 0: no limit")
     log_every: int = setting(10, "steps between rows of metrics.csv")
-    eval_every: int = setting(250, "steps between looks at the whole validation split; 0: never")
+    eval_every: int | None = setting(
+        None, "steps between looks at the whole validation split; 0: never; unset: as often as costs a twentieth"
+    )
     sample_every: int = setting(250, "steps between samples; 0: never")
     save_every: int | None = setting(None, "steps between checkpoints; unset: eval_every")
     keep_last: int = setting(2, "how many of the newest checkpoints stay, besides the best")
@@ -31,7 +33,7 @@ class TrainConfig:
         counts = ["steps", "batch", "log_every", "save_every", "keep_last"]
         refuse_odd_counts(self, "train", counts + ["micro_batch"] * (self.micro_batch != "auto"))
         for name in ("eval_every", "sample_every", "clip"):
-            if not getattr(self, name) >= 0:
+            if not (getattr(self, name) or 0) >= 0:
                 raise UserError(f"train.{name} cannot be {getattr(self, name)}", "it takes a number from 0 up")
         if self.epochs is not None and not 0 < self.epochs < math.inf:
             raise UserError(f"train.epochs cannot be {self.epochs}", "it takes a number above 0")

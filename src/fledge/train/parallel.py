@@ -10,6 +10,7 @@ import torch
 import torch.utils.deterministic
 from torch import Tensor, nn
 
+from fledge.base.files import cache_dir
 from fledge.base.machine import Machine
 from fledge.loss import summed_cross_entropy
 from fledge.model.gpt import GPT
@@ -37,6 +38,11 @@ def exact() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for; read when CUDA starts
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a help for debugging that costs time
+
+
+def keep_compiled() -> None:
+    """So that a second run starts soon. Said before torch imports its compiler, which else takes a temporary folder."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
 
 
 class Compiled:
