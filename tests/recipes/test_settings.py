@@ -269,3 +269,9 @@ def test_the_nanogpt_preset_is_nanogpts_example() -> None:
     assert (train.steps, train.batch, train.clip) == (2000, 12, 1.0)
     assert (optim.lr, optim.min_lr, optim.warmup_steps, optim.betas) == (1e-3, 1e-4, 100, (0.9, 0.99))
     assert (found.data.split_by, found.data.val) == ("tail", 0.1)
+
+
+def test_a_misspelt_dial_is_recognised() -> None:
+    with pytest.raises(UserError) as caught:
+        resolve("modern", ["--model.siz", "30M"])
+    assert caught.value.hint == "did you mean 'model.size'?"

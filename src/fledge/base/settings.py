@@ -86,12 +86,14 @@ def merge(*layers: Layer) -> dict[str, dict[str, Any]]:
 def build(kind: type[T], layer: Layer) -> T:
     """`layer` as an instance of `kind`, a frozen dataclass whose fields are section dataclasses."""
     sections: dict[str, Any] = get_type_hints(kind)
-    _refuse_unknown(layer, sections)
+    refuse_unknown(kind, layer)
     return kind(**{name: _build_section(name, cls, layer.get(name, {})) for name, cls in sections.items()})
 
 
-def _refuse_unknown(layer: Layer, sections: Mapping[str, Any]) -> None:
-    every = [f"{s}.{f.name}" for s, cls in sections.items() for f in dataclasses.fields(cls)]
+def refuse_unknown(kind: type[Any], layer: Layer, also: Iterable[str] = ()) -> None:
+    """A setting that is none, named beside the nearest that is one; from `also` settings are made later."""
+    sections: dict[str, Any] = get_type_hints(kind)
+    every = [f"{s}.{f.name}" for s, cls in sections.items() for f in dataclasses.fields(cls)] + [*also]
     for section, keys in layer.items():
         if section not in sections and not keys:
             raise UserError(f"unknown section '{section}'", nearest(section, sections) or "see 'fledge train --help'")

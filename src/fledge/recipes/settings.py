@@ -8,7 +8,7 @@ from typing import Any
 
 from fledge.base.errors import UserError, nearest
 from fledge.base.files import user_path
-from fledge.base.settings import Layer, build, merge, read_overrides, read_toml
+from fledge.base.settings import Layer, build, merge, read_overrides, read_toml, refuse_unknown
 from fledge.datasets.config import DataConfig
 from fledge.model.config import ModelConfig
 from fledge.optim.config import OptimConfig
@@ -61,7 +61,9 @@ def resolve(name_or_file: str, overrides: list[str]) -> Settings:
 
 
 def settle(*layers: Layer) -> Settings:
-    settings = build(Settings, dialled(stack(*layers)))
+    layer = stack(*layers)
+    refuse_unknown(Settings, layer, also=["model.size"])
+    settings = build(Settings, dialled(layer))
     model, tokenizer = settings.model.vocab_size, settings.tokenizer.vocab_size
     trained = settings.data.path is None and settings.tokenizer.file is None  # else it is what it is, of any size
     if trained and model and tokenizer and model < tokenizer:
