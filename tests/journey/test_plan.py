@@ -79,6 +79,13 @@ def test_a_budget_is_spent_on_a_size_and_not_exceeded(home: Home, capsys: pytest
     assert more > 30 * 0.99
 
 
+def test_a_budget_is_spent_where_looks_follow_from_the_length(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    home.toml.write_text(home.toml.read_text().replace("eval_every = 4\n", ""))
+    words = ["--model.n_layer", "1", "--train.sample_every", "0"]
+    found = planned(home, capsys, *about(home), *words, "--budget", "30s")
+    assert 30 * 0.9 < found["seconds"] <= 30
+
+
 def test_a_size_is_proposed_with_a_command_that_trains_it(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--train.eval_every", "0", "--train.sample_every", "0"]
     found = planned(home, capsys, *about(home), *words, "--budget", "20s")

@@ -101,7 +101,7 @@ class Search:
 
     def batch_for(self, tokens: float, model: ModelConfig) -> int:
         said = "batch" in self.said.get("train", {})
-        return self.base.train.batch if said else dial.batch_for(tokens, model.context)
+        return self.base.train.batch if said else dial.batch_for(tokens, model)
 
     def settings(self, model: ModelConfig, batch: int, steps: int) -> Settings:
         """As `fledge train` would have them with this size, batch and length; what the command line says wins."""
@@ -114,13 +114,11 @@ class Search:
     def filled(self, model: ModelConfig, measured: Measured) -> Settings:
         """As many steps as there is time for."""
         batch = self.batch_for(self.seconds / measured.token, model)
-        settings = self.settings(model, batch, 1)
 
         def seconds(steps: int) -> float:
-            train = replace(settings.train, steps=steps)
-            return seconds_of_run(replace(settings, train=train), measured, self.text).total
+            return seconds_of_run(self.settings(model, batch, steps), measured, self.text).total
 
-        step = seconds_of_step(settings, measured)
+        step = seconds_of_step(self.settings(model, batch, 1), measured)
         if seconds(1) > self.seconds:
             raise UserError(
                 f"a budget of {brief(self.seconds)} is too small: one step takes {brief(step)} here,"
