@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, TypeGuard
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from fledge.base.errors import Interrupted, UserError
 
@@ -62,8 +64,8 @@ class Company:
         """Every rank's tensor, all of the same shape."""
         return [tensor]
 
-    def in_turn(self, what: str) -> contextlib.AbstractContextManager[None]:
-        """The first goes through the block alone, and then the others do."""
+    def in_turn(self, what: str) -> contextlib.AbstractContextManager[None]:  # noqa: ARG002
+        """The first goes through the block alone, and then the others do. Each such block has a name."""
         return contextlib.nullcontext()
 
 
@@ -74,7 +76,7 @@ ALONE = Company()
 class Connected(Company):
     """Of many. Each of these must be called by all ranks, in the same order."""
 
-    store: dist.Store = field(kw_only=True)
+    store: Store = field(kw_only=True)
 
     def sum(self, tensor: Tensor) -> Tensor:
         dist.all_reduce(tensor)
@@ -170,14 +172,14 @@ def restarts() -> tuple[int, int]:
 def _join() -> Connected:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     try:
-        store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
-        group = dist.PrefixStore("group", store)
+        store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+        group = PrefixStore("group", store)
         dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=PATIENCE)
     except (ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:120]
         raise UserError(f"the processes did not find each other: {reason}", "start them with torchrun") from error
     local = int(os.environ.get("LOCAL_RANK") or 0)
-    return Connected(rank, size, local, store=dist.PrefixStore("company", store))
+    return Connected(rank, size, local, store=PrefixStore("company", store))
 
 
 @contextlib.contextmanager

@@ -162,7 +162,7 @@ def _load_optimizer(model: GPT, optimizer: torch.optim.Optimizer, tensors: Tenso
 
 
 def _rng(company: Company) -> dict[str, str]:
-    """"cpu" and "cuda" are the first rank's, "cpu/1" and so on those of the others."""
+    """ "cpu" and "cuda" are the first rank's, "cpu/1" and so on those of the others."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()

@@ -43,7 +43,7 @@ def portion(context: int, vocab_size: int, machine: Machine) -> int:
     return max(1, min(TOKENS_AT_ONCE[machine.device], SCORES_AT_ONCE // vocab_size) // context)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: weights that ranks have borrowed in it could never be learned from
 def judge(
     model: GPT,
     split: Split,

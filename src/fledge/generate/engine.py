@@ -17,7 +17,7 @@ from fledge.tokens.stream import TextStream
 from fledge.tokens.tokenizer import Tokenizer
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: weights that ranks have borrowed in it could never be learned from
 def generate(
     model: GPT, prompt: Tensor, row: tuple[Strategy, ...], machine: Machine, count: int, seed: int
 ) -> Iterator[Tensor]:

@@ -62,7 +62,8 @@ class Muon(torch.optim.AdamW):
         torch._foreach_add_(velocities, gradients)
         wanted = torch._foreach_add(gradients, velocities, alpha=momentum)
         rows, columns = matrices[0].shape
-        update = orthogonal(torch.stack([whole(matrix) for matrix in wanted]), self.dtype).to(wanted[0].dtype)  # [N, rows, columns]
+        stacked = torch.stack([whole(matrix) for matrix in wanted])  # [N, rows, columns]
+        update = orthogonal(stacked, self.dtype).to(stacked.dtype)
         update *= max(1.0, rows / columns) ** 0.5
         changes = [spread_like(change, like) for change, like in zip(update, matrices, strict=True)]
         if decay:

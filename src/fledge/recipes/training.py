@@ -7,29 +7,32 @@
 Used by train, resume and demo. Everything here can be thrown away and built again from the run folder.
 """
 
+import contextlib
+import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 
-import torch
 from rich.console import Console
 
 from fledge.base import machine as machines
+from fledge.base.company import Company
 from fledge.base.errors import Interrupted, UserError
 from fledge.base.machine import Machine, find_compiler
-from fledge.base.settings import to_layer
+from fledge.base.settings import listed_divisors, to_layer
 from fledge.batches.loader import Loader
 from fledge.batches.order import Order
 from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
-from fledge.checkpoint.state import State, capture, restore
+from fledge.checkpoint.state import State, capture, restore, seed_chance
 from fledge.datasets.shards import Dataset, Split
 from fledge.evaluate.loss import judge
 from fledge.generate.engine import complete
 from fledge.generate.sampling import strategies
 from fledge.model.count import parameters
+from fledge.model.gpt import GPT
 from fledge.model.init import build as build_model
 from fledge.optim.groups import build_optimizer
 from fledge.optim.schedule import multiplier
@@ -39,10 +42,10 @@ from fledge.tokens.tokenizer import byte_lengths
 from fledge.track import events
 from fledge.track.sinks import CSVSink, JSONLSink, SamplesSink, Sink, TensorBoardSink, Tracker, WandbSink
 from fledge.track.terminal import view
-from fledge.train.fitting import Fitting, Fixed, guess
+from fledge.train.fitting import Fitting, Fixed, guess, rehearsed
 from fledge.train.guard import StopAsked, StopSignals
 from fledge.train.loop import End, Hook, call_hooks, every, fit
-from fledge.train.parallel import exact, keep_compiled, wrap
+from fledge.train.parallel import LossModel, exact, keep_compiled, wrap
 from fledge.train.scaling import SCALING
 from fledge.train.step import Stepper, StepResult
 
@@ -55,33 +58,61 @@ class Outcome:
     val_loss: float | None  # the best there was
 
 
+def closing_words(outcome: Outcome) -> str:
+    loss = "" if outcome.val_loss is None else f", best validation loss {outcome.val_loss:.4f}"
+    name = outcome.run
+    return f"'{name}' is trained: step {outcome.step:,}{loss}\nnext: fledge generate {name} · fledge plot {name}"
+
+
+def refuse_uneven(batch: int, company: Company) -> None:
+    if batch % company.size:
+        raise UserError(
+            f"train.batch = {batch} cannot be shared by {company.size} processes",
+            f"start {listed_divisors(batch)} of them, or make the batch a multiple of {company.size}",
+        )
+
+
+def held(run: Run, company: Company) -> contextlib.AbstractContextManager[None]:
+    """The first keeps other programs out, for all."""
+    return run.alone() if company.first else contextlib.nullcontext()
+
+
 def assemble(settings: Settings, machine: Machine, split: Split) -> Stepper:
     """A new model and everything that one update of it needs, to learn from `split`."""
     train, optim, context = settings.train, settings.optim, settings.model.context
     keep_compiled()
     exact()
-    model = build_model(settings.model, train.seed).to(machine.device)
+    model = build_model(settings.model, train.seed)
+    loss = wrap(model, machine, compile=compiles(settings, machine), warn=say, parallel=train.parallel)
     order = Order(len(split), context, settings.data.stride or context, train.seed)
     return Stepper(
         model=model,
-        loss=wrap(model, machine, compile=compiles(settings, machine), warn=say),
+        loss=loss,
         optimizer=build_optimizer(model, optim, machine),
-        batches=micro_batches(settings, Loader(split, order, train.batch, machine), machine),
+        batches=micro_batches(settings, Loader(split, order, train.batch, machine), model),
         multiplier=partial(multiplier, optim, steps=train.steps),
         peak=optim.lr,
         clip=train.clip,
         scaling=SCALING[machine.dtype](),
+        company=machine.company,
+        add_up=loss.add_up,
     )
 
 
-def micro_batches(settings: Settings, loader: Loader, machine: Machine) -> Fitting:
-    kind = Fitting if settings.train.micro_batch == "auto" else Fixed
-    return kind(loader, at_once(settings, machine), say)
+def micro_batches(settings: Settings, loader: Loader, model: GPT) -> Fitting:
+    train, machine, size = settings.train, loader.machine, at_once(settings, loader.machine)
+    if machine.company.size == 1:
+        return (Fitting if train.micro_batch == "auto" else Fixed)(loader, size, say)
+    if train.micro_batch != "auto" or train.parallel == "fsdp":  # of a spread model no rank can try alone
+        return Fixed(loader, size, say)
+    found = rehearsed(Fitting(loader, size, say), LossModel(model, machine), machine.company)
+    model.zero_grad()
+    return found
 
 
 def at_once(settings: Settings, machine: Machine) -> int:
     """How many sequences are computed at once, as far as can be told beforehand."""
-    wanted, share = settings.train.micro_batch, settings.train.batch // machine.world_size
+    wanted, share = settings.train.micro_batch, settings.train.batch // machine.company.size
     return guess(settings.model, share, machine) if wanted == "auto" else min(wanted or share, share)
 
 
@@ -93,7 +124,7 @@ def compiles(settings: Settings, machine: Machine) -> bool:
 class Training:
     def __init__(self, run: Run, settings: Settings, machine: Machine, dataset: Dataset) -> None:
         self.run, self.settings, self.machine, self.dataset = run, settings, machine, dataset
-        self.steps = settings.train.steps
+        self.steps, self.company = settings.train.steps, machine.company
         machines.forget_peak(machine.device)
         self.stepper = assemble(settings, machine, dataset.split("train"))
         self.model, self.optimizer = self.stepper.model, self.stepper.optimizer
@@ -101,19 +132,18 @@ class Training:
         self.judged: tuple[int, float] | None = None  # step and validation loss of the last look
         self.best_step, self.best_loss = -1, math.inf
         self.tracker = Tracker([])
-        self.signals = StopSignals()
+        self.signals = StopSignals(self.company)
 
     def go(self, state: State | None = None) -> Outcome:
         """From `state`, or from the beginning, to the last step. A signal saves and raises `Interrupted`."""
-        torch.manual_seed(self.settings.train.seed)  # dropout draws from torch's own generator
-        if state is not None:
-            restore(state, self.model, self.optimizer)
-            self.stepper.scaling.remember(state.scaling)
-            if best := store.best_of(store.complete(self.run.checkpoints)):
-                self.best_step, self.best_loss = best.step, math.inf if best.val_loss is None else best.val_loss
         reached = state.step if state else 0
+        seed_chance(self.settings.train.seed, reached, self.company)  # dropout draws from torch's own generator
+        if state is not None:
+            restore(state, self.model, self.optimizer, self.company)
+            self.stepper.scaling.remember(state.scaling)
+            self.best_step, self.best_loss = self._best_so_far()
         begun = time.perf_counter()
-        self.tracker = Tracker(self._sinks(reached))
+        self.tracker = Tracker(self._sinks(reached) if self.company.first else [])
         with self.signals as signals:
             try:
                 self._announce(reached)
@@ -131,6 +161,14 @@ class Training:
             raise Interrupted(stopped, f"fledge resume {self.run.name}")
         best = store.best_of(store.complete(self.run.checkpoints))
         return Outcome(self.run.name, str(self.run.folder), reached, best.val_loss if best else None)
+
+    def _best_so_far(self) -> tuple[int, float]:
+        def look() -> str:
+            best = store.best_of(store.complete(self.run.checkpoints))
+            return json.dumps([best.step, best.val_loss] if best else [-1, None])
+
+        step, loss = json.loads(self.company.tell(look))  # all must find the same: saving takes them all
+        return step, math.inf if loss is None else loss
 
     def _run(self, state: State | None, reached: int) -> End:
         """What is owed from last time, and then step after step."""
@@ -229,7 +267,8 @@ class Training:
         begun = time.perf_counter()
         val_loss = self.judged[1] if self.judged and self.judged[0] == step else None
         owed = (asdict(end.last) if end.last else {}) if end and end.owed else None
-        state = capture(self.model, self.optimizer, step, val_loss, self.stepper.scaling.memory(), owed)
-        store.save(self.run.checkpoints, state)
-        store.prune(self.run.checkpoints, self.settings.train.keep_last)
+        state = capture(self.model, self.optimizer, step, val_loss, self.stepper.scaling.memory(), owed, self.company)
+        if self.company.first:
+            store.save(self.run.checkpoints, state)
+            store.prune(self.run.checkpoints, self.settings.train.keep_last)
         self.tracker.record(events.Saved(step, val_loss, time.perf_counter() - begun))

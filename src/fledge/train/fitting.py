@@ -61,16 +61,17 @@ class Fixed(Fitting):
         )
 
 
-def rehearsed(fitting: Fitting, loss: Callable[[Batch], Tensor], company: Company) -> Fixed:
+def rehearsed(fitting: Fitting, loss: Callable[[Tensor, Tensor], Tensor], company: Company) -> Fixed:
     """Tried by each rank on its own, until it fits on all: within a step of many it would be too late."""
     while company.most(_too_large(fitting, loss)):
         fitting.shrink()
     return Fixed(fitting.loader, fitting.size, fitting.say)
 
 
-def _too_large(fitting: Fitting, loss: Callable[[Batch], Tensor]) -> bool:
+def _too_large(fitting: Fitting, loss: Callable[[Tensor, Tensor], Tensor]) -> bool:
+    first = fitting(0)[0]
     try:
-        loss(fitting(0)[0]).backward()
+        loss(first.inputs, first.targets).backward()
     except RuntimeError as error:
         if not out_of_memory(error):
             raise

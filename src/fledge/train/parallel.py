@@ -76,7 +76,7 @@ def replicated(model: GPT, machine: Machine) -> Replicated:
     return loss
 
 
-def _added(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def _added(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
     """The sum; by itself it takes the mean. The loss is divided by what all ranks have counted already."""
     done = dist.all_reduce(bucket.buffer(), async_op=True)
     assert done is not None
