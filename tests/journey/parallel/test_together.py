@@ -1,0 +1,75 @@
+"""Ranks that train together learn what one process learns, and a run can go on with any number of them."""
+
+import csv
+import itertools
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WHOLE = os.environ.get("FLEDGE_FAULTS") == "whole"
+BATCH = ("--train.batch", "8", "--train.steps", "8", "--train.eval_every", "4", "--train.save_every", "2")
+KEPT = (*BATCH, "--train.keep_last", "9", "--train.sample_every", "4")
+NEXT = {1: 2, 2: 4, 4: 1}  # saved by so many, gone on with by so many
+TOPOLOGIES = list(itertools.product((1, 2, 4), (None, 2, 1), (2, 4, 6)))
+DROPOUT = ("--model.dropout", "0.2")
+SEEN = ("train_loss", "val_loss", "val_bits_per_byte")
+
+
+def losses(run: Path) -> list[float]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return [float(row[name]) for row in csv.DictReader(file) for name in SEEN if row[name]]
+
+
+def near(run: Path) -> Any:
+    return pytest.approx(losses(run), abs=1e-5)
+
+
+@pytest.mark.parametrize(("size", "micro", "point"), TOPOLOGIES if WHOLE else TOPOLOGIES[::8])
+def test_a_run_goes_on_with_another_number_of_ranks(
+    home: Any, together: Callable[..., str], size: int, micro: int | None, point: int
+) -> None:
+    alone = home.train("alone", *KEPT)
+    split = () if micro is None else ("--train.micro_batch", str(micro))
+    together(home.training("run", *KEPT, *split), size)
+    run = home.runs / "run"
+    assert losses(run) == near(alone)
+    together(home.words("resume", f"run@{point}"), NEXT[size])
+    assert losses(run) == near(alone)
+    assert len(losses(run)) == len(losses(alone))
+    assert (run / "samples.md").read_text() == (alone / "samples.md").read_text()
+
+
+@pytest.mark.parametrize(("parallel", "size"), [("ddp", 4), ("fsdp", 2)])
+def test_the_same_number_of_ranks_gives_the_same_bits_also_after_a_stop(
+    home: Any, together: Callable[..., str], outcome_of: Callable[[Path], Any], parallel: str, size: int
+) -> None:
+    settings = (*KEPT, *DROPOUT, "--train.parallel", parallel, "--train.micro_batch", "1")
+    for name in ("one", "two"):
+        together(home.training(name, *settings), size)
+    expected = outcome_of(home.runs / "one")
+    assert len(expected["rng"]) == len(set(expected["rng"].values())) == size, "every rank has a chance of its own"
+    assert outcome_of(home.runs / "two") == expected
+    together(home.words("resume", "two@4"), size)
+    assert outcome_of(home.runs / "two") == expected
+
+
+@pytest.mark.parametrize("rule", ["adamw", "muon"])
+def test_a_model_in_parts_learns_what_a_whole_one_learns(
+    home: Any, together: Callable[..., str], rule: str
+) -> None:
+    settings = (*KEPT, "--optim.rule", rule, "--optim.weight_decay", "0.1", "--model.tied", "true")
+    alone = home.train("alone", *settings)
+    for parallel in ("ddp", "fsdp"):
+        together(home.training(parallel, *settings, "--train.parallel", parallel), 2)
+        assert losses(home.runs / parallel) == near(alone)
+    assert home.do("resume", "fsdp@4") == 0, "what was saved in parts is whole, also for one process"
+    assert losses(home.runs / "fsdp") == near(alone)
+    shutil.copytree(alone, home.runs / "parts")
+    config = home.runs / "parts" / "config.toml"
+    config.write_text(config.read_text().replace('parallel = "ddp"', 'parallel = "fsdp"'))
+    together(home.words("resume", "parts@4"), 2)
+    assert losses(home.runs / "parts") == near(alone)
