@@ -2,11 +2,11 @@
 
 weights      canonical name → tensor                           "blocks.0.attention.query.weight"
 optimiser    kind/canonical name → tensor                      "exp_avg/blocks.0.attention.query.weight"
-progress     step, tokens seen, random generators
+progress     step, random generators, what the guard has seen, which batches were passed over, settings
 """
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -31,17 +31,26 @@ class State:
     val_loss: float | None = None
     scaling: dict[str, float] | None = None  # what fp16 remembers
     owed: dict[str, float] | None = None  # the step's own figures, where it was interrupted before it was looked at
+    detours: tuple[tuple[int, int], ...] = ()  # batches that are passed over
+    guard: dict[str, Any] | None = None  # which losses are usual
+    about: dict[str, Any] | None = None  # the settings, the text and the tokenizer that made it
 
 
-def capture(
-    model: GPT,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    val_loss: float | None,
-    scaling: dict[str, float] | None = None,
-    owed: dict[str, float] | None = None,
-) -> State:
-    return State(step, weights_of(model), _optimizer_tensors(model, optimizer), _rng(), val_loss, scaling, owed)
+def capture(model: GPT, optimizer: torch.optim.Optimizer, step: int, **progress: Any) -> State:
+    return State(step, weights_of(model), _optimizer_tensors(model, optimizer), _rng(), **progress)
+
+
+def snapshot(state: State) -> State:
+    """The same moment, in tensors of its own that training does not touch."""
+
+    def copied(tensors: Tensors) -> Tensors:
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+    return replace(state, weights=copied(state.weights), optimizer=copied(state.optimizer))
+
+
+def bytes_of(state: State) -> int:
+    return sum(tensor.nbytes for tensor in (*state.weights.values(), *state.optimizer.values()))
 
 
 def beginning(weights: Tensors, seed: int) -> State:
