@@ -335,6 +335,7 @@ def test_a_signal_in_the_middle_of_looking_at_a_step_is_as_if_it_had_not_come(
     with monkeypatch.context() as patch:
         patch.setattr(training.Training, "_sinks", lambda self, *rest: [*usual(self, *rest), Stops(event, step)])
         assert main(home.training("bird")) == 130
-    assert store.find(home.runs / "bird" / "checkpoints")[0].step == step
+    reached = store.find(home.runs / "bird" / "checkpoints")[0].step
+    assert reached == step or (event == "Saved" and reached > step)  # which is heard of when the disk is done
     assert home.do("resume", "bird") == 0
     assert outcome_of(home.runs / "bird") == unbroken()

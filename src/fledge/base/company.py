@@ -56,6 +56,10 @@ class Company:
         """What the first finds; the others do not look."""
         return find()
 
+    def any_words(self, own: str) -> str:
+        """Those of the lowest rank that has any."""
+        return own
+
     def as_first(self, tensor: Tensor) -> Tensor:
         """A tensor of the same shape on every rank becomes the first's, in place."""
         return tensor
@@ -88,11 +92,19 @@ class Connected(Company):
         return int(numbers)
 
     def tell(self, find: Callable[[], str]) -> str:
-        said = find().encode() if self.first else b""
-        length = self.as_first(torch.tensor(len(said)))
-        letters = torch.zeros(int(length), dtype=torch.uint8)
-        letters[: len(said)] = torch.tensor(list(said), dtype=torch.uint8)
-        return bytes(self.as_first(letters).tolist()).decode()
+        return self._words_of(0, find() if self.first else "")
+
+    def any_words(self, own: str) -> str:
+        speaker = self.least(self.rank if own else self.size)
+        return self._words_of(speaker, own) if speaker < self.size else ""
+
+    def _words_of(self, rank: int, own: str) -> str:
+        letters = own.encode() if self.rank == rank else b""
+        length = torch.tensor(len(letters))
+        dist.broadcast(length, rank)
+        sent = torch.tensor(list(letters.ljust(int(length))), dtype=torch.uint8)
+        dist.broadcast(sent, rank)
+        return bytes(sent.tolist()).decode()
 
     def as_first(self, tensor: Tensor) -> Tensor:
         dist.broadcast(tensor, 0)
@@ -208,6 +220,10 @@ def is_spread(tensor: Tensor) -> "TypeGuard[DTensor]":
 def whole(tensor: Tensor) -> Tensor:
     """Gathered from all ranks, on every rank."""
     return tensor.full_tensor() if is_spread(tensor) else tensor
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if is_spread(tensor) else tensor
 
 
 def spread_like(tensor: Tensor, like: Tensor) -> Tensor:

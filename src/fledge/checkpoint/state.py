@@ -2,7 +2,7 @@
 
 weights      canonical name → tensor                           "blocks.0.attention.query.weight"
 optimiser    kind/canonical name → tensor                      "exp_avg/blocks.0.attention.query.weight"
-progress     step, tokens seen, every rank's random generators
+progress     step, every rank's random generators, what the guard has seen, which batches were passed over, settings
 
 Of a model that is spread over ranks, each takes part, and the first has the state, whole: what was captured by one
 number of processes can be restored by any other.
@@ -10,7 +10,7 @@ number of processes can be restored by any other.
 
 import base64
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -36,26 +36,36 @@ class State:
     val_loss: float | None = None
     scaling: dict[str, float] | None = None  # what fp16 remembers
     owed: dict[str, float] | None = None  # the step's own figures, where it was interrupted before it was looked at
+    detours: tuple[tuple[int, int], ...] = ()  # batches that are passed over
+    guard: dict[str, Any] | None = None  # which losses are usual
+    about: dict[str, Any] | None = None  # the settings, the text and the tokenizer that made it
 
 
 def capture(
-    model: GPT,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    val_loss: float | None,
-    scaling: dict[str, float] | None = None,
-    owed: dict[str, float] | None = None,
-    company: Company = ALONE,
+    model: GPT, optimizer: torch.optim.Optimizer, step: int, company: Company = ALONE, **progress: Any
 ) -> State:
     weights = gathered(weights_of(model), company)
     memory = gathered(_optimizer_tensors(model, optimizer), company)
-    return State(step, weights, memory, _rng(company), val_loss, scaling, owed)
+    return State(step, weights, memory, _rng(company), **progress)
 
 
 def gathered(tensors: Tensors, company: Company) -> Tensors:
     """Each tensor whole, on the first; on the others it is let go at once."""
     everything = ((name, whole(tensor)) for name, tensor in tensors.items())
     return {name: tensor for name, tensor in everything if company.first}
+
+
+def snapshot(state: State) -> State:
+    """The same moment, in tensors of its own that training does not touch."""
+
+    def copied(tensors: Tensors) -> Tensors:
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+    return replace(state, weights=copied(state.weights), optimizer=copied(state.optimizer))
+
+
+def bytes_of(state: State) -> int:
+    return sum(tensor.nbytes for tensor in (*state.weights.values(), *state.optimizer.values()))
 
 
 def beginning(weights: Tensors, seed: int) -> State:

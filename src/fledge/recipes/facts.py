@@ -11,7 +11,9 @@ import torch
 from fledge import __version__
 from fledge.base import machine as machines
 from fledge.base.machine import Machine
+from fledge.base.settings import to_layer
 from fledge.datasets.shards import Dataset
+from fledge.recipes.settings import Settings
 from fledge.tokens.tokenizer import Tokenizer, fingerprint
 
 
@@ -37,6 +39,15 @@ def of_training(dataset: Dataset, machine: Machine) -> dict[str, Any]:
         "machine": {"device": machine.device, "dtype": machine.dtype, "processes": machine.company.size},
         "dataset": str(dataset.folder.resolve()),
         "dataset_sha256": dataset.fingerprint,
+    }
+
+
+def about(settings: Settings, dataset: Dataset) -> dict[str, Any]:
+    """What a checkpoint was made of, so that nobody goes on with something else unawares."""
+    return {
+        "settings": to_layer(settings),
+        "dataset_sha256": dataset.fingerprint,
+        "tokenizer_sha256": fingerprint(dataset.tokenizer),
     }
 
 

@@ -2,7 +2,7 @@
 
     build      model → loss around it → optimiser → order and loader → stepper
     hooks      evaluate · log · sample · save, in this order after a step
-    go         fit, until the last step or a signal
+    go         fit, until the last step or a signal; after an accident from a checkpoint again
 
 Used by train, resume and demo. Everything here can be thrown away and built again from the run folder.
 """
@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,9 +24,10 @@ from fledge.base.errors import Interrupted, UserError
 from fledge.base.machine import Machine, find_compiler
 from fledge.base.settings import listed_divisors, to_layer
 from fledge.batches.loader import Loader
-from fledge.batches.order import Order
+from fledge.batches.order import Order, Route
 from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
+from fledge.checkpoint.saver import Saver, Written
 from fledge.checkpoint.state import State, capture, restore, seed_chance
 from fledge.datasets.shards import Dataset, Split
 from fledge.evaluate.loss import judge
@@ -36,18 +38,22 @@ from fledge.model.gpt import GPT
 from fledge.model.init import build as build_model
 from fledge.optim.groups import build_optimizer
 from fledge.optim.schedule import multiplier
+from fledge.recipes.facts import about
 from fledge.recipes.screen import say
 from fledge.recipes.settings import Settings
 from fledge.tokens.tokenizer import byte_lengths
 from fledge.track import events
-from fledge.track.sinks import CSVSink, JSONLSink, SamplesSink, Sink, TensorBoardSink, Tracker, WandbSink
+from fledge.track.sinks import CSVSink, JSONLSink, SamplesSink, Sink, TensorBoardSink, Tracker, WandbSink, rewind
 from fledge.track.terminal import view
+from fledge.train.anomaly import origin, sound
 from fledge.train.fitting import Fitting, Fixed, guess, rehearsed
-from fledge.train.guard import StopAsked, StopSignals
+from fledge.train.guard import Derailed, Guard, StopAsked, StopSignals
 from fledge.train.loop import End, Hook, call_hooks, every, fit
 from fledge.train.parallel import LossModel, exact, keep_compiled, wrap
 from fledge.train.scaling import SCALING
 from fledge.train.step import Stepper, StepResult
+
+MOST_RESCUES = 3  # to one checkpoint; what goes wrong once more is not the text's fault
 
 
 @dataclass(frozen=True)
@@ -133,42 +139,62 @@ class Training:
         self.best_step, self.best_loss = -1, math.inf
         self.tracker = Tracker([])
         self.signals = StopSignals(self.company)
+        self.guard = Guard(settings.train.leap, self._accident)
+        self.saver = Saver(run.checkpoints, settings.train.keep_last)
+        self.rescues: Counter[int] = Counter()  # by the step that was gone back to
 
     def go(self, state: State | None = None) -> Outcome:
         """From `state`, or from the beginning, to the last step. A signal saves and raises `Interrupted`."""
         reached = state.step if state else 0
         seed_chance(self.settings.train.seed, reached, self.company)  # dropout draws from torch's own generator
         if state is not None:
-            restore(state, self.model, self.optimizer, self.company)
-            self.stepper.scaling.remember(state.scaling)
-            self.best_step, self.best_loss = self._best_so_far()
+            self._restore(state)
         begun = time.perf_counter()
-        self.tracker = Tracker(self._sinks(reached) if self.company.first else [])
+        self.tracker = Tracker(self._sinks(reached))
         with self.signals as signals:
             try:
                 self._announce(reached)
-                end = self._run(state, reached)
+                end = self._through(state)
                 reached = end.last.step if end.last else reached
                 stopped = signals.received if reached < self.steps or end.owed else None
                 if stopped:
-                    self._save(reached, end)
+                    with contextlib.suppress(Derailed):  # what is not worth keeping: an older checkpoint stands
+                        self._save(reached, end)
+                self._tell_saved(self.saver.finished(wait=True))
                 reason = "interrupted" if stopped else "finished"
                 memory = machines.peak_memory(self.machine.device)
                 self.tracker.record(events.Ended(reached, reason, time.perf_counter() - begun, memory))
             finally:
+                self.saver.close()
                 self.tracker.close()
         if stopped:
             raise Interrupted(stopped, f"fledge resume {self.run.name}")
         best = store.best_of(store.complete(self.run.checkpoints))
         return Outcome(self.run.name, str(self.run.folder), reached, best.val_loss if best else None)
 
+    def _restore(self, state: State) -> None:
+        restore(state, self.model, self.optimizer, self.company)
+        self.stepper.scaling.remember(state.scaling)
+        self.stepper.route = Route(state.detours)
+        self.guard.remember(state.guard)
+        self.judged = None
+        self.best_step, self.best_loss = self._best_so_far()
+
     def _best_so_far(self) -> tuple[int, float]:
         def look() -> str:
             best = store.best_of(store.complete(self.run.checkpoints))
             return json.dumps([best.step, best.val_loss] if best else [-1, None])
 
-        step, loss = json.loads(self.company.tell(look))  # all must find the same: saving takes them all
+        step, loss = json.loads(self.company.tell(look))  # saving takes all ranks, so all must know when
         return step, math.inf if loss is None else loss
+
+    def _through(self, state: State | None) -> End:
+        """To the last step or a signal, whatever happens on the way."""
+        while True:
+            try:
+                return self._run(state, state.step if state else 0)
+            except Derailed as accident:
+                state = self._rescue(accident)
 
     def _run(self, state: State | None, reached: int) -> End:
         """What is owed from last time, and then step after step."""
@@ -181,10 +207,51 @@ class Training:
                 call_hooks(hooks, owed)
         except StopAsked:
             return End(owed, owed=True)
-        return fit(self.stepper, reached, self.steps, hooks, self.signals)
+        return fit(self.stepper, reached, self.steps, hooks, self.signals, self.guard)
+
+    def _rescue(self, accident: Derailed) -> State:
+        """Back to the last good checkpoint, to go on with the text after the one that led here."""
+        self._tell_saved(self.saver.finished(wait=True))
+        rate = self.optimizer.param_groups[0]["lr"]
+        advice = f"the learning rate is probably too high: try --optim.lr {rate / 3:.2g}, or a longer warm-up"
+        refusal = UserError(f"{accident.what} at step {accident.step}", advice)
+        found = self.company.tell(self._newest) if self.settings.train.rescue else ""
+        if not found:
+            raise refusal
+        state = store.load(store.verify(self.run.checkpoints / found))
+        self.rescues[state.step] += 1
+        if self.rescues[state.step] > MOST_RESCUES:
+            raise refusal
+        before = self.stepper.route
+        after = before.around(state.step, accident.step - 1)
+        self._restore(state)
+        self.stepper.route = after
+        self.tracker.close()
+        if self.company.first:
+            rewind(self.run.folder, state.step - (state.owed is not None), spare=(events.Accident, events.Rescued))
+        self.tracker = Tracker(self._sinks(state.step))
+        self._announce(state.step)
+        passed = (before.batch(state.step), after.batch(state.step) - 1)
+        self.tracker.record(events.Rescued(state.step, accident.step, accident.what, passed))
+        return state
+
+    def _newest(self) -> str:
+        good, _ = store.listed(self.run.checkpoints)
+        return good[-1].folder.name if good else ""
+
+    def _accident(self, result: StepResult, what: str) -> None:
+        """Written down with the place where it began and the text it happened on, before anything else is done."""
+        step, batch = result.step - 1, self.settings.train.batch
+        where = "the loss" if result.sound else origin(self.model, self.stepper.micro_batches(step), self.machine)
+        first = self.stepper.route.batch(step) * batch
+        self.tracker.record(
+            events.Accident(result.step, what, where, result.loss, result.grad_norm, (first, first + batch - 1))
+        )
 
     def _sinks(self, reached: int) -> list[Sink]:
         """Files and screen, which must work, and guests, which may fail: training does not depend on them."""
+        if not self.company.first:
+            return []
         track, folder = self.settings.track, self.run.folder
         sinks: list[Sink] = [CSVSink(folder), JSONLSink(folder), SamplesSink(folder), view(Console(stderr=True))]
         guests: list[Callable[[], Sink]] = []
@@ -225,6 +292,7 @@ class Training:
             Hook(lambda result: self._judge(result.step), self._judges),
             Hook(self._log, lambda step: step % train.log_every == 0 or step == last or self._judges(step)),
             every(train.sample_every, lambda result: self._sample(result.step), last=last),
+            every(1, lambda _: self._tell_saved(self.saver.finished())),
             Hook(lambda result: self._save(result.step), self._saves),
         ]
 
@@ -243,6 +311,8 @@ class Training:
         split, attentive = self.dataset.split("val"), self.signals.attentive
         found = judge(self.model, split, self.byte_lengths, self.machine, watch=attentive)
         self.tracker.record(events.Evaluated(step=step, **asdict(found), seconds=time.perf_counter() - begun))
+        if not math.isfinite(found.loss):
+            raise Derailed(step, f"the validation loss became {found.loss}")
         self.judged = (step, found.loss)
         if found.loss < self.best_loss:
             self.best_step, self.best_loss = step, found.loss
@@ -264,11 +334,23 @@ class Training:
         self.tracker.record(events.Sampled(step, prompt, "".join(self.signals.attentive(pieces))))
 
     def _save(self, step: int, end: End | None = None) -> None:
-        begun = time.perf_counter()
-        val_loss = self.judged[1] if self.judged and self.judged[0] == step else None
-        owed = (asdict(end.last) if end.last else {}) if end and end.owed else None
-        state = capture(self.model, self.optimizer, step, val_loss, self.stepper.scaling.memory(), owed, self.company)
+        if not self.company.least(all(sound(weight) for weight in self.model.parameters())):
+            raise Derailed(step, "the weights are no numbers any more")
+        state = capture(
+            self.model,
+            self.optimizer,
+            step,
+            self.company,
+            val_loss=self.judged[1] if self.judged and self.judged[0] == step else None,
+            scaling=self.stepper.scaling.memory(),
+            owed=(asdict(end.last) if end.last else {}) if end and end.owed else None,
+            detours=self.stepper.route.detours,
+            guard=self.guard.memory(),
+            about=about(self.settings, self.dataset),
+        )
         if self.company.first:
-            store.save(self.run.checkpoints, state)
-            store.prune(self.run.checkpoints, self.settings.train.keep_last)
-        self.tracker.record(events.Saved(step, val_loss, time.perf_counter() - begun))
+            self._tell_saved(self.saver.save(state))
+
+    def _tell_saved(self, written: list[Written]) -> None:
+        for each in written:
+            self.tracker.record(events.Saved(each.step, each.val_loss, each.seconds, each.held))

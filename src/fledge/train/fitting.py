@@ -32,13 +32,13 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 class Fitting:
-    """Step → its micro-batches, which become smaller when it is told that they were too large."""
+    """A global batch → its micro-batches, which become smaller when it is told that they were too large."""
 
     def __init__(self, loader: Loader, size: int, say: Callable[[str], None]) -> None:
         self.loader, self.size, self.say = loader, size, say
 
-    def __call__(self, step: int) -> list[Batch]:
-        return self.loader.micro_batches(step, self.size)
+    def __call__(self, number: int) -> list[Batch]:
+        return self.loader.micro_batches(number, self.size)
 
     def shrink(self) -> None:
         smaller = divisors(self.loader.share, most=self.size // 2)

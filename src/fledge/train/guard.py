@@ -4,15 +4,19 @@ import contextlib
 import math
 import os
 import signal
-from collections.abc import Iterable, Iterator
+import statistics
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from types import FrameType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from fledge.base.company import ALONE, Company
-from fledge.base.errors import UserError
 from fledge.train.step import StepResult
 
 T = TypeVar("T")
+PATIENCE = 3  # steps without an update
+USUAL, ENOUGH = 50, 10  # losses that tell what is usual, and how many of them are needed
 SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -68,10 +72,45 @@ def _write(text: str) -> None:
         os.write(2, text.encode())
 
 
-def refuse_nonfinite(result: StepResult) -> None:
-    """A loss that is no number never comes back: stop, before it is saved as anything."""
-    if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
-        raise UserError(
-            f"the loss became {result.loss} at step {result.step} (gradient {result.grad_norm}, rate {result.lr:g})",
-            f"the learning rate is probably too high: try --optim.lr {result.lr / 3:.2g}, or a longer warm-up",
-        )
+class Derailed(Exception):
+    """Going on makes no sense from here; from an earlier checkpoint, and past this text, it may."""
+
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(what)
+        self.step, self.what = step, what
+
+
+@dataclass
+class Guard:
+    """Looks at the numbers of every step. Knows nothing of checkpoints: what to do about it is decided elsewhere.
+
+    no number      →  the stepper has made no update; three in a row    →  Derailed
+    a loss that leaps above what is usual by `leap` nats                →  Derailed
+    """
+
+    leap: float
+    report: Callable[[StepResult, str], None]  # a step that went wrong, and how
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL))  # losses
+    skipped: int = 0  # in a row
+
+    def look(self, result: StepResult) -> None:
+        if not result.sound:
+            self.skipped += 1
+            self.report(result, "no number: no update was made")
+            if self.skipped == PATIENCE:
+                raise Derailed(result.step, f"the loss became {result.loss} (gradient {result.grad_norm})")
+            return
+        self.skipped = 0
+        usual = statistics.median(self.recent) if len(self.recent) >= ENOUGH else math.inf
+        self.recent.append(result.loss)
+        if self.leap and result.loss > usual + self.leap:
+            self.report(result, f"a leap: {usual:.2f} is usual")
+            raise Derailed(result.step, f"the loss leapt from {usual:.2f} to {result.loss:.2f}")
+
+    def memory(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {"recent": list(self.recent), "skipped": self.skipped}
+
+    def remember(self, memory: dict[str, Any] | None) -> None:
+        memory = memory or {"recent": [], "skipped": 0}
+        self.recent, self.skipped = deque(memory["recent"], maxlen=USUAL), memory["skipped"]

@@ -1,4 +1,4 @@
-"""Several processes that train together. They are forked from one that has torch already: that saves seconds for each."""
+"""Several processes that train together, forked from one that has torch already: that saves seconds for each."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""One of several ranks dies, or is asked to stop: all end, what was saved is whole, and the run goes on as if nothing was."""
+"""One of several ranks dies, or is asked to stop: all end, what was saved is whole, and the run can go on."""
 
 import os
 import signal
