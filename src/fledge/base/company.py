@@ -129,10 +129,17 @@ class Connected(Company):
         dist.destroy_process_group()
 
     def first_has_failed(self) -> bool:
+        """Asked by a rank that fails. The first waits for those who ask, as it may hold what they look at."""
+        asked = [f"asked/{rank}" for rank in range(1, self.size)]
         try:
-            self.store.wait([FAILED], A_MOMENT)
+            if self.first:
+                self.store.set(FAILED, "")
+                self.store.wait(asked, A_MOMENT)
+            else:
+                self.store.wait([FAILED], A_MOMENT)
+                self.store.set(asked[self.rank - 1], "")
         except RuntimeError:
-            return False
+            return self.first
         return True
 
 
@@ -156,10 +163,7 @@ def joined() -> Iterator[Company]:
             raise SystemExit(stop.code) from None
         raise
     except Exception as error:
-        if company.first:
-            with contextlib.suppress(RuntimeError):
-                company.store.set(FAILED, "")
-        elif company.first_has_failed():
+        if company.first_has_failed() and not company.first:
             raise SystemExit(2) from None
         if _lost(error):
             raise UserError(
