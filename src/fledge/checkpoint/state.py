@@ -44,9 +44,14 @@ class State:
 def capture(
     model: GPT, optimizer: torch.optim.Optimizer, step: int, company: Company = ALONE, **progress: Any
 ) -> State:
-    weights = gathered(weights_of(model), company)
-    memory = gathered(_optimizer_tensors(model, optimizer), company)
-    return State(step, weights, memory, _rng(company), **progress)
+    """Whole on the first rank."""
+    state = capture_part(model, optimizer, step, company, **progress)
+    return replace(state, weights=gathered(state.weights, company), optimizer=gathered(state.optimizer, company))
+
+
+def capture_part(model: GPT, optimizer: torch.optim.Optimizer, step: int, company: Company, **progress: Any) -> State:
+    """On each rank what it holds."""
+    return State(step, weights_of(model), _optimizer_tensors(model, optimizer), _rng(company), **progress)
 
 
 def gathered(tensors: Tensors, company: Company) -> Tensors:

@@ -45,8 +45,8 @@ def resume(reference: str, runs: Path, company: Company = ALONE) -> Outcome:
     machine = machines.choose(settings.train.device, settings.train.dtype, company)
     with held(run, company):
         found = company.tell(lambda: rewound(run, which, settings.train.steps))
-        state = store.load(store.verify(run.checkpoints / found)) if found else None
-        return Training(run, settings, machine, dataset).go(state)
+        training = Training(run, settings, machine, dataset)
+        return training.go(training.load(found) if found else None)
 
 
 def rewound(run: Run, which: str, steps: int) -> str:

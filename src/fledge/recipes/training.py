@@ -19,7 +19,7 @@ from functools import partial
 from rich.console import Console
 
 from fledge.base import machine as machines
-from fledge.base.company import Company
+from fledge.base.company import Company, is_spread
 from fledge.base.errors import Interrupted, UserError
 from fledge.base.machine import Machine, find_compiler
 from fledge.base.settings import listed_divisors, to_layer
@@ -27,8 +27,8 @@ from fledge.batches.loader import Loader
 from fledge.batches.order import Order, Route
 from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
-from fledge.checkpoint.saver import Saver, Written
-from fledge.checkpoint.state import State, capture, restore, seed_chance
+from fledge.checkpoint.saver import Saver, Written, save_parts
+from fledge.checkpoint.state import State, capture, capture_part, restore, seed_chance
 from fledge.datasets.shards import Dataset, Split
 from fledge.evaluate.loss import judge
 from fledge.generate.engine import complete
@@ -143,6 +143,10 @@ class Training:
         self.saver = Saver(run.checkpoints, settings.train.keep_last)
         self.rescues: Counter[int] = Counter()  # by the step that was gone back to
 
+    def load(self, name: str) -> State:
+        """A checkpoint of this run; of a model that is spread over ranks, each takes its part."""
+        return store.load(store.verify(self.run.checkpoints / name), dict(self.model.named_parameters()))
+
     def go(self, state: State | None = None) -> Outcome:
         """From `state`, or from the beginning, to the last step. A signal saves and raises `Interrupted`."""
         reached = state.step if state else 0
@@ -218,7 +222,7 @@ class Training:
         found = self.company.tell(self._newest) if self.settings.train.rescue else ""
         if not found:
             raise refusal
-        state = store.load(store.verify(self.run.checkpoints / found))
+        state = self.load(found)
         self.rescues[state.step] += 1
         if self.rescues[state.step] > MOST_RESCUES:
             raise refusal
@@ -336,7 +340,8 @@ class Training:
     def _save(self, step: int, end: End | None = None) -> None:
         if not self.company.least(all(sound(weight) for weight in self.model.parameters())):
             raise Derailed(step, "the weights are no numbers any more")
-        state = capture(
+        in_parts = self.settings.train.sharded_save and is_spread(next(self.model.parameters()))
+        state = (capture_part if in_parts else capture)(
             self.model,
             self.optimizer,
             step,
@@ -348,7 +353,9 @@ class Training:
             guard=self.guard.memory(),
             about=about(self.settings, self.dataset),
         )
-        if self.company.first:
+        if in_parts:
+            self._tell_saved(save_parts(self.run.checkpoints, self.settings.train.keep_last, state, self.company))
+        elif self.company.first:
             self._tell_saved(self.saver.save(state))
 
     def _tell_saved(self, written: list[Written]) -> None:

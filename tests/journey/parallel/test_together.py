@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from fledge.checkpoint import store
 
 WHOLE = os.environ.get("FLEDGE_FAULTS") == "whole"
 BATCH = ("--train.batch", "8", "--train.steps", "8", "--train.eval_every", "4", "--train.save_every", "2")
@@ -67,3 +71,35 @@ def test_a_model_in_parts_learns_what_a_whole_one_learns(home: Any, together: Ca
     assert losses(home.runs / "fsdp") == near(alone)
     together(home.words("resume", "fsdp@4"), 2)
     assert losses(home.runs / "fsdp") == near(alone), "and is taken apart again"
+
+
+def test_a_checkpoint_in_parts_is_whole_for_any_number_of_ranks(
+    home: Any, together: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = home.train("alone", *KEPT)
+    in_parts = ("--train.parallel", "fsdp", "--train.sharded_save", "true")
+    together(home.training("parts", *KEPT, *in_parts), 4)
+    newest = home.runs / "parts" / "checkpoints" / "step-00000008"
+    held = {path.name for path in newest.iterdir()}
+    shards = {f"shard-0000{rank}-model-00001-of-00001.safetensors" for rank in range(1, 5)}
+    assert held == {*shards, "manifest.json", "state.json"}, "every rank wrote its own, and nothing is a pickle"
+    manifest = json.loads((newest / "manifest.json").read_text())
+    assert set(manifest["files"]) == {*shards, "state.json"}
+    weights = store.load(store.verify(newest)).weights
+    for name, tensor in store.load(store.verify(alone / "checkpoints" / newest.name)).weights.items():
+        torch.testing.assert_close(weights[name], tensor, atol=1e-5, rtol=0)
+    together(home.words("resume", "parts@4"), 2)
+    assert losses(home.runs / "parts") == near(alone)
+    assert home.do("resume", "parts@2") == 0
+    assert losses(home.runs / "parts") == near(alone)
+    capsys.readouterr()
+    for name in ("parts@2", "alone@2"):
+        assert home.do("generate", name, "--greedy", "--tokens", "9") == 0
+    one, other = capsys.readouterr().out.splitlines()
+    assert one == other
+    damaged = home.runs / "parts" / "checkpoints" / "step-00000002" / max(shards)
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    assert home.do("generate", "parts@2") == 2
+    assert f"{damaged} is damaged" in capsys.readouterr().err
