@@ -7,11 +7,12 @@ import sys
 from dataclasses import dataclass
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fledge.base.errors import UserError
-from fledge.train.guard import StopSignals, refuse_nonfinite
+from fledge.train.guard import StopSignals, refuse_nonfinite, refuse_ruined
 from fledge.train.loop import Hook, every, fit
 from fledge.train.step import StepResult
 
@@ -89,6 +90,20 @@ def test_a_loss_that_is_no_number_stops_the_run(loss: float, norm: float) -> Non
     with pytest.raises(UserError, match="step 7") as refusal:
         refuse_nonfinite(StepResult(7, loss, 0.3, norm, 8, 0.1))
     assert "--optim.lr 0.1" in refusal.value.hint
+
+
+def test_what_became_no_number_is_named() -> None:
+    with pytest.raises(UserError, match="the gradient became inf at step 7"):
+        refuse_nonfinite(StepResult(7, 1.0, 0.3, float("inf"), 8, 0.1))
+
+
+def test_weights_that_are_no_numbers_are_refused() -> None:
+    model = torch.nn.Linear(3, 2)
+    refuse_ruined(model, 7)
+    with torch.no_grad():
+        model.bias[1] = float("inf")
+    with pytest.raises(UserError, match="step 7"):
+        refuse_ruined(model, 7)
 
 
 def test_after_a_loss_that_is_no_number_no_hook_is_called() -> None:

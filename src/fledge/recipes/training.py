@@ -40,7 +40,7 @@ from fledge.track import events
 from fledge.track.sinks import CSVSink, JSONLSink, SamplesSink, Sink, TensorBoardSink, Tracker, WandbSink
 from fledge.track.terminal import view
 from fledge.train.fitting import Fitting, Fixed, guess
-from fledge.train.guard import StopAsked, StopSignals
+from fledge.train.guard import StopAsked, StopSignals, diverged, refuse_ruined
 from fledge.train.loop import End, Hook, call_hooks, every, fit
 from fledge.train.parallel import exact, wrap
 from fledge.train.scaling import SCALING
@@ -203,6 +203,8 @@ class Training:
         begun = time.perf_counter()
         split, attentive = self.dataset.split("val"), self.signals.attentive
         found = judge(self.model, split, self.byte_lengths, self.machine, watch=attentive)
+        if not math.isfinite(found.loss):
+            raise diverged(f"the validation loss became {found.loss}", step, "a smaller --optim.lr")
         self.tracker.record(events.Evaluated(step=step, **asdict(found), seconds=time.perf_counter() - begun))
         self.judged = (step, found.loss)
         if found.loss < self.best_loss:
@@ -225,6 +227,7 @@ class Training:
         self.tracker.record(events.Sampled(step, prompt, "".join(self.signals.attentive(pieces))))
 
     def _save(self, step: int, end: End | None = None) -> None:
+        refuse_ruined(self.model, step)
         begun = time.perf_counter()
         val_loss = self.judged[1] if self.judged and self.judged[0] == step else None
         owed = (asdict(end.last) if end.last else {}) if end and end.owed else None

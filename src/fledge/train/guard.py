@@ -8,6 +8,9 @@ from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Self, TypeVar
 
+import torch
+from torch import nn
+
 from fledge.base.errors import UserError
 from fledge.train.step import StepResult
 
@@ -57,9 +60,18 @@ def _write(text: str) -> None:
 
 
 def refuse_nonfinite(result: StepResult) -> None:
-    """A loss that is no number never comes back: stop, before it is saved as anything."""
+    """A number that is none never becomes one again: stop, before it is saved as anything."""
     if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
-        raise UserError(
-            f"the loss became {result.loss} at step {result.step} (gradient {result.grad_norm}, rate {result.lr:g})",
-            f"the learning rate is probably too high: try --optim.lr {result.lr / 3:.2g}, or a longer warm-up",
-        )
+        name, value = ("gradient", result.grad_norm) if math.isfinite(result.loss) else ("loss", result.loss)
+        raise diverged(f"the {name} became {value}", result.step, f"--optim.lr {result.lr / 3:.2g}")
+
+
+def refuse_ruined(model: nn.Module, step: int) -> None:
+    """Loss and gradient are those before the update: whether it broke the weights shows in the weights alone."""
+    if not torch.stack([p.isfinite().all() for p in model.parameters()]).all():
+        raise diverged("the weights became too large for numbers", step, "a smaller --optim.lr")
+
+
+def diverged(what: str, step: int, rate: str) -> UserError:
+    advice = f"the learning rate is probably too high: train anew with {rate}, beside Muon a smaller --optim.muon_lr"
+    return UserError(f"{what} at step {step}", f"{advice}, or a longer warm-up")
