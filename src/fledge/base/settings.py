@@ -9,7 +9,7 @@ the folding: TOML in, TOML out, types checked (by jsonargparse), unknown keys re
 import dataclasses
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -83,14 +83,17 @@ def merge(*layers: Layer) -> dict[str, dict[str, Any]]:
     return result
 
 
-def build(kind: type[T], layer: Layer) -> T:
-    """`layer` as an instance of `kind`, a frozen dataclass whose fields are section dataclasses."""
+def build(kind: type[T], layer: Layer, besides: Collection[str] = ()) -> T:
+    """`layer` as an instance of `kind`, a frozen dataclass whose fields are section dataclasses.
+
+    `besides` are names that a person may have meant, although no field has them.
+    """
     sections: dict[str, Any] = get_type_hints(kind)
-    _refuse_unknown(layer, sections)
+    _refuse_unknown(layer, sections, besides)
     return kind(**{name: _build_section(name, cls, layer.get(name, {})) for name, cls in sections.items()})
 
 
-def _refuse_unknown(layer: Layer, sections: Mapping[str, Any]) -> None:
+def _refuse_unknown(layer: Layer, sections: Mapping[str, Any], besides: Collection[str]) -> None:
     every = [f"{s}.{f.name}" for s, cls in sections.items() for f in dataclasses.fields(cls)]
     for section, keys in layer.items():
         if section not in sections and not keys:
@@ -100,7 +103,7 @@ def _refuse_unknown(layer: Layer, sections: Mapping[str, Any]) -> None:
             if name in every:
                 continue
             same = [known for known in every if known.endswith(f".{key}")]  # the right key in the wrong section
-            near = nearest(name, same) or (f"did you mean '{same[0]}'?" if same else nearest(name, every))
+            near = nearest(name, same) or (f"did you mean '{same[0]}'?" if same else nearest(name, [*besides, *every]))
             raise UserError(
                 f"unknown setting '{name}'", near or "'fledge train demo --print-config' shows every setting"
             )

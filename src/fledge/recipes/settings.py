@@ -61,7 +61,7 @@ def resolve(name_or_file: str, overrides: list[str]) -> Settings:
 
 
 def settle(*layers: Layer) -> Settings:
-    settings = build(Settings, dialled(stack(*layers)))
+    settings = build(Settings, dialled(stack(*layers)), besides=["model.size"])
     model, tokenizer = settings.model.vocab_size, settings.tokenizer.vocab_size
     trained = settings.data.path is None and settings.tokenizer.file is None  # else it is what it is, of any size
     if trained and model and tokenizer and model < tokenizer:
