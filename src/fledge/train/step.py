@@ -73,8 +73,9 @@ class Stepper:
             group["lr"] = group["peak"] * height
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        loss, norm, valid = float(found.loss), float(found.norm), int(found.valid)  # here a GPU is waited for
         seconds = time.perf_counter() - begin
-        return StepResult(step + 1, float(found.loss), self.peak * height, float(found.norm), int(found.valid), seconds)
+        return StepResult(step + 1, loss, self.peak * height, norm, valid, seconds)
 
     def _gradient(self, step: int) -> Gradient:
         """Again, until memory and digits suffice."""
