@@ -15,10 +15,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fledge.base.errors import out_of_memory
 from fledge.batches.loader import Batch
 from fledge.loss import count_valid
 from fledge.model.gpt import GPT
-from fledge.train.fitting import out_of_memory
 from fledge.train.scaling import Scaling, Unscaled
 
 
@@ -82,7 +82,7 @@ class Stepper:
         while True:
             try:
                 found = self._attempt(step)
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
                 self.batches.shrink()
