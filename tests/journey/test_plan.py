@@ -151,6 +151,7 @@ def test_a_run_that_tells_nothing_of_memory_or_end_is_shown_with_gaps(
         (["demo", "--price", "-1"], "--price"),
         (["demo", "--price", "nan"], "--price"),
         (["demo", "--budget", "soon"], "--budget"),
+        (["demo", "--budget", ""], "--budget"),
         (["demo", "--budget", "30m", "--train.steps", "5"], "--budget"),
         (["demo", "--train.batch", "10", "--train.micro_batch", "4"], "train.micro_batch = 4"),
     ],
