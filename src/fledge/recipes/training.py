@@ -176,9 +176,9 @@ class Training:
     def _rescue(self, accident: Derailed) -> State:
         """Back to the last good checkpoint, to go on with the text after the one that led here."""
         self._tell_saved(self.saver.finished(wait=True))
-        rate = self.optimizer.param_groups[0]["lr"]
-        advice = f"the learning rate is probably too high: try --optim.lr {rate / 3:.2g}, or a longer warm-up"
-        refusal = UserError(f"{accident.what} at step {accident.step}", advice)
+        slower = f"--optim.lr {self.settings.optim.lr / 3:.2g}, beside Muon a smaller --optim.muon_lr"
+        advice = f"the learning rate is probably too high: train anew with {slower}, or a longer warm-up"
+        refusal = UserError(accident.what, advice)
         good, _ = store.listed(self.run.checkpoints)
         if not (self.settings.train.rescue and good):
             raise refusal
@@ -269,7 +269,7 @@ class Training:
         found = judge(self.model, split, self.byte_lengths, self.machine, watch=attentive)
         self.tracker.record(events.Evaluated(step=step, **asdict(found), seconds=time.perf_counter() - begun))
         if not math.isfinite(found.loss):
-            raise Derailed(step, f"the validation loss became {found.loss}")
+            raise Derailed(step, f"the validation loss became {found.loss} at step {step}")
         self.judged = (step, found.loss)
         if found.loss < self.best_loss:
             self.best_step, self.best_loss = step, found.loss
@@ -282,6 +282,7 @@ class Training:
         )
 
     def _sample(self, step: int) -> None:
+        self._refuse_ruined(step)
         track, tokenizer = self.settings.track, self.dataset.tokenizer
         prompt = track.prompt or ""
         row = strategies(track.temperature)
@@ -291,8 +292,7 @@ class Training:
         self.tracker.record(events.Sampled(step, prompt, "".join(self.signals.attentive(pieces))))
 
     def _save(self, step: int, end: End | None = None) -> None:
-        if not all(sound(weight) for weight in self.model.parameters()):
-            raise Derailed(step, "the weights are no numbers any more")
+        self._refuse_ruined(step)
         state = capture(
             self.model,
             self.optimizer,
@@ -305,6 +305,11 @@ class Training:
             about=about(self.settings, self.dataset),
         )
         self._tell_saved(self.saver.save(state))
+
+    def _refuse_ruined(self, step: int) -> None:
+        """Loss and gradient are those before the update: whether it broke the weights shows in the weights alone."""
+        if not all(sound(weight) for weight in self.model.parameters()):
+            raise Derailed(step, f"the weights became too large for numbers at step {step}")
 
     def _tell_saved(self, written: list[Written]) -> None:
         for each in written:

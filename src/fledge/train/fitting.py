@@ -5,8 +5,6 @@ A first guess from the sizes of the model; where it was too bold, half of it, an
 
 from collections.abc import Callable
 
-from torch import OutOfMemoryError
-
 from fledge.base.errors import UserError
 from fledge.base.machine import Machine, free_memory
 from fledge.base.settings import divisors
@@ -15,7 +13,6 @@ from fledge.model.config import ModelConfig
 from fledge.model.count import TRAINING_BYTES, activation_bytes, parameters
 
 SHARE = 0.8  # of what is free: other programs breathe, too
-PLAIN_WORDS = ("can't allocate memory", "not enough memory")  # what torch says of a CPU's memory, in a RuntimeError
 
 
 def guess(model: ModelConfig, batch: int, machine: Machine) -> int:
@@ -23,10 +20,6 @@ def guess(model: ModelConfig, batch: int, machine: Machine) -> int:
     room = SHARE * free_memory(machine.device) - TRAINING_BYTES * parameters(model)
     number = machine.torch_dtype.itemsize
     return max((n for n in divisors(batch) if activation_bytes(model, n, number) <= room), default=1)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, OutOfMemoryError) or any(words in str(error) for words in PLAIN_WORDS)
 
 
 class Fitting:
