@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from fledge import __version__
-from fledge.base.errors import Interrupted, UserError, from_system, nearest
+from fledge.base.errors import Interrupted, UserError, from_system, nearest, out_of_memory
 from fledge.verbs import JOURNEY, VERBS, Parser, Verb, common_arguments
 
 
@@ -113,8 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (UserError, OSError, MemoryError) as error:
-        if debug:
+    except (UserError, OSError, MemoryError, RuntimeError) as error:
+        if debug or (isinstance(error, RuntimeError) and not out_of_memory(error)):
             raise
         mistake = error if isinstance(error, UserError) else from_system(error)
         tell(f"error: {one_line(mistake.message)}\nhint: {one_line(mistake.hint)}")

@@ -52,7 +52,7 @@ def test_a_leap_is_an_accident_once_it_is_known_what_is_usual() -> None:
     assert early.said == []
     late = Watched()
     late.see(*[1.0] * ENOUGH, 2.9)
-    with pytest.raises(Derailed, match=r"leapt from 1\.00 to 3\.50"):
+    with pytest.raises(Derailed, match=r"leapt from 1\.00 to 3\.50 at step 12"):
         late.see(3.5)
     assert late.said == [ENOUGH + 2]
 

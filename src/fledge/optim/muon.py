@@ -26,11 +26,11 @@ TINY = 1e-7
 
 def orthogonal(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     """The nearest matrices whose singular values are all about one. [N, rows, columns] → the same, in `dtype`."""
-    x = matrices.to(dtype)
+    length = matrices.norm(dim=(1, 2), keepdim=True).clamp(min=TINY)
+    x = (matrices / length).to(dtype)  # in this order: gradients are often too small for fp16
     tall = x.shape[1] > x.shape[2]
     if tall:  # the smaller of the two products is enough
         x = x.mT
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=TINY)
     for _ in range(TURNS):
         square = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=B, alpha=C), x, beta=A)

@@ -216,9 +216,9 @@ class Training:
     def _rescue(self, accident: Derailed) -> State:
         """Back to the last good checkpoint, to go on with the text after the one that led here."""
         self._tell_saved(self.saver.finished(wait=True))
-        rate = self.optimizer.param_groups[0]["lr"]
-        advice = f"the learning rate is probably too high: try --optim.lr {rate / 3:.2g}, or a longer warm-up"
-        refusal = UserError(f"{accident.what} at step {accident.step}", advice)
+        slower = f"--optim.lr {self.settings.optim.lr / 3:.2g}, beside Muon a smaller --optim.muon_lr"
+        advice = f"the learning rate is probably too high: train anew with {slower}, or a longer warm-up"
+        refusal = UserError(accident.what, advice)
         found = self.company.tell(self._newest) if self.settings.train.rescue else ""
         if not found:
             raise refusal
@@ -316,7 +316,7 @@ class Training:
         found = judge(self.model, split, self.byte_lengths, self.machine, watch=attentive)
         self.tracker.record(events.Evaluated(step=step, **asdict(found), seconds=time.perf_counter() - begun))
         if not math.isfinite(found.loss):
-            raise Derailed(step, f"the validation loss became {found.loss}")
+            raise Derailed(step, f"the validation loss became {found.loss} at step {step}")
         self.judged = (step, found.loss)
         if found.loss < self.best_loss:
             self.best_step, self.best_loss = step, found.loss
@@ -329,6 +329,7 @@ class Training:
         )
 
     def _sample(self, step: int) -> None:
+        self._refuse_ruined(step)
         track, tokenizer = self.settings.track, self.dataset.tokenizer
         prompt = track.prompt or ""
         row = strategies(track.temperature)
@@ -338,8 +339,7 @@ class Training:
         self.tracker.record(events.Sampled(step, prompt, "".join(self.signals.attentive(pieces))))
 
     def _save(self, step: int, end: End | None = None) -> None:
-        if not self.company.least(all(sound(weight) for weight in self.model.parameters())):
-            raise Derailed(step, "the weights are no numbers any more")
+        self._refuse_ruined(step)
         in_parts = self.settings.train.sharded_save and is_spread(next(self.model.parameters()))
         state = (capture_part if in_parts else capture)(
             self.model,
@@ -357,6 +357,11 @@ class Training:
             self._tell_saved(save_parts(self.run.checkpoints, self.settings.train.keep_last, state, self.company))
         elif self.company.first:
             self._tell_saved(self.saver.save(state))
+
+    def _refuse_ruined(self, step: int) -> None:
+        """Loss and gradient are those before the update: whether it broke the weights shows in the weights alone."""
+        if not self.company.least(all(sound(weight) for weight in self.model.parameters())):
+            raise Derailed(step, f"the weights became too large for numbers at step {step}")
 
     def _tell_saved(self, written: list[Written]) -> None:
         for each in written:

@@ -95,10 +95,7 @@ def news(event: Noted | Accident | Rescued) -> str:
             )
         case Rescued():
             first, last = event.batches
-            return (
-                f"warning: {event.what} at step {event.failed}:"
-                f" back to step {event.step}, and past the text of {last - first + 1} steps"
-            )
+            return f"warning: {event.what}: back to step {event.step}, and past the text of {last - first + 1} steps"
 
 
 class LiveView:

@@ -5,10 +5,10 @@ A first guess from the sizes of the model; where it was too bold, half of it, an
 
 from collections.abc import Callable
 
-from torch import OutOfMemoryError, Tensor
+from torch import Tensor
 
 from fledge.base.company import Company
-from fledge.base.errors import UserError
+from fledge.base.errors import UserError, out_of_memory
 from fledge.base.machine import Machine, free_memory
 from fledge.base.settings import divisors
 from fledge.batches.loader import Batch, Loader
@@ -16,7 +16,6 @@ from fledge.model.config import ModelConfig
 from fledge.model.count import TRAINING_BYTES, activation_bytes, parameters
 
 SHARE = 0.8  # of what is free: other programs breathe, too
-PLAIN_WORDS = ("can't allocate memory", "not enough memory")  # what torch says of a CPU's memory, in a RuntimeError
 
 
 def guess(model: ModelConfig, batch: int, machine: Machine) -> int:
@@ -25,10 +24,6 @@ def guess(model: ModelConfig, batch: int, machine: Machine) -> int:
     number = machine.torch_dtype.itemsize
     most = max((n for n in divisors(batch) if activation_bytes(model, n, number) <= room), default=1)
     return machine.company.least(most)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, OutOfMemoryError) or any(words in str(error) for words in PLAIN_WORDS)
 
 
 class Fitting:

@@ -98,14 +98,16 @@ class Guard:
             self.skipped += 1
             self.report(result, "no number: no update was made")
             if self.skipped == PATIENCE:
-                raise Derailed(result.step, f"the loss became {result.loss} (gradient {result.grad_norm})")
+                finite = math.isfinite(result.loss)
+                which = f"the gradient became {result.grad_norm}" if finite else f"the loss became {result.loss}"
+                raise Derailed(result.step, f"{which} at step {result.step - PATIENCE + 1}, and stayed so")
             return
         self.skipped = 0
         usual = statistics.median(self.recent) if len(self.recent) >= ENOUGH else math.inf
         self.recent.append(result.loss)
         if self.leap and result.loss > usual + self.leap:
             self.report(result, f"a leap: {usual:.2f} is usual")
-            raise Derailed(result.step, f"the loss leapt from {usual:.2f} to {result.loss:.2f}")
+            raise Derailed(result.step, f"the loss leapt from {usual:.2f} to {result.loss:.2f} at step {result.step}")
 
     def memory(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""

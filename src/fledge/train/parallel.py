@@ -133,7 +133,7 @@ class Compiled:
         except _compiler_errors() as error:
             if self._call is self._plain:
                 raise
-            reason = str(error).strip().splitlines()[0][:120]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
             self._warn(f"warning: torch.compile failed ({reason}): training without it, more slowly")
             self._call = self._plain
             return self._plain(inputs, targets)

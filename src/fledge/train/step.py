@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from fledge.base.company import ALONE, Company, whole
+from fledge.base.errors import out_of_memory
 from fledge.batches.loader import Batch
 from fledge.batches.order import Route
 from fledge.loss import count_valid
 from fledge.model.gpt import GPT
-from fledge.train.fitting import out_of_memory
 from fledge.train.scaling import Scaling, Unscaled
 
 
@@ -84,7 +84,7 @@ class Stepper:
         height = self.multiplier(step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * height
-        loss, norm, valid = float(found.loss), float(found.norm), int(found.valid)
+        loss, norm, valid = float(found.loss), float(found.norm), int(found.valid)  # here a GPU is waited for
         result = StepResult(step + 1, loss, self.peak * height, norm, valid, 0.0)
         if result.sound:
             self.optimizer.step()
@@ -100,7 +100,7 @@ class Stepper:
             self.optimizer.zero_grad(set_to_none=True)
             try:
                 found = self._attempt(step)
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
                 self.batches.shrink()
