@@ -19,7 +19,7 @@ RANK = Path(__file__).parent / "rank.py"
 class Ranks:
     """Processes that were started together."""
 
-    def __init__(self, folder: Path, words: Sequence[str], size: int, **more: str) -> None:
+    def __init__(self, folder: Path, words: Sequence[str], size: int, first: str = "") -> None:
         self.said_in = [folder / f"rank-{os.urandom(4).hex()}.txt" for _ in range(size)]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -29,10 +29,10 @@ class Ranks:
         self.processes: list[ForkServerProcess] = []
         for rank in range(size):
             env = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
-            given = {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", **{k: str(v) for k, v in env.items()}, **more}
+            given = {"MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", **{k: str(v) for k, v in env.items()}}
             for name in ("FLEDGE_CACHE", "TORCHINDUCTOR_CACHE_DIR"):
                 given[name] = os.environ[name]
-            job = {"ENV": given, "WORDS": list(words), "SAID": str(self.said_in[rank])}
+            job = {"ENV": given, "WORDS": list(words), "SAID": str(self.said_in[rank]), "FIRST": first}
             self.processes.append(context.Process(target=runpy.run_path, args=(str(RANK), job)))
         for process in self.processes:
             process.start()
@@ -56,16 +56,16 @@ class Ranks:
 
 @pytest.fixture
 def ranks(tmp_path: Path) -> Callable[..., Ranks]:
-    """words, size → that many ranks at work."""
-    return lambda words, size, **more: Ranks(tmp_path, words, size, **more)
+    """words, size → that many ranks at work. `first` is a script that each of them runs before."""
+    return lambda words, size, first="": Ranks(tmp_path, words, size, first)
 
 
 @pytest.fixture
 def together(ranks: Callable[..., Ranks]) -> Callable[..., str]:
     """The same, finished well; what the first said."""
 
-    def run(words: Sequence[str], size: int) -> str:
-        started = ranks(words, size)
+    def run(words: Sequence[str], size: int, first: str = "") -> str:
+        started = ranks(words, size, first)
         codes = started.codes()
         said = started.said()
         assert codes == [0] * size, said
