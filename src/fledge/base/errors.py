@@ -43,6 +43,7 @@ def from_system(error: OSError | MemoryError) -> UserError:
     reasons = {
         errno.ENOSPC: (f"the disk is full: could not write{where}", "free some space, then run the same command again"),
         errno.EDQUOT: (f"your disk quota is used up: could not write{where}", "free some space, then run it again"),
+        errno.EIO: (f"the disk failed: could not read or write{where}", "look after the disk, then run it again"),
         errno.EROFS: (f"the file system is read-only: could not write{where}", "choose a folder that can be written"),
         errno.EACCES: (f"permission denied:{where}", "choose a folder that you may read and write"),
         errno.EPERM: (f"operation not permitted:{where}", "choose a folder that you may read and write"),

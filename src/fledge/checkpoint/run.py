@@ -75,7 +75,7 @@ class Run:
         return [name for name in (CONFIG, TOKENIZER) if _hash(self.folder / name) != hashes.get(name)]
 
     def refuse_changed(self) -> None:
-        """Asked before a run is trained on or answers for itself: a rate or a letter that flipped shows nowhere else."""
+        """Before a run is trained on or answers for itself: a rate or a letter that flipped shows nowhere else."""
         if changed := self.changed():
             files = ", ".join(f"'{self.folder / name}'" for name in changed)
             meant = f"; a change that is meant is a run of its own: fledge train {self.folder / CONFIG} --run NAME"

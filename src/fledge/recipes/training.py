@@ -37,6 +37,7 @@ from fledge.recipes.screen import say
 from fledge.recipes.settings import Settings
 from fledge.tokens.tokenizer import byte_lengths
 from fledge.track import events
+from fledge.track.guests import Guest
 from fledge.track.sinks import CSVSink, JSONLSink, SamplesSink, Sink, TensorBoardSink, Tracker, WandbSink
 from fledge.track.terminal import view
 from fledge.train.fitting import Fitting, Fixed, guess
@@ -146,17 +147,17 @@ class Training:
         return fit(self.stepper, reached, self.steps, hooks, self.signals)
 
     def _sinks(self, reached: int) -> list[Sink]:
-        """Files and screen, which must work, and guests, which may fail: training does not depend on them."""
+        """Files, which must be exact; a screen; and guests, which may fail or hang and change nothing."""
         track, folder = self.settings.track, self.run.folder
         sinks: list[Sink] = [CSVSink(folder), JSONLSink(folder), SamplesSink(folder), view(Console(stderr=True))]
-        guests: list[Callable[[], Sink]] = []
+        guests: dict[str, Callable[[], Sink]] = {}
         if track.tensorboard:
-            guests.append(lambda: TensorBoardSink(folder, reached))
+            guests["TensorBoard"] = lambda: TensorBoardSink(folder, reached)
         if track.wandb:
-            guests.append(lambda: WandbSink(folder, track.project, to_layer(self.settings)))
-        for guest in guests:
+            guests["Weights & Biases"] = lambda: WandbSink(folder, track.project, to_layer(self.settings))
+        for name, guest in guests.items():
             try:
-                sinks.append(guest())
+                sinks.append(Guest(name, guest))
             except UserError:
                 raise
             except Exception as error:
