@@ -231,6 +231,7 @@ class Training:
         val_loss = self.judged[1] if self.judged and self.judged[0] == step else None
         owed = (asdict(end.last) if end.last else {}) if end and end.owed else None
         state = capture(self.model, self.optimizer, step, val_loss, self.stepper.scaling.memory(), owed)
-        store.save(self.run.checkpoints, state)
-        store.prune(self.run.checkpoints, self.settings.train.keep_last)
+        with self.signals.deadline.lifted():
+            store.save(self.run.checkpoints, state)
+            store.prune(self.run.checkpoints, self.settings.train.keep_last)
         self.tracker.record(events.Saved(step, val_loss, time.perf_counter() - begun))

@@ -1,18 +1,16 @@
 """What may go wrong between steps: a request to stop, and numbers that are none."""
 
-import contextlib
 import math
-import os
 import signal
 from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Self, TypeVar
 
 from fledge.base.errors import UserError
+from fledge.train.deadline import Deadline, end_now, tell
 from fledge.train.step import StepResult
 
 T = TypeVar("T")
-SHOW_CURSOR = "\x1b[?25h"
 
 
 class StopAsked(Exception):
@@ -20,18 +18,21 @@ class StopAsked(Exception):
 
 
 class StopSignals:
-    """While this is entered, the first SIGINT or SIGTERM is a request, and the second ends the process at once."""
+    """While this is entered, the first SIGINT or SIGTERM is a request, with a deadline; the second ends the process."""
 
     HANDLED = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.deadline = Deadline(self.HANDLED)
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._receive) for number in self.HANDLED}
+        self.deadline.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.deadline.__exit__()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -44,16 +45,9 @@ class StopSignals:
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         if self.received is not None:
-            _write(SHOW_CURSOR)
-            os._exit(128 + number)
+            end_now(number)
         self.received = number
-        _write("\nstopping after this step, and saving; again to stop at once\n")
-
-
-def _write(text: str) -> None:
-    """Straight to the terminal: a handler may run in the middle of anything, a print included."""
-    with contextlib.suppress(OSError):
-        os.write(2, text.encode())
+        tell("\nstopping after this step, and saving; again to stop at once\n")
 
 
 def refuse_nonfinite(result: StepResult) -> None:
