@@ -1,8 +1,6 @@
 """What may go wrong between steps: a request to stop, and numbers that are none."""
 
-import contextlib
 import math
-import os
 import signal
 import statistics
 from collections import deque
@@ -11,12 +9,12 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Self, TypeVar
 
+from fledge.train.deadline import Deadline, end_now, tell
 from fledge.train.step import StepResult
 
 T = TypeVar("T")
 PATIENCE = 3  # steps without an update
 USUAL, ENOUGH = 50, 10  # losses that tell what is usual, and how many of them are needed
-SHOW_CURSOR = "\x1b[?25h"
 
 
 class StopAsked(Exception):
@@ -24,18 +22,21 @@ class StopAsked(Exception):
 
 
 class StopSignals:
-    """While this is entered, the first SIGINT or SIGTERM is a request, and the second ends the process at once."""
+    """While this is entered, the first SIGINT or SIGTERM is a request, with a deadline; the second ends the process."""
 
     HANDLED = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.deadline = Deadline(self.HANDLED)
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._receive) for number in self.HANDLED}
+        self.deadline.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.deadline.__exit__()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -48,16 +49,9 @@ class StopSignals:
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         if self.received is not None:
-            _write(SHOW_CURSOR)
-            os._exit(128 + number)
+            end_now(number)
         self.received = number
-        _write("\nstopping after this step, and saving; again to stop at once\n")
-
-
-def _write(text: str) -> None:
-    """Straight to the terminal: a handler may run in the middle of anything, a print included."""
-    with contextlib.suppress(OSError):
-        os.write(2, text.encode())
+        tell("\nstopping after this step, and saving; again to stop at once\n")
 
 
 class Derailed(Exception):
