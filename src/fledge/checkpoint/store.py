@@ -102,8 +102,12 @@ def load(checkpoint: Checkpoint) -> State:
         weights, optimizer = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
     except SafetensorError as error:
         raise Damaged(f"{path}: {error}") from None
-    progress = json.loads((path / "state.json").read_bytes())
-    return State(weights=weights, optimizer=optimizer, **progress)
+    return State(weights=weights, optimizer=optimizer, **read_progress(checkpoint))
+
+
+def read_progress(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Everything of a state that is no tensor."""
+    return dict(json.loads((checkpoint.folder / "state.json").read_bytes()))
 
 
 def load_weights(checkpoint: Checkpoint) -> Tensors:

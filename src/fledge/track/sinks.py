@@ -261,8 +261,8 @@ def rewind(folder: Path, step: int, spare: tuple[type[Event], ...] = ()) -> None
     if (events := folder / EVENTS).exists():
         _keep_lines(events, lambda line: _moment(line, spared) <= step)
     if (folder / SAMPLES).exists():  # written anew from the events: a model may write headings and fences of its own
-        told = [json.loads(line) for line in _lines(events)] if events.exists() else []
-        page = [sample_in_words(e["step"], e["prompt"] + e["text"]) for e in told if e["event"] == "Sampled"]
+        told = (event for event in read_events(folder) if event["event"] == "Sampled")
+        page = [sample_in_words(event["step"], event["prompt"] + event["text"]) for event in told]
         write_atomic(folder / SAMPLES, "".join(page))
 
 
@@ -283,6 +283,14 @@ def _lines(path: Path) -> list[str]:
 
 def _keep_lines(path: Path, keep: Callable[[str], bool]) -> None:
     write_atomic(path, "".join(line for line in _lines(path) if keep(line)))
+
+
+def read_events(folder: Path) -> Iterator[dict[str, Any]]:
+    """events.jsonl, oldest first. Works while the run is alive: half a line is left out."""
+    with contextlib.suppress(FileNotFoundError):
+        for line in _lines(folder / EVENTS):
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)
 
 
 def read_metrics(folder: Path) -> dict[str, list[float]]:
