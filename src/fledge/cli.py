@@ -8,11 +8,13 @@ import contextlib
 import importlib
 import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 
 from fledge import __version__
-from fledge.base.errors import Interrupted, UserError, from_system, nearest, out_of_memory
+from fledge.base.errors import Interrupted, Terminated, UserError, asked_by, from_system, nearest, out_of_memory
 from fledge.verbs import JOURNEY, VERBS, Parser, Verb, common_arguments
 
 
@@ -86,6 +88,23 @@ def tell(text: str) -> None:
         print(text, file=sys.stderr)
 
 
+@contextlib.contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Who is asked to end tidies up first. Only the main thread of a process can arrange that."""
+
+    def stop(*_: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
@@ -100,16 +119,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"fledge {__version__}", flush=True)
             return 0
         args = parse(argv)
-        importlib.import_module(f"fledge.recipes.{VERBS[args.verb].recipe or args.verb}").run(args)
+        with sigterm_as_ctrl_c():
+            importlib.import_module(f"fledge.recipes.{VERBS[args.verb].recipe or args.verb}").run(args)
         if sys.stdout:
             sys.stdout.flush()
         return 0
     except Interrupted as stop:
         tell(f"stopped, and everything is saved; go on with: {stop.resume_with}")
         return stop.code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         tell("stopped")
-        return 130
+        return 128 + asked_by(stop)
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -29,12 +29,12 @@ class Verb:
     recipe: str = ""  # the file in recipes/, where it is not the verb's own name
 
 
-def common_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs live (default: ./runs)"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of words")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+def common_arguments(parser: Parser, *, part: bool = False) -> None:
+    """What every verb takes. A part of a verb takes it too, and says nothing where it is not given there."""
+    runs, off = (argparse.SUPPRESS, argparse.SUPPRESS) if part else (Path("runs"), False)
+    parser.add_argument("--runs", type=Path, default=runs, metavar="DIR", help="where runs live (default: ./runs)")
+    parser.add_argument("--json", action="store_true", default=off, help="print one JSON document instead of words")
+    parser.add_argument("--debug", action="store_true", default=off, help="show the traceback of an error")
 
 
 def _settings_argument(parser: Parser, which: str) -> None:
@@ -85,8 +85,7 @@ def _tokenizer(parser: Parser) -> None:
     for sub, example in examples.items():
         sub.epilog = f"example:\n  fledge tokenizer {example}"
         sub.formatter_class = argparse.RawDescriptionHelpFormatter
-        sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
-        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show an error's traceback")
+        common_arguments(sub, part=True)
 
 
 def _count(word: str) -> int:
@@ -141,6 +140,21 @@ def _run_argument(parser: Parser, many: bool = False) -> None:
 
 def _resume(parser: Parser) -> None:
     _run_argument(parser)
+
+
+def _data(parser: Parser) -> None:
+    acts = parser.add_subparsers(dest="act", required=True, metavar="show")
+    show = acts.add_parser("show", help="the text that a step learned from")
+    _run_argument(show)
+    which = show.add_mutually_exclusive_group(required=True)
+    which.add_argument("--step", type=int, metavar="N", help="a step of the run, from 1")
+    which.add_argument("--samples", metavar="A-B", help="samples by their numbers, as events.jsonl has them")
+    show.add_argument("--ranks", type=int, default=1, metavar="N", help="as if by so many processes (default: 1)")
+    show.add_argument("--rank", type=int, metavar="R", help="only what this process had")
+    show.add_argument("--micro-batch", type=int, metavar="K", help="only what was computed together, from 0")
+    show.epilog = "example:\n  fledge data show hamlet --step 1234 --ranks 4 --rank 2"
+    show.formatter_class = argparse.RawDescriptionHelpFormatter
+    common_arguments(show, part=True)
 
 
 def _plot(parser: Parser) -> None:
@@ -234,12 +248,17 @@ VERBS = {
             "fledge train modern --model.size 30M",
             "fledge train --init gpt2 --data.corpus my-notes/",
             "fledge train demo --print-config > mine.toml     every setting, explained",
-            "torchrun --nproc-per-node 4 -m fledge train modern",
+            "torchrun --nproc-per-node 4 -m -- fledge train modern",
         ),
         settings=True,
         together=True,
     ),
     "resume": Verb("go on exactly where a run stopped", _resume, ("fledge resume hamlet",), together=True),
+    "data": Verb(
+        "which text did a step learn from?",
+        _data,
+        ("fledge data show hamlet --step 1234", "fledge data show hamlet --step 1234 --ranks 4 --rank 2"),
+    ),
     "runs": Verb("list the runs", _nothing, ("fledge runs",)),
     "plot": Verb(
         "draw loss, learning rate, gradient, speed", _plot, ("fledge plot hamlet", "fledge plot a b --out cmp/")
@@ -287,6 +306,6 @@ VERBS = {
 JOURNEY = {
     "begin": ["demo", "doctor"],
     "text": ["corpora", "tokenizer", "prepare"],
-    "train": ["presets", "plan", "train", "resume", "runs", "plot"],
+    "train": ["presets", "plan", "train", "resume", "data", "runs", "plot"],
     "use": ["generate", "eval", "export", "import", "eject"],
 }

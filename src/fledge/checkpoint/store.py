@@ -13,7 +13,6 @@ complete. What is `latest` and what is `best` is read off the checkpoints themse
 
 import contextlib
 import errno
-import hashlib
 import json
 import math
 import re
@@ -29,6 +28,7 @@ from torch import Tensor
 
 from fledge.base.errors import UserError
 from fledge.base.files import PARTIAL, atomic_folder, remove_partials, sha256
+from fledge.base.seals import sealed, unsealed
 from fledge.checkpoint import parts
 from fledge.checkpoint.state import State, Tensors
 
@@ -71,7 +71,7 @@ def save(folder: Path, state: State, write: Callable[[Path, State], None] | None
         hashes = {file.name: sha256(file) for file in sorted(inside.iterdir())}
         content = {"format": 1, "step": state.step, "val_loss": state.val_loss, "files": hashes}
         content["owed"] = state.owed is not None
-        (inside / MANIFEST).write_bytes(_sealed(content))
+        (inside / MANIFEST).write_bytes(sealed(content))
     return Checkpoint(path, state.step, state.val_loss, state.owed is not None)
 
 
@@ -88,22 +88,11 @@ def _write_tensors(tensors: Tensors, path: Path) -> None:
         raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from None
 
 
-def _sealed(content: dict[str, Any]) -> bytes:
-    """The manifest carries its own hash, and has one spelling only: a changed byte anywhere shows."""
-    seal = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return json.dumps({**content, "seal": seal}, sort_keys=True).encode()
-
-
 def _read_manifest(path: Path) -> dict[str, Any]:
-    raw = (path / MANIFEST).read_bytes() if (path / MANIFEST).exists() else b""
     try:
-        content = json.loads(raw)
-        content.pop("seal")
-        if raw != _sealed(content):
-            raise ValueError
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return unsealed((path / MANIFEST).read_bytes())
+    except (OSError, ValueError):
         raise Damaged(f"{path / MANIFEST} is damaged") from None
-    return dict(content)
 
 
 def verify(path: Path) -> Checkpoint:
@@ -130,8 +119,12 @@ def load(checkpoint: Checkpoint, like: Mapping[str, Tensor] | None = None) -> St
             weights, optimizer = (parts.read(path, kind, like or {}) for kind in (parts.MODEL, parts.MEMORY))
     except SafetensorError as error:
         raise Damaged(f"{path}: {error}") from None
-    progress = json.loads((path / "state.json").read_bytes())
-    return State(weights=weights, optimizer=optimizer, **progress)
+    return State(weights=weights, optimizer=optimizer, **read_progress(checkpoint))
+
+
+def read_progress(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Everything of a state that is no tensor."""
+    return dict(json.loads((checkpoint.folder / "state.json").read_bytes()))
 
 
 def load_weights(checkpoint: Checkpoint) -> Tensors:

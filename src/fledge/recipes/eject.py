@@ -71,6 +71,7 @@ def find(name: str, overrides: list[str], runs: Path) -> Found:
 
 
 def of_run(run: Run, which: str) -> Found:
+    run.refuse_changed()
     checkpoint, damaged = store.find(run.checkpoints, which)
     for what in damaged:
         say(f"warning: {what}; using step {checkpoint.step}")

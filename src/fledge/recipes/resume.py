@@ -26,6 +26,7 @@ def run(args: argparse.Namespace) -> None:
 def resume(reference: str, runs: Path, company: Company = ALONE) -> Outcome:
     name, which = run_folder.split_reference(reference)
     run = run_folder.find(name, runs)
+    run.refuse_changed()
     settings = settle(run.config())
     if "imported" in run.facts():
         raise UserError(

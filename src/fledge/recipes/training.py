@@ -43,6 +43,7 @@ from fledge.recipes.screen import say
 from fledge.recipes.settings import Settings
 from fledge.tokens.tokenizer import byte_lengths
 from fledge.track import events
+from fledge.track.guests import Guest
 from fledge.track.sinks import CSVSink, JSONLSink, SamplesSink, Sink, TensorBoardSink, Tracker, WandbSink, rewind
 from fledge.track.terminal import view
 from fledge.train.anomaly import origin, sound
@@ -161,10 +162,11 @@ class Training:
                 end = self._through(state)
                 reached = end.last.step if end.last else reached
                 stopped = signals.received if reached < self.steps or end.owed else None
-                if stopped:
-                    with contextlib.suppress(Derailed):  # what is not worth keeping: an older checkpoint stands
-                        self._save(reached, end)
-                self._tell_saved(self.saver.finished(wait=True))
+                with signals.deadline.lifted():
+                    if stopped:
+                        with contextlib.suppress(Derailed):  # what is not worth keeping: an older checkpoint stands
+                            self._save(reached, end)
+                    self._tell_saved(self.saver.finished(wait=True))
                 reason = "interrupted" if stopped else "finished"
                 memory = machines.peak_memory(self.machine.device)
                 self.tracker.record(events.Ended(reached, reason, time.perf_counter() - begun, memory))
@@ -253,19 +255,19 @@ class Training:
         )
 
     def _sinks(self, reached: int) -> list[Sink]:
-        """Files and screen, which must work, and guests, which may fail: training does not depend on them."""
+        """Files, which must be exact; a screen; and guests, which may fail or hang and change nothing."""
         if not self.company.first:
             return []
         track, folder = self.settings.track, self.run.folder
         sinks: list[Sink] = [CSVSink(folder), JSONLSink(folder), SamplesSink(folder), view(Console(stderr=True))]
-        guests: list[Callable[[], Sink]] = []
+        guests: dict[str, Callable[[], Sink]] = {}
         if track.tensorboard:
-            guests.append(lambda: TensorBoardSink(folder, reached))
+            guests["TensorBoard"] = lambda: TensorBoardSink(folder, reached)
         if track.wandb:
-            guests.append(lambda: WandbSink(folder, track.project, to_layer(self.settings)))
-        for guest in guests:
+            guests["Weights & Biases"] = lambda: WandbSink(folder, track.project, to_layer(self.settings))
+        for name, guest in guests.items():
             try:
-                sinks.append(guest())
+                sinks.append(Guest(name, guest))
             except UserError:
                 raise
             except Exception as error:

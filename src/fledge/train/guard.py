@@ -1,8 +1,6 @@
 """What may go wrong between steps: a request to stop, and numbers that are none."""
 
-import contextlib
 import math
-import os
 import signal
 import statistics
 from collections import deque
@@ -12,12 +10,12 @@ from types import FrameType
 from typing import Any, Self, TypeVar
 
 from fledge.base.company import ALONE, Company
+from fledge.train.deadline import Deadline, end_now, tell
 from fledge.train.step import StepResult
 
 T = TypeVar("T")
 PATIENCE = 3  # steps without an update
 USUAL, ENOUGH = 50, 10  # losses that tell what is usual, and how many of them are needed
-SHOW_CURSOR = "\x1b[?25h"
 
 
 class StopAsked(Exception):
@@ -25,7 +23,7 @@ class StopAsked(Exception):
 
 
 class StopSignals:
-    """While this is entered, the first SIGINT or SIGTERM is a request, and the second ends the process at once.
+    """While this is entered, the first SIGINT or SIGTERM is a request, with a deadline; the second ends the process.
 
     A request to one rank is one to all, and all hear of it at the same moment: nobody leaves while others wait for it.
     """
@@ -34,14 +32,17 @@ class StopSignals:
 
     def __init__(self, company: Company = ALONE) -> None:
         self.received: int | None = None  # by anybody, as far as has been asked
+        self.deadline = Deadline(self.HANDLED)
         self._own: int | None = None
         self._company = company
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._receive) for number in self.HANDLED}
+        self.deadline.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.deadline.__exit__()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -59,17 +60,10 @@ class StopSignals:
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         if self._own is not None:
-            _write(SHOW_CURSOR)
-            os._exit(128 + number)
+            end_now(number)
         self._own = number
         if self._company.first:
-            _write("\nstopping after this step, and saving; again to stop at once\n")
-
-
-def _write(text: str) -> None:
-    """Straight to the terminal: a handler may run in the middle of anything, a print included."""
-    with contextlib.suppress(OSError):
-        os.write(2, text.encode())
+            tell("\nstopping after this step, and saving; again to stop at once\n")
 
 
 class Derailed(Exception):
