@@ -194,13 +194,21 @@ def _join() -> Connected:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     try:
         store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
-        group = PrefixStore("group", store)
+        own = PrefixStore(_round(store, size), store)
+        group = PrefixStore("group", own)
         dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=PATIENCE)
     except (ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:120]
         raise UserError(f"the processes did not find each other: {reason}", "start them with torchrun") from error
     local = int(os.environ.get("LOCAL_RANK") or 0)
-    return Connected(rank, size, local, store=PrefixStore("company", store))
+    return Connected(rank, size, local, store=PrefixStore("company", own))
+
+
+def _round(store: Store, size: int) -> str:
+    """A name of this start. torchrun keeps its store when it starts processes again, with all that dead ones wrote."""
+    start = f"{restarts()[0]}/{size}"
+    arrived = store.add(f"arrived/{start}", 1)
+    return f"{start}/{(arrived - 1) // size}"  # machines that come or go make another start of the same count
 
 
 @contextlib.contextmanager

@@ -57,10 +57,13 @@ def test_torchrun_starts_ranks_again_and_the_run_goes_on(home: Any) -> None:
     words = [*torchrun, "-m", "--", "fledge", *home.training("bird", *LONG, "--train.steps", "150")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     agent = subprocess.Popen([sys.executable, *words], text=True, stderr=subprocess.PIPE, env=environment)
-    wait_for(home.runs / "bird" / "metrics.csv", 30)
-    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
-    os.kill(int(children[-1]), signal.SIGKILL)
-    said = agent.communicate(timeout=120)[1]
+    try:
+        wait_for(home.runs / "bird" / "metrics.csv", 30)
+        children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        said = agent.communicate(timeout=120)[1]
+    finally:
+        agent.terminate()  # it takes its processes along
     assert agent.returncode == 0, said
     assert "going on with 'bird' after step" in said
     rows = (home.runs / "bird" / "metrics.csv").read_text().splitlines()[1:]
