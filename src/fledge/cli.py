@@ -44,6 +44,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if name not in VERBS:
         raise UserError(f"unknown verb '{name}'", nearest(name, VERBS) or "fledge --help lists the verbs")
     verb = VERBS[name]
+    refuse_many(name, verb)
     parser = parser_of(name, verb)
     words, settings = split_settings(words) if verb.settings else (words, [])
     args, rest = parser.parse_known_args(words)
@@ -53,6 +54,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"unknown argument '{wrong}'", nearest(wrong, known) or f"see: fledge {name} --help")
     args.verb, args.overrides = name, settings
     return args
+
+
+def refuse_many(name: str, verb: Verb) -> None:
+    """torchrun would have each of its processes do the whole of it."""
+    if not verb.together and os.environ.get("WORLD_SIZE", "1") != "1":
+        able = ", ".join(each for each in VERBS if VERBS[each].together)
+        raise UserError(f"fledge {name} is done by one process", f"leave torchrun out: it is for {able}")
 
 
 def one_line(text: str) -> str:

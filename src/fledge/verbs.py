@@ -25,6 +25,7 @@ class Verb:
     arguments: Callable[[Parser], None]
     examples: tuple[str, ...]
     settings: bool = False  # takes --section.key value
+    together: bool = False  # can be done by many processes that torchrun has started
     recipe: str = ""  # the file in recipes/, where it is not the verb's own name
 
 
@@ -247,10 +248,12 @@ VERBS = {
             "fledge train modern --model.size 30M",
             "fledge train --init gpt2 --data.corpus my-notes/",
             "fledge train demo --print-config > mine.toml     every setting, explained",
+            "torchrun --nproc-per-node 4 -m fledge train modern",
         ),
         settings=True,
+        together=True,
     ),
-    "resume": Verb("go on exactly where a run stopped", _resume, ("fledge resume hamlet",)),
+    "resume": Verb("go on exactly where a run stopped", _resume, ("fledge resume hamlet",), together=True),
     "data": Verb(
         "which text did a step learn from?",
         _data,
@@ -269,6 +272,7 @@ VERBS = {
         "judge a model on a whole split",
         _eval,
         ("fledge eval hamlet", "fledge eval hamlet@latest --json"),
+        together=True,
         recipe="evaluate",
     ),
     "export": Verb(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Self, TypeVar
 
+from fledge.base.company import ALONE, Company
 from fledge.train.deadline import Deadline, end_now, tell
 from fledge.train.step import StepResult
 
@@ -22,13 +23,18 @@ class StopAsked(Exception):
 
 
 class StopSignals:
-    """While this is entered, the first SIGINT or SIGTERM is a request, with a deadline; the second ends the process."""
+    """While this is entered, the first SIGINT or SIGTERM is a request, with a deadline; the second ends the process.
+
+    A request to one rank is one to all, and all hear of it at the same moment: nobody leaves while others wait for it.
+    """
 
     HANDLED = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self) -> None:
-        self.received: int | None = None
+    def __init__(self, company: Company = ALONE) -> None:
+        self.received: int | None = None  # by anybody, as far as has been asked
         self.deadline = Deadline(self.HANDLED)
+        self._own: int | None = None
+        self._company = company
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._receive) for number in self.HANDLED}
@@ -40,18 +46,24 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def asked(self) -> bool:
+        """Whether there is a request. Ranks must ask together."""
+        self.received = self._company.most(self._own or 0) or None
+        return self.received is not None
+
     def attentive(self, items: Iterable[T]) -> Iterator[T]:
         """The same items, for as long as nobody asks to stop."""
         for item in items:
-            if self.received is not None:
+            if self.asked():
                 raise StopAsked
             yield item
 
     def _receive(self, number: int, _: FrameType | None) -> None:
-        if self.received is not None:
+        if self._own is not None:
             end_now(number)
-        self.received = number
-        tell("\nstopping after this step, and saving; again to stop at once\n")
+        self._own = number
+        if self._company.first:
+            tell("\nstopping after this step, and saving; again to stop at once\n")
 
 
 class Derailed(Exception):
