@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fledge.base import machine as machines
 from fledge.base.errors import UserError
+from fledge.base.files import remove_partials
 from fledge.checkpoint import run as run_folder
 from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
@@ -49,6 +50,8 @@ def resume(reference: str, runs: Path) -> Outcome:
 
 def rewound(run: Run, which: str, steps: int) -> State | None:
     """The state to go on from, after everything later has been taken back; None is the very beginning."""
+    for folder in (run.folder, run.checkpoints):  # nobody else would, where it was killed in its last moment
+        remove_partials(folder)
     good, damaged = store.listed(run.checkpoints)
     for what in damaged:
         say(f"warning: {what}; it is passed over")

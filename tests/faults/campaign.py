@@ -1,0 +1,40 @@
+"""How much is tried, and the table of what came of it.
+
+pytest tests/faults                        a tenth
+FLEDGE_FAULTS=whole pytest tests/faults    everything: `make faults`
+"""
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+import pytest
+
+WHOLE = os.environ.get("FLEDGE_FAULTS") == "whole"
+ROW = "faults"  # the property of a test that goes into the table
+Tell = Callable[..., None]
+
+
+def share(whole: int) -> int:
+    """Of so many trials in the whole campaign, those of this one."""
+    return whole if WHOLE else max(1, whole // 10)
+
+
+def teller(record_property: Callable[[str, object], None]) -> Tell:
+    """`tell("kills", "step", 48)`: counts of the same table and name add up; words stand as they are."""
+    return lambda table, name, value: record_property(ROW, json.dumps([table, name, value]))
+
+
+def tables(reports: Iterable[pytest.TestReport]) -> list[str]:
+    told: dict[str, dict[str, int | str]] = defaultdict(dict)
+    for report in reports:
+        for key, row in report.user_properties:
+            if key == ROW:
+                table, name, value = json.loads(str(row))
+                before = told[table].get(name, 0)
+                told[table][name] = before + value if isinstance(value, int) and isinstance(before, int) else value
+    lines = []
+    for table in sorted(told):
+        lines += ["", table, *(f"  {name:<44} {value:>12}" for name, value in sorted(told[table].items()))]
+    return lines
