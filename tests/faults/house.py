@@ -4,10 +4,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from nursery import Child, start
+from nursery import Child, command
 from tiny import TINY_TOML, remains, write_text
 
 SAVE_EVERY = 3
+Through = tuple[Any, ...]  # the function of the new process, and what it is called with before words and environment
 RUN = "bird"
 
 
@@ -25,9 +26,9 @@ class House:
     def run(self) -> Path:
         return self.runs / RUN
 
-    def train(self, *words: str, held: bool = False) -> Child:
+    def train(self, *words: str, held: bool = False, through: Through = (command,)) -> Child:
         given = ("--run", RUN, "--data.corpus", str(self.text), "--runs", str(self.runs))
-        return self._start("train", str(self.toml), *given, *words, held=held)
+        return self._start("train", str(self.toml), *given, *words, held=held, through=through)
 
     def go_on(self, *words: str) -> Child:
         """Resumed; or begun once more, where it was stopped before there was a run."""
@@ -42,10 +43,11 @@ class House:
         assert code == 0 or (code == 2 and f"'{RUN}' is finished" in child.said()), child.said()
         return child
 
-    def _start(self, *words: str, held: bool = False) -> Child:
+    def _start(self, *words: str, held: bool = False, through: Through = (command,)) -> Child:
         log = self.folder / "log"
         log.unlink(missing_ok=True)
-        return start(list(words), log, held=held, FLEDGE_CACHE=str(self.cache), PYTHONWARNINGS="ignore")
+        environment = {"FLEDGE_CACHE": str(self.cache), "TORCHINDUCTOR_CACHE_DIR": str(self.cache / "compiled")}
+        return Child(*through, list(words), environment, log=log, held=held)
 
     def remains(self) -> dict[str, Any]:
         """Everything that must be as if nothing had happened; files that nobody needs must not be there."""

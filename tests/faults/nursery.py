@@ -1,8 +1,8 @@
 """Real processes that start in a moment: forked from one that has imported everything, and shot like any other.
 
-    start(words)         `fledge WORDS` in a process of its own
-    start_function(f)    the same for a function of a test
-    held=True            it stands still until `let_go`: for strace to take hold of it
+    Child(command, words, environment, log=…)    `fledge WORDS`
+    Child(work, …, log=…)                        any function, which is given its marks first, and is found by its name
+    held=True                                    it stands still until `let_go`: for strace to take hold of it
 
 While it works, a process tells in shared memory where it is: the phase, how often it came to each, how many steps are
 done. The marks are put around the real functions from outside, and nothing waits for anything.
@@ -125,15 +125,6 @@ class Child:
         return True
 
 
-def start(words: list[str], log: Path, *, held: bool = False, **environment: str) -> Child:
-    return Child(_command, words, environment, log=log, held=held)
-
-
-def start_function(work: Callable[..., object], *args: Any, log: Path, held: bool = False) -> Child:
-    """`work` is called with the marks first, and must be importable by its name."""
-    return Child(work, *args, log=log, held=held)
-
-
 def _live(marks: Marks, log: Path, work: Callable[..., object], *args: Any) -> None:
     """In the new process."""
     import torch
@@ -151,7 +142,7 @@ def _live(marks: Marks, log: Path, work: Callable[..., object], *args: Any) -> N
     sys.exit(code)  # type: ignore[arg-type]
 
 
-def _command(marks: Marks, words: list[str], environment: dict[str, str]) -> int:
+def command(marks: Marks, words: list[str], environment: dict[str, str]) -> int:
     from fledge.cli import main
 
     os.environ.update(environment)

@@ -1,7 +1,8 @@
 """One bit that flips, or an end that is missing, in any file that matters: found before it is used, and named."""
 
 import random
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -93,11 +94,11 @@ KINDS = (
 
 
 @pytest.fixture(scope="module")
-def trained(undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> House:
     """A finished run and its dataset, to be damaged."""
     house = House(tmp_path_factory.mktemp("damage"))
     house.finish()
-    yield house
+    return house
 
 
 def patient(house: House, kind: str) -> Patient:
@@ -117,3 +118,31 @@ def test_a_damaged_file_is_named_and_never_used(trained: House, tell: Tell, kind
         noticed = sum(file.is_noticed(damaged(chance)) for _ in range(count))
         tell("damage", f"{kind}, {harm}", f"{noticed} of {count}")
         assert noticed == count
+
+
+@pytest.mark.parametrize("kind", ["config.toml", "run.json", "tokenizer.json", "dataset/train/00000.tokens"])
+def test_resume_refuses_a_damaged_file_by_name(trained: House, kind: str) -> None:
+    file = patient(trained, kind)
+    file.path.write_bytes(file.flipped(random.Random(kind)))
+    try:
+        child = trained.go_on()
+        assert child.wait() == 2
+    finally:
+        file.path.write_bytes(file.whole)
+    assert "error: " in child.said()
+    assert str(file.path) in child.said()
+    assert "hint: " in child.said()
+
+
+@pytest.mark.parametrize("kind", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+def test_resume_names_a_damaged_checkpoint_and_goes_on_from_the_one_before(
+    undisturbed: Undisturbed, tmp_path: Path, kind: str
+) -> None:
+    house = undisturbed.beside(tmp_path / "house")
+    shutil.copytree(undisturbed.house.runs, house.runs)
+    file = patient(house, kind)
+    file.path.write_bytes(file.cut(random.Random(kind)))
+    child = house.go_on()
+    assert child.wait() == 0, child.said()
+    assert f"warning: {file.path} is damaged" in child.said()
+    assert house.remains() == undisturbed.remains

@@ -12,7 +12,7 @@ from campaign import WHOLE, Tell, share
 from conftest import Undisturbed
 from fledge.checkpoint import store
 from house import House, digests
-from nursery import Child, start_function
+from nursery import Child
 from saving import NEW, OLD, lay_down, save_and_prune
 from tracing import Call, calls, kill_at, needs_strace, refuse, traced
 
@@ -36,7 +36,7 @@ class Desk:
         lay_down(self.folder)
 
     def saved_under(self, *injected: str) -> Child:
-        child = start_function(save_and_prune, self.folder, log=self.said, held=True)
+        child = Child(save_and_prune, self.folder, log=self.said, held=True)
         with traced(child, self.log, *injected):
             child.let_go()
         return child
@@ -53,7 +53,7 @@ class Desk:
         return child
 
     def again(self) -> None:
-        child = start_function(save_and_prune, self.folder, log=self.said)
+        child = Child(save_and_prune, self.folder, log=self.said)
         assert child.wait() == 0, child.said()
         assert digests(self.folder) == self.whole
 
