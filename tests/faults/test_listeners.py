@@ -19,6 +19,7 @@ SAID = {
     "hangs from the start": "warning: Guest does not answer, and is left behind",
 }
 ROUNDS = 5
+LONG = ("--train.steps", "200", "--train.eval_every", "0", "--train.save_every", "200")
 
 
 @pytest.mark.parametrize("kind", SAID)
@@ -38,9 +39,7 @@ def test_what_guests_cost(undisturbed: Undisturbed, tmp_path: Path, tell: Tell) 
     for _ in range(ROUNDS):
         for kind, found in seconds.items():
             shutil.rmtree(house.runs, ignore_errors=True)
-            assert (
-                house.train("--train.steps", "200", "--train.eval_every", "0", through=(train_with, kind)).wait() == 0
-            )
+            assert house.train(*LONG, through=(train_with, kind)).wait() == 0
             found.append(step_seconds(house))
     plain = statistics.median(seconds["none"])
     for kind in SAID:
