@@ -8,6 +8,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 
@@ -22,18 +23,23 @@ def share(whole: int) -> int:
 
 
 def teller(record_property: Callable[[str, object], None]) -> Tell:
-    """`tell("kills", "step", 48)`: counts of the same table and name add up; words stand as they are."""
+    """`tell("kills", "step", 48)`: of the same name, counts add up, the largest of fractions stays, and words stand."""
     return lambda table, name, value: record_property(ROW, json.dumps([table, name, value]))
 
 
+def together(before: Any, value: Any) -> Any:
+    if isinstance(value, int):
+        return before + value
+    return max(before, value) if isinstance(value, float) else value
+
+
 def tables(reports: Iterable[pytest.TestReport]) -> list[str]:
-    told: dict[str, dict[str, int | str]] = defaultdict(dict)
+    told: dict[str, dict[str, int | float | str]] = defaultdict(dict)
     for report in reports:
         for key, row in report.user_properties:
             if key == ROW:
                 table, name, value = json.loads(str(row))
-                before = told[table].get(name, 0)
-                told[table][name] = before + value if isinstance(value, int) and isinstance(before, int) else value
+                told[table][name] = together(told[table][name], value) if name in told[table] else value
     lines = []
     for table in sorted(told):
         lines += ["", table, *(f"  {name:<44} {value:>12}" for name, value in sorted(told[table].items()))]

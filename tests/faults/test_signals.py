@@ -30,7 +30,7 @@ def ended(child: Child, number: signal.Signals, tell: Tell) -> int:
     assert taken < PROMISED, f"{taken:.1f} s"
     assert code in (STATUS[number], 0), child.said()
     assert "Traceback" not in child.said()
-    tell("signals: exit after at most", child.marks.phase, f"{taken:.1f} s")
+    tell("signals: seconds to the exit, at most", child.marks.phase, round(taken, 1))
     return code
 
 
