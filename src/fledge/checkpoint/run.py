@@ -15,7 +15,7 @@ from typing import Any
 
 from fledge.base.errors import UserError, nearest
 from fledge.base.files import atomic_folder, locked, read_json, sha256, user_path, write_atomic
-from fledge.base.seals import SEAL, sealed, unsealed
+from fledge.base.seals import SEAL, intact, sealed
 from fledge.base.settings import read_toml
 from fledge.checkpoint import store
 from fledge.checkpoint.state import State, load_weights
@@ -27,7 +27,7 @@ from fledge.tokens.tokenizer import Tokenizer
 CONFIG = "config.toml"
 FACTS = "run.json"
 TOKENIZER = "tokenizer.json"
-HASHES = "sha256"  # of the two others, in FACTS
+HASHED, HASHES = (CONFIG, TOKENIZER), "sha256"  # under which name their hashes stand in FACTS
 CHECKPOINTS = "checkpoints"
 
 
@@ -66,13 +66,10 @@ class Run:
     def changed(self) -> list[str]:
         """The files that are not what they were when the run was made. Of older runs, without a seal, nobody knows."""
         facts = self.facts()
-        if SEAL not in facts and HASHES not in facts:
-            return []
-        try:
-            hashes = unsealed((self.folder / FACTS).read_bytes(), indent=1)[HASHES]
-        except (ValueError, KeyError):
+        if not intact((self.folder / FACTS).read_bytes(), indent=1):
             return [FACTS]
-        return [name for name in (CONFIG, TOKENIZER) if _hash(self.folder / name) != hashes.get(name)]
+        hashes = facts.get(HASHES)
+        return [name for name in HASHED if isinstance(hashes, dict) and _hash(self.folder / name) != hashes.get(name)]
 
     def refuse_changed(self) -> None:
         """Before a run is trained on or answers for itself: a rate or a letter that flipped shows nowhere else."""
@@ -121,7 +118,7 @@ def create(
     with atomic_folder(folder) as inside:
         (inside / CONFIG).write_text(config, encoding="utf-8")
         tokenizers.save(tokenizer, inside / TOKENIZER)
-        hashes = {name: sha256(inside / name) for name in (CONFIG, TOKENIZER)}
+        hashes = {name: sha256(inside / name) for name in HASHED}
         (inside / FACTS).write_bytes(sealed({**facts, HASHES: hashes}, indent=1))
         (inside / CHECKPOINTS).mkdir()
         if start is not None:

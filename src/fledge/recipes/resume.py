@@ -9,6 +9,7 @@ from typing import Any
 from fledge.base import machine as machines
 from fledge.base.company import ALONE, Company, joined
 from fledge.base.errors import UserError
+from fledge.base.files import remove_partials
 from fledge.base.settings import merge, read_overrides, to_layer, to_toml
 from fledge.checkpoint import run as run_folder
 from fledge.checkpoint import store
@@ -122,6 +123,8 @@ def made_with(run: Run, which: str) -> dict[str, Any] | None:
 
 def rewound(run: Run, which: str, steps: int) -> str:
     """The checkpoint to go on from, after everything later has been taken back; none is the very beginning."""
+    for folder in (run.folder, run.checkpoints):  # nobody else would, where it was killed in its last moment
+        remove_partials(folder)
     good, damaged = store.listed(run.checkpoints)
     for what in damaged:
         say(f"warning: {what}; it is passed over")
