@@ -253,7 +253,7 @@ VERBS = {
             "fledge train modern --model.size 30M",
             "fledge train --init gpt2 --data.corpus my-notes/",
             "fledge train demo --print-config > mine.toml     every setting, explained",
-            "torchrun --nproc-per-node 4 -m fledge train modern",
+            "torchrun --nproc-per-node 4 -m -- fledge train modern",
         ),
         settings=True,
         together=True,

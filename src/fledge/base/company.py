@@ -7,6 +7,7 @@ Numbers on a CPU go through gloo, those on a GPU through NCCL.
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 PATIENCE = timedelta(hours=1)  # a saved checkpoint, or a slow disk
-LONG = timedelta(days=30)  # while one prepares the text for all
-A_MOMENT = timedelta(seconds=1)
+A_MOMENT = 1.0  # seconds
+GLANCE = 0.05  # seconds between looks
 FAILED = "failed"
 
 
@@ -117,8 +118,10 @@ class Connected(Company):
 
     @contextlib.contextmanager
     def in_turn(self, what: str) -> Iterator[None]:
-        if not self.first:
-            self.store.wait([what], LONG)
+        while not self.first and not self.store.check([what]):  # for days, where the text is large
+            if self.store.check([FAILED]):
+                raise gone()
+            time.sleep(GLANCE)
         yield
         if self.first:
             self.store.set(what, "")
@@ -131,16 +134,21 @@ class Connected(Company):
     def first_has_failed(self) -> bool:
         """Asked by a rank that fails. The first waits for those who ask, as it may hold what they look at."""
         asked = [f"asked/{rank}" for rank in range(1, self.size)]
-        try:
+        with contextlib.suppress(RuntimeError):
             if self.first:
                 self.store.set(FAILED, "")
-                self.store.wait(asked, A_MOMENT)
-            else:
-                self.store.wait([FAILED], A_MOMENT)
+                return self._appear(asked)
+            if self._appear([FAILED]):
                 self.store.set(asked[self.rank - 1], "")
-        except RuntimeError:
-            return self.first
-        return True
+                return True
+        return False
+
+    def _appear(self, words: list[str]) -> bool:
+        """Within a moment. Looked for again and again, as the store's own waiting is loud when it is in vain."""
+        end = time.monotonic() + A_MOMENT
+        while not (there := self.store.check(words)) and time.monotonic() < end:
+            time.sleep(GLANCE)
+        return there
 
 
 @contextlib.contextmanager
@@ -166,10 +174,7 @@ def joined() -> Iterator[Company]:
         if company.first_has_failed() and not company.first:
             raise SystemExit(2) from None
         if _lost(error):
-            raise UserError(
-                "another process of this training has ended, and the work of all is in pieces",
-                "its own words say why; what was saved is whole: go on with fledge resume",
-            ) from error
+            raise gone() from error
         raise
     else:
         company.leave()
@@ -206,6 +211,13 @@ def _hushed() -> Iterator[None]:
         contextlib.redirect_stderr(nowhere),
     ):
         yield
+
+
+def gone() -> UserError:
+    return UserError(
+        "another process of this training has ended, and the work of all is in pieces",
+        "its own words say why; what was saved is whole: go on with fledge resume",
+    )
 
 
 def _lost(error: Exception) -> bool:

@@ -54,7 +54,7 @@ def test_a_signal_to_any_rank_saves_and_ends_all(home: Any, ranks: Callable[...,
 
 def test_torchrun_starts_ranks_again_and_the_run_goes_on(home: Any) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2"]
-    words = [*torchrun, "-m", "--", "fledge", *home.training("bird", *LONG, "--train.micro_batch", "1")]
+    words = [*torchrun, "-m", "--", "fledge", *home.training("bird", *LONG, "--train.steps", "150")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     agent = subprocess.Popen([sys.executable, *words], text=True, stderr=subprocess.PIPE, env=environment)
     wait_for(home.runs / "bird" / "metrics.csv", 30)
@@ -64,7 +64,7 @@ def test_torchrun_starts_ranks_again_and_the_run_goes_on(home: Any) -> None:
     assert agent.returncode == 0, said
     assert "going on with 'bird' after step" in said
     rows = (home.runs / "bird" / "metrics.csv").read_text().splitlines()[1:]
-    assert [row.partition(",")[0] for row in rows] == [str(step) for step in range(401)]
+    assert [row.partition(",")[0] for row in rows] == [str(step) for step in range(151)]
 
 
 def test_a_restart_must_know_its_run(
@@ -82,6 +82,13 @@ def test_a_batch_that_ranks_cannot_share_is_refused(home: Any, ranks: Callable[.
     assert "error: train.batch = 9 cannot be shared by 2 processes\nhint: start 1, 3, 9 of them" in said[0]
     assert said[1] == ""
     assert not home.runs.exists()
+
+
+def test_what_only_the_first_can_find_wrong_is_said_once(home: Any, ranks: Callable[..., Any]) -> None:
+    started = ranks(home.words("train", str(home.toml), "--data.corpus", "/nowhere"), 2)
+    assert started.codes() == [2, 2]
+    assert [said.count("error: ") for said in started.said()] == [1, 0], "the others wait for the text"
+    assert "/nowhere" in started.said()[0]
 
 
 def test_other_verbs_are_for_one_process(
