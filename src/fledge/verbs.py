@@ -140,6 +140,11 @@ def _run_argument(parser: Parser, many: bool = False) -> None:
 
 def _resume(parser: Parser) -> None:
     _run_argument(parser)
+    changed = "go on with settings that differ from the checkpoint's; without it they are listed and refused"
+    parser.add_argument("--allow-changes", action="store_true", help=changed)
+    proof = "prove that loading and saving again gives the same bits, and stop"
+    parser.add_argument("--verify", action="store_true", help=proof)
+    _settings_argument(parser, "another setting, such as --train.steps 4000; see --allow-changes")
 
 
 def _data(parser: Parser) -> None:
@@ -253,7 +258,17 @@ VERBS = {
         settings=True,
         together=True,
     ),
-    "resume": Verb("go on exactly where a run stopped", _resume, ("fledge resume hamlet",), together=True),
+    "resume": Verb(
+        "go on exactly where a run stopped",
+        _resume,
+        (
+            "fledge resume hamlet",
+            "fledge resume hamlet --verify",
+            "fledge resume hamlet --train.steps 4000 --allow-changes",
+        ),
+        settings=True,
+        together=True,
+    ),
     "data": Verb(
         "which text did a step learn from?",
         _data,

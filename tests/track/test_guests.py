@@ -112,17 +112,14 @@ def test_what_is_wrong_with_a_guest_from_the_beginning_is_told_at_once() -> None
         Guest("Ear", make)
 
 
-def test_training_begins_without_a_guest_that_takes_its_time(
-    events: list[Event], go_on: threading.Event, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("fledge.track.guests.WELCOME", 0.01)
+def test_training_begins_without_a_guest_that_takes_its_time(events: list[Event], go_on: threading.Event) -> None:
     listener = Listener()
 
     def make() -> Listener:
         go_on.wait(WAIT)
         return listener
 
-    guest = Guest("Ear", make, farewell=WAIT)
+    guest = Guest("Ear", make, welcome=0.01, farewell=WAIT)
     for event in events:
         guest.record(event)
     go_on.set()

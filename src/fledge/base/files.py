@@ -82,11 +82,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """A write that fails does not say which file it was for: a refusal of the system without a name gets this one."""
+    """A refusal of the system that does not say what it is about, or names a file without its folder, says it now."""
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if "/" not in (name := str(error.filename or "")):
+            error.filename = str(path / name)
         raise
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from fledge.base.errors import UserError, nearest
-from fledge.base.files import atomic_folder, locked, read_json, sha256, user_path
-from fledge.base.seals import SEAL, sealed, unsealed
+from fledge.base.files import atomic_folder, locked, read_json, sha256, user_path, write_atomic
+from fledge.base.seals import SEAL, intact, sealed
 from fledge.base.settings import read_toml
 from fledge.checkpoint import store
 from fledge.checkpoint.state import State, load_weights
@@ -27,7 +27,7 @@ from fledge.tokens.tokenizer import Tokenizer
 CONFIG = "config.toml"
 FACTS = "run.json"
 TOKENIZER = "tokenizer.json"
-HASHES = "sha256"  # of the two others, in FACTS
+HASHED, HASHES = (CONFIG, TOKENIZER), "sha256"  # under which name their hashes stand in FACTS
 CHECKPOINTS = "checkpoints"
 
 
@@ -66,23 +66,27 @@ class Run:
     def changed(self) -> list[str]:
         """The files that are not what they were when the run was made. Of older runs, without a seal, nobody knows."""
         facts = self.facts()
-        if SEAL not in facts and HASHES not in facts:
-            return []
-        try:
-            hashes = unsealed((self.folder / FACTS).read_bytes(), indent=1)[HASHES]
-        except (ValueError, KeyError):
+        if not intact((self.folder / FACTS).read_bytes(), indent=1):
             return [FACTS]
-        return [name for name in (CONFIG, TOKENIZER) if _hash(self.folder / name) != hashes.get(name)]
+        hashes = facts.get(HASHES)
+        return [name for name in HASHED if isinstance(hashes, dict) and _hash(self.folder / name) != hashes.get(name)]
 
     def refuse_changed(self) -> None:
         """Before a run is trained on or answers for itself: a rate or a letter that flipped shows nowhere else."""
         if changed := self.changed():
             files = ", ".join(f"'{self.folder / name}'" for name in changed)
-            meant = f"; a change that is meant is a run of its own: fledge train {self.folder / CONFIG} --run NAME"
+            meant = f"; if the change is meant: fledge resume {self.name} --allow-changes"
             raise UserError(
                 f"damaged, or edited since the run was made: {files}",
                 f"restore it from a copy{meant if changed == [CONFIG] else ''}",
             )
+
+    def take_on(self, config: str) -> None:
+        """From now on with these settings; only for who has shown the difference and was told to go on."""
+        write_atomic(self.folder / CONFIG, config)
+        facts = {name: value for name, value in self.facts().items() if name != SEAL}
+        hashes = {**facts.get(HASHES, {}), CONFIG: sha256(self.folder / CONFIG)}
+        write_atomic(self.folder / FACTS, sealed({**facts, HASHES: hashes}, indent=1))
 
     def model_config(self) -> ModelConfig:
         """The run's [model] section; every run is written with all of it."""
@@ -114,7 +118,7 @@ def create(
     with atomic_folder(folder) as inside:
         (inside / CONFIG).write_text(config, encoding="utf-8")
         tokenizers.save(tokenizer, inside / TOKENIZER)
-        hashes = {name: sha256(inside / name) for name in (CONFIG, TOKENIZER)}
+        hashes = {name: sha256(inside / name) for name in HASHED}
         (inside / FACTS).write_bytes(sealed({**facts, HASHES: hashes}, indent=1))
         (inside / CHECKPOINTS).mkdir()
         if start is not None:

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fledge.base.errors import UserError
-from fledge.base.files import PARTIAL, atomic_folder, remove_partials, sha256
+from fledge.base.files import PARTIAL, atomic_folder, naming, remove_partials, sha256
 from fledge.base.seals import sealed, unsealed
 from fledge.checkpoint import parts
 from fledge.checkpoint.state import State, Tensors
@@ -208,7 +208,8 @@ def remove(folder: Path) -> None:
     """First its name: half a removed checkpoint must not be taken for a whole or for a damaged one."""
     doomed = folder.with_name(f"{PARTIAL}{folder.name}")
     folder.rename(doomed)
-    shutil.rmtree(doomed)
+    with naming(doomed):
+        shutil.rmtree(doomed)
 
 
 def remove_later(folder: Path, step: int) -> None:

@@ -20,6 +20,7 @@ import orjson
 
 from fledge.base.errors import Interrupted, UserError, asked_by
 from fledge.base.files import PARTIAL, locked, new_folders, remove_partials
+from fledge.base.seals import intact
 from fledge.datasets import judge, shards
 from fledge.datasets.config import DataConfig
 from fledge.datasets.division import Division
@@ -104,7 +105,7 @@ def is_built(out: str, key: str) -> bool:
         with contextlib.suppress(ValueError, AttributeError):
             manifest = json.loads(content)
             if manifest.get("made") == key:
-                if whole := is_whole(place, manifest):
+                if whole := intact(content, indent=1) and is_whole(place, manifest):
                     place.forget_work()  # where a process was killed just before its end
                 return whole
         raise UserError(f"'{out}' exists already", hint)

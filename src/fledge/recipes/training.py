@@ -153,7 +153,7 @@ class Training:
         reached = state.step if state else 0
         seed_chance(self.settings.train.seed, reached, self.company)  # dropout draws from torch's own generator
         if state is not None:
-            self._restore(state)
+            self.restore(state)
         begun = time.perf_counter()
         self.tracker = Tracker(self._sinks(reached))
         with self.signals as signals:
@@ -178,7 +178,7 @@ class Training:
         best = store.best_of(store.complete(self.run.checkpoints))
         return Outcome(self.run.name, str(self.run.folder), reached, best.val_loss if best else None)
 
-    def _restore(self, state: State) -> None:
+    def restore(self, state: State) -> None:
         restore(state, self.model, self.optimizer, self.company)
         self.stepper.scaling.remember(state.scaling)
         self.stepper.route = Route(state.detours)
@@ -230,7 +230,7 @@ class Training:
             raise refusal
         before = self.stepper.route
         after = before.around(state.step, accident.step - 1)
-        self._restore(state)
+        self.restore(state)
         self.stepper.route = after
         self.tracker.close()
         if self.company.first:
@@ -342,23 +342,31 @@ class Training:
 
     def _save(self, step: int, end: End | None = None) -> None:
         self._refuse_ruined(step)
+        val_loss = self.judged[1] if self.judged and self.judged[0] == step else None
+        owed = (asdict(end.last) if end.last else {}) if end and end.owed else None
         in_parts = self.settings.train.sharded_save and is_spread(next(self.model.parameters()))
-        state = (capture_part if in_parts else capture)(
-            self.model,
-            self.optimizer,
-            step,
-            self.company,
-            val_loss=self.judged[1] if self.judged and self.judged[0] == step else None,
-            scaling=self.stepper.scaling.memory(),
-            owed=(asdict(end.last) if end.last else {}) if end and end.owed else None,
-            detours=self.stepper.route.detours,
-            guard=self.guard.memory(),
-            about=about(self.settings, self.dataset),
-        )
+        state = self.captured(step, val_loss, owed, capture_part if in_parts else capture)
         if in_parts:
             self._tell_saved(save_parts(self.run.checkpoints, self.settings.train.keep_last, state, self.company))
         elif self.company.first:
             self._tell_saved(self.saver.save(state))
+
+    def captured(
+        self, step: int, val_loss: float | None, owed: dict[str, float] | None, taken: Callable[..., State] = capture
+    ) -> State:
+        """This very moment, whole: what `restore` needs to go on from it."""
+        return taken(
+            self.model,
+            self.optimizer,
+            step,
+            self.company,
+            val_loss=val_loss,
+            scaling=self.stepper.scaling.memory(),
+            owed=owed,
+            detours=self.stepper.route.detours,
+            guard=self.guard.memory(),
+            about=about(self.settings, self.dataset),
+        )
 
     def _refuse_ruined(self, step: int) -> None:
         """Loss and gradient are those before the update: whether it broke the weights shows in the weights alone."""

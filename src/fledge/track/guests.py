@@ -20,7 +20,14 @@ FAREWELL = 3.0  # seconds in which it should have told what is left
 class Guest:
     """A sink that is made and called in a thread of its own."""
 
-    def __init__(self, name: str, make: Callable[[], Sink], room: int = QUEUE, farewell: float = FAREWELL) -> None:
+    def __init__(
+        self,
+        name: str,
+        make: Callable[[], Sink],
+        room: int = QUEUE,
+        welcome: float = WELCOME,
+        farewell: float = FAREWELL,
+    ) -> None:
         self.name, self._farewell = name, farewell
         self._waiting: Queue[Event | None] = Queue(room)  # None: there will be no more
         self._dropped = 0
@@ -28,7 +35,7 @@ class Guest:
         self._begun = threading.Event()
         self._thread = threading.Thread(target=self._serve, args=(make,), name=name, daemon=True)
         self._thread.start()
-        self._begun.wait(WELCOME)
+        self._begun.wait(welcome)
         self._raise_failure()
 
     def record(self, event: Event) -> None:
