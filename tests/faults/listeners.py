@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from fledge.recipes.training import Training
+from fledge.recipes import training
 from fledge.track.events import Event, Stepped
 from fledge.track.guests import Guest
 from fledge.track.sinks import Sink
@@ -50,10 +50,7 @@ KINDS: dict[str, Callable[[], Sink] | None] = {
 
 def train_with(marks: Marks, kind: str, words: list[str], environment: dict[str, str]) -> int:
     """`fledge WORDS` with such a guest."""
-    make, usual = KINDS[kind], Training._sinks
+    make, usual = KINDS[kind], training.listeners
     if make:
-        Training._sinks = lambda self, reached: [  # type: ignore[method-assign]
-            *usual(self, reached),
-            Guest("Guest", make, room=4, welcome=0.2, farewell=0.2),
-        ]
+        training.listeners = lambda *about: [*usual(*about), Guest("Guest", make, room=4, welcome=0.2, farewell=0.2)]
     return command(marks, words, environment)
