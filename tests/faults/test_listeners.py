@@ -33,7 +33,7 @@ def test_a_guest_that_behaves_badly_changes_nothing(undisturbed: Undisturbed, tm
 
 @pytest.mark.skipif(not WHOLE, reason="a measurement, for the table of the whole campaign: FLEDGE_FAULTS=whole")
 def test_what_guests_cost(undisturbed: Undisturbed, tmp_path: Path, tell: Tell) -> None:
-    """In turns, so that whatever else the machine does slows all of them."""
+    """In turns, and the quickest steps of the quickest run count: whatever else the machine does slows all the others."""
     house = undisturbed.beside(tmp_path / "house")
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for _ in range(ROUNDS):
@@ -41,12 +41,13 @@ def test_what_guests_cost(undisturbed: Undisturbed, tmp_path: Path, tell: Tell) 
             shutil.rmtree(house.runs, ignore_errors=True)
             assert house.train(*LONG, through=(train_with, kind)).wait() == 0
             found.append(step_seconds(house))
-    plain = statistics.median(seconds["none"])
+    plain = min(seconds["none"])
     for kind in SAID:
-        change = statistics.median(seconds[kind]) / plain - 1
+        change = min(seconds[kind]) / plain - 1
         tell("guests: longer steps", f"one that {kind}", f"{change:+.1%}")
 
 
 def step_seconds(house: House) -> float:
     with (house.run / "metrics.csv").open(newline="") as file:
-        return statistics.median(float(row["step_seconds"]) for row in csv.DictReader(file) if row["step_seconds"])
+        steps = [float(row["step_seconds"]) for row in csv.DictReader(file) if row["step_seconds"]]
+    return statistics.quantiles(steps, n=10)[0]
