@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from fledge import __version__
-from fledge.base.errors import Interrupted, Terminated, UserError, asked_by, from_system, nearest
+from fledge.base.errors import Interrupted, Terminated, UserError, asked_by, from_system, nearest, out_of_memory
 from fledge.verbs import JOURNEY, VERBS, Parser, Verb, common_arguments
 
 
@@ -44,6 +44,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if name not in VERBS:
         raise UserError(f"unknown verb '{name}'", nearest(name, VERBS) or "fledge --help lists the verbs")
     verb = VERBS[name]
+    refuse_many(name, verb)
     parser = parser_of(name, verb)
     words, settings = split_settings(words) if verb.settings else (words, [])
     args, rest = parser.parse_known_args(words)
@@ -53,6 +54,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"unknown argument '{wrong}'", nearest(wrong, known) or f"see: fledge {name} --help")
     args.verb, args.overrides = name, settings
     return args
+
+
+def refuse_many(name: str, verb: Verb) -> None:
+    """torchrun would have each of its processes do the whole of it."""
+    if not verb.together and os.environ.get("WORLD_SIZE", "1") != "1":
+        able = ", ".join(each for each in VERBS if VERBS[each].together)
+        raise UserError(f"fledge {name} is done by one process", f"leave torchrun out: it is for {able}")
 
 
 def one_line(text: str) -> str:
@@ -125,8 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (UserError, OSError, MemoryError) as error:
-        if debug:
+    except (UserError, OSError, MemoryError, RuntimeError) as error:
+        if debug or (isinstance(error, RuntimeError) and not out_of_memory(error)):
             raise
         mistake = error if isinstance(error, UserError) else from_system(error)
         tell(f"error: {one_line(mistake.message)}\nhint: {one_line(mistake.hint)}")

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from fledge.base.errors import Interrupted, UserError, from_system, nearest
+from fledge.base.errors import Interrupted, UserError, from_system, nearest, out_of_memory
 
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode))
@@ -35,6 +35,27 @@ def test_common_refusals_are_named_in_plain_words_with_the_file(number: int, wor
 
 def test_a_refusal_without_a_file_names_none() -> None:
     assert "None" not in from_system(OSError(errno.ENOSPC, "No space left on device")).message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        RuntimeError("std::bad_alloc"),
+    ],
+    ids=str,
+)
+def test_a_lack_of_memory_is_understood_whatever_device_speaks(error: RuntimeError | MemoryError) -> None:
+    assert out_of_memory(error)
+    assert "memory" in from_system(error).message
+
+
+def test_other_failures_are_no_lack_of_memory() -> None:
+    assert not out_of_memory(RuntimeError("shapes do not match"))
+    assert not out_of_memory(UserError("the file 'out of memory.txt' is missing", "write it"))
 
 
 def test_the_nearest_word_is_offered_only_when_it_is_near() -> None:

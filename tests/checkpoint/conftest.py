@@ -45,6 +45,6 @@ def state_at(trainer: Callable[[int], tuple[GPT, torch.optim.Optimizer]]) -> Cal
     def make(step: int, val_loss: float | None = None) -> State:
         model, optimizer = trainer(step)
         one_update(model, optimizer)
-        return capture(model, optimizer, step, val_loss)
+        return capture(model, optimizer, step, val_loss=val_loss)
 
     return make

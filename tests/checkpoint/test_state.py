@@ -28,7 +28,7 @@ def test_after_restoring_the_next_steps_are_those_that_would_have_come(trainer: 
     model, optimizer = trainer(0)
     for _ in range(3):
         update(model, optimizer)
-    state = copied(capture(model, optimizer, 3, 1.5))
+    state = copied(capture(model, optimizer, 3, val_loss=1.5))
     went_on = [update(model, optimizer) for _ in range(3)]
 
     other_model, other_optimizer = trainer(99)
@@ -42,7 +42,7 @@ def test_after_restoring_the_next_steps_are_those_that_would_have_come(trainer: 
 def test_restoring_does_not_tie_the_model_to_the_state(trainer: Trainer, update: Update) -> None:
     model, optimizer = trainer(0)
     update(model, optimizer)
-    state = copied(capture(model, optimizer, 1, None))
+    state = copied(capture(model, optimizer, 1))
     before = copied(state)
     other = trainer(1)
     restore(state, *other)
@@ -53,7 +53,7 @@ def test_restoring_does_not_tie_the_model_to_the_state(trainer: Trainer, update:
 def test_the_optimisers_memory_is_named_after_its_weights(trainer: Trainer, update: Update) -> None:
     model, optimizer = trainer(0)
     update(model, optimizer)
-    state = capture(model, optimizer, 1, None)
+    state = capture(model, optimizer, 1)
     expected = {f"{kind}/{name}" for name in state.weights for kind in ("exp_avg", "exp_avg_sq", "step")}
     assert set(state.optimizer) == expected
     for name, p in model.named_parameters():
@@ -106,7 +106,7 @@ def test_an_optimisers_memory_that_does_not_fit_is_refused_by_name(
 ) -> None:
     model, optimizer = trainer(0)
     update(model, optimizer)
-    state = copied(capture(model, optimizer, 1, None))
+    state = copied(capture(model, optimizer, 1))
     change(state.optimizer)
     with pytest.raises(UserError, match=named):
         restore(state, *trainer(1))

@@ -65,6 +65,13 @@ def test_greedy_is_where_low_temperatures_lead(scores: list[float], temperature:
     assert int(chosen) == scores.index(max(scores))
 
 
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_scores_that_are_no_numbers_are_refused(odd: float, temperature: float) -> None:
+    with pytest.raises(UserError, match="no numbers"):
+        choose(torch.tensor([[1.0, odd, 2.0]]), strategies(temperature), torch.Generator())
+
+
 def test_temperature_divides() -> None:
     logits = torch.tensor([[0.0, 1.0, 4.0]])
     ratio = torch.log_softmax(Temperature(2.0)(logits), -1)

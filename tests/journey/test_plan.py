@@ -144,8 +144,38 @@ def test_a_run_that_tells_nothing_of_memory_or_end_is_shown_with_gaps(
     found = planned(own, capsys, "--against", "bird")
     assert found["memory"]["measured"] is None
     assert found["seconds"] == {**found["seconds"], "measured": None, "difference_percent": None}
+    assert found["loss"]["measured"] is None  # it may not have been the end
     assert own.do("plan", "--against", "bird") == 0
     assert " - " in capsys.readouterr().out
+
+
+def test_the_time_of_a_run_whose_first_process_was_killed_is_not_known(
+    own: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = own.runs / "bird" / "events.jsonl"
+    started = next(line for line in events.read_text().splitlines(True) if '"Started"' in line)
+    events.write_text(started + events.read_text())
+    found = planned(own, capsys, "--against", "bird")
+    assert found["seconds"]["measured"] is None
+    assert found["loss"]["measured"] > 0
+
+
+def test_a_half_written_line_and_odd_line_ends_in_a_sample_are_no_damage(
+    own: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = own.runs / "bird" / "events.jsonl"
+    sample = {"event": "Sampled", "step": 40, "prompt": "", "text": "a\u2028b\x85c"}
+    events.write_text(
+        events.read_text() + json.dumps(sample, ensure_ascii=False) + '\n{"event": "Sta', encoding="utf-8"
+    )
+    assert planned(own, capsys, "--against", "bird")["seconds"]["measured"] > 0
+
+
+def test_an_end_that_does_not_say_when_is_damage(own: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    with (own.runs / "bird" / "events.jsonl").open("a") as events:
+        events.write('{"event": "Ended", "step": 40, "reason": "finished"}\n')
+    assert own.do("plan", "--against", "bird") == 2
+    assert "events.jsonl' is missing or damaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -158,6 +188,7 @@ def test_a_run_that_tells_nothing_of_memory_or_end_is_shown_with_gaps(
         (["demo", "--price", "-1"], "--price"),
         (["demo", "--price", "nan"], "--price"),
         (["demo", "--budget", "soon"], "--budget"),
+        (["demo", "--budget", ""], "--budget"),
         (["demo", "--budget", "30m", "--train.steps", "5"], "--budget"),
         (["demo", "--train.batch", "10", "--train.micro_batch", "4"], "train.micro_batch = 4"),
     ],

@@ -14,6 +14,7 @@ from fledge.model.head import make_head
 from fledge.model.init import build
 from fledge.model.mlp import MLPS
 from fledge.model.norms import make_norm
+from fledge.model.pairs import HashedPairs, make_pairs
 from fledge.model.positions import POSITIONS, ROTATIONS
 
 SMALL = ModelConfig(n_layer=2, n_head=2, n_embd=16, context=12, vocab_size=11, norm="layernorm")
@@ -127,6 +128,19 @@ def test_a_biased_head_adds_a_number_to_each_tokens_score(tied: bool) -> None:
     with torch.no_grad():
         biased.head.bias.copy_(torch.arange(11.0))
         torch.testing.assert_close(biased(ids), plain(ids) + torch.arange(11.0))
+
+
+@pytest.mark.parametrize(("vocab_size", "rows"), [(1024, 4096), (32_768, 32_768), (65_536, 4097), (50_257, 65_536)])
+def test_pairs_that_share_a_token_share_no_row_more_often_than_others(vocab_size: int, rows: int) -> None:
+    pairs = make_pairs(replace(SMALL, vocab_size=vocab_size, pair_table=rows))
+    assert isinstance(pairs, HashedPairs)
+    every = torch.arange(vocab_size)
+    many = min(vocab_size, rows)
+    for pair in (every * vocab_size + 7, 7 * vocab_size + every):  # the second token, or the first, is always 7
+        row = pairs.row(pair)
+        assert row.min() >= 0
+        assert row.max() < rows
+        assert len(row.unique()) > 0.5 * many
 
 
 def test_a_soft_cap_bounds_scores_and_leaves_small_ones_alone() -> None:

@@ -40,6 +40,15 @@ def test_matrices_of_nothing_stay_nothing() -> None:
     assert not orthogonal(torch.zeros(2, 5, 3), torch.float32).any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_size_of_a_gradient_says_nothing_even_beyond_the_digits_of_fp16(dtype: torch.dtype) -> None:
+    matrices = torch.randn(2, 24, 16, generator=torch.Generator().manual_seed(0))
+    wanted = orthogonal(matrices, torch.float32)
+    for size in (2.0**-24, 2.0**20):
+        made = orthogonal(size * matrices, dtype).float()
+        assert nn.functional.cosine_similarity(made.flatten(), wanted.flatten(), dim=0) > 0.999
+
+
 @pytest.mark.parametrize("shape", [(24, 24), (48, 16), (16, 48)])
 def test_updates_are_those_of_torch(shape: tuple[int, int]) -> None:
     """Theirs is a mean of gradients and ours a sum: only the direction counts. Both round to bf16, in other places."""

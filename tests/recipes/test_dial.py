@@ -91,6 +91,13 @@ def test_a_size_that_cannot_be_is_refused_with_the_nearest(size: str) -> None:
     resolve("modern", ["--model.size", refusal.value.hint.split()[-1]])
 
 
+@pytest.mark.parametrize("word", ["--model.siz", "--model.sise", "--modl.size"])
+def test_a_misspelt_size_is_offered_in_its_right_spelling(word: str) -> None:
+    with pytest.raises(UserError) as refusal:
+        resolve("demo", [word, "30M"])
+    assert refusal.value.hint == "did you mean 'model.size'?"
+
+
 def test_a_vocabulary_too_large_for_the_size_is_named() -> None:
     with pytest.raises(UserError, match="50,257"):
         resolve("gpt2", ["--model.size", "1M"])

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fledge.base.errors import UserError
+from fledge.base.errors import UserError, out_of_memory
 from fledge.base.machine import Machine, free_memory, total_memory
 from fledge.model.config import ModelConfig
 from fledge.model.count import activation_bytes, parameters
 from fledge.train import fitting
-from fledge.train.fitting import Fitting, Fixed, guess, out_of_memory
+from fledge.train.fitting import Fitting, Fixed, guess
 from fledge.train.step import Stepper
 
 CPU = Machine("cpu", "float32")
@@ -95,7 +95,7 @@ def test_other_failures_are_not_taken_for_this_one(stepper: Build) -> None:
 def test_what_torch_says_when_a_cpu_has_no_memory_is_understood() -> None:
     code = """
 import resource, torch
-from fledge.train.fitting import out_of_memory
+from fledge.base.errors import out_of_memory
 resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
 try:
     torch.empty(1 << 36)

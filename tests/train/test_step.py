@@ -1,5 +1,6 @@
 """One update: the same as a loop written by hand, however the batch is cut."""
 
+import time
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from fledge.optim.groups import build_optimizer
 from fledge.optim.schedule import multiplier
 from fledge.train.fitting import Fixed
 from fledge.train.parallel import wrap
-from fledge.train.step import Stepper
+from fledge.train.step import Gradient, Stepper
 
 CPU = Machine("cpu", "float32")
 MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=16, context=8, vocab_size=13)
@@ -86,6 +87,20 @@ def test_micro_batches_give_the_update_of_the_whole_batch(micro_batch: int) -> N
         mean_a, mean_b = (s.optimizer.state[p]["exp_avg"] for s, p in ((whole, a), (pieces, b)))
         torch.testing.assert_close(mean_a, mean_b, atol=1e-6, rtol=1e-5, msg=name)
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_a_step_lasts_until_its_numbers_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU is handed work that it has not done yet: asking for a number waits for it."""
+
+    class Late:
+        def __float__(self) -> float:
+            time.sleep(0.05)
+            return 1.0
+
+    ours = stepper()
+    found = Gradient(Late(), Late(), torch.tensor(BATCH * 8))  # type: ignore[arg-type]
+    monkeypatch.setattr(ours, "_gradient", lambda _: found)
+    assert ours(0).seconds >= 0.1
 
 
 def test_gradients_do_not_leak_into_the_next_step() -> None:

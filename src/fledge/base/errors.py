@@ -45,9 +45,18 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else ""
 
 
-def from_system(error: OSError | MemoryError) -> UserError:
+MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """torch says so in a RuntimeError, whose words depend on the device."""
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in MEMORY_WORDS)
+    return said or isinstance(error, MemoryError)
+
+
+def from_system(error: OSError | MemoryError | RuntimeError) -> UserError:
     """The system's refusals, in words that help."""
-    if isinstance(error, MemoryError):
+    if not isinstance(error, OSError):
         return UserError("this does not fit into memory", "make the batch, the context or the model smaller")
     where = f" '{error.filename}'" if error.filename else ""
     reasons = {

@@ -49,6 +49,21 @@ def permute(numbers: Numbers, size: int, keys: Numbers) -> Numbers:
 
 
 @dataclass(frozen=True)
+class Route:
+    """Which global batch a step learns from: the one of its own number, unless some had to be passed over before."""
+
+    detours: tuple[tuple[int, int], ...] = ()  # (from this step on, this many batches later)
+
+    def batch(self, step: int) -> int:
+        return step + sum(more for first, more in self.detours if first <= step)
+
+    def around(self, back: int, failed: int) -> "Route":
+        """Step `failed` went wrong, and `back` is made again: with the batch that would have come after."""
+        before = Route(tuple(detour for detour in self.detours if detour[0] < back))
+        return Route((*before.detours, (back, self.batch(failed) + 1 - before.batch(back))))
+
+
+@dataclass(frozen=True)
 class Order:
     """The order of windows of `context` + 1 tokens (inputs, and the targets one later) over `tokens` tokens."""
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from fledge.base.errors import UserError, nearest
-from fledge.base.files import atomic_folder, locked, read_json, sha256, user_path
-from fledge.base.seals import intact, sealed
+from fledge.base.files import atomic_folder, locked, read_json, sha256, user_path, write_atomic
+from fledge.base.seals import SEAL, intact, sealed
 from fledge.base.settings import read_toml
 from fledge.checkpoint import store
 from fledge.checkpoint.state import State, load_weights
@@ -75,11 +75,18 @@ class Run:
         """Before a run is trained on or answers for itself: a rate or a letter that flipped shows nowhere else."""
         if changed := self.changed():
             files = ", ".join(f"'{self.folder / name}'" for name in changed)
-            meant = f"; a change that is meant is a run of its own: fledge train {self.folder / CONFIG} --run NAME"
+            meant = f"; if the change is meant: fledge resume {self.name} --allow-changes"
             raise UserError(
                 f"damaged, or edited since the run was made: {files}",
                 f"restore it from a copy{meant if changed == [CONFIG] else ''}",
             )
+
+    def take_on(self, config: str) -> None:
+        """From now on with these settings; only for who has shown the difference and was told to go on."""
+        write_atomic(self.folder / CONFIG, config)
+        facts = {name: value for name, value in self.facts().items() if name != SEAL}
+        hashes = {**facts.get(HASHES, {}), CONFIG: sha256(self.folder / CONFIG)}
+        write_atomic(self.folder / FACTS, sealed({**facts, HASHES: hashes}, indent=1))
 
     def model_config(self) -> ModelConfig:
         """The run's [model] section; every run is written with all of it."""

@@ -128,6 +128,19 @@ class Split:
         """Windows of equal length, one a row: [len(starts), length]."""
         return np.stack([self.read(int(start), length) for start in starts])
 
+    def documents_in(self, start: int, length: int) -> tuple[int, int]:
+        """The first and the last document of which a token lies in this window."""
+        return max(0, self._begun(start) - 1), max(0, self._begun(start + length - 1) - 1)
+
+    def _begun(self, place: int) -> int:
+        """How many documents begin at this token or before."""
+        begins = [0, *self._ends.tolist()]
+        return sum(
+            int(np.searchsorted(starts, place - begin, side="right"))
+            for begin, starts in zip(begins, self._documents, strict=False)
+            if begin <= place
+        )
+
     def document_starts(self) -> Iterator[int]:
         """Where each document begins, counted over the whole split."""
         offset = 0

@@ -94,6 +94,8 @@ def strategies(temperature: float = 1.0, top_k: int | None = None, top_p: float 
 def choose(logits: Tensor, row: tuple[Strategy, ...], generator: torch.Generator) -> Tensor:
     """logits [B, V] → tokens [B]. Drawn on the CPU in fp32: the same seed gives the same text on every device."""
     logits = logits.float().cpu()
+    if not logits.amax(-1).isfinite().all():
+        raise UserError("the model's scores are no numbers: its training went wrong", "take an earlier one: RUN@best")
     for strategy in row:
         logits = strategy(logits)
     return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(-1)

@@ -12,6 +12,7 @@ from fledge.model.cache import Cache
 from fledge.model.config import ModelConfig
 
 STEP = 2_654_435_761  # an odd number near 2³² / golden ratio: neighbours land far apart
+LOW = 2**32 - 1  # the digits that are stirred
 
 
 class NoPairs(nn.Module):
@@ -42,7 +43,10 @@ class Pairs(nn.Module):
 
 class HashedPairs(Pairs):
     def row(self, pair: Tensor) -> Tensor:
-        return (pair * STEP) % self.rows
+        """Twice stirred: of one product alone, some digits know only the second token."""
+        once = pair * STEP & LOW
+        twice = (once ^ once >> 16) * STEP & LOW
+        return twice * self.rows >> 32
 
 
 def make_pairs(config: ModelConfig) -> nn.Module:

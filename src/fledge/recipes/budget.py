@@ -34,7 +34,7 @@ def read_time(text: str) -> float:
     """'90s', '30m', '1h30m' → seconds"""
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
     seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
-    if not seconds or "".join(number + unit for number, unit in parts) != text:
+    if not 0 < seconds < math.inf or "".join(number + unit for number, unit in parts) != text:
         raise UserError(f"--budget cannot be {text!r}", "it takes a time, such as 90s, 30m or 1h30m")
     return seconds
 

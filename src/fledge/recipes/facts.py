@@ -3,7 +3,6 @@
 import platform
 import subprocess
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,9 @@ import torch
 from fledge import __version__
 from fledge.base import machine as machines
 from fledge.base.machine import Machine
+from fledge.base.settings import to_layer
 from fledge.datasets.shards import Dataset
+from fledge.recipes.settings import Settings
 from fledge.tokens.tokenizer import Tokenizer, fingerprint
 
 
@@ -35,9 +36,18 @@ def of_training(dataset: Dataset, machine: Machine) -> dict[str, Any]:
         **made_with(dataset.tokenizer),
         "processor": machines.hardware(machine.device),
         "cores": machines.cores(),
-        "machine": asdict(machine),
+        "machine": {"device": machine.device, "dtype": machine.dtype, "processes": machine.company.size},
         "dataset": str(dataset.folder.resolve()),
         "dataset_sha256": dataset.fingerprint,
+    }
+
+
+def about(settings: Settings, dataset: Dataset) -> dict[str, Any]:
+    """What a checkpoint was made of, so that nobody goes on with something else unawares."""
+    return {
+        "settings": to_layer(settings),
+        "dataset_sha256": dataset.fingerprint,
+        "tokenizer_sha256": fingerprint(dataset.tokenizer),
     }
 
 

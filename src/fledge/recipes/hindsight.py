@@ -3,12 +3,12 @@
 import json
 import math
 import statistics
-from typing import Any
 
 from fledge.base.errors import UserError
 from fledge.base.files import human_bytes
 from fledge.checkpoint.run import Run
 from fledge.recipes.forecast import Forecast
+from fledge.track.events import Ended
 from fledge.track.sinks import EVENTS, read_metrics
 from fledge.track.terminal import span
 
@@ -17,27 +17,30 @@ Row = dict[str, float | None]
 
 def happened(run: Run) -> dict[str, float | None]:
     """What the run's own files tell; None where they do not."""
-    columns, ends = read_metrics(run.folder), endings(run)
+    columns, (begun, ends) = read_metrics(run.folder), sessions(run)
     losses = [loss for loss in columns["val_loss"] if math.isfinite(loss)]
     times = [seconds for seconds in columns["step_seconds"] if math.isfinite(seconds)]
     speeds = [speed for speed in columns["tokens_per_second"] if math.isfinite(speed)]
-    whole = bool(ends) and ends[-1]["reason"] == "finished"
-    memory = max((end.get("memory") or 0 for end in ends), default=0)
+    finished = bool(ends) and ends[-1].reason == "finished"
+    whole = finished and len(ends) == begun  # a process that was killed took its time with it
+    memory = max((end.memory or 0 for end in ends), default=0)
     return {
-        "seconds": sum(end["seconds"] for end in ends) if whole else None,
+        "seconds": sum(end.seconds for end in ends) if whole else None,
         "step_seconds": statistics.median(times) if times else None,
         "tokens_per_second": statistics.median(speeds) if speeds else None,
         "memory": memory or None,
-        "loss": losses[-1] if losses else None,
+        "loss": losses[-1] if losses and finished else None,  # a plan speaks of the end
     }
 
 
-def endings(run: Run) -> list[dict[str, Any]]:
-    """Each time that a process worked on this run and came to an end of its own."""
+def sessions(run: Run) -> tuple[int, list[Ended]]:
+    """How often a process began to work on this run, and each time that one came to an end of its own."""
     try:
-        lines = (run.folder / EVENTS).read_text(encoding="utf-8", errors="replace").splitlines()
-        return [event for event in map(json.loads, lines) if event["event"] == "Ended"]
-    except (OSError, ValueError, KeyError, TypeError):
+        lines = (run.folder / EVENTS).read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+        told = [(event.pop("event"), event) for event in map(json.loads, lines)]
+        ends = [Ended(e["step"], e["reason"], e["seconds"], e.get("memory")) for name, e in told if name == "Ended"]
+        return sum(name == "Started" for name, _ in told), ends
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"'{run.folder / EVENTS}' is missing or damaged", "restore it, or train the run anew") from None
 
 

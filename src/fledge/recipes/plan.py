@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
         return
     settings = resolve(args.preset, args.overrides)
     said = read_overrides(args.overrides)
-    seconds = read_time(args.budget) if args.budget else None
+    seconds = read_time(args.budget) if args.budget is not None else None
     if seconds is not None and {"steps", "epochs"} & set(said.get("train", {})):
         raise UserError("--budget says how long: train.steps and train.epochs follow", "leave them out, or --budget")
     machine = machines.choose(settings.train.device, settings.train.dtype)
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def refuse_odd_words(args: argparse.Namespace) -> None:
-    if args.against and (args.preset or args.overrides or args.budget or args.price is not None):
+    if args.against and (args.preset or args.overrides or (args.budget, args.price) != (None, None)):
         raise UserError("--against looks back at a run as it was", "give nothing besides: fledge plan --against RUN")
     if not (args.against or args.preset):
         raise UserError("what is to be planned?", "name a preset or a FILE.toml, or look back: --against RUN")

@@ -22,7 +22,7 @@ from fledge.base.machine import Machine
 from fledge.batches.loader import Loader
 from fledge.batches.order import Order
 from fledge.checkpoint import store
-from fledge.checkpoint.state import State, Tensors, capture
+from fledge.checkpoint.state import State, Tensors, bytes_of, capture, snapshot
 from fledge.datasets.shards import Split
 from fledge.evaluate.loss import judge, portion
 from fledge.generate.engine import generate
@@ -141,26 +141,21 @@ def seconds_of_sampling(stepper: Stepper, settings: Settings, machine: Machine) 
 
 
 def seconds_of_saving(stepper: Stepper, folder: Path) -> float:
-    state = capture(stepper.model, stepper.optimizer, 0, None)
+    state = capture(stepper.model, stepper.optimizer, 0)
     part = State(0, first_of(state.weights, SAVED), first_of(state.optimizer, 2 * SAVED), state.rng)
-    whole, piece = (bytes_of(each.weights) + bytes_of(each.optimizer) for each in (state, part))
     with tempfile.TemporaryDirectory(dir=folder) as here:
-        spent = seconds_of(lambda: store.save(Path(here), part))
-    return spent * whole / piece
+        spent = seconds_of(lambda: store.save(Path(here), snapshot(part)))
+    return spent * bytes_of(state) / bytes_of(part)
 
 
 def first_of(tensors: Tensors, limit: int) -> Tensors:
     """As many as there is room for, and at least one."""
     kept: Tensors = {}
     for name, tensor in tensors.items():
-        if kept and bytes_of(kept) + tensor.nbytes > limit:
+        if kept and sum(each.nbytes for each in kept.values()) + tensor.nbytes > limit:
             break
         kept[name] = tensor
     return kept
-
-
-def bytes_of(tensors: Tensors) -> int:
-    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def seconds_of(act: Callable[[], object]) -> float:

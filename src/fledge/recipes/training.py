@@ -2,50 +2,59 @@
 
     build      model → loss around it → optimiser → order and loader → stepper
     hooks      evaluate · log · sample · save, in this order after a step
-    go         fit, until the last step or a signal
+    go         fit, until the last step or a signal; after an accident from a checkpoint again
 
 Used by train, resume and demo. Everything here can be thrown away and built again from the run folder.
 """
 
+import contextlib
+import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 
-import torch
 from rich.console import Console
 
 from fledge.base import machine as machines
+from fledge.base.company import Company, is_spread
 from fledge.base.errors import Interrupted, UserError
 from fledge.base.machine import Machine, find_compiler
-from fledge.base.settings import to_layer
+from fledge.base.settings import listed_divisors, to_layer
 from fledge.batches.loader import Loader
-from fledge.batches.order import Order
+from fledge.batches.order import Order, Route
 from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
-from fledge.checkpoint.state import State, capture, restore
+from fledge.checkpoint.saver import Saver, Written, save_parts
+from fledge.checkpoint.state import State, capture, capture_part, restore, seed_chance
 from fledge.datasets.shards import Dataset, Split
 from fledge.evaluate.loss import judge
 from fledge.generate.engine import complete
 from fledge.generate.sampling import strategies
 from fledge.model.count import parameters
+from fledge.model.gpt import GPT
 from fledge.model.init import build as build_model
 from fledge.optim.groups import build_optimizer
 from fledge.optim.schedule import multiplier
+from fledge.recipes.facts import about
 from fledge.recipes.screen import say
 from fledge.recipes.settings import Settings
 from fledge.tokens.tokenizer import byte_lengths
 from fledge.track import events
 from fledge.track.guests import Guest
-from fledge.track.sinks import CSVSink, JSONLSink, SamplesSink, Sink, TensorBoardSink, Tracker, WandbSink
+from fledge.track.sinks import CSVSink, JSONLSink, SamplesSink, Sink, TensorBoardSink, Tracker, WandbSink, rewind
 from fledge.track.terminal import view
-from fledge.train.fitting import Fitting, Fixed, guess
-from fledge.train.guard import StopAsked, StopSignals
+from fledge.train.anomaly import origin, sound
+from fledge.train.fitting import Fitting, Fixed, guess, rehearsed
+from fledge.train.guard import Derailed, Guard, StopAsked, StopSignals
 from fledge.train.loop import End, Hook, call_hooks, every, fit
-from fledge.train.parallel import exact, keep_compiled, wrap
+from fledge.train.parallel import LossModel, exact, keep_compiled, wrap
 from fledge.train.scaling import SCALING
 from fledge.train.step import Stepper, StepResult
+
+MOST_RESCUES = 3  # to one checkpoint; what goes wrong once more is not the text's fault
 
 
 @dataclass(frozen=True)
@@ -56,33 +65,61 @@ class Outcome:
     val_loss: float | None  # the best there was
 
 
+def closing_words(outcome: Outcome) -> str:
+    loss = "" if outcome.val_loss is None else f", best validation loss {outcome.val_loss:.4f}"
+    name = outcome.run
+    return f"'{name}' is trained: step {outcome.step:,}{loss}\nnext: fledge generate {name} · fledge plot {name}"
+
+
+def refuse_uneven(batch: int, company: Company) -> None:
+    if batch % company.size:
+        raise UserError(
+            f"train.batch = {batch} cannot be shared by {company.size} processes",
+            f"start {listed_divisors(batch)} of them, or make the batch a multiple of {company.size}",
+        )
+
+
+def held(run: Run, company: Company) -> contextlib.AbstractContextManager[None]:
+    """The first keeps other programs out, for all."""
+    return run.alone() if company.first else contextlib.nullcontext()
+
+
 def assemble(settings: Settings, machine: Machine, split: Split) -> Stepper:
     """A new model and everything that one update of it needs, to learn from `split`."""
     train, optim, context = settings.train, settings.optim, settings.model.context
     keep_compiled()
     exact()
-    model = build_model(settings.model, train.seed).to(machine.device)
+    model = build_model(settings.model, train.seed)
+    loss = wrap(model, machine, compile=compiles(settings, machine), warn=say, parallel=train.parallel)
     order = Order(len(split), context, settings.data.stride or context, train.seed)
     return Stepper(
         model=model,
-        loss=wrap(model, machine, compile=compiles(settings, machine), warn=say),
+        loss=loss,
         optimizer=build_optimizer(model, optim, machine),
-        batches=micro_batches(settings, Loader(split, order, train.batch, machine), machine),
+        batches=micro_batches(settings, Loader(split, order, train.batch, machine), model),
         multiplier=partial(multiplier, optim, steps=train.steps),
         peak=optim.lr,
         clip=train.clip,
         scaling=SCALING[machine.dtype](),
+        company=machine.company,
+        add_up=loss.add_up,
     )
 
 
-def micro_batches(settings: Settings, loader: Loader, machine: Machine) -> Fitting:
-    kind = Fitting if settings.train.micro_batch == "auto" else Fixed
-    return kind(loader, at_once(settings, machine), say)
+def micro_batches(settings: Settings, loader: Loader, model: GPT) -> Fitting:
+    train, machine, size = settings.train, loader.machine, at_once(settings, loader.machine)
+    if machine.company.size == 1:
+        return (Fitting if train.micro_batch == "auto" else Fixed)(loader, size, say)
+    if train.micro_batch != "auto" or train.parallel == "fsdp":  # of a spread model no rank can try alone
+        return Fixed(loader, size, say)
+    found = rehearsed(Fitting(loader, size, say), LossModel(model, machine), machine.company)
+    model.zero_grad()
+    return found
 
 
 def at_once(settings: Settings, machine: Machine) -> int:
     """How many sequences are computed at once, as far as can be told beforehand."""
-    wanted, share = settings.train.micro_batch, settings.train.batch // machine.world_size
+    wanted, share = settings.train.micro_batch, settings.train.batch // machine.company.size
     return guess(settings.model, share, machine) if wanted == "auto" else min(wanted or share, share)
 
 
@@ -94,7 +131,7 @@ def compiles(settings: Settings, machine: Machine) -> bool:
 class Training:
     def __init__(self, run: Run, settings: Settings, machine: Machine, dataset: Dataset) -> None:
         self.run, self.settings, self.machine, self.dataset = run, settings, machine, dataset
-        self.steps = settings.train.steps
+        self.steps, self.company = settings.train.steps, machine.company
         machines.forget_peak(machine.device)
         self.stepper = assemble(settings, machine, dataset.split("train"))
         self.model, self.optimizer = self.stepper.model, self.stepper.optimizer
@@ -102,36 +139,68 @@ class Training:
         self.judged: tuple[int, float] | None = None  # step and validation loss of the last look
         self.best_step, self.best_loss = -1, math.inf
         self.tracker = Tracker([])
-        self.signals = StopSignals()
+        self.signals = StopSignals(self.company)
+        self.guard = Guard(settings.train.leap, self._accident)
+        self.saver = Saver(run.checkpoints, settings.train.keep_last)
+        self.rescues: Counter[int] = Counter()  # by the step that was gone back to
+
+    def load(self, name: str) -> State:
+        """A checkpoint of this run; of a model that is spread over ranks, each takes its part."""
+        return store.load(store.verify(self.run.checkpoints / name), dict(self.model.named_parameters()))
 
     def go(self, state: State | None = None) -> Outcome:
         """From `state`, or from the beginning, to the last step. A signal saves and raises `Interrupted`."""
-        torch.manual_seed(self.settings.train.seed)  # dropout draws from torch's own generator
-        if state is not None:
-            restore(state, self.model, self.optimizer)
-            self.stepper.scaling.remember(state.scaling)
-            if best := store.best_of(store.complete(self.run.checkpoints)):
-                self.best_step, self.best_loss = best.step, math.inf if best.val_loss is None else best.val_loss
         reached = state.step if state else 0
+        seed_chance(self.settings.train.seed, reached, self.company)  # dropout draws from torch's own generator
+        if state is not None:
+            self.restore(state)
         begun = time.perf_counter()
         self.tracker = Tracker(self._sinks(reached))
         with self.signals as signals:
             try:
                 self._announce(reached)
-                end = self._run(state, reached)
+                end = self._through(state)
                 reached = end.last.step if end.last else reached
                 stopped = signals.received if reached < self.steps or end.owed else None
-                if stopped:
-                    self._save(reached, end)
+                with signals.deadline.lifted():
+                    if stopped:
+                        with contextlib.suppress(Derailed):  # what is not worth keeping: an older checkpoint stands
+                            self._save(reached, end)
+                    self._tell_saved(self.saver.finished(wait=True))
                 reason = "interrupted" if stopped else "finished"
                 memory = machines.peak_memory(self.machine.device)
                 self.tracker.record(events.Ended(reached, reason, time.perf_counter() - begun, memory))
             finally:
+                self.saver.close()
                 self.tracker.close()
         if stopped:
             raise Interrupted(stopped, f"fledge resume {self.run.name}")
         best = store.best_of(store.complete(self.run.checkpoints))
         return Outcome(self.run.name, str(self.run.folder), reached, best.val_loss if best else None)
+
+    def restore(self, state: State) -> None:
+        restore(state, self.model, self.optimizer, self.company)
+        self.stepper.scaling.remember(state.scaling)
+        self.stepper.route = Route(state.detours)
+        self.guard.remember(state.guard)
+        self.judged = None
+        self.best_step, self.best_loss = self._best_so_far()
+
+    def _best_so_far(self) -> tuple[int, float]:
+        def look() -> str:
+            best = store.best_of(store.complete(self.run.checkpoints))
+            return json.dumps([best.step, best.val_loss] if best else [-1, None])
+
+        step, loss = json.loads(self.company.tell(look))  # saving takes all ranks, so all must know when
+        return step, math.inf if loss is None else loss
+
+    def _through(self, state: State | None) -> End:
+        """To the last step or a signal, whatever happens on the way."""
+        while True:
+            try:
+                return self._run(state, state.step if state else 0)
+            except Derailed as accident:
+                state = self._rescue(accident)
 
     def _run(self, state: State | None, reached: int) -> End:
         """What is owed from last time, and then step after step."""
@@ -144,10 +213,51 @@ class Training:
                 call_hooks(hooks, owed)
         except StopAsked:
             return End(owed, owed=True)
-        return fit(self.stepper, reached, self.steps, hooks, self.signals)
+        return fit(self.stepper, reached, self.steps, hooks, self.signals, self.guard)
+
+    def _rescue(self, accident: Derailed) -> State:
+        """Back to the last good checkpoint, to go on with the text after the one that led here."""
+        self._tell_saved(self.saver.finished(wait=True))
+        slower = f"--optim.lr {self.settings.optim.lr / 3:.2g}, beside Muon a smaller --optim.muon_lr"
+        advice = f"the learning rate is probably too high: train anew with {slower}, or a longer warm-up"
+        refusal = UserError(accident.what, advice)
+        found = self.company.tell(self._newest) if self.settings.train.rescue else ""
+        if not found:
+            raise refusal
+        state = self.load(found)
+        self.rescues[state.step] += 1
+        if self.rescues[state.step] > MOST_RESCUES:
+            raise refusal
+        before = self.stepper.route
+        after = before.around(state.step, accident.step - 1)
+        self.restore(state)
+        self.stepper.route = after
+        self.tracker.close()
+        if self.company.first:
+            rewind(self.run.folder, state.step - (state.owed is not None), spare=(events.Accident, events.Rescued))
+        self.tracker = Tracker(self._sinks(state.step))
+        self._announce(state.step)
+        passed = (before.batch(state.step), after.batch(state.step) - 1)
+        self.tracker.record(events.Rescued(state.step, accident.step, accident.what, passed))
+        return state
+
+    def _newest(self) -> str:
+        good, _ = store.listed(self.run.checkpoints)
+        return good[-1].folder.name if good else ""
+
+    def _accident(self, result: StepResult, what: str) -> None:
+        """Written down with the place where it began and the text it happened on, before anything else is done."""
+        step, batch = result.step - 1, self.settings.train.batch
+        where = "the loss" if result.sound else origin(self.model, self.stepper.micro_batches(step), self.machine)
+        first = self.stepper.route.batch(step) * batch
+        self.tracker.record(
+            events.Accident(result.step, what, where, result.loss, result.grad_norm, (first, first + batch - 1))
+        )
 
     def _sinks(self, reached: int) -> list[Sink]:
         """Files, which must be exact; a screen; and guests, which may fail or hang and change nothing."""
+        if not self.company.first:
+            return []
         track, folder = self.settings.track, self.run.folder
         sinks: list[Sink] = [CSVSink(folder), JSONLSink(folder), SamplesSink(folder), view(Console(stderr=True))]
         guests: dict[str, Callable[[], Sink]] = {}
@@ -188,6 +298,7 @@ class Training:
             Hook(lambda result: self._judge(result.step), self._judges),
             Hook(self._log, lambda step: step % train.log_every == 0 or step == last or self._judges(step)),
             every(train.sample_every, lambda result: self._sample(result.step), last=last),
+            every(1, lambda _: self._tell_saved(self.saver.finished())),
             Hook(lambda result: self._save(result.step), self._saves),
         ]
 
@@ -206,6 +317,8 @@ class Training:
         split, attentive = self.dataset.split("val"), self.signals.attentive
         found = judge(self.model, split, self.byte_lengths, self.machine, watch=attentive)
         self.tracker.record(events.Evaluated(step=step, **asdict(found), seconds=time.perf_counter() - begun))
+        if not math.isfinite(found.loss):
+            raise Derailed(step, f"the validation loss became {found.loss} at step {step}")
         self.judged = (step, found.loss)
         if found.loss < self.best_loss:
             self.best_step, self.best_loss = step, found.loss
@@ -218,6 +331,7 @@ class Training:
         )
 
     def _sample(self, step: int) -> None:
+        self._refuse_ruined(step)
         track, tokenizer = self.settings.track, self.dataset.tokenizer
         prompt = track.prompt or ""
         row = strategies(track.temperature)
@@ -227,11 +341,38 @@ class Training:
         self.tracker.record(events.Sampled(step, prompt, "".join(self.signals.attentive(pieces))))
 
     def _save(self, step: int, end: End | None = None) -> None:
-        begun = time.perf_counter()
+        self._refuse_ruined(step)
         val_loss = self.judged[1] if self.judged and self.judged[0] == step else None
         owed = (asdict(end.last) if end.last else {}) if end and end.owed else None
-        state = capture(self.model, self.optimizer, step, val_loss, self.stepper.scaling.memory(), owed)
-        with self.signals.deadline.lifted():
-            store.save(self.run.checkpoints, state)
-            store.prune(self.run.checkpoints, self.settings.train.keep_last)
-        self.tracker.record(events.Saved(step, val_loss, time.perf_counter() - begun))
+        in_parts = self.settings.train.sharded_save and is_spread(next(self.model.parameters()))
+        state = self.captured(step, val_loss, owed, capture_part if in_parts else capture)
+        if in_parts:
+            self._tell_saved(save_parts(self.run.checkpoints, self.settings.train.keep_last, state, self.company))
+        elif self.company.first:
+            self._tell_saved(self.saver.save(state))
+
+    def captured(
+        self, step: int, val_loss: float | None, owed: dict[str, float] | None, taken: Callable[..., State] = capture
+    ) -> State:
+        """This very moment, whole: what `restore` needs to go on from it."""
+        return taken(
+            self.model,
+            self.optimizer,
+            step,
+            self.company,
+            val_loss=val_loss,
+            scaling=self.stepper.scaling.memory(),
+            owed=owed,
+            detours=self.stepper.route.detours,
+            guard=self.guard.memory(),
+            about=about(self.settings, self.dataset),
+        )
+
+    def _refuse_ruined(self, step: int) -> None:
+        """Loss and gradient are those before the update: whether it broke the weights shows in the weights alone."""
+        if not self.company.least(all(sound(weight) for weight in self.model.parameters())):
+            raise Derailed(step, f"the weights became too large for numbers at step {step}")
+
+    def _tell_saved(self, written: list[Written]) -> None:
+        for each in written:
+            self.tracker.record(events.Saved(each.step, each.val_loss, each.seconds, each.held))

@@ -51,7 +51,30 @@ class Sampled:
 class Saved:
     step: int
     val_loss: float | None
-    seconds: float
+    seconds: float  # until it was on the disk
+    held: float = 0.0  # of which training stood still
+
+
+@dataclass(frozen=True)
+class Accident:
+    """A step whose numbers are none, or far from usual."""
+
+    step: int
+    what: str
+    where: str  # the first weight, layer or gradient that is no number
+    loss: float
+    grad_norm: float
+    samples: tuple[int, int]  # the first and the last of its batch; `fledge data show RUN --step N` prints them
+
+
+@dataclass(frozen=True)
+class Rescued:
+    """Training has gone back to `step`, and goes on past the text that led to `failed`."""
+
+    step: int
+    failed: int
+    what: str
+    batches: tuple[int, int]  # the first and the last that are passed over
 
 
 @dataclass(frozen=True)
@@ -70,4 +93,4 @@ class Ended:
     memory: int | None = None  # the most bytes held meanwhile
 
 
-Event = Started | Stepped | Evaluated | Sampled | Saved | Noted | Ended
+Event = Started | Stepped | Evaluated | Sampled | Saved | Accident | Rescued | Noted | Ended

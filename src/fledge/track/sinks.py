@@ -250,21 +250,28 @@ def scalars(event: Event) -> dict[str, float]:
     return {}
 
 
-def rewind(folder: Path, step: int) -> None:
-    """Take back what was written after `step`: a run that goes on from there will write it again."""
+def rewind(folder: Path, step: int, spare: tuple[type[Event], ...] = ()) -> None:
+    """Take back what was written after `step`: a run that goes on from there will write it again.
+
+    But for events of the kinds in `spare`: they happened, and will not happen again.
+    """
+    spared = {kind.__name__ for kind in spare}
     if (metrics := folder / METRICS).exists():
         _keep_lines(metrics, lambda line: not line[:1].isdigit() or int(line.partition(",")[0]) <= step)
     if (events := folder / EVENTS).exists():
-        _keep_lines(events, lambda line: _step_of(line) <= step)
+        _keep_lines(events, lambda line: _moment(line, spared) <= step)
     if (folder / SAMPLES).exists():  # written anew from the events: a model may write headings and fences of its own
-        told = [json.loads(line) for line in _lines(events)] if events.exists() else []
-        page = [sample_in_words(e["step"], e["prompt"] + e["text"]) for e in told if e["event"] == "Sampled"]
+        told = (event for event in read_events(folder) if event["event"] == "Sampled")
+        page = [sample_in_words(event["step"], event["prompt"] + event["text"]) for event in told]
         write_atomic(folder / SAMPLES, "".join(page))
 
 
-def _step_of(line: str) -> float:
+def _moment(line: str, spared: set[str]) -> float:
     try:
-        return float(json.loads(line)["step"])
+        event = json.loads(line)
+        if event["event"] in spared:
+            return -1
+        return float(event["step"]) + (event["event"] == "Rescued") / 2  # after the checkpoint of its step was made
     except (ValueError, KeyError, TypeError):
         return math.inf  # half a line: the process died while writing it
 
@@ -276,6 +283,14 @@ def _lines(path: Path) -> list[str]:
 
 def _keep_lines(path: Path, keep: Callable[[str], bool]) -> None:
     write_atomic(path, "".join(line for line in _lines(path) if keep(line)))
+
+
+def read_events(folder: Path) -> Iterator[dict[str, Any]]:
+    """events.jsonl, oldest first. Works while the run is alive: half a line is left out."""
+    with contextlib.suppress(FileNotFoundError):
+        for line in _lines(folder / EVENTS):
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)
 
 
 def read_metrics(folder: Path) -> dict[str, list[float]]:

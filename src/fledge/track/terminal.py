@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fledge.track.events import Ended, Evaluated, Event, Noted, Sampled, Saved, Started, Stepped
+from fledge.track.events import Accident, Ended, Evaluated, Event, Noted, Rescued, Sampled, Saved, Started, Stepped
 
 UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, invisible marks that reorder text, separators of lines
 BARS = "▁▂▃▄▅▆▇█"
@@ -83,6 +83,21 @@ class Story:
         return (time.monotonic() - self.began) / done * (self.steps - self.step) if done > 0 else None
 
 
+def news(event: Noted | Accident | Rescued) -> str:
+    """What a person should know, in a line or two."""
+    match event:
+        case Noted():
+            return event.text
+        case Accident():
+            return (
+                f"warning: step {event.step}: loss {event.loss:.4g}, gradient {event.grad_norm:.4g}, {event.what};"
+                f" it began in {event.where}"
+            )
+        case Rescued():
+            first, last = event.batches
+            return f"warning: {event.what}: back to step {event.step}, and past the text of {last - first + 1} steps"
+
+
 class LiveView:
     """Redrawn four times a second while the run lasts."""
 
@@ -95,8 +110,8 @@ class LiveView:
         self._story.hear(event)
         if isinstance(event, Started):
             self._live.start()
-        elif isinstance(event, Noted):
-            self._console.print(Text(event.text, style="yellow"))
+        elif isinstance(event, Noted | Accident | Rescued):
+            self._console.print(Text(news(event), style="yellow"))
         elif isinstance(event, Ended):
             self.close()
 
@@ -178,8 +193,8 @@ class Lines:
             case Sampled():
                 text = printable(event.prompt + event.text)
                 self._say(f"sample after step {event.step}:\n    " + "\n    ".join(text.splitlines()[:9]))
-            case Noted():
-                self._say(event.text)
+            case Noted() | Accident() | Rescued():
+                self._say(news(event))
             case Ended():
                 self._say(f"{event.reason} at step {event.step:,} after {span(event.seconds)}")
 

@@ -20,6 +20,12 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting("auto", "precision of matrix products")
     compile: Literal["auto"] | bool = setting("auto", "let torch.compile write faster code first; auto: when it pays")
+    parallel: Literal["ddp", "fsdp"] = setting(
+        "ddp", "what each of many processes holds: the whole model, or a part of each weight"
+    )
+    sharded_save: bool = setting(False, "fsdp: each process writes its own part of a checkpoint")
+    leap: float = setting(2.0, "nats by which a loss may exceed what is usual before it is an accident; 0: no limit")
+    rescue: bool = setting(True, "after an accident go back to a checkpoint and around the text; false: stop")
     clip: float = setting(1.0, "largest length of the gradient; 0: no limit")
     log_every: int = setting(10, "steps between rows of metrics.csv")
     eval_every: int | None = setting(
@@ -32,7 +38,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         counts = ["steps", "batch", "log_every", "save_every", "keep_last"]
         refuse_odd_counts(self, "train", counts + ["micro_batch"] * (self.micro_batch != "auto"))
-        for name in ("eval_every", "sample_every", "clip"):
+        for name in ("eval_every", "sample_every", "clip", "leap"):
             if not (getattr(self, name) or 0) >= 0:
                 raise UserError(f"train.{name} cannot be {getattr(self, name)}", "it takes a number from 0 up")
         if self.epochs is not None and not 0 < self.epochs < math.inf:

@@ -2,15 +2,20 @@
 
 import math
 import signal
-from collections.abc import Iterable, Iterator
+import statistics
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from types import FrameType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from fledge.base.errors import UserError
+from fledge.base.company import ALONE, Company
 from fledge.train.deadline import Deadline, end_now, tell
 from fledge.train.step import StepResult
 
 T = TypeVar("T")
+PATIENCE = 3  # steps without an update
+USUAL, ENOUGH = 50, 10  # losses that tell what is usual, and how many of them are needed
 
 
 class StopAsked(Exception):
@@ -18,13 +23,18 @@ class StopAsked(Exception):
 
 
 class StopSignals:
-    """While this is entered, the first SIGINT or SIGTERM is a request, with a deadline; the second ends the process."""
+    """While this is entered, the first SIGINT or SIGTERM is a request, with a deadline; the second ends the process.
+
+    A request to one rank is one to all, and all hear of it at the same moment: nobody leaves while others wait for it.
+    """
 
     HANDLED = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self) -> None:
-        self.received: int | None = None
+    def __init__(self, company: Company = ALONE) -> None:
+        self.received: int | None = None  # by anybody, as far as has been asked
         self.deadline = Deadline(self.HANDLED)
+        self._own: int | None = None
+        self._company = company
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._receive) for number in self.HANDLED}
@@ -36,24 +46,67 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def asked(self) -> bool:
+        """Whether there is a request. Ranks must ask together."""
+        self.received = self._company.most(self._own or 0) or None
+        return self.received is not None
+
     def attentive(self, items: Iterable[T]) -> Iterator[T]:
         """The same items, for as long as nobody asks to stop."""
         for item in items:
-            if self.received is not None:
+            if self.asked():
                 raise StopAsked
             yield item
 
     def _receive(self, number: int, _: FrameType | None) -> None:
-        if self.received is not None:
+        if self._own is not None:
             end_now(number)
-        self.received = number
-        tell("\nstopping after this step, and saving; again to stop at once\n")
+        self._own = number
+        if self._company.first:
+            tell("\nstopping after this step, and saving; again to stop at once\n")
 
 
-def refuse_nonfinite(result: StepResult) -> None:
-    """A loss that is no number never comes back: stop, before it is saved as anything."""
-    if not (math.isfinite(result.loss) and math.isfinite(result.grad_norm)):
-        raise UserError(
-            f"the loss became {result.loss} at step {result.step} (gradient {result.grad_norm}, rate {result.lr:g})",
-            f"the learning rate is probably too high: try --optim.lr {result.lr / 3:.2g}, or a longer warm-up",
-        )
+class Derailed(Exception):
+    """Going on makes no sense from here; from an earlier checkpoint, and past this text, it may."""
+
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(what)
+        self.step, self.what = step, what
+
+
+@dataclass
+class Guard:
+    """Looks at the numbers of every step. Knows nothing of checkpoints: what to do about it is decided elsewhere.
+
+    no number      →  the stepper has made no update; three in a row    →  Derailed
+    a loss that leaps above what is usual by `leap` nats                →  Derailed
+    """
+
+    leap: float
+    report: Callable[[StepResult, str], None]  # a step that went wrong, and how
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=USUAL))  # losses
+    skipped: int = 0  # in a row
+
+    def look(self, result: StepResult) -> None:
+        if not result.sound:
+            self.skipped += 1
+            self.report(result, "no number: no update was made")
+            if self.skipped == PATIENCE:
+                finite = math.isfinite(result.loss)
+                which = f"the gradient became {result.grad_norm}" if finite else f"the loss became {result.loss}"
+                raise Derailed(result.step, f"{which} at step {result.step - PATIENCE + 1}, and stayed so")
+            return
+        self.skipped = 0
+        usual = statistics.median(self.recent) if len(self.recent) >= ENOUGH else math.inf
+        self.recent.append(result.loss)
+        if self.leap and result.loss > usual + self.leap:
+            self.report(result, f"a leap: {usual:.2f} is usual")
+            raise Derailed(result.step, f"the loss leapt from {usual:.2f} to {result.loss:.2f} at step {result.step}")
+
+    def memory(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {"recent": list(self.recent), "skipped": self.skipped}
+
+    def remember(self, memory: dict[str, Any] | None) -> None:
+        memory = memory or {"recent": [], "skipped": 0}
+        self.recent, self.skipped = deque(memory["recent"], maxlen=USUAL), memory["skipped"]

@@ -7,7 +7,7 @@ they asked for, in the order they were given.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fledge.train.guard import StopAsked, StopSignals, refuse_nonfinite
+from fledge.train.guard import Guard, StopAsked, StopSignals
 from fledge.train.step import Stepper, StepResult
 
 
@@ -30,17 +30,17 @@ class End:
     owed: bool = False
 
 
-def fit(stepper: Stepper, start: int, stop: int, hooks: Sequence[Hook], signals: StopSignals) -> End:
-    """Updates start + 1 … stop, unless a signal asks for an earlier end."""
+def fit(stepper: Stepper, start: int, stop: int, hooks: Sequence[Hook], signals: StopSignals, guard: Guard) -> End:
+    """Updates start + 1 … stop, unless a signal asks for an earlier end, or the guard for another way."""
     result = None
     for step in range(start, stop):
         result = stepper(step)
-        refuse_nonfinite(result)
+        guard.look(result)
         try:
             call_hooks(hooks, result)
         except StopAsked:
             return End(result, owed=True)
-        if signals.received is not None:
+        if signals.asked():
             break
     return End(result)
 

@@ -3,22 +3,27 @@
 batch → micro-batches → summed loss of each, over the batch's count of valid tokens → backward, gradients add up
       → clip → learning rate of this step → update
 
+In a company each rank has its share of the batch; counts, losses and gradients add up over all of them.
+
 Where memory, or the digits of fp16, did not suffice, the gradient is computed again, in smaller pieces or at a smaller
-scale: whatever happens, an update is made of its whole batch.
+scale: whatever happens, an update is made of its whole batch. Of numbers that are none no update is made.
 """
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from fledge.base.company import ALONE, Company, whole
+from fledge.base.errors import out_of_memory
 from fledge.batches.loader import Batch
+from fledge.batches.order import Route
 from fledge.loss import count_valid
 from fledge.model.gpt import GPT
-from fledge.train.fitting import out_of_memory
 from fledge.train.scaling import Scaling, Unscaled
 
 
@@ -30,13 +35,18 @@ class StepResult:
     loss: float  # nats per token, over the whole batch
     lr: float
     grad_norm: float  # before clipping
-    tokens: int  # that this step learned from
+    tokens: int  # that this step learned from, on all ranks
     seconds: float
+
+    @property
+    def sound(self) -> bool:
+        """Whether an update was made."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
 
 class Batches(Protocol):
-    def __call__(self, step: int, /) -> list[Batch]:
-        """The micro-batches of update number `step`, counted from 0."""
+    def __call__(self, number: int, /) -> list[Batch]:
+        """The micro-batches of global batch `number`, counted from 0."""
 
     def shrink(self) -> None:
         """They were too large for the memory: smaller ones from now on, or a refusal."""
@@ -63,6 +73,9 @@ class Stepper:
     peak: float
     clip: float
     scaling: Scaling = field(default_factory=Unscaled)
+    company: Company = ALONE
+    add_up: Callable[[bool], None] = lambda _: None  # told whether the next way back adds the gradients of all ranks
+    route: Route = field(default_factory=Route)
 
     def __call__(self, step: int) -> StepResult:
         """Update number `step`, counted from 0."""
@@ -71,34 +84,40 @@ class Stepper:
         height = self.multiplier(step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * height
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        seconds = time.perf_counter() - begin
-        return StepResult(step + 1, float(found.loss), self.peak * height, float(found.norm), int(found.valid), seconds)
+        loss, norm, valid = float(found.loss), float(found.norm), int(found.valid)  # here a GPU is waited for
+        result = StepResult(step + 1, loss, self.peak * height, norm, valid, 0.0)
+        if result.sound:
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)  # else the gradients stay, to be looked at
+        return replace(result, seconds=time.perf_counter() - begin)
+
+    def micro_batches(self, step: int) -> list[Batch]:
+        return self.batches(self.route.batch(step))
 
     def _gradient(self, step: int) -> Gradient:
         """Again, until memory and digits suffice."""
         while True:
+            self.optimizer.zero_grad(set_to_none=True)
             try:
                 found = self._attempt(step)
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
                 self.batches.shrink()
             else:
                 if self.scaling.fits(found.norm):
                     return found
-            self.optimizer.zero_grad(set_to_none=True)
 
     def _attempt(self, step: int) -> Gradient:
-        micro_batches = self.batches(step)
-        valid = torch.stack([count_valid(batch.targets) for batch in micro_batches]).sum()
+        micro_batches = self.micro_batches(step)
+        valid = self.company.sum(torch.stack([count_valid(batch.targets) for batch in micro_batches]).sum())
         total = torch.zeros((), device=valid.device)
         self.model.train()
         for batch in micro_batches:
+            self.add_up(batch is micro_batches[-1])
             loss = self.loss(batch.inputs, batch.targets) / valid
             self.scaling.enlarge(loss).backward()
             total += loss.detach()
         self.scaling.restore(p.grad for p in self.model.parameters() if p.grad is not None)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip or float("inf"))
-        return Gradient(total, norm, valid)
+        return Gradient(self.company.sum(total), whole(norm), valid)

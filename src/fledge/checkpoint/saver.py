@@ -1,0 +1,77 @@
+"""Checkpoints on their way to the disk while training goes on: a snapshot is taken, and a thread writes it.
+
+One at a time, in the order they were taken. What goes wrong there is raised here, at the next question.
+"""
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from fledge.base.company import Company
+from fledge.base.machine import free_memory
+from fledge.checkpoint import parts, store
+from fledge.checkpoint.parts import MEMORY, MODEL
+from fledge.checkpoint.state import State, bytes_of, snapshot
+
+
+@dataclass(frozen=True)
+class Written:
+    step: int
+    val_loss: float | None
+    seconds: float  # until it was on the disk
+    held: float  # how long training stood still for it
+
+
+class Saver:
+    def __init__(self, folder: Path, keep_last: int) -> None:
+        self.folder, self.keep_last = folder, keep_last
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._pending: Future[Written] | None = None
+
+    def save(self, state: State) -> list[Written]:
+        """Says what was finished by now: an earlier one; and this one, where memory has no room for a copy."""
+        begun = time.perf_counter()
+        done = self.finished(wait=True)
+        if room := free_memory("cpu") > 2 * bytes_of(state):
+            state = snapshot(state)
+        self._pending = self._thread.submit(self._write, state, time.perf_counter() - begun, room)
+        return done if room else done + self.finished(wait=True)
+
+    def finished(self, *, wait: bool = False) -> list[Written]:
+        pending = self._pending
+        if pending is None or not (wait or pending.done()):
+            return []
+        self._pending = None
+        return [pending.result()]
+
+    def _write(self, state: State, held: float, beside: bool) -> Written:
+        begun = time.perf_counter()
+        store.save(self.folder, state)
+        store.prune(self.folder, self.keep_last)
+        seconds = time.perf_counter() - begun
+        return Written(state.step, state.val_loss, seconds, held if beside else held + seconds)
+
+    def close(self) -> None:
+        """What is being written is written to its end; nobody asks any more how it went."""
+        self._thread.shutdown()
+
+
+def save_parts(folder: Path, keep_last: int, state: State, company: Company) -> list[Written]:
+    """By all ranks, while training stands still: the first makes the folder, and each writes its part into it."""
+    begun = time.perf_counter()
+    tensors = {f"{MODEL}/{name}": tensor for name, tensor in state.weights.items()}
+    tensors |= {f"{MEMORY}/{name}": tensor for name, tensor in state.optimizer.items()}
+    places: list[Path] = []
+
+    def announced(inside: Path, _: State) -> None:
+        places.append(inside)
+        parts.write(Path(company.tell(lambda: str(inside))), tensors)
+
+    if company.first:
+        store.save(folder, state, announced)
+        store.prune(folder, keep_last)
+    if not places and (place := company.tell(lambda: "")):  # nowhere, if it was there already
+        parts.write(Path(place), tensors)
+    seconds = time.perf_counter() - begun
+    return [Written(state.step, state.val_loss, seconds, seconds)]

@@ -1,0 +1,132 @@
+"""Numbers that are none, and losses that leap: passed over, gone back from, or an end with advice."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fledge.checkpoint import store
+from fledge.track.sinks import read_metrics
+from fledge.train.step import Gradient, Stepper
+
+SETTINGS = ("--train.steps", "24", "--train.save_every", "6", "--train.eval_every", "0", "--train.log_every", "1")
+
+
+@pytest.fixture
+def spoilt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Batches whose loss or gradient comes out otherwise, whenever they are met."""
+
+    def spoil(batches: set[int], change: Callable[[Gradient], Gradient] | None = None) -> None:
+        usual = Stepper._attempt
+
+        def attempt(self: Stepper, step: int) -> Gradient:
+            found = usual(self, step)
+            if self.route.batch(step) not in batches:
+                return found
+            return change(found) if change else replace(found, loss=found.loss * math.nan)
+
+        monkeypatch.setattr(Stepper, "_attempt", attempt)
+
+    return spoil
+
+
+def events(run: Path, *kinds: str) -> list[dict[str, Any]]:
+    told = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    return [event for event in told if event["event"] in kinds]
+
+
+def steps_of(run: Path) -> list[int]:
+    return [int(step) for step in read_metrics(run)["step"]]
+
+
+def test_one_step_without_a_number_is_passed_over_and_written_down(home, spoilt) -> None:
+    spoilt({8})
+    run = home.train("bird", *SETTINGS)
+    assert steps_of(run) == list(range(1, 25))
+    [accident] = events(run, "Accident")
+    assert (accident["step"], accident["samples"]) == (9, [32, 35])
+    assert accident["loss"] is None
+    losses = read_metrics(run)["train_loss"]
+    assert [step for step, loss in enumerate(losses, 1) if math.isnan(loss)] == [9]
+
+
+def test_no_update_is_made_of_it(home, spoilt) -> None:
+    spoilt({23})
+    rare = ("--train.save_every", "23", "--train.keep_last", "9")
+    run = home.train("bird", *SETTINGS, *rare)
+    before, after = (store.load_weights(found) for found in store.complete(run / "checkpoints"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_three_in_a_row_lead_back_to_a_checkpoint_and_around_the_text(home, spoilt) -> None:
+    spoilt({8, 9, 10})
+    run = home.train("bird", *SETTINGS)
+    assert steps_of(run) == list(range(1, 25))  # no row twice, none missing
+    assert not any(math.isnan(loss) for loss in read_metrics(run)["train_loss"])
+    assert [accident["step"] for accident in events(run, "Accident")] == [9, 10, 11]
+    [rescue] = events(run, "Rescued")
+    assert (rescue["step"], rescue["failed"], rescue["batches"]) == (6, 11, [6, 10])
+    assert store.load(store.find(run / "checkpoints")[0]).detours == [[6, 5]]
+
+
+def test_a_leap_of_the_loss_leads_back_too(home, spoilt) -> None:
+    spoilt({14}, lambda found: replace(found, loss=found.loss + 5))
+    run = home.train("bird", *SETTINGS)
+    assert steps_of(run) == list(range(1, 25))
+    [rescue] = events(run, "Rescued")
+    assert "leapt" in rescue["what"]
+    assert (rescue["step"], rescue["failed"]) == (12, 15)
+
+
+def test_a_run_that_was_rescued_and_stopped_goes_on_to_the_same_end(home, spoilt, outcome_of) -> None:
+    spoilt({8, 9, 10, 16})
+    run = home.train("bird", *SETTINGS, "--train.keep_last", "9")
+    whole = outcome_of(run)
+    for step in (18, 12, 6):
+        assert home.do("resume", f"bird@{step}") == 0
+        assert outcome_of(run) == whole
+        assert len(events(run, "Rescued")) == 1
+
+
+def test_where_rescue_is_not_wanted_it_ends_with_advice(home, spoilt, capsys: pytest.CaptureFixture[str]) -> None:
+    spoilt({8, 9, 10})
+    assert home.do(*home.training("bird", *SETTINGS, "--train.rescue", "false")[:-2]) == 2
+    error, hint = capsys.readouterr().err.splitlines()[-2:]
+    assert error.startswith("error: the loss became nan")
+    assert "step 9" in error
+    assert "--optim.lr" in hint
+    assert store.find(home.runs / "bird" / "checkpoints")[0].step == 6
+
+
+def test_what_goes_wrong_wherever_it_goes_ends_with_advice(home, spoilt, capsys: pytest.CaptureFixture[str]) -> None:
+    spoilt(set(range(8, 1000)))
+    assert home.do(*home.training("bird", *SETTINGS)[:-2]) == 2
+    assert "--optim.lr" in capsys.readouterr().err.splitlines()[-1]
+    run = home.runs / "bird"
+    assert [rescue["step"] for rescue in events(run, "Rescued")] == [6, 6, 6]
+    assert store.find(run / "checkpoints")[0].step == 6
+
+
+def test_weights_that_are_no_numbers_are_never_saved(home, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = Stepper.__call__
+    poisoned: list[int] = []
+
+    def poison(self: Stepper, step: int) -> Any:
+        result = usual(self, step)
+        if step == 11 and not poisoned:  # once: as memory that fails would do it
+            poisoned.append(step)
+            with torch.no_grad():
+                next(iter(self.model.parameters()))[0, 0] = math.nan
+        return result
+
+    monkeypatch.setattr(Stepper, "__call__", poison)
+    run = home.train("bird", *SETTINGS, "--train.eval_every", "12")
+    assert len(events(run, "Rescued")) == 1
+    assert steps_of(run) == [0, *range(1, 25)]
+    for found in store.complete(run / "checkpoints"):
+        assert all(bool(torch.isfinite(weight).all()) for weight in store.load_weights(found).values())
