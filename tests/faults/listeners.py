@@ -39,8 +39,7 @@ class HangsFromTheStart(Raises):
         time.sleep(3600)
 
 
-KINDS: dict[str, Callable[[], Sink] | None] = {
-    "none": None,
+KINDS: dict[str, Callable[[], Sink]] = {
     "raises": Raises,
     "hangs": Hangs,
     "fills its queue": IsSlow,
@@ -50,10 +49,10 @@ KINDS: dict[str, Callable[[], Sink] | None] = {
 
 def train_with(marks: Marks, kind: str, words: list[str], environment: dict[str, str]) -> int:
     """`fledge WORDS` with such a guest."""
-    make, usual = KINDS[kind], Training._sinks
-    if make:
-        Training._sinks = lambda self, reached: [  # type: ignore[method-assign]
-            *usual(self, reached),
-            Guest("Guest", make, room=4, welcome=0.2, farewell=0.2),
-        ]
+    usual = Training._sinks
+
+    def sinks(self: Training, reached: int) -> list[Sink]:
+        return [*usual(self, reached), Guest("Guest", KINDS[kind], room=4, welcome=0.2, farewell=0.2)]
+
+    Training._sinks = sinks  # type: ignore[method-assign]
     return command(marks, words, environment)
