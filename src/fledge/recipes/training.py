@@ -37,6 +37,7 @@ from fledge.model.count import parameters
 from fledge.model.gpt import GPT
 from fledge.model.init import build as build_model
 from fledge.optim.groups import build_optimizer
+from fledge.optim.muon import Muon
 from fledge.optim.schedule import multiplier
 from fledge.recipes.facts import about
 from fledge.recipes.screen import say
@@ -50,7 +51,7 @@ from fledge.train.anomaly import origin, sound
 from fledge.train.fitting import Fitting, Fixed, guess, rehearsed
 from fledge.train.guard import Derailed, Guard, StopAsked, StopSignals
 from fledge.train.loop import End, Hook, call_hooks, every, fit
-from fledge.train.parallel import LossModel, exact, keep_compiled, wrap
+from fledge.train.parallel import LossModel, by_all, exact, keep_compiled, wrap
 from fledge.train.scaling import SCALING
 from fledge.train.step import Stepper, StepResult
 
@@ -91,11 +92,14 @@ def assemble(settings: Settings, machine: Machine, split: Split) -> Stepper:
     exact()
     model = build_model(settings.model, train.seed)
     loss = wrap(model, machine, compile=compiles(settings, machine), warn=say, parallel=train.parallel)
+    optimizer = build_optimizer(model, optim, machine)
+    if isinstance(optimizer, Muon) and is_spread(model.embed.weight):
+        optimizer.turn = by_all(optimizer.turn)
     order = Order(len(split), context, settings.data.stride or context, train.seed)
     return Stepper(
         model=model,
         loss=loss,
-        optimizer=build_optimizer(model, optim, machine),
+        optimizer=optimizer,
         batches=micro_batches(settings, Loader(split, order, train.batch, machine), model),
         multiplier=partial(multiplier, optim, steps=train.steps),
         peak=optim.lr,
