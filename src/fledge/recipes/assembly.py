@@ -5,7 +5,7 @@ Used by training, and by whoever wants to know what an update costs: plan and de
 
 from functools import partial
 
-from fledge.base.company import Company
+from fledge.base.company import Company, is_spread
 from fledge.base.errors import UserError
 from fledge.base.machine import Machine, find_compiler
 from fledge.base.settings import listed_divisors
@@ -15,11 +15,12 @@ from fledge.datasets.shards import Split
 from fledge.model.gpt import GPT
 from fledge.model.init import build as build_model
 from fledge.optim.groups import build_optimizer
+from fledge.optim.muon import Muon
 from fledge.optim.schedule import multiplier
 from fledge.recipes.screen import say
 from fledge.recipes.settings import Settings
 from fledge.train.fitting import Fitting, Fixed, guess, rehearsed
-from fledge.train.parallel import LossModel, exact, keep_compiled, wrap
+from fledge.train.parallel import LossModel, by_all, exact, keep_compiled, wrap
 from fledge.train.scaling import SCALING
 from fledge.train.step import Stepper
 
@@ -31,11 +32,14 @@ def assemble(settings: Settings, machine: Machine, split: Split) -> Stepper:
     exact()
     model = build_model(settings.model, train.seed)
     loss = wrap(model, machine, compile=compiles(settings, machine), warn=say, parallel=train.parallel)
+    optimizer = build_optimizer(model, optim, machine)
+    if isinstance(optimizer, Muon) and is_spread(model.embed.weight):
+        optimizer.turn = by_all(optimizer.turn)
     order = Order(len(split), context, settings.data.stride or context, train.seed)
     return Stepper(
         model=model,
         loss=loss,
-        optimizer=build_optimizer(model, optim, machine),
+        optimizer=optimizer,
         batches=micro_batches(settings, Loader(split, order, train.batch, machine), model),
         multiplier=partial(multiplier, optim, steps=train.steps),
         peak=optim.lr,

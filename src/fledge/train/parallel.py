@@ -16,6 +16,7 @@ import torch.distributed as dist
 import torch.utils.deterministic
 from torch import Tensor, nn
 
+from fledge.base.company import spread_like, whole
 from fledge.base.files import cache_dir
 from fledge.base.machine import Machine
 from fledge.loss import summed_cross_entropy
@@ -96,6 +97,19 @@ def sharded(model: GPT, machine: Machine) -> Sharded:
         part.set_force_sum_reduction_for_comms(True)
     register_fsdp_forward_method(model, "following")
     return Sharded(model, machine)
+
+
+Turn = Callable[[list[Tensor], torch.dtype], list[Tensor]]
+
+
+def by_all(turn: Turn) -> Turn:
+    """Muon turns whole matrices: each rank does it with those of all, and keeps its own part of the answer."""
+
+    def turned(matrices: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+        answers = turn([whole(matrix) for matrix in matrices], dtype)
+        return [spread_like(answer, matrix) for answer, matrix in zip(answers, matrices, strict=True)]
+
+    return turned
 
 
 def alone(model: GPT, machine: Machine) -> LossModel:
