@@ -5,6 +5,8 @@ The model itself stays untouched, so its weights keep their names whatever stand
 
 import os
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 import torch.utils.deterministic
@@ -12,8 +14,10 @@ from torch import Tensor, nn
 
 from fledge.base.files import cache_dir
 from fledge.base.machine import Machine
-from fledge.loss import summed_cross_entropy
+from fledge.loss import Capped, Portions, Straight, loss_in_portions, summed_cross_entropy
+from fledge.model import count
 from fledge.model.gpt import GPT
+from fledge.model.head import CappedHead, Head
 
 
 class LossModel(nn.Module):
@@ -23,11 +27,36 @@ class LossModel(nn.Module):
         super().__init__()
         self.model = model
         self.machine = machine
+        self.end = ending(model, machine)
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         with self.machine.autocast():
-            logits = self.model(inputs)
-        return summed_cross_entropy(logits, targets)
+            return self.model.into(inputs, partial(self.end, targets))
+
+
+Ending = Callable[[Tensor, Tensor, Head], Tensor]  # targets [B, T], vectors [B, T, C], head → summed loss
+
+
+def ending(model: GPT, machine: Machine) -> Ending:
+    """Scores of a large vocabulary are not held for all tokens, where it is known what the head does."""
+    shape = SHAPES.get(type(model.head))
+    if shape is None or not count.in_portions(model.config):
+        return _at_once
+    return partial(_in_portions, Portions(count.PORTION, machine.torch_dtype, shape(model.head)))
+
+
+SHAPES: dict[type[Head], Callable[[Any], Straight | Capped]] = {
+    Head: lambda _: Straight(),
+    CappedHead: lambda head: Capped(head.softcap),
+}
+
+
+def _at_once(targets: Tensor, hidden: Tensor, head: Head) -> Tensor:
+    return summed_cross_entropy(head(hidden), targets)
+
+
+def _in_portions(how: Portions, targets: Tensor, hidden: Tensor, head: Head) -> Tensor:
+    return loss_in_portions(hidden, head.weight, head.bias, targets, how)
 
 
 def exact() -> None:
