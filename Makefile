@@ -1,5 +1,6 @@
 # make demo     install, then the whole journey: text → tokens → training → samples
 # make test     install what the tests need, then run them all
+# make faults   kill, damage and fill up, hundreds of times; make test does a tenth of it
 # make check    style, types, layers
 # make lock     renew constraints.txt from what is installed and tested
 
@@ -8,13 +9,16 @@ BIN    := .venv/bin
 # --find-links and indexes are the user's own pip configuration; constraints pin versions, not origins.
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check lock clean
+.PHONY: demo test faults check lock clean
 
 demo: .venv/.core
 	$(BIN)/fledge demo
 
 test: .venv/.dev
 	$(BIN)/python -m pytest -n 2
+
+faults: .venv/.dev
+	FLEDGE_FAULTS=whole $(BIN)/python -m pytest -n 2 tests/faults
 
 check: .venv/.dev
 	$(BIN)/ruff check .

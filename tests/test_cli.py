@@ -4,6 +4,7 @@ import ast
 import importlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from fledge import __version__, cli
 from fledge.base.errors import UserError
+from fledge.base.files import atomic_folder
 from fledge.cli import main, parse
 from fledge.verbs import JOURNEY, VERBS
 
@@ -81,7 +83,7 @@ def test_the_help_says_what_every_argument_is_for(name: str) -> None:
 
 @pytest.mark.parametrize("example", sorted({line for verb in VERBS.values() for line in verb.examples}))
 def test_every_example_is_taken_by_the_parser(example: str) -> None:
-    program, *argv = shlex.split(example.partition(" > ")[0])
+    program, *argv = shlex.split(example.partition(" > ")[0].removeprefix("torchrun --nproc-per-node 4 -m -- "))
     assert program == "fledge"
     assert parse(argv).verb == argv[0]
 
@@ -164,3 +166,22 @@ def test_options_cannot_be_abbreviated() -> None:
     for argv in (["train", "demo", "--print"], ["tokenizer", "train", "a", "--ou", "b"]):
         with pytest.raises(UserError):
             parse(argv)
+
+
+def test_sigterm_tidies_up_and_owes_its_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where nothing is trained; what training does with it is its own matter."""
+    left = tmp_path / "left"
+
+    def work(_: object) -> None:
+        with atomic_folder(left) as inside:
+            (inside / "half").write_text("")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("fledge.recipes.runs.run", work)
+    assert main(["runs"]) == 143
+    assert capsys.readouterr().err == "stopped\n"
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == before

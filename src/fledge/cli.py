@@ -8,11 +8,13 @@ import contextlib
 import importlib
 import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 
 from fledge import __version__
-from fledge.base.errors import Interrupted, UserError, from_system, nearest, out_of_memory
+from fledge.base.errors import Interrupted, Terminated, UserError, asked_by, from_system, nearest, out_of_memory
 from fledge.verbs import JOURNEY, VERBS, Parser, Verb, common_arguments
 
 
@@ -42,6 +44,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if name not in VERBS:
         raise UserError(f"unknown verb '{name}'", nearest(name, VERBS) or "fledge --help lists the verbs")
     verb = VERBS[name]
+    refuse_many(name, verb)
     parser = parser_of(name, verb)
     words, settings = split_settings(words) if verb.settings else (words, [])
     args, rest = parser.parse_known_args(words)
@@ -51,6 +54,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"unknown argument '{wrong}'", nearest(wrong, known) or f"see: fledge {name} --help")
     args.verb, args.overrides = name, settings
     return args
+
+
+def refuse_many(name: str, verb: Verb) -> None:
+    """torchrun would have each of its processes do the whole of it."""
+    if not verb.together and os.environ.get("WORLD_SIZE", "1") != "1":
+        able = ", ".join(each for each in VERBS if VERBS[each].together)
+        raise UserError(f"fledge {name} is done by one process", f"leave torchrun out: it is for {able}")
 
 
 def one_line(text: str) -> str:
@@ -78,6 +88,23 @@ def tell(text: str) -> None:
         print(text, file=sys.stderr)
 
 
+@contextlib.contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Who is asked to end tidies up first. Only the main thread of a process can arrange that."""
+
+    def stop(*_: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
@@ -92,16 +119,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"fledge {__version__}", flush=True)
             return 0
         args = parse(argv)
-        importlib.import_module(f"fledge.recipes.{VERBS[args.verb].recipe or args.verb}").run(args)
+        with sigterm_as_ctrl_c():
+            importlib.import_module(f"fledge.recipes.{VERBS[args.verb].recipe or args.verb}").run(args)
         if sys.stdout:
             sys.stdout.flush()
         return 0
     except Interrupted as stop:
         tell(f"stopped, and everything is saved; go on with: {stop.resume_with}")
         return stop.code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         tell("stopped")
-        return 130
+        return 128 + asked_by(stop)
     except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

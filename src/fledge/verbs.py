@@ -25,15 +25,16 @@ class Verb:
     arguments: Callable[[Parser], None]
     examples: tuple[str, ...]
     settings: bool = False  # takes --section.key value
+    together: bool = False  # can be done by many processes that torchrun has started
     recipe: str = ""  # the file in recipes/, where it is not the verb's own name
 
 
-def common_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where runs live (default: ./runs)"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of words")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+def common_arguments(parser: Parser, *, part: bool = False) -> None:
+    """What every verb takes. A part of a verb takes it too, and says nothing where it is not given there."""
+    runs, off = (argparse.SUPPRESS, argparse.SUPPRESS) if part else (Path("runs"), False)
+    parser.add_argument("--runs", type=Path, default=runs, metavar="DIR", help="where runs live (default: ./runs)")
+    parser.add_argument("--json", action="store_true", default=off, help="print one JSON document instead of words")
+    parser.add_argument("--debug", action="store_true", default=off, help="show the traceback of an error")
 
 
 def _settings_argument(parser: Parser, which: str) -> None:
@@ -84,8 +85,7 @@ def _tokenizer(parser: Parser) -> None:
     for sub, example in examples.items():
         sub.epilog = f"example:\n  fledge tokenizer {example}"
         sub.formatter_class = argparse.RawDescriptionHelpFormatter
-        sub.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
-        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show an error's traceback")
+        common_arguments(sub, part=True)
 
 
 def _count(word: str) -> int:
@@ -140,6 +140,26 @@ def _run_argument(parser: Parser, many: bool = False) -> None:
 
 def _resume(parser: Parser) -> None:
     _run_argument(parser)
+    changed = "go on with settings that differ from the checkpoint's; without it they are listed and refused"
+    parser.add_argument("--allow-changes", action="store_true", help=changed)
+    proof = "prove that loading and saving again gives the same bits, and stop"
+    parser.add_argument("--verify", action="store_true", help=proof)
+    _settings_argument(parser, "another setting, such as --train.steps 4000; see --allow-changes")
+
+
+def _data(parser: Parser) -> None:
+    acts = parser.add_subparsers(dest="act", required=True, metavar="show")
+    show = acts.add_parser("show", help="the text that a step learned from")
+    _run_argument(show)
+    which = show.add_mutually_exclusive_group(required=True)
+    which.add_argument("--step", type=int, metavar="N", help="a step of the run, from 1")
+    which.add_argument("--samples", metavar="A-B", help="samples by their numbers, as events.jsonl has them")
+    show.add_argument("--ranks", type=int, default=1, metavar="N", help="as if by so many processes (default: 1)")
+    show.add_argument("--rank", type=int, metavar="R", help="only what this process had")
+    show.add_argument("--micro-batch", type=int, metavar="K", help="only what was computed together, from 0")
+    show.epilog = "example:\n  fledge data show hamlet --step 1234 --ranks 4 --rank 2"
+    show.formatter_class = argparse.RawDescriptionHelpFormatter
+    common_arguments(show, part=True)
 
 
 def _plot(parser: Parser) -> None:
@@ -233,10 +253,27 @@ VERBS = {
             "fledge train modern --model.size 30M",
             "fledge train --init gpt2 --data.corpus my-notes/",
             "fledge train demo --print-config > mine.toml     every setting, explained",
+            "torchrun --nproc-per-node 4 -m -- fledge train modern",
         ),
         settings=True,
+        together=True,
     ),
-    "resume": Verb("go on exactly where a run stopped", _resume, ("fledge resume hamlet",)),
+    "resume": Verb(
+        "go on exactly where a run stopped",
+        _resume,
+        (
+            "fledge resume hamlet",
+            "fledge resume hamlet --verify",
+            "fledge resume hamlet --train.steps 4000 --allow-changes",
+        ),
+        settings=True,
+        together=True,
+    ),
+    "data": Verb(
+        "which text did a step learn from?",
+        _data,
+        ("fledge data show hamlet --step 1234", "fledge data show hamlet --step 1234 --ranks 4 --rank 2"),
+    ),
     "runs": Verb("list the runs", _nothing, ("fledge runs",)),
     "plot": Verb(
         "draw loss, learning rate, gradient, speed", _plot, ("fledge plot hamlet", "fledge plot a b --out cmp/")
@@ -250,6 +287,7 @@ VERBS = {
         "judge a model on a whole split",
         _eval,
         ("fledge eval hamlet", "fledge eval hamlet@latest --json"),
+        together=True,
         recipe="evaluate",
     ),
     "export": Verb(
@@ -283,6 +321,6 @@ VERBS = {
 JOURNEY = {
     "begin": ["demo", "doctor"],
     "text": ["corpora", "tokenizer", "prepare"],
-    "train": ["presets", "plan", "train", "resume", "runs", "plot"],
+    "train": ["presets", "plan", "train", "resume", "data", "runs", "plot"],
     "use": ["generate", "eval", "export", "import", "eject"],
 }

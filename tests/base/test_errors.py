@@ -20,6 +20,7 @@ def test_every_refusal_of_the_system_becomes_one_line_and_a_hint(number: int) ->
     ("number", "word"),
     [
         (errno.ENOSPC, "disk is full"),
+        (errno.EIO, "disk failed"),
         (errno.EROFS, "read-only"),
         (errno.EACCES, "permission denied"),
         (errno.ENOENT, "no such file"),

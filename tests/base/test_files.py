@@ -1,5 +1,6 @@
 """Files and folders are whole or absent."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -14,9 +15,11 @@ from fledge.base.files import (
     atomic_folder,
     cache_dir,
     human_bytes,
+    naming,
     read_json,
     remove_partials,
     sha256,
+    sync_folder,
     write_atomic,
 )
 
@@ -166,3 +169,23 @@ def test_a_written_file_can_be_read_by_others_only_where_the_umask_lets_them(tmp
     finally:
         os.umask(before)
     assert (tmp_path / "private").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("told", "named"), [(None, "/data/run"), ("state.json", "/data/run/state.json"), ("/else/where", "/else/where")]
+)
+def test_a_refusal_of_the_system_names_the_file_whole(told: str | None, named: str) -> None:
+    with pytest.raises(OSError, match="No space") as refusal, naming(Path("/data/run")):
+        raise OSError(errno.ENOSPC, "No space left on device", told)
+    assert refusal.value.filename == named
+
+
+def test_a_folder_that_cannot_be_flushed_because_the_disk_fails_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="Input/output"):
+        sync_folder(tmp_path)

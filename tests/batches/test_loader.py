@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fledge.base.company import Company
 from fledge.base.machine import Machine
 from fledge.batches.loader import Loader
 from fledge.batches.order import Order
@@ -17,7 +18,7 @@ ORDER = Order(len(SPLIT), CONTEXT, CONTEXT, seed=5)
 
 
 def loader(rank: int = 0, world_size: int = 1) -> Loader:
-    return Loader(SPLIT, ORDER, BATCH, Machine("cpu", "float32", rank, world_size))
+    return Loader(SPLIT, ORDER, BATCH, Machine("cpu", "float32", Company(rank, world_size)))
 
 
 def whole(step: int, world_size: int = 1, micro_batch: int = BATCH) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,8 @@
 """A run folder is made whole, found by name, and never overwritten."""
 
+import hashlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +32,8 @@ def make(tmp_path: Path) -> Callable[[str], runs.Run]:
 def test_a_new_run_is_whole_from_its_first_moment(make: Callable[[str], runs.Run]) -> None:
     run = make("first")
     assert {p.name for p in run.folder.iterdir()} == {"config.toml", "run.json", "tokenizer.json", "checkpoints"}
-    assert run.facts() == {"started": "today"}
+    assert run.facts()["started"] == "today"
+    assert run.changed() == []
     assert run.tokenizer().decode([0, 2]) == "ac"
     assert run.model_config().n_embd == 16
 
@@ -40,6 +43,39 @@ def test_a_run_is_never_overwritten(make: Callable[[str], runs.Run]) -> None:
     with pytest.raises(UserError, match="first") as refusal:
         make("first")
     assert "fledge resume first" in refusal.value.hint
+
+
+@pytest.mark.parametrize("name", ["config.toml", "tokenizer.json", "run.json"])
+@pytest.mark.parametrize("change", [lambda raw: raw[:-9], lambda raw: raw[:-9] + bytes([raw[-9] ^ 1]) + raw[-8:]])
+def test_a_file_that_is_not_what_it_was_is_named_before_it_is_believed(
+    make: Callable[[str], runs.Run], name: str, change: Callable[[bytes], bytes]
+) -> None:
+    file = make("first").folder / name
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(UserError, match=re.escape(str(file))):
+        runs.load("first", file.parents[1])
+
+
+def test_a_file_that_is_gone_is_one_that_changed(make: Callable[[str], runs.Run]) -> None:
+    run = make("first")
+    (run.folder / "tokenizer.json").unlink()
+    assert run.changed() == ["tokenizer.json"]
+
+
+def test_the_hashes_of_a_run_cannot_be_changed_along_with_its_files(make: Callable[[str], runs.Run]) -> None:
+    run = make("first")
+    (run.folder / "config.toml").write_text("")
+    about = (run.folder / "run.json").read_text()
+    before, after = run.facts()["sha256"]["config.toml"], hashlib.sha256(b"").hexdigest()
+    (run.folder / "run.json").write_text(about.replace(before, after))
+    assert run.changed() == ["run.json"]
+
+
+def test_a_run_that_was_made_before_there_were_seals_still_opens(make: Callable[[str], runs.Run]) -> None:
+    run = make("first")
+    (run.folder / "run.json").write_text('{"started": "yesterday"}')
+    assert run.changed() == []
+    run.refuse_changed()
 
 
 def test_a_free_name_is_numbered(make: Callable[[str], runs.Run], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from fledge.base.errors import UserError
+from fledge.base.seals import sealed, unsealed
 from fledge.cli import main
 from fledge.datasets import remote
 from fledge.datasets.build import Order, build
@@ -54,9 +55,9 @@ class Store:
 
     def changed(self, change: Callable[[dict[str, Any]], object]) -> None:
         """Another manifest."""
-        manifest = json.loads(self.system.cat(f"{self.root}/dataset.json"))
+        manifest = unsealed(self.system.cat(f"{self.root}/dataset.json"), indent=1)
         change(manifest)
-        self.write("dataset.json", json.dumps(manifest).encode())
+        self.write("dataset.json", sealed(manifest, indent=1))
 
 
 @pytest.fixture(autouse=True)

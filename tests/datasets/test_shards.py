@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from fledge.base.errors import UserError
 from fledge.base.files import sha256
+from fledge.base.seals import sealed, unsealed
 from fledge.datasets import shards
 from fledge.datasets.shards import MANIFEST, Dataset, ShardInfo, ShardWriter, open_dataset
 from fledge.tokens import tokenizer as tokenizers
@@ -65,9 +66,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    content = json.loads((folder / MANIFEST).read_text())
+    content = unsealed((folder / MANIFEST).read_bytes(), indent=1)
     change(content)
-    (folder / MANIFEST).write_text(json.dumps(content))
+    (folder / MANIFEST).write_bytes(sealed(content, indent=1))
 
 
 def reseal(folder: Path, file: str, content: bytes) -> None:

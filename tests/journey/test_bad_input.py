@@ -1,7 +1,6 @@
 """What is wrong is said in one line with one hint, costs nothing, and leaves nothing behind."""
 
 import contextlib
-import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fledge.base.seals import sealed, unsealed
 from fledge.cli import main
 from fledge.datasets import plan
 
@@ -531,9 +531,9 @@ def test_a_damaged_dataset_is_refused_by_the_name_of_the_file(
 
 def test_a_dataset_that_points_outside_itself_is_refused(refused: Refused, workplace: Path) -> None:
     assert main(["prepare", "duck.txt", *PREPARE]) == 0
-    manifest = json.loads((workplace / "out" / "dataset.json").read_text())
+    manifest = unsealed((workplace / "out" / "dataset.json").read_bytes(), indent=1)
     manifest["splits"]["train"]["shards"][0]["file"] = "../duck.txt"
-    (workplace / "out" / "dataset.json").write_text(json.dumps(manifest))
+    (workplace / "out" / "dataset.json").write_bytes(sealed(manifest, indent=1))
     error, _ = refused(*TRAIN, "--data.path", "out")
     assert "outside" in error
 

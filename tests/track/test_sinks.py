@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,28 @@ def test_a_sink_that_fails_is_switched_off_and_the_others_hear_everything(
     assert len(records) == len(events) + 1
     assert "Broken failed" in next(r["text"] for r in records if r["event"] == "Noted")
     assert broken.heard == 1 + next(i for i, e in enumerate(events) if isinstance(e, Stepped))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full, a disk without room")
+@pytest.mark.parametrize("name", ["metrics.csv", "events.jsonl", "samples.md"])
+def test_a_file_of_the_run_that_cannot_be_written_is_an_error_by_name(
+    tmp_path: Path, events: list[Event], name: str
+) -> None:
+    full = tmp_path / name
+    full.symlink_to("/dev/full")
+    with pytest.raises(UserError, match=re.escape(f"the disk is full: could not write '{full}'")):
+        told(Tracker([CSVSink(tmp_path), JSONLSink(tmp_path), SamplesSink(tmp_path)]), events)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full, a disk without room")
+def test_where_a_file_cannot_be_written_everybody_else_is_told_and_closed(tmp_path: Path, events: list[Event]) -> None:
+    (tmp_path / "events.jsonl").symlink_to("/dev/full")
+    tracker = Tracker([JSONLSink(tmp_path), CSVSink(tmp_path), last := Broken(Noted)])
+    for tell in (*(lambda event=event: tracker.record(event) for event in events[:3]), tracker.close):
+        with pytest.raises(UserError, match="disk is full"):
+            tell()
+    assert [row["step"] for row in rows_of(tmp_path)] == ["0"]
+    assert last.heard == 3
 
 
 def test_all_sinks_may_fail_at_once(events: list[Event], capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ Invariants of our own code are plain asserts; they are bugs, and they show a tra
 
 import difflib
 import errno
+import signal
 from collections.abc import Iterable
 
 
@@ -18,6 +19,15 @@ class UserError(ValueError):
 
     def __reduce__(self) -> tuple[type["UserError"], tuple[str, str]]:
         return type(self), (self.message, self.hint)  # so that it comes whole out of another process
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where nobody handles it better: the work is given up, and tidied away, as after Ctrl-C."""
+
+
+def asked_by(stop: KeyboardInterrupt) -> int:
+    """The signal behind it."""
+    return signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
 
 
 class Interrupted(Exception):
@@ -52,6 +62,7 @@ def from_system(error: OSError | MemoryError | RuntimeError) -> UserError:
     reasons = {
         errno.ENOSPC: (f"the disk is full: could not write{where}", "free some space, then run the same command again"),
         errno.EDQUOT: (f"your disk quota is used up: could not write{where}", "free some space, then run it again"),
+        errno.EIO: (f"the disk failed: could not read or write{where}", "look after the disk, then run it again"),
         errno.EROFS: (f"the file system is read-only: could not write{where}", "choose a folder that can be written"),
         errno.EACCES: (f"permission denied:{where}", "choose a folder that you may read and write"),
         errno.EPERM: (f"operation not permitted:{where}", "choose a folder that you may read and write"),

@@ -5,6 +5,7 @@ flushed to the disk, and renamed. Knows nothing of what the files mean.
 """
 
 import contextlib
+import errno
 import fcntl
 import glob
 import hashlib
@@ -20,6 +21,12 @@ from typing import Any
 from fledge.base.errors import UserError
 
 PARTIAL = ".partial-"  # every unfinished file or folder carries this mark
+
+NO_SYNC = (
+    errno.EINVAL,
+    errno.ENOTSUP,
+    errno.ENOSYS,
+)  # a file system that syncs no folders; its renames are still atomic
 
 
 def cache_dir() -> Path:
@@ -46,7 +53,7 @@ def sha256(path: Path) -> str:
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace `path` by `content`, all or nothing, and durable when this returns."""
-    with new_folders(path.parent):
+    with naming(path), new_folders(path.parent):
         _write(path, content)
 
 
@@ -69,8 +76,19 @@ def _write(path: Path, content: str | bytes) -> None:
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; it becomes `path` when the block ends well, and vanishes otherwise."""
-    with new_folders(path.parent), _temporary_folder(path) as temporary:
+    with naming(path), new_folders(path.parent), _temporary_folder(path) as temporary:
         yield temporary
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """A refusal of the system that does not say what it is about, or names a file without its folder, says it now."""
+    try:
+        yield
+    except OSError as error:
+        if "/" not in (name := str(error.filename or "")):
+            error.filename = str(path / name)
+        raise
 
 
 @contextlib.contextmanager
@@ -139,8 +157,9 @@ def sync_folder(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
-    except OSError:
-        pass  # some file systems cannot sync a folder; the rename itself is still atomic
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
     finally:
         os.close(handle)
 

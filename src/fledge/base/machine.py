@@ -16,6 +16,7 @@ from typing import Literal, cast
 
 import torch
 
+from fledge.base.company import ALONE, Company
 from fledge.base.errors import UserError
 from fledge.base.files import cache_dir, read_json, to_json, write_atomic
 
@@ -33,8 +34,7 @@ class Machine:
 
     device: Device
     dtype: Dtype  # what matrix products are done in; weights and optimiser always stay float32
-    rank: int = 0
-    world_size: int = 1
+    company: Company = ALONE  # the processes that compute together
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -133,9 +133,26 @@ def find_compiler(device: str) -> Choice:
     return Choice(path, "found") if path else Choice("", f"no C++ compiler ({name}) on the PATH")
 
 
-def choose(device: str = "auto", dtype: str = "auto") -> Machine:
-    where = cast(Device, choose_device(device).value)
-    return Machine(where, cast(Dtype, choose_dtype(where, dtype).value))
+def choose(device: str = "auto", dtype: str = "auto", company: Company = ALONE) -> Machine:
+    """The first decides for all: what a machine is good at is measured, and no two measurements are the same."""
+    where = cast(Device, choose_device(company.tell(lambda: choose_device(device).value)).value)
+    take_own(where, company)
+    return Machine(where, cast(Dtype, company.tell(lambda: choose_dtype(where, dtype).value)), company)
+
+
+def take_own(device: Device, company: Company) -> None:
+    """Of several GPUs of a machine each process takes one."""
+    if device == "mps" and company.size > 1:
+        raise UserError("an Apple GPU serves one process", "leave torchrun out, or use --train.device cpu")
+    if device == "cuda":
+        there = torch.cuda.device_count()
+        if company.local_rank >= there:
+            raise UserError(
+                f"rank {company.rank} has no GPU: it is process {company.local_rank + 1} here, and"
+                f" {there} of this machine's GPUs can be seen",
+                f"torchrun --nproc-per-node {there}, or let CUDA_VISIBLE_DEVICES name more",
+            )
+        torch.cuda.set_device(company.local_rank)
 
 
 def processor() -> str:
@@ -157,7 +174,7 @@ def hardware(device: str) -> str:
 
 def total_memory(device: str) -> int:
     if device == "cuda":
-        return int(torch.cuda.get_device_properties(0).total_memory)
+        return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

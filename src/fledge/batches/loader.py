@@ -33,11 +33,11 @@ class Loader:
     @property
     def share(self) -> int:
         """Sequences of a global step that are this rank's."""
-        return self.batch_size // self.machine.world_size
+        return self.batch_size // self.machine.company.size
 
     def micro_batches(self, number: int, size: int) -> list[Batch]:
         """This rank's share of global batch `number` (counted from 0), in pieces of `size` rows."""
-        first = number * self.batch_size + self.machine.rank * self.share
+        first = number * self.batch_size + self.machine.company.rank * self.share
         rows = self.split.rows(self.order.starts(first, self.share), self.order.context + 1)
         tokens = torch.from_numpy(rows)
         if self.machine.device == "cuda":

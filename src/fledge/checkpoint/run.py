@@ -3,9 +3,10 @@
     config.toml   run.json   tokenizer.json   metrics.csv   events.jsonl   samples.md   checkpoints/   plots/
 
 Here it is made, found by name, and read. A run is called `NAME`, `NAME@best`, `NAME@latest`, `NAME@1000` or by path.
+What never changes is sealed: run.json holds the SHA-256 of config.toml and of tokenizer.json, and its own.
 """
 
-import json
+import contextlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from fledge.base.errors import UserError, nearest
-from fledge.base.files import atomic_folder, locked, read_json, user_path
+from fledge.base.files import atomic_folder, locked, read_json, sha256, user_path, write_atomic
+from fledge.base.seals import SEAL, intact, sealed
 from fledge.base.settings import read_toml
 from fledge.checkpoint import store
 from fledge.checkpoint.state import State, load_weights
@@ -24,6 +26,8 @@ from fledge.tokens.tokenizer import Tokenizer
 
 CONFIG = "config.toml"
 FACTS = "run.json"
+TOKENIZER = "tokenizer.json"
+HASHED, HASHES = (CONFIG, TOKENIZER), "sha256"  # under which name their hashes stand in FACTS
 CHECKPOINTS = "checkpoints"
 
 
@@ -57,7 +61,32 @@ class Run:
         return value
 
     def tokenizer(self) -> Tokenizer:
-        return tokenizers.load(self.folder / "tokenizer.json")
+        return tokenizers.load(self.folder / TOKENIZER)
+
+    def changed(self) -> list[str]:
+        """The files that are not what they were when the run was made. Of older runs, without a seal, nobody knows."""
+        facts = self.facts()
+        if not intact((self.folder / FACTS).read_bytes(), indent=1):
+            return [FACTS]
+        hashes = facts.get(HASHES)
+        return [name for name in HASHED if isinstance(hashes, dict) and _hash(self.folder / name) != hashes.get(name)]
+
+    def refuse_changed(self) -> None:
+        """Before a run is trained on or answers for itself: a rate or a letter that flipped shows nowhere else."""
+        if changed := self.changed():
+            files = ", ".join(f"'{self.folder / name}'" for name in changed)
+            meant = f"; if the change is meant: fledge resume {self.name} --allow-changes"
+            raise UserError(
+                f"damaged, or edited since the run was made: {files}",
+                f"restore it from a copy{meant if changed == [CONFIG] else ''}",
+            )
+
+    def take_on(self, config: str) -> None:
+        """From now on with these settings; only for who has shown the difference and was told to go on."""
+        write_atomic(self.folder / CONFIG, config)
+        facts = {name: value for name, value in self.facts().items() if name != SEAL}
+        hashes = {**facts.get(HASHES, {}), CONFIG: sha256(self.folder / CONFIG)}
+        write_atomic(self.folder / FACTS, sealed({**facts, HASHES: hashes}, indent=1))
 
     def model_config(self) -> ModelConfig:
         """The run's [model] section; every run is written with all of it."""
@@ -88,12 +117,19 @@ def create(
     refuse_existing(folder)
     with atomic_folder(folder) as inside:
         (inside / CONFIG).write_text(config, encoding="utf-8")
-        (inside / FACTS).write_text(json.dumps(facts, indent=1), encoding="utf-8")
-        tokenizers.save(tokenizer, inside / "tokenizer.json")
+        tokenizers.save(tokenizer, inside / TOKENIZER)
+        hashes = {name: sha256(inside / name) for name in HASHED}
+        (inside / FACTS).write_bytes(sealed({**facts, HASHES: hashes}, indent=1))
         (inside / CHECKPOINTS).mkdir()
         if start is not None:
             store.save(inside / CHECKPOINTS, start)
     return Run(folder)
+
+
+def _hash(path: Path) -> str | None:
+    with contextlib.suppress(FileNotFoundError):
+        return sha256(path)
+    return None
 
 
 def refuse_existing(folder: Path) -> None:
@@ -142,6 +178,7 @@ def load(reference: str, runs: Path, device: str = "cpu") -> Loaded:
     """The model that a reference names. `best` is meant where nothing is said: it is what people want to talk to."""
     name, which = split_reference(reference, otherwise="best")
     run = find(name, runs)
+    run.refuse_changed()
     checkpoint, damaged = store.find(run.checkpoints, which)
     model = GPT(run.model_config())
     load_weights(model, store.load_weights(checkpoint))

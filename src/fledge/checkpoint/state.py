@@ -2,10 +2,14 @@
 
 weights      canonical name → tensor                           "blocks.0.attention.query.weight"
 optimiser    kind/canonical name → tensor                      "exp_avg/blocks.0.attention.query.weight"
-progress     step, random generators, what the guard has seen, which batches were passed over, settings
+progress     step, every rank's random generators, what the guard has seen, which batches were passed over, settings
+
+Of a model that is spread over ranks, each takes part, and the first has the state, whole: what was captured by one
+number of processes can be restored by any other.
 """
 
 import base64
+import hashlib
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -13,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fledge.base.company import ALONE, Company, spread_like, whole
 from fledge.base.errors import UserError
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
@@ -36,8 +41,23 @@ class State:
     about: dict[str, Any] | None = None  # the settings, the text and the tokenizer that made it
 
 
-def capture(model: GPT, optimizer: torch.optim.Optimizer, step: int, **progress: Any) -> State:
-    return State(step, weights_of(model), _optimizer_tensors(model, optimizer), _rng(), **progress)
+def capture(
+    model: GPT, optimizer: torch.optim.Optimizer, step: int, company: Company = ALONE, **progress: Any
+) -> State:
+    """Whole on the first rank."""
+    state = capture_part(model, optimizer, step, company, **progress)
+    return replace(state, weights=gathered(state.weights, company), optimizer=gathered(state.optimizer, company))
+
+
+def capture_part(model: GPT, optimizer: torch.optim.Optimizer, step: int, company: Company, **progress: Any) -> State:
+    """On each rank what it holds."""
+    return State(step, weights_of(model), _optimizer_tensors(model, optimizer), _rng(company), **progress)
+
+
+def gathered(tensors: Tensors, company: Company) -> Tensors:
+    """Each tensor whole, on the first; on the others it is let go at once."""
+    everything = ((name, whole(tensor)) for name, tensor in tensors.items())
+    return {name: tensor for name, tensor in everything if company.first}
 
 
 def snapshot(state: State) -> State:
@@ -56,14 +76,25 @@ def bytes_of(state: State) -> int:
 def beginning(weights: Tensors, seed: int) -> State:
     """A run that has weights before its first step. Nobody has looked at them, so that is owed."""
     torch.manual_seed(seed)
-    return State(0, weights, {}, _rng(), owed={})
+    return State(0, weights, {}, _rng(ALONE), owed={})
 
 
-def restore(state: State, model: GPT, optimizer: torch.optim.Optimizer) -> None:
-    """Everything as it was; after this the next step is bit for bit the one that would have come."""
+def restore(state: State, model: GPT, optimizer: torch.optim.Optimizer, company: Company = ALONE) -> None:
+    """Everything as it was; after this the next step is bit for bit the one that would have come.
+
+    Only chance is another where there are more ranks, or fewer, than when it was captured: it stays as it is.
+    """
     load_weights(model, state.weights)
     _load_optimizer(model, optimizer, state.optimizer)
-    _set_rng(state.rng)
+    _set_rng(state.rng, company)
+
+
+def seed_chance(seed: int, step: int, company: Company) -> None:
+    """Each rank has a chance of its own, or all would drop out the same."""
+    if step or not company.first:
+        digest = hashlib.sha256(f"{seed} {step} {company.rank}".encode()).digest()
+        seed = int.from_bytes(digest[:7])
+    torch.manual_seed(seed)
 
 
 def weights_of(model: GPT) -> Tensors:
@@ -82,7 +113,7 @@ def load_weights(model: GPT, weights: Tensors) -> None:
     wanted = weights_of(model)
     check_fit(wanted, weights)
     for name, tensor in wanted.items():
-        tensor.copy_(weights[name])
+        tensor.copy_(spread_like(weights[name], tensor))
 
 
 def check_fit(wanted: Tensors, weights: Tensors) -> None:
@@ -127,30 +158,47 @@ def _load_optimizer(model: GPT, optimizer: torch.optim.Optimizer, tensors: Tenso
         known = frozenset(kind for kind, name in held if name in here)
         kinds |= dict.fromkeys(group, known)
     _refuse_difference("optimiser state", [f"{kind}/{name}" for name in kinds for kind in kinds[name]], tensors)
-    shapes = {name: p.shape for name, p in model.named_parameters()}
+    parameters = dict(model.named_parameters())
     for kind, name in held:
         tensor = tensors[f"{kind}/{name}"]
-        if tensor.ndim and tensor.shape != shapes[name]:
+        if tensor.ndim and tensor.shape != parameters[name].shape:
             raise UserError(
                 f"the optimiser's '{kind}/{name}' has shape {list(tensor.shape)}, not that of its weights",
                 "restore the file",
             )
-    memory = ({kind: tensors[f"{kind}/{name}"] for kind in kinds[name]} for group in groups for name in group)
+
+    def own(kind: str, name: str) -> Tensor:
+        tensor = tensors[f"{kind}/{name}"]
+        return spread_like(tensor, parameters[name]) if tensor.ndim else tensor
+
+    memory = ({kind: own(kind, name) for kind in kinds[name]} for group in groups for name in group)
     state = {i: kept for i, kept in enumerate(memory) if kept}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _rng() -> dict[str, str]:
+def _rng(company: Company) -> dict[str, str]:
+    """ "cpu" and "cuda" are the first rank's, "cpu/1" and so on those of the others."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
-    return {name: base64.b64encode(bytes(state.tolist())).decode() for name, state in states.items()}
+    everyones = {kind: company.gather(state) for kind, state in states.items()}
+    return {
+        _of_rank(kind, rank): base64.b64encode(bytes(state.tolist())).decode()
+        for kind, ranks in everyones.items()
+        for rank, state in enumerate(ranks)
+    }
 
 
-def _set_rng(states: dict[str, str]) -> None:
-    def tensor(name: str) -> Tensor:
-        return torch.tensor(list(base64.b64decode(states[name])), dtype=torch.uint8)
+def _of_rank(kind: str, rank: int) -> str:
+    return f"{kind}/{rank}" if rank else kind
 
+
+def _set_rng(states: dict[str, str], company: Company) -> None:
+    def tensor(kind: str) -> Tensor:
+        return torch.tensor(list(base64.b64decode(states[_of_rank(kind, company.rank)])), dtype=torch.uint8)
+
+    if sum(name.startswith("cpu") for name in states) != company.size:
+        return
     torch.set_rng_state(tensor("cpu"))
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensor("cuda"))

@@ -5,29 +5,35 @@
                               state.json              step, validation loss, random generators
                               manifest.json           SHA-256 of the others; written last
 
+Where each of many processes writes its own part (parts.py), the first two are as many files as there are parts.
+
 Everything is written into a temporary folder, flushed to the disk and renamed: a folder with the final name is
 complete. What is `latest` and what is `best` is read off the checkpoints themselves, never off a pointer.
 """
 
 import contextlib
 import errno
-import hashlib
 import json
 import math
 import re
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from fledge.base.errors import UserError
-from fledge.base.files import PARTIAL, atomic_folder, remove_partials, sha256
+from fledge.base.files import PARTIAL, atomic_folder, naming, remove_partials, sha256
+from fledge.base.seals import sealed, unsealed
+from fledge.checkpoint import parts
 from fledge.checkpoint.state import State, Tensors
 
 MANIFEST = "manifest.json"
+WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 PREFIX = "step-"
 
 
@@ -45,8 +51,11 @@ class Checkpoint:
     owed: bool = False  # its step has not been looked at
 
 
-def save(folder: Path, state: State) -> Checkpoint:
-    """Write `state` as a new checkpoint below `folder`. An old one of the same step is the same, and stays."""
+def save(folder: Path, state: State, write: Callable[[Path, State], None] | None = None) -> Checkpoint:
+    """Write `state` as a new checkpoint below `folder`. An old one of the same step is the same, and stays.
+
+    `write` puts its tensors into files in some other way.
+    """
     path = folder / f"{PREFIX}{state.step:08d}"
     if path.exists():
         try:
@@ -56,15 +65,19 @@ def save(folder: Path, state: State) -> Checkpoint:
         except Damaged:
             remove(path)
     with atomic_folder(path) as inside:
-        _write_tensors(state.weights, inside / "model.safetensors")
-        _write_tensors(state.optimizer, inside / "optimizer.safetensors")
+        (write or _write_whole)(inside, state)
         progress = {name: value for name, value in vars(state).items() if name not in ("weights", "optimizer")}
         (inside / "state.json").write_text(json.dumps(progress))
         hashes = {file.name: sha256(file) for file in sorted(inside.iterdir())}
         content = {"format": 1, "step": state.step, "val_loss": state.val_loss, "files": hashes}
         content["owed"] = state.owed is not None
-        (inside / MANIFEST).write_bytes(_sealed(content))
+        (inside / MANIFEST).write_bytes(sealed(content))
     return Checkpoint(path, state.step, state.val_loss, state.owed is not None)
+
+
+def _write_whole(folder: Path, state: State) -> None:
+    _write_tensors(state.weights, folder / WEIGHTS)
+    _write_tensors(state.optimizer, folder / OPTIMIZER)
 
 
 def _write_tensors(tensors: Tensors, path: Path) -> None:
@@ -75,22 +88,11 @@ def _write_tensors(tensors: Tensors, path: Path) -> None:
         raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from None
 
 
-def _sealed(content: dict[str, Any]) -> bytes:
-    """The manifest carries its own hash, and has one spelling only: a changed byte anywhere shows."""
-    seal = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return json.dumps({**content, "seal": seal}, sort_keys=True).encode()
-
-
 def _read_manifest(path: Path) -> dict[str, Any]:
-    raw = (path / MANIFEST).read_bytes() if (path / MANIFEST).exists() else b""
     try:
-        content = json.loads(raw)
-        content.pop("seal")
-        if raw != _sealed(content):
-            raise ValueError
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return unsealed((path / MANIFEST).read_bytes())
+    except (OSError, ValueError):
         raise Damaged(f"{path / MANIFEST} is damaged") from None
-    return dict(content)
 
 
 def verify(path: Path) -> Checkpoint:
@@ -106,21 +108,30 @@ def _described(path: Path, manifest: dict[str, Any]) -> Checkpoint:
     return Checkpoint(path, manifest["step"], manifest["val_loss"], manifest["owed"])
 
 
-def load(checkpoint: Checkpoint) -> State:
+def load(checkpoint: Checkpoint, like: Mapping[str, Tensor] | None = None) -> State:
+    """Of weights that are spread over ranks in `like`, a checkpoint in parts gives each rank no more than its own."""
     path = checkpoint.folder
     verify(path)
     try:
-        weights, optimizer = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
+        if (path / WEIGHTS).exists():
+            weights, optimizer = load_file(path / WEIGHTS), load_file(path / OPTIMIZER)
+        else:
+            weights, optimizer = (parts.read(path, kind, like or {}) for kind in (parts.MODEL, parts.MEMORY))
     except SafetensorError as error:
         raise Damaged(f"{path}: {error}") from None
-    progress = json.loads((path / "state.json").read_bytes())
-    return State(weights=weights, optimizer=optimizer, **progress)
+    return State(weights=weights, optimizer=optimizer, **read_progress(checkpoint))
+
+
+def read_progress(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Everything of a state that is no tensor."""
+    return dict(json.loads((checkpoint.folder / "state.json").read_bytes()))
 
 
 def load_weights(checkpoint: Checkpoint) -> Tensors:
     """The weights alone, for those who do not train."""
     verify(checkpoint.folder)
-    return load_file(checkpoint.folder / "model.safetensors")
+    whole = checkpoint.folder / WEIGHTS
+    return load_file(whole) if whole.exists() else parts.read(checkpoint.folder, parts.MODEL, {})
 
 
 def complete(folder: Path) -> list[Checkpoint]:
@@ -197,7 +208,8 @@ def remove(folder: Path) -> None:
     """First its name: half a removed checkpoint must not be taken for a whole or for a damaged one."""
     doomed = folder.with_name(f"{PARTIAL}{folder.name}")
     folder.rename(doomed)
-    shutil.rmtree(doomed)
+    with naming(doomed):
+        shutil.rmtree(doomed)
 
 
 def remove_later(folder: Path, step: int) -> None:

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,8 +18,9 @@ from typing import Any, Literal
 
 import orjson
 
-from fledge.base.errors import Interrupted, UserError
+from fledge.base.errors import Interrupted, UserError, asked_by
 from fledge.base.files import PARTIAL, locked, new_folders, remove_partials
+from fledge.base.seals import intact
 from fledge.datasets import judge, shards
 from fledge.datasets.config import DataConfig
 from fledge.datasets.division import Division
@@ -105,7 +105,7 @@ def is_built(out: str, key: str) -> bool:
         with contextlib.suppress(ValueError, AttributeError):
             manifest = json.loads(content)
             if manifest.get("made") == key:
-                if whole := is_whole(place, manifest):
+                if whole := intact(content, indent=1) and is_whole(place, manifest):
                     place.forget_work()  # where a process was killed just before its end
                 return whole
         raise UserError(f"'{out}' exists already", hint)
@@ -174,7 +174,7 @@ def tidied(place: Place) -> bool:
 def tell_of_the_rest(error: BaseException) -> None:
     """What was finished before this happened is kept; a person should know."""
     if isinstance(error, KeyboardInterrupt):
-        raise Interrupted(signal.SIGINT, "the same command") from None
+        raise Interrupted(asked_by(error), "the same command") from None
     if isinstance(error, UserError):
         error.hint += "; what is finished is kept, and the same command goes on with it"
 

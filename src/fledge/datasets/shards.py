@@ -1,6 +1,6 @@
 """The dataset on disk: folders of token shards, and how they are read.
 
-    DIR/dataset.json         written last: what is here, with the SHA-256 of every file
+    DIR/dataset.json         written last: what is here, with the SHA-256 of every file and its own
     DIR/tokenizer.json       what the ids mean
     DIR/train/00000.tokens   one shard: header, ids, document starts          (val/, test/ likewise)
 
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from fledge.base.errors import UserError
 from fledge.base.files import read_json, sha256
+from fledge.base.seals import intact, sealed
 from fledge.tokens import tokenizer as tokenizers
 from fledge.tokens.tokenizer import Tokenizer
 
@@ -97,7 +98,7 @@ def manifest(
             for name, shards in splits.items()
         },
     }
-    return json.dumps(content, indent=1).encode()
+    return sealed(content, indent=1)
 
 
 class Split:
@@ -126,6 +127,19 @@ class Split:
     def rows(self, starts: Iterable[int], length: int) -> NDArray[np.int64]:
         """Windows of equal length, one a row: [len(starts), length]."""
         return np.stack([self.read(int(start), length) for start in starts])
+
+    def documents_in(self, start: int, length: int) -> tuple[int, int]:
+        """The first and the last document of which a token lies in this window."""
+        return max(0, self._begun(start) - 1), max(0, self._begun(start + length - 1) - 1)
+
+    def _begun(self, place: int) -> int:
+        """How many documents begin at this token or before."""
+        begins = [0, *self._ends.tolist()]
+        return sum(
+            int(np.searchsorted(starts, place - begin, side="right"))
+            for begin, starts in zip(begins, self._documents, strict=False)
+            if begin <= place
+        )
 
     def document_starts(self) -> Iterator[int]:
         """Where each document begins, counted over the whole split."""
@@ -165,15 +179,16 @@ def open_dataset(folder: Path) -> Dataset:
     if not (folder / MANIFEST).exists():
         raise UserError(f"'{folder}' is not a prepared dataset", "make one: fledge prepare SOURCE --out DIR")
     manifest = read_json(folder / MANIFEST, "the dataset's manifest")
+    damaged = UserError(f"the dataset's manifest is damaged: '{folder / MANIFEST}'", "prepare the dataset anew")
+    if not intact((folder / MANIFEST).read_bytes(), indent=1):
+        raise damaged
     tokenizer = tokenizers.load(folder / TOKENIZER)
     try:
         return _open(folder, manifest, tokenizer)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(
-            f"the dataset's manifest is damaged: '{folder / MANIFEST}'", "prepare the dataset anew"
-        ) from None
+        raise damaged from None
 
 
 def _open(folder: Path, manifest: dict[str, Any], tokenizer: Tokenizer) -> Dataset:

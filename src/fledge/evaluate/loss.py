@@ -1,7 +1,7 @@
 """How surprised is the model by a whole split? One deterministic pass, every token asked once.
 
 The split is cut into windows of one context, side by side; the last is shorter. Each token but the very first is a
-target exactly once, seen with what came before it in its window.
+target exactly once, seen with what came before it in its window. Ranks take portions in turn.
 """
 
 import math
@@ -18,6 +18,7 @@ from fledge.loss import IGNORE, summed_cross_entropy
 from fledge.model.gpt import GPT
 
 TOKENS_AT_ONCE = {"cpu": 4096, "mps": 16_384, "cuda": 16_384}  # a CPU is faster, too, where its caches hold more of it
+NOTHING = (0, 0)  # a window that asks nothing: ranks that share a model must call it equally often
 SCORES_AT_ONCE = 2**26  # a score for every token and every word of the vocabulary: a quarter of a gigabyte
 
 
@@ -42,7 +43,7 @@ def portion(context: int, vocab_size: int, machine: Machine) -> int:
     return max(1, min(TOKENS_AT_ONCE[machine.device], SCORES_AT_ONCE // vocab_size) // context)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: weights that ranks have borrowed in it could never be learned from
 def judge(
     model: GPT,
     split: Split,
@@ -53,14 +54,15 @@ def judge(
     """`lengths` says how many bytes of text each token stands for; `watch` may show how far it has come."""
     context = model.config.context
     cuts = windows(len(split), context)
-    rows = portion(context, lengths.size, machine)
+    rows, company = portion(context, lengths.size, machine), machine.company
     nats = torch.zeros((), dtype=torch.float64)
     right, counted, spelled = 0, 0, 0
     was_training = model.training
     model.eval()
     try:
-        for first in watch(range(0, len(cuts), rows)):
-            ids = rows_of(split, cuts[first : first + rows], context)
+        for turn in watch(range(0, len(cuts), rows * company.size)):
+            first = turn + company.rank * rows
+            ids = rows_of(split, cuts[first : first + rows] or [NOTHING], context)
             inputs = torch.from_numpy(ids[:, :-1].clip(min=0)).to(machine.device)
             targets = torch.from_numpy(ids[:, 1:]).to(machine.device)
             with machine.autocast():
@@ -73,10 +75,12 @@ def judge(
             spelled += int(lengths[asked].sum())
     finally:
         model.train(was_training)
-    loss = float(nats) / counted
-    bits = float(nats) / math.log(2) / max(1, spelled)
+    sums = torch.tensor([float(nats), right, counted, spelled], dtype=torch.float64)
+    all_nats, all_right, all_counted, all_spelled = company.sum(sums).tolist()
+    loss = all_nats / all_counted
+    bits = all_nats / math.log(2) / max(1, all_spelled)
     perplexity = math.exp(loss) if loss < 700 else math.inf
-    return Judgement(split.name, loss, perplexity, bits, right / counted, counted, context)
+    return Judgement(split.name, loss, perplexity, bits, all_right / all_counted, int(all_counted), context)
 
 
 def rows_of(split: Split, cuts: Sequence[tuple[int, int]], context: int) -> NDArray[np.int64]:

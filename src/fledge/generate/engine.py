@@ -17,7 +17,7 @@ from fledge.tokens.stream import TextStream
 from fledge.tokens.tokenizer import Tokenizer
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: weights that ranks have borrowed in it could never be learned from
 def generate(
     model: GPT, prompt: Tensor, row: tuple[Strategy, ...], machine: Machine, count: int, seed: int
 ) -> Iterator[Tensor]:
@@ -33,8 +33,8 @@ def generate(
             if cache.length + new.shape[1] > context:
                 cache, new = new_cache(model.config), seen[:, -(context // 2 or 1) :]
             with machine.autocast():
-                logits = model.head(model.hidden(new, cache)[:, -1])  # only the last place is asked for more
-            chosen = choose(logits, row, generator)
+                logits = model.following(new, cache)
+            chosen = machine.company.as_first(choose(logits, row, generator))  # or ranks might end at other places
             new = chosen.to(machine.device).unsqueeze(1)
             seen = torch.cat((seen[:, -context:], new), dim=1)
             yield chosen

@@ -46,6 +46,10 @@ class GPT(nn.Module):
         """ids [B, T] → what another end makes of the vectors [B, T, C] and the head, where all scores are too many."""
         return end(self.hidden(ids), self.head)
 
+    def following(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+        """ids [B, T] → scores of the token that follows, [B, V]: only the last place is asked for more."""
+        return self.head(self.hidden(ids, cache)[:, -1])
+
     def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """ids [B, T] → what the model thinks at each place, just before it scores tokens. [B, T, C]"""
         past = cache or self.no_cache

@@ -4,7 +4,6 @@ machine → text → tokens → size (by a short probe) → training → what it
 """
 
 import argparse
-import json
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from fledge.recipes.settings import Settings, resolve
 from fledge.recipes.train import complete, train
 from fledge.recipes.training import Outcome, assemble
 from fledge.track.plots import draw
-from fledge.track.sinks import EVENTS
+from fledge.track.sinks import read_events
 from fledge.track.terminal import printable, shown, span
 
 # layers, width, heads: from what a slow laptop can teach in time to what a fast machine can
@@ -99,8 +98,8 @@ def seconds_per_step(settings: Settings, machine: Machine, dataset: Dataset) -> 
 
 
 def before_and_after(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / EVENTS).read_text().splitlines()]
-    samples = [{"step": e["step"], "text": e["prompt"] + e["text"]} for e in lines if e["event"] == "Sampled"]
+    told = read_events(folder)
+    samples = [{"step": e["step"], "text": e["prompt"] + e["text"]} for e in told if e["event"] == "Sampled"]
     return [samples[0], samples[-1]]
 
 

@@ -71,10 +71,16 @@ def find(name: str, overrides: list[str], runs: Path) -> Found:
 
 
 def of_run(run: Run, which: str) -> Found:
+    run.refuse_changed()
     checkpoint, damaged = store.find(run.checkpoints, which)
     for what in damaged:
         say(f"warning: {what}; using step {checkpoint.step}")
-    weights, tokenizer = checkpoint.folder / "model.safetensors", run.folder / "tokenizer.json"
+    weights, tokenizer = checkpoint.folder / store.WEIGHTS, run.folder / "tokenizer.json"
+    if not weights.exists():
+        raise UserError(
+            f"step {checkpoint.step} of '{run.name}' was saved in parts, and an ejected file reads one",
+            f"let one process save it: fledge train --init {run.name}@{checkpoint.step}",
+        )
     return Found(run.name, settings_of(run), weights, tokenizer)
 
 

@@ -4,6 +4,7 @@ import argparse
 from dataclasses import asdict
 
 from fledge.base import machine as machines
+from fledge.base.company import Company, joined
 from fledge.base.errors import UserError
 from fledge.checkpoint import run as run_folder
 from fledge.evaluate.loss import judge
@@ -14,8 +15,12 @@ from fledge.tokens.tokenizer import byte_lengths, fingerprint
 
 
 def run(args: argparse.Namespace) -> None:
-    device = machines.choose_device(args.device).value
-    loaded = run_folder.load(args.run, args.runs, device)
+    with joined() as company:
+        _run(args, company)
+
+
+def _run(args: argparse.Namespace, company: Company) -> None:
+    loaded = run_folder.load(args.run, args.runs)
     for warning in loaded.warnings:
         say(f"warning: {warning}")
     settings = settle(loaded.run.config())
@@ -25,16 +30,19 @@ def run(args: argparse.Namespace) -> None:
             f"'{loaded.run.name}' was not trained here, so no dataset is its own",
             f"name one, made with --tokenizer {loaded.run.folder / 'tokenizer.json'}: --data DIR",
         )
-    dataset = open_named(str(data), lambda: loaded.tokenizer)
+    with company.in_turn("text"):
+        dataset = open_named(str(data), lambda: loaded.tokenizer)
     if fingerprint(dataset.tokenizer) != fingerprint(loaded.tokenizer):
         raise UserError(
             f"'{dataset.folder}' was made with another tokenizer than '{loaded.run.name}'",
             f"prepare it with --tokenizer {loaded.run.folder / 'tokenizer.json'}",
         )
     # In the precision of the training, where the hardware has it: then the figures are those of the run.
-    machine = machines.choose(device, settings.train.dtype if machines.has_bf16_units(device) else "float32")
+    device = machines.choose_device(args.device).value
+    dtype = settings.train.dtype if machines.has_bf16_units(device) else "float32"
+    machine = machines.choose(device, dtype, company)
     found = judge(
-        loaded.model,
+        loaded.model.to(machine.device),
         dataset.split(args.split),
         byte_lengths(loaded.tokenizer),
         machine,

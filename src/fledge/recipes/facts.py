@@ -3,7 +3,6 @@
 import platform
 import subprocess
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ def of_training(dataset: Dataset, machine: Machine) -> dict[str, Any]:
         **made_with(dataset.tokenizer),
         "processor": machines.hardware(machine.device),
         "cores": machines.cores(),
-        "machine": asdict(machine),
+        "machine": {"device": machine.device, "dtype": machine.dtype, "processes": machine.company.size},
         "dataset": str(dataset.folder.resolve()),
         "dataset_sha256": dataset.fingerprint,
     }

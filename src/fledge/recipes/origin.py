@@ -68,6 +68,7 @@ def find(reference: str, runs: Path) -> Origin:
     """The run that `--init` names; its best checkpoint where none is named."""
     name, which = run_folder.split_reference(reference, otherwise="best")
     run = run_folder.find(name, runs)
+    run.refuse_changed()
     checkpoint, damaged = store.find(run.checkpoints, which)
     for what in damaged:
         say(f"warning: {what}; using step {checkpoint.step}")

@@ -76,6 +76,7 @@ def standing(folder: Path) -> Path:
 def look_back(name: str, runs: Path, *, as_json: bool) -> None:
     """What a plan says of a run today, beside what the run says itself. It teaches the curve nothing meanwhile."""
     run = run_folder.find(name, runs)
+    run.refuse_changed()
     if "imported" in run.facts():
         raise UserError(f"'{run.name}' was imported: it was never trained here", "look back at a run that was")
     settings = settle(run.config())

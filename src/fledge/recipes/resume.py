@@ -1,32 +1,80 @@
 """fledge resume: go on exactly where a run stopped, bit for bit as if it never had."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from fledge.base import machine as machines
+from fledge.base.company import ALONE, Company, joined
 from fledge.base.errors import UserError
+from fledge.base.files import remove_partials
+from fledge.base.settings import merge, read_overrides, to_layer, to_toml
 from fledge.checkpoint import run as run_folder
 from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
-from fledge.checkpoint.state import State
+from fledge.datasets.shards import Dataset
+from fledge.recipes.changes import changes, refuse_changes
 from fledge.recipes.prepare import open_named
+from fledge.recipes.proof import Proof, in_words, prove
 from fledge.recipes.screen import report, say
-from fledge.recipes.settings import settle
-from fledge.recipes.train import closing_words
-from fledge.recipes.training import Outcome, Training
+from fledge.recipes.settings import Settings, settle
+from fledge.recipes.training import Outcome, Training, closing_words, held, refuse_uneven
+from fledge.tokens.tokenizer import fingerprint
 from fledge.track.sinks import rewind
 
 
 def run(args: argparse.Namespace) -> None:
-    outcome = resume(args.run, args.runs)
-    report(asdict(outcome), as_json=args.json, text=closing_words(outcome))
+    with joined() as company:
+        if args.verify:
+            if args.overrides:
+                raise UserError("--verify looks at a checkpoint as it is", "leave settings out")
+            proof = prove_run(args.run, args.runs, company)
+            report(asdict(proof), as_json=args.json, text=in_words(proof))
+            return
+        outcome = resume(args.run, args.runs, company, args.overrides, allow_changes=args.allow_changes)
+        report(asdict(outcome), as_json=args.json, text=closing_words(outcome))
 
 
-def resume(reference: str, runs: Path) -> Outcome:
+def resume(
+    reference: str,
+    runs: Path,
+    company: Company = ALONE,
+    overrides: Sequence[str] = (),
+    *,
+    allow_changes: bool = False,
+) -> Outcome:
     name, which = run_folder.split_reference(reference)
     run = run_folder.find(name, runs)
+    edited = run.changed() == [run_folder.CONFIG]
+    if not edited:
+        run.refuse_changed()
+    settings = settle(merge(run.config(), read_overrides(list(overrides))))
+    if settings.train.epochs is not None:
+        raise UserError("a run that goes on counts steps", "say --train.steps instead of train.epochs")
+    dataset = its_text(run, settings, company)
+    machine = machines.choose(settings.train.device, settings.train.dtype, company)
+    with held(run, company):
+        company.tell(lambda: agreed(run, which, settings, dataset, edited=edited, allow=allow_changes))
+        found = company.tell(lambda: rewound(run, which, settings.train.steps))
+        training = Training(run, settings, machine, dataset)
+        return training.go(training.load(found) if found else None)
+
+
+def prove_run(reference: str, runs: Path, company: Company) -> Proof:
+    name, which = run_folder.split_reference(reference)
+    run = run_folder.find(name, runs)
+    run.refuse_changed()
     settings = settle(run.config())
+    dataset = its_text(run, settings, company)
+    machine = machines.choose(settings.train.device, settings.train.dtype, company)
+    found = company.tell(lambda: store.find(run.checkpoints, which)[0].folder.name)
+    return prove(Training(run, settings, machine, dataset), found)
+
+
+def its_text(run: Run, settings: Settings, company: Company) -> Dataset:
+    """What the run was trained on, unchanged."""
     if "imported" in run.facts():
         raise UserError(
             f"'{run.name}' was imported: there is no training to go on with",
@@ -34,29 +82,58 @@ def resume(reference: str, runs: Path) -> Outcome:
         )
     if settings.data.path is None:
         raise UserError(f"'{run.folder}' does not say what it was trained on: its config.toml is damaged", "restore it")
-    dataset = open_named(settings.data.path, run.tokenizer)
+    refuse_uneven(settings.train.batch, company)
+    with company.in_turn("text"):
+        dataset = open_named(settings.data.path, run.tokenizer)
     if dataset.fingerprint != run.fact("dataset_sha256"):
         raise UserError(
-            f"the dataset '{dataset.folder}' is not the one that '{run.name}' was trained on",
+            f"the dataset '{dataset.folder}' is not the one that '{run.name}' was trained on:"
+            f" {dataset.fingerprint[:12]}… instead of {run.fact('dataset_sha256')[:12]}…",
             "put the old one back, or train a new run on the new text",
         )
-    machine = machines.choose(settings.train.device, settings.train.dtype)
-    with run.alone():
-        state = rewound(run, which, settings.train.steps)
-        return Training(run, settings, machine, dataset).go(state)
+    return dataset
 
 
-def rewound(run: Run, which: str, steps: int) -> State | None:
-    """The state to go on from, after everything later has been taken back; None is the very beginning."""
+def agreed(run: Run, which: str, settings: Settings, dataset: Dataset, *, edited: bool, allow: bool) -> str:
+    """The run takes on what has been changed, or it is refused."""
+    made_of = made_with(run, which)
+    if made_of and made_of["tokenizer_sha256"] != fingerprint(dataset.tokenizer):
+        raise UserError(f"'{run.name}' has another tokenizer than its checkpoint", "restore its tokenizer.json")
+    if made_of:
+        before = made_of["settings"]
+    elif not edited:
+        before = to_layer(settle(run.config()))
+    elif allow:  # nobody knows what it was, and somebody takes that upon himself
+        before = to_layer(settings)
+    else:
+        run.refuse_changed()
+    found = changes(before, to_layer(settings))
+    refuse_changes(run.name, found, allow=allow)
+    if found or edited:
+        run.take_on(to_toml(settings))
+    return ""
+
+
+def made_with(run: Run, which: str) -> dict[str, Any] | None:
+    """What the checkpoint says that it was made of; nothing where there is none, or an old one."""
+    if not store.complete(run.checkpoints):
+        return None
+    return store.read_progress(store.find(run.checkpoints, which)[0]).get("about")
+
+
+def rewound(run: Run, which: str, steps: int) -> str:
+    """The checkpoint to go on from, after everything later has been taken back; none is the very beginning."""
+    for folder in (run.folder, run.checkpoints):  # nobody else would, where it was killed in its last moment
+        remove_partials(folder)
     good, damaged = store.listed(run.checkpoints)
     for what in damaged:
         say(f"warning: {what}; it is passed over")
     checkpoint = store.find(run.checkpoints, which)[0] if good or which != "latest" else None
-    state = store.load(checkpoint) if checkpoint else None
-    if state and state.step >= steps and state.owed is None:
+    if checkpoint and checkpoint.step >= steps and not checkpoint.owed:
         raise UserError(f"'{run.name}' is finished: it has made all its {steps} steps", "train a new run")
-    store.remove_later(run.checkpoints, state.step if state else -1)
+    step = checkpoint.step if checkpoint else -1
+    store.remove_later(run.checkpoints, step)
     # What a step is owed will be done and written again, so what it left half-done goes too.
-    rewind(run.folder, state.step - (state.owed is not None) if state else -1)
-    say(f"going on with '{run.name}' after step {state.step}" if state else f"'{run.name}' begins anew")
-    return state
+    rewind(run.folder, step - checkpoint.owed if checkpoint else -1)
+    say(f"going on with '{run.name}' after step {step}" if checkpoint else f"'{run.name}' begins anew")
+    return checkpoint.folder.name if checkpoint else ""

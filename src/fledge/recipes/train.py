@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from fledge.base import machine as machines
+from fledge.base.company import ALONE, Company, joined, restarts
 from fledge.base.errors import Interrupted, UserError
 from fledge.base.files import human_bytes
 from fledge.base.machine import Machine
@@ -22,9 +23,10 @@ from fledge.model.count import TRAINING_BYTES, parameters
 from fledge.recipes import facts, origin
 from fledge.recipes.origin import Origin
 from fledge.recipes.prepare import ensure
+from fledge.recipes.resume import resume
 from fledge.recipes.screen import report
 from fledge.recipes.settings import Settings, resolve
-from fledge.recipes.training import Outcome, Training
+from fledge.recipes.training import Outcome, Training, closing_words, held, refuse_uneven
 from fledge.text.inputs import is_url
 from fledge.track.sinks import read_metrics
 
@@ -32,6 +34,11 @@ LONGEST_NAME = 200  # bytes; a file system takes 255, and folders beside it carr
 
 
 def run(args: argparse.Namespace) -> None:
+    with joined() as company:
+        _run(args, company)
+
+
+def _run(args: argparse.Namespace, company: Company) -> None:
     if args.preset is None and args.init is None:
         raise UserError("what is to be trained?", "name a preset or a FILE.toml, or a run to go on from: --init RUN")
     start = origin.find(args.init, args.runs) if args.init else None
@@ -40,8 +47,20 @@ def run(args: argparse.Namespace) -> None:
         report(to_layer(settings), as_json=args.json, text=to_toml(settings, explain=True))
         return
     base_name = run_name(args.preset) if args.preset else start.run.name if start else ""
-    outcome = train(settings, args.runs, name=args.run, base_name=base_name, start=start)
+    outcome = begin_or_go_on(settings, args, base_name, start, company)
     report(asdict(outcome), as_json=args.json, text=closing_words(outcome))
+
+
+def begin_or_go_on(
+    settings: Settings, args: argparse.Namespace, base_name: str, start: Origin | None, company: Company
+) -> Outcome:
+    """torchrun starts the same command again when a process has died: then the run is there, and goes on."""
+    done, most = restarts()
+    if most and args.run is None:
+        raise UserError("processes that are started again must know which run to go on with", "name it: --run NAME")
+    if done and company.tell(lambda: str(bool(run_folder.look_up(args.run, args.runs)))) == "True":
+        return resume(args.run, args.runs, company)
+    return train(settings, args.runs, name=args.run, base_name=base_name, start=start, company=company)
 
 
 def run_name(preset: str) -> str:
@@ -49,36 +68,45 @@ def run_name(preset: str) -> str:
     return re.sub(r"[^\w-]", "-", Path(preset).stem).strip("-")[:100] or "run"
 
 
-def closing_words(outcome: Outcome) -> str:
-    loss = "" if outcome.val_loss is None else f", best validation loss {outcome.val_loss:.4f}"
-    name = outcome.run
-    return f"'{name}' is trained: step {outcome.step:,}{loss}\nnext: fledge generate {name} · fledge plot {name}"
-
-
-def train(settings: Settings, runs: Path, *, name: str | None, base_name: str, start: Origin | None = None) -> Outcome:
+def train(
+    settings: Settings,
+    runs: Path,
+    *,
+    name: str | None,
+    base_name: str,
+    start: Origin | None = None,
+    company: Company = ALONE,
+) -> Outcome:
     """From settings to a trained model. Whatever is wrong is found before the run's folder is made."""
     if name is not None:
         check_name(name)
-        run_folder.refuse_existing(runs / name)
-    machine = machines.choose(settings.train.device, settings.train.dtype)
+        if company.first:  # who comes later would find what the first has made
+            run_folder.refuse_existing(runs / name)
+    refuse_uneven(settings.train.batch, company)
+    machine = machines.choose(settings.train.device, settings.train.dtype, company)
     text = settings.data.path or settings.data.corpus  # complete() fills in the path, and then nobody can tell
     first = start.begin(settings) if start else None
-    dataset = ensure(settings.data, settings.tokenizer, check=lambda made: complete(settings, made, machine))
+    with company.in_turn("text"):
+        dataset = ensure(settings.data, settings.tokenizer, check=lambda made: complete(settings, made, machine))
     settings = complete(settings, dataset, machine)
     about = {**facts.of_training(dataset, machine), "text": text}
     if start:
         start.check(dataset)
         about["init"] = start.name
-    folder = runs / (name or run_folder.free_name(runs, base_name))
-    run = run_folder.create(folder, to_toml(settings), about, dataset.tokenizer, first)
+
+    def create() -> str:
+        folder = runs / (name or run_folder.free_name(runs, base_name))
+        return run_folder.create(folder, to_toml(settings), about, dataset.tokenizer, first).name
+
+    run = Run(runs / company.tell(create))
     try:
-        with run.alone():
+        with held(run, company):
             return Training(run, settings, machine, dataset).go(first)
     except Interrupted:
         raise
     except BaseException:
-        if never_began(run):
-            shutil.rmtree(folder, ignore_errors=True)  # leave no run behind that is none
+        if company.first and never_began(run):
+            shutil.rmtree(run.folder, ignore_errors=True)  # leave no run behind that is none
         raise
 
 

@@ -8,6 +8,7 @@ Used by train, resume and demo. Everything here can be thrown away and built aga
 """
 
 import contextlib
+import json
 import math
 import time
 from collections import Counter
@@ -15,24 +16,25 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 
-import torch
 from rich.console import Console
 
 from fledge.base import machine as machines
+from fledge.base.company import Company, is_spread
 from fledge.base.errors import Interrupted, UserError
 from fledge.base.machine import Machine, find_compiler
-from fledge.base.settings import to_layer
+from fledge.base.settings import listed_divisors, to_layer
 from fledge.batches.loader import Loader
 from fledge.batches.order import Order, Route
 from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
-from fledge.checkpoint.saver import Saver, Written
-from fledge.checkpoint.state import State, capture, restore
+from fledge.checkpoint.saver import Saver, Written, save_parts
+from fledge.checkpoint.state import State, capture, capture_part, restore, seed_chance
 from fledge.datasets.shards import Dataset, Split
 from fledge.evaluate.loss import judge
 from fledge.generate.engine import complete
 from fledge.generate.sampling import strategies
 from fledge.model.count import parameters
+from fledge.model.gpt import GPT
 from fledge.model.init import build as build_model
 from fledge.optim.groups import build_optimizer
 from fledge.optim.schedule import multiplier
@@ -41,13 +43,14 @@ from fledge.recipes.screen import say
 from fledge.recipes.settings import Settings
 from fledge.tokens.tokenizer import byte_lengths
 from fledge.track import events
+from fledge.track.guests import Guest
 from fledge.track.sinks import CSVSink, JSONLSink, SamplesSink, Sink, TensorBoardSink, Tracker, WandbSink, rewind
 from fledge.track.terminal import view
 from fledge.train.anomaly import origin, sound
-from fledge.train.fitting import Fitting, Fixed, guess
+from fledge.train.fitting import Fitting, Fixed, guess, rehearsed
 from fledge.train.guard import Derailed, Guard, StopAsked, StopSignals
 from fledge.train.loop import End, Hook, call_hooks, every, fit
-from fledge.train.parallel import exact, keep_compiled, wrap
+from fledge.train.parallel import LossModel, exact, keep_compiled, wrap
 from fledge.train.scaling import SCALING
 from fledge.train.step import Stepper, StepResult
 
@@ -62,33 +65,61 @@ class Outcome:
     val_loss: float | None  # the best there was
 
 
+def closing_words(outcome: Outcome) -> str:
+    loss = "" if outcome.val_loss is None else f", best validation loss {outcome.val_loss:.4f}"
+    name = outcome.run
+    return f"'{name}' is trained: step {outcome.step:,}{loss}\nnext: fledge generate {name} · fledge plot {name}"
+
+
+def refuse_uneven(batch: int, company: Company) -> None:
+    if batch % company.size:
+        raise UserError(
+            f"train.batch = {batch} cannot be shared by {company.size} processes",
+            f"start {listed_divisors(batch)} of them, or make the batch a multiple of {company.size}",
+        )
+
+
+def held(run: Run, company: Company) -> contextlib.AbstractContextManager[None]:
+    """The first keeps other programs out, for all."""
+    return run.alone() if company.first else contextlib.nullcontext()
+
+
 def assemble(settings: Settings, machine: Machine, split: Split) -> Stepper:
     """A new model and everything that one update of it needs, to learn from `split`."""
     train, optim, context = settings.train, settings.optim, settings.model.context
     keep_compiled()
     exact()
-    model = build_model(settings.model, train.seed).to(machine.device)
+    model = build_model(settings.model, train.seed)
+    loss = wrap(model, machine, compile=compiles(settings, machine), warn=say, parallel=train.parallel)
     order = Order(len(split), context, settings.data.stride or context, train.seed)
     return Stepper(
         model=model,
-        loss=wrap(model, machine, compile=compiles(settings, machine), warn=say),
+        loss=loss,
         optimizer=build_optimizer(model, optim, machine),
-        batches=micro_batches(settings, Loader(split, order, train.batch, machine), machine),
+        batches=micro_batches(settings, Loader(split, order, train.batch, machine), model),
         multiplier=partial(multiplier, optim, steps=train.steps),
         peak=optim.lr,
         clip=train.clip,
         scaling=SCALING[machine.dtype](),
+        company=machine.company,
+        add_up=loss.add_up,
     )
 
 
-def micro_batches(settings: Settings, loader: Loader, machine: Machine) -> Fitting:
-    kind = Fitting if settings.train.micro_batch == "auto" else Fixed
-    return kind(loader, at_once(settings, machine), say)
+def micro_batches(settings: Settings, loader: Loader, model: GPT) -> Fitting:
+    train, machine, size = settings.train, loader.machine, at_once(settings, loader.machine)
+    if machine.company.size == 1:
+        return (Fitting if train.micro_batch == "auto" else Fixed)(loader, size, say)
+    if train.micro_batch != "auto" or train.parallel == "fsdp":  # of a spread model no rank can try alone
+        return Fixed(loader, size, say)
+    found = rehearsed(Fitting(loader, size, say), LossModel(model, machine), machine.company)
+    model.zero_grad()
+    return found
 
 
 def at_once(settings: Settings, machine: Machine) -> int:
     """How many sequences are computed at once, as far as can be told beforehand."""
-    wanted, share = settings.train.micro_batch, settings.train.batch // machine.world_size
+    wanted, share = settings.train.micro_batch, settings.train.batch // machine.company.size
     return guess(settings.model, share, machine) if wanted == "auto" else min(wanted or share, share)
 
 
@@ -100,7 +131,7 @@ def compiles(settings: Settings, machine: Machine) -> bool:
 class Training:
     def __init__(self, run: Run, settings: Settings, machine: Machine, dataset: Dataset) -> None:
         self.run, self.settings, self.machine, self.dataset = run, settings, machine, dataset
-        self.steps = settings.train.steps
+        self.steps, self.company = settings.train.steps, machine.company
         machines.forget_peak(machine.device)
         self.stepper = assemble(settings, machine, dataset.split("train"))
         self.model, self.optimizer = self.stepper.model, self.stepper.optimizer
@@ -108,17 +139,21 @@ class Training:
         self.judged: tuple[int, float] | None = None  # step and validation loss of the last look
         self.best_step, self.best_loss = -1, math.inf
         self.tracker = Tracker([])
-        self.signals = StopSignals()
+        self.signals = StopSignals(self.company)
         self.guard = Guard(settings.train.leap, self._accident)
         self.saver = Saver(run.checkpoints, settings.train.keep_last)
         self.rescues: Counter[int] = Counter()  # by the step that was gone back to
 
+    def load(self, name: str) -> State:
+        """A checkpoint of this run; of a model that is spread over ranks, each takes its part."""
+        return store.load(store.verify(self.run.checkpoints / name), dict(self.model.named_parameters()))
+
     def go(self, state: State | None = None) -> Outcome:
         """From `state`, or from the beginning, to the last step. A signal saves and raises `Interrupted`."""
-        torch.manual_seed(self.settings.train.seed)  # dropout draws from torch's own generator
-        if state is not None:
-            self._restore(state)
         reached = state.step if state else 0
+        seed_chance(self.settings.train.seed, reached, self.company)  # dropout draws from torch's own generator
+        if state is not None:
+            self.restore(state)
         begun = time.perf_counter()
         self.tracker = Tracker(self._sinks(reached))
         with self.signals as signals:
@@ -127,10 +162,11 @@ class Training:
                 end = self._through(state)
                 reached = end.last.step if end.last else reached
                 stopped = signals.received if reached < self.steps or end.owed else None
-                if stopped:
-                    with contextlib.suppress(Derailed):  # what is not worth keeping: an older checkpoint stands
-                        self._save(reached, end)
-                self._tell_saved(self.saver.finished(wait=True))
+                with signals.deadline.lifted():
+                    if stopped:
+                        with contextlib.suppress(Derailed):  # what is not worth keeping: an older checkpoint stands
+                            self._save(reached, end)
+                    self._tell_saved(self.saver.finished(wait=True))
                 reason = "interrupted" if stopped else "finished"
                 memory = machines.peak_memory(self.machine.device)
                 self.tracker.record(events.Ended(reached, reason, time.perf_counter() - begun, memory))
@@ -142,15 +178,21 @@ class Training:
         best = store.best_of(store.complete(self.run.checkpoints))
         return Outcome(self.run.name, str(self.run.folder), reached, best.val_loss if best else None)
 
-    def _restore(self, state: State) -> None:
-        restore(state, self.model, self.optimizer)
+    def restore(self, state: State) -> None:
+        restore(state, self.model, self.optimizer, self.company)
         self.stepper.scaling.remember(state.scaling)
         self.stepper.route = Route(state.detours)
         self.guard.remember(state.guard)
-        best = store.best_of(store.complete(self.run.checkpoints))
-        self.judged, self.best_step, self.best_loss = None, -1, math.inf
-        if best and best.val_loss is not None:
-            self.best_step, self.best_loss = best.step, best.val_loss
+        self.judged = None
+        self.best_step, self.best_loss = self._best_so_far()
+
+    def _best_so_far(self) -> tuple[int, float]:
+        def look() -> str:
+            best = store.best_of(store.complete(self.run.checkpoints))
+            return json.dumps([best.step, best.val_loss] if best else [-1, None])
+
+        step, loss = json.loads(self.company.tell(look))  # saving takes all ranks, so all must know when
+        return step, math.inf if loss is None else loss
 
     def _through(self, state: State | None) -> End:
         """To the last step or a signal, whatever happens on the way."""
@@ -179,24 +221,29 @@ class Training:
         slower = f"--optim.lr {self.settings.optim.lr / 3:.2g}, beside Muon a smaller --optim.muon_lr"
         advice = f"the learning rate is probably too high: train anew with {slower}, or a longer warm-up"
         refusal = UserError(accident.what, advice)
-        good, _ = store.listed(self.run.checkpoints)
-        if not (self.settings.train.rescue and good):
+        found = self.company.tell(self._newest) if self.settings.train.rescue else ""
+        if not found:
             raise refusal
-        state = store.load(good[-1])
+        state = self.load(found)
         self.rescues[state.step] += 1
         if self.rescues[state.step] > MOST_RESCUES:
             raise refusal
         before = self.stepper.route
         after = before.around(state.step, accident.step - 1)
-        self._restore(state)
+        self.restore(state)
         self.stepper.route = after
         self.tracker.close()
-        rewind(self.run.folder, state.step - (state.owed is not None), spare=(events.Accident, events.Rescued))
+        if self.company.first:
+            rewind(self.run.folder, state.step - (state.owed is not None), spare=(events.Accident, events.Rescued))
         self.tracker = Tracker(self._sinks(state.step))
         self._announce(state.step)
         passed = (before.batch(state.step), after.batch(state.step) - 1)
         self.tracker.record(events.Rescued(state.step, accident.step, accident.what, passed))
         return state
+
+    def _newest(self) -> str:
+        good, _ = store.listed(self.run.checkpoints)
+        return good[-1].folder.name if good else ""
 
     def _accident(self, result: StepResult, what: str) -> None:
         """Written down with the place where it began and the text it happened on, before anything else is done."""
@@ -208,17 +255,19 @@ class Training:
         )
 
     def _sinks(self, reached: int) -> list[Sink]:
-        """Files and screen, which must work, and guests, which may fail: training does not depend on them."""
+        """Files, which must be exact; a screen; and guests, which may fail or hang and change nothing."""
+        if not self.company.first:
+            return []
         track, folder = self.settings.track, self.run.folder
         sinks: list[Sink] = [CSVSink(folder), JSONLSink(folder), SamplesSink(folder), view(Console(stderr=True))]
-        guests: list[Callable[[], Sink]] = []
+        guests: dict[str, Callable[[], Sink]] = {}
         if track.tensorboard:
-            guests.append(lambda: TensorBoardSink(folder, reached))
+            guests["TensorBoard"] = lambda: TensorBoardSink(folder, reached)
         if track.wandb:
-            guests.append(lambda: WandbSink(folder, track.project, to_layer(self.settings)))
-        for guest in guests:
+            guests["Weights & Biases"] = lambda: WandbSink(folder, track.project, to_layer(self.settings))
+        for name, guest in guests.items():
             try:
-                sinks.append(guest())
+                sinks.append(Guest(name, guest))
             except UserError:
                 raise
             except Exception as error:
@@ -293,22 +342,35 @@ class Training:
 
     def _save(self, step: int, end: End | None = None) -> None:
         self._refuse_ruined(step)
-        state = capture(
+        val_loss = self.judged[1] if self.judged and self.judged[0] == step else None
+        owed = (asdict(end.last) if end.last else {}) if end and end.owed else None
+        in_parts = self.settings.train.sharded_save and is_spread(next(self.model.parameters()))
+        state = self.captured(step, val_loss, owed, capture_part if in_parts else capture)
+        if in_parts:
+            self._tell_saved(save_parts(self.run.checkpoints, self.settings.train.keep_last, state, self.company))
+        elif self.company.first:
+            self._tell_saved(self.saver.save(state))
+
+    def captured(
+        self, step: int, val_loss: float | None, owed: dict[str, float] | None, taken: Callable[..., State] = capture
+    ) -> State:
+        """This very moment, whole: what `restore` needs to go on from it."""
+        return taken(
             self.model,
             self.optimizer,
             step,
-            val_loss=self.judged[1] if self.judged and self.judged[0] == step else None,
+            self.company,
+            val_loss=val_loss,
             scaling=self.stepper.scaling.memory(),
-            owed=(asdict(end.last) if end.last else {}) if end and end.owed else None,
+            owed=owed,
             detours=self.stepper.route.detours,
             guard=self.guard.memory(),
             about=about(self.settings, self.dataset),
         )
-        self._tell_saved(self.saver.save(state))
 
     def _refuse_ruined(self, step: int) -> None:
         """Loss and gradient are those before the update: whether it broke the weights shows in the weights alone."""
-        if not all(sound(weight) for weight in self.model.parameters()):
+        if not self.company.least(all(sound(weight) for weight in self.model.parameters())):
             raise Derailed(step, f"the weights became too large for numbers at step {step}")
 
     def _tell_saved(self, written: list[Written]) -> None:

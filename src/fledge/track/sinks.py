@@ -1,6 +1,7 @@
 """Those who write down what happens: CSV, JSON lines, a page of samples, TensorBoard, Weights & Biases.
 
-A sink that fails is taken out with one warning; training goes on.
+The files of a run must be exact, or it could not be gone on with: one that cannot be written ends the training, with an
+error that names it. Any other sink that fails is taken out with one warning, and training goes on.
 """
 
 import contextlib
@@ -13,12 +14,12 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from fledge.base.errors import UserError
-from fledge.base.files import to_json, write_atomic
+from fledge.base.errors import UserError, from_system
+from fledge.base.files import naming, to_json, write_atomic
 from fledge.track.events import Evaluated, Event, Noted, Sampled, Stepped
 
 METRICS = "metrics.csv"
@@ -44,6 +45,11 @@ class Sink(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class Named(Protocol):
+    name: str  # what a person calls this sink
+
+
 class Tracker:
     """One event in, all sinks told."""
 
@@ -52,27 +58,59 @@ class Tracker:
 
     def record(self, event: Event) -> None:
         for failure in self._tell(lambda sink: sink.record(event)):
-            _warn(failure)
+            warn(failure)
             self.record(Noted(event.step, failure))
 
     def close(self) -> None:
         for failure in self._tell(lambda sink: sink.close()):
-            _warn(failure)
+            warn(failure)
 
     def _tell(self, act: Callable[[Sink], None]) -> list[str]:
-        failures = []
+        """All of them, whatever one of them does."""
+        failures: list[str] = []
+        unwritten: UserError | None = None
         for sink in list(self._sinks):
             try:
                 act(sink)
+            except UserError as error:
+                unwritten = error
             except (Exception, SystemExit) as error:  # rich would end the program when its reader goes away
                 self._sinks.remove(sink)
-                failures.append(f"{type(sink).__name__} failed and is switched off: {error}")
+                name = sink.name if isinstance(sink, Named) else type(sink).__name__
+                failures.append(f"{name} failed and is switched off: {error}")
+        if unwritten:
+            raise unwritten
         return failures
 
 
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
     with contextlib.suppress(OSError):  # nobody may be listening any more
         print(f"warning: {text}", file=sys.stderr)
+
+
+class Page:
+    """A file of the run that grows. When `write` returns, the system has the text; else an error names the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("a", encoding="utf-8", newline="")
+
+    def write(self, text: str) -> None:
+        with self._exactly():
+            self._file.write(text)
+            self._file.flush()
+
+    def close(self) -> None:
+        with self._exactly():
+            self._file.close()
+
+    @contextlib.contextmanager
+    def _exactly(self) -> Iterator[None]:
+        try:
+            with naming(self._path):
+                yield
+        except OSError as error:
+            raise from_system(error) from error
 
 
 class CSVSink:
@@ -81,7 +119,7 @@ class CSVSink:
     def __init__(self, folder: Path) -> None:
         path = folder / METRICS
         new = not path.exists() or not path.stat().st_size
-        self._file = path.open("a", newline="")
+        self._file = Page(path)
         self._rows = csv.DictWriter(self._file, COLUMNS)
         self._found: dict[str, Any] = {}
         if new:
@@ -105,7 +143,6 @@ class CSVSink:
     def _write(self, row: dict[str, Any]) -> None:
         found = self._found if self._found.get("step") == row.get("step", 0) else {}
         self._rows.writerow({**found, **row})
-        self._file.flush()
         self._found = {}
 
     def close(self) -> None:
@@ -116,12 +153,11 @@ class JSONLSink:
     """Everything, one JSON object a line: {"event": "Stepped", "time": …, …}."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = (folder / EVENTS).open("a")
+        self._file = Page(folder / EVENTS)
 
     def record(self, event: Event) -> None:
         line = {"event": type(event).__name__, "time": round(time.time(), 3), **dataclasses.asdict(event)}
         self._file.write(to_json(line) + "\n")
-        self._file.flush()
 
     def close(self) -> None:
         self._file.close()
@@ -131,12 +167,11 @@ class SamplesSink:
     """What the model wrote on its way, as a page to read."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = (folder / SAMPLES).open("a", encoding="utf-8", newline="")
+        self._file = Page(folder / SAMPLES)
 
     def record(self, event: Event) -> None:
         if isinstance(event, Sampled):
             self._file.write(sample_in_words(event.step, event.prompt + event.text))
-            self._file.flush()
 
     def close(self) -> None:
         self._file.close()
@@ -226,8 +261,8 @@ def rewind(folder: Path, step: int, spare: tuple[type[Event], ...] = ()) -> None
     if (events := folder / EVENTS).exists():
         _keep_lines(events, lambda line: _moment(line, spared) <= step)
     if (folder / SAMPLES).exists():  # written anew from the events: a model may write headings and fences of its own
-        told = [json.loads(line) for line in _lines(events)] if events.exists() else []
-        page = [sample_in_words(e["step"], e["prompt"] + e["text"]) for e in told if e["event"] == "Sampled"]
+        told = (event for event in read_events(folder) if event["event"] == "Sampled")
+        page = [sample_in_words(event["step"], event["prompt"] + event["text"]) for event in told]
         write_atomic(folder / SAMPLES, "".join(page))
 
 
@@ -248,6 +283,14 @@ def _lines(path: Path) -> list[str]:
 
 def _keep_lines(path: Path, keep: Callable[[str], bool]) -> None:
     write_atomic(path, "".join(line for line in _lines(path) if keep(line)))
+
+
+def read_events(folder: Path) -> Iterator[dict[str, Any]]:
+    """events.jsonl, oldest first. Works while the run is alive: half a line is left out."""
+    with contextlib.suppress(FileNotFoundError):
+        for line in _lines(folder / EVENTS):
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)
 
 
 def read_metrics(folder: Path) -> dict[str, list[float]]:

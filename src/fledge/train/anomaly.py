@@ -1,6 +1,7 @@
 """Where did it begin? The first weight, layer or gradient that is no finite number, found by doing the batch again.
 
-Slow, and called only when something has gone wrong. Changes nothing: gradients are thrown away, chance is given back.
+Slow, and called only when something has gone wrong. Ranks look together, each in its part of the batch.
+Changes nothing: gradients are thrown away, chance is given back.
 """
 
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from fledge.base.company import own_part
 from fledge.base.machine import Machine
 from fledge.batches.loader import Batch
 from fledge.model.gpt import GPT
@@ -18,18 +20,23 @@ NOWHERE = "nothing that could be found again"
 
 def origin(model: GPT, batches: Sequence[Batch], machine: Machine) -> str:
     """In words: 'the weight blocks.0.mlp.up.weight', 'what blocks.1.attention gives', 'the gradient of head.weight'."""
-    for name, weight in model.named_parameters():
-        if not sound(weight):
-            return f"the weight {name}"
+    agreed = machine.company.any_words
+    if found := agreed(_in_weights(model)):
+        return found
     with torch.random.fork_rng():
         for batch in batches:
-            if found := _in_layers(model, batch, machine) or _in_gradients(model, batch, machine):
+            if found := agreed(_in_layers(model, batch, machine)) or agreed(_in_gradients(model, batch, machine)):
                 return found
     return NOWHERE
 
 
 def sound(numbers: Tensor) -> bool:
-    return bool(torch.isfinite(numbers.detach()).all())
+    """As far as this rank holds them."""
+    return bool(torch.isfinite(own_part(numbers.detach())).all())
+
+
+def _in_weights(model: GPT) -> str:
+    return next((f"the weight {name}" for name, weight in model.named_parameters() if not sound(weight)), "")
 
 
 def _in_layers(model: GPT, batch: Batch, machine: Machine) -> str:

@@ -20,6 +20,10 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting("auto", "precision of matrix products")
     compile: Literal["auto"] | bool = setting("auto", "let torch.compile write faster code first; auto: when it pays")
+    parallel: Literal["ddp", "fsdp"] = setting(
+        "ddp", "what each of many processes holds: the whole model, or a part of each weight"
+    )
+    sharded_save: bool = setting(False, "fsdp: each process writes its own part of a checkpoint")
     leap: float = setting(2.0, "nats by which a loss may exceed what is usual before it is an accident; 0: no limit")
     rescue: bool = setting(True, "after an accident go back to a checkpoint and around the text; false: stop")
     clip: float = setting(1.0, "largest length of the gradient; 0: no limit")

@@ -5,7 +5,10 @@ A first guess from the sizes of the model; where it was too bold, half of it, an
 
 from collections.abc import Callable
 
-from fledge.base.errors import UserError
+from torch import Tensor
+
+from fledge.base.company import Company
+from fledge.base.errors import UserError, out_of_memory
 from fledge.base.machine import Machine, free_memory
 from fledge.base.settings import divisors
 from fledge.batches.loader import Batch, Loader
@@ -19,7 +22,8 @@ def guess(model: ModelConfig, batch: int, machine: Machine) -> int:
     """The largest part of a batch that should fit; one sequence, if not even that."""
     number = machine.torch_dtype.itemsize
     room = SHARE * free_memory(machine.device) - TRAINING_BYTES * parameters(model) - portion_bytes(model, number)
-    return max((n for n in divisors(batch) if activation_bytes(model, n, number) <= room), default=1)
+    most = max((n for n in divisors(batch) if activation_bytes(model, n, number) <= room), default=1)
+    return machine.company.least(most)
 
 
 class Fitting:
@@ -43,10 +47,28 @@ class Fitting:
 
 
 class Fixed(Fitting):
-    """As large as somebody asked for."""
+    """As large as somebody asked for; or as fits, where ranks wait for each other and none can begin again."""
 
     def shrink(self) -> None:
         raise UserError(
             f"there is not enough memory for {self.size} sequences at once",
-            "let fledge find how many there are: --train.micro_batch auto",
+            "take fewer at once, or let fledge find how many: --train.micro_batch auto",
         )
+
+
+def rehearsed(fitting: Fitting, loss: Callable[[Tensor, Tensor], Tensor], company: Company) -> Fixed:
+    """Tried by each rank on its own, until it fits on all: within a step of many it would be too late."""
+    while company.most(_too_large(fitting, loss)):
+        fitting.shrink()
+    return Fixed(fitting.loader, fitting.size, fitting.say)
+
+
+def _too_large(fitting: Fitting, loss: Callable[[Tensor, Tensor], Tensor]) -> bool:
+    first = fitting(0)[0]
+    try:
+        loss(first.inputs, first.targets).backward()
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        return True
+    return False

@@ -1,8 +1,6 @@
 """What may go wrong between steps: a request to stop, and numbers that are none."""
 
-import contextlib
 import math
-import os
 import signal
 import statistics
 from collections import deque
@@ -11,12 +9,13 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Self, TypeVar
 
+from fledge.base.company import ALONE, Company
+from fledge.train.deadline import Deadline, end_now, tell
 from fledge.train.step import StepResult
 
 T = TypeVar("T")
 PATIENCE = 3  # steps without an update
 USUAL, ENOUGH = 50, 10  # losses that tell what is usual, and how many of them are needed
-SHOW_CURSOR = "\x1b[?25h"
 
 
 class StopAsked(Exception):
@@ -24,40 +23,47 @@ class StopAsked(Exception):
 
 
 class StopSignals:
-    """While this is entered, the first SIGINT or SIGTERM is a request, and the second ends the process at once."""
+    """While this is entered, the first SIGINT or SIGTERM is a request, with a deadline; the second ends the process.
+
+    A request to one rank is one to all, and all hear of it at the same moment: nobody leaves while others wait for it.
+    """
 
     HANDLED = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self) -> None:
-        self.received: int | None = None
+    def __init__(self, company: Company = ALONE) -> None:
+        self.received: int | None = None  # by anybody, as far as has been asked
+        self.deadline = Deadline(self.HANDLED)
+        self._own: int | None = None
+        self._company = company
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._receive) for number in self.HANDLED}
+        self.deadline.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.deadline.__exit__()
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def asked(self) -> bool:
+        """Whether there is a request. Ranks must ask together."""
+        self.received = self._company.most(self._own or 0) or None
+        return self.received is not None
 
     def attentive(self, items: Iterable[T]) -> Iterator[T]:
         """The same items, for as long as nobody asks to stop."""
         for item in items:
-            if self.received is not None:
+            if self.asked():
                 raise StopAsked
             yield item
 
     def _receive(self, number: int, _: FrameType | None) -> None:
-        if self.received is not None:
-            _write(SHOW_CURSOR)
-            os._exit(128 + number)
-        self.received = number
-        _write("\nstopping after this step, and saving; again to stop at once\n")
-
-
-def _write(text: str) -> None:
-    """Straight to the terminal: a handler may run in the middle of anything, a print included."""
-    with contextlib.suppress(OSError):
-        os.write(2, text.encode())
+        if self._own is not None:
+            end_now(number)
+        self._own = number
+        if self._company.first:
+            tell("\nstopping after this step, and saving; again to stop at once\n")
 
 
 class Derailed(Exception):

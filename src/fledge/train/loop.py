@@ -40,7 +40,7 @@ def fit(stepper: Stepper, start: int, stop: int, hooks: Sequence[Hook], signals:
             call_hooks(hooks, result)
         except StopAsked:
             return End(result, owed=True)
-        if signals.received is not None:
+        if signals.asked():
             break
     return End(result)
 

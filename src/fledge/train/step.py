@@ -3,6 +3,8 @@
 batch → micro-batches → summed loss of each, over the batch's count of valid tokens → backward, gradients add up
       → clip → learning rate of this step → update
 
+In a company each rank has its share of the batch; counts, losses and gradients add up over all of them.
+
 Where memory, or the digits of fp16, did not suffice, the gradient is computed again, in smaller pieces or at a smaller
 scale: whatever happens, an update is made of its whole batch. Of numbers that are none no update is made.
 """
@@ -16,6 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fledge.base.company import ALONE, Company, whole
 from fledge.base.errors import out_of_memory
 from fledge.batches.loader import Batch
 from fledge.batches.order import Route
@@ -32,7 +35,7 @@ class StepResult:
     loss: float  # nats per token, over the whole batch
     lr: float
     grad_norm: float  # before clipping
-    tokens: int  # that this step learned from
+    tokens: int  # that this step learned from, on all ranks
     seconds: float
 
     @property
@@ -70,6 +73,8 @@ class Stepper:
     peak: float
     clip: float
     scaling: Scaling = field(default_factory=Unscaled)
+    company: Company = ALONE
+    add_up: Callable[[bool], None] = lambda _: None  # told whether the next way back adds the gradients of all ranks
     route: Route = field(default_factory=Route)
 
     def __call__(self, step: int) -> StepResult:
@@ -105,13 +110,14 @@ class Stepper:
 
     def _attempt(self, step: int) -> Gradient:
         micro_batches = self.micro_batches(step)
-        valid = torch.stack([count_valid(batch.targets) for batch in micro_batches]).sum()
+        valid = self.company.sum(torch.stack([count_valid(batch.targets) for batch in micro_batches]).sum())
         total = torch.zeros((), device=valid.device)
         self.model.train()
         for batch in micro_batches:
+            self.add_up(batch is micro_batches[-1])
             loss = self.loss(batch.inputs, batch.targets) / valid
             self.scaling.enlarge(loss).backward()
             total += loss.detach()
         self.scaling.restore(p.grad for p in self.model.parameters() if p.grad is not None)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip or float("inf"))
-        return Gradient(total, norm, valid)
+        return Gradient(self.company.sum(total), whole(norm), valid)

@@ -1,0 +1,65 @@
+"""A tiny training in a folder of its own: begun, disturbed, gone on with until it is finished, and compared."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from nursery import Child, command
+from tiny import TINY_TOML, remains, write_text
+
+SAVE_EVERY = 3
+Through = tuple[Any, ...]  # the function of the new process, and what it is called with before words and environment
+RUN = "bird"
+
+
+class House:
+    def __init__(self, folder: Path, cache: Path | None = None) -> None:
+        self.folder, self.runs, self.cache = folder, folder / "runs", cache or folder / "cache"
+        self.text = folder / "text" if cache is None else cache.parent / "text"
+        self.toml = folder / "tiny.toml"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not self.text.exists():
+            write_text(self.text)
+        self.toml.write_text(TINY_TOML)
+
+    @property
+    def run(self) -> Path:
+        return self.runs / RUN
+
+    def train(self, *words: str, held: bool = False, through: Through = (command,)) -> Child:
+        given = ("--run", RUN, "--data.corpus", str(self.text), "--runs", str(self.runs))
+        return self._start("train", str(self.toml), *given, *words, held=held, through=through)
+
+    def go_on(self, *words: str) -> Child:
+        """Resumed; or begun once more, where it was stopped before there was a run."""
+        if not (self.run / "config.toml").exists():
+            return self.train(*words)
+        return self._start("resume", RUN, "--runs", str(self.runs))
+
+    def finish(self, *words: str) -> Child:
+        """Killed after its last save, a run has nothing left to do, and says so."""
+        child = self.go_on(*words)
+        code = child.wait()
+        assert code == 0 or (code == 2 and f"'{RUN}' is finished" in child.said()), child.said()
+        return child
+
+    def _start(self, *words: str, held: bool = False, through: Through = (command,)) -> Child:
+        log = self.folder / "log"
+        log.unlink(missing_ok=True)
+        environment = {"FLEDGE_CACHE": str(self.cache), "TORCHINDUCTOR_CACHE_DIR": str(self.cache / "compiled")}
+        return Child(*through, list(words), environment, log=log, held=held)
+
+    def remains(self) -> dict[str, Any]:
+        """Everything that must be as if nothing had happened; files that nobody needs must not be there."""
+        leftovers = [str(path) for path in self.runs.rglob(".partial*")]
+        return {**remains(self.run), "leftovers": leftovers}
+
+
+def last_due(steps: int) -> int:
+    """The last step that should have been saved by then."""
+    return steps // SAVE_EVERY * SAVE_EVERY
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -1,0 +1,41 @@
+"""One save and one prune beside existing checkpoints: what a process does between two steps, and nothing else."""
+
+from pathlib import Path
+
+import torch
+
+from fledge.base.errors import from_system
+from fledge.checkpoint import store
+from fledge.checkpoint.state import State
+from nursery import Marks
+
+OLD, NEW = (10, 20, 30), 40
+KEEP = 2
+
+
+def state_at(step: int) -> State:
+    """Small, and another for every step. The best is the second, so that prune has to think."""
+    draw = torch.Generator().manual_seed(step)
+    weights = {name: torch.randn(3, 5, generator=draw) for name in ("embed.weight", "head.weight")}
+    optimizer = {f"exp_avg/{name}": torch.randn(3, 5, generator=draw) for name in weights}
+    losses = {10: 3.0, 20: 1.0, 30: 2.0, 40: 2.5}
+    return State(step, weights, optimizer, {"cpu": "AAAA"}, losses[step])
+
+
+def lay_down(folder: Path) -> None:
+    """The checkpoints that are there already; the first is due to go."""
+    folder.mkdir(parents=True)
+    for step in OLD:
+        store.save(folder, state_at(step))
+
+
+def save_and_prune(_: Marks, folder: Path) -> int:
+    """Where it fails, with the last words that the command line would have."""
+    try:
+        store.save(folder, state_at(NEW))
+        store.prune(folder, KEEP)
+    except OSError as error:
+        mistake = from_system(error)
+        print(f"error: {mistake.message}\nhint: {mistake.hint}")
+        return 2
+    return 0

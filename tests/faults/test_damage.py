@@ -1,0 +1,148 @@
+"""One bit that flips, or an end that is missing, in any file that matters: found before it is used, and named."""
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from campaign import Tell, share
+from conftest import Undisturbed
+from fledge.base.errors import UserError
+from fledge.checkpoint import run as run_folder
+from fledge.checkpoint import store
+from fledge.checkpoint.run import Run
+from fledge.datasets.shards import open_dataset
+from house import House
+
+FLIPS, CUTS = 1000, 200
+Check = Callable[[], str]  # what is said of the damage; nothing where it goes unnoticed
+
+
+class Patient:
+    """A file that is damaged in many ways, and healed each time."""
+
+    def __init__(self, path: Path, check: Check) -> None:
+        self.path, self.whole, self.check = path, path.read_bytes(), check
+
+    def is_noticed(self, content: bytes) -> bool:
+        self.path.write_bytes(content)
+        try:
+            return str(self.path) in self.check()
+        finally:
+            self.path.write_bytes(self.whole)
+
+    def flipped(self, chance: random.Random) -> bytes:
+        place = chance.randrange(8 * len(self.whole))
+        content = bytearray(self.whole)
+        content[place // 8] ^= 1 << place % 8
+        return bytes(content)
+
+    def cut(self, chance: random.Random) -> bytes:
+        return self.whole[: chance.randrange(len(self.whole))]
+
+
+def of_checkpoint(house: House) -> Check:
+    """What `resume` does: the newest is named, and the one before it is loaded, whole."""
+    folder = Run(house.run).checkpoints
+    before = store.complete(folder)[-2].step
+
+    def check() -> str:
+        found, damaged = store.find(folder)
+        assert not damaged or store.load(found).step == found.step == before
+        return "; ".join(damaged)
+
+    return check
+
+
+def of_run(house: House) -> Check:
+    def check() -> str:
+        try:
+            run_folder.load(house.run.name, house.runs)
+        except UserError as refusal:
+            return refusal.message
+        return ""
+
+    return check
+
+
+def of_dataset(folder: Path) -> Check:
+    def check() -> str:
+        try:
+            open_dataset(folder)
+        except UserError as refusal:
+            return refusal.message
+        return ""
+
+    return check
+
+
+KINDS = (
+    "model.safetensors",
+    "optimizer.safetensors",
+    "state.json",
+    "manifest.json",
+    "config.toml",
+    "run.json",
+    "tokenizer.json",
+    "dataset/train/00000.tokens",
+    "dataset/val/00000.tokens",
+    "dataset/tokenizer.json",
+    "dataset/dataset.json",
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> House:
+    """A finished run and its dataset, to be damaged."""
+    house = House(tmp_path_factory.mktemp("damage"))
+    house.finish()
+    return house
+
+
+def patient(house: House, kind: str) -> Patient:
+    if kind.startswith("dataset/"):
+        (folder,) = (house.cache / "datasets").iterdir()
+        return Patient(folder / kind.removeprefix("dataset/"), of_dataset(folder))
+    if (house.run / kind).exists():
+        return Patient(house.run / kind, of_run(house))
+    return Patient(store.find(Run(house.run).checkpoints)[0].folder / kind, of_checkpoint(house))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_file_is_named_and_never_used(trained: House, tell: Tell, kind: str) -> None:
+    chance, file = random.Random(kind), patient(trained, kind)
+    assert not file.check(), "the whole file is taken for a damaged one"
+    for harm, damaged, count in (("flipped", file.flipped, share(FLIPS)), ("cut", file.cut, share(CUTS))):
+        noticed = sum(file.is_noticed(damaged(chance)) for _ in range(count))
+        tell("damage", f"{kind}, {harm}", f"{noticed} of {count}")
+        assert noticed == count
+
+
+@pytest.mark.parametrize("kind", ["config.toml", "run.json", "tokenizer.json", "dataset/train/00000.tokens"])
+def test_resume_refuses_a_damaged_file_by_name(trained: House, kind: str) -> None:
+    file = patient(trained, kind)
+    file.path.write_bytes(file.flipped(random.Random(kind)))
+    try:
+        child = trained.go_on()
+        assert child.wait() == 2
+    finally:
+        file.path.write_bytes(file.whole)
+    assert "error: " in child.said()
+    assert str(file.path) in child.said()
+    assert "hint: " in child.said()
+
+
+@pytest.mark.parametrize("kind", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+def test_resume_names_a_damaged_checkpoint_and_goes_on_from_the_one_before(
+    undisturbed: Undisturbed, tmp_path: Path, kind: str
+) -> None:
+    house = undisturbed.beside(tmp_path / "house")
+    shutil.copytree(undisturbed.house.runs, house.runs)
+    file = patient(house, kind)
+    file.path.write_bytes(file.cut(random.Random(kind)))
+    child = house.go_on()
+    assert child.wait() == 0, child.said()
+    assert f"warning: {file.path} is damaged" in child.said()
+    assert house.remains() == undisturbed.remains

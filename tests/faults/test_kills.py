@@ -1,0 +1,68 @@
+"""kill -9 at any moment, again and again: what is resumed ends in the bits of the run that was never killed."""
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from campaign import Tell, share
+from conftest import Undisturbed
+from house import SAVE_EVERY, House, last_due
+from nursery import Child
+
+KILLS = 300
+AIMED_AT = ("start-up", "step", "evaluation", "sampling", "save", "prune")
+AGAIN = 0.3  # how often a process that goes on is shot at, too
+
+
+class Shooting:
+    """Shoots at visits of a phase; what goes on from there is sometimes shot at in any of them."""
+
+    def __init__(self, undisturbed: Undisturbed, chance: random.Random) -> None:
+        self.usual, self.chance = undisturbed, chance
+        self.died: list[str] = []
+        self.lost = 0  # steps, at most
+
+    def one_run(self, house: House, phase: str, most: int) -> None:
+        child = house.train()
+        while self.hits(child, phase):
+            most -= 1
+            if not most or self.chance.random() > AGAIN:
+                self.measure(child, house.finish())
+                return
+            child, phase = house.go_on(), self.chance.choice(AIMED_AT)
+
+    def hits(self, child: Child, phase: str) -> bool:
+        """Or the process was through before, which one that had nothing left to do says with a 2."""
+        visit = self.chance.randint(1, self.usual.visits[phase])
+        child.signalled(phase, visit, self.chance.uniform(0, self.usual.lengths[phase]))
+        code = child.wait()
+        assert code in (137, 0) or (code == 2 and "is finished" in child.said()), child.said()
+        if code == 137:
+            self.died.append(child.marks.phase)
+        return code == 137
+
+    def measure(self, killed: Child, resumed: Child) -> None:
+        began = resumed.marks.began
+        if began is None:  # it was saved to the end
+            return
+        self.lost = max(self.lost, killed.marks.steps - began)
+        assert began >= max(killed.marks.began or 0, last_due(killed.marks.steps) - SAVE_EVERY)
+
+
+@pytest.mark.parametrize("phase", AIMED_AT)
+def test_a_run_that_is_killed_ends_in_the_same_bits(
+    undisturbed: Undisturbed, tmp_path: Path, tell: Tell, phase: str
+) -> None:
+    kills, shooting = share(KILLS) // len(AIMED_AT), Shooting(undisturbed, random.Random(phase))
+    house, runs = undisturbed.beside(tmp_path / "house"), 0
+    while (left := kills - len(shooting.died)) > 0:
+        shutil.rmtree(house.runs, ignore_errors=True)
+        shooting.one_run(house, phase, left)
+        assert house.remains() == undisturbed.remains, shooting.died
+        runs += 1
+    for died in shooting.died:
+        tell("kill -9", f"died in {died}", 1)
+    tell("kill -9", "runs, all with the same end", runs)
+    tell("kill -9: most steps done again", f"aimed at {phase} (saved every {SAVE_EVERY})", str(shooting.lost))

@@ -1,0 +1,72 @@
+"""SIGTERM and SIGINT at any moment: a soft landing within ten seconds, and afterwards the same bits."""
+
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from campaign import WHOLE, Tell, share
+from conftest import Undisturbed
+from fledge.checkpoint import store
+from fledge.checkpoint.run import Run
+from house import House
+from nursery import Child
+
+PROMISED = 10  # seconds
+STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
+SIGNALS = 160  # in the phases below
+AIMED_AT = ("start-up", "preparing", "step", "evaluation", "sampling", "save", "prune", "end")
+COMPILED = ("--train.compile", "true")
+
+
+def ended(child: Child, number: signal.Signals, tell: Tell) -> int:
+    """In time, with the status it owes, or as if nothing had been asked because all was done."""
+    begun = time.perf_counter()
+    code = child.wait()
+    taken = time.perf_counter() - begun
+    assert taken < PROMISED, f"{taken:.1f} s"
+    assert code in (STATUS[number], 0), child.said()
+    assert "Traceback" not in child.said()
+    tell("signals: seconds to the exit, at most", child.marks.phase, round(taken, 1))
+    return code
+
+
+@pytest.mark.parametrize("number", STATUS, ids=lambda number: number.name)
+@pytest.mark.parametrize("phase", AIMED_AT)
+def test_a_run_that_is_asked_to_stop_ends_in_time_and_goes_on_to_the_same_bits(
+    undisturbed: Undisturbed, tmp_path: Path, tell: Tell, phase: str, number: signal.Signals
+) -> None:
+    chance = random.Random(f"{phase} {number}")
+    for trial in range(max(1, share(SIGNALS) // (len(AIMED_AT) * len(STATUS)))):
+        house = House(tmp_path / str(trial)) if phase == "preparing" else undisturbed.beside(tmp_path / "house")
+        shutil.rmtree(house.runs, ignore_errors=True)
+        child = house.train()
+        visit = chance.randint(1, undisturbed.visits[phase])
+        if not child.signalled(phase, visit, chance.uniform(0, undisturbed.lengths[phase]), number):
+            assert child.wait() == 0, child.said()
+            continue
+        code = ended(child, number, tell)
+        if code and child.marks.steps:
+            saved, damaged = store.find(Run(house.run).checkpoints)
+            assert (saved.step, damaged) == (child.marks.steps, [])
+        house.finish()
+        assert house.remains() == undisturbed.remains
+        tell("signals", f"{number.name} in {phase}, status {code}", 1)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("number", list(STATUS) if WHOLE else [signal.SIGTERM], ids=lambda number: number.name)
+def test_asked_to_stop_while_it_compiles_it_ends_in_time(
+    undisturbed: Undisturbed, tmp_path: Path, tell: Tell, number: signal.Signals
+) -> None:
+    house = undisturbed.beside(tmp_path / "house")
+    child = house.train(*COMPILED)
+    assert child.signalled("compiling", 1, 1.0, number), child.said()
+    assert ended(child, number, tell) == STATUS[number]
+    good, damaged = store.listed(Run(house.run).checkpoints)
+    assert damaged == []
+    assert len(good) <= 1
+    tell("signals", f"{number.name} in compiling, status {STATUS[number]}", 1)

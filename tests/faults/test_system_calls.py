@@ -1,0 +1,139 @@
+"""The process dies, or the disk is full, at each single system call of a save; and at some of a whole training."""
+
+import random
+import shutil
+from collections import Counter
+from itertools import zip_longest
+from pathlib import Path
+
+import pytest
+
+from campaign import WHOLE, Tell, share
+from conftest import Undisturbed
+from fledge.checkpoint import store
+from house import House, digests
+from nursery import Child
+from saving import NEW, OLD, lay_down, save_and_prune
+from tracing import Call, calls, kill_at, needs_strace, refuse, traced
+
+pytestmark = needs_strace
+IN_TRAINING = 60  # calls of a whole training that are struck
+
+
+class Desk:
+    """Where one checkpoint is saved, again and again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.log, self.said = folder / "checkpoints", folder / "strace", folder / "said"
+        self.begin_anew()
+        child = self.saved_under()
+        assert child.wait() == 0, child.said()
+        self.calls, self.whole = calls(self.log, self.folder), digests(self.folder)
+
+    def begin_anew(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.said.unlink(missing_ok=True)
+        lay_down(self.folder)
+
+    def saved_under(self, *injected: str) -> Child:
+        child = Child(save_and_prune, self.folder, log=self.said, held=True)
+        with traced(child, self.log, *injected):
+            child.let_go()
+        return child
+
+    def struck(self, *injected: str) -> Child:
+        """A save in which something happens; afterwards nothing half-written may be taken for a checkpoint."""
+        self.begin_anew()
+        child = self.saved_under(*injected)
+        child.wait()
+        good, damaged = store.listed(self.folder)
+        assert damaged == []
+        assert good[-1].step in (OLD[-1], NEW)
+        assert {20, 30} <= {checkpoint.step for checkpoint in good}, "the best, or the newest before, is lost"
+        return child
+
+    def again(self) -> None:
+        child = Child(save_and_prune, self.folder, log=self.said)
+        assert child.wait() == 0, child.said()
+        assert digests(self.folder) == self.whole
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    return Desk(tmp_path_factory.mktemp("desk"))
+
+
+def some(found: list[Call], chance: random.Random) -> list[Call]:
+    """All of them in the whole campaign; else some of each name."""
+    if WHOLE:
+        return found
+    by_name = {name: [call for call in found if call.name == name] for name in {call.name for call in found}}
+    return [chance.choice(by_name[name]) for name in sorted(by_name)]
+
+
+def test_the_save_that_is_struck_writes_flushes_renames_and_removes(desk: Desk) -> None:
+    """Otherwise the tests below would prove less than they say."""
+    names = Counter(call.name for call in desk.calls)
+    assert names["write"] >= 4
+    assert names["fsync"] >= 6
+    assert sum(count for name, count in names.items() if name.startswith("rename")) >= 2
+    assert sum(count for name, count in names.items() if name.startswith("mkdir")) >= 1
+    assert sum(count for name, count in names.items() if name.startswith("unlink")) >= 4
+
+
+def test_killed_at_any_call_of_a_save_it_is_saved_again_with_the_same_bytes(desk: Desk, tell: Tell) -> None:
+    for call in some(desk.calls, random.Random(0)):
+        child = desk.struck(*kill_at(call))
+        assert child.wait() == 137, call
+        desk.again()
+        tell("system calls of one save", f"killed at {call.name}", 1)
+
+
+@pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
+def test_refused_any_call_of_a_save_it_says_so_and_the_old_checkpoint_stays(desk: Desk, tell: Tell, error: str) -> None:
+    words = {"ENOSPC": "error: the disk is full: could not write '", "EIO": "error: the disk failed: "}
+    for call in some(desk.calls, random.Random(1)):
+        child = desk.struck(*refuse(call, error))
+        assert child.wait() == 2, call
+        assert words[error] in child.said(), call
+        assert str(desk.folder) in child.said(), call
+        assert "\nhint: " in child.said(), call
+        desk.again()
+        tell("system calls of one save", f"{error} at {call.name}", 1)
+
+
+@pytest.mark.parametrize("harm", ["killed", "ENOSPC"])
+def test_a_training_that_is_struck_at_any_call_ends_in_the_same_bits(
+    undisturbed: Undisturbed, tmp_path: Path, tell: Tell, harm: str
+) -> None:
+    """Every file of the run has its turn, before any has its second."""
+    house = undisturbed.beside(tmp_path / "house")
+    for call in drawn(training_calls(house, tmp_path / "strace"), share(IN_TRAINING) // 2, random.Random(harm)):
+        shutil.rmtree(house.runs)
+        child = house.train(held=True)
+        with traced(child, tmp_path / "strace", *(kill_at(call) if harm == "killed" else refuse(call, harm))):
+            child.let_go()
+        code = child.wait()
+        assert code in ((137, 0) if harm == "killed" else (2, 0)), (call, child.said())
+        if code == 2:
+            assert "error: the disk is full: could not write '/" in child.said(), call
+            assert "\nhint: " in child.said(), call
+        house.finish()
+        assert house.remains() == undisturbed.remains, call
+        tell("system calls of a training", f"{harm} at {call.name}", 1)
+
+
+def training_calls(house: House, log: Path) -> list[Call]:
+    child = house.train(held=True)
+    with traced(child, log):
+        child.let_go()
+    assert child.wait() == 0, child.said()
+    return calls(log, house.runs)
+
+
+def drawn(found: list[Call], count: int, chance: random.Random) -> list[Call]:
+    turns: dict[str, list[Call]] = {}
+    for call in chance.sample(found, len(found)):
+        turns.setdefault(call.file, []).append(call)
+    one_each = [call for turn in zip_longest(*turns.values()) for call in turn if call]
+    return one_each[:count]

@@ -1,0 +1,87 @@
+"""A number that is none, on one rank alone, is an accident of all of them; and so is memory that one rank lacks."""
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fledge.base.company import Company
+from fledge.base.errors import UserError
+from fledge.base.machine import Machine
+from fledge.batches.loader import Loader
+from fledge.batches.order import Order
+from fledge.datasets.shards import Split
+from fledge.train.fitting import Fitting, rehearsed
+
+POISON = """
+import os
+from fledge.train import parallel
+from fledge.train.step import Stepper
+
+usual, attempt, met = parallel.summed_cross_entropy, Stepper._attempt, []
+
+def poisoned(logits, targets):
+    loss = usual(logits, targets)
+    return loss * float("nan") if met[-1] in (8, 9, 10) and os.environ["RANK"] == "1" else loss
+
+def seen(self, step):
+    met.append(self.route.batch(step))
+    return attempt(self, step)
+
+met.append(-1)
+parallel.summed_cross_entropy, Stepper._attempt = poisoned, seen
+"""
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_what_is_no_number_on_one_rank_leads_all_back_and_around_the_text(
+    home: Any, together: Callable[..., str], tmp_path: Path, parallel: str
+) -> None:
+    poison = tmp_path / "poison.py"
+    poison.write_text(POISON)
+    steps = ("--train.steps", "16", "--train.save_every", "6", "--train.eval_every", "0", "--train.sample_every", "0")
+    together(home.training("bird", *steps, "--train.parallel", parallel), 2, first=str(poison))
+    run = home.runs / "bird"
+    with (run / "metrics.csv").open(newline="") as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(1, 17))
+    told = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    accidents = [event for event in told if event["event"] == "Accident"]
+    assert [accident["step"] for accident in accidents] == [9, 10, 11]
+    assert {accident["where"] for accident in accidents} == {"the loss"}, "the rank that met it says where"
+    [rescue] = [event for event in told if event["event"] == "Rescued"]
+    assert (rescue["step"], rescue["failed"]) == (6, 11)
+
+
+@dataclass(frozen=True)
+class WithOneShortOfMemory(Company):
+    """Another rank can compute no more than two sequences at once; here there is room for any number."""
+
+    asked: tuple[int, ...] = (1, 1, 0)
+
+    def most(self, number: int) -> int:
+        answer, *rest = self.asked
+        object.__setattr__(self, "asked", tuple(rest))
+        return max(number, answer)
+
+
+def test_as_many_sequences_are_computed_at_once_as_fit_on_every_rank() -> None:
+    ids = np.arange(100).astype(np.uint16)
+    machine = Machine("cpu", "float32", Company(0, 2))
+    loader = Loader(Split("train", [ids], [np.zeros(1)]), Order(len(ids), 4, 4, 0), 16, machine)
+    tried, said = [], []
+
+    def loss(inputs: Tensor, _: Tensor) -> Tensor:
+        tried.append(len(inputs))
+        return torch.zeros((), requires_grad=True)
+
+    found = rehearsed(Fitting(loader, 8, said.append), loss, WithOneShortOfMemory())
+    assert (tried, found.size, len(said)) == ([8, 4, 2], 2, 2)
+    with pytest.raises(UserError, match="not enough memory for 2 sequences"):
+        found.shrink()  # in the middle of a step no rank can begin again alone

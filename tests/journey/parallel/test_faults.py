@@ -1,0 +1,116 @@
+"""One of several ranks dies, or is asked to stop: all end, what was saved is whole, and the run can go on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fledge.checkpoint import store
+
+LONG = ("--train.steps", "400", "--train.save_every", "10", "--train.eval_every", "100", "--train.sample_every", "0")
+
+
+def wait_for(path: Path, lines: int) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists() or path.read_bytes().count(b"\n") < lines:
+        assert time.monotonic() < deadline, f"{path} did not come so far"
+        time.sleep(0.01)
+
+
+def test_when_a_rank_is_killed_all_end_and_the_run_is_whole(home: Any, ranks: Callable[..., Any]) -> None:
+    started = ranks(home.training("bird", *LONG), 2)
+    wait_for(home.runs / "bird" / "metrics.csv", 30)
+    started.kill(1, signal.SIGKILL)
+    assert started.codes() == [2, -signal.SIGKILL]
+    said = started.said()[0]
+    assert said.count("error: ") == 1, said
+    assert "Traceback" not in said
+    assert "another process of this training has ended" in said
+    good, bad = store.listed(home.runs / "bird" / "checkpoints")
+    assert good
+    assert not bad
+
+
+@pytest.mark.parametrize(("rank", "number"), [(0, signal.SIGINT), (1, signal.SIGTERM)])
+def test_a_signal_to_any_rank_saves_and_ends_all(home: Any, ranks: Callable[..., Any], rank: int, number: int) -> None:
+    started = ranks(home.training("bird", *LONG), 2)
+    wait_for(home.runs / "bird" / "metrics.csv", 12)
+    begun = time.monotonic()
+    started.kill(rank, number)
+    assert started.codes() == [128 + number] * 2, started.said()
+    assert time.monotonic() - begun < 10
+    newest = store.listed(home.runs / "bird" / "checkpoints")[0][-1]
+    rows = (home.runs / "bird" / "metrics.csv").read_bytes().count(b"\n")
+    assert newest.step == rows - 2, "as far as it had come: the header and step 0 have a line, too"
+    assert "fledge resume bird" in started.said()[0]
+    assert not started.said()[1]
+
+
+def test_torchrun_starts_ranks_again_and_the_run_goes_on(home: Any) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2"]
+    words = [*torchrun, "-m", "--", "fledge", *home.training("bird", *LONG, "--train.steps", "150")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    agent = subprocess.Popen([sys.executable, *words], text=True, stderr=subprocess.PIPE, env=environment)
+    try:
+        wait_for(home.runs / "bird" / "metrics.csv", 30)
+        children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        said = agent.communicate(timeout=120)[1]
+    finally:
+        agent.terminate()  # it takes its processes along
+    assert agent.returncode == 0, said
+    assert "going on with 'bird' after step" in said
+    rows = (home.runs / "bird" / "metrics.csv").read_text().splitlines()[1:]
+    assert [row.partition(",")[0] for row in rows] == [str(step) for step in range(151)]
+
+
+def test_a_restart_must_know_its_run(
+    home: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    assert home.do("train", str(home.toml), "--data.corpus", str(home.text)) == 2
+    assert "name it: --run NAME" in capsys.readouterr().err
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused(home: Any, ranks: Callable[..., Any]) -> None:
+    started = ranks(home.training("bird", "--train.batch", "9"), 2)
+    assert started.codes() == [2, 2]
+    said = started.said()
+    assert "error: train.batch = 9 cannot be shared by 2 processes\nhint: start 1, 3, 9 of them" in said[0]
+    assert said[1] == ""
+    assert not home.runs.exists()
+
+
+def test_what_only_the_first_can_find_wrong_is_said_once(home: Any, ranks: Callable[..., Any]) -> None:
+    started = ranks(home.words("train", str(home.toml), "--data.corpus", "/nowhere"), 2)
+    assert started.codes() == [2, 2]
+    assert [said.count("error: ") for said in started.said()] == [1, 0], "the others wait for the text"
+    assert "/nowhere" in started.said()[0]
+
+
+def test_other_verbs_are_for_one_process(
+    home: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert home.do("runs") == 2
+    assert capsys.readouterr().err.startswith("error: fledge runs is done by one process\nhint: leave torchrun out")
+
+
+def test_processes_that_nobody_introduced_say_so(
+    home: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert home.do("train", str(home.toml)) == 2
+    assert "did not find each other" in capsys.readouterr().err
+
+
+def test_many_judge_as_one(own: Any, together: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert own.do("eval", "bird", "--json") == 0
+    alone = capsys.readouterr().out
+    assert together(own.words("eval", "bird", "--json"), 3) == alone

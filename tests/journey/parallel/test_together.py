@@ -1,0 +1,105 @@
+"""Ranks that train together learn what one process learns, and a run can go on with any number of them."""
+
+import csv
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fledge.checkpoint import store
+
+WHOLE = os.environ.get("FLEDGE_FAULTS") == "whole"
+BATCH = ("--train.batch", "8", "--train.steps", "8", "--train.eval_every", "4", "--train.save_every", "2")
+KEPT = (*BATCH, "--train.keep_last", "9", "--train.sample_every", "4")
+NEXT = {1: 2, 2: 4, 4: 1}  # saved by so many, gone on with by so many
+TOPOLOGIES = list(itertools.product((1, 2, 4), (None, 2, 1), (2, 4, 6)))
+DROPOUT = ("--model.dropout", "0.2")
+SEEN = ("train_loss", "val_loss", "val_bits_per_byte")
+
+
+def losses(run: Path) -> list[float]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return [float(row[name]) for row in csv.DictReader(file) for name in SEEN if row[name]]
+
+
+def near(run: Path) -> Any:
+    return pytest.approx(losses(run), abs=1e-5)
+
+
+@pytest.mark.parametrize(("size", "micro", "point"), TOPOLOGIES if WHOLE else TOPOLOGIES[4::9])
+def test_a_run_goes_on_with_another_number_of_ranks(
+    home: Any, together: Callable[..., str], size: int, micro: int | None, point: int
+) -> None:
+    alone = home.train("alone", *KEPT)
+    split = () if micro is None else ("--train.micro_batch", str(micro))
+    together(home.training("run", *KEPT, *split), size)
+    run = home.runs / "run"
+    assert losses(run) == near(alone)
+    together(home.words("resume", f"run@{point}"), NEXT[size])
+    assert losses(run) == near(alone)
+    assert len(losses(run)) == len(losses(alone))
+    assert (run / "samples.md").read_text() == (alone / "samples.md").read_text()
+
+
+@pytest.mark.parametrize(("parallel", "size"), [("ddp", 4), ("fsdp", 2)])
+def test_the_same_number_of_ranks_gives_the_same_bits_also_after_a_stop(
+    home: Any, together: Callable[..., str], outcome_of: Callable[[Path], Any], parallel: str, size: int
+) -> None:
+    settings = (*KEPT, *DROPOUT, "--train.parallel", parallel, "--train.micro_batch", "1")
+    together(home.training("one", *settings), size)
+    expected = outcome_of(home.runs / "one")
+    assert len(expected["rng"]) == len(set(expected["rng"].values())) == size, "every rank has a chance of its own"
+    shutil.copytree(home.runs / "one", home.runs / "two")
+    together(home.words("resume", "two@4"), size)
+    assert outcome_of(home.runs / "two") == expected
+
+
+@pytest.mark.parametrize("rule", ["adamw", "muon"])
+def test_a_model_in_parts_learns_what_a_whole_one_learns(home: Any, together: Callable[..., str], rule: str) -> None:
+    settings = (*KEPT, "--optim.rule", rule, "--optim.weight_decay", "0.1", "--model.tied", "true")
+    alone = home.train("alone", *settings)
+    for parallel in ("ddp", "fsdp"):
+        together(home.training(parallel, *settings, "--train.parallel", parallel), 2)
+        assert losses(home.runs / parallel) == near(alone)
+    assert home.do("resume", "fsdp@4") == 0, "what parts have saved is whole"
+    assert losses(home.runs / "fsdp") == near(alone)
+    together(home.words("resume", "fsdp@4"), 2)
+    assert losses(home.runs / "fsdp") == near(alone), "and is taken apart again"
+
+
+def test_a_checkpoint_in_parts_is_whole_for_any_number_of_ranks(
+    home: Any, together: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = home.train("alone", *KEPT)
+    in_parts = ("--train.parallel", "fsdp", "--train.sharded_save", "true")
+    together(home.training("parts", *KEPT, *in_parts), 4)
+    newest = home.runs / "parts" / "checkpoints" / "step-00000008"
+    held = {path.name for path in newest.iterdir()}
+    shards = {f"shard-0000{rank}-model-00001-of-00001.safetensors" for rank in range(1, 5)}
+    assert held == {*shards, "manifest.json", "state.json"}, "every rank wrote its own, and nothing is a pickle"
+    manifest = json.loads((newest / "manifest.json").read_text())
+    assert set(manifest["files"]) == {*shards, "state.json"}
+    weights = store.load(store.verify(newest)).weights
+    for name, tensor in store.load(store.verify(alone / "checkpoints" / newest.name)).weights.items():
+        torch.testing.assert_close(weights[name], tensor, atol=1e-5, rtol=0)
+    together(home.words("resume", "parts@4"), 2)
+    assert losses(home.runs / "parts") == near(alone)
+    assert home.do("resume", "parts@2") == 0
+    assert losses(home.runs / "parts") == near(alone)
+    capsys.readouterr()
+    for name in ("parts@2", "alone@2"):
+        assert home.do("generate", name, "--greedy", "--tokens", "9") == 0
+    one, other = capsys.readouterr().out.splitlines()
+    assert one == other
+    damaged = home.runs / "parts" / "checkpoints" / "step-00000002" / max(shards)
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    assert home.do("generate", "parts@2") == 2
+    assert f"{damaged} is damaged" in capsys.readouterr().err

@@ -1,0 +1,126 @@
+"""Going on with something else than what a checkpoint was made of; and the proof that a checkpoint holds everything."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from fledge.checkpoint import store
+from fledge.checkpoint.run import Run
+from fledge.recipes import proof
+from fledge.recipes.settings import settle
+from fledge.track.sinks import read_metrics
+
+STOPPED = ("--train.steps", "12", "--train.keep_last", "9")
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return capsys.readouterr().err.splitlines()
+
+
+def edit(run: Path, before: str, after: str) -> None:
+    text = (run / "config.toml").read_text()
+    assert re.search(before, text, re.M)
+    (run / "config.toml").write_text(re.sub(before, after, text, flags=re.M))
+
+
+def test_a_finished_run_is_made_longer_when_that_is_meant(home, capsys) -> None:
+    run = home.train("bird", *STOPPED)
+    capsys.readouterr()
+    assert home.do("resume", "bird", "--train.steps", "16") == 2
+    lines = said(capsys)
+    assert "  train.steps: 12 → 16" in lines
+    assert lines[-2:] == ["error: 'bird' was trained with other settings: train.steps",
+                          "hint: if that is meant, add --allow-changes"]  # fmt: skip
+    assert settle(Run(run).config()).train.steps == 12
+    assert home.do("resume", "bird", "--train.steps", "16", "--allow-changes") == 0
+    assert [int(step) for step in read_metrics(run)["step"]][-1] == 16
+    assert settle(Run(run).config()).train.steps == 16
+    assert Run(run).changed() == []
+    assert home.do("generate", "bird", "--tokens", "2") == 0
+
+
+def test_what_somebody_wrote_into_the_config_is_a_change_too(home, capsys) -> None:
+    run = home.train("bird", *STOPPED)
+    edit(run, r"^lr = .*$", "lr = 0.0123")
+    assert home.do("resume", "bird@6") == 2
+    assert any(line.startswith("  optim.lr: ") and line.endswith(" → 0.0123") for line in said(capsys))
+    assert home.do("resume", "bird@6", "--allow-changes") == 0
+    assert settle(Run(run).config()).optim.lr == 0.0123
+    assert Run(run).changed() == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [("--model.n_layer", "2"), ("--model.window", "4"), ("--train.batch", "8"), ("--train.seed", "5"),
+     ("--data.stride", "3"), ("--tokenizer.kind", "bpe")],
+)  # fmt: skip
+def test_what_would_make_another_run_of_it_is_refused_however_it_is_asked_for(home, capsys, change) -> None:
+    run = home.train("bird", *STOPPED)
+    before = {path.name: path.read_bytes() for path in run.glob("*") if path.is_file()}
+    assert home.do("resume", "bird@6", *change, "--allow-changes") == 2
+    error, hint = said(capsys)[-2:]
+    assert change[0].removeprefix("--") in error
+    assert "--init bird" in hint
+    assert {path.name: path.read_bytes() for path in run.glob("*") if path.is_file()} == before
+    assert len(store.complete(run / "checkpoints")) > 1
+
+
+def test_the_same_settings_said_again_are_no_change(home) -> None:
+    home.train("bird", *STOPPED)
+    assert home.do("resume", "bird@6", "--train.steps", "12", "--optim.betas", "[0.9, 0.95]") == 0
+
+
+def test_a_run_whose_config_was_damaged_before_its_first_checkpoint_is_refused(home, capsys) -> None:
+    run = home.train("bird", *STOPPED)
+    store.remove_later(run / "checkpoints", -1)
+    edit(run, r"^lr = .*$", "lr = 0.0123")
+    assert home.do("resume", "bird") == 2
+    assert "config.toml" in said(capsys)[-2]
+    assert home.do("resume", "bird", "--allow-changes") == 0
+
+
+def test_epochs_are_not_for_a_run_that_goes_on(home, capsys) -> None:
+    home.train("bird", *STOPPED)
+    assert home.do("resume", "bird@6", "--train.epochs", "3", "--allow-changes") == 2
+    assert "--train.steps" in said(capsys)[-1]
+
+
+@pytest.mark.parametrize(
+    "more", [(), ("--train.dtype", "float16"), ("--optim.rule", "muon"), ("--model.dropout", "0.2")]
+)
+def test_it_is_proved_that_a_checkpoint_holds_everything(home, capsys, more: tuple[str, ...]) -> None:
+    run = home.train("bird", *STOPPED, *more)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert home.do("resume", "bird@6", "--verify", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    folder = run / "checkpoints" / "step-00000006"
+    assert found["files"] == {name.name: store.sha256(name) for name in sorted(folder.iterdir())}
+    weights = sum(tensor.numel() for tensor in store.load_weights(store.verify(folder)).values())
+    assert found["numbers"] >= 2 * weights
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file() if path.name != ".lock"} == {
+        path: content for path, content in before.items() if path.name != ".lock"
+    }
+
+
+def test_a_checkpoint_that_does_not_come_back_the_same_is_named(home, capsys, monkeypatch) -> None:
+    home.train("bird", *STOPPED)
+    usual = proof.store.load
+
+    def forgetful(*args):
+        state = usual(*args)
+        state.weights["embed.weight"] = state.weights["embed.weight"] + torch.finfo(torch.float32).eps
+        return state
+
+    monkeypatch.setattr(proof.store, "load", forgetful)
+    assert home.do("resume", "bird", "--verify") == 2
+    assert "weights of embed.weight" in said(capsys)[-2]
+
+
+def test_a_person_reads_that_everything_is_the_same(home, capsys) -> None:
+    home.train("bird", *STOPPED)
+    assert home.do("resume", "bird", "--verify") == 0
+    assert "bit for bit the same" in capsys.readouterr().out

@@ -1,0 +1,75 @@
+"""The smallest text, model and training that there can be, and what must remain of every run of them."""
+
+import csv
+import hashlib
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "then", "it", "sleeps", "until"]
+TIMED = {"step_seconds", "tokens_per_second"}
+
+
+def write_text(folder: Path, seed: int = 0) -> Path:
+    """A folder of a few small text files."""
+    chance = random.Random(seed)
+    folder.mkdir(parents=True)
+    for number in range(4):
+        lines = [" ".join(chance.choices(WORDS, k=9)) + "." for _ in range(40)]
+        (folder / f"{number}.txt").write_text("\n".join(lines))
+    return folder
+
+
+TINY_TOML = """
+[data]
+val = 0.1
+[tokenizer]
+kind = "char"
+[model]
+n_layer = 1
+n_head = 2
+n_embd = 16
+context = 16
+[optim]
+lr = 0.01
+min_lr = 0.001
+warmup_steps = 2
+[train]
+steps = 12
+batch = 4
+device = "cpu"
+dtype = "float32"
+compile = false
+log_every = 1
+eval_every = 4
+sample_every = 6
+save_every = 3
+keep_last = 2
+[track]
+sample_tokens = 12
+"""
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def last_checkpoint(run: Path) -> Path:
+    return max((run / "checkpoints").glob("step-*"))
+
+
+def remains(run: Path) -> dict[str, Any]:
+    """Everything of a run that must not depend on how it came about."""
+    newest = last_checkpoint(run)
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = [{k: v for k, v in row.items() if k not in TIMED} for row in csv.DictReader(file)]
+    state = json.loads((newest / "state.json").read_text())
+    return {
+        "newest": newest.name,
+        "model": digest(newest / "model.safetensors"),
+        "optimizer": digest(newest / "optimizer.safetensors"),
+        "rng": state["rng"],
+        "metrics": rows,
+        "samples": (run / "samples.md").read_text(),
+    }
