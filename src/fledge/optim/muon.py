@@ -8,6 +8,7 @@ The matrices of a group have one shape: stacked, they take a few large products 
 The judge is `torch.optim.Muon`, which takes them one by one.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ def orthogonal(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     return x.mT if tall else x
 
 
-def turned(matrices: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+def turned(matrices: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """Orthogonal, and longer where they are tall."""
     update = orthogonal(torch.stack(matrices), dtype).to(matrices[0].dtype)  # [N, rows, columns]
     rows, columns = matrices[0].shape
@@ -47,7 +48,7 @@ class Muon(torch.optim.AdamW):
     def __init__(self, groups: list[dict[str, Any]], dtype: torch.dtype, **adamw: Any) -> None:
         super().__init__(groups, **adamw)
         self.dtype = dtype  # of the products
-        self.turn = turned
+        self.turn: Callable[[Sequence[Tensor], torch.dtype], list[Tensor]] = turned
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
