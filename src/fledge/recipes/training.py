@@ -181,6 +181,8 @@ class Training:
     def restore(self, state: State) -> None:
         restore(state, self.model, self.optimizer, self.company)
         self.stepper.scaling.remember(state.scaling)
+        if self.settings.train.micro_batch == "auto":
+            self.stepper.batches.remember(state.at_once)
         self.stepper.route = Route(state.detours)
         self.guard.remember(state.guard)
         self.judged = None
@@ -362,6 +364,7 @@ class Training:
             self.company,
             val_loss=val_loss,
             scaling=self.stepper.scaling.memory(),
+            at_once=self.stepper.batches.memory(),
             owed=owed,
             detours=self.stepper.route.detours,
             guard=self.guard.memory(),
