@@ -82,6 +82,13 @@ def has_bf16_units(device: str) -> bool:
     return False
 
 
+def has_units(device: str, dtype: str) -> bool:
+    """Whether products in this precision are the hardware's own."""
+    if dtype == "bfloat16":
+        return has_bf16_units(device)
+    return dtype == "float32" or device != "cpu" or bool(torch.cpu._is_amx_fp16_supported())
+
+
 def choose_dtype(device: str, wanted: str = "auto") -> Choice:
     """bf16 where the hardware has it and, on a CPU, where a short probe shows that it pays."""
     if wanted in ("bfloat16", "float16") and device == "mps":

@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -126,6 +126,18 @@ def at_once(settings: Settings, machine: Machine) -> int:
 def compiles(settings: Settings, machine: Machine) -> bool:
     """Whether torch.compile is wanted and possible; where it is not possible, training goes on without."""
     return settings.train.compile is True and bool(find_compiler(machine.device).value)
+
+
+def reservations(settings: Settings, machine: Machine) -> Iterator[str]:
+    """What can be done as asked, and is probably not what somebody wants."""
+    train, warmup = settings.train, settings.optim.warmup_steps
+    if train.compile and not compiles(settings, machine):
+        yield f"{find_compiler(machine.device).why}: training without torch.compile, more slowly"
+    if not machines.has_units(machine.device, machine.dtype):
+        better = machines.choose_dtype(machine.device).value
+        yield f"this {machine.device} has no {machine.dtype} units, so it is imitated, slowly: --train.dtype {better}"
+    if warmup >= train.steps:
+        yield f"the learning rate is still climbing at the end: {warmup} steps of warm-up, and {train.steps} in all"
 
 
 class Training:
@@ -282,9 +294,8 @@ class Training:
         self.tracker.record(
             events.Started(self.run.name, step, self.steps, count, machine.device, machine.dtype, compiled)
         )
-        if self.settings.train.compile and not compiled:
-            why = find_compiler(machine.device).why
-            self.tracker.record(events.Noted(step, f"warning: {why}: training without torch.compile, more slowly"))
+        for words in reservations(self.settings, machine):
+            self.tracker.record(events.Noted(step, f"warning: {words}"))
 
     def _begin(self) -> None:
         """Before the first step: what does a model say that knows nothing?"""
