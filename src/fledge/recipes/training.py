@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from fledge.base import machine as machines
 from fledge.base.company import Company, is_spread
 from fledge.base.errors import Interrupted, UserError
-from fledge.base.machine import Machine, find_compiler
+from fledge.base.machine import Machine
 from fledge.batches.order import Route
 from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
@@ -28,7 +28,7 @@ from fledge.evaluate.loss import judge
 from fledge.generate.engine import complete
 from fledge.generate.sampling import strategies
 from fledge.model.count import parameters
-from fledge.recipes.assembly import assemble, compiles
+from fledge.recipes.assembly import assemble, compiles, reservations
 from fledge.recipes.facts import about
 from fledge.recipes.listeners import listeners
 from fledge.recipes.settings import Settings
@@ -115,6 +115,8 @@ class Training:
     def restore(self, state: State) -> None:
         restore(state, self.model, self.optimizer, self.company)
         self.stepper.scaling.remember(state.scaling)
+        if self.settings.train.micro_batch == "auto":
+            self.stepper.batches.remember(state.at_once)
         self.stepper.route = Route(state.detours)
         self.guard.remember(state.guard)
         self.judged = None
@@ -198,9 +200,8 @@ class Training:
         self.tracker.record(
             events.Started(self.run.name, step, self.steps, count, machine.device, machine.dtype, compiled)
         )
-        if self.settings.train.compile and not compiled:
-            why = find_compiler(machine.device).why
-            self.tracker.record(events.Noted(step, f"warning: {why}: training without torch.compile, more slowly"))
+        for words in reservations(self.settings, machine):
+            self.tracker.record(events.Noted(step, f"warning: {words}"))
 
     def _begin(self) -> None:
         """Before the first step: what does a model say that knows nothing?"""
@@ -280,6 +281,7 @@ class Training:
             self.company,
             val_loss=val_loss,
             scaling=self.stepper.scaling.memory(),
+            at_once=self.stepper.batches.memory(),
             owed=owed,
             detours=self.stepper.route.detours,
             guard=self.guard.memory(),
