@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 PHASES = ("start-up", "preparing", "compiling", "step", "evaluation", "sampling", "save", "prune", "end")
-START, STEP = PHASES.index("start-up"), PHASES.index("step")
+STEP = PHASES.index("step")
 PATIENCE = 120  # seconds that nothing here can take
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the nursery inherits it: it must have no threads, so that it can fork
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["fledge.recipes.train", "fledge.recipes.resume", "torch._inductor", "house"])
 
@@ -76,7 +75,6 @@ class Child:
         self.marks, self.log = Marks(), log
         self.marks.held[1] = not held
         self.process: BaseProcess = CONTEXT.Process(target=_live, args=(self.marks, log, work, *args), daemon=True)
-        self.begun = time.perf_counter()
         self.process.start()
 
     @property
@@ -132,7 +130,7 @@ def _live(marks: Marks, log: Path, work: Callable[..., object], *args: Any) -> N
     with log.open("ab") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # nobody wants more here, and the nursery has started none that a fork could lose
     marks.held[0] = True
     while not marks.held[1]:
         time.sleep(0.001)

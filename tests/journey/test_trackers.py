@@ -8,7 +8,6 @@ import pytest
 
 from fledge.recipes import training
 from fledge.track.events import Event, Stepped
-from fledge.track.sinks import Sink
 
 Outcome = Callable[[Path], dict[str, Any]]
 
@@ -25,12 +24,8 @@ def test_a_listener_that_fails_changes_nothing_about_the_training(
     home, outcome_of: Outcome, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = outcome_of(home.train("plain"))
-    usual = training.Training._sinks
-
-    def with_a_broken_one(self: training.Training, *rest: int) -> list[Sink]:
-        return [Broken(), *usual(self, *rest)]
-
-    monkeypatch.setattr(training.Training, "_sinks", with_a_broken_one)
+    usual = training.listeners
+    monkeypatch.setattr(training, "listeners", lambda *about: [Broken(), *usual(*about)])
     assert outcome_of(home.train("shaken")) == plain
     assert "Broken failed and is switched off: no more disk" in capsys.readouterr().err
 

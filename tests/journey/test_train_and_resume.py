@@ -309,9 +309,9 @@ def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(home, monkeyp
     many = home.train("many", *rare, "--train.keep_last", "9")
     shutil.copytree(many / "checkpoints" / "step-00000003", run / "checkpoints" / "step-00000003")
     os.truncate(run / "checkpoints" / "step-00000012" / "model.safetensors", 100)
-    usual = training.Training._sinks
-    monkeypatch.setattr(training.Training, "_sinks", lambda self, *rest: [*usual(self, *rest), Stops("Stepped", 7)])
-    assert home.do("resume", "bird") == 130
+    usual = training.listeners
+    monkeypatch.setattr(training, "listeners", lambda *about: [*usual(*about), Stops("Stepped", 7)])
+    assert home.do("resume", "bird", "--allow-changes") == 130
     assert store.find(run / "checkpoints")[0].step == 7
 
 
@@ -346,9 +346,9 @@ def test_a_signal_in_the_middle_of_looking_at_a_step_is_as_if_it_had_not_come(
     home, outcome_of: Outcome, unbroken: Unbroken, monkeypatch: pytest.MonkeyPatch, event: str, step: int
 ) -> None:
     """Evaluating and sampling stop at once; when the run goes on, what that step is owed is done first."""
-    usual = training.Training._sinks
+    usual = training.listeners
     with monkeypatch.context() as patch:
-        patch.setattr(training.Training, "_sinks", lambda self, *rest: [*usual(self, *rest), Stops(event, step)])
+        patch.setattr(training, "listeners", lambda *about: [*usual(*about), Stops(event, step)])
         assert main(home.training("bird")) == 130
     reached = store.find(home.runs / "bird" / "checkpoints")[0].step
     assert reached == step or (event == "Saved" and reached > step)  # which is heard of when the disk is done

@@ -15,13 +15,13 @@ from fledge.base.machine import Machine
 from fledge.checkpoint.run import Run, list_runs
 from fledge.datasets.shards import Dataset
 from fledge.model.count import non_embedding_parameters, parameters, training_flops
+from fledge.recipes.assembly import compiles
 from fledge.recipes.curve import Curve, Point, fit, fresh
 from fledge.recipes.dial import FOLLOWS
 from fledge.recipes.probe import Measured
 from fledge.recipes.settings import Settings, settle, without
 from fledge.recipes.textfacts import TextFacts, counted
 from fledge.recipes.train import complete, decide
-from fledge.recipes.training import compiles
 from fledge.track.sinks import read_metrics
 
 

@@ -29,9 +29,9 @@ from fledge.generate.engine import generate
 from fledge.generate.sampling import strategies
 from fledge.model import count
 from fledge.model.config import ModelConfig
+from fledge.recipes.assembly import assemble, at_once
 from fledge.recipes.screen import say
 from fledge.recipes.settings import Settings
-from fledge.recipes.training import assemble, at_once
 from fledge.train.fitting import Fixed
 from fledge.train.step import Stepper
 

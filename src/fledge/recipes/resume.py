@@ -15,12 +15,13 @@ from fledge.checkpoint import run as run_folder
 from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
 from fledge.datasets.shards import Dataset
+from fledge.recipes.assembly import refuse_uneven
 from fledge.recipes.changes import changes, refuse_changes
 from fledge.recipes.prepare import open_named
 from fledge.recipes.proof import Proof, in_words, prove
 from fledge.recipes.screen import report, say
 from fledge.recipes.settings import Settings, settle
-from fledge.recipes.training import Outcome, Training, closing_words, held, refuse_uneven
+from fledge.recipes.training import Outcome, Training, closing_words, held
 from fledge.tokens.tokenizer import fingerprint
 from fledge.track.sinks import rewind
 

@@ -21,12 +21,13 @@ from fledge.datasets.shards import Dataset
 from fledge.model.config import ModelConfig
 from fledge.model.count import TRAINING_BYTES, parameters
 from fledge.recipes import facts, origin
+from fledge.recipes.assembly import refuse_uneven
 from fledge.recipes.origin import Origin
 from fledge.recipes.prepare import ensure
 from fledge.recipes.resume import resume
 from fledge.recipes.screen import report
 from fledge.recipes.settings import Settings, resolve
-from fledge.recipes.training import Outcome, Training, closing_words, held, refuse_uneven
+from fledge.recipes.training import Outcome, Training, closing_words, held
 from fledge.text.inputs import is_url
 from fledge.track.sinks import read_metrics
 

@@ -1,6 +1,5 @@
-"""A run on its way: the parts of training put together, from a run folder to its last step.
+"""A run on its way, from a run folder to its last step.
 
-    build      model → loss around it → optimiser → order and loader → stepper
     hooks      evaluate · log · sample · save, in this order after a step
     go         fit, until the last step or a signal; after an accident from a checkpoint again
 
@@ -14,45 +13,32 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
-
-from rich.console import Console
 
 from fledge.base import machine as machines
 from fledge.base.company import Company, is_spread
 from fledge.base.errors import Interrupted, UserError
 from fledge.base.machine import Machine, find_compiler
-from fledge.base.settings import listed_divisors, to_layer
-from fledge.batches.loader import Loader
-from fledge.batches.order import Order, Route
+from fledge.batches.order import Route
 from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
 from fledge.checkpoint.saver import Saver, Written, save_parts
 from fledge.checkpoint.state import State, capture, capture_part, restore, seed_chance
-from fledge.datasets.shards import Dataset, Split
+from fledge.datasets.shards import Dataset
 from fledge.evaluate.loss import judge
 from fledge.generate.engine import complete
 from fledge.generate.sampling import strategies
 from fledge.model.count import parameters
-from fledge.model.gpt import GPT
-from fledge.model.init import build as build_model
-from fledge.optim.groups import build_optimizer
-from fledge.optim.schedule import multiplier
+from fledge.recipes.assembly import assemble, compiles
 from fledge.recipes.facts import about
-from fledge.recipes.screen import say
+from fledge.recipes.listeners import listeners
 from fledge.recipes.settings import Settings
 from fledge.tokens.tokenizer import byte_lengths
 from fledge.track import events
-from fledge.track.guests import Guest
-from fledge.track.sinks import CSVSink, JSONLSink, SamplesSink, Sink, TensorBoardSink, Tracker, WandbSink, rewind
-from fledge.track.terminal import view
+from fledge.track.sinks import Tracker, rewind
 from fledge.train.anomaly import origin, sound
-from fledge.train.fitting import Fitting, Fixed, guess, rehearsed
 from fledge.train.guard import Derailed, Guard, StopAsked, StopSignals
 from fledge.train.loop import End, Hook, call_hooks, every, fit
-from fledge.train.parallel import LossModel, exact, keep_compiled, wrap
-from fledge.train.scaling import SCALING
-from fledge.train.step import Stepper, StepResult
+from fledge.train.step import StepResult
 
 MOST_RESCUES = 3  # to one checkpoint; what goes wrong once more is not the text's fault
 
@@ -71,61 +57,9 @@ def closing_words(outcome: Outcome) -> str:
     return f"'{name}' is trained: step {outcome.step:,}{loss}\nnext: fledge generate {name} · fledge plot {name}"
 
 
-def refuse_uneven(batch: int, company: Company) -> None:
-    if batch % company.size:
-        raise UserError(
-            f"train.batch = {batch} cannot be shared by {company.size} processes",
-            f"start {listed_divisors(batch)} of them, or make the batch a multiple of {company.size}",
-        )
-
-
 def held(run: Run, company: Company) -> contextlib.AbstractContextManager[None]:
     """The first keeps other programs out, for all."""
     return run.alone() if company.first else contextlib.nullcontext()
-
-
-def assemble(settings: Settings, machine: Machine, split: Split) -> Stepper:
-    """A new model and everything that one update of it needs, to learn from `split`."""
-    train, optim, context = settings.train, settings.optim, settings.model.context
-    keep_compiled()
-    exact()
-    model = build_model(settings.model, train.seed)
-    loss = wrap(model, machine, compile=compiles(settings, machine), warn=say, parallel=train.parallel)
-    order = Order(len(split), context, settings.data.stride or context, train.seed)
-    return Stepper(
-        model=model,
-        loss=loss,
-        optimizer=build_optimizer(model, optim, machine),
-        batches=micro_batches(settings, Loader(split, order, train.batch, machine), model),
-        multiplier=partial(multiplier, optim, steps=train.steps),
-        peak=optim.lr,
-        clip=train.clip,
-        scaling=SCALING[machine.dtype](),
-        company=machine.company,
-        add_up=loss.add_up,
-    )
-
-
-def micro_batches(settings: Settings, loader: Loader, model: GPT) -> Fitting:
-    train, machine, size = settings.train, loader.machine, at_once(settings, loader.machine)
-    if machine.company.size == 1:
-        return (Fitting if train.micro_batch == "auto" else Fixed)(loader, size, say)
-    if train.micro_batch != "auto" or train.parallel == "fsdp":  # of a spread model no rank can try alone
-        return Fixed(loader, size, say)
-    found = rehearsed(Fitting(loader, size, say), LossModel(model, machine), machine.company)
-    model.zero_grad()
-    return found
-
-
-def at_once(settings: Settings, machine: Machine) -> int:
-    """How many sequences are computed at once, as far as can be told beforehand."""
-    wanted, share = settings.train.micro_batch, settings.train.batch // machine.company.size
-    return guess(settings.model, share, machine) if wanted == "auto" else min(wanted or share, share)
-
-
-def compiles(settings: Settings, machine: Machine) -> bool:
-    """Whether torch.compile is wanted and possible; where it is not possible, training goes on without."""
-    return settings.train.compile is True and bool(find_compiler(machine.device).value)
 
 
 class Training:
@@ -155,7 +89,7 @@ class Training:
         if state is not None:
             self.restore(state)
         begun = time.perf_counter()
-        self.tracker = Tracker(self._sinks(reached))
+        self.tracker = self._heard(reached)
         with self.signals as signals:
             try:
                 self._announce(reached)
@@ -235,7 +169,7 @@ class Training:
         self.tracker.close()
         if self.company.first:
             rewind(self.run.folder, state.step - (state.owed is not None), spare=(events.Accident, events.Rescued))
-        self.tracker = Tracker(self._sinks(state.step))
+        self.tracker = self._heard(state.step)
         self._announce(state.step)
         passed = (before.batch(state.step), after.batch(state.step) - 1)
         self.tracker.record(events.Rescued(state.step, accident.step, accident.what, passed))
@@ -254,25 +188,9 @@ class Training:
             events.Accident(result.step, what, where, result.loss, result.grad_norm, (first, first + batch - 1))
         )
 
-    def _sinks(self, reached: int) -> list[Sink]:
-        """Files, which must be exact; a screen; and guests, which may fail or hang and change nothing."""
-        if not self.company.first:
-            return []
-        track, folder = self.settings.track, self.run.folder
-        sinks: list[Sink] = [CSVSink(folder), JSONLSink(folder), SamplesSink(folder), view(Console(stderr=True))]
-        guests: dict[str, Callable[[], Sink]] = {}
-        if track.tensorboard:
-            guests["TensorBoard"] = lambda: TensorBoardSink(folder, reached)
-        if track.wandb:
-            guests["Weights & Biases"] = lambda: WandbSink(folder, track.project, to_layer(self.settings))
-        for name, guest in guests.items():
-            try:
-                sinks.append(Guest(name, guest))
-            except UserError:
-                raise
-            except Exception as error:
-                say(f"warning: a tracker could not begin, training goes on without it: {error}")
-        return sinks
+    def _heard(self, reached: int) -> Tracker:
+        """The first of a company writes and speaks."""
+        return Tracker(listeners(self.run.folder, self.settings, reached) if self.company.first else [])
 
     def _announce(self, step: int) -> None:
         machine, compiled = self.machine, compiles(self.settings, self.machine)

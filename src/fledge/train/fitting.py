@@ -13,15 +13,15 @@ from fledge.base.machine import Machine, free_memory
 from fledge.base.settings import divisors
 from fledge.batches.loader import Batch, Loader
 from fledge.model.config import ModelConfig
-from fledge.model.count import TRAINING_BYTES, activation_bytes, parameters
+from fledge.model.count import TRAINING_BYTES, activation_bytes, parameters, portion_bytes
 
 SHARE = 0.8  # of what is free: other programs breathe, too
 
 
 def guess(model: ModelConfig, batch: int, machine: Machine) -> int:
     """The largest part of a batch that should fit; one sequence, if not even that."""
-    room = SHARE * free_memory(machine.device) - TRAINING_BYTES * parameters(model)
     number = machine.torch_dtype.itemsize
+    room = SHARE * free_memory(machine.device) - TRAINING_BYTES * parameters(model) - portion_bytes(model, number)
     most = max((n for n in divisors(batch) if activation_bytes(model, n, number) <= room), default=1)
     return machine.company.least(most)
 

@@ -1,0 +1,80 @@
+"""Everything that one update needs, put together from settings: model, loss around it, optimiser, order, loader.
+
+Used by training, and by whoever wants to know what an update costs: plan and demo.
+"""
+
+from functools import partial
+
+from fledge.base.company import Company, is_spread
+from fledge.base.errors import UserError
+from fledge.base.machine import Machine, find_compiler
+from fledge.base.settings import listed_divisors
+from fledge.batches.loader import Loader
+from fledge.batches.order import Order
+from fledge.datasets.shards import Split
+from fledge.model.gpt import GPT
+from fledge.model.init import build as build_model
+from fledge.optim.groups import build_optimizer
+from fledge.optim.muon import Muon
+from fledge.optim.schedule import multiplier
+from fledge.recipes.screen import say
+from fledge.recipes.settings import Settings
+from fledge.train.fitting import Fitting, Fixed, guess, rehearsed
+from fledge.train.parallel import LossModel, by_all, exact, keep_compiled, wrap
+from fledge.train.scaling import SCALING
+from fledge.train.step import Stepper
+
+
+def assemble(settings: Settings, machine: Machine, split: Split) -> Stepper:
+    """A new model and everything that one update of it needs, to learn from `split`."""
+    train, optim, context = settings.train, settings.optim, settings.model.context
+    keep_compiled()
+    exact()
+    model = build_model(settings.model, train.seed)
+    loss = wrap(model, machine, compile=compiles(settings, machine), warn=say, parallel=train.parallel)
+    optimizer = build_optimizer(model, optim, machine)
+    if isinstance(optimizer, Muon) and is_spread(model.embed.weight):
+        optimizer.turn = by_all(optimizer.turn)
+    order = Order(len(split), context, settings.data.stride or context, train.seed)
+    return Stepper(
+        model=model,
+        loss=loss,
+        optimizer=optimizer,
+        batches=micro_batches(settings, Loader(split, order, train.batch, machine), model),
+        multiplier=partial(multiplier, optim, steps=train.steps),
+        peak=optim.lr,
+        clip=train.clip,
+        scaling=SCALING[machine.dtype](),
+        company=machine.company,
+        add_up=loss.add_up,
+    )
+
+
+def micro_batches(settings: Settings, loader: Loader, model: GPT) -> Fitting:
+    train, machine, size = settings.train, loader.machine, at_once(settings, loader.machine)
+    if machine.company.size == 1:
+        return (Fitting if train.micro_batch == "auto" else Fixed)(loader, size, say)
+    if train.micro_batch != "auto" or train.parallel == "fsdp":  # of a spread model no rank can try alone
+        return Fixed(loader, size, say)
+    found = rehearsed(Fitting(loader, size, say), LossModel(model, machine), machine.company)
+    model.zero_grad()
+    return found
+
+
+def at_once(settings: Settings, machine: Machine) -> int:
+    """How many sequences are computed at once, as far as can be told beforehand."""
+    wanted, share = settings.train.micro_batch, settings.train.batch // machine.company.size
+    return guess(settings.model, share, machine) if wanted == "auto" else min(wanted or share, share)
+
+
+def compiles(settings: Settings, machine: Machine) -> bool:
+    """Whether torch.compile is wanted and possible; where it is not possible, training goes on without."""
+    return settings.train.compile is True and bool(find_compiler(machine.device).value)
+
+
+def refuse_uneven(batch: int, company: Company) -> None:
+    if batch % company.size:
+        raise UserError(
+            f"train.batch = {batch} cannot be shared by {company.size} processes",
+            f"start {listed_divisors(batch)} of them, or make the batch a multiple of {company.size}",
+        )

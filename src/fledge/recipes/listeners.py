@@ -1,0 +1,33 @@
+"""Who hears what happens in a run: files, which must be exact; a screen; and guests, which may fail or hang."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from fledge.base.errors import UserError
+from fledge.base.settings import to_layer
+from fledge.recipes.screen import say
+from fledge.recipes.settings import Settings
+from fledge.track.guests import Guest
+from fledge.track.sinks import CSVSink, JSONLSink, SamplesSink, Sink, TensorBoardSink, WandbSink
+from fledge.track.terminal import view
+
+
+def listeners(folder: Path, settings: Settings, reached: int) -> list[Sink]:
+    """`reached`: the last step that they have heard of already."""
+    track = settings.track
+    sinks: list[Sink] = [CSVSink(folder), JSONLSink(folder), SamplesSink(folder), view(Console(stderr=True))]
+    guests: dict[str, Callable[[], Sink]] = {}
+    if track.tensorboard:
+        guests["TensorBoard"] = lambda: TensorBoardSink(folder, reached)
+    if track.wandb:
+        guests["Weights & Biases"] = lambda: WandbSink(folder, track.project, to_layer(settings))
+    for name, guest in guests.items():
+        try:
+            sinks.append(Guest(name, guest))
+        except UserError:
+            raise
+        except Exception as error:
+            say(f"warning: a tracker could not begin, training goes on without it: {error}")
+    return sinks
