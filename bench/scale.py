@@ -30,6 +30,7 @@ ASSUMED: dict[str, tuple[float, float, str, str]] = {
     "hash": (1.5, G, "GB/s", "a guess: SHA-256 on a server's core; 0.3 to 0.4 on our two, busy ones"),
     "between": (50_000, 3600, "hours a GPU", "the Llama 3 report: 419 unexpected stops of 16,384 GPUs in 54 days"),
     "restart": (5, 60, "minutes", "a guess: to notice, to take another machine, to start every process"),
+    "text": (20, 1, "tokens a parameter", "Chinchilla (2022), as model.size takes it; two bytes each"),
     "batch": (2048, 1, "sequences a step", "of 2,048 tokens: 4.2 million, as is usual for such models"),
 }
 A = {name: number * factor for name, (number, factor, _, _) in ASSUMED.items()}
@@ -42,8 +43,7 @@ MODELS = {
     "70B": replace(BASE, n_layer=80, n_head=64, n_kv_head=8, n_embd=8192, mlp_width=28_672),
 }
 SIZES = (1, 8, 64, 1024)
-# What train.parallel has; and lean, which is not built: what fsdp would be if weights travelled in bf16 and were not kept,
-# gradients were divided at once, blocks computed twice, and ranks hashed and read their own part of a checkpoint.
+# What train.parallel has; and lean, which is not built: docs/scale.md says what it would be, at its end.
 WAYS = DDP, FSDP, LEAN = "ddp", "fsdp", "lean"
 
 
@@ -78,25 +78,23 @@ class Plan:
         """On each rank at the peak: at the end of the last micro-batch's way forward. Before the first way back there
         are no gradients, so with one micro-batch it is that much less."""
         N, parts, lean = count.parameters(self.model), self.parts, self.way == LEAN
-        block = count.non_embedding_parameters(self.model) // self.model.n_layer
+        block = count.parameters(replace(self.model, n_layer=self.model.n_layer + 1)) - N
         tables = N - self.model.n_layer * block
         borrowed = (BFLOAT16 if lean else FLOAT32) * (tables + 2 * block)  # one at work, and the next on its way
         return {
             "weights": FLOAT32 * N / parts,
             "gradients": FLOAT32 * N / (parts if lean or self.micro_batches == 1 else 1),
             "optimiser": 2 * FLOAT32 * N / parts,
-            "copies": 0
-            if lean
-            else BFLOAT16 * count.matrix_parameters(self.model),  # autocast's, for the way back
+            "copies": 0 if lean else BFLOAT16 * count.matrix_parameters(self.model),  # autocast's, for the way back
             "borrowed": borrowed if parts > 1 else 0,
             "activations": self._activations(),
         }
 
     def _activations(self) -> float:
-        if self.way != LEAN:
-            return count.activation_bytes(self.model, self.at_once, BFLOAT16)
-        entrances = FLOAT32 * self.at_once * self.model.context * self.model.n_embd * self.model.n_layer
-        return count.activation_bytes(replace(self.model, n_layer=1), self.at_once, BFLOAT16) + entrances
+        kept = replace(self.model, n_layer=1) if self.way == LEAN else self.model
+        entrances = FLOAT32 * self.at_once * self.model.context * self.model.n_embd * (self.model.n_layer - 1)
+        whole = count.activation_bytes(kept, self.at_once, BFLOAT16) + count.portion_bytes(self.model, BFLOAT16)
+        return whole + entrances * (self.way == LEAN)
 
     def fits(self) -> bool:
         return sum(self.held().values()) <= A["usable"] * A["memory"]
@@ -154,24 +152,22 @@ class Plan:
     def saving(self) -> tuple[float, float]:
         return self.whole() if self.parts == 1 else self.in_parts()
 
-    def failures(self) -> float:
-        """Between two, expected."""
-        return A["between"] / self.size
-
     def interval(self) -> float:
         """Between saves: Young's and Daly's. One must be on the disk before the next is taken."""
         held, beside = self.saving()
-        return max(math.sqrt(2 * held * self.failures()), held + beside)
+        return max(math.sqrt(2 * held * A["between"] / self.size), held + beside)
 
     def way_back(self) -> float:
-        """Every machine reads every file, and the first rank hashes each three times before it goes on."""
-        readers, hashes = (1, 3 / self.size) if self.way == LEAN else (self.machines, 3)
-        return A["restart"] + self.checkpoint() * (readers / self.disks() + hashes / A["hash"])
+        """Every machine reads every file. The first rank hashes a checkpoint three times; it hashes the text, and then
+        the others do."""
+        S, text = self.checkpoint(), 2 * A["text"] * count.parameters(self.model)
+        readers, hashed = (1, (3 * S + text) / self.size) if self.way == LEAN else (self.machines, 3 * S + 2 * text)
+        return A["restart"] + readers * (S + text) / self.disks() + hashed / A["hash"]
 
     def lost(self) -> float:
         """Share of time: saves; and each failure costs half an interval, what was not on the disk yet, the way back."""
         held, beside = self.saving()
-        return held / self.interval() + (self.interval() / 2 + beside + self.way_back()) / self.failures()
+        return held / self.interval() + (self.interval() / 2 + beside + self.way_back()) * self.size / A["between"]
 
 
 def planned(name: str, way: str, size: int) -> Plan:
@@ -182,8 +178,7 @@ def planned(name: str, way: str, size: int) -> Plan:
 
 
 def table(columns: str, rows: list[list[str]]) -> str:
-    lines = [[name.strip() for name in columns.split("|")], ["---"] * len(rows[0]), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {line} |" for line in (columns, " | ".join("---" for _ in rows[0]), *map(" | ".join, rows)))
 
 
 def short(number: float) -> str:
@@ -242,7 +237,7 @@ def saves() -> str:
         plan = next((p for way in WAYS if (p := planned(name, way, size)).fits()), None)
         if plan is not None:
             held = [*map(span, plan.whole()), span(plan.in_parts()[0]) if plan.parts > 1 else "–"]
-            times = map(span, (plan.failures(), plan.way_back(), plan.interval()))
+            times = map(span, (A["between"] / size, plan.way_back(), plan.interval()))
             ends = [f"{plan.interval() / plan.step():,.0f}", f"{100 * plan.lost():.2g} %"]
             rows.append([f"{name} {plan.way} {size:,}", *held, *times, *ends])
     return table("GPUs | whole: held | beside | in parts: held | failures | way back | interval | steps | lost", rows)
