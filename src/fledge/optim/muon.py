@@ -8,6 +8,7 @@ The matrices of a group have one shape: stacked, they take a few large products 
 The judge is `torch.optim.Muon`, which takes them one by one.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ class Muon(torch.optim.AdamW):
     def __init__(self, groups: list[dict[str, Any]], dtype: torch.dtype, **adamw: Any) -> None:
         super().__init__(groups, **adamw)
         self.dtype = dtype  # of the products
-        self.turn = turned
+        self.turn: Callable[[list[Tensor], torch.dtype], list[Tensor]] = turned
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -66,7 +67,7 @@ class Muon(torch.optim.AdamW):
         torch._foreach_mul_(velocities, momentum)
         torch._foreach_add_(velocities, gradients)
         wanted = torch._foreach_add(gradients, velocities, alpha=momentum)
-        changes = self.turn(wanted, self.dtype)
+        changes = self.turn(list(wanted), self.dtype)
         if decay:
             for matrix, change in zip(matrices, changes, strict=True):
                 pulled = (matrix * change > 0).to(matrix.dtype)  # decay only where it does not work against the change
