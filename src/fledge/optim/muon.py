@@ -52,10 +52,14 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
+        with torch.enable_grad():
+            loss = closure() if closure else None  # it makes the gradients
         for group in self.param_groups:
-            if "momentum" in group:
-                self._update(group["params"], group["lr"], group["momentum"], group["weight_decay"])
-        return super().step(closure)  # of all that still has a gradient
+            matrices = [p for p in group["params"] if "momentum" in group and p.grad is not None]
+            if matrices:
+                self._update(matrices, group["lr"], group["momentum"], group["weight_decay"])
+        super().step()  # of all that still has a gradient
+        return loss
 
     def _update(self, matrices: list[Tensor], lr: float, momentum: float, decay: float) -> None:
         gradients = [p.grad for p in matrices if p.grad is not None]
@@ -69,7 +73,9 @@ class Muon(torch.optim.AdamW):
         wanted = torch._foreach_add(gradients, velocities, alpha=momentum)
         changes = self.turn(wanted, self.dtype)
         if decay:
-            for matrix, change in zip(matrices, changes, strict=True):
-                pulled = (matrix * change > 0).to(matrix.dtype)  # decay only where it does not work against the change
-                matrix.addcmul_(matrix, pulled, value=-lr * decay)
+            pulled = torch._foreach_mul(matrices, changes)
+            for same in pulled:
+                same.sign_()  # one by one: torch knows no other way where matrices are spread over ranks
+            torch._foreach_clamp_min_(pulled, 0.0)  # decay only where it does not work against the change
+            torch._foreach_addcmul_(matrices, matrices, pulled, value=-lr * decay)
         torch._foreach_add_(matrices, changes, alpha=-lr)
