@@ -1,5 +1,6 @@
 """Guests of a run that behave badly, each in its own way."""
 
+import functools
 import time
 from collections.abc import Callable
 
@@ -39,8 +40,7 @@ class HangsFromTheStart(Raises):
         time.sleep(3600)
 
 
-KINDS: dict[str, Callable[[], Sink] | None] = {
-    "none": None,
+KINDS: dict[str, Callable[[], Sink]] = {
     "raises": Raises,
     "hangs": Hangs,
     "fills its queue": IsSlow,
@@ -50,7 +50,7 @@ KINDS: dict[str, Callable[[], Sink] | None] = {
 
 def train_with(marks: Marks, kind: str, words: list[str], environment: dict[str, str]) -> int:
     """`fledge WORDS` with such a guest."""
-    make, usual = KINDS[kind], training.listeners
-    if make:
-        training.listeners = lambda *about: [*usual(*about), Guest("Guest", make, room=4, welcome=0.2, farewell=0.2)]
+    usual = training.listeners
+    guest = functools.partial(Guest, "Guest", KINDS[kind], room=4, welcome=0.2, farewell=0.2)
+    training.listeners = lambda *about: [*usual(*about), guest()]
     return command(marks, words, environment)

@@ -22,7 +22,7 @@ AIMED_AT = ("start-up", "preparing", "step", "evaluation", "sampling", "save", "
 COMPILED = ("--train.compile", "true")
 
 
-def ended(child: Child, number: signal.Signals, tell: Tell) -> int:
+def ended(child: Child, phase: str, number: signal.Signals, tell: Tell) -> int:
     """In time, with the status it owes, or as if nothing had been asked because all was done."""
     begun = time.perf_counter()
     code = child.wait()
@@ -30,7 +30,7 @@ def ended(child: Child, number: signal.Signals, tell: Tell) -> int:
     assert taken < PROMISED, f"{taken:.1f} s"
     assert code in (STATUS[number], 0), child.said()
     assert "Traceback" not in child.said()
-    tell("signals: seconds to the exit, at most", child.marks.phase, round(taken, 1))
+    tell("signals: seconds to the exit, at most", phase, round(taken, 1))
     return code
 
 
@@ -48,7 +48,7 @@ def test_a_run_that_is_asked_to_stop_ends_in_time_and_goes_on_to_the_same_bits(
         if not child.signalled(phase, visit, chance.uniform(0, undisturbed.lengths[phase]), number):
             assert child.wait() == 0, child.said()
             continue
-        code = ended(child, number, tell)
+        code = ended(child, phase, number, tell)
         if code and child.marks.steps:
             saved, damaged = store.find(Run(house.run).checkpoints)
             assert (saved.step, damaged) == (child.marks.steps, [])
@@ -65,7 +65,7 @@ def test_asked_to_stop_while_it_compiles_it_ends_in_time(
     house = undisturbed.beside(tmp_path / "house")
     child = house.train(*COMPILED)
     assert child.signalled("compiling", 1, 1.0, number), child.said()
-    assert ended(child, number, tell) == STATUS[number]
+    assert ended(child, "compiling", number, tell) == STATUS[number]
     good, damaged = store.listed(Run(house.run).checkpoints)
     assert damaged == []
     assert len(good) <= 1

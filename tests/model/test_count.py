@@ -1,6 +1,7 @@
 """Formulas against the real thing: tensors that exist, operations that torch counts, what autograd keeps."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -8,12 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from fledge.loss import summed_cross_entropy
+from fledge.base.machine import DTYPES, Machine
 from fledge.model import count
 from fledge.model.cache import new_cache
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
+from fledge.train.parallel import LossModel
+
+NAMES: dict[torch.dtype, Any] = {dtype: name for name, dtype in DTYPES.items()}
 
 
 @st.composite
@@ -115,9 +119,7 @@ def kept_bytes(config: ModelConfig, batch: int, dtype: torch.dtype) -> int:
 
     ids = torch.zeros(batch, config.context, dtype=torch.long)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            logits = model(ids)
-        loss = summed_cross_entropy(logits, ids)
+        loss = LossModel(model, Machine("cpu", NAMES[dtype]))(ids, ids)
     assert loss.requires_grad
     return sum(storage.nbytes() for storage in kept.values())
 
@@ -131,6 +133,7 @@ KINDS = {
     "no groups": replace(MODERN, n_kv_head=None),
     "window": replace(MODERN, window=16),
     "capped": replace(MODERN, softcap=15.0, qk_norm=False),
+    "large vocabulary": replace(MODERN, vocab_size=count.LARGE_VOCABULARY, context=16, tied=True),
     "wide heads": replace(MODERN, head_dim=32),
     **{mlp: replace(OLD, mlp=mlp, mlp_bias=True) for mlp in ("gelu", "gelu_tanh", "relu", "relu2")},
     "sinusoidal": replace(OLD, positions="sinusoidal", tied=True, head_bias=True),
@@ -151,3 +154,9 @@ def test_known_models_have_their_known_sizes() -> None:
     llama = ModelConfig(n_layer=32, n_head=32, n_embd=4096, context=4096, vocab_size=32000, mlp_width=11008)
     qk_norms = 32 * 2 * 128
     assert count.parameters(llama) - qk_norms == 6_738_415_616
+
+
+def test_of_a_large_vocabulary_only_a_portion_counts() -> None:
+    small, large = (replace(MODERN, vocab_size=count.LARGE_VOCABULARY - less) for less in (1, 0))
+    assert count.portion_bytes(small) == 0 < count.portion_bytes(large)
+    assert count.activation_bytes(large, 100) < count.activation_bytes(small, 100) / 2

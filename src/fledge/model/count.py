@@ -11,6 +11,9 @@ from fledge.model.config import ModelConfig
 
 FLOAT32, BFLOAT16 = 4, 2  # bytes of a number
 
+# From here on the loss goes through the tokens in portions: below, all scores at once take little room, and less time.
+LARGE_VOCABULARY = 4096
+PORTION = 1024  # tokens
 
 # Of a parameter in training: itself, its gradient, two memories of the optimiser, four bytes each. The least it takes.
 TRAINING_BYTES = 16
@@ -64,6 +67,19 @@ def cache_bytes(config: ModelConfig, number: int = BFLOAT16) -> int:
     return config.reach * cache_bytes_per_token(config, number)
 
 
+def in_portions(config: ModelConfig) -> bool:
+    """Whether scores are made for a portion of the tokens at a time."""
+    return _vocabulary(config) >= LARGE_VOCABULARY
+
+
+def portion_bytes(config: ModelConfig, number: int = FLOAT32) -> int:
+    """What one portion takes, however large the batch: its scores, as made and as chances, and the head's gradient."""
+    if not in_portions(config):
+        return 0
+    scores = PORTION * _vocabulary(config) * (2 * FLOAT32 + 2 * number)
+    return scores + FLOAT32 * _vocabulary(config) * config.n_embd
+
+
 def activation_bytes(config: ModelConfig, batch: int, number: int = FLOAT32) -> int:
     """What a forward pass over `batch` whole contexts keeps until the backward pass has used it, the loss included.
 
@@ -83,7 +99,8 @@ def activation_bytes(config: ModelConfig, batch: int, number: int = FLOAT32) -> 
         mixing = number * (4 * H * D + H * config.context)  # keys and values for every head, and the weights
     thinking = number * (C * (1 if once else _mlp_inputs(config)) + MLP_KEEPS[config.mlp] * config.hidden_width)
     block = 2 * norm + asking + mixing + thinking
-    end = norm + number * C + FLOAT32 * _vocabulary(config) + number * _vocabulary(config) * bool(config.softcap)
+    scores = _vocabulary(config) * (FLOAT32 + number * bool(config.softcap))
+    end = norm + (FLOAT32 * C if in_portions(config) else number * C + scores)  # of portions, the gradient stays
     return batch * config.context * (config.n_layer * block + end)
 
 

@@ -6,13 +6,15 @@ With a cache, ids are the tokens that follow what it holds.
 One device, no batching tricks, no tokenizer, no loss: those stand around it (train/, loss.py, generate/).
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from fledge.model.block import Block
 from fledge.model.cache import Cache, no_cache
 from fledge.model.config import ModelConfig
-from fledge.model.head import make_head
+from fledge.model.head import Head, make_head
 from fledge.model.norms import make_norm
 from fledge.model.pairs import make_pairs
 from fledge.model.positions import POSITIONS, ROTATIONS
@@ -39,6 +41,10 @@ class GPT(nn.Module):
     def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """ids [B, T] → logits [B, T, V]"""
         return self.head(self.hidden(ids, cache))
+
+    def into(self, ids: Tensor, end: Callable[[Tensor, Head], Tensor]) -> Tensor:
+        """ids [B, T] → what another end makes of the vectors [B, T, C] and the head, where all scores are too many."""
+        return end(self.hidden(ids), self.head)
 
     def following(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """ids [B, T] → scores of the token that follows, [B, V]: only the last place is asked for more."""

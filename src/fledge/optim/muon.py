@@ -4,18 +4,15 @@
     update   = orthogonal(gradient + μ · velocity)        every direction of a matrix moves by the same amount
     weight   ← weight − lr · √max(1, rows / columns) · update
 
-Where matrices are spread over ranks, each rank turns them whole and keeps its own part of the change.
-
 The matrices of a group have one shape: stacked, they take a few large products instead of many small ones.
 The judge is `torch.optim.Muon`, which takes them one by one.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from fledge.base.company import spread_like, whole
 
 # Five turns of x ← a·x + b·x³ + c·x⁵ on the singular values bring all of them near one. Chosen for the steepest
 # beginning: small values must grow fast, and exactly one is not needed.
@@ -37,19 +34,31 @@ def orthogonal(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     return x.mT if tall else x
 
 
+def turned(matrices: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Orthogonal, and longer where they are tall."""
+    update = orthogonal(torch.stack(list(matrices)), dtype).to(matrices[0].dtype)  # [N, rows, columns]
+    update *= max(1.0, update.shape[1] / update.shape[2]) ** 0.5
+    return list(update.unbind())
+
+
 class Muon(torch.optim.AdamW):
     """For groups that have a `momentum`; the others follow AdamW."""
 
     def __init__(self, groups: list[dict[str, Any]], dtype: torch.dtype, **adamw: Any) -> None:
         super().__init__(groups, **adamw)
         self.dtype = dtype  # of the products
+        self.turn: Callable[[Sequence[Tensor], torch.dtype], list[Tensor]] = turned
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
+        with torch.enable_grad():
+            loss = closure() if closure else None  # it makes the gradients
         for group in self.param_groups:
-            if "momentum" in group:
-                self._update(group["params"], group["lr"], group["momentum"], group["weight_decay"])
-        return super().step(closure)  # of all that still has a gradient
+            matrices = [p for p in group["params"] if "momentum" in group and p.grad is not None]
+            if matrices:
+                self._update(matrices, group["lr"], group["momentum"], group["weight_decay"])
+        super().step()  # of all that still has a gradient
+        return loss
 
     def _update(self, matrices: list[Tensor], lr: float, momentum: float, decay: float) -> None:
         gradients = [p.grad for p in matrices if p.grad is not None]
@@ -61,13 +70,11 @@ class Muon(torch.optim.AdamW):
         torch._foreach_mul_(velocities, momentum)
         torch._foreach_add_(velocities, gradients)
         wanted = torch._foreach_add(gradients, velocities, alpha=momentum)
-        rows, columns = matrices[0].shape
-        stacked = torch.stack([whole(matrix) for matrix in wanted])  # [N, rows, columns]
-        update = orthogonal(stacked, self.dtype).to(stacked.dtype)
-        update *= max(1.0, rows / columns) ** 0.5
-        changes = [spread_like(change, like) for change, like in zip(update, matrices, strict=True)]
+        changes = self.turn(wanted, self.dtype)
         if decay:
-            for matrix, change in zip(matrices, changes, strict=True):
-                pulled = (matrix * change > 0).to(matrix.dtype)  # decay only where it does not work against the change
-                matrix.addcmul_(matrix, pulled, value=-lr * decay)
+            pulled = torch._foreach_mul(matrices, changes)
+            for same in pulled:
+                same.sign_()  # one by one: torch knows no other way where matrices are spread over ranks
+            torch._foreach_clamp_min_(pulled, 0.0)  # decay only where it does not work against the change
+            torch._foreach_addcmul_(matrices, matrices, pulled, value=-lr * decay)
         torch._foreach_add_(matrices, changes, alpha=-lr)

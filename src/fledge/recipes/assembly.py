@@ -3,9 +3,11 @@
 Used by training, and by whoever wants to know what an update costs: plan and demo.
 """
 
+from collections.abc import Iterator
 from functools import partial
 
-from fledge.base.company import Company
+from fledge.base import machine as machines
+from fledge.base.company import Company, is_spread
 from fledge.base.errors import UserError
 from fledge.base.machine import Machine, find_compiler
 from fledge.base.settings import listed_divisors
@@ -15,11 +17,12 @@ from fledge.datasets.shards import Split
 from fledge.model.gpt import GPT
 from fledge.model.init import build as build_model
 from fledge.optim.groups import build_optimizer
+from fledge.optim.muon import Muon
 from fledge.optim.schedule import multiplier
 from fledge.recipes.screen import say
 from fledge.recipes.settings import Settings
 from fledge.train.fitting import Fitting, Fixed, guess, rehearsed
-from fledge.train.parallel import LossModel, exact, keep_compiled, wrap
+from fledge.train.parallel import LossModel, by_all, exact, keep_compiled, wrap
 from fledge.train.scaling import SCALING
 from fledge.train.step import Stepper
 
@@ -31,11 +34,14 @@ def assemble(settings: Settings, machine: Machine, split: Split) -> Stepper:
     exact()
     model = build_model(settings.model, train.seed)
     loss = wrap(model, machine, compile=compiles(settings, machine), warn=say, parallel=train.parallel)
+    optimizer = build_optimizer(model, optim, machine)
+    if isinstance(optimizer, Muon) and is_spread(model.embed.weight):
+        optimizer.turn = by_all(optimizer.turn)
     order = Order(len(split), context, settings.data.stride or context, train.seed)
     return Stepper(
         model=model,
         loss=loss,
-        optimizer=build_optimizer(model, optim, machine),
+        optimizer=optimizer,
         batches=micro_batches(settings, Loader(split, order, train.batch, machine), model),
         multiplier=partial(multiplier, optim, steps=train.steps),
         peak=optim.lr,
@@ -74,3 +80,15 @@ def refuse_uneven(batch: int, company: Company) -> None:
             f"train.batch = {batch} cannot be shared by {company.size} processes",
             f"start {listed_divisors(batch)} of them, or make the batch a multiple of {company.size}",
         )
+
+
+def reservations(settings: Settings, machine: Machine) -> Iterator[str]:
+    """What can be done as asked, and is probably not what somebody wants."""
+    train, warmup = settings.train, settings.optim.warmup_steps
+    if train.compile and not compiles(settings, machine):
+        yield f"{find_compiler(machine.device).why}: training without torch.compile, more slowly"
+    if not machines.has_units(machine.device, machine.dtype):
+        better = machines.choose_dtype(machine.device).value
+        yield f"this {machine.device} has no {machine.dtype} units, so it is imitated, slowly: --train.dtype {better}"
+    if warmup >= train.steps:
+        yield f"the learning rate is still climbing at the end: {warmup} steps of warm-up, and {train.steps} in all"

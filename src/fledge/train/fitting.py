@@ -13,15 +13,15 @@ from fledge.base.machine import Machine, free_memory
 from fledge.base.settings import divisors
 from fledge.batches.loader import Batch, Loader
 from fledge.model.config import ModelConfig
-from fledge.model.count import TRAINING_BYTES, activation_bytes, parameters
+from fledge.model.count import TRAINING_BYTES, activation_bytes, parameters, portion_bytes
 
 SHARE = 0.8  # of what is free: other programs breathe, too
 
 
 def guess(model: ModelConfig, batch: int, machine: Machine) -> int:
     """The largest part of a batch that should fit; one sequence, if not even that."""
-    room = SHARE * free_memory(machine.device) - TRAINING_BYTES * parameters(model)
     number = machine.torch_dtype.itemsize
+    room = SHARE * free_memory(machine.device) - TRAINING_BYTES * parameters(model) - portion_bytes(model, number)
     most = max((n for n in divisors(batch) if activation_bytes(model, n, number) <= room), default=1)
     return machine.company.least(most)
 
@@ -44,6 +44,16 @@ class Fitting:
             )
         self.say(f"not enough memory for {self.size} sequences at once: {smaller[-1]} from now on, in the same batch")
         self.size = smaller[-1]
+
+    def memory(self) -> int:
+        """What a checkpoint keeps of it."""
+        return self.size
+
+    def remember(self, size: int | None) -> None:
+        """As many as before the run was interrupted: what is free now is not what was free then, and other portions add
+        up to other bits. Of another share, on another number of ranks, the bits are others anyway."""
+        if size and self.loader.share % size == 0:
+            self.size = size
 
 
 class Fixed(Fitting):

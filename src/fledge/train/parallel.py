@@ -8,7 +8,8 @@ The model itself stays untouched, so its weights keep their names whatever stand
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -16,10 +17,11 @@ import torch.distributed as dist
 import torch.utils.deterministic
 from torch import Tensor, nn
 
+from fledge.base.company import spread_like, whole
 from fledge.base.files import cache_dir
 from fledge.base.machine import Machine
-from fledge.loss import summed_cross_entropy
 from fledge.model.gpt import GPT
+from fledge.train.ending import ending
 
 
 class Loss(Protocol):
@@ -37,11 +39,11 @@ class LossModel(nn.Module):
         super().__init__()
         self.model = model
         self.machine = machine
+        self.end = ending(model, machine)
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         with self.machine.autocast():
-            logits = self.model(inputs)
-        return summed_cross_entropy(logits, targets)
+            return self.model.into(inputs, partial(self.end, targets))
 
     def add_up(self, now: bool) -> None:
         """Alone there is nothing to add."""
@@ -95,7 +97,21 @@ def sharded(model: GPT, machine: Machine) -> Sharded:
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)
     register_fsdp_forward_method(model, "following")
+    register_fsdp_forward_method(model, "into")
     return Sharded(model, machine)
+
+
+Turn = Callable[[Sequence[Tensor], torch.dtype], list[Tensor]]
+
+
+def by_all(turn: Turn) -> Turn:
+    """Muon turns whole matrices: each rank does it with those of all, and keeps its own part of the answer."""
+
+    def turned(matrices: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+        answers = turn([whole(matrix) for matrix in matrices], dtype)
+        return [spread_like(answer, matrix) for answer, matrix in zip(answers, matrices, strict=True)]
+
+    return turned
 
 
 def alone(model: GPT, machine: Machine) -> LossModel:

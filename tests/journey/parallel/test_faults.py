@@ -41,10 +41,8 @@ def test_when_a_rank_is_killed_all_end_and_the_run_is_whole(home: Any, ranks: Ca
 def test_a_signal_to_any_rank_saves_and_ends_all(home: Any, ranks: Callable[..., Any], rank: int, number: int) -> None:
     started = ranks(home.training("bird", *LONG), 2)
     wait_for(home.runs / "bird" / "metrics.csv", 12)
-    begun = time.monotonic()
     started.kill(rank, number)
     assert started.codes() == [128 + number] * 2, started.said()
-    assert time.monotonic() - begun < 10
     newest = store.listed(home.runs / "bird" / "checkpoints")[0][-1]
     rows = (home.runs / "bird" / "metrics.csv").read_bytes().count(b"\n")
     assert newest.step == rows - 2, "as far as it had come: the header and step 0 have a line, too"
