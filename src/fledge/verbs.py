@@ -129,6 +129,7 @@ def _train(parser: Parser) -> None:
     parser.add_argument("--init", metavar="RUN", help="go on from the model of this run, with its tokenizer")
     parser.add_argument("--run", metavar="NAME", help="name of the run (default: the preset's, numbered)")
     parser.add_argument("--print-config", action="store_true", help="print every setting with its meaning, and stop")
+    _launcher_arguments(parser)
     _settings_argument(parser, "any setting, e.g. --train.steps 500")
 
 
@@ -165,6 +166,15 @@ SWEEP_FILE = (
 )
 
 
+def _launcher_arguments(parser: Parser) -> None:
+    many = "let Ray start many processes, and start them again when one dies; torchrun needs no such word"
+    parser.add_argument("--launcher", choices=["ray"], help=many)
+    count = "processes (default: one a GPU, or one a machine)"
+    parser.add_argument("--workers", type=_count, metavar="N", help=f"--launcher ray: {count}")
+    where = "the cluster's (default: one is started here meanwhile)"
+    parser.add_argument("--address", metavar="HOST:PORT", help=f"--launcher ray: {where}")
+
+
 def _run_argument(parser: Parser, many: bool = False) -> None:
     what = "name or path of a run; NAME@best, NAME@latest, NAME@1000"
     parser.add_argument("runs_given" if many else "run", nargs="+" if many else None, metavar="RUN", help=what)
@@ -176,6 +186,7 @@ def _resume(parser: Parser) -> None:
     parser.add_argument("--allow-changes", action="store_true", help=changed)
     proof = "prove that loading and saving again gives the same bits, and stop"
     parser.add_argument("--verify", action="store_true", help=proof)
+    _launcher_arguments(parser)
     _settings_argument(parser, "another setting, such as --train.steps 4000; see --allow-changes")
 
 
@@ -286,6 +297,7 @@ VERBS = {
             "fledge train --init gpt2 --data.corpus my-notes/",
             "fledge train demo --print-config > mine.toml     every setting, explained",
             "torchrun --nproc-per-node 4 -m -- fledge train modern",
+            "fledge train modern --launcher ray --workers 4 --run hamlet",
         ),
         settings=True,
         together=True,

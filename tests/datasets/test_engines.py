@@ -1,13 +1,10 @@
 """Whoever does the work, and whatever befalls them: the same results, and nothing is done twice without need."""
 
 import json
-import os
-import secrets
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -21,6 +18,7 @@ from fledge.base.errors import UserError
 from fledge.cli import main
 from fledge.datasets import engines
 from fledge.datasets.engines import ATTEMPTS, Engine, here, on_ray, processes
+from small_ray import small_ray
 
 if TYPE_CHECKING:
     from .conftest import Maker
@@ -42,34 +40,8 @@ def deeds() -> Iterator[ModuleType]:
 
 @pytest.fixture(scope="module")
 def cluster(deeds: ModuleType) -> Iterator[str]:
-    """The address of a real Ray with two workers, which this process has joined."""
-    ray, filelock = pytest.importorskip("ray"), pytest.importorskip("filelock")
-    lock = filelock.FileLock(Path(tempfile.gettempdir()) / "fledge-tests-ray.lock")
-    at_sigterm = signal.getsignal(signal.SIGTERM)
-    with pytest.MonkeyPatch.context() as patch, short_folder() as folder:
-        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # workers find what we find
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray would write one into a home
-        patch.setenv("RAY_AUTH_MODE", "token")  # to be as it was, later; Ray itself sets it now
-        patch.delenv("RAY_AUTH_MODE")
-        with lock:  # two that start at the same time may choose the same port
-            session = ray.init(
-                "local",
-                num_cpus=2,
-                include_dashboard=False,
-                object_store_memory=80 << 20,  # bytes: about the least that Ray takes
-                log_to_driver=False,
-                logging_level="ERROR",
-                _temp_dir=folder,
-            )
-        signal.signal(signal.SIGTERM, at_sigterm)
-        yield session.address_info["gcs_address"]
-        ray.shutdown()
-
-
-def short_folder() -> "tempfile.TemporaryDirectory[str]":
-    """Ray keeps sockets in it, and their names have little room."""
-    return tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
+    with small_ray() as address:
+        yield address
 
 
 @pytest.fixture(params=["processes", "ray"])

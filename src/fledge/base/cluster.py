@@ -1,6 +1,7 @@
 """Joining a Ray cluster, or starting a small one here for the time of some work. What is done there is for others."""
 
 import contextlib
+import importlib
 import logging
 import os
 import signal
@@ -8,6 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 from fledge import __version__
 from fledge.base.errors import UserError
@@ -15,9 +17,9 @@ from fledge.base.errors import UserError
 KNOCK = 5  # seconds
 
 
-def refuse_missing(wanted_by: str) -> None:
+def refuse_missing(wanted_by: str, module: str = "ray") -> None:
     try:
-        import ray  # noqa: F401
+        importlib.import_module(module)
     except ImportError:
         raise UserError(f"{wanted_by} needs Ray, which is not installed", "pip install 'fledge[ray]'") from None
 
@@ -88,3 +90,31 @@ def gave_up(error: Exception) -> UserError:
 
 def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
+
+
+# Of the cluster that has been joined
+
+
+def gpus() -> int:
+    import ray
+
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return int(there.get("GPU", 0))
+
+
+def machines() -> int:
+    return len(_cores())
+
+
+def cores_each(count: int) -> int:
+    """So that `count` workers share all its machines; none works on two of them."""
+    there = _cores()
+    return max(1, int(min(max(there), sum(there) / count)))
+
+
+def _cores() -> list[float]:
+    """Of each machine."""
+    import ray
+
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node["Resources"].get("CPU", 0) for node in nodes if node["Alive"]]

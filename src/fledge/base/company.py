@@ -221,8 +221,12 @@ def _hushed() -> Iterator[None]:
         yield
 
 
-def gone() -> UserError:
-    return UserError(
+class Gone(UserError):
+    """Another process of this company has ended: this one cannot go on, and is not to blame."""
+
+
+def gone() -> Gone:
+    return Gone(
         "another process of this training has ended, and the work of all is in pieces",
         "its own words say why; what was saved is whole: go on with fledge resume",
     )

@@ -17,6 +17,7 @@ from fledge.checkpoint.run import Run
 from fledge.datasets.shards import Dataset
 from fledge.recipes.assembly import refuse_uneven
 from fledge.recipes.changes import changes, refuse_changes
+from fledge.recipes.launch import launch, refuse_idle
 from fledge.recipes.prepare import open_named
 from fledge.recipes.proof import Proof, in_words, prove
 from fledge.recipes.screen import report, say
@@ -27,6 +28,11 @@ from fledge.track.sinks import rewind
 
 
 def run(args: argparse.Namespace) -> None:
+    refuse_idle(args)
+    if args.launcher and not args.verify:
+        outcome = launched(args)
+        report(asdict(outcome), as_json=args.json, text=closing_words(outcome))
+        return
     with joined() as company:
         if args.verify:
             if args.overrides:
@@ -34,8 +40,18 @@ def run(args: argparse.Namespace) -> None:
             proof = prove_run(args.run, args.runs, company)
             report(asdict(proof), as_json=args.json, text=in_words(proof))
             return
-        outcome = resume(args.run, args.runs, company, args.overrides, allow_changes=args.allow_changes)
+        outcome = resumed(args, company)
         report(asdict(outcome), as_json=args.json, text=closing_words(outcome))
+
+
+def launched(args: argparse.Namespace) -> Outcome:
+    name, _ = run_folder.split_reference(args.run)
+    settings = settle(merge(run_folder.find(name, args.runs).config(), read_overrides(args.overrides)))
+    return launch(resumed, args, name, settings)
+
+
+def resumed(args: argparse.Namespace, company: Company) -> Outcome:
+    return resume(args.run, args.runs, company, args.overrides, allow_changes=args.allow_changes)
 
 
 def resume(

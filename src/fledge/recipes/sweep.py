@@ -21,7 +21,8 @@ from fledge.base.files import locked, new_folders, user_path, write_atomic
 from fledge.base.settings import Layer, build, read_toml, refuse_odd_counts, setting, to_toml
 from fledge.checkpoint import run as run_folder
 from fledge.recipes import crews
-from fledge.recipes.crews import DONE, STOPPED, Crew, Job
+from fledge.recipes.crews import Crew, Job
+from fledge.recipes.errands import DONE, STOPPED
 from fledge.recipes.screen import report, say
 from fledge.recipes.settings import Settings, read_preset, settle, stack
 from fledge.recipes.space import Range, Space, read_space, refuse_missing_sampler, suggest
@@ -196,7 +197,7 @@ class Sweep:
         if code in STOPPED:
             return  # it has saved, and goes on next time
         if code != DONE:
-            self._failed(trial, crews.why(job) if code < STOPPED[0] else f"killed by signal {code - 128}")
+            self._failed(trial, job.errand.why() if code < STOPPED[0] else f"killed by signal {code - 128}")
             return
         loss, step = best_of(self.folder / trial.name, self.plan.config.metric)
         if loss is None:

@@ -22,6 +22,7 @@ from fledge.model.config import ModelConfig
 from fledge.model.count import TRAINING_BYTES, parameters
 from fledge.recipes import facts, origin
 from fledge.recipes.assembly import refuse_uneven
+from fledge.recipes.launch import launch, refuse_idle
 from fledge.recipes.origin import Origin
 from fledge.recipes.prepare import ensure
 from fledge.recipes.resume import resume
@@ -35,21 +36,46 @@ LONGEST_NAME = 200  # bytes; a file system takes 255, and folders beside it carr
 
 
 def run(args: argparse.Namespace) -> None:
+    refuse_idle(args)
+    if args.launcher and not args.print_config:
+        outcome = launched(args)
+        report(asdict(outcome), as_json=args.json, text=closing_words(outcome))
+        return
     with joined() as company:
-        _run(args, company)
+        if args.print_config:
+            settings, _, _ = asked_for(args)
+            report(to_layer(settings), as_json=args.json, text=to_toml(settings, explain=True))
+            return
+        outcome = trained(args, company)
+        report(asdict(outcome), as_json=args.json, text=closing_words(outcome))
 
 
-def _run(args: argparse.Namespace, company: Company) -> None:
+def launched(args: argparse.Namespace) -> Outcome:
+    settings, _, _ = asked_for(args)
+    if args.run is None:
+        raise unnamed()
+    check_name(args.run)
+    run_folder.refuse_existing(args.runs / args.run)
+    return launch(trained, args, args.run, settings)
+
+
+def trained(args: argparse.Namespace, company: Company) -> Outcome:
+    settings, base_name, start = asked_for(args)
+    return begin_or_go_on(settings, args, base_name, start, company)
+
+
+def asked_for(args: argparse.Namespace) -> tuple[Settings, str, Origin | None]:
+    """What to train, how the run is called if nobody says, and the run that it begins with, if any."""
     if args.preset is None and args.init is None:
         raise UserError("what is to be trained?", "name a preset or a FILE.toml, or a run to go on from: --init RUN")
     start = origin.find(args.init, args.runs) if args.init else None
     settings = start.settings(args.preset, args.overrides) if start else resolve(args.preset, args.overrides)
-    if args.print_config:
-        report(to_layer(settings), as_json=args.json, text=to_toml(settings, explain=True))
-        return
     base_name = run_name(args.preset) if args.preset else start.run.name if start else ""
-    outcome = begin_or_go_on(settings, args, base_name, start, company)
-    report(asdict(outcome), as_json=args.json, text=closing_words(outcome))
+    return settings, base_name, start
+
+
+def unnamed() -> UserError:
+    return UserError("processes that are started again must know which run to go on with", "name it: --run NAME")
 
 
 def begin_or_go_on(
@@ -58,7 +84,7 @@ def begin_or_go_on(
     """torchrun starts the same command again when a process has died: then the run is there, and goes on."""
     done, most = restarts()
     if most and args.run is None:
-        raise UserError("processes that are started again must know which run to go on with", "name it: --run NAME")
+        raise unnamed()
     if done and company.tell(lambda: str(bool(run_folder.look_up(args.run, args.runs)))) == "True":
         return resume(args.run, args.runs, company)
     return train(settings, args.runs, name=args.run, base_name=base_name, start=start, company=company)

@@ -1,0 +1,93 @@
+"""What Ray Train does for --launcher ray: it places workers, introduces them, and starts all again when one dies.
+
+A worker of Ray runs its work in a thread, and signals are heard by a main thread only. So each starts a process that
+trains, with what torchrun would have told it in its environment, and waits for its end. Needs Ray; see launch.py.
+"""
+
+import os
+import socket
+from dataclasses import replace
+from functools import partial
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.backend import Backend, BackendConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from fledge.base import cluster
+from fledge.recipes.errands import DONE, FRESH, REFUSED, STOPPED, Errand, status
+from fledge.recipes.launch import FAILURES, GLANCE, STOP
+
+
+def trainer(each: Errand, folder: Path, count: int, *, on_gpus: bool) -> TorchTrainer:
+    share = {"CPU": cluster.cores_each(count), "GPU": int(on_gpus)}
+    return TorchTrainer(
+        work,  # type: ignore[arg-type]  # Ray passes on what it returns, whatever its types say
+        train_loop_config={"errand": each, "folder": folder},
+        torch_config=Meeting(),
+        scaling_config=ScalingConfig(num_workers=count, use_gpu=on_gpus, resources_per_worker=share),
+        run_config=RunConfig(
+            name="train", storage_path=str(folder), failure_config=FailureConfig(max_failures=FAILURES)
+        ),
+    )
+
+
+class Introduction(Backend):
+    """Tells workers where they meet and how often they have been started; they join hands by themselves."""
+
+    share_cuda_visible_devices = True  # each takes one, by its local rank
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        assert isinstance(backend_config, Meeting)
+        address, port = worker_group.execute_single(0, free_address)
+        known = {
+            "MASTER_ADDR": address,
+            "MASTER_PORT": str(port),
+            "TORCHELASTIC_RESTART_COUNT": str(backend_config.restarts),
+            "TORCHELASTIC_MAX_RESTARTS": str(FAILURES),
+        }
+        worker_group.execute(introduce, known)
+        backend_config.restarts += 1
+
+
+class Meeting(TorchConfig):
+    restarts = 0
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return Introduction
+
+
+def free_address() -> tuple[str, int]:
+    with socket.socket() as free:
+        free.bind(("", 0))
+        return str(ray.util.get_node_ip_address()), free.getsockname()[1]  # type: ignore[no-untyped-call]
+
+
+def introduce(known: dict[str, str]) -> None:
+    os.environ.update(known)
+
+
+def work(config: dict[str, Any]) -> int:
+    """On each worker: a process that trains, to its end. Raises where Ray is to start all again."""
+    here = ray.train.get_context()
+    rank, folder = here.get_world_rank(), config["folder"]
+    errand: Errand = replace(config["errand"], log=folder / f"rank-{rank}.log")
+    given = {"RANK": rank, "WORLD_SIZE": here.get_world_size(), "LOCAL_RANK": here.get_local_rank()}
+    introduce({name: str(value) for name, value in given.items()})
+    life, ours = FRESH.Pipe(duplex=False)
+    process = errand.start(life, partial(introduce, dict(os.environ)))
+    while not wait([process.sentinel], GLANCE):
+        if rank == 0 and (folder / STOP).exists():
+            process.terminate()
+            break
+    process.join()
+    ours.close()
+    code = status(process)
+    if code not in (DONE, REFUSED, *STOPPED):
+        raise RuntimeError(f"rank {rank} ended with status {code}: {errand.why()}")
+    return code
