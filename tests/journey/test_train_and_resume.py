@@ -13,7 +13,7 @@ import torch
 
 from fledge.checkpoint import store
 from fledge.cli import main
-from fledge.recipes import training
+from fledge.recipes import assembly, training
 from fledge.tokens.char import CharTokenizer
 from fledge.tokens.tokenizer import save
 from fledge.track.events import Event
@@ -51,6 +51,23 @@ def test_micro_batches_do_not_change_what_is_learned(home, micro_batch: str) -> 
         state = json.loads((max((home.runs / name / "checkpoints").glob("step-*")) / "state.json").read_text())
         losses.append(state["val_loss"])
     assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+
+
+@pytest.mark.parametrize(("micro_batch", "size"), [("auto", 2), ("1", 1)])
+def test_as_many_at_once_as_before_the_interruption(
+    home, outcome_of: Outcome, monkeypatch: pytest.MonkeyPatch, micro_batch: str, size: int
+) -> None:
+    """Memory that is short at first and plenty later changes no bit; what somebody asks for is done."""
+    monkeypatch.setattr(assembly, "guess", lambda *_: 2)
+    words = ("--train.micro_batch", micro_batch, "--train.keep_last", "9")
+    unbroken = outcome_of(home.train("unbroken", *words))
+    home.train("broken", *words)
+    monkeypatch.setattr(assembly, "guess", lambda *_: 4)
+    assert home.do("resume", "broken@3") == 0
+    again = outcome_of(home.runs / "broken")
+    assert (again["model"], again["optimizer"]) == (unbroken["model"], unbroken["optimizer"])
+    last = max((home.runs / "broken" / "checkpoints").glob("step-*"))
+    assert json.loads((last / "state.json").read_text())["at_once"] == size
 
 
 def test_looking_more_often_does_not_change_what_is_learned(home, outcome_of: Outcome) -> None:

@@ -86,6 +86,48 @@ def test_decay_never_works_against_the_update() -> None:
     torch.testing.assert_close(extra[~against], -0.05 * before[~against])
 
 
+def test_decay_of_many_matrices_is_that_of_each() -> None:
+    generator = torch.Generator().manual_seed(3)
+    weights = [nn.Parameter(torch.randn(6, 9, generator=generator)) for _ in range(3)]
+    gradients = [torch.randn(6, 9, generator=generator) for _ in weights]
+    expected = []
+    for p, gradient in zip(weights, gradients, strict=True):
+        change = orthogonal(1.9 * gradient[None], torch.float32)[0]
+        decayed = p.detach() - 0.05 * p.detach() * (p.detach() * change > 0)
+        expected.append(decayed - 0.1 * change)
+        p.grad = gradient
+    Muon([{"params": weights, "lr": 0.1, "weight_decay": 0.5, "momentum": 0.9}], torch.float32).step()
+    for p, wanted in zip(weights, expected, strict=True):
+        torch.testing.assert_close(p.detach(), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_what_has_no_gradient_stays_where_it_is() -> None:
+    still, moved, alone = (nn.Parameter(torch.ones(3, 4)) for _ in range(3))
+    optimizer = Muon(
+        [{"params": [still, moved], "momentum": 0.9}, {"params": [alone], "momentum": 0.9}], torch.float32, lr=0.1
+    )
+    moved.grad = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    optimizer.step()
+    assert (still == 1).all()
+    assert (alone == 1).all()
+    assert not (moved == 1).any()
+
+
+def test_a_closure_comes_first_and_its_loss_is_given_back() -> None:
+    matrix, vector = nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(4))
+    optimizer = Muon([{"params": [matrix], "momentum": 0.9}, {"params": [vector]}], torch.float32, lr=0.1)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (matrix @ vector).square().sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure) == 48
+    assert not (matrix == 1).any()
+    assert not (vector == 1).any()
+
+
 def test_each_parameter_follows_its_rule_at_its_rate() -> None:
     model = build(MODEL, 0)
     optimizer = build_optimizer(model, MUON, CPU)

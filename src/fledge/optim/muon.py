@@ -8,7 +8,7 @@ The matrices of a group have one shape: stacked, they take a few large products 
 The judge is `torch.optim.Muon`, which takes them one by one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -34,11 +34,10 @@ def orthogonal(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     return x.mT if tall else x
 
 
-def turned(matrices: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+def turned(matrices: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """Orthogonal, and longer where they are tall."""
-    update = orthogonal(torch.stack(matrices), dtype).to(matrices[0].dtype)  # [N, rows, columns]
-    rows, columns = matrices[0].shape
-    update *= max(1.0, rows / columns) ** 0.5
+    update = orthogonal(torch.stack(list(matrices)), dtype).to(matrices[0].dtype)  # [N, rows, columns]
+    update *= max(1.0, update.shape[1] / update.shape[2]) ** 0.5
     return list(update.unbind())
 
 
@@ -48,14 +47,18 @@ class Muon(torch.optim.AdamW):
     def __init__(self, groups: list[dict[str, Any]], dtype: torch.dtype, **adamw: Any) -> None:
         super().__init__(groups, **adamw)
         self.dtype = dtype  # of the products
-        self.turn: Callable[[list[Tensor], torch.dtype], list[Tensor]] = turned
+        self.turn: Callable[[Sequence[Tensor], torch.dtype], list[Tensor]] = turned
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
+        with torch.enable_grad():
+            loss = closure() if closure else None  # it makes the gradients
         for group in self.param_groups:
-            if "momentum" in group:
-                self._update(group["params"], group["lr"], group["momentum"], group["weight_decay"])
-        return super().step(closure)  # of all that still has a gradient
+            matrices = [p for p in group["params"] if "momentum" in group and p.grad is not None]
+            if matrices:
+                self._update(matrices, group["lr"], group["momentum"], group["weight_decay"])
+        super().step()  # of all that still has a gradient
+        return loss
 
     def _update(self, matrices: list[Tensor], lr: float, momentum: float, decay: float) -> None:
         gradients = [p.grad for p in matrices if p.grad is not None]
@@ -67,9 +70,11 @@ class Muon(torch.optim.AdamW):
         torch._foreach_mul_(velocities, momentum)
         torch._foreach_add_(velocities, gradients)
         wanted = torch._foreach_add(gradients, velocities, alpha=momentum)
-        changes = self.turn(list(wanted), self.dtype)
+        changes = self.turn(wanted, self.dtype)
         if decay:
-            for matrix, change in zip(matrices, changes, strict=True):
-                pulled = (matrix * change > 0).to(matrix.dtype)  # decay only where it does not work against the change
-                matrix.addcmul_(matrix, pulled, value=-lr * decay)
+            pulled = torch._foreach_mul(matrices, changes)
+            for same in pulled:
+                same.sign_()  # one by one: torch knows no other way where matrices are spread over ranks
+            torch._foreach_clamp_min_(pulled, 0.0)  # decay only where it does not work against the change
+            torch._foreach_addcmul_(matrices, matrices, pulled, value=-lr * decay)
         torch._foreach_add_(matrices, changes, alpha=-lr)

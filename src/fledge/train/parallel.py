@@ -8,7 +8,7 @@ The model itself stays untouched, so its weights keep their names whatever stand
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -101,13 +101,13 @@ def sharded(model: GPT, machine: Machine) -> Sharded:
     return Sharded(model, machine)
 
 
-Turn = Callable[[list[Tensor], torch.dtype], list[Tensor]]
+Turn = Callable[[Sequence[Tensor], torch.dtype], list[Tensor]]
 
 
 def by_all(turn: Turn) -> Turn:
     """Muon turns whole matrices: each rank does it with those of all, and keeps its own part of the answer."""
 
-    def turned(matrices: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    def turned(matrices: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
         answers = turn([whole(matrix) for matrix in matrices], dtype)
         return [spread_like(answer, matrix) for answer, matrix in zip(answers, matrices, strict=True)]
 
