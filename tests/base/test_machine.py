@@ -76,3 +76,16 @@ def test_the_machine_can_say_what_it_is() -> None:
     assert machines.processor()
     assert machines.cores() >= 1
     assert machines.total_memory("cpu") > 2**20
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "there"),
+    [("cpu", "float32", True), ("cpu", "bfloat16", False), ("cpu", "float16", False), ("cuda", "float16", True),
+     ("cuda", "bfloat16", False)],
+)  # fmt: skip
+def test_a_precision_without_units_is_known(
+    device: str, dtype: str, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machines, "has_bf16_units", lambda _: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_fp16_supported", lambda: False)
+    assert machines.has_units(device, dtype) == there

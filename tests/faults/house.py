@@ -56,7 +56,7 @@ class House:
 
 
 def last_due(steps: int) -> int:
-    """The last step that should have been saved by then."""
+    """The last step up to this one that is saved by the clock, and not for being the best."""
     return steps // SAVE_EVERY * SAVE_EVERY
 
 

@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
@@ -32,17 +33,23 @@ class Marks:
     """Numbers in memory that both sides see."""
 
     def __init__(self) -> None:
-        self.told = CONTEXT.RawArray("q", 3)  # the phase, finished steps, and 1 + the step that it went on from
+        self.phases = CONTEXT.RawArray("q", 2)  # of training, and of whatever works beside it
+        self.told = CONTEXT.RawArray("q", 3)  # finished steps, the last that was handed over to be saved, 1 + the first
         self.held = CONTEXT.RawArray("b", 2)  # it stands and waits; it may go
         self.entered = CONTEXT.RawArray("q", len(PHASES))
         self.spent = CONTEXT.RawArray("d", len(PHASES))  # seconds
 
     @property
     def phase(self) -> str:
-        return PHASES[self.told[0]]
+        return PHASES[self.phases[1] or self.phases[0]]
 
     @property
     def steps(self) -> int:
+        return int(self.told[0])
+
+    @property
+    def handed_over(self) -> int:
+        """The last step that was to be saved: it is being written, and the one before it lies on the disk."""
         return int(self.told[1])
 
     @property
@@ -57,14 +64,15 @@ class Marks:
 
     @contextlib.contextmanager
     def at(self, phase: str) -> Iterator[None]:
-        number, before, begun = PHASES.index(phase), self.told[0], time.perf_counter()
-        self.told[0] = number
+        beside = threading.current_thread() is not threading.main_thread()
+        number, before, begun = PHASES.index(phase), self.phases[beside], time.perf_counter()
+        self.phases[beside] = number
         self.entered[number] += 1
         try:
             yield
         finally:
             # Between two marks it is still the step that goes on, once there has been one.
-            self.told[0] = STEP if number == STEP else before
+            self.phases[beside] = STEP if number == STEP else before
             self.spent[number] += time.perf_counter() - begun
 
 
@@ -167,19 +175,23 @@ def _mark_everything(marks: Marks) -> None:
         (Tracker, "close", "end"),
     ):
         setattr(place, name, _marked(getattr(place, name), marks, phase))
-    stepper, go = Stepper.__call__, Training.go
+    stepper, go, save = Stepper.__call__, Training.go, Training._save
 
     def step(self: Stepper, number: int) -> Any:
         with marks.at("step"):
             result = stepper(self, number)
-        marks.told[1] = result.step
+        marks.told[0] = result.step
         return result
 
     def begin(self: Training, state: Any = None) -> Any:
         marks.told[2] = 1 + (state.step if state else 0)
         return go(self, state)
 
-    Stepper.__call__, Training.go = step, begin  # type: ignore[method-assign]
+    def hand_over(self: Training, number: int, *rest: Any) -> None:
+        save(self, number, *rest)
+        marks.told[1] = number
+
+    Stepper.__call__, Training.go, Training._save = step, begin, hand_over  # type: ignore[method-assign]
 
 
 def _marked(function: Callable[..., Any], marks: Marks, phase: str) -> Callable[..., Any]:

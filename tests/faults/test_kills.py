@@ -48,7 +48,7 @@ class Shooting:
         if began is None:  # it was saved to the end
             return
         self.lost = max(self.lost, killed.marks.steps - began)
-        assert began >= max(killed.marks.began or 0, last_due(killed.marks.steps) - SAVE_EVERY)
+        assert began >= max(killed.marks.began or 0, last_due(killed.marks.handed_over) - SAVE_EVERY)
 
 
 @pytest.mark.parametrize("phase", AIMED_AT)

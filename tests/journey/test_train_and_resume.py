@@ -53,6 +53,23 @@ def test_micro_batches_do_not_change_what_is_learned(home, micro_batch: str) -> 
     assert losses[0] == pytest.approx(losses[1], abs=1e-3)
 
 
+@pytest.mark.parametrize(("micro_batch", "size"), [("auto", 2), ("1", 1)])
+def test_as_many_at_once_as_before_the_interruption(
+    home, outcome_of: Outcome, monkeypatch: pytest.MonkeyPatch, micro_batch: str, size: int
+) -> None:
+    """Memory that is short at first and plenty later changes no bit; what somebody asks for is done."""
+    monkeypatch.setattr(training, "guess", lambda *_: 2)
+    words = ("--train.micro_batch", micro_batch, "--train.keep_last", "9")
+    unbroken = outcome_of(home.train("unbroken", *words))
+    home.train("broken", *words)
+    monkeypatch.setattr(training, "guess", lambda *_: 4)
+    assert home.do("resume", "broken@3") == 0
+    again = outcome_of(home.runs / "broken")
+    assert (again["model"], again["optimizer"]) == (unbroken["model"], unbroken["optimizer"])
+    last = max((home.runs / "broken" / "checkpoints").glob("step-*"))
+    assert json.loads((last / "state.json").read_text())["at_once"] == size
+
+
 def test_looking_more_often_does_not_change_what_is_learned(home, outcome_of: Outcome) -> None:
     one = outcome_of(home.train("one", *DROPOUT))
     looks = ("--train.eval_every", "1", "--train.sample_every", "1", "--train.save_every", "1")

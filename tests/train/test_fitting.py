@@ -80,6 +80,15 @@ def test_a_single_sequence_that_does_not_fit_is_refused(stepper: Build) -> None:
         Fitting(loader.loader, 1, print).shrink()
 
 
+@pytest.mark.parametrize(("held", "size"), [(2, 2), (None, 4), (3, 4)])
+def test_what_fitted_before_is_taken_again_where_it_divides_the_share(stepper: Build, held: int, size: int) -> None:
+    whole = stepper("float32").batches
+    assert isinstance(whole, Fixed)
+    again = Fitting(whole.loader, BATCH, print)
+    again.remember(held)
+    assert again.memory() == size
+
+
 def test_other_failures_are_not_taken_for_this_one(stepper: Build) -> None:
     one = stepper("float32")
 

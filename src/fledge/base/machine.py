@@ -17,6 +17,7 @@ from typing import Literal, cast
 import torch
 
 from fledge.base.company import ALONE, Company
+from fledge.base.container import limits
 from fledge.base.errors import UserError
 from fledge.base.files import cache_dir, read_json, to_json, write_atomic
 
@@ -79,6 +80,13 @@ def has_bf16_units(device: str) -> bool:
     if device == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False
+
+
+def has_units(device: str, dtype: str) -> bool:
+    """Whether products in this precision are the hardware's own."""
+    if dtype == "bfloat16":
+        return has_bf16_units(device)
+    return dtype == "float32" or device != "cpu" or bool(torch.cpu._is_amx_fp16_supported())
 
 
 def choose_dtype(device: str, wanted: str = "auto") -> Choice:
@@ -175,16 +183,19 @@ def hardware(device: str) -> str:
 def total_memory(device: str) -> int:
     if device == "cuda":
         return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([there, *(limit.total for limit in limits())])
 
 
 def free_memory(device: str) -> int:
-    """Bytes that a program may take now. On a CPU the system's own estimate, where it gives one."""
+    """Bytes that a program may take now. On a CPU the system's own estimate, where it gives one, and no more than a
+    container leaves."""
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[0])
+    free = total_memory(device)
     with contextlib.suppress(OSError, StopIteration), Path("/proc/meminfo").open() as lines:
-        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable:")))
-    return total_memory(device)
+        free = 1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable:")))
+    return min([free, *(max(0, limit.total - limit.used) for limit in limits())])
 
 
 def forget_peak(device: str) -> None:

@@ -35,6 +35,7 @@ class State:
     rng: dict[str, str]
     val_loss: float | None = None
     scaling: dict[str, float] | None = None  # what fp16 remembers
+    at_once: int | None = None  # sequences, as many as had turned out to fit
     owed: dict[str, float] | None = None  # the step's own figures, where it was interrupted before it was looked at
     detours: tuple[tuple[int, int], ...] = ()  # batches that are passed over
     guard: dict[str, Any] | None = None  # which losses are usual

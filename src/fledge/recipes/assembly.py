@@ -3,8 +3,10 @@
 Used by training, and by whoever wants to know what an update costs: plan and demo.
 """
 
+from collections.abc import Iterator
 from functools import partial
 
+from fledge.base import machine as machines
 from fledge.base.company import Company, is_spread
 from fledge.base.errors import UserError
 from fledge.base.machine import Machine, find_compiler
@@ -78,3 +80,15 @@ def refuse_uneven(batch: int, company: Company) -> None:
             f"train.batch = {batch} cannot be shared by {company.size} processes",
             f"start {listed_divisors(batch)} of them, or make the batch a multiple of {company.size}",
         )
+
+
+def reservations(settings: Settings, machine: Machine) -> Iterator[str]:
+    """What can be done as asked, and is probably not what somebody wants."""
+    train, warmup = settings.train, settings.optim.warmup_steps
+    if train.compile and not compiles(settings, machine):
+        yield f"{find_compiler(machine.device).why}: training without torch.compile, more slowly"
+    if not machines.has_units(machine.device, machine.dtype):
+        better = machines.choose_dtype(machine.device).value
+        yield f"this {machine.device} has no {machine.dtype} units, so it is imitated, slowly: --train.dtype {better}"
+    if warmup >= train.steps:
+        yield f"the learning rate is still climbing at the end: {warmup} steps of warm-up, and {train.steps} in all"

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from fledge.base import machine as machines
 from fledge.base.company import Company, is_spread
 from fledge.base.errors import Interrupted, UserError
-from fledge.base.machine import Machine, find_compiler
+from fledge.base.machine import Machine
 from fledge.batches.order import Route
 from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
@@ -28,13 +28,13 @@ from fledge.evaluate.loss import judge
 from fledge.generate.engine import complete
 from fledge.generate.sampling import strategies
 from fledge.model.count import parameters
-from fledge.recipes.assembly import assemble, compiles
+from fledge.recipes.assembly import assemble, compiles, reservations
 from fledge.recipes.facts import about
 from fledge.recipes.listeners import listeners
 from fledge.recipes.settings import Settings
 from fledge.tokens.tokenizer import byte_lengths
 from fledge.track import events
-from fledge.track.sinks import Tracker, rewind
+from fledge.track.sinks import RECORDS, Tracker, rewind
 from fledge.train.anomaly import origin, sound
 from fledge.train.guard import Derailed, Guard, StopAsked, StopSignals
 from fledge.train.loop import End, Hook, call_hooks, every, fit
@@ -75,7 +75,8 @@ class Training:
         self.tracker = Tracker([])
         self.signals = StopSignals(self.company)
         self.guard = Guard(settings.train.leap, self._accident)
-        self.saver = Saver(run.checkpoints, settings.train.keep_last)
+        records = [run.folder / name for name in RECORDS]
+        self.saver = Saver(run.checkpoints, settings.train.keep_last, records)
         self.rescues: Counter[int] = Counter()  # by the step that was gone back to
 
     def load(self, name: str) -> State:
@@ -115,6 +116,8 @@ class Training:
     def restore(self, state: State) -> None:
         restore(state, self.model, self.optimizer, self.company)
         self.stepper.scaling.remember(state.scaling)
+        if self.settings.train.micro_batch == "auto":
+            self.stepper.batches.remember(state.at_once)
         self.stepper.route = Route(state.detours)
         self.guard.remember(state.guard)
         self.judged = None
@@ -198,9 +201,8 @@ class Training:
         self.tracker.record(
             events.Started(self.run.name, step, self.steps, count, machine.device, machine.dtype, compiled)
         )
-        if self.settings.train.compile and not compiled:
-            why = find_compiler(machine.device).why
-            self.tracker.record(events.Noted(step, f"warning: {why}: training without torch.compile, more slowly"))
+        for words in reservations(self.settings, machine):
+            self.tracker.record(events.Noted(step, f"warning: {words}"))
 
     def _begin(self) -> None:
         """Before the first step: what does a model say that knows nothing?"""
@@ -280,6 +282,7 @@ class Training:
             self.company,
             val_loss=val_loss,
             scaling=self.stepper.scaling.memory(),
+            at_once=self.stepper.batches.memory(),
             owed=owed,
             detours=self.stepper.route.detours,
             guard=self.guard.memory(),

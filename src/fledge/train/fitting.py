@@ -45,6 +45,16 @@ class Fitting:
         self.say(f"not enough memory for {self.size} sequences at once: {smaller[-1]} from now on, in the same batch")
         self.size = smaller[-1]
 
+    def memory(self) -> int:
+        """What a checkpoint keeps of it."""
+        return self.size
+
+    def remember(self, size: int | None) -> None:
+        """As many as before the run was interrupted: what is free now is not what was free then, and other portions add
+        up to other bits. Of another share, on another number of ranks, the bits are others anyway."""
+        if size and self.loader.share % size == 0:
+            self.size = size
+
 
 class Fixed(Fitting):
     """As large as somebody asked for; or as fits, where ranks wait for each other and none can begin again."""

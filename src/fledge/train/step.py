@@ -51,6 +51,11 @@ class Batches(Protocol):
     def shrink(self) -> None:
         """They were too large for the memory: smaller ones from now on, or a refusal."""
 
+    def memory(self) -> int:
+        """What a checkpoint keeps: how many sequences are computed at once."""
+
+    def remember(self, size: int | None, /) -> None: ...
+
 
 @dataclass(frozen=True)
 class Gradient:

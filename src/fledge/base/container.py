@@ -1,0 +1,62 @@
+"""How much memory a container, a job or a service may take: Linux's control groups, of the second and the first kind.
+
+Groups lie inside each other, and the tightest holds. Elsewhere, and where nobody has set a limit, there is none.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+ROOT = Path("/")
+
+
+@dataclass(frozen=True)
+class Limit:
+    total: int
+    used: int  # what the system could take back at once, such as files it has read, left out
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Where a kind of group keeps its files, and what they are called."""
+
+    folder: str
+    total: str
+    used: str
+    reclaimable: str  # a row of memory.stat
+
+
+KINDS = {
+    "": Kind("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    "memory": Kind("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+def limits(root: Path = ROOT) -> list[Limit]:
+    """Of this process, from its own group to the outermost that can be seen from here."""
+    return [limit for kind, group in _groups(root) for folder in _outwards(root / kind.folder, group)
+            for limit in _read(folder, kind)]  # fmt: skip
+
+
+def _groups(root: Path) -> Iterator[tuple[Kind, str]]:
+    """'0::/service' is a group of the second kind, '7:cpu,memory:/service' one of the first."""
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            for name in controllers.split(","):
+                if name in KINDS:
+                    yield KINDS[name], group
+
+
+def _outwards(top: Path, group: str) -> Iterator[Path]:
+    """Inside a container the outer names may not exist; its own group then is the top."""
+    inner = PurePosixPath(group.strip("/"))
+    yield from (top / part for part in (inner, *inner.parents) if ".." not in part.parts)
+
+
+def _read(folder: Path, kind: Kind) -> Iterator[Limit]:
+    with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
+        total, used = (int((folder / name).read_text()) for name in (kind.total, kind.used))
+        rows = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        yield Limit(total, max(0, used - int(rows.get(kind.reclaimable, 0))))
