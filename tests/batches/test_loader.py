@@ -1,5 +1,9 @@
 """Step → batch, the same whoever computes which part of it."""
 
+import gc
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +11,7 @@ from torch import Tensor
 
 from fledge.base.company import Company
 from fledge.base.machine import Machine
-from fledge.batches.loader import Loader
+from fledge.batches.loader import Ahead, Loader
 from fledge.batches.order import Order
 from fledge.datasets.shards import Split
 
@@ -61,3 +65,45 @@ def test_a_step_asked_for_again_gives_the_same_batch() -> None:
     first = one.micro_batches(4, BATCH)[0].inputs
     one.micro_batches(9, BATCH)
     assert torch.equal(first, one.micro_batches(4, BATCH)[0].inputs)
+
+
+def test_the_next_batch_is_read_meanwhile_and_once() -> None:
+    asked: list[int] = []
+    there = threading.Event()
+
+    def read(number: int) -> Tensor:
+        asked.append(number)
+        if number == 1:
+            there.set()
+        return torch.tensor(number)
+
+    ahead = Ahead(read)
+    assert ahead(0) == 0
+    assert there.wait(10)  # nobody has asked for it yet
+    assert [int(ahead(number)) for number in (1, 2, 2, 7, 3, 8)] == [1, 2, 2, 7, 3, 8]
+    assert asked.count(1) == 1
+
+
+def test_what_cannot_be_read_is_told_when_it_is_asked_for() -> None:
+    def read(number: int) -> Tensor:
+        if number:
+            raise OSError("the disk is gone")
+        return torch.tensor(number)
+
+    ahead = Ahead(read)
+    assert ahead(0) == 0
+    with pytest.raises(OSError, match="gone"):
+        ahead(1)
+
+
+def test_its_thread_ends_with_it() -> None:
+    before = threading.active_count()
+    ahead = Ahead(torch.tensor)
+    ahead(0)
+    assert threading.active_count() == before + 1
+    del ahead
+    gc.collect()
+    end = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < end:
+        time.sleep(0.01)
+    assert threading.active_count() == before
