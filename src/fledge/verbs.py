@@ -106,8 +106,7 @@ def _prepare(parser: Parser) -> None:
     parser.add_argument(
         "--workers", type=_count, metavar="N", help="processes (default: one a core, if it is worth it)"
     )
-    parser.add_argument("--engine", choices=["local", "ray"], default="local", help="this machine, or a Ray cluster")
-    parser.add_argument("--address", metavar="HOST:PORT", help="the cluster's (default: one is started here meanwhile)")
+    _engine_arguments(parser, "local")
     _settings_argument(parser, "of [data] or [tokenizer]: see 'fledge train demo --print-config'")
 
 
@@ -131,6 +130,39 @@ def _train(parser: Parser) -> None:
     parser.add_argument("--run", metavar="NAME", help="name of the run (default: the preset's, numbered)")
     parser.add_argument("--print-config", action="store_true", help="print every setting with its meaning, and stop")
     _settings_argument(parser, "any setting, e.g. --train.steps 500")
+
+
+def _sweep(parser: Parser) -> None:
+    parser.add_argument("file", metavar="FILE.toml", help="what is to be tried: see below")
+    parser.add_argument("--trials", type=_count, metavar="N", help="how many trainings (default: the file's, or 20)")
+    parser.add_argument("--run", metavar="NAME", help="name of the sweep (default: the file's); its runs lie in NAME/")
+    many = "trainings at a time (default: 1, and then the same file gives the same table)"
+    parser.add_argument("--workers", type=_count, default=1, metavar="N", help=many)
+    _engine_arguments(parser, "processes")
+
+
+def _engine_arguments(parser: Parser, own: str) -> None:
+    parser.add_argument("--engine", choices=[own, "ray"], default=own, help="this machine, or a Ray cluster")
+    parser.add_argument("--address", metavar="HOST:PORT", help="the cluster's (default: one is started here meanwhile)")
+
+
+SWEEP_FILE = (
+    "fledge sweep rates.toml",
+    "fledge sweep rates.toml --trials 40 --workers 4       killed or finished: the same command goes on",
+    "fledge plot rates/trial-0007 rates/trial-0012",
+    "",
+    "rates.toml:",
+    "  [sweep]",
+    '  preset = "demo"              # or a FILE.toml',
+    "  trials = 20",
+    "  seed = 1",
+    '  metric = "val_loss"          # or "val_bits_per_byte", where tokenizers differ',
+    "  [space]",
+    '  "optim.lr" = {low = 1e-4, high = 1e-2, log = true}',
+    '  "model.n_layer" = [2, 4, 6]',
+    "  [train]                      # and any other settings, the same for all",
+    "  steps = 200",
+)
 
 
 def _run_argument(parser: Parser, many: bool = False) -> None:
@@ -269,6 +301,7 @@ VERBS = {
         settings=True,
         together=True,
     ),
+    "sweep": Verb("many trainings that look for the best settings", _sweep, SWEEP_FILE),
     "data": Verb(
         "which text did a step learn from?",
         _data,
@@ -321,6 +354,6 @@ VERBS = {
 JOURNEY = {
     "begin": ["demo", "doctor"],
     "text": ["corpora", "tokenizer", "prepare"],
-    "train": ["presets", "plan", "train", "resume", "data", "runs", "plot"],
+    "train": ["presets", "plan", "train", "resume", "sweep", "data", "runs", "plot"],
     "use": ["generate", "eval", "export", "import", "eject"],
 }

@@ -4,11 +4,13 @@ One at a time, in the order they were taken. What goes wrong there is raised her
 """
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from fledge.base.company import Company
+from fledge.base.files import sync_file
 from fledge.base.machine import free_memory
 from fledge.checkpoint import parts, store
 from fledge.checkpoint.parts import MEMORY, MODEL
@@ -24,8 +26,10 @@ class Written:
 
 
 class Saver:
-    def __init__(self, folder: Path, keep_last: int) -> None:
-        self.folder, self.keep_last = folder, keep_last
+    """`records`: files that tell of the steps before a checkpoint, and must be on the disk no later than it."""
+
+    def __init__(self, folder: Path, keep_last: int, records: Sequence[Path] = ()) -> None:
+        self.folder, self.keep_last, self.records = folder, keep_last, records
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._pending: Future[Written] | None = None
 
@@ -47,6 +51,9 @@ class Saver:
 
     def _write(self, state: State, held: float, beside: bool) -> Written:
         begun = time.perf_counter()
+        for record in self.records:
+            if record.exists():
+                sync_file(record)
         store.save(self.folder, state)
         store.prune(self.folder, self.keep_last)
         seconds = time.perf_counter() - begun

@@ -5,12 +5,9 @@ The function is pure and its results are on disk, so whatever dies, only what wa
 """
 
 import contextlib
-import logging
 import multiprocessing
 import os
 import signal
-import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -19,6 +16,7 @@ from itertools import islice
 from multiprocessing.connection import Connection
 from typing import Any
 
+from fledge.base import cluster
 from fledge.base.errors import UserError
 
 Work = Callable[[Any], Any]
@@ -26,7 +24,6 @@ Engine = Callable[[Work, Sequence[Any]], Iterator[tuple[Any, Any]]]
 
 SMALL = 64 << 20  # bytes of text: less is done sooner than processes are started
 ATTEMPTS = 3  # before a worker that dies is nobody's accident
-KNOCK = 5  # seconds
 
 
 def here(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
@@ -70,10 +67,10 @@ def _in_pool(work: Work, items: dict[int, Any], count: int) -> Iterator[tuple[in
     """What gets done. A worker that is killed takes its pool along: what the others were making is missing, too."""
     fresh = multiprocessing.get_context("spawn")  # a fork would copy threads in the middle of their work
     life, ours = fresh.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(min(count, len(items)), fresh, _live_while_open, (life,))
+    pool = ProcessPoolExecutor(min(count, len(items)), fresh, live_while_open, (life,))
     try:
         with contextlib.suppress(BrokenProcessPool):
-            with _deaf_children():
+            with deaf_children():
                 places = {pool.submit(work, item): place for place, item in items.items()}
             for done in as_completed(places):
                 yield places[done], done.result()
@@ -84,7 +81,7 @@ def _in_pool(work: Work, items: dict[int, Any], count: int) -> Iterator[tuple[in
 
 
 @contextlib.contextmanager
-def _deaf_children() -> Iterator[None]:
+def deaf_children() -> Iterator[None]:
     """Processes started meanwhile never hear of Ctrl-C, which a terminal sends to all: it is for their parent."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -93,7 +90,7 @@ def _deaf_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _live_while_open(life: Connection) -> None:
+def live_while_open(life: Connection) -> None:
     """A worker ends with the process that wants its work, however that one ends."""
 
     def watch() -> None:
@@ -109,18 +106,16 @@ def on_ray(address: str | None, count: int | None) -> Iterator[Engine]:
 
     At most `count` are at work at a time. Ray is joined when there is work, unless this process has joined one before.
     """
-    try:
-        import ray
-    except ImportError:
-        raise UserError("--engine ray needs Ray, which is not installed", "pip install 'fledge[ray]'") from None
+    cluster.refuse_missing("--engine ray")
+    import ray
+
     if address is not None:
-        _knock(address)
+        cluster.knock(address)
 
     def run(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         if not items:
             return
-        if not ray.is_initialized():
-            session.enter_context(_ray_session(address or "local"))
+        session.enter_context(cluster.session(address))
         task = ray.remote(max_retries=ATTEMPTS - 1)(_call)  # where a worker dies, Ray begins its task anew
         shared, queue = ray.put(work), iter(items)
         waiting = {task.remote(shared, item): item for item in islice(queue, count)}
@@ -149,64 +144,5 @@ def _from_ray(error: Exception) -> Exception:
     if isinstance(cause, exceptions.WorkerCrashedError | exceptions.OutOfMemoryError):
         return _killed()
     if isinstance(cause, exceptions.RayError):
-        hint = "its machines need this very fledge, and must all see the files"
-        return UserError(f"Ray gave up: {_first_line(cause)}", hint)
+        return cluster.gave_up(cause)
     return cause
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
-
-
-def _knock(address: str) -> None:
-    """Ray itself tries for a quarter of an hour to reach what is not there."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), KNOCK).close()
-    except (ValueError, OverflowError, OSError):
-        hint = "check --address: it is HOST:PORT, as 'ray start --head' prints it"
-        raise UserError(f"there is no Ray cluster at '{address}'", hint) from None
-
-
-@contextlib.contextmanager
-def _ray_session(address: str) -> Iterator[None]:
-    import ray
-
-    with contextlib.redirect_stdout(sys.stderr):  # Ray prints what becomes of its workers; stdout is for results
-        _join_ray(address)
-        try:
-            _refuse_strangers()
-            yield
-        finally:
-            ray.shutdown()
-
-
-def _join_ray(address: str) -> None:
-    import ray
-
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told that fledge runs here
-    at_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
-    except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError) as error:
-        hint = "check --address; where the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
-        raise UserError(f"could not join Ray at '{address}': {_first_line(error)}", hint) from None
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, at_sigterm)  # Ray would make it an ordinary exit, with status 15
-
-
-def _refuse_strangers() -> None:
-    """Workers with another fledge, or none, would make another dataset, or none."""
-    import ray
-
-    def version() -> str:  # goes to the worker as it stands here
-        try:
-            from fledge import __version__
-        except ImportError:
-            return "none"
-        return __version__
-
-    there = ray.get(ray.remote(version).remote())
-    if there != version():
-        hint = "install the same one on all its machines"
-        raise UserError(f"this is fledge {version()}, and the Ray cluster has {there}", hint)

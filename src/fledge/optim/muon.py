@@ -37,8 +37,7 @@ def orthogonal(matrices: Tensor, dtype: torch.dtype) -> Tensor:
 def turned(matrices: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """Orthogonal, and longer where they are tall."""
     update = orthogonal(torch.stack(list(matrices)), dtype).to(matrices[0].dtype)  # [N, rows, columns]
-    rows, columns = matrices[0].shape
-    update *= max(1.0, rows / columns) ** 0.5
+    update *= max(1.0, update.shape[1] / update.shape[2]) ** 0.5
     return list(update.unbind())
 
 

@@ -20,6 +20,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace, company: Company) -> None:
+    device = machines.choose_device(args.device).value
     loaded = run_folder.load(args.run, args.runs)
     for warning in loaded.warnings:
         say(f"warning: {warning}")
@@ -38,7 +39,6 @@ def _run(args: argparse.Namespace, company: Company) -> None:
             f"prepare it with --tokenizer {loaded.run.folder / 'tokenizer.json'}",
         )
     # In the precision of the training, where the hardware has it: then the figures are those of the run.
-    device = machines.choose_device(args.device).value
     dtype = settings.train.dtype if machines.has_bf16_units(device) else "float32"
     machine = machines.choose(device, dtype, company)
     found = judge(

@@ -34,7 +34,7 @@ from fledge.recipes.listeners import listeners
 from fledge.recipes.settings import Settings
 from fledge.tokens.tokenizer import byte_lengths
 from fledge.track import events
-from fledge.track.sinks import Tracker, rewind
+from fledge.track.sinks import RECORDS, Tracker, rewind
 from fledge.train.anomaly import origin, sound
 from fledge.train.guard import Derailed, Guard, StopAsked, StopSignals
 from fledge.train.loop import End, Hook, call_hooks, every, fit
@@ -75,7 +75,8 @@ class Training:
         self.tracker = Tracker([])
         self.signals = StopSignals(self.company)
         self.guard = Guard(settings.train.leap, self._accident)
-        self.saver = Saver(run.checkpoints, settings.train.keep_last)
+        records = [run.folder / name for name in RECORDS]
+        self.saver = Saver(run.checkpoints, settings.train.keep_last, records)
         self.rescues: Counter[int] = Counter()  # by the step that was gone back to
 
     def load(self, name: str) -> State:

@@ -1,6 +1,11 @@
-"""Figures from metrics.csv: loss, learning rate, gradient, step time, throughput, for one run or several."""
+"""Figures from metrics.csv: loss, learning rate, gradient, step time, throughput, for one run or several.
 
+And of a sweep: what each setting did to the loss.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -62,3 +67,31 @@ def _panel(axis: Axes, metrics: Metrics, name: str) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     if len(metrics) > 1 or name == "loss":
         axis.legend(frameon=False, fontsize=8)
+
+
+def scatter(
+    tried: Mapping[str, Sequence[Any]], losses: Sequence[float], logarithmic: Collection[str], metric: str, folder: Path
+) -> Path:
+    """A panel for each setting that was tried: a point for each trial, the best in another colour."""
+    columns = min(len(tried), 3)
+    rows = -(-len(tried) // columns)
+    size = (5 * columns, 4 * rows)
+    sheet, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, sharey=True)
+    best = int(np.argmin(losses))
+    for axis in axes.flat[len(tried) :]:
+        axis.set_axis_off()
+    for axis, (name, values) in zip(axes.flat, tried.items(), strict=False):
+        numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+        places = list(values) if numbers else [str(value) for value in values]
+        axis.plot(places, losses, "o", color="C0", alpha=0.6)
+        axis.plot(places[best : best + 1], losses[best : best + 1], "o", color="C3")
+        if name in logarithmic:
+            axis.set_xscale("log")
+        axis.set_xlabel(name)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[:, 0]:
+        axis.set_ylabel(metric)
+    sheet.savefig(folder / "sweep.png", dpi=120)
+    plt.close(sheet)
+    return folder / "sweep.png"

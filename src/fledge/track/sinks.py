@@ -25,6 +25,7 @@ from fledge.track.events import Evaluated, Event, Noted, Sampled, Stepped
 METRICS = "metrics.csv"
 EVENTS = "events.jsonl"
 SAMPLES = "samples.md"
+RECORDS = (METRICS, EVENTS, SAMPLES)
 COLUMNS = (
     "step",
     "tokens",

@@ -22,10 +22,10 @@ from fledge.train.fitting import Fitting, rehearsed
 
 POISON = """
 import os
-from fledge.train import parallel
+from fledge.train import ending
 from fledge.train.step import Stepper
 
-usual, attempt, met = parallel.summed_cross_entropy, Stepper._attempt, []
+usual, attempt, met = ending.summed_cross_entropy, Stepper._attempt, []
 
 def poisoned(logits, targets):
     loss = usual(logits, targets)
@@ -36,7 +36,7 @@ def seen(self, step):
     return attempt(self, step)
 
 met.append(-1)
-parallel.summed_cross_entropy, Stepper._attempt = poisoned, seen
+ending.summed_cross_entropy, Stepper._attempt = poisoned, seen
 """
 
 

@@ -1,0 +1,278 @@
+"""fledge sweep: many trainings of which each tries other settings, the next chosen by what came of those before.
+
+    RUNS/NAME/sweep.json                      what was tried, and what came of it (trials.py)
+              trial-0007.toml, .log, /        its settings, what it said, its run folder
+
+Which settings may be tried, and which come next, stands in space.py; who trains, in crews.py.
+"""
+
+import argparse
+import math
+import shlex
+import signal
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fledge.base.errors import Interrupted, UserError, asked_by
+from fledge.base.files import locked, new_folders, user_path, write_atomic
+from fledge.base.settings import Layer, build, read_toml, refuse_odd_counts, setting, to_toml
+from fledge.checkpoint import run as run_folder
+from fledge.recipes import crews
+from fledge.recipes.crews import DONE, STOPPED, Crew, Job
+from fledge.recipes.screen import report, say
+from fledge.recipes.settings import Settings, read_preset, settle, stack
+from fledge.recipes.space import Range, Space, read_space, refuse_missing_sampler, suggest
+from fledge.recipes.train import check_name, run_name
+from fledge.recipes.trials import BEGUN, FAILED, FINISHED, Record, Trial
+from fledge.track.sinks import read_metrics
+from fledge.track.terminal import printable, shown
+
+DRAWS = 10  # of which one should be possible
+LONGER = 4  # times the steps of a trial, for the best
+WIDEST = 60  # characters of what a failed trial said
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    preset: str | None = setting(None, "what is to be trained: a preset, or a FILE.toml")
+    metric: Literal["val_loss", "val_bits_per_byte"] = setting(
+        "val_loss", "what is to be small; bits per byte where tokenizers differ"
+    )
+    trials: int = setting(20, "how many trainings")
+    seed: int = setting(1, "another seed, other trials")
+
+    def __post_init__(self) -> None:
+        refuse_odd_counts(self, "sweep", ["trials"])
+        if self.preset is None:
+            raise UserError("[sweep] does not say what is to be trained", 'write preset = "demo", or a FILE.toml')
+
+
+@dataclass(frozen=True)
+class File:
+    sweep: SweepConfig
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep's file, read and checked."""
+
+    config: SweepConfig
+    space: Space
+    fixed: Layer
+
+    def settings(self, chosen: dict[str, Any]) -> Settings:
+        return settle(self.fixed, as_layer(chosen))
+
+    def about(self) -> dict[str, Any]:
+        """What makes it this sweep; how many trials there are does not."""
+        rest = {"metric": self.config.metric, "seed": self.config.seed}
+        return {**self.fixed, "space": {name: choice.plain() for name, choice in self.space.items()}, "sweep": rest}
+
+
+def run(args: argparse.Namespace) -> None:
+    refuse_missing_sampler()
+    plan = read_plan(user_path(args.file))
+    trials, name = args.trials or plan.config.trials, run_name(args.file) if args.run is None else args.run
+    check_name(name)
+    crew = crew_of(args)
+    folder = args.runs / name
+    refuse_foreign(folder)
+    with new_folders(folder), locked(folder / ".lock", UserError(f"'{name}' is at work already", "wait for it")):
+        record = Record(folder, plan.about())
+        try:
+            Sweep(folder, plan, record, trials).go(crew)
+        except KeyboardInterrupt as stop:
+            raise Interrupted(asked_by(stop), again(args)) from None
+        if record.in_state(BEGUN):
+            raise Interrupted(signal.SIGTERM, again(args))
+        outcome = outcome_of(folder, plan, record)
+    report(outcome, as_json=args.json, text=in_words(outcome, list(plan.space)))
+
+
+def again(args: argparse.Namespace) -> str:
+    return f"fledge sweep {shlex.quote(args.file)}, with the same options"
+
+
+def crew_of(args: argparse.Namespace) -> Crew:
+    if args.engine == "ray":
+        return crews.on_ray(args.address, args.workers)
+    if args.address:
+        raise UserError("--address is a Ray cluster's", "add --engine ray, or leave it out")
+    return crews.processes(args.workers)
+
+
+def refuse_foreign(folder: Path) -> None:
+    if (folder / run_folder.CONFIG).exists():
+        raise UserError(f"'{folder.name}' is a run, and no sweep", "choose another --run NAME")
+
+
+# The file
+
+
+def read_plan(path: Path) -> Plan:
+    sections = read_toml(path)
+    for name in ("sweep", "space"):
+        if name not in sections:
+            raise UserError(f"'{path}' has no [{name}]: it is no sweep", "see: fledge sweep --help")
+    config = build(File, {"sweep": sections.pop("sweep")}).sweep
+    space = read_space(sections.pop("space"))
+    assert config.preset is not None
+    preset, _ = read_preset(config.preset)
+    sections.pop("about", None)
+    for name in space:
+        section, _, key = name.partition(".")
+        if key in sections.get(section, {}):
+            raise UserError(f"{name} is fixed, and in [space], too", "leave it out of one of them")
+    plan = Plan(config, space, stack(preset, sections))
+    refuse_hopeless(plan)
+    return plan
+
+
+def refuse_hopeless(plan: Plan) -> None:
+    """What is wrong without any trial. Settings that are wrong only together are a trial that fails."""
+    fixed = settle(plan.fixed)
+    if fixed.train.eval_every == 0 and "train.eval_every" not in plan.space:
+        raise UserError("train.eval_every = 0: trials could not be compared", "leave it out")
+    refusals = []
+    for seed in range(DRAWS):
+        try:
+            plan.settings(suggest(plan.space, seed, []))
+            return
+        except UserError as error:
+            refusals.append(error)
+    raise refusals[0]
+
+
+def as_layer(chosen: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    layer: dict[str, dict[str, Any]] = {}
+    for name, value in chosen.items():
+        section, _, key = name.partition(".")
+        layer.setdefault(section, {})[key] = value
+    return layer
+
+
+# The work
+
+
+@dataclass(frozen=True)
+class Sweep:
+    folder: Path
+    plan: Plan
+    record: Record
+    trials: int
+
+    def go(self, crew: Crew) -> None:
+        begun = {trial.name: trial for trial in self.record.in_state(BEGUN)}
+        if self.record.trials:
+            say(f"going on with '{self.folder.name}': {self._so_far()}")
+        with closing(crew(self._jobs(begun))) as ends:
+            for job, code in ends:
+                self._ended(begun.pop(job.name), job, code)
+
+    def _jobs(self, begun: dict[str, Trial]) -> Iterator[Job]:
+        """First those that were left, then new ones. Asked for when there is room, so that all that is known counts."""
+        for trial in list(begun.values()):
+            yield self._job(trial, self.plan.settings(trial.chosen))
+        while len(self.record.trials) < self.trials:
+            chosen = suggest(self.plan.space, self.plan.config.seed, self.record.trials)
+            trial = self.record.begin(chosen)
+            say(f"{trial.name} of {self.trials}: {settings_in_words(chosen)}")
+            try:
+                job = self._job(trial, self.plan.settings(chosen))
+            except UserError as error:
+                self._failed(trial, error.message)
+                continue
+            begun[trial.name] = trial
+            yield job
+
+    def _job(self, trial: Trial, settings: Settings) -> Job:
+        write_atomic(self.folder / f"{trial.name}.toml", to_toml(settings))
+        return crews.job_of(self.folder, trial.name, settings.train.device)
+
+    def _ended(self, trial: Trial, job: Job, code: int) -> None:
+        if code in STOPPED:
+            return  # it has saved, and goes on next time
+        if code != DONE:
+            self._failed(trial, crews.why(job) if code < STOPPED[0] else f"killed by signal {code - 128}")
+            return
+        loss, step = best_of(self.folder / trial.name, self.plan.config.metric)
+        if loss is None:
+            self._failed(trial, f"it has no {self.plan.config.metric}: its text holds nothing out")
+            return
+        self.record.end(trial, state=FINISHED, loss=loss, step=step)
+        say(f"{trial.name}: {self.plan.config.metric} {loss:.4f}")
+
+    def _failed(self, trial: Trial, why: str) -> None:
+        self.record.end(trial, state=FAILED, why=why)
+        say(f"{trial.name} failed: {printable(why)}")
+
+    def _so_far(self) -> str:
+        counts = {state: len(self.record.in_state(state)) for state in (FINISHED, FAILED, BEGUN)}
+        return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+
+
+def best_of(run: Path, metric: str) -> tuple[float | None, int]:
+    """The least that a trial came to, and how far it went."""
+    columns = read_metrics(run)
+    losses = [loss for loss in columns[metric] if math.isfinite(loss)]
+    return min(losses, default=None), int(max(columns["step"], default=0))
+
+
+# What comes of it
+
+
+def outcome_of(folder: Path, plan: Plan, record: Record) -> dict[str, Any]:
+    best = record.best()
+    return {
+        "sweep": folder.name,
+        "folder": str(folder),
+        "metric": plan.config.metric,
+        "trials": [{"trial": trial.name, **asdict(trial)} for trial in record.ranked()],
+        "best": best and best.name,
+        "next": best and longer(folder, best, plan.settings(best.chosen)),
+        "picture": best and str(picture(folder, plan, record)),
+    }
+
+
+def longer(folder: Path, best: Trial, settings: Settings) -> str:
+    """The command that trains the best for longer."""
+    train = settings.train
+    further = f"--train.steps {LONGER * train.steps}"
+    if train.epochs is not None:
+        further = f"--train.epochs {LONGER * train.epochs:g}"
+    file = shlex.quote(shown(folder / f"{best.name}.toml"))
+    runs = "" if folder.parent == Path("runs") else f" --runs {shlex.quote(shown(folder.parent))}"
+    return f"fledge train {file} --run {shlex.quote(folder.name)}-best {further}{runs}"
+
+
+def picture(folder: Path, plan: Plan, record: Record) -> Path:
+    from fledge.track.plots import scatter  # a second that an early refusal need not wait for
+
+    finished = record.in_state(FINISHED)
+    tried = {name: [trial.chosen[name] for trial in finished] for name in plan.space}
+    logarithmic = [name for name, choice in plan.space.items() if isinstance(choice, Range) and choice.log]
+    return scatter(tried, [trial.loss or 0.0 for trial in finished], logarithmic, plan.config.metric, folder)
+
+
+def in_words(outcome: dict[str, Any], names: list[str]) -> str:
+    rows = [["trial", outcome["metric"], "step", "state", *names]]
+    for trial in outcome["trials"]:
+        loss = "-" if trial["loss"] is None else f"{trial['loss']:.4f}"
+        state = f"failed: {printable(trial['why'])[:WIDEST]}" if trial["why"] else trial["state"]
+        rows.append([trial["trial"], loss, f"{trial['step']:,}", state, *map(in_short, trial["chosen"].values())])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if outcome["best"] is None:
+        return "\n".join([*lines, "", f"no trial came to an end; what each said: {outcome['folder']}/trial-*.log"])
+    return "\n".join([*lines, "", f"picture: {shown(Path(outcome['picture']))}", f"next: {outcome['next']}"])
+
+
+def settings_in_words(chosen: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {in_short(value)}" for name, value in chosen.items())
+
+
+def in_short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,135 @@
+"""docs/scale.md: its formulas against what ranks really hold, send and save; its tables against the script's."""
+
+import json
+import runpy
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fledge.checkpoint import run as run_folder
+from fledge.model.count import parameters
+from fledge.recipes.settings import settle
+
+HOME = Path(__file__).parents[3]
+SCALE = runpy.run_path(str(HOME / "bench" / "scale.py"))
+
+# What every rank runs first, to look at itself in its third step.
+LOOK = """
+import json, os
+from pathlib import Path
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from fledge.base.company import own_part
+from fledge.train.parallel import LossModel
+from fledge.train.step import Stepper
+
+attempt, forward, found = Stepper._attempt, LossModel.forward, {}
+
+def size(tensors):
+    return sum(own_part(tensor).nbytes for tensor in tensors)
+
+class Collectives(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "c10d":  # tensors that come out, and that go in; single numbers are left out
+            sizes = [t.nbytes for t in tree_leaves(args) if isinstance(t, Tensor) and t.ndim]
+            found["sent"] += [(func.name(), sizes)] * bool(sizes)
+        return func(*args, **(kwargs or {}))
+
+def borrowed(model):
+    groups = [part._get_fsdp_state()._fsdp_param_group for part in (*model.blocks, model)]
+    return [param._unsharded_param for group in groups for param in group.fsdp_params]
+
+def kept_for_the_way_back(self, inputs, targets):
+    if "sent" not in found:
+        return forward(self, inputs, targets)
+    spread = hasattr(self.model, "_get_fsdp_state")
+    own = [*self.model.parameters(), *self.model.buffers()] if not spread else [*self.model.buffers()]
+    if spread:
+        found["between"] = size(weight.grad for weight in borrowed(self.model) if weight.grad is not None)
+        def look(*_):
+            found["borrowed"] = sum(weight.untyped_storage().nbytes() for weight in borrowed(self.model))
+        looking = self.model.blocks[-1].mlp.register_forward_hook(look)
+    kept = []
+    def keep(tensor):
+        kept.append(tensor.untyped_storage())
+        return tensor
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = forward(self, inputs, targets)
+    once = {storage.data_ptr(): storage.nbytes() for storage in kept}
+    found["kept"] = sum(once.values()) - sum(once.get(t.untyped_storage().data_ptr(), 0) for t in own)
+    if spread:
+        looking.remove()
+    return result
+
+def look(self, step):
+    if step != 2:
+        return attempt(self, step)
+    weights = list(self.model.parameters())
+    found.update(sent=[], tensors=len(weights))
+    with Collectives():
+        result = attempt(self, step)
+    found["weights"], found["gradients"] = size(weights), size(weight.grad for weight in weights)
+    memory = [tensor for kinds in self.optimizer.state.values() for tensor in kinds.values()]
+    found["optimiser"] = size(tensor for tensor in memory if tensor.ndim)
+    Path(os.environ["FLEDGE_CACHE"], f"rank-{self.company.rank}.json").write_text(json.dumps(found))
+    found.clear()
+    return result
+
+Stepper._attempt, LossModel.forward = look, kept_for_the_way_back
+"""
+SHAPE = ("--model.n_layer", "3", "--model.n_embd", "64", "--model.n_head", "4", "--model.vocab_size", "32")
+STEPS = ("--train.steps", "3", "--train.eval_every", "0", "--train.sample_every", "0", "--train.dtype", "bfloat16")
+BATCH = ("--train.batch", "16", "--train.micro_batch", "4")
+KINDS = {
+    "c10d::allreduce_": "all-reduce",
+    "c10d::_allgather_base_": "all-gather",
+    "c10d::_reduce_scatter_base_": "reduce-scatter",
+}
+
+
+def saved(run: Path) -> int:
+    """Bytes of tensors, without the headers that name them."""
+    files = list((run / "checkpoints" / "step-00000003").glob("*.safetensors"))
+    return sum(path.stat().st_size - 8 - int.from_bytes(path.read_bytes()[:8], "little") for path in files)
+
+
+@pytest.mark.parametrize(("way", "size"), [("ddp", 1), ("ddp", 2), ("fsdp", 2), ("fsdp", 4)])
+def test_ranks_hold_send_and_save_what_the_formulas_say(
+    home: Any, together: Callable[..., str], way: str, size: int
+) -> None:
+    script = home.folder / "look.py"
+    script.write_text(LOOK)
+    in_parts = ("--train.parallel", way, "--train.sharded_save", str(size == 4).lower())
+    together(home.training("bird", *SHAPE, *STEPS, *BATCH, *in_parts), size, first=str(script))
+    model = settle(run_folder.find("bird", home.runs).config()).model
+    plan = SCALE["Plan"](model, way, size, at_once=4, batch=16)
+    assert plan.micro_batches == 4 // size
+    held = plan.held()
+    block = 4 * (parameters(replace(model, n_layer=model.n_layer + 1)) - parameters(model))
+    for rank in range(size):
+        found = json.loads((home.folder / "cache" / f"rank-{rank}.json").read_text())
+        assert (found["weights"], found["optimiser"]) == (held["weights"], held["optimiser"])
+        assert found["gradients"] == found["weights"]
+        assert found["kept"] == pytest.approx(held["copies"] + held["activations"], rel=0.02)
+        carried, exchanged = Counter[str](), 0
+        for name, sizes in found["sent"]:
+            carried[KINDS[name]] += max(sizes)
+            exchanged += max(sizes) - min(sizes)  # whole and part: what a rank lacks, or has for others
+        assert carried == (plan.carried() if size > 1 else {})
+        if way == "fsdp":
+            assert exchanged == plan.sent()
+            assert found["between"] == (held["gradients"] if plan.micro_batches > 1 else 0)
+            assert found["borrowed"] == held["borrowed"] - block, "one block is here, another may be on its way"
+    assert saved(home.runs / "bird") == plan.checkpoint() + 4 * found["tensors"], "with the count of steps of each"
+
+
+def test_the_page_about_scale_holds_the_tables_of_the_script() -> None:
+    page = (HOME / "docs" / "scale.md").read_text(encoding="utf-8")
+    for table in SCALE["TABLES"]:
+        assert table() in page
