@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from common import in_turns, machine, timed, versions
+from common import in_turns, machine, versions
 from fledge.base.machine import choose
 from fledge.model.config import ModelConfig
 from fledge.model.init import build
@@ -43,7 +43,7 @@ def main() -> None:
         for step in steps:
             step()
         in_turns(f"{name}: ours, vs torch.optim.Muon", steps[0], steps[1], args.rounds)
-        print(f"{'':<58} AdamW takes {timed(steps[2]):.4f} s")
+        in_turns(f"{name}: ours, vs AdamW", steps[0], steps[2], args.rounds)
 
 
 def update(

@@ -81,9 +81,14 @@ def test_the_help_says_what_every_argument_is_for(name: str) -> None:
         assert action.help or action.choices, action.dest
 
 
-@pytest.mark.parametrize("example", sorted({line for verb in VERBS.values() for line in verb.examples}))
+COMMANDS = {line for verb in VERBS.values() for line in verb.examples if line.startswith(("fledge", "torchrun"))}
+
+
+@pytest.mark.parametrize("example", sorted(COMMANDS))
 def test_every_example_is_taken_by_the_parser(example: str) -> None:
-    program, *argv = shlex.split(example.partition(" > ")[0].removeprefix("torchrun --nproc-per-node 4 -m -- "))
+    program, *argv = shlex.split(
+        example.partition("    ")[0].partition(" > ")[0].removeprefix("torchrun --nproc-per-node 4 -m -- ")
+    )
     assert program == "fledge"
     assert parse(argv).verb == argv[0]
 

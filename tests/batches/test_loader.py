@@ -1,5 +1,8 @@
 """Step → batch, the same whoever computes which part of it."""
 
+import gc
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ from torch import Tensor
 
 from fledge.base.company import Company
 from fledge.base.machine import Machine
-from fledge.batches.loader import Loader
+from fledge.batches.loader import Ahead, Loader
 from fledge.batches.order import Order
 from fledge.datasets.shards import Split
 
@@ -61,3 +64,43 @@ def test_a_step_asked_for_again_gives_the_same_batch() -> None:
     first = one.micro_batches(4, BATCH)[0].inputs
     one.micro_batches(9, BATCH)
     assert torch.equal(first, one.micro_batches(4, BATCH)[0].inputs)
+
+
+def test_the_next_batch_is_read_meanwhile_and_once() -> None:
+    asked: list[int] = []
+    there = threading.Event()
+
+    def read(number: int) -> Tensor:
+        asked.append(number)
+        if number == 1:
+            there.set()
+        return torch.tensor(number)
+
+    ahead = Ahead(read)
+    assert ahead(0) == 0
+    assert there.wait(10)  # nobody has asked for it yet
+    assert [int(ahead(number)) for number in (1, 2, 2, 7, 3, 8)] == [1, 2, 2, 7, 3, 8]
+    assert asked.count(1) == 1
+
+
+def test_what_cannot_be_read_is_told_when_it_is_asked_for() -> None:
+    def read(number: int) -> Tensor:
+        if number:
+            raise OSError("the disk is gone")
+        return torch.tensor(number)
+
+    ahead = Ahead(read)
+    assert ahead(0) == 0
+    with pytest.raises(OSError, match="gone"):
+        ahead(1)
+
+
+def test_its_thread_ends_with_it() -> None:
+    before = set(threading.enumerate())
+    ahead = Ahead(torch.tensor)
+    ahead(0)
+    (thread,) = set(threading.enumerate()) - before
+    del ahead
+    gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()

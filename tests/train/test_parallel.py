@@ -1,5 +1,7 @@
 """The loss around the model, whole or in portions; a compiler that fails is left, whatever it has to say for itself."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -90,3 +92,19 @@ def test_twice_the_same_bits() -> None:
     model = build(LARGE, 0)
     one, other = (taught(model, LossModel(model, CPU)(ROWS[:, :-1], ROWS[:, 1:])) for _ in range(2))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_exactness_is_known_to_the_compiler_and_does_not_import_it() -> None:
+    code = """
+import sys, torch
+from fledge.train.parallel import exact
+exact()
+assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+assert "torch._inductor" not in sys.modules
+import torch._inductor.config as compiler
+assert compiler.deterministic
+compiler.deterministic = False
+exact()
+assert compiler.deterministic
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

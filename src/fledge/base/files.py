@@ -148,7 +148,7 @@ def _umask() -> int:
 
 
 def sync_file(path: Path) -> None:
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         os.fsync(file.fileno())
 
 
@@ -156,7 +156,8 @@ def sync_folder(path: Path) -> None:
     """A rename is only safe on disk once its folder is."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        with naming(path):
+            os.fsync(handle)
     except OSError as error:
         if error.errno not in NO_SYNC:
             raise

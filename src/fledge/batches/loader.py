@@ -4,10 +4,14 @@
     split     starts, context    →  rows    [B, T + 1]
     here      rows               →  inputs  [B, T]  and targets [B, T], one token later
 
-The loader has no position of its own: `batch(step)` gives the same tensors whenever it is asked.
+The loader has no position of its own: `batch(step)` gives the same tensors whenever it is asked. While one batch is
+learned from, a thread reads the next; should another one be asked for, that is read then.
 """
 
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -37,11 +41,30 @@ class Loader:
 
     def micro_batches(self, number: int, size: int) -> list[Batch]:
         """This rank's share of global batch `number` (counted from 0), in pieces of `size` rows."""
-        first = number * self.batch_size + self.machine.company.rank * self.share
-        rows = self.split.rows(self.order.starts(first, self.share), self.order.context + 1)
-        tokens = torch.from_numpy(rows)
-        if self.machine.device == "cuda":
-            tokens = tokens.pin_memory().to("cuda", non_blocking=True)
-        else:
-            tokens = tokens.to(self.machine.device)
+        tokens = self._ahead(number).to(self.machine.device, non_blocking=True)
         return [Batch(piece[:, :-1], piece[:, 1:]) for piece in tokens.split(size)]
+
+    @cached_property
+    def _ahead(self) -> "Ahead":
+        return Ahead(self._read)
+
+    def _read(self, number: int) -> Tensor:
+        """[B, T + 1], where a GPU can fetch it by itself."""
+        first = number * self.batch_size + self.machine.company.rank * self.share
+        tokens = torch.from_numpy(self.split.rows(self.order.starts(first, self.share), self.order.context + 1))
+        return tokens.pin_memory() if self.machine.device == "cuda" else tokens
+
+
+class Ahead:
+    """number → what `read` gives, which is asked for the next number meanwhile. The thread ends with this object."""
+
+    def __init__(self, read: Callable[[int], Tensor]) -> None:
+        self._read, self._thread = read, ThreadPoolExecutor(max_workers=1)
+        self._next: dict[int, Future[Tensor]] = {}
+
+    def __call__(self, number: int) -> Tensor:
+        known = self._next.pop(number, None)
+        tokens = known.result() if known else self._read(number)
+        if number + 1 not in self._next:  # else the same batch was asked for again; what else was read is dropped
+            self._next = {number + 1: self._thread.submit(self._read, number + 1)}
+        return tokens

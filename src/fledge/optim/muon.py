@@ -72,9 +72,8 @@ class Muon(torch.optim.AdamW):
         wanted = torch._foreach_add(gradients, velocities, alpha=momentum)
         changes = self.turn(wanted, self.dtype)
         if decay:
-            pulled = torch._foreach_mul(matrices, changes)
-            for same in pulled:
-                same.sign_()  # one by one: torch knows no other way where matrices are spread over ranks
-            torch._foreach_clamp_min_(pulled, 0.0)  # decay only where it does not work against the change
+            # Only where it does not work against the change. Signs one by one: no kernel takes all of spread matrices.
+            pulled = [each.sign_() for each in torch._foreach_mul(matrices, changes)]
+            torch._foreach_clamp_min_(pulled, 0.0)
             torch._foreach_addcmul_(matrices, matrices, pulled, value=-lr * decay)
         torch._foreach_add_(matrices, changes, alpha=-lr)

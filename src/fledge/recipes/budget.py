@@ -28,6 +28,7 @@ from fledge.recipes.textfacts import TextFacts
 from fledge.track.terminal import span
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+LONGEST = 1000  # days
 
 
 def read_time(text: str) -> float:
@@ -36,6 +37,8 @@ def read_time(text: str) -> float:
     seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
     if not 0 < seconds < math.inf or "".join(number + unit for number, unit in parts) != text:
         raise UserError(f"--budget cannot be {text!r}", "it takes a time, such as 90s, 30m or 1h30m")
+    if seconds > LONGEST * UNITS["d"]:
+        raise UserError(f"--budget cannot be {text}", f"it takes a time up to {LONGEST}d, such as 30m or 1h30m")
     return seconds
 
 

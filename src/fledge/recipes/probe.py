@@ -74,6 +74,7 @@ def measure(settings: Settings, machine: Machine, folder: Path) -> Measured:
     # Judging takes a third of learning, and its portion is often the larger one: it should be as large here.
     noise = random_split(model, max(2 * rows, min(3 * tried, portion(model.context, model.vocab_size, machine))))
     stepper = assemble(replace(settings, train=replace(train, batch=rows, micro_batch=rows)), machine, noise)
+    stepper.multiplier = lambda _: 0.0  # an update takes as long, and noise teaches nothing
     first = stepper(0).seconds
     one = steady(stepper, STEPPING)
     gathered = one
