@@ -92,29 +92,23 @@ def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-# Of the cluster that has been joined
+# How large it is, once it has been joined
 
 
-def gpus() -> int:
-    import ray
-
-    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return int(there.get("GPU", 0))
-
-
-def machines() -> int:
-    return len(_cores())
-
-
-def cores_each(count: int) -> int:
-    """So that `count` workers share all its machines; none works on two of them."""
-    there = _cores()
-    return max(1, int(min(max(there), sum(there) / count)))
-
-
-def _cores() -> list[float]:
-    """Of each machine."""
+def machines() -> list[tuple[int, int]]:
+    """The cores and the GPUs of each."""
     import ray
 
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node["Resources"].get("CPU", 0) for node in nodes if node["Alive"]]
+    there = [node["Resources"] for node in nodes if node["Alive"]]
+    return [(int(found["CPU"]), int(found.get("GPU", 0))) for found in there if found.get("CPU", 0) >= 1]
+
+
+def cores_each(machines: list[tuple[int, int]], count: int, *, with_gpu: bool) -> int:
+    """The most that `count` workers can have at a time, none of them on two machines; 0 if there is no room for all."""
+
+    def places(each: int) -> int:
+        return sum(min(cores // each, gpus) if with_gpu else cores // each for cores, gpus in machines)
+
+    most = max((cores for cores, _ in machines), default=0)
+    return next((each for each in range(most, 0, -1) if places(each) >= count), 0)

@@ -1,7 +1,7 @@
 """The processes that train together, and what they do together: add up, agree, listen, wait.
 
 A process that is alone is a company of one, and the same words are said to it, so nobody else asks how many there are.
-torchrun starts the others and sets what they find each other by. Only tensors travel, and no pickle.
+torchrun, or Ray, starts the others and sets what they find each other by. Only tensors travel, and no pickle.
 Numbers on a CPU go through gloo, those on a GPU through NCCL.
 """
 
@@ -158,7 +158,7 @@ def joined() -> Iterator[Company]:
     Only the first is heard: what the others say goes nowhere, and where all fail, it says why. A process that fails
     alone does speak. When one is gone, the others cannot go on, and end.
     """
-    if _started_together() == 1:
+    if started_together() == 1:
         yield ALONE
         return
     company = _join()
@@ -180,12 +180,12 @@ def joined() -> Iterator[Company]:
         company.leave()
 
 
-def _started_together() -> int:
+def started_together() -> int:
     return max(1, int(os.environ.get("WORLD_SIZE") or 1))
 
 
 def restarts() -> tuple[int, int]:
-    """How often torchrun has started these processes again, and how often it may."""
+    """How often these processes have been started again, and how often they may be, in torchrun's words."""
     done, most = (os.environ.get(f"TORCHELASTIC_{name}") for name in ("RESTART_COUNT", "MAX_RESTARTS"))
     return int(done or 0), int(most or 0)
 

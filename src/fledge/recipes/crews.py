@@ -135,9 +135,9 @@ def on_ray(address: str | None, count: int) -> Crew:
         import ray
 
         with cluster.session(address):
-            waiting: dict[Any, Job] = {}
+            there, waiting = cluster.machines(), dict[Any, Job]()
             while True:
-                waiting |= {_sent(job, count): job for job in islice(jobs, count - len(waiting))}
+                waiting |= {_sent(job, there, count): job for job in islice(jobs, count - len(waiting))}
                 if not waiting:
                     return
                 (done, *_), _ = ray.wait(list(waiting))
@@ -146,12 +146,13 @@ def on_ray(address: str | None, count: int) -> Crew:
     return run
 
 
-def _sent(job: Job, count: int) -> Any:
+def _sent(job: Job, there: list[tuple[int, int]], count: int) -> Any:
     import ray
 
-    gpus = 1 if job.on_gpu and cluster.gpus() else 0
+    on_gpu = job.on_gpu and any(gpus for _, gpus in there)
+    cores = max(1, cluster.cores_each(there, count, with_gpu=on_gpu))  # where there is no room for all, some wait
     # A process of its own for each; Ray begins those anew whose process dies.
-    task = ray.remote(max_calls=1, max_retries=ATTEMPTS - 1, num_cpus=cluster.cores_each(count), num_gpus=gpus)
+    task = ray.remote(max_calls=1, max_retries=ATTEMPTS - 1, num_cpus=cores, num_gpus=int(on_gpu))
     return task(Errand.do).remote(job.errand)
 
 

@@ -50,9 +50,9 @@ class Errand:
 
     def do(self) -> int:
         """Here and now."""
-        self.place.enter()
         with self.log.open("a", buffering=1) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             try:
+                self.place.enter()
                 self.work()
             except Interrupted as stop:
                 return stop.code
@@ -61,20 +61,6 @@ class Errand:
             except (UserError, OSError, MemoryError, RuntimeError) as error:
                 return _told(error)
             return DONE
-
-    def why(self) -> str:
-        """What it said last, before it failed."""
-        return self._last(ERROR) or self._last("")
-
-    def refusal(self) -> UserError:
-        return UserError(self.why(), self._last(HINT))
-
-    def _last(self, beginning: str) -> str:
-        """Of its lines that begin so, the last, without that."""
-        with contextlib.suppress(OSError):
-            said = self.log.read_text(errors="replace").splitlines()
-            return next((line.removeprefix(beginning) for line in reversed(said) if line.startswith(beginning)), "")
-        return ""
 
     def start(self, life: Connection, first: Callable[[], None] | None = None) -> BaseProcess:
         """As a process that lives no longer than the other end of `life` is open; `first` it does before all else."""
@@ -98,6 +84,23 @@ def _attend(errand: Errand, life: Connection, first: Callable[[], None] | None) 
     if first:
         first()
     sys.exit(errand.do())
+
+
+def why(log: Path) -> str:
+    """What one said last that has failed."""
+    return _last(log, ERROR) or _last(log, "")
+
+
+def refusal(log: Path) -> UserError:
+    return UserError(why(log), _last(log, HINT))
+
+
+def _last(log: Path, beginning: str) -> str:
+    """Of the lines that begin so, the last, without that."""
+    with contextlib.suppress(OSError):
+        said = log.read_text(errors="replace").splitlines()
+        return next((line.removeprefix(beginning) for line in reversed(said) if line.startswith(beginning)), "")
+    return ""
 
 
 def status(process: BaseProcess) -> int:

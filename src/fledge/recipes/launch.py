@@ -16,20 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from fledge.base import cluster
-from fledge.base.company import Company, gone, joined
+from fledge.base.company import Company, gone, joined, started_together
 from fledge.base.errors import Interrupted, UserError, asked_by
 from fledge.base.files import new_folders
 from fledge.checkpoint import run as run_folder
 from fledge.checkpoint import store
 from fledge.recipes.assembly import refuse_uneven
-from fledge.recipes.errands import DONE, ERROR, HINT, STOPPED, TIDYING, Errand
+from fledge.recipes.errands import DONE, ERROR, HINT, STOPPED, Errand, refusal, why
 from fledge.recipes.screen import say
 from fledge.recipes.settings import Settings
 from fledge.recipes.training import Outcome
 
-FAILURES = 3  # that Ray makes good; one more is the end
 GLANCE = 0.3  # seconds
-STOP = "stop"  # a file that asks the first to save and end
 
 Work = Callable[[argparse.Namespace, Company], object]
 
@@ -42,6 +40,8 @@ def refuse_idle(args: argparse.Namespace) -> None:
 
 def launch(work: Work, args: argparse.Namespace, name: str, settings: Settings) -> Outcome:
     """`work` done by as many processes as were asked for; each has `args`, and all see the same files."""
+    if started_together() > 1:
+        raise UserError("torchrun has started this, and --launcher ray would start as many again", "use one of them")
     cluster.refuse_missing("--launcher ray", "ray.train.torch")
     if args.address is not None:
         cluster.knock(args.address)
@@ -49,15 +49,14 @@ def launch(work: Work, args: argparse.Namespace, name: str, settings: Settings) 
     with _meeting_place(args.runs) as folder, ThreadPoolExecutor(1) as pool, cluster.session(args.address):
         from fledge.recipes import placed
 
-        gpus = cluster.gpus() if settings.train.device in ("auto", "cuda") else 0
-        count = args.workers or gpus or cluster.machines()
-        refuse_uneven(settings.train.batch, Company(size=count))
+        count, cores, on_gpus = _shares(cluster.machines(), args.workers, settings)
+        say(f"{count} processes on Ray; each waits for {'a GPU and ' if on_gpus else ''}cores: {cores}")
         each = Errand(partial(together, work, args), folder / "rank-0.log")
-        trainer = placed.trainer(each, folder, count, on_gpus=gpus > 0)
+        trainer = placed.trainer(each, folder, count, cores, on_gpus=on_gpus)
         with _echoing(each.log):
             code = _code(pool.submit(trainer.fit), name, folder)
         if code not in (DONE, *STOPPED):
-            raise each.refusal()
+            raise refusal(each.log)
     if code in STOPPED:
         raise Interrupted(code - 128, f"fledge resume {name}")
     return _outcome(name, args.runs)
@@ -66,6 +65,18 @@ def launch(work: Work, args: argparse.Namespace, name: str, settings: Settings) 
 def together(work: Work, args: argparse.Namespace) -> None:
     with joined() as company:
         work(args, company)
+
+
+def _shares(machines: list[tuple[int, int]], asked: int | None, settings: Settings) -> tuple[int, int, bool]:
+    """How many processes, the cores of each, and whether each has a GPU. Ray waits for ever for what is not there."""
+    gpus = sum(there for _, there in machines) if settings.train.device in ("auto", "cuda") else 0
+    count = asked or gpus or len(machines)
+    refuse_uneven(settings.train.batch, Company(size=count))
+    cores = cluster.cores_each(machines, count, with_gpu=gpus > 0)
+    if not cores:
+        there = f"{gpus} GPUs" if gpus else f"{sum(cores for cores, _ in machines)} cores"
+        raise UserError(f"the Ray cluster has {there}: too few for {count} processes", "use fewer: --workers N")
+    return count, cores, gpus > 0
 
 
 @contextlib.contextmanager
@@ -82,16 +93,19 @@ def _meeting_place(runs: Path) -> Iterator[Path]:
 def _code(fit: "Future[Any]", name: str, folder: Path) -> int:
     from ray.train import TrainingFailedError
 
+    from fledge.recipes.placed import FAILURES, STOP
+
     try:
         return int(fit.result().return_value)
     except KeyboardInterrupt as stop:
-        say("stopping after this step, and saving")
         (folder / STOP).touch()
-        with contextlib.suppress(Exception):
-            fit.result(TIDYING)
+        if list(folder.glob("rank-*")):  # they are at work; a second Ctrl-C does not wait for them
+            say("stopping after this step, and saving")
+            with contextlib.suppress(Exception):
+                fit.result()
         raise Interrupted(asked_by(stop), f"fledge resume {name}") from None
     except TrainingFailedError as error:
-        reasons = [Errand(print, log).why() for log in sorted(folder.glob("rank-*.log"))]
+        reasons = map(why, sorted(folder.glob("rank-*.log")))
         told = [reason for reason in reasons if reason and reason != gone().message]
         raise UserError(
             f"the training failed {FAILURES + 1} times: {next(iter(told), cluster.first_line(error))}",
@@ -113,17 +127,14 @@ def _echoing(log: Path) -> Iterator[None]:
     ended = threading.Event()
 
     def copy() -> None:
-        seen = 0
-        while True:
+        heard, last = 0, False
+        while not last:
             last = ended.wait(GLANCE)
-            lines = log.read_text(errors="replace").splitlines(keepends=True) if log.exists() else []
-            whole = [line for line in lines if line.endswith("\n")]
-            for line in whole[seen:]:
+            new = _lines_from(log, heard)
+            heard += len(new)
+            for line in new.decode(errors="replace").splitlines():
                 if not line.startswith((ERROR, HINT)):
-                    print(line, end="", file=sys.stderr, flush=True)
-            seen = len(whole)
-            if last:
-                return
+                    print(line, file=sys.stderr, flush=True)
 
     thread = threading.Thread(target=copy, daemon=True)
     thread.start()
@@ -132,3 +143,12 @@ def _echoing(log: Path) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+def _lines_from(log: Path, place: int) -> bytes:
+    """Whole ones. It is opened each time: on a disk of the network, who holds a file open may see an old one."""
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(place)
+        said = file.read()
+        return said[: said.rfind(b"\n") + 1]
+    return b""

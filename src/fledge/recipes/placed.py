@@ -1,7 +1,7 @@
 """What Ray Train does for --launcher ray: it places workers, introduces them, and starts all again when one dies.
 
 A worker of Ray runs its work in a thread, and signals are heard by a main thread only. So each starts a process that
-trains, with what torchrun would have told it in its environment, and waits for its end. Needs Ray; see launch.py.
+trains, with what torchrun would have told it in its environment, and waits for its end. Imported where Ray is there.
 """
 
 import os
@@ -18,13 +18,16 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.backend import Backend, BackendConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from fledge.base import cluster
-from fledge.recipes.errands import DONE, FRESH, REFUSED, STOPPED, Errand, status
-from fledge.recipes.launch import FAILURES, GLANCE, STOP
+from fledge.recipes.errands import DONE, FRESH, REFUSED, STOPPED, Errand, status, why
+
+FAILURES = 3  # that Ray makes good; one more is the end
+GLANCE = 0.3  # seconds
+STOP = "stop"  # a file that asks all to save and end
 
 
-def trainer(each: Errand, folder: Path, count: int, *, on_gpus: bool) -> TorchTrainer:
-    share = {"CPU": cluster.cores_each(count), "GPU": int(on_gpus)}
+def trainer(each: Errand, folder: Path, count: int, cores: int, *, on_gpus: bool) -> TorchTrainer:
+    """`each` done by `count` processes; what they say goes into this folder, which all see."""
+    share = {"CPU": cores, "GPU": int(on_gpus)}
     return TorchTrainer(
         work,  # type: ignore[arg-type]  # Ray passes on what it returns, whatever its types say
         train_loop_config={"errand": each, "folder": folder},
@@ -82,12 +85,12 @@ def work(config: dict[str, Any]) -> int:
     life, ours = FRESH.Pipe(duplex=False)
     process = errand.start(life, partial(introduce, dict(os.environ)))
     while not wait([process.sentinel], GLANCE):
-        if rank == 0 and (folder / STOP).exists():
+        if (folder / STOP).exists():
             process.terminate()
             break
     process.join()
     ours.close()
     code = status(process)
     if code not in (DONE, REFUSED, *STOPPED):
-        raise RuntimeError(f"rank {rank} ended with status {code}: {errand.why()}")
+        raise RuntimeError(f"rank {rank} ended with status {code}: {why(errand.log)}")
     return code

@@ -22,26 +22,24 @@ from fledge.recipes.prepare import open_named
 from fledge.recipes.proof import Proof, in_words, prove
 from fledge.recipes.screen import report, say
 from fledge.recipes.settings import Settings, settle
-from fledge.recipes.training import Outcome, Training, closing_words, held
+from fledge.recipes.training import Outcome, Training, held, tell
 from fledge.tokens.tokenizer import fingerprint
 from fledge.track.sinks import rewind
 
 
 def run(args: argparse.Namespace) -> None:
     refuse_idle(args)
-    if args.launcher and not args.verify:
-        outcome = launched(args)
-        report(asdict(outcome), as_json=args.json, text=closing_words(outcome))
+    if args.verify and (args.overrides or args.launcher):
+        raise UserError("--verify looks at a checkpoint as it is", "leave settings and --launcher out")
+    if args.launcher:
+        tell(launched(args), as_json=args.json)
         return
     with joined() as company:
         if args.verify:
-            if args.overrides:
-                raise UserError("--verify looks at a checkpoint as it is", "leave settings out")
             proof = prove_run(args.run, args.runs, company)
             report(asdict(proof), as_json=args.json, text=in_words(proof))
             return
-        outcome = resumed(args, company)
-        report(asdict(outcome), as_json=args.json, text=closing_words(outcome))
+        tell(resumed(args, company), as_json=args.json)
 
 
 def launched(args: argparse.Namespace) -> Outcome:

@@ -22,7 +22,7 @@ from fledge.base.settings import Layer, build, read_toml, refuse_odd_counts, set
 from fledge.checkpoint import run as run_folder
 from fledge.recipes import crews
 from fledge.recipes.crews import Crew, Job
-from fledge.recipes.errands import DONE, STOPPED
+from fledge.recipes.errands import DONE, STOPPED, why
 from fledge.recipes.screen import report, say
 from fledge.recipes.settings import Settings, read_preset, settle, stack
 from fledge.recipes.space import Range, Space, read_space, refuse_missing_sampler, suggest
@@ -197,7 +197,7 @@ class Sweep:
         if code in STOPPED:
             return  # it has saved, and goes on next time
         if code != DONE:
-            self._failed(trial, job.errand.why() if code < STOPPED[0] else f"killed by signal {code - 128}")
+            self._failed(trial, why(job.errand.log) if code < STOPPED[0] else f"killed by signal {code - 128}")
             return
         loss, step = best_of(self.folder / trial.name, self.plan.config.metric)
         if loss is None:

@@ -4,7 +4,7 @@ import argparse
 import math
 import re
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from fledge.base import machine as machines
@@ -28,7 +28,7 @@ from fledge.recipes.prepare import ensure
 from fledge.recipes.resume import resume
 from fledge.recipes.screen import report
 from fledge.recipes.settings import Settings, resolve
-from fledge.recipes.training import Outcome, Training, closing_words, held
+from fledge.recipes.training import Outcome, Training, held, tell
 from fledge.text.inputs import is_url
 from fledge.track.sinks import read_metrics
 
@@ -38,16 +38,14 @@ LONGEST_NAME = 200  # bytes; a file system takes 255, and folders beside it carr
 def run(args: argparse.Namespace) -> None:
     refuse_idle(args)
     if args.launcher and not args.print_config:
-        outcome = launched(args)
-        report(asdict(outcome), as_json=args.json, text=closing_words(outcome))
+        tell(launched(args), as_json=args.json)
         return
     with joined() as company:
         if args.print_config:
             settings, _, _ = asked_for(args)
             report(to_layer(settings), as_json=args.json, text=to_toml(settings, explain=True))
             return
-        outcome = trained(args, company)
-        report(asdict(outcome), as_json=args.json, text=closing_words(outcome))
+        tell(trained(args, company), as_json=args.json)
 
 
 def launched(args: argparse.Namespace) -> Outcome:
@@ -81,7 +79,7 @@ def unnamed() -> UserError:
 def begin_or_go_on(
     settings: Settings, args: argparse.Namespace, base_name: str, start: Origin | None, company: Company
 ) -> Outcome:
-    """torchrun starts the same command again when a process has died: then the run is there, and goes on."""
+    """torchrun, or Ray, does the same again when a process has died: then the run is there, and goes on."""
     done, most = restarts()
     if most and args.run is None:
         raise unnamed()

@@ -31,6 +31,7 @@ from fledge.model.count import parameters
 from fledge.recipes.assembly import assemble, compiles, reservations
 from fledge.recipes.facts import about
 from fledge.recipes.listeners import listeners
+from fledge.recipes.screen import report
 from fledge.recipes.settings import Settings
 from fledge.tokens.tokenizer import byte_lengths
 from fledge.track import events
@@ -51,10 +52,11 @@ class Outcome:
     val_loss: float | None  # the best there was
 
 
-def closing_words(outcome: Outcome) -> str:
+def tell(outcome: Outcome, *, as_json: bool) -> None:
     loss = "" if outcome.val_loss is None else f", best validation loss {outcome.val_loss:.4f}"
     name = outcome.run
-    return f"'{name}' is trained: step {outcome.step:,}{loss}\nnext: fledge generate {name} · fledge plot {name}"
+    words = f"'{name}' is trained: step {outcome.step:,}{loss}\nnext: fledge generate {name} · fledge plot {name}"
+    report(asdict(outcome), as_json=as_json, text=words)
 
 
 def held(run: Run, company: Company) -> contextlib.AbstractContextManager[None]:

@@ -17,23 +17,44 @@ from small_ray import small_ray
 
 pytest.importorskip("ray.train.torch", exc_type=ImportError)
 
-STEPS = ("--train.steps", "12", "--train.batch", "8", "--train.sample_every", "0", "--train.save_every", "2")
+SETTINGS = ("--train.batch", "8", "--train.sample_every", "0", "--train.save_every", "10", "--train.eval_every", "5")
+SETTINGS += ("--optim.schedule", "constant")  # so that losses do not depend on which step is the last
 SEEN = ("train_loss", "val_loss")
+LONGEST = 300  # seconds for what takes a few on a quiet machine
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    with small_ray() as address:
+    with small_ray() as address, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # one process less to start
         yield address
 
 
-def by_ray(cluster: str) -> tuple[str, ...]:
-    return ("--launcher", "ray", "--workers", "2", "--address", cluster)
+def by_ray(cluster: str, workers: int = 2) -> tuple[str, ...]:
+    return ("--launcher", "ray", "--workers", str(workers), "--address", cluster)
 
 
 def losses(run: Path) -> list[float]:
     with (run / "metrics.csv").open(newline="") as file:
         return [float(row[name]) for row in csv.DictReader(file) for name in SEEN if row[name]]
+
+
+def newest(run: Path) -> int:
+    return max((saved.step for saved in store.complete(run / "checkpoints")), default=0)
+
+
+def begun(run: Path) -> int:
+    """How often."""
+    return (run / "events.jsonl").read_text().count('"started"')
+
+
+def wait_for(happened: Callable[[], bool], process: Any) -> None:
+    end = time.monotonic() + LONGEST
+    while not happened():
+        if process.poll() is not None or time.monotonic() > end:
+            process.kill()
+            pytest.fail(f"it did not come so far: {process.communicate()[1]}")
+        time.sleep(0.05)
 
 
 def process_that_writes(runs: Path, name: str) -> int:
@@ -46,72 +67,51 @@ def process_that_writes(runs: Path, name: str) -> int:
     pytest.fail(f"nobody writes {name}")
 
 
-def test_two_workers_of_ray_learn_what_two_of_torchrun_learn(
+def test_killed_and_replaced_stopped_and_gone_on_with_a_run_learns_what_it_learns_under_torchrun(
     home: Any, together: Callable[..., str], cluster: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    together(home.training("one", *STEPS), 2)
-    other = home.train("two", *STEPS, *by_ray(cluster))
-    said = capsys.readouterr()
-    assert "'two' is trained: step 12" in said.out
-    assert "finished at step 12" in said.err, "what the first says is heard here"
-    assert losses(other) == pytest.approx(losses(home.runs / "one"), abs=1e-5)
-    assert not list(home.runs.glob(".ray-*"))
-    assert home.do("train", str(home.toml), "--run", "two", *by_ray(cluster)) == 2
-    assert "a run named 'two' exists already" in capsys.readouterr().err
-
-
-LONG = (*STEPS, "--train.steps", "150", "--train.save_every", "10")
-
-
-def wait_for(path: Path, lines: int) -> None:
-    end = time.monotonic() + 90
-    while not path.exists() or path.read_bytes().count(b"\n") < lines:
-        assert time.monotonic() < end, f"{path} did not come so far"
-        time.sleep(0.02)
-
-
-def test_a_worker_that_is_killed_is_replaced_and_the_run_ends_the_same(
-    home: Any, together: Callable[..., str], cluster: str
-) -> None:
-    together(home.training("one", *LONG), 2)
-    started = home.start(home.training("two", *LONG, *by_ray(cluster)))
-    try:
-        wait_for(home.runs / "two" / "metrics.csv", 30)
-        victim = process_that_writes(home.runs, "rank-1.log")
-        os.kill(victim, signal.SIGKILL)
-        said = started.communicate(timeout=180)[1]
-    finally:
-        started.kill()
-    assert started.returncode == 0, said
-    assert "going on with 'two' after step" in said
-    assert losses(home.runs / "two") == pytest.approx(losses(home.runs / "one"), abs=1e-5)
-
-
-def test_asked_to_stop_all_save_and_end(home: Any, cluster: str) -> None:
-    started = home.start(home.training("bird", *LONG, "--train.steps", "4000", *by_ray(cluster)))
-    try:
-        wait_for(home.runs / "bird" / "metrics.csv", 30)
-        started.send_signal(signal.SIGTERM)
-        said = started.communicate(timeout=60)[1]
-    finally:
-        started.kill()
+    """One run for all, as every start of Ray Train is a dozen processes."""
+    run = home.runs / "two"
+    # It never comes to its last step, so it is at work whenever something happens to it.
+    started = home.start(home.training("two", *SETTINGS, "--train.steps", "1000000", *by_ray(cluster)))
+    wait_for(lambda: newest(run) >= 10, started)
+    os.kill(process_that_writes(home.runs, "rank-1.log"), signal.SIGKILL)
+    wait_for(lambda: begun(run) == 2, started)
+    started.send_signal(signal.SIGTERM)
+    said = started.communicate(timeout=LONGEST)[1]
     assert started.returncode == 128 + signal.SIGTERM, said
-    assert "go on with: fledge resume bird" in said
-    assert '"interrupted"' in (home.runs / "bird" / "events.jsonl").read_text().splitlines()[-1]
-    assert home.do("resume", "bird", "--train.steps", str(newest(home.runs / "bird") + 2), "--allow-changes") == 0
+    assert "going on with 'two' after step" in said
+    assert "go on with: fledge resume two" in said
 
-
-def newest(run: Path) -> int:
-    return store.listed(run / "checkpoints")[0][-1].step
+    steps = str(newest(run) + 3)
+    assert home.do("resume", "two", "--train.steps", steps, "--allow-changes", *by_ray(cluster)) == 0
+    told = capsys.readouterr()
+    assert f"'two' is trained: step {int(steps):,}" in told.out
+    assert f"finished at step {steps}" in told.err, "what the first says is heard here"
+    assert not list(home.runs.glob(".ray-*"))
+    together(home.training("one", *SETTINGS, "--train.steps", steps), 2)
+    assert losses(run) == pytest.approx(losses(home.runs / "one"), abs=1e-5)
 
 
 def test_what_a_worker_finds_wrong_is_said_here_once(
     home: Any, cluster: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert home.do("train", str(home.toml), "--data.corpus", "/nowhere", "--run", "two", *by_ray(cluster)) == 2
+    words = ["--data.corpus", "/nowhere", "--run", "two", *by_ray(cluster, workers=1)]
+    assert home.do("train", str(home.toml), *words) == 2
     said = capsys.readouterr().err
     assert said.count("error: ") == said.count("hint: ") == 1
     assert "/nowhere" in said
+
+
+def test_what_the_cluster_has_no_room_for_is_refused(
+    home: Any, cluster: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray would wait for ever."""
+    assert home.do(*home.training("two", "--train.batch", "9", *by_ray(cluster))) == 2
+    assert "train.batch = 9 cannot be shared by 2 processes" in capsys.readouterr().err
+    assert home.do(*home.training("two", "--train.batch", "6", *by_ray(cluster, workers=3))) == 2
+    assert "the Ray cluster has 2 cores: too few for 3 processes" in capsys.readouterr().err
+    assert not home.runs.exists()
 
 
 @pytest.mark.parametrize(
@@ -131,11 +131,20 @@ def test_mistakes_are_refused_before_any_ray_is_asked(
     assert message in capsys.readouterr().err
 
 
-def test_a_batch_that_workers_cannot_share_is_refused(
-    home: Any, cluster: str, capsys: pytest.CaptureFixture[str]
+def test_one_launcher_at_a_time(home: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert home.do("train", str(home.toml), "--run", "two", "--launcher", "ray") == 2
+    assert "torchrun has started this" in capsys.readouterr().err
+
+
+def test_a_run_that_is_there_is_not_begun_again_and_one_that_is_looked_at_not_launched(
+    home: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert home.do(*home.training("two", "--train.batch", "9", *by_ray(cluster))[:-2]) == 2
-    assert "train.batch = 9 cannot be shared by 2 processes" in capsys.readouterr().err
+    home.train("bird", "--train.steps", "1")
+    assert home.do(*home.training("bird", "--launcher", "ray")) == 2
+    assert "a run named 'bird' exists already" in capsys.readouterr().err
+    assert home.do("resume", "bird", "--verify", "--launcher", "ray") == 2
+    assert "leave settings and --launcher out" in capsys.readouterr().err
 
 
 def test_without_ray_train_it_is_said_what_to_install(
