@@ -1,0 +1,117 @@
+"""A recipe in a process of its own: how it ended, and what it said of that."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from fledge.base.company import gone
+from fledge.base.errors import Interrupted, Terminated, UserError
+from fledge.recipes.errands import (
+    BROKEN,
+    DONE,
+    FRESH,
+    KILLED,
+    LEFT_ALONE,
+    REFUSED,
+    STOPPED,
+    Errand,
+    Place,
+    refusal,
+    status,
+    why,
+)
+
+
+def fail(error: BaseException) -> None:
+    print("so far, so good")
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("work", "code"),
+    [
+        (partial(print, "well done"), DONE),
+        (partial(fail, UserError("no such text", "name another")), REFUSED),
+        (partial(fail, OSError(28, "full")), REFUSED),
+        (partial(fail, RuntimeError("DefaultCPUAllocator: can't allocate memory")), REFUSED),
+        (partial(fail, RuntimeError("a bug")), BROKEN),
+        (partial(fail, gone()), LEFT_ALONE),
+        (partial(fail, Interrupted(signal.SIGTERM, "fledge resume bird")), 128 + signal.SIGTERM),
+        (partial(fail, KeyboardInterrupt()), 128 + signal.SIGINT),
+        (partial(fail, Terminated()), 128 + signal.SIGTERM),
+    ],
+)
+def test_an_end_is_a_status(tmp_path: Path, work: Callable[[], object], code: int) -> None:
+    assert Errand(work, tmp_path / "log").do() == code
+
+
+def test_its_words_are_in_its_log_and_the_last_refusal_is_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log"
+    for what in ("first", "second"):
+        Errand(partial(fail, UserError(what, f"mend the {what}")), log).do()
+    assert log.read_text().count("so far, so good") == 2
+    assert capsys.readouterr().out == ""
+    assert refusal(log).message == why(log) == "second"
+    assert refusal(log).hint == "mend the second"
+
+
+def test_what_failed_without_a_refusal_is_told_by_its_last_line(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert why(log) == ""
+    Errand(partial(fail, RuntimeError("a bug")), log).do()
+    assert why(log) == "RuntimeError: a bug"
+
+
+def test_a_folder_that_is_not_there_is_a_refusal(tmp_path: Path) -> None:
+    errand = Errand(print, tmp_path / "log", Place(tmp_path / "nowhere", tmp_path))
+    assert errand.do() == REFUSED
+    assert "nowhere" in why(errand.log)
+
+
+@pytest.fixture
+def life() -> Iterator[tuple[Connection, Connection]]:
+    theirs, ours = FRESH.Pipe(duplex=False)
+    with theirs, ours:
+        yield theirs, ours
+
+
+def wait_and_see(mark: Path) -> None:
+    mark.touch()
+    time.sleep(600)
+
+
+def wait_for(mark: Path) -> None:
+    end = time.monotonic() + 120
+    while not mark.exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_process_ends_with_the_one_that_wants_its_work(tmp_path: Path, life: tuple[Connection, Connection]) -> None:
+    process = Errand(partial(wait_and_see, tmp_path / "begun"), tmp_path / "log").start(life[0])
+    wait_for(tmp_path / "begun")
+    life[1].close()
+    process.join(60)
+    assert status(process) == 1
+
+
+def test_one_that_is_killed_or_asked_to_stop_says_so_by_its_status(
+    tmp_path: Path, life: tuple[Connection, Connection]
+) -> None:
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        mark = tmp_path / number.name
+        process = Errand(partial(wait_and_see, mark), tmp_path / "log").start(life[0])
+        wait_for(mark)
+        assert process.pid
+        os.kill(process.pid, number)
+        process.join(60)
+        assert status(process) in (KILLED, *STOPPED)
+        assert status(process) == 128 + number
