@@ -150,6 +150,7 @@ def _engine_arguments(parser: Parser, own: str) -> None:
 SWEEP_FILE = (
     "fledge sweep rates.toml",
     "fledge sweep rates.toml --trials 40 --workers 4       killed or finished: the same command goes on",
+    "fledge sweep rates.toml --workers 8 --engine ray --address first-machine:6379",
     "fledge plot rates/trial-0007 rates/trial-0012",
     "",
     "rates.toml:",
@@ -167,7 +168,7 @@ SWEEP_FILE = (
 
 
 def _launcher_arguments(parser: Parser) -> None:
-    many = "let Ray start many processes, and start them again when one dies; torchrun needs no such word"
+    many = "let Ray start the processes, and start them again when one dies; torchrun needs no such word"
     parser.add_argument("--launcher", choices=["ray"], help=many)
     count = "processes (default: one a GPU, or one a machine)"
     parser.add_argument("--workers", type=_count, metavar="N", help=f"--launcher ray: {count}")
@@ -309,6 +310,7 @@ VERBS = {
             "fledge resume hamlet",
             "fledge resume hamlet --verify",
             "fledge resume hamlet --train.steps 4000 --allow-changes",
+            "fledge resume hamlet --launcher ray --workers 2",
         ),
         settings=True,
         together=True,
