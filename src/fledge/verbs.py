@@ -150,7 +150,6 @@ def _engine_arguments(parser: Parser, own: str) -> None:
 SWEEP_FILE = (
     "fledge sweep rates.toml",
     "fledge sweep rates.toml --trials 40 --workers 4       killed or finished: the same command goes on",
-    "fledge sweep rates.toml --workers 8 --engine ray --address first-machine:6379",
     "fledge plot rates/trial-0007 rates/trial-0012",
     "",
     "rates.toml:",

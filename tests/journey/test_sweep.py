@@ -94,6 +94,28 @@ def test_a_sweep_that_is_killed_goes_on_and_ends_with_the_same_table(
     assert sweeps.home.do(*command[: command.index("--runs")], "--train.steps", "9") == 0, "the best, trained longer"
 
 
+def test_the_same_command_again_trains_nothing_and_more_trials_are_added(sweeps: Sweeps) -> None:
+    sweeps.file.write_text(sweeps.text.replace("[15, 16]", "[16]"))
+    assert sweeps.do("--trials", "1") == 0
+    first = sweeps.table()
+    written = (sweeps.home.runs / "rates" / "trial-0001" / "events.jsonl").read_bytes()
+    assert sweeps.do("--trials", "1") == 0
+    assert sweeps.table() == first
+    assert sweeps.do("--trials", "2") == 0
+    assert sweeps.table()[:1] == first
+    assert len(sweeps.table()) == 2
+    assert (sweeps.home.runs / "rates" / "trial-0001" / "events.jsonl").read_bytes() == written
+
+
+def test_a_training_that_diverges_is_a_row_and_not_the_end(sweeps: Sweeps, capsys: pytest.CaptureFixture[str]) -> None:
+    sweeps.file.write_text(sweeps.text.replace("{low = 1e-3, high = 1e-1, log = true}", "[1e30]"))
+    assert sweeps.do("--trials", "1") == 0
+    (trial,) = sweeps.table()
+    assert trial["state"] == "failed"
+    assert trial["why"]
+    assert "no trial came to an end" in capsys.readouterr().out
+
+
 def test_asked_to_stop_a_sweep_saves_what_it_has(sweeps: Sweeps) -> None:
     sweeps.file.write_text(sweeps.text.replace("steps = 8", "steps = 4000").replace("[15, 16]", "[16]"))
     begun = sweeps.home.start(sweeps.words("--workers", "2"))

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+TOKEN = secrets.token_hex(32)  # a process that has shown one to a Ray shows it to all that follow
+
 
 @contextlib.contextmanager
 def small_ray() -> Iterator[str]:
@@ -21,7 +23,7 @@ def small_ray() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch, short_folder() as folder:
         patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # workers find what we find
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray would write one into a home
+        patch.setenv("RAY_AUTH_TOKEN", TOKEN)  # else Ray would write one into a home
         patch.setenv("RAY_AUTH_MODE", "token")  # to be as it was, later; Ray itself sets it now
         patch.delenv("RAY_AUTH_MODE")
         with lock:  # two that start at the same time may choose the same port
