@@ -53,13 +53,9 @@ def launch(work: Work, args: argparse.Namespace, name: str, settings: Settings) 
         say(f"{count} processes on Ray; each waits for {'a GPU and ' if on_gpus else ''}cores: {cores}")
         each = Errand(partial(together, work, args), folder / "rank-0.log")
         trainer = placed.trainer(each, folder, count, cores, on_gpus=on_gpus)
-        with _echoing(each.log):
+        with echoing(each.log):
             code = _code(pool.submit(trainer.fit), name, folder)
-        if code not in (DONE, *STOPPED):
-            raise refusal(each.log)
-    if code in STOPPED:
-        raise Interrupted(code - 128, f"fledge resume {name}")
-    return _outcome(name, args.runs)
+        return came_to(code, each.log, name, args.runs)
 
 
 def together(work: Work, args: argparse.Namespace) -> None:
@@ -113,7 +109,12 @@ def _code(fit: "Future[Any]", name: str, folder: Path) -> int:
         ) from error
 
 
-def _outcome(name: str, runs: Path) -> Outcome:
+def came_to(code: int, log: Path, name: str, runs: Path) -> Outcome:
+    """What the first's status means here, where nobody has seen it train."""
+    if code in STOPPED:
+        raise Interrupted(code - 128, f"fledge resume {name}")
+    if code != DONE:
+        raise refusal(log)
     run = run_folder.find(name, runs)
     good = store.complete(run.checkpoints)
     best = store.best_of(good)
@@ -122,7 +123,7 @@ def _outcome(name: str, runs: Path) -> Outcome:
 
 
 @contextlib.contextmanager
-def _echoing(log: Path) -> Iterator[None]:
+def echoing(log: Path) -> Iterator[None]:
     """What the first says, wherever it is, is said here too; how it failed is said by us."""
     ended = threading.Event()
 

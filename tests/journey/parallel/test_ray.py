@@ -93,16 +93,6 @@ def test_killed_and_replaced_stopped_and_gone_on_with_a_run_learns_what_it_learn
     assert losses(run) == pytest.approx(losses(home.runs / "one"), abs=1e-5)
 
 
-def test_what_a_worker_finds_wrong_is_said_here_once(
-    home: Any, cluster: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["--data.corpus", "/nowhere", "--run", "two", *by_ray(cluster, workers=1)]
-    assert home.do("train", str(home.toml), *words) == 2
-    said = capsys.readouterr().err
-    assert said.count("error: ") == said.count("hint: ") == 1
-    assert "/nowhere" in said
-
-
 def test_what_the_cluster_has_no_room_for_is_refused(
     home: Any, cluster: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
