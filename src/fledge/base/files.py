@@ -181,7 +181,7 @@ def locked(path: Path, busy: UserError) -> Iterator[None]:
 def remove_partials(folder: Path) -> None:
     """What a killed process left half-written is of no use to anyone."""
     for leftover in folder.glob(f"{PARTIAL}*"):
-        if leftover.is_dir():
+        if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
