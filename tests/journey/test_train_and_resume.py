@@ -367,7 +367,7 @@ def test_a_signal_in_the_middle_of_looking_at_a_step_is_as_if_it_had_not_come(
     with monkeypatch.context() as patch:
         patch.setattr(training, "listeners", lambda *about: [*usual(*about), Stops(event, step)])
         if event == "Saved":  # which is heard of when the disk is done: here, where memory has no room, at once
-            patch.setattr(saver, "free_memory", lambda device: 0)
+            patch.setattr(saver, "free_memory", lambda _: 0)
         assert main(home.training("bird")) == 130
     assert store.find(home.runs / "bird" / "checkpoints")[0].step == step
     assert home.do("resume", "bird") == 0
