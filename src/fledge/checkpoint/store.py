@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fledge.base.errors import UserError
-from fledge.base.files import PARTIAL, atomic_folder, naming, remove_partials, sha256
+from fledge.base.files import PARTIAL, atomic_folder, naming, refusal_in_words, remove_partials, sha256
 from fledge.base.seals import sealed, unsealed
 from fledge.checkpoint import parts
 from fledge.checkpoint.state import State, Tensors
@@ -87,9 +87,8 @@ def _write_whole(folder: Path, state: State) -> None:
 def _write_tensors(tensors: Tensors, path: Path) -> None:
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:  # the operating system's own refusal is hidden in the words
-        number = re.search(r"os error (\d+)", str(error))
-        raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from None
+    except SafetensorError as error:
+        raise refusal_in_words(error, path) from None
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -92,6 +92,23 @@ def test_what_only_the_first_can_find_wrong_is_said_once(home: Any, ranks: Calla
     assert "/nowhere" in started.said()[0]
 
 
+LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))"
+
+
+def test_a_part_that_cannot_be_written_is_an_error_and_not_a_traceback(
+    home: Any, ranks: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "limit.py").write_text(LIMIT)
+    larger = ("--model.n_embd", "64", "--train.parallel", "fsdp", "--train.sharded_save", "true")
+    started = ranks(home.training("bird", *larger), 2, first=str(tmp_path / "limit.py"))
+    assert started.codes() == [2, 2]
+    said = started.said()
+    assert said[0].count("error: ") == said[0].count("hint: ") == 1, said
+    assert "Traceback" not in "".join(said)
+    assert "File too large" in said[0]
+    assert list((home.runs / "bird" / "checkpoints").iterdir()) == []
+
+
 def test_other_verbs_are_for_one_process(
     home: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
