@@ -100,6 +100,15 @@ def test_what_was_agreed_to_need_not_be_said_again_after_a_kill(home, monkeypatc
     assert store.find(run / "checkpoints")[0].step == 16
 
 
+def test_what_has_been_agreed_to_since_is_no_damage_to_a_checkpoint(home, monkeypatch) -> None:
+    home.train("bird", *STOPPED)
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "go", interrupted)
+        changed = ("--train.steps", "16", "--train.micro_batch", "2")
+        assert home.do("resume", "bird", *changed, "--allow-changes") == 130
+    assert home.do("resume", "bird", "--verify") == 0
+
+
 def test_a_run_that_is_refused_after_all_has_taken_nothing_on(home) -> None:
     run = home.train("bird", *STOPPED)
     before = files_of(run)
