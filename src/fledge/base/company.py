@@ -69,6 +69,13 @@ class Company:
         """Every rank's tensor, all of the same shape."""
         return [tensor]
 
+    def note(self, word: str) -> None:
+        """For those who are started again in the place of these."""
+
+    def noted(self, word: str) -> bool:  # noqa: ARG002
+        """Whether any of these noted it, or of those in whose place they were started."""
+        return False
+
     def in_turn(self, what: str) -> contextlib.AbstractContextManager[None]:  # noqa: ARG002
         """The first goes through the block alone, and then the others do. Each such block has a name."""
         return contextlib.nullcontext()
@@ -82,6 +89,7 @@ class Connected(Company):
     """Of many. Each of these must be called by all ranks, in the same order."""
 
     store: Store = field(kw_only=True)
+    lasting: Store = field(kw_only=True)  # outlives these processes
 
     def sum(self, tensor: Tensor) -> Tensor:
         dist.all_reduce(tensor)
@@ -115,6 +123,12 @@ class Connected(Company):
         everyones = [torch.empty_like(tensor) for _ in range(self.size)]
         dist.all_gather(everyones, tensor)
         return everyones
+
+    def note(self, word: str) -> None:
+        self.lasting.set(word, "")
+
+    def noted(self, word: str) -> bool:
+        return self.lasting.check([word])
 
     @contextlib.contextmanager
     def in_turn(self, what: str) -> Iterator[None]:
@@ -201,7 +215,7 @@ def _join() -> Connected:
         reason = str(error).strip().splitlines()[0][:120]
         raise UserError(f"the processes did not find each other: {reason}", "start them with torchrun") from error
     local = int(os.environ.get("LOCAL_RANK") or 0)
-    return Connected(rank, size, local, store=PrefixStore("company", own))
+    return Connected(rank, size, local, store=PrefixStore("company", own), lasting=PrefixStore("lasting", store))
 
 
 def _round(store: Store, size: int) -> str:

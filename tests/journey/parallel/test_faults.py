@@ -68,6 +68,19 @@ def test_torchrun_starts_ranks_again_and_the_run_goes_on(home: Any) -> None:
     assert [row.partition(",")[0] for row in rows] == [str(step) for step in range(151)]
 
 
+def test_a_run_that_was_there_before_is_not_gone_on_with_by_a_restart(home: Any) -> None:
+    home.train("bird")
+    store.remove_later(home.runs / "bird" / "checkpoints", 9)  # it could go on
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    words = [*torchrun, "-m", "--", "fledge", *home.training("bird", "--train.steps", "6")]
+    before = (home.runs / "bird" / "events.jsonl").read_bytes()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode != 0
+    assert done.stderr.count("error: a run named 'bird' exists already") == 2, "at the start, and when started again"
+    assert (home.runs / "bird" / "events.jsonl").read_bytes() == before
+
+
 def test_a_restart_must_know_its_run(
     home: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
