@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -136,6 +137,30 @@ def test_processes_that_nobody_introduced_say_so(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert home.do("train", str(home.toml)) == 2
     assert "did not find each other" in capsys.readouterr().err
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as caller:
+        return not caller.connect_ex(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_waits_for_others_ends_when_it_is_asked_to(home: Any, number: int) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    words = [sys.executable, "-m", "fledge", *home.training("bird")]
+    process = subprocess.Popen(words, env={**os.environ, **place}, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not answers(port):
+            assert time.monotonic() < deadline, "it does not wait for anybody"
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(10) == -number
+    finally:
+        process.kill()
 
 
 def test_many_judge_as_one(own: Any, together: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
