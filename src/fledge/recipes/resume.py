@@ -97,6 +97,8 @@ def its_text(run: Run, settings: Settings, company: Company) -> Dataset:
 
 def made_ready(run: Run, which: str, settings: Settings, dataset: Dataset, *, edited: bool, allow: bool) -> str:
     """The name of the checkpoint to go on from. Nothing is changed before everything is known to be right."""
+    for folder in (run.folder, run.checkpoints):  # nobody else would, where it was killed in its last moment
+        remove_partials(folder)
     agreed(run, which, settings, dataset, edited=edited, allow=allow)
     checkpoint = begun_from(run, which, settings.train.steps)
     if (config := to_toml(settings)) != to_toml(settle(run.config())) or edited:
@@ -149,8 +151,6 @@ def begun_from(run: Run, which: str, steps: int) -> Checkpoint | None:
 
 def rewound(run: Run, checkpoint: Checkpoint | None) -> None:
     """Everything later is taken back."""
-    for folder in (run.folder, run.checkpoints):  # nobody else would, where it was killed in its last moment
-        remove_partials(folder)
     step = checkpoint.step if checkpoint else -1
     store.remove_later(run.checkpoints, step)
     # What a step is owed will be done and written again, so what it left half-done goes too.
