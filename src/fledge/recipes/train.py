@@ -55,13 +55,17 @@ def _run(args: argparse.Namespace, company: Company) -> None:
 def begin_or_go_on(
     settings: Settings, args: argparse.Namespace, base_name: str, start: Origin | None, company: Company
 ) -> Outcome:
-    """torchrun starts the same command again when a process has died: then the run is there, and goes on."""
-    done, most = restarts()
-    if most and args.run is None:
+    """torchrun starts the same command again when a process has died: then the run that it made goes on."""
+    if restarts()[1] and args.run is None:
         raise UserError("processes that are started again must know which run to go on with", "name it: --run NAME")
-    if done and company.tell(lambda: str(bool(run_folder.look_up(args.run, args.runs)))) == "True":
+    if args.run is not None and company.tell(lambda: "there" if is_own(args.run, args.runs, company) else ""):
         return resume(args.run, args.runs, company)
     return train(settings, args.runs, name=args.run, base_name=base_name, start=start, company=company)
+
+
+def is_own(name: str, runs: Path, company: Company) -> bool:
+    """A run of that name that was there before is somebody else's, and stays as it is."""
+    return company.noted(name) and (runs / name).exists()
 
 
 def run_name(preset: str) -> str:
@@ -97,6 +101,8 @@ def train(
 
     def create() -> str:
         folder = runs / (name or run_folder.free_name(runs, base_name))
+        run_folder.refuse_existing(folder)
+        company.note(folder.name)  # before it is there: who is killed in between has made none
         return run_folder.create(folder, to_toml(settings), about, dataset.tokenizer, first).name
 
     run = Run(runs / company.tell(create))

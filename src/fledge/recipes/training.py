@@ -171,6 +171,7 @@ class Training:
         self.stepper.route = after
         self.tracker.close()
         if self.company.first:
+            store.remove_later(self.run.checkpoints, state.step)  # made on the way that led here
             rewind(self.run.folder, state.step - (state.owed is not None), spare=(events.Accident, events.Rescued))
         self.tracker = self._heard(state.step)
         self._announce(state.step)
@@ -179,8 +180,10 @@ class Training:
         return state
 
     def _newest(self) -> str:
+        """Rather not one that was saved between steps that went wrong: its weights are those that led to them."""
         good, _ = store.listed(self.run.checkpoints)
-        return good[-1].folder.name if good else ""
+        calm = [each for each in good if not (store.read_progress(each).get("guard") or {}).get("skipped")]
+        return (calm or good)[-1].folder.name if good else ""
 
     def _accident(self, result: StepResult, what: str) -> None:
         """Written down with the place where it began and the text it happened on, before anything else is done."""

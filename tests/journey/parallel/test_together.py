@@ -135,9 +135,22 @@ def test_a_checkpoint_in_parts_is_whole_for_any_number_of_ranks(
         assert home.do("generate", name, "--greedy", "--tokens", "9") == 0
     one, other = capsys.readouterr().out.splitlines()
     assert one == other
+    together(home.words("resume", "parts@2", "--verify"), 2)
     damaged = home.runs / "parts" / "checkpoints" / "step-00000002" / max(shards)
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)
     assert home.do("generate", "parts@2") == 2
     assert f"{damaged} is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_checkpoint_is_proved_by_as_many_ranks_as_made_it_and_by_one(
+    home: Any, together: Callable[..., str], capsys: pytest.CaptureFixture[str], parallel: str
+) -> None:
+    together(home.training("two", "--train.parallel", parallel, "--model.dropout", "0.1"), 2)
+    capsys.readouterr()
+    assert home.do("resume", "two", "--verify") == 0
+    alone = capsys.readouterr().out
+    assert alone.count("identical") == 4
+    assert together(home.words("resume", "two", "--verify"), 2) == alone
