@@ -18,7 +18,7 @@ test: .venv/.dev
 	$(BIN)/python -m pytest -n 2
 
 faults: .venv/.dev
-	FLEDGE_FAULTS=whole $(BIN)/python -m pytest -n 2 tests/faults
+	FLEDGE_FAULTS=whole $(BIN)/python -m pytest -n 2 tests/faults tests/journey/parallel/test_together.py
 
 check: .venv/.dev
 	$(BIN)/ruff check .

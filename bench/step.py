@@ -128,7 +128,7 @@ def ours(config: ModelConfig, here: Machine) -> Step:
     stepper = Stepper(
         model=model,
         loss=wrap(model, here, compile=True),
-        optimizer=build_optimizer(model, optim, here),
+        optimizer=build_optimizer(model, optim, here.torch_dtype),
         batches=given,
         multiplier=partial(multiplier, optim, steps=1000),
         peak=optim.lr,

@@ -3,7 +3,6 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fledge.base.machine import Machine
 from fledge.checkpoint.state import State, capture
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
@@ -28,7 +27,7 @@ def one_update(model: GPT, optimizer: torch.optim.Optimizer) -> float:
 def trainer() -> Callable[[int], tuple[GPT, torch.optim.Optimizer]]:
     def make(seed: int) -> tuple[GPT, torch.optim.Optimizer]:
         model = build(CONFIG, seed)
-        return model, build_optimizer(model, OptimConfig(), Machine("cpu", "float32"))
+        return model, build_optimizer(model, OptimConfig(), torch.float32)
 
     return make
 

@@ -113,6 +113,46 @@ def test_a_truncated_or_missing_file_is_found_and_named(two: Path, name: str, ke
     assert str(file) in damaged[0]
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_a_folder_in_the_place_of_a_file_is_damage(two: Path, name: str) -> None:
+    file = two / "step-00000020" / name
+    file.unlink()
+    file.mkdir()
+    found, damaged = store.find(two)
+    assert (found.step, damaged) == (10, [f"{file} is damaged"])
+
+
+def test_a_copy_under_another_name_is_not_taken_for_a_later_step(two: Path) -> None:
+    shutil.copytree(two / "step-00000010", two / "step-00000099")
+    found, damaged = store.find(two)
+    assert (found.step, found.folder.name) == (20, "step-00000020")
+    assert damaged == [f"{two / 'step-00000099' / 'manifest.json'} is damaged"]
+
+
+@pytest.mark.parametrize("name", ["step-notes", "step-00000020.bak", "step-²²²²²²²²"])
+def test_what_somebody_keeps_beside_the_checkpoints_stays(two: Path, name: str) -> None:
+    (two / name).mkdir()
+    assert store.listed(two)[1] == []
+    store.remove_later(two, -1)
+    assert [path.name for path in two.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("target", ["step-far", "nowhere"])
+def test_of_a_link_only_the_link_is_removed(two: Path, target: str) -> None:
+    (two / "step-00000020").rename(two.parent / "step-far")
+    (two / "step-00000020").symlink_to(two.parent / target)
+    store.remove_later(two, 10)
+    assert [path.name for path in two.iterdir()] == ["step-00000010"]
+    assert (two.parent / "step-far" / "manifest.json").exists()
+
+
+def test_a_file_in_the_place_of_a_checkpoint_is_removed(two: Path) -> None:
+    shutil.rmtree(two / "step-00000020")
+    (two / "step-00000020").write_text("")
+    store.remove_later(two, 10)
+    assert [path.name for path in two.iterdir()] == ["step-00000010"]
+
+
 @given(content=st.binary(max_size=40) | st.sampled_from([b"[]", b"{}", b"null", b'"x"', b"1", b'{"seal": 1}', b"[1]"]))
 def test_a_manifest_of_anything_else_is_damaged_and_nothing_worse(
     content: bytes, tmp_path_factory: pytest.TempPathFactory

@@ -160,7 +160,7 @@ def test_ten_updates_have_the_same_losses(name: str, imported: Callable[[str], M
     stepper = Stepper(
         model=model,
         loss=LossModel(model, CPU),
-        optimizer=build_optimizer(model, plan.optim, CPU),
+        optimizer=build_optimizer(model, plan.optim, CPU.torch_dtype),
         batches=lambda step: [
             Batch(rows[:, :-1], rows[:, 1:]) for rows in data[step].split(plan.train.micro_batch or plan.train.batch)
         ],

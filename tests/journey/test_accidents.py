@@ -74,6 +74,19 @@ def test_three_in_a_row_lead_back_to_a_checkpoint_and_around_the_text(home, spoi
     assert store.load(store.find(run / "checkpoints")[0]).detours == [[6, 5]]
 
 
+def test_a_checkpoint_from_between_bad_steps_is_not_gone_back_to(home, spoilt) -> None:
+    spoilt({8, 9, 10})
+    often = home.train("often", *SETTINGS, "--train.save_every", "1", "--train.keep_last", "3")
+    [rescue] = events(often, "Rescued")
+    assert (rescue["step"], rescue["failed"]) == (8, 11)
+    ended = home.train("ended", *SETTINGS, "--train.steps", "9")  # the last step is always saved
+    assert home.do("resume", "ended", "--train.steps", "24", "--allow-changes") == 0
+    [rescue] = events(ended, "Rescued")
+    assert (rescue["step"], rescue["failed"]) == (6, 11)
+    assert steps_of(ended) == list(range(1, 25))
+    assert [c.step for c in store.listed(ended / "checkpoints")[0]] == [18, 24]
+
+
 def test_a_leap_of_the_loss_leads_back_too(home, spoilt) -> None:
     spoilt({14}, lambda found: replace(found, loss=found.loss + 5))
     run = home.train("bird", *SETTINGS)

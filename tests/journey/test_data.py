@@ -82,6 +82,15 @@ def test_after_a_rescue_it_shows_what_the_step_learned_from_in_the_end(home, cap
     assert [sample["number"] for sample in shown(home, capsys, "--step", "7")] == [44, 45, 46, 47]
 
 
+@pytest.mark.parametrize("change", [("seed = 1337", "seed = 1338"), ("batch = 4", "batch = 8")])
+def test_edited_settings_would_show_another_text_and_are_refused(own, capsys, change: tuple[str, str]) -> None:
+    config = own.runs / "bird" / "config.toml"
+    assert change[0] in config.read_text()
+    config.write_text(config.read_text().replace(*change))
+    assert main(["data", "show", "bird", "--step", "3", "--runs", str(own.runs)]) == 2
+    assert "edited since the run was made" in capsys.readouterr().err
+
+
 def test_a_person_sees_text_and_where_it_stands(trained, capsys) -> None:
     assert main(["data", "show", "bird", "--step", "2", "--runs", str(trained.runs)]) == 0
     out = capsys.readouterr().out
@@ -99,6 +108,7 @@ def test_a_person_sees_text_and_where_it_stands(trained, capsys) -> None:
         (["--step", "3", "--ranks", "0"], "--ranks cannot be 0"),
         (["--step", "3", "--rank", "1"], "no such part"),
         (["--samples", "9-3"], "--samples cannot be '9-3'"),
+        (["--samples", ""], "--samples cannot be ''"),
         (["--samples", "many"], "--samples cannot be 'many'"),
         ([], "--step"),
     ],

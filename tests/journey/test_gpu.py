@@ -103,7 +103,7 @@ def test_where_memory_is_short_it_is_half_as_many_and_the_same_batch() -> None:
         model = build(config, 0)
         loss = wrap(model, machine, compile=False)
         loader = Loader(Split("train", [ids], [np.zeros(1)]), Order(len(ids), 512, 512, 0), 64, machine)
-        optimizer = build_optimizer(model, optim, machine)
+        optimizer = build_optimizer(model, optim, machine.torch_dtype)
         return Stepper(model, loss, optimizer, Fitting(loader, size, said.append), lambda _: 1.0, optim.lr, 1.0)
 
     bold = stepper(64)

@@ -11,6 +11,7 @@ from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
 from fledge.recipes import proof
 from fledge.recipes.settings import settle
+from fledge.recipes.training import Training
 from fledge.track.sinks import read_metrics
 
 STOPPED = ("--train.steps", "12", "--train.keep_last", "9")
@@ -80,6 +81,60 @@ def test_a_run_whose_config_was_damaged_before_its_first_checkpoint_is_refused(h
     assert home.do("resume", "bird") == 2
     assert "config.toml" in said(capsys)[-2]
     assert home.do("resume", "bird", "--allow-changes") == 0
+
+
+def files_of(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_what_was_agreed_to_need_not_be_said_again_after_a_kill(home, monkeypatch) -> None:
+    run = home.train("bird", *STOPPED)
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "go", interrupted)
+        assert home.do("resume", "bird", "--train.steps", "16", "--allow-changes") == 130
+    assert home.do("resume", "bird") == 0
+    assert store.find(run / "checkpoints")[0].step == 16
+
+
+def test_what_has_been_agreed_to_since_is_no_damage_to_a_checkpoint(home, monkeypatch) -> None:
+    home.train("bird", *STOPPED)
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "go", interrupted)
+        changed = ("--train.steps", "16", "--train.micro_batch", "2")
+        assert home.do("resume", "bird", *changed, "--allow-changes") == 130
+    assert home.do("resume", "bird", "--verify") == 0
+
+
+def test_a_run_that_is_refused_after_all_has_taken_nothing_on(home) -> None:
+    run = home.train("bird", *STOPPED)
+    before = files_of(run)
+    assert home.do("resume", "bird@9", "--train.steps", "5", "--allow-changes") == 2
+    assert files_of(run) == before
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.safetensors"])
+def test_where_all_checkpoints_are_damaged_nothing_is_thrown_away(home, capsys, name: str) -> None:
+    run = home.train("bird", *STOPPED)
+    for file in run.glob(f"checkpoints/*/{name}"):
+        file.write_bytes(b"")
+    before = files_of(run)
+    assert home.do("resume", "bird") == 2
+    assert f"step-00000012/{name} is damaged" in said(capsys)[-2]
+    assert files_of(run) == before
+
+
+def test_a_run_that_began_with_weights_does_not_begin_anew_without_them(home, capsys) -> None:
+    home.train("bird", *STOPPED)
+    run = home.train("child", "--init", "bird", "--train.steps", "3")
+    store.remove_later(run / "checkpoints", -1)
+    assert home.do("resume", "child") == 2
+    error, hint = said(capsys)[-2:]
+    assert error == "error: 'child' has lost its checkpoints"
+    assert "--init bird" in hint
 
 
 def test_epochs_are_not_for_a_run_that_goes_on(home, capsys) -> None:

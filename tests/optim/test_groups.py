@@ -31,7 +31,7 @@ SHAPES = {
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_parameter_is_in_one_group_and_vectors_do_not_decay(shape: str) -> None:
     model = build(SHAPES[shape], 0)
-    optimizer = build_optimizer(model, OptimConfig(weight_decay=0.3), CPU)
+    optimizer = build_optimizer(model, OptimConfig(weight_decay=0.3), CPU.torch_dtype)
     rule = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(rule) == len(list(model.parameters()))
     for name, p in model.named_parameters():
@@ -41,7 +41,7 @@ def test_every_parameter_is_in_one_group_and_vectors_do_not_decay(shape: str) ->
 
 def test_without_a_gradient_matrices_shrink_and_vectors_stay() -> None:
     model = build(SHAPES["biased"], 0)
-    optimizer = build_optimizer(model, OptimConfig(lr=0.1, weight_decay=0.5), CPU)
+    optimizer = build_optimizer(model, OptimConfig(lr=0.1, weight_decay=0.5), CPU.torch_dtype)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
@@ -53,6 +53,6 @@ def test_without_a_gradient_matrices_shrink_and_vectors_stay() -> None:
 
 def test_the_settings_reach_the_optimiser() -> None:
     config = OptimConfig(lr=3e-4, min_lr=0.0, betas=(0.8, 0.7), eps=1e-6)
-    optimizer = build_optimizer(build(SHAPES["plain"], 0), config, CPU)
+    optimizer = build_optimizer(build(SHAPES["plain"], 0), config, CPU.torch_dtype)
     for group in optimizer.param_groups:
         assert (group["lr"], tuple(group["betas"]), group["eps"]) == (3e-4, (0.8, 0.7), 1e-6)

@@ -130,7 +130,7 @@ def test_a_closure_comes_first_and_its_loss_is_given_back() -> None:
 
 def test_each_parameter_follows_its_rule_at_its_rate() -> None:
     model = build(MODEL, 0)
-    optimizer = build_optimizer(model, MUON, CPU)
+    optimizer = build_optimizer(model, MUON, CPU.torch_dtype)
     names = {id(p): name for name, p in model.named_parameters()}
     found = {names[id(p)]: group for group in optimizer.param_groups for p in group["params"]}
     assert found.keys() == set(names.values())
@@ -142,7 +142,7 @@ def test_each_parameter_follows_its_rule_at_its_rate() -> None:
 
 
 def test_a_tied_head_is_the_embedding() -> None:
-    optimizer = build_optimizer(build(replace(MODEL, tied=True), 0), replace(MUON, embed_lr=None), CPU)
+    optimizer = build_optimizer(build(replace(MODEL, tied=True), 0), replace(MUON, embed_lr=None), CPU.torch_dtype)
     assert {group["peak"] for group in optimizer.param_groups} == {0.05, 3e-3}
 
 
@@ -153,7 +153,7 @@ def test_what_it_remembers_is_saved_and_goes_on_as_if_it_had_not_been() -> None:
             p.grad = torch.randn(p.shape, generator=generator)
 
     one, other = build(MODEL, 0), build(MODEL, 0)
-    first, second = build_optimizer(one, MUON, CPU), build_optimizer(other, MUON, CPU)
+    first, second = build_optimizer(one, MUON, CPU.torch_dtype), build_optimizer(other, MUON, CPU.torch_dtype)
     for turn in range(4):
         gradients(one, turn)
         first.step()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fledge.track.events import Event, Sampled
-from fledge.track.sinks import CSVSink, JSONLSink, SamplesSink, read_metrics, rewind
+from fledge.track.sinks import CSVSink, JSONLSink, SamplesSink, read_events, read_metrics, rewind
 
 SINKS = (CSVSink, JSONLSink, SamplesSink)
 FILES = ("metrics.csv", "events.jsonl", "samples.md")
@@ -51,6 +51,31 @@ def test_going_on_after_rewinding_gives_the_files_of_an_unbroken_run(tmp_path: P
     for name in ("metrics.csv", "samples.md"):
         assert (broken / name).read_bytes() == (unbroken / name).read_bytes(), name
     assert steps_of(broken) == steps_of(unbroken)
+
+
+@pytest.mark.parametrize("line", ["5.0,320", "²,3", "9" * 5000, "\0" * 40, "0;1;2", "nan,1"])
+def test_a_row_that_is_none_is_no_obstacle(tmp_path: Path, events: list[Event], line: str) -> None:
+    told(tmp_path, events)
+    rewind(tmp_path, 3)
+    whole = (tmp_path / "metrics.csv").read_bytes()
+    (tmp_path / "metrics.csv").write_bytes(whole + line.encode() + b"\n")
+    rewind(tmp_path, 3)
+    assert (tmp_path / "metrics.csv").read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["[1]", "12", "null", '{"step": 1}', '{"event": "Sampled", "step": 1}', '{"event": "Rescued", "step": 1}',
+     '{"event": ["Sampled"], "step": 1}', '{"event": "Saved", "step": "x"}', "[" * 100_000],
+)  # fmt: skip
+def test_an_event_that_is_none_is_left_out(tmp_path: Path, events: list[Event], line: str) -> None:
+    told(tmp_path, events)
+    whole = list(read_events(tmp_path))
+    with (tmp_path / "events.jsonl").open("a") as file:
+        file.write(line + "\n")
+    assert list(read_events(tmp_path)) == whole
+    rewind(tmp_path, max(event["step"] for event in whole))
+    assert steps_of(tmp_path) == [event["step"] for event in whole]
 
 
 def test_half_a_line_of_a_killed_process_is_removed(tmp_path: Path, events: list[Event]) -> None:

@@ -32,7 +32,7 @@ def build_stepper(dtype: str, rule: str = "adamw") -> Stepper:
     return Stepper(
         model=model,
         loss=wrap(model, machine, compile=False),
-        optimizer=build_optimizer(model, optim, machine),
+        optimizer=build_optimizer(model, optim, machine.torch_dtype),
         batches=Fixed(Loader(Split("train", [IDS], [np.zeros(1)]), order, BATCH, machine), 2, print),
         multiplier=partial(multiplier, optim, steps=STEPS),
         peak=optim.lr,

@@ -35,7 +35,7 @@ def stepper(micro_batch: int = BATCH, clip: float = 0.5) -> Stepper:
     return Stepper(
         model=model,
         loss=wrap(model, CPU, compile=False),
-        optimizer=build_optimizer(model, OPTIM, CPU),
+        optimizer=build_optimizer(model, OPTIM, CPU.torch_dtype),
         batches=Fixed(Loader(Split("train", [IDS], [np.zeros(1)]), order, BATCH, CPU), micro_batch, print),
         multiplier=partial(multiplier, OPTIM, steps=STEPS),
         peak=OPTIM.lr,

@@ -7,6 +7,8 @@ Numbers on a CPU go through gloo, those on a GPU through NCCL.
 
 import contextlib
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -69,6 +71,13 @@ class Company:
         """Every rank's tensor, all of the same shape."""
         return [tensor]
 
+    def note(self, word: str) -> None:
+        """For those who are started again in the place of these."""
+
+    def noted(self, word: str) -> bool:  # noqa: ARG002
+        """Whether any of these noted it, or of those in whose place they were started."""
+        return False
+
     def in_turn(self, what: str) -> contextlib.AbstractContextManager[None]:  # noqa: ARG002
         """The first goes through the block alone, and then the others do. Each such block has a name."""
         return contextlib.nullcontext()
@@ -82,6 +91,7 @@ class Connected(Company):
     """Of many. Each of these must be called by all ranks, in the same order."""
 
     store: Store = field(kw_only=True)
+    lasting: Store = field(kw_only=True)  # outlives these processes
 
     def sum(self, tensor: Tensor) -> Tensor:
         dist.all_reduce(tensor)
@@ -115,6 +125,12 @@ class Connected(Company):
         everyones = [torch.empty_like(tensor) for _ in range(self.size)]
         dist.all_gather(everyones, tensor)
         return everyones
+
+    def note(self, word: str) -> None:
+        self.lasting.set(word, "")
+
+    def noted(self, word: str) -> bool:
+        return self.lasting.check([word])
 
     @contextlib.contextmanager
     def in_turn(self, what: str) -> Iterator[None]:
@@ -158,7 +174,7 @@ def joined() -> Iterator[Company]:
     Only the first is heard: what the others say goes nowhere, and where all fail, it says why. A process that fails
     alone does speak. When one is gone, the others cannot go on, and end.
     """
-    if started_together() == 1:
+    if _alone():
         yield ALONE
         return
     company = _join()
@@ -184,6 +200,11 @@ def started_together() -> int:
     return max(1, int(os.environ.get("WORLD_SIZE") or 1))
 
 
+def _alone() -> bool:
+    """One that may be started again is not: it hears of those before it."""
+    return started_together() == 1 and not ("WORLD_SIZE" in os.environ and restarts()[1])
+
+
 def restarts() -> tuple[int, int]:
     """How often these processes have been started again, and how often they may be, in torchrun's words."""
     done, most = (os.environ.get(f"TORCHELASTIC_{name}") for name in ("RESTART_COUNT", "MAX_RESTARTS"))
@@ -193,15 +214,30 @@ def restarts() -> tuple[int, int]:
 def _join() -> Connected:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     try:
-        store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
-        own = PrefixStore(_round(store, size), store)
-        group = PrefixStore("group", own)
-        dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=PATIENCE)
+        with _mortal():
+            store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+            own = PrefixStore(_round(store, size), store)
+            group = PrefixStore("group", own)
+            dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=PATIENCE)
     except (ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:120]
         raise UserError(f"the processes did not find each other: {reason}", "start them with torchrun") from error
     local = int(os.environ.get("LOCAL_RANK") or 0)
-    return Connected(rank, size, local, store=PrefixStore("company", own))
+    return Connected(rank, size, local, store=PrefixStore("company", own), lasting=PrefixStore("lasting", store))
+
+
+@contextlib.contextmanager
+def _mortal() -> Iterator[None]:
+    """Who waits in torch's hands for others, maybe for an hour, comes to no handler: a signal is the end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _round(store: Store, size: int) -> str:

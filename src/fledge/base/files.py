@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -89,6 +90,12 @@ def naming(path: Path) -> Iterator[None]:
         if "/" not in (name := str(error.filename or "")):
             error.filename = str(path / name)
         raise
+
+
+def refusal_in_words(error: BaseException, path: Path) -> OSError:
+    """The operating system's own refusal, where a library hides it in its words."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]) if number else errno.EIO, str(error), str(path))
 
 
 @contextlib.contextmanager
@@ -181,7 +188,7 @@ def locked(path: Path, busy: UserError) -> Iterator[None]:
 def remove_partials(folder: Path) -> None:
     """What a killed process left half-written is of no use to anyone."""
     for leftover in folder.glob(f"{PARTIAL}*"):
-        if leftover.is_dir():
+        if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)

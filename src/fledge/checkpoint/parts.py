@@ -4,14 +4,16 @@ torch's distributed checkpoint does both, in its safetensors form: a header says
 belongs, so any number of ranks can read what any other has written. What is in the manifest is store.py's business.
 """
 
+import contextlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from fledge.base.company import is_spread
+from fledge.base.files import refusal_in_words
 from fledge.checkpoint.state import Tensors
 
 MODEL, MEMORY = "model", "optimizer"  # what names begin with
@@ -22,7 +24,8 @@ def write(folder: Path, tensors: Tensors) -> None:
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    with _own_words(folder):
+        save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
 
 
 def read(folder: Path, kind: str, like: Mapping[str, Tensor]) -> Tensors:
@@ -37,10 +40,22 @@ def read(folder: Path, kind: str, like: Mapping[str, Tensor]) -> Tensors:
         for name, facts in held.items()
         if name.startswith(f"{kind}/") and isinstance(facts, TensorStorageMetadata)
     }
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _own_words(folder):
         warnings.simplefilter("ignore", UserWarning)  # that there is one process only
         load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
     return {name.removeprefix(f"{kind}/"): tensor for name, tensor in tensors.items()}
+
+
+@contextlib.contextmanager
+def _own_words(folder: Path) -> Iterator[None]:
+    """torch gathers what went wrong on any rank into something that is no Exception: the first of these, as it was."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        yield
+    except CheckpointException as gathered:
+        first = gathered.failures[min(gathered.failures)][0]
+        raise first if isinstance(first, OSError) else refusal_in_words(first, folder) from None
 
 
 def _room(like: Tensor | None, size: torch.Size, dtype: torch.dtype) -> Tensor:

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fledge.base.errors import UserError
-from fledge.base.files import PARTIAL, atomic_folder, naming, remove_partials, sha256
+from fledge.base.files import PARTIAL, atomic_folder, naming, refusal_in_words, remove_partials, sha256
 from fledge.base.seals import sealed, unsealed
 from fledge.checkpoint import parts
 from fledge.checkpoint.state import State, Tensors
@@ -35,10 +35,14 @@ from fledge.checkpoint.state import State, Tensors
 MANIFEST = "manifest.json"
 WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 PREFIX = "step-"
+UNREADABLE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO)  # gone, no file, or a bad disk
 
 
-class Damaged(Exception):
+class Damaged(UserError):
     """A checkpoint that must not be used; the message names the file."""
+
+    def __init__(self, message: str, hint: str = "take another checkpoint, or restore this one from a copy") -> None:
+        super().__init__(message, hint)
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def save(folder: Path, state: State, write: Callable[[Path, State], None] | None
 
     `write` puts its tensors into files in some other way.
     """
-    path = folder / f"{PREFIX}{state.step:08d}"
+    path = folder / _name(state.step)
     if path.exists():
         try:
             if not (there := verify(path)).owed:
@@ -83,25 +87,36 @@ def _write_whole(folder: Path, state: State) -> None:
 def _write_tensors(tensors: Tensors, path: Path) -> None:
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:  # the operating system's own refusal is hidden in the words
-        number = re.search(r"os error (\d+)", str(error))
-        raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from None
+    except SafetensorError as error:
+        raise refusal_in_words(error, path) from None
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        return unsealed((path / MANIFEST).read_bytes())
-    except (OSError, ValueError):
-        raise Damaged(f"{path / MANIFEST} is damaged") from None
+    """Of the folder that it was made for: a copy under another name would be taken for another step."""
+    with contextlib.suppress(OSError, ValueError):
+        manifest = unsealed((path / MANIFEST).read_bytes())
+        if path.name == _name(manifest["step"]):
+            return manifest
+    raise Damaged(f"{path / MANIFEST} is damaged")
 
 
 def verify(path: Path) -> Checkpoint:
     """Every file present and unchanged, or `Damaged`."""
     manifest = _read_manifest(path)
     for name, expected in manifest["files"].items():
-        if not (path / name).exists() or sha256(path / name) != expected:
+        if _hash(path / name) != expected:
             raise Damaged(f"{path / name} is damaged")
     return _described(path, manifest)
+
+
+def _hash(path: Path) -> str:
+    """Empty where nothing can be read; what somebody else may read is not damaged."""
+    try:
+        return sha256(path)
+    except OSError as error:
+        if error.errno not in UNREADABLE:
+            raise
+        return ""
 
 
 def _described(path: Path, manifest: dict[str, Any]) -> Checkpoint:
@@ -176,8 +191,14 @@ def find(folder: Path, which: str = "latest") -> tuple[Checkpoint, list[str]]:
     raise UserError(f"no checkpoint '{which}' in '{folder}'{damage}", f"latest, best, or one of these steps: {have}")
 
 
+def _name(step: int) -> str:
+    return f"{PREFIX}{step:08d}"
+
+
 def _folders(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"{PREFIX}*"))
+    """Oldest first; what somebody has put beside them under a name of his own is no checkpoint."""
+    named = ((path, re.fullmatch(rf"{PREFIX}([0-9]{{8,}})", path.name)) for path in folder.glob(f"{PREFIX}*"))
+    return [path for _, path in sorted((int(name[1]), path) for path, name in named if name)]
 
 
 def best_of(checkpoints: list[Checkpoint]) -> Checkpoint | None:
@@ -209,12 +230,14 @@ def remove(folder: Path) -> None:
     doomed = folder.with_name(f"{PARTIAL}{folder.name}")
     folder.rename(doomed)
     with naming(doomed):
-        shutil.rmtree(doomed)
+        if doomed.is_dir() and not doomed.is_symlink():
+            shutil.rmtree(doomed)
+        else:
+            doomed.unlink()  # a link, or a file that somebody has put in its place
 
 
 def remove_later(folder: Path, step: int) -> None:
     """Whatever stands after `step`, damaged or not: a run that goes on from there will write it again."""
     for path in _folders(folder):
-        number = path.name.removeprefix(PREFIX)
-        if number.isdigit() and int(number) > step:
+        if int(path.name.removeprefix(PREFIX)) > step:
             remove(path)

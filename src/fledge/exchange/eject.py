@@ -18,7 +18,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 
 from fledge import __version__
-from fledge.base.machine import Machine
 from fledge.datasets.config import DataConfig
 from fledge.exchange import standalone
 from fledge.exchange.rewriting.code import Code
@@ -34,7 +33,6 @@ from fledge.optim.config import OptimConfig
 from fledge.train.config import TrainConfig
 
 ROOT = "main"
-MACHINES = (Machine("cpu", "float32"), Machine("cuda", "bfloat16"))  # those on which an ejected file trains
 SETTINGS = "The settings of this model, and of its training."
 
 
@@ -56,7 +54,7 @@ def eject(plan: Plan) -> str:
     sources = gather(standalone, ROOT, leave_out=settings)
     names: dict[str, object] = {name: type(each) for name, each in settings.items()}
     names |= {name: value for source in sources for name, value in source.objects().items()}
-    examples = [*settings.values(), *MACHINES, *objects_of(plan.model)]
+    examples = [*settings.values(), *objects_of(plan.model)]
     knowledge = Knowledge(names, examples, facts(plan.model))
     text = "\n\n\n".join([settings_source(settings.values()), *(source.text() for source in sources)])
     return finish(specialise(text, knowledge, ROOT), sources, plan)

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fledge.base.machine import Machine
 from fledge.datasets.config import DataConfig
 from fledge.loss import summed_cross_entropy
 from fledge.model.config import ModelConfig
@@ -39,8 +38,7 @@ def batches(ids: NDArray[Any]) -> Iterator[Tensor]:
 def train(model: GPT, data: Iterable[Tensor], steps: int) -> Iterator[float]:
     """Update after update, and the loss of each: nats per token."""
     plan, optim, device = TrainConfig(), OptimConfig(), model.embed.weight.device
-    machine = Machine("cuda", "bfloat16") if device.type == "cuda" else Machine("cpu", "float32")
-    optimizer = build_optimizer(model, optim, machine)
+    optimizer = build_optimizer(model, optim, torch.bfloat16 if device.type == "cuda" else torch.float32)
     if ModelConfig().dropout:
         torch.manual_seed(plan.seed)  # dropout draws from torch's own generator
     model.train()

@@ -11,25 +11,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fledge.base.machine import Machine
 from fledge.model.gpt import GPT
 from fledge.optim.config import OptimConfig
 from fledge.optim.muon import Muon
 
 
-def build_optimizer(model: GPT, config: OptimConfig, machine: Machine) -> torch.optim.Optimizer:
-    """Each group knows the `peak` of its own learning rate; the schedule multiplies all of them alike."""
-    return RULES[config.rule](model, config, machine)
+def build_optimizer(model: GPT, config: OptimConfig, dtype: torch.dtype) -> torch.optim.Optimizer:
+    """Each group knows the `peak` of its own learning rate; the schedule multiplies all of them alike.
+
+    `dtype`: of matrix products, where a rule has some.
+    """
+    return RULES[config.rule](model, config, dtype)
 
 
-def _adamw(model: GPT, config: OptimConfig, machine: Machine) -> torch.optim.Optimizer:
+def _adamw(model: GPT, config: OptimConfig, _: torch.dtype) -> torch.optim.Optimizer:
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [_group(matrices, config.lr, config.weight_decay), _group(vectors, config.lr)]
-    return torch.optim.AdamW([group for group in groups if group["params"]], **_options(config, machine))
+    return torch.optim.AdamW([group for group in groups if group["params"]], **_options(config))
 
 
-def _muon(model: GPT, config: OptimConfig, machine: Machine) -> torch.optim.Optimizer:
+def _muon(model: GPT, config: OptimConfig, dtype: torch.dtype) -> torch.optim.Optimizer:
     shapes: dict[torch.Size, list[nn.Parameter]] = {}
     for p in model.blocks.parameters():
         shapes.setdefault(p.shape, []).append(p)
@@ -38,20 +40,20 @@ def _muon(model: GPT, config: OptimConfig, machine: Machine) -> torch.optim.Opti
         for shape, alike in shapes.items()
         if len(shape) == 2
     ]
-    embedding = [model.embed.weight, *model.pairs.parameters()]
+    embedding = [model.embed.weight] if model.config.pair_table is None else [model.embed.weight, model.pairs.weight]
     head = [] if model.config.tied else [model.head.weight]
     groups += [_group(embedding, config.embed_lr or config.lr), _group(head, config.head_lr or config.lr)]
     placed = {id(p) for group in groups for p in group["params"]}
     groups.append(_group([p for p in model.parameters() if id(p) not in placed], config.lr))
-    return Muon([group for group in groups if group["params"]], machine.torch_dtype, **_options(config, machine))
+    return Muon([group for group in groups if group["params"]], dtype, **_options(config))
 
 
 def _group(params: Iterable[Tensor], peak: float, weight_decay: float = 0.0) -> dict[str, Any]:
     return {"params": list(params), "peak": peak, "lr": peak, "weight_decay": weight_decay}
 
 
-def _options(config: OptimConfig, machine: Machine) -> dict[str, Any]:
-    return {"betas": config.betas, "eps": config.eps, "fused": machine.device in ("cpu", "cuda")}
+def _options(config: OptimConfig) -> dict[str, Any]:
+    return {"betas": config.betas, "eps": config.eps, "fused": True}
 
 
 RULES = {"adamw": _adamw, "muon": _muon}

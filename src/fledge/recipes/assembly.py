@@ -34,7 +34,7 @@ def assemble(settings: Settings, machine: Machine, split: Split) -> Stepper:
     exact()
     model = build_model(settings.model, train.seed)
     loss = wrap(model, machine, compile=compiles(settings, machine), warn=say, parallel=train.parallel)
-    optimizer = build_optimizer(model, optim, machine)
+    optimizer = build_optimizer(model, optim, machine.torch_dtype)
     if isinstance(optimizer, Muon) and is_spread(model.embed.weight):
         optimizer.turn = by_all(optimizer.turn)
     order = Order(len(split), context, settings.data.stride or context, train.seed)

@@ -38,13 +38,15 @@ class Sample:
 
 def run(args: argparse.Namespace) -> None:
     found = run_folder.find(args.run, args.runs)
+    found.refuse_changed()  # another seed or batch would show another text
     settings = settle(found.config())
     if "imported" in found.facts() or settings.data.path is None:
         raise UserError(f"'{found.name}' was not trained here: it has no steps", "name a run that was: fledge runs")
     dataset = open_named(settings.data.path, found.tokenizer)
     if dataset.fingerprint != found.fact("dataset_sha256"):
         raise UserError(f"the dataset '{dataset.folder}' is not the one of '{found.name}'", "put the old one back")
-    numbers = read_numbers(args.samples) if args.samples else of_step(args.step, settings, route_of(found))
+    wanted = args.samples
+    numbers = read_numbers(wanted) if wanted is not None else of_step(args.step, settings, route_of(found))
     shared = share(settings, args.ranks)
     samples = look(numbers, settings, shared, dataset.split("train"), dataset.tokenizer)
     asked = [s for s in samples if args.rank in (None, s.rank) and args.micro_batch in (None, s.micro_batch)]

@@ -15,11 +15,11 @@ from fledge.base.machine import Machine
 from fledge.datasets.shards import Dataset
 from fledge.model.count import parameters
 from fledge.recipes.assembly import assemble
+from fledge.recipes.outcome import Outcome
 from fledge.recipes.prepare import ensure
 from fledge.recipes.screen import report, say
 from fledge.recipes.settings import Settings, resolve
 from fledge.recipes.train import complete, train
-from fledge.recipes.training import Outcome
 from fledge.track.plots import draw
 from fledge.track.sinks import read_events
 from fledge.track.terminal import printable, shown, span

@@ -23,9 +23,9 @@ from fledge.checkpoint import run as run_folder
 from fledge.checkpoint import store
 from fledge.recipes.assembly import refuse_uneven
 from fledge.recipes.errands import DONE, ERROR, HINT, STOPPED, Errand, refusal, why
+from fledge.recipes.outcome import Outcome
 from fledge.recipes.screen import say
 from fledge.recipes.settings import Settings
-from fledge.recipes.training import Outcome
 
 GLANCE = 0.3  # seconds
 

@@ -5,7 +5,6 @@ trains, with what torchrun would have told it in its environment, and waits for 
 """
 
 import os
-import socket
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import wait
@@ -17,6 +16,7 @@ import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.backend import Backend, BackendConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch exports it all the same
 
 from fledge.recipes.errands import DONE, FRESH, REFUSED, STOPPED, Errand, status, why
 
@@ -39,25 +39,10 @@ def trainer(each: Errand, folder: Path, count: int, cores: int, *, on_gpus: bool
     )
 
 
-class Introduction(Backend):
-    """Tells workers where they meet and how often they have been started; they join hands by themselves."""
-
-    share_cuda_visible_devices = True  # each takes one, by its local rank
-
-    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        assert isinstance(backend_config, Meeting)
-        address, port = worker_group.execute_single(0, free_address)
-        known = {
-            "MASTER_ADDR": address,
-            "MASTER_PORT": str(port),
-            "TORCHELASTIC_RESTART_COUNT": str(backend_config.restarts),
-            "TORCHELASTIC_MAX_RESTARTS": str(FAILURES),
-        }
-        worker_group.execute(introduce, known)
-        backend_config.restarts += 1
-
-
 class Meeting(TorchConfig):
+    """Where they meet outlives them, as with torchrun: they leave notes there for those who take their places."""
+
+    place: TCPStore | None = None
     restarts = 0
 
     @property
@@ -65,10 +50,25 @@ class Meeting(TorchConfig):
         return Introduction
 
 
-def free_address() -> tuple[str, int]:
-    with socket.socket() as free:
-        free.bind(("", 0))
-        return str(ray.util.get_node_ip_address()), free.getsockname()[1]  # type: ignore[no-untyped-call]
+class Introduction(Backend):
+    """Tells workers where they meet and how often they have been started; they join hands by themselves."""
+
+    share_cuda_visible_devices = True  # each takes one, by its local rank
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        assert isinstance(backend_config, Meeting)
+        if backend_config.place is None:
+            here = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+            backend_config.place = TCPStore(here, 0, is_master=True, wait_for_workers=False)
+        known = {
+            "MASTER_ADDR": backend_config.place.host,
+            "MASTER_PORT": str(backend_config.place.port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",  # none of them has to make the place
+            "TORCHELASTIC_RESTART_COUNT": str(backend_config.restarts),
+            "TORCHELASTIC_MAX_RESTARTS": str(FAILURES),
+        }
+        worker_group.execute(introduce, known)
+        backend_config.restarts += 1
 
 
 def introduce(known: dict[str, str]) -> None:

@@ -1,18 +1,22 @@
 """fledge resume RUN --verify: is everything of a run in its checkpoint? Load it, save it again, load that.
 
-What comes back must be what was there, bit for bit: weights, the optimiser's memory, chance, data position, settings.
+What comes back must be what was there, bit for bit: weights, the optimiser's memory, chance, data position.
+Of another number of ranks chance is not asked for: nobody could restore it there.
 """
 
+import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from fledge.base.errors import UserError
-from fledge.base.files import sha256
+from fledge.base.files import PARTIAL, sha256
 from fledge.checkpoint import store
 from fledge.checkpoint.state import State, Tensors
+from fledge.checkpoint.store import Checkpoint
+from fledge.recipes.settings import Settings
 from fledge.recipes.training import Training
 
 
@@ -20,22 +24,42 @@ from fledge.recipes.training import Training
 class Proof:
     run: str
     checkpoint: str
-    files: dict[str, str]  # name → SHA-256, the same before and after
+    files: dict[str, str]  # name → SHA-256 of those that are the same before and after
     tensors: int
     numbers: int
 
 
 def prove(training: Training, name: str) -> Proof:
-    before = training.load(name)
-    training.restore(before)
-    again = training.captured(before.step, before.val_loss, before.owed)
-    folder = training.run.checkpoints
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".proof-") as here:
+    """By all ranks together; the first compares."""
+    training.restore(training.load(name))
+    checkpoint = store.verify(training.run.checkpoints / name)
+    before = store.load(checkpoint)  # whole, also where each rank holds a part
+    again = with_the_rest(training.captured(before.step, before.val_loss, before.owed), before, training.settings)
+    files = json.loads(training.company.tell(lambda: json.dumps(saved_again(checkpoint, before, again))))
+    tensors = [*before.weights.values(), *before.optimizer.values()]
+    return Proof(training.run.name, name, files, len(tensors), sum(tensor.numel() for tensor in tensors))
+
+
+def with_the_rest(again: State, before: State, settings: Settings) -> State:
+    """What restoring does not bring back, as it is another's to say: settings, and what depends on how many ranks."""
+    other_ranks = len(again.rng) != len(before.rng)  # each of which has drawn a chance of its own
+    rng = before.rng if other_ranks else again.rng
+    at_once = again.at_once if settings.train.micro_batch == "auto" and not other_ranks else before.at_once
+    return replace(again, about=before.about, rng=rng, at_once=at_once)
+
+
+def saved_again(checkpoint: Checkpoint, before: State, again: State) -> dict[str, str]:
+    """The files that are the same, too: a checkpoint in parts is made whole, and then only its numbers are."""
+    folder, name = checkpoint.folder, checkpoint.folder.name
+    with tempfile.TemporaryDirectory(dir=folder.parents[1], prefix=f"{PARTIAL}proof-") as here:
         saved = store.save(Path(here), again)
         refuse_difference(name, before, store.load(saved))
         files = {file.name: sha256(file) for file in sorted(saved.folder.iterdir())}
-    tensors = [*before.weights.values(), *before.optimizer.values()]
-    return Proof(training.run.name, name, files, len(tensors), sum(tensor.numel() for tensor in tensors))
+    return {file: digest for file, digest in files.items() if digest == _hash(folder / file)}
+
+
+def _hash(path: Path) -> str | None:
+    return sha256(path) if path.exists() else None
 
 
 def refuse_difference(name: str, before: State, after: State) -> None:

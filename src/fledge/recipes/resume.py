@@ -14,15 +14,17 @@ from fledge.base.settings import merge, read_overrides, to_layer, to_toml
 from fledge.checkpoint import run as run_folder
 from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
+from fledge.checkpoint.store import Checkpoint
 from fledge.datasets.shards import Dataset
 from fledge.recipes.assembly import refuse_uneven
 from fledge.recipes.changes import changes, refuse_changes
 from fledge.recipes.launch import launch, refuse_idle
+from fledge.recipes.outcome import Outcome, tell
 from fledge.recipes.prepare import open_named
 from fledge.recipes.proof import Proof, in_words, prove
 from fledge.recipes.screen import report, say
 from fledge.recipes.settings import Settings, settle
-from fledge.recipes.training import Outcome, Training, held, tell
+from fledge.recipes.training import Training, held
 from fledge.tokens.tokenizer import fingerprint
 from fledge.track.sinks import rewind
 
@@ -71,8 +73,7 @@ def resume(
     dataset = its_text(run, settings, company)
     machine = machines.choose(settings.train.device, settings.train.dtype, company)
     with held(run, company):
-        company.tell(lambda: agreed(run, which, settings, dataset, edited=edited, allow=allow_changes))
-        found = company.tell(lambda: rewound(run, which, settings.train.steps))
+        found = company.tell(lambda: made_ready(run, which, settings, dataset, edited=edited, allow=allow_changes))
         training = Training(run, settings, machine, dataset)
         return training.go(training.load(found) if found else None)
 
@@ -109,24 +110,35 @@ def its_text(run: Run, settings: Settings, company: Company) -> Dataset:
     return dataset
 
 
-def agreed(run: Run, which: str, settings: Settings, dataset: Dataset, *, edited: bool, allow: bool) -> str:
-    """The run takes on what has been changed, or it is refused."""
+def made_ready(run: Run, which: str, settings: Settings, dataset: Dataset, *, edited: bool, allow: bool) -> str:
+    """The name of the checkpoint to go on from. Nothing is changed before everything is known to be right."""
+    for folder in (run.folder, run.checkpoints):  # nobody else would, where it was killed in its last moment
+        remove_partials(folder)
+    agreed(run, which, settings, dataset, edited=edited, allow=allow)
+    checkpoint = begun_from(run, which, settings.train.steps)
+    if (config := to_toml(settings)) != to_toml(settle(run.config())) or edited:
+        run.take_on(config)
+    rewound(run, checkpoint)
+    return checkpoint.folder.name if checkpoint else ""
+
+
+def agreed(run: Run, which: str, settings: Settings, dataset: Dataset, *, edited: bool, allow: bool) -> None:
+    """Whatever has been changed is told, and refused unless it may be, and is meant."""
     made_of = made_with(run, which)
     if made_of and made_of["tokenizer_sha256"] != fingerprint(dataset.tokenizer):
         raise UserError(f"'{run.name}' has another tokenizer than its checkpoint", "restore its tokenizer.json")
-    if made_of:
-        before = made_of["settings"]
-    elif not edited:
-        before = to_layer(settle(run.config()))
-    elif allow:  # nobody knows what it was, and somebody takes that upon himself
-        before = to_layer(settings)
+    wanted, before = to_layer(settings), made_of and made_of["settings"]
+    if not edited:  # what has its seal was agreed to already, maybe after the checkpoint was made
+        own = to_layer(settle(run.config()))
+        found = changes(own, wanted)
+        found += [each for each in changes(before or own, wanted) if not each.allowed and each not in found]
+    elif before:
+        found = changes(before, wanted)
     else:
-        run.refuse_changed()
-    found = changes(before, to_layer(settings))
+        if not allow:
+            run.refuse_changed()
+        found = []  # nobody knows what it was, and somebody takes that upon himself
     refuse_changes(run.name, found, allow=allow)
-    if found or edited:
-        run.take_on(to_toml(settings))
-    return ""
 
 
 def made_with(run: Run, which: str) -> dict[str, Any] | None:
@@ -136,19 +148,26 @@ def made_with(run: Run, which: str) -> dict[str, Any] | None:
     return store.read_progress(store.find(run.checkpoints, which)[0]).get("about")
 
 
-def rewound(run: Run, which: str, steps: int) -> str:
-    """The checkpoint to go on from, after everything later has been taken back; none is the very beginning."""
-    for folder in (run.folder, run.checkpoints):  # nobody else would, where it was killed in its last moment
-        remove_partials(folder)
+def begun_from(run: Run, which: str, steps: int) -> Checkpoint | None:
+    """None is the very beginning, of a run that was stopped before it had saved anything."""
     good, damaged = store.listed(run.checkpoints)
-    for what in damaged:
-        say(f"warning: {what}; it is passed over")
-    checkpoint = store.find(run.checkpoints, which)[0] if good or which != "latest" else None
-    if checkpoint and checkpoint.step >= steps and not checkpoint.owed:
+    if good:
+        for what in damaged:
+            say(f"warning: {what}; it is passed over")
+    if not good and not damaged and which == "latest":
+        if (init := run.facts().get("init")) is None:
+            return None
+        raise UserError(f"'{run.name}' has lost its checkpoints", f"begin again: fledge train --init {init}")
+    checkpoint = store.find(run.checkpoints, which)[0]
+    if checkpoint.step >= steps and not checkpoint.owed:
         raise UserError(f"'{run.name}' is finished: it has made all its {steps} steps", "train a new run")
+    return checkpoint
+
+
+def rewound(run: Run, checkpoint: Checkpoint | None) -> None:
+    """Everything later is taken back."""
     step = checkpoint.step if checkpoint else -1
     store.remove_later(run.checkpoints, step)
     # What a step is owed will be done and written again, so what it left half-done goes too.
     rewind(run.folder, step - checkpoint.owed if checkpoint else -1)
     say(f"going on with '{run.name}' after step {step}" if checkpoint else f"'{run.name}' begins anew")
-    return checkpoint.folder.name if checkpoint else ""

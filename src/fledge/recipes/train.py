@@ -24,11 +24,12 @@ from fledge.recipes import facts, origin
 from fledge.recipes.assembly import refuse_uneven
 from fledge.recipes.launch import launch, refuse_idle
 from fledge.recipes.origin import Origin
+from fledge.recipes.outcome import Outcome, tell
 from fledge.recipes.prepare import ensure
 from fledge.recipes.resume import resume
 from fledge.recipes.screen import report
 from fledge.recipes.settings import Settings, resolve
-from fledge.recipes.training import Outcome, Training, held, tell
+from fledge.recipes.training import Training, held
 from fledge.text.inputs import is_url
 from fledge.track.sinks import read_metrics
 
@@ -79,13 +80,17 @@ def unnamed() -> UserError:
 def begin_or_go_on(
     settings: Settings, args: argparse.Namespace, base_name: str, start: Origin | None, company: Company
 ) -> Outcome:
-    """torchrun, or Ray, does the same again when a process has died: then the run is there, and goes on."""
-    done, most = restarts()
-    if most and args.run is None:
+    """torchrun, or Ray, does the same again when a process has died: then the run that it made goes on."""
+    if restarts()[1] and args.run is None:
         raise unnamed()
-    if done and company.tell(lambda: str(bool(run_folder.look_up(args.run, args.runs)))) == "True":
+    if args.run is not None and company.tell(lambda: "there" if is_own(args.run, args.runs, company) else ""):
         return resume(args.run, args.runs, company)
     return train(settings, args.runs, name=args.run, base_name=base_name, start=start, company=company)
+
+
+def is_own(name: str, runs: Path, company: Company) -> bool:
+    """A run of that name that was there before is somebody else's, and stays as it is."""
+    return company.noted(name) and (runs / name).exists()
 
 
 def run_name(preset: str) -> str:
@@ -121,6 +126,8 @@ def train(
 
     def create() -> str:
         folder = runs / (name or run_folder.free_name(runs, base_name))
+        run_folder.refuse_existing(folder)
+        company.note(folder.name)  # before it is there: who is killed in between has made none
         return run_folder.create(folder, to_toml(settings), about, dataset.tokenizer, first).name
 
     run = Run(runs / company.tell(create))

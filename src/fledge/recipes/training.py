@@ -12,7 +12,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from fledge.base import machine as machines
 from fledge.base.company import Company, is_spread
@@ -31,7 +31,7 @@ from fledge.model.count import parameters
 from fledge.recipes.assembly import assemble, compiles, reservations
 from fledge.recipes.facts import about
 from fledge.recipes.listeners import listeners
-from fledge.recipes.screen import report
+from fledge.recipes.outcome import Outcome
 from fledge.recipes.settings import Settings
 from fledge.tokens.tokenizer import byte_lengths
 from fledge.track import events
@@ -42,21 +42,6 @@ from fledge.train.loop import End, Hook, call_hooks, every, fit
 from fledge.train.step import StepResult
 
 MOST_RESCUES = 3  # to one checkpoint; what goes wrong once more is not the text's fault
-
-
-@dataclass(frozen=True)
-class Outcome:
-    run: str
-    folder: str
-    step: int
-    val_loss: float | None  # the best there was
-
-
-def tell(outcome: Outcome, *, as_json: bool) -> None:
-    loss = "" if outcome.val_loss is None else f", best validation loss {outcome.val_loss:.4f}"
-    name = outcome.run
-    words = f"'{name}' is trained: step {outcome.step:,}{loss}\nnext: fledge generate {name} · fledge plot {name}"
-    report(asdict(outcome), as_json=as_json, text=words)
 
 
 def held(run: Run, company: Company) -> contextlib.AbstractContextManager[None]:
@@ -173,6 +158,7 @@ class Training:
         self.stepper.route = after
         self.tracker.close()
         if self.company.first:
+            store.remove_later(self.run.checkpoints, state.step)  # made on the way that led here
             rewind(self.run.folder, state.step - (state.owed is not None), spare=(events.Accident, events.Rescued))
         self.tracker = self._heard(state.step)
         self._announce(state.step)
@@ -181,8 +167,10 @@ class Training:
         return state
 
     def _newest(self) -> str:
+        """Rather not one that was saved between steps that went wrong: its weights are those that led to them."""
         good, _ = store.listed(self.run.checkpoints)
-        return good[-1].folder.name if good else ""
+        calm = [each for each in good if not (store.read_progress(each).get("guard") or {}).get("skipped")]
+        return (calm or good)[-1].folder.name if good else ""
 
     def _accident(self, result: StepResult, what: str) -> None:
         """Written down with the place where it began and the text it happened on, before anything else is done."""

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, get_args, runtime_checkable
 
 from fledge.base.errors import UserError, from_system
 from fledge.base.files import naming, to_json, write_atomic
@@ -38,6 +38,11 @@ COLUMNS = (
     "step_seconds",
     "tokens_per_second",
 )
+# What an event always tells, by its name; what has a default came later.
+TOLD = {
+    kind.__name__: {field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
+    for kind in get_args(Event)
+}
 
 
 class Sink(Protocol):
@@ -258,7 +263,7 @@ def rewind(folder: Path, step: int, spare: tuple[type[Event], ...] = ()) -> None
     """
     spared = {kind.__name__ for kind in spare}
     if (metrics := folder / METRICS).exists():
-        _keep_lines(metrics, lambda line: not line[:1].isdigit() or int(line.partition(",")[0]) <= step)
+        _keep_lines(metrics, lambda line: _step(line) <= step)
     if (events := folder / EVENTS).exists():
         _keep_lines(events, lambda line: _moment(line, spared) <= step)
     if (folder / SAMPLES).exists():  # written anew from the events: a model may write headings and fences of its own
@@ -267,14 +272,31 @@ def rewind(folder: Path, step: int, spare: tuple[type[Event], ...] = ()) -> None
         write_atomic(folder / SAMPLES, "".join(page))
 
 
+def _step(row: str) -> float:
+    """Of a row of metrics.csv; what is no row comes after everything."""
+    first = row.partition(",")[0]
+    try:
+        return -math.inf if first == COLUMNS[0] else float(first)
+    except ValueError:
+        return math.inf
+
+
 def _moment(line: str, spared: set[str]) -> float:
+    if (event := _event(line)) is None:
+        return math.inf  # half a line: the process died while writing it
+    if event["event"] in spared:
+        return -math.inf
+    return float(event["step"]) + (event["event"] == "Rescued") / 2  # after the checkpoint of its step was made
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    """What a line of events.jsonl tells; nothing where it is not whole."""
     try:
         event = json.loads(line)
-        if event["event"] in spared:
-            return -1
-        return float(event["step"]) + (event["event"] == "Rescued") / 2  # after the checkpoint of its step was made
-    except (ValueError, KeyError, TypeError):
-        return math.inf  # half a line: the process died while writing it
+        whole = TOLD.get(event["event"], set()) <= event.keys() and isinstance(event["step"], int)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return event if whole else None
 
 
 def _lines(path: Path) -> list[str]:
@@ -287,11 +309,11 @@ def _keep_lines(path: Path, keep: Callable[[str], bool]) -> None:
 
 
 def read_events(folder: Path) -> Iterator[dict[str, Any]]:
-    """events.jsonl, oldest first. Works while the run is alive: half a line is left out."""
+    """events.jsonl, oldest first. Works while the run is alive: what is no whole line is left out."""
     with contextlib.suppress(FileNotFoundError):
         for line in _lines(folder / EVENTS):
-            with contextlib.suppress(ValueError):
-                yield json.loads(line)
+            if (event := _event(line)) is not None:
+                yield event
 
 
 def read_metrics(folder: Path) -> dict[str, list[float]]:

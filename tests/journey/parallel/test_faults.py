@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -50,8 +51,9 @@ def test_a_signal_to_any_rank_saves_and_ends_all(home: Any, ranks: Callable[...,
     assert not started.said()[1]
 
 
-def test_torchrun_starts_ranks_again_and_the_run_goes_on(home: Any) -> None:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2"]
+@pytest.mark.parametrize("size", ["1", "2"])
+def test_torchrun_starts_ranks_again_and_the_run_goes_on(home: Any, size: str) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", size, "--max-restarts", "2"]
     words = [*torchrun, "-m", "--", "fledge", *home.training("bird", *LONG, "--train.steps", "150")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     agent = subprocess.Popen([sys.executable, *words], text=True, stderr=subprocess.PIPE, env=environment)
@@ -66,6 +68,19 @@ def test_torchrun_starts_ranks_again_and_the_run_goes_on(home: Any) -> None:
     assert "going on with 'bird' after step" in said
     rows = (home.runs / "bird" / "metrics.csv").read_text().splitlines()[1:]
     assert [row.partition(",")[0] for row in rows] == [str(step) for step in range(151)]
+
+
+def test_a_run_that_was_there_before_is_not_gone_on_with_by_a_restart(home: Any) -> None:
+    home.train("bird")
+    store.remove_later(home.runs / "bird" / "checkpoints", 9)  # it could go on
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    words = [*torchrun, "-m", "--", "fledge", *home.training("bird", "--train.steps", "6")]
+    before = (home.runs / "bird" / "events.jsonl").read_bytes()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode != 0
+    assert done.stderr.count("error: a run named 'bird' exists already") == 2, "at the start, and when started again"
+    assert (home.runs / "bird" / "events.jsonl").read_bytes() == before
 
 
 def test_a_restart_must_know_its_run(
@@ -92,6 +107,23 @@ def test_what_only_the_first_can_find_wrong_is_said_once(home: Any, ranks: Calla
     assert "/nowhere" in started.said()[0]
 
 
+LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))"
+
+
+def test_a_part_that_cannot_be_written_is_an_error_and_not_a_traceback(
+    home: Any, ranks: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "limit.py").write_text(LIMIT)
+    larger = ("--model.n_embd", "64", "--train.parallel", "fsdp", "--train.sharded_save", "true")
+    started = ranks(home.training("bird", *larger), 2, first=str(tmp_path / "limit.py"))
+    assert started.codes() == [2, 2]
+    said = started.said()
+    assert said[0].count("error: ") == said[0].count("hint: ") == 1, said
+    assert "Traceback" not in "".join(said)
+    assert "File too large" in said[0]
+    assert list((home.runs / "bird" / "checkpoints").iterdir()) == []
+
+
 def test_other_verbs_are_for_one_process(
     home: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -106,6 +138,30 @@ def test_processes_that_nobody_introduced_say_so(
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert home.do("train", str(home.toml)) == 2
     assert "did not find each other" in capsys.readouterr().err
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as caller:
+        return not caller.connect_ex(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_waits_for_others_ends_when_it_is_asked_to(home: Any, number: int) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    words = [sys.executable, "-m", "fledge", *home.training("bird")]
+    process = subprocess.Popen(words, env={**os.environ, **place}, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not answers(port):
+            assert time.monotonic() < deadline, "it does not wait for anybody"
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(10) == -number
+    finally:
+        process.kill()
 
 
 def test_many_judge_as_one(own: Any, together: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,8 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,34 @@ DROPOUT = ("--model.dropout", "0.2")
 SEEN = ("train_loss", "val_loss", "val_bits_per_byte")
 
 
+# What each rank is given to learn from: of every global batch, its rows in their order.
+NOTED = """
+import json, os
+from fledge.batches.loader import Loader
+
+usual = Loader.micro_batches
+
+def noted(self, number, size):
+    batches = usual(self, number, size)
+    rows = [row for batch in batches for row in batch.inputs.tolist()]
+    with open({folder!r} + "/rank-" + os.environ["RANK"], "a") as file:
+        print(json.dumps([number, rows]), file=file)
+    return batches
+
+Loader.micro_batches = noted
+"""
+
+
+def batches(folder: Path, size: int) -> dict[int, list[list[int]]]:
+    """Global batch → its rows, from the first rank to the last."""
+    found: dict[int, list[list[int]]] = defaultdict(list)
+    for rank in range(size):
+        for line in (folder / f"rank-{rank}").read_text().splitlines():
+            number, rows = json.loads(line)
+            found[number] += rows
+    return found
+
+
 def losses(run: Path) -> list[float]:
     with (run / "metrics.csv").open(newline="") as file:
         return [float(row[name]) for row in csv.DictReader(file) for name in SEEN if row[name]]
@@ -34,14 +63,23 @@ def near(run: Path) -> Any:
 
 @pytest.mark.parametrize(("size", "micro", "point"), TOPOLOGIES if WHOLE else TOPOLOGIES[4::9])
 def test_a_run_goes_on_with_another_number_of_ranks(
-    home: Any, together: Callable[..., str], size: int, micro: int | None, point: int
+    home: Any, together: Callable[..., str], tmp_path: Path, size: int, micro: int | None, point: int
 ) -> None:
-    alone = home.train("alone", *KEPT)
+    def seen(words: Sequence[str], size: int, name: str) -> dict[int, list[list[int]]]:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "noted.py").write_text(NOTED.format(folder=str(folder)))
+        together(words, size, str(folder / "noted.py"))
+        return batches(folder, size)
+
+    whole = seen(home.training("alone", *KEPT), 1, "by-one")
+    alone, run = home.runs / "alone", home.runs / "run"
+    assert [len(whole[number]) for number in range(8)] == [8] * 8
     split = () if micro is None else ("--train.micro_batch", str(micro))
-    together(home.training("run", *KEPT, *split), size)
-    run = home.runs / "run"
+    assert seen(home.training("run", *KEPT, *split), size, "before") == whole
     assert losses(run) == near(alone)
-    together(home.words("resume", f"run@{point}"), NEXT[size])
+    again = seen(home.words("resume", f"run@{point}"), NEXT[size], "after")
+    assert again == {number: whole[number] for number in range(point, 8)}
     assert losses(run) == near(alone)
     assert len(losses(run)) == len(losses(alone))
     assert (run / "samples.md").read_text() == (alone / "samples.md").read_text()
@@ -97,9 +135,22 @@ def test_a_checkpoint_in_parts_is_whole_for_any_number_of_ranks(
         assert home.do("generate", name, "--greedy", "--tokens", "9") == 0
     one, other = capsys.readouterr().out.splitlines()
     assert one == other
+    together(home.words("resume", "parts@2", "--verify"), 2)
     damaged = home.runs / "parts" / "checkpoints" / "step-00000002" / max(shards)
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)
     assert home.do("generate", "parts@2") == 2
     assert f"{damaged} is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_checkpoint_is_proved_by_as_many_ranks_as_made_it_and_by_one(
+    home: Any, together: Callable[..., str], capsys: pytest.CaptureFixture[str], parallel: str
+) -> None:
+    together(home.training("two", "--train.parallel", parallel, "--model.dropout", "0.1"), 2)
+    capsys.readouterr()
+    assert home.do("resume", "two", "--verify") == 0
+    alone = capsys.readouterr().out
+    assert alone.count("identical") == 4
+    assert together(home.words("resume", "two", "--verify"), 2) == alone
