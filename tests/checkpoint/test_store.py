@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,24 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path, state_at: StateAt
     good, damaged = store.listed(tmp_path)
     assert [c.step for c in good] == [2, *range(7 - keep_last, 7)]
     assert damaged == []
+
+
+def test_pruning_keeps_the_best_that_is_whole(tmp_path: Path, state_at: StateAt) -> None:
+    for step, loss in enumerate((2.0, 1.0, 4.0, 3.0), start=1):
+        store.save(tmp_path, state_at(step, loss))
+    weights = tmp_path / "step-00000002" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    store.prune(tmp_path, 1)
+    assert [c.step for c in store.complete(tmp_path)] == [1, 4]
+
+
+def test_pruning_keeps_the_newest_that_was_saved_after_a_step_that_went_well(tmp_path: Path, state_at: StateAt) -> None:
+    for step, skipped in enumerate((0, 0, 1, 2), start=1):
+        store.save(tmp_path, replace(state_at(step), guard={"recent": [], "skipped": skipped}))
+    store.prune(tmp_path, 1)
+    assert [(c.step, c.calm) for c in store.complete(tmp_path)] == [(2, True), (4, False)]
 
 
 def test_what_a_killed_save_left_is_passed_over_and_then_removed(two: Path) -> None:

@@ -179,3 +179,25 @@ def test_a_person_reads_that_everything_is_the_same(home, capsys) -> None:
     home.train("bird", *STOPPED)
     assert home.do("resume", "bird", "--verify") == 0
     assert "bit for bit the same" in capsys.readouterr().out
+
+
+def test_going_back_tells_what_it_takes_back_and_takes_nothing_before_it_can_go_on(
+    home, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = home.train("bird", *STOPPED, "--train.save_every", "3")
+    edit(run, r"^lr = .*$", "lr = 0.0123")
+
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    def no_room(*_: object) -> None:
+        raise MemoryError
+
+    before = contents()
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "load", no_room)
+        assert home.do("resume", "bird@6", "--allow-changes") == 2
+    assert contents() == before
+    capsys.readouterr()
+    assert home.do("resume", "bird@6", "--allow-changes") == 0
+    assert "going on with 'bird' after step 6; what was saved later is taken back: 8, 9, 12" in said(capsys)

@@ -1,7 +1,7 @@
 """The processes that train together, and what they do together: add up, agree, listen, wait.
 
 A process that is alone is a company of one, and the same words are said to it, so nobody else asks how many there are.
-torchrun, or Ray, starts the others and sets what they find each other by. Only tensors travel, and no pickle.
+torchrun, or Ray, starts the others and sets what they find each other by. Only tensors and words travel.
 Numbers on a CPU go through gloo, those on a GPU through NCCL.
 """
 

@@ -53,6 +53,7 @@ class Checkpoint:
     step: int
     val_loss: float | None
     owed: bool = False  # its step has not been looked at
+    calm: bool = True  # the step before it went well
 
 
 def save(folder: Path, state: State, write: Callable[[Path, State], None] | None = None) -> Checkpoint:
@@ -74,9 +75,9 @@ def save(folder: Path, state: State, write: Callable[[Path, State], None] | None
         (inside / "state.json").write_text(json.dumps(progress))
         hashes = {file.name: sha256(file) for file in sorted(inside.iterdir())}
         content = {"format": 1, "step": state.step, "val_loss": state.val_loss, "files": hashes}
-        content["owed"] = state.owed is not None
+        content |= {"owed": state.owed is not None, "calm": not (state.guard or {}).get("skipped")}
         (inside / MANIFEST).write_bytes(sealed(content))
-    return Checkpoint(path, state.step, state.val_loss, state.owed is not None)
+    return _described(path, content)
 
 
 def _write_whole(folder: Path, state: State) -> None:
@@ -120,7 +121,7 @@ def _hash(path: Path) -> str:
 
 
 def _described(path: Path, manifest: dict[str, Any]) -> Checkpoint:
-    return Checkpoint(path, manifest["step"], manifest["val_loss"], manifest["owed"])
+    return Checkpoint(path, manifest["step"], manifest["val_loss"], manifest["owed"], manifest.get("calm", True))
 
 
 def load(checkpoint: Checkpoint, like: Mapping[str, Tensor] | None = None) -> State:
@@ -152,7 +153,7 @@ def load_weights(checkpoint: Checkpoint) -> Tensors:
 def complete(folder: Path) -> list[Checkpoint]:
     """Those that have a manifest, oldest first, without reading the rest: cheap enough for every save."""
     found = []
-    for path in _folders(folder):
+    for path in folders(folder):
         with contextlib.suppress(Damaged):
             found.append(_described(path, _read_manifest(path)))
     return found
@@ -161,7 +162,7 @@ def complete(folder: Path) -> list[Checkpoint]:
 def listed(folder: Path) -> tuple[list[Checkpoint], list[str]]:
     """The checkpoints that are complete and unchanged, oldest first, and what is wrong with the others."""
     good, bad = [], []
-    for path in _folders(folder):
+    for path in folders(folder):
         try:
             good.append(verify(path))
         except Damaged as error:
@@ -176,7 +177,7 @@ def find(folder: Path, which: str = "latest") -> tuple[Checkpoint, list[str]]:
     """
     candidates = complete(folder)
     whole = {c.folder for c in candidates}
-    bad = [f"{path / MANIFEST} is damaged" for path in _folders(folder) if path not in whole]
+    bad = [f"{path / MANIFEST} is damaged" for path in folders(folder) if path not in whole]
     if which == "best":
         candidates.sort(key=_worth)
     elif which != "latest":
@@ -186,16 +187,17 @@ def find(folder: Path, which: str = "latest") -> tuple[Checkpoint, list[str]]:
             return verify(candidate.folder), bad
         except Damaged as error:
             bad.append(str(error))
-    have = ", ".join(str(c.step) for c in listed(folder)[0]) or "none"
+    have = ", ".join(str(c.step) for c in listed(folder)[0])
     damage = f" ({'; '.join(sorted(bad))})" if bad else ""
-    raise UserError(f"no checkpoint '{which}' in '{folder}'{damage}", f"latest, best, or one of these steps: {have}")
+    known = f"latest, best, or one of these steps: {have}" if have else "restore one from a copy, or train anew"
+    raise UserError(f"no checkpoint '{which}' in '{folder}'{damage}", known)
 
 
 def _name(step: int) -> str:
     return f"{PREFIX}{step:08d}"
 
 
-def _folders(folder: Path) -> list[Path]:
+def folders(folder: Path) -> list[Path]:
     """Oldest first; what somebody has put beside them under a name of his own is no checkpoint."""
     named = ((path, re.fullmatch(rf"{PREFIX}([0-9]{{8,}})", path.name)) for path in folder.glob(f"{PREFIX}*"))
     return [path for _, path in sorted((int(name[1]), path) for path, name in named if name)]
@@ -213,15 +215,29 @@ def _worth(checkpoint: Checkpoint) -> tuple[float, int]:
     return (-loss, -checkpoint.step) if judged and loss is not None else (-math.inf, checkpoint.step)
 
 
+def best(folder: Path) -> Checkpoint | None:
+    """Of those that are whole. Only what may be the answer is read."""
+    candidates = complete(folder)
+    while found := best_of(candidates):
+        try:
+            return verify(found.folder)
+        except Damaged:
+            candidates.remove(found)
+    return None
+
+
 def prune(folder: Path, keep_last: int) -> None:
-    """Keep the newest few and the best; take away the rest, and what a killed save left."""
+    """Keep the newest few, the newest that a rescue would go back to, and the best; take away the rest.
+
+    Also what a killed save left.
+    """
     remove_partials(folder)
     good = complete(folder)
-    keep = {c.step for c in good[-max(1, keep_last) :]}
-    if best := best_of(good):
-        keep.add(best.step)
+    keep = [*good[-max(1, keep_last) :], *[each for each in good if each.calm][-1:]]
+    if len(keep) < len(good) and (found := best(folder)):
+        keep.append(found)
     for checkpoint in good:
-        if checkpoint.step not in keep:
+        if checkpoint not in keep:
             remove(checkpoint.folder)
 
 
@@ -238,6 +254,6 @@ def remove(folder: Path) -> None:
 
 def remove_later(folder: Path, step: int) -> None:
     """Whatever stands after `step`, damaged or not: a run that goes on from there will write it again."""
-    for path in _folders(folder):
+    for path in folders(folder):
         if int(path.name.removeprefix(PREFIX)) > step:
             remove(path)

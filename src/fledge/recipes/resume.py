@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from fledge.base import machine as machines
 from fledge.base.company import ALONE, Company, joined
@@ -14,6 +13,7 @@ from fledge.base.settings import merge, read_overrides, to_layer, to_toml
 from fledge.checkpoint import run as run_folder
 from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
+from fledge.checkpoint.state import State
 from fledge.checkpoint.store import Checkpoint
 from fledge.datasets.shards import Dataset
 from fledge.recipes.assembly import refuse_uneven
@@ -73,9 +73,11 @@ def resume(
     dataset = its_text(run, settings, company)
     machine = machines.choose(settings.train.device, settings.train.dtype, company)
     with held(run, company):
-        found = company.tell(lambda: made_ready(run, which, settings, dataset, edited=edited, allow=allow_changes))
+        found = company.tell(lambda: begun_from(run, which, settings, dataset, edited=edited, allow=allow_changes))
         training = Training(run, settings, machine, dataset)
-        return training.go(training.load(found) if found else None)
+        state = training.load(found) if found else None
+        company.tell(lambda: rewound(run, state, settings, edited=edited))  # nothing of the run was changed before
+        return training.go(state)
 
 
 def prove_run(reference: str, runs: Path, company: Company) -> Proof:
@@ -85,8 +87,9 @@ def prove_run(reference: str, runs: Path, company: Company) -> Proof:
     settings = settle(run.config())
     dataset = its_text(run, settings, company)
     machine = machines.choose(settings.train.device, settings.train.dtype, company)
-    found = company.tell(lambda: store.find(run.checkpoints, which)[0].folder.name)
-    return prove(Training(run, settings, machine, dataset), found)
+    with held(run, company):
+        found = company.tell(lambda: store.find(run.checkpoints, which)[0].folder.name)
+        return prove(Training(run, settings, machine, dataset), found)
 
 
 def its_text(run: Run, settings: Settings, company: Company) -> Dataset:
@@ -110,21 +113,20 @@ def its_text(run: Run, settings: Settings, company: Company) -> Dataset:
     return dataset
 
 
-def made_ready(run: Run, which: str, settings: Settings, dataset: Dataset, *, edited: bool, allow: bool) -> str:
-    """The name of the checkpoint to go on from. Nothing is changed before everything is known to be right."""
+def begun_from(run: Run, which: str, settings: Settings, dataset: Dataset, *, edited: bool, allow: bool) -> str:
+    """The name of the checkpoint to go on from; none is the very beginning. Refused where anything is not right."""
     for folder in (run.folder, run.checkpoints):  # nobody else would, where it was killed in its last moment
         remove_partials(folder)
-    agreed(run, which, settings, dataset, edited=edited, allow=allow)
-    checkpoint = begun_from(run, which, settings.train.steps)
-    if (config := to_toml(settings)) != to_toml(settle(run.config())) or edited:
-        run.take_on(config)
-    rewound(run, checkpoint)
+    checkpoint = starting_point(run, which, settings.train.steps)
+    agreed(run, checkpoint, settings, dataset, edited=edited, allow=allow)
     return checkpoint.folder.name if checkpoint else ""
 
 
-def agreed(run: Run, which: str, settings: Settings, dataset: Dataset, *, edited: bool, allow: bool) -> None:
+def agreed(
+    run: Run, checkpoint: Checkpoint | None, settings: Settings, dataset: Dataset, *, edited: bool, allow: bool
+) -> None:
     """Whatever has been changed is told, and refused unless it may be, and is meant."""
-    made_of = made_with(run, which)
+    made_of = store.read_progress(checkpoint).get("about") if checkpoint else None
     if made_of and made_of["tokenizer_sha256"] != fingerprint(dataset.tokenizer):
         raise UserError(f"'{run.name}' has another tokenizer than its checkpoint", "restore its tokenizer.json")
     wanted, before = to_layer(settings), made_of and made_of["settings"]
@@ -141,33 +143,29 @@ def agreed(run: Run, which: str, settings: Settings, dataset: Dataset, *, edited
     refuse_changes(run.name, found, allow=allow)
 
 
-def made_with(run: Run, which: str) -> dict[str, Any] | None:
-    """What the checkpoint says that it was made of; nothing where there is none, or an old one."""
-    if not store.complete(run.checkpoints):
-        return None
-    return store.read_progress(store.find(run.checkpoints, which)[0]).get("about")
-
-
-def begun_from(run: Run, which: str, steps: int) -> Checkpoint | None:
-    """None is the very beginning, of a run that was stopped before it had saved anything."""
-    good, damaged = store.listed(run.checkpoints)
-    if good:
-        for what in damaged:
-            say(f"warning: {what}; it is passed over")
-    if not good and not damaged and which == "latest":
+def starting_point(run: Run, which: str, steps: int) -> Checkpoint | None:
+    """None for a run that was stopped before it had saved anything."""
+    if which == "latest" and not store.folders(run.checkpoints):
         if (init := run.facts().get("init")) is None:
             return None
         raise UserError(f"'{run.name}' has lost its checkpoints", f"begin again: fledge train --init {init}")
-    checkpoint = store.find(run.checkpoints, which)[0]
+    checkpoint, damaged = store.find(run.checkpoints, which)
+    for what in damaged:
+        say(f"warning: {what}; it is passed over")
     if checkpoint.step >= steps and not checkpoint.owed:
         raise UserError(f"'{run.name}' is finished: it has made all its {steps} steps", "train a new run")
     return checkpoint
 
 
-def rewound(run: Run, checkpoint: Checkpoint | None) -> None:
-    """Everything later is taken back."""
-    step = checkpoint.step if checkpoint else -1
+def rewound(run: Run, state: State | None, settings: Settings, *, edited: bool) -> str:
+    """Everything later is taken back, and settings that were agreed to are the run's own."""
+    if (config := to_toml(settings)) != to_toml(settle(run.config())) or edited:
+        run.take_on(config)
+    step, owed = (state.step, state.owed is not None) if state else (-1, False)
+    later = ", ".join(str(each.step) for each in store.complete(run.checkpoints) if each.step > step)
     store.remove_later(run.checkpoints, step)
     # What a step is owed will be done and written again, so what it left half-done goes too.
-    rewind(run.folder, step - checkpoint.owed if checkpoint else -1)
-    say(f"going on with '{run.name}' after step {step}" if checkpoint else f"'{run.name}' begins anew")
+    rewind(run.folder, step - owed)
+    where = f"going on with '{run.name}' after step {step}" if state else f"'{run.name}' begins anew"
+    say(where + (f"; what was saved later is taken back: {later}" if later else ""))
+    return ""

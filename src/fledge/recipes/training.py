@@ -97,7 +97,7 @@ class Training:
                 self.tracker.close()
         if stopped:
             raise Interrupted(stopped, f"fledge resume {self.run.name}")
-        best = store.best_of(store.complete(self.run.checkpoints))
+        best = store.best(self.run.checkpoints)
         return Outcome(self.run.name, str(self.run.folder), reached, best.val_loss if best else None)
 
     def restore(self, state: State) -> None:
@@ -112,7 +112,7 @@ class Training:
 
     def _best_so_far(self) -> tuple[int, float]:
         def look() -> str:
-            best = store.best_of(store.complete(self.run.checkpoints))
+            best = store.best(self.run.checkpoints)
             return json.dumps([best.step, best.val_loss] if best else [-1, None])
 
         step, loss = json.loads(self.company.tell(look))  # saving takes all ranks, so all must know when
@@ -169,7 +169,7 @@ class Training:
     def _newest(self) -> str:
         """Rather not one that was saved between steps that went wrong: its weights are those that led to them."""
         good, _ = store.listed(self.run.checkpoints)
-        calm = [each for each in good if not (store.read_progress(each).get("guard") or {}).get("skipped")]
+        calm = [each for each in good if each.calm]
         return (calm or good)[-1].folder.name if good else ""
 
     def _accident(self, result: StepResult, what: str) -> None:
@@ -252,6 +252,10 @@ class Training:
 
     def _save(self, step: int, end: End | None = None) -> None:
         self._refuse_ruined(step)
+        with self.signals.deadline.lifted():
+            self._save_now(step, end)
+
+    def _save_now(self, step: int, end: End | None) -> None:
         val_loss = self.judged[1] if self.judged and self.judged[0] == step else None
         owed = (asdict(end.last) if end.last else {}) if end and end.owed else None
         in_parts = self.settings.train.sharded_save and is_spread(next(self.model.parameters()))

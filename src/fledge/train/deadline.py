@@ -44,11 +44,11 @@ class Deadline:
     @contextlib.contextmanager
     def lifted(self) -> Iterator[None]:
         """What has begun to be saved may be saved, however long that takes."""
-        self._saving = True
+        before, self._saving = self._saving, True
         try:
             yield
         finally:
-            self._saving = False
+            self._saving = before
 
     def _watch(self) -> None:
         with contextlib.suppress(EOFError):  # nobody has asked to stop, or it was done in time
