@@ -153,7 +153,8 @@ def starting_point(run: Run, which: str, steps: int) -> Checkpoint | None:
     for what in damaged:
         say(f"warning: {what}; it is passed over")
     if checkpoint.step >= steps and not checkpoint.owed:
-        raise UserError(f"'{run.name}' is finished: it has made all its {steps} steps", "train a new run")
+        longer = f"to make it longer: fledge resume {run.name} --train.steps {2 * steps} --allow-changes"
+        raise UserError(f"'{run.name}' is finished: it has made all its {steps} steps", longer)
     return checkpoint
 
 
