@@ -3,13 +3,16 @@
 import json
 import re
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 
+from fledge.base.company import Company
 from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
 from fledge.recipes import proof
+from fledge.recipes.resume import resume
 from fledge.recipes.settings import settle
 from fledge.recipes.training import Training
 from fledge.track.sinks import read_metrics
@@ -201,3 +204,25 @@ def test_going_back_tells_what_it_takes_back_and_takes_nothing_before_it_can_go_
     capsys.readouterr()
     assert home.do("resume", "bird@6", "--allow-changes") == 0
     assert "going on with 'bird' after step 6; what was saved later is taken back: 8, 9, 12" in said(capsys)
+
+
+class Again(Company):
+    """Of processes that are started again, whose notes outlive them."""
+
+    notes: ClassVar[set[str]] = set()
+
+    def note(self, word: str) -> None:
+        self.notes.add(word)
+
+    def noted(self, word: str) -> bool:
+        return word in self.notes
+
+
+def test_processes_that_are_started_again_do_not_go_back_again(home) -> None:
+    run = home.train("bird", *STOPPED)
+    assert resume("bird@4", home.runs, Again()).step == 12
+    store.remove_later(run / "checkpoints", 8)
+    before = (run / "events.jsonl").read_text().count('"Started"')
+    assert resume("bird@4", home.runs, Again()).step == 12
+    (*_, last) = (json.loads(line) for line in (run / "events.jsonl").read_text().splitlines() if '"Started"' in line)
+    assert (last["step"], before) == (8, 2)

@@ -63,6 +63,8 @@ def resume(
     allow_changes: bool = False,
 ) -> Outcome:
     name, which = run_folder.split_reference(reference)
+    if company.tell(lambda: "again" if company.noted(reference) else ""):
+        which = "latest"  # processes that were started again go on from where they had come to
     run = run_folder.find(name, runs)
     edited = run.changed() == [run_folder.CONFIG]
     if not edited:
@@ -77,6 +79,7 @@ def resume(
         training = Training(run, settings, machine, dataset)
         state = training.load(found) if found else None
         company.tell(lambda: rewound(run, state, settings, edited=edited))  # nothing of the run was changed before
+        company.note(reference)
         return training.go(state)
 
 
