@@ -3,7 +3,6 @@
 import csv
 import itertools
 import json
-import os
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -13,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from campaign import WHOLE, teller
 from fledge.checkpoint import store
 
-WHOLE = os.environ.get("FLEDGE_FAULTS") == "whole"
 BATCH = ("--train.batch", "8", "--train.steps", "8", "--train.eval_every", "4", "--train.save_every", "2")
 KEPT = (*BATCH, "--train.keep_last", "9", "--train.sample_every", "4")
 NEXT = {1: 2, 2: 4, 4: 1}  # saved by so many, gone on with by so many
@@ -63,7 +62,13 @@ def near(run: Path) -> Any:
 
 @pytest.mark.parametrize(("size", "micro", "point"), TOPOLOGIES if WHOLE else TOPOLOGIES[4::9])
 def test_a_run_goes_on_with_another_number_of_ranks(
-    home: Any, together: Callable[..., str], tmp_path: Path, size: int, micro: int | None, point: int
+    home: Any,
+    together: Callable[..., str],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+    size: int,
+    micro: int | None,
+    point: int,
 ) -> None:
     def seen(words: Sequence[str], size: int, name: str) -> dict[int, list[list[int]]]:
         folder = tmp_path / name
@@ -83,6 +88,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(
     assert losses(run) == near(alone)
     assert len(losses(run)) == len(losses(alone))
     assert (run / "samples.md").read_text() == (alone / "samples.md").read_text()
+    teller(record_property)("the same rows and losses", f"saved by {size}, gone on with by {NEXT[size]}", 1)
 
 
 @pytest.mark.parametrize(("parallel", "size"), [("ddp", 4), ("fsdp", 2)])
