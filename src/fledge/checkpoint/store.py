@@ -233,9 +233,9 @@ def prune(folder: Path, keep_last: int) -> None:
     """
     remove_partials(folder)
     good = complete(folder)
-    keep = [*good[-max(1, keep_last) :], *[each for each in good if each.calm][-1:]]
-    if len(keep) < len(good) and (found := best(folder)):
-        keep.append(found)
+    keep = {*good[-max(1, keep_last) :], *[each for each in good if each.calm][-1:]}
+    if keep != set(good) and (found := best(folder)):
+        keep.add(found)
     for checkpoint in good:
         if checkpoint not in keep:
             remove(checkpoint.folder)
