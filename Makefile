@@ -9,16 +9,19 @@ BIN    := .venv/bin
 # --find-links and indexes are the user's own pip configuration; constraints pin versions, not origins.
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# Several at once: threads that wait for work must not keep others from theirs.
+PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2
+
 .PHONY: demo test faults check lock clean
 
 demo: .venv/.core
 	$(BIN)/fledge demo
 
 test: .venv/.dev
-	$(BIN)/python -m pytest -n 2
+	$(PYTEST)
 
 faults: .venv/.dev
-	FLEDGE_FAULTS=whole $(BIN)/python -m pytest -n 2 tests/faults tests/journey/parallel/test_together.py
+	FLEDGE_FAULTS=whole $(PYTEST) tests/faults tests/journey/parallel/test_together.py
 
 check: .venv/.dev
 	$(BIN)/ruff check .
