@@ -4,7 +4,7 @@ One at a time, in the order they were taken. What goes wrong there is raised her
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,36 +49,37 @@ class Saver:
         self._pending = None
         return [pending.result()]
 
+    def save_parts(self, state: State, company: Company) -> list[Written]:
+        """By all ranks, while training stands still: the first makes the folder, and each writes its part into it."""
+        begun = time.perf_counter()
+        tensors = {f"{MODEL}/{name}": tensor for name, tensor in state.weights.items()}
+        tensors |= {f"{MEMORY}/{name}": tensor for name, tensor in state.optimizer.items()}
+        places: list[Path] = []
+
+        def announced(inside: Path, _: State) -> None:
+            places.append(inside)
+            parts.write(Path(company.tell(lambda: str(inside))), tensors)
+
+        if company.first:
+            self._keep(state, announced)
+        if not places and (place := company.tell(lambda: "")):  # nowhere, if it was there already
+            parts.write(Path(place), tensors)
+        seconds = time.perf_counter() - begun
+        return [Written(state.step, state.val_loss, seconds, seconds)]
+
     def _write(self, state: State, held: float, beside: bool) -> Written:
         begun = time.perf_counter()
+        self._keep(state)
+        seconds = time.perf_counter() - begun
+        return Written(state.step, state.val_loss, seconds, held if beside else held + seconds)
+
+    def _keep(self, state: State, write: Callable[[Path, State], None] | None = None) -> None:
         for record in self.records:
             if record.exists():
                 sync_file(record)
-        store.save(self.folder, state)
+        store.save(self.folder, state, write)
         store.prune(self.folder, self.keep_last)
-        seconds = time.perf_counter() - begun
-        return Written(state.step, state.val_loss, seconds, held if beside else held + seconds)
 
     def close(self) -> None:
         """What is being written is written to its end; nobody asks any more how it went."""
         self._thread.shutdown()
-
-
-def save_parts(folder: Path, keep_last: int, state: State, company: Company) -> list[Written]:
-    """By all ranks, while training stands still: the first makes the folder, and each writes its part into it."""
-    begun = time.perf_counter()
-    tensors = {f"{MODEL}/{name}": tensor for name, tensor in state.weights.items()}
-    tensors |= {f"{MEMORY}/{name}": tensor for name, tensor in state.optimizer.items()}
-    places: list[Path] = []
-
-    def announced(inside: Path, _: State) -> None:
-        places.append(inside)
-        parts.write(Path(company.tell(lambda: str(inside))), tensors)
-
-    if company.first:
-        store.save(folder, state, announced)
-        store.prune(folder, keep_last)
-    if not places and (place := company.tell(lambda: "")):  # nowhere, if it was there already
-        parts.write(Path(place), tensors)
-    seconds = time.perf_counter() - begun
-    return [Written(state.step, state.val_loss, seconds, seconds)]

@@ -105,12 +105,12 @@ def verify(path: Path) -> Checkpoint:
     """Every file present and unchanged, or `Damaged`."""
     manifest = _read_manifest(path)
     for name, expected in manifest["files"].items():
-        if _hash(path / name) != expected:
+        if hash_of(path / name) != expected:
             raise Damaged(f"{path / name} is damaged")
     return _described(path, manifest)
 
 
-def _hash(path: Path) -> str:
+def hash_of(path: Path) -> str:
     """Empty where nothing can be read; what somebody else may read is not damaged."""
     try:
         return sha256(path)
@@ -118,6 +118,11 @@ def _hash(path: Path) -> str:
         if error.errno not in UNREADABLE:
             raise
         return ""
+
+
+def described(path: Path) -> Checkpoint:
+    """What it says of itself; whether that is true, verify and load find out."""
+    return _described(path, _read_manifest(path))
 
 
 def _described(path: Path, manifest: dict[str, Any]) -> Checkpoint:
@@ -155,7 +160,7 @@ def complete(folder: Path) -> list[Checkpoint]:
     found = []
     for path in folders(folder):
         with contextlib.suppress(Damaged):
-            found.append(_described(path, _read_manifest(path)))
+            found.append(described(path))
     return found
 
 

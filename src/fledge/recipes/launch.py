@@ -23,7 +23,7 @@ from fledge.checkpoint import run as run_folder
 from fledge.checkpoint import store
 from fledge.recipes.assembly import refuse_uneven
 from fledge.recipes.errands import DONE, ERROR, HINT, STOPPED, Errand, refusal, why
-from fledge.recipes.outcome import Outcome
+from fledge.recipes.outcome import Outcome, outcome_of
 from fledge.recipes.screen import say
 from fledge.recipes.settings import Settings
 
@@ -116,10 +116,7 @@ def came_to(code: int, log: Path, name: str, runs: Path) -> Outcome:
     if code != DONE:
         raise refusal(log)
     run = run_folder.find(name, runs)
-    good = store.complete(run.checkpoints)
-    best = store.best_of(good)
-    step = max((saved.step for saved in good), default=0)
-    return Outcome(run.name, str(run.folder), step, best.val_loss if best else None)
+    return outcome_of(run, max((saved.step for saved in store.complete(run.checkpoints)), default=0))
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from dataclasses import asdict, dataclass
 
+from fledge.checkpoint import store
+from fledge.checkpoint.run import Run
 from fledge.recipes.screen import report
 
 
@@ -11,6 +13,11 @@ class Outcome:
     folder: str
     step: int
     val_loss: float | None  # the best there was
+
+
+def outcome_of(run: Run, step: int) -> Outcome:
+    best = store.best(run.checkpoints)
+    return Outcome(run.name, str(run.folder), step, best.val_loss if best else None)
 
 
 def tell(outcome: Outcome, *, as_json: bool) -> None:

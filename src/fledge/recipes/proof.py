@@ -32,7 +32,7 @@ class Proof:
 def prove(training: Training, name: str) -> Proof:
     """By all ranks together; the first compares."""
     training.restore(training.load(name))
-    checkpoint = store.verify(training.run.checkpoints / name)
+    checkpoint = store.described(training.run.checkpoints / name)
     before = store.load(checkpoint)  # whole, also where each rank holds a part
     again = with_the_rest(training.captured(before.step, before.val_loss, before.owed), before, training.settings)
     files = json.loads(training.company.tell(lambda: json.dumps(saved_again(checkpoint, before, again))))
@@ -55,11 +55,7 @@ def saved_again(checkpoint: Checkpoint, before: State, again: State) -> dict[str
         saved = store.save(Path(here), again)
         refuse_difference(name, before, store.load(saved))
         files = {file.name: sha256(file) for file in sorted(saved.folder.iterdir())}
-    return {file: digest for file, digest in files.items() if digest == _hash(folder / file)}
-
-
-def _hash(path: Path) -> str | None:
-    return sha256(path) if path.exists() else None
+    return {file: digest for file, digest in files.items() if digest == store.hash_of(folder / file)}
 
 
 def refuse_difference(name: str, before: State, after: State) -> None:

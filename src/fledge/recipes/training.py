@@ -21,7 +21,7 @@ from fledge.base.machine import Machine
 from fledge.batches.order import Route
 from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
-from fledge.checkpoint.saver import Saver, Written, save_parts
+from fledge.checkpoint.saver import Saver, Written
 from fledge.checkpoint.state import State, capture, capture_part, restore, seed_chance
 from fledge.datasets.shards import Dataset
 from fledge.evaluate.loss import judge
@@ -31,7 +31,7 @@ from fledge.model.count import parameters
 from fledge.recipes.assembly import assemble, compiles, reservations
 from fledge.recipes.facts import about
 from fledge.recipes.listeners import listeners
-from fledge.recipes.outcome import Outcome
+from fledge.recipes.outcome import Outcome, outcome_of
 from fledge.recipes.settings import Settings
 from fledge.tokens.tokenizer import byte_lengths
 from fledge.track import events
@@ -68,7 +68,7 @@ class Training:
 
     def load(self, name: str) -> State:
         """A checkpoint of this run; of a model that is spread over ranks, each takes its part."""
-        return store.load(store.verify(self.run.checkpoints / name), dict(self.model.named_parameters()))
+        return store.load(store.described(self.run.checkpoints / name), dict(self.model.named_parameters()))
 
     def go(self, state: State | None = None) -> Outcome:
         """From `state`, or from the beginning, to the last step. A signal saves and raises `Interrupted`."""
@@ -97,8 +97,7 @@ class Training:
                 self.tracker.close()
         if stopped:
             raise Interrupted(stopped, f"fledge resume {self.run.name}")
-        best = store.best(self.run.checkpoints)
-        return Outcome(self.run.name, str(self.run.folder), reached, best.val_loss if best else None)
+        return outcome_of(self.run, reached)
 
     def restore(self, state: State) -> None:
         restore(state, self.model, self.optimizer, self.company)
@@ -261,7 +260,7 @@ class Training:
         in_parts = self.settings.train.sharded_save and is_spread(next(self.model.parameters()))
         state = self.captured(step, val_loss, owed, capture_part if in_parts else capture)
         if in_parts:
-            self._tell_saved(save_parts(self.run.checkpoints, self.settings.train.keep_last, state, self.company))
+            self._tell_saved(self.saver.save_parts(state, self.company))
         elif self.company.first:
             self._tell_saved(self.saver.save(state))
 
