@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol, get_args, get_type_hints
 
 from fledge.base.errors import UserError, nearest
-from fledge.base.settings import refuse_unknown, typed
+from fledge.base.settings import cast, refuse_unknown
 from fledge.recipes.settings import Settings
 from fledge.recipes.trials import FAILED, FINISHED, Trial
 
@@ -113,7 +113,7 @@ def _choice(name: str, said: Any) -> Choice:
     refuse_unknown(Settings, {head: {key: said}}, also=[SIZE])
     kind = str if name == SIZE else get_type_hints(get_type_hints(Settings)[head])[key]
     if isinstance(said, list) and said:
-        return Values([typed(name, kind, value) for value in said])
+        return Values([cast(name, kind, value) for value in said])
     if isinstance(said, dict):
         return _range(name, said, kind)
     raise UserError(
@@ -133,8 +133,8 @@ def _range(name: str, said: Mapping[str, Any], kind: Any) -> Range:
     missing = [key for key in ("low", "high") if key not in said]
     if missing:
         raise UserError(f"[space]: {name} has no {missing[0]}", "write {low = 1, high = 9}")
-    low, high = (typed(f"{name}: {key}", number, said[key]) for key in ("low", "high"))
-    log = typed(f"{name}: log", bool, said.get("log", False))
+    low, high = (cast(f"{name}: {key}", number, said[key]) for key in ("low", "high"))
+    log = cast(f"{name}: log", bool, said.get("log", False))
     if not low < high or not math.isfinite(high - low):
         raise UserError(f"[space]: {name} goes from low = {low} to high = {high}", "low must lie below high")
     if log and low <= 0:
