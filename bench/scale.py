@@ -93,8 +93,8 @@ class Plan:
     def _activations(self) -> float:
         kept = replace(self.model, n_layer=1) if self.way == LEAN else self.model
         entrances = FLOAT32 * self.at_once * self.model.context * self.model.n_embd * (self.model.n_layer - 1)
-        whole = count.activation_bytes(kept, self.at_once, BFLOAT16) + count.portion_bytes(self.model, BFLOAT16)
-        return whole + entrances * (self.way == LEAN)
+        blocks = count.activation_bytes(kept, self.at_once, BFLOAT16, chunked=True)
+        return blocks + count.chunk_bytes(self.model, BFLOAT16) + entrances * (self.way == LEAN)
 
     def fits(self) -> bool:
         return sum(self.held().values()) <= A["usable"] * A["memory"]

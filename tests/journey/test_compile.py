@@ -1,5 +1,6 @@
-"""torch.compile changes the speed and nothing else, and a machine without a compiler trains all the same."""
+"""torch.compile changes the speed and nothing else. Where it fails, or is wrong, training goes on without it."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -7,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from fledge.track.sinks import read_metrics
+from fledge.train.parallel import LossModel
 
 # The loss of a small model, compiled as training does it; then how many graphs the compiler did not know, and knew.
 JUDGING = """
@@ -74,3 +77,64 @@ def test_a_compiler_that_does_not_work_is_no_reason_not_to_train(
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)  # torch reads CXX once
     assert done.returncode == 0, done.stderr
     assert len([line for line in done.stderr.splitlines() if line.startswith("warning: ")]) == 1
+
+
+def wrong_compiler(eager, **_):
+    """Code whose gradients are all zero, as torch 2.11 has written it."""
+    return lambda inputs, targets: eager(inputs, targets).detach().requires_grad_()
+
+
+def checks(run: Path) -> list[tuple[int, bool]]:
+    found = (json.loads(line) for line in (run / "events.jsonl").read_text().splitlines())
+    return [(event["step"], event["ok"]) for event in found if event["event"] == "CompileChecked"]
+
+
+def test_miscompiled_code_never_trains(
+    home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], outcome_of
+) -> None:
+    monkeypatch.setattr("fledge.base.machine.shutil.which", lambda _: "/usr/bin/c++")
+    plain = home.train("plain", "--train.keep_last", "9")
+    capsys.readouterr()
+    monkeypatch.setattr(torch, "compile", wrong_compiler)
+    run = home.train("wrong", "--train.compile", "true", "--train.keep_last", "9")
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1
+    assert "compiled it wrongly" in warnings[0]
+    assert checks(run) == [(0, False)]
+    whole = outcome_of(run)
+    assert whole["model"] == outcome_of(plain)["model"]
+    assert home.do("resume", "wrong@6") == 0  # it knows, and does not try again
+    assert checks(run) == [(0, False)]
+    assert outcome_of(run) == whole
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+@pytest.mark.parametrize("chunked", ["true", "false"])
+def test_compiled_runs_with_a_large_vocabulary_learn(home, chunked: str) -> None:
+    settings = ("--model.vocab_size", "4096", "--train.compile", "true", "--train.chunked_loss", chunked)
+    run = home.train("large", *settings, "--train.steps", "40", "--train.sample_every", "0")
+    metrics = read_metrics(run)
+    assert checks(run) == [(0, True)]
+    assert min(metrics["grad_norm"][1:]) > 0
+    assert metrics["train_loss"][1] - metrics["train_loss"][-1] > 1
+
+
+def test_a_model_that_does_not_learn_ends_with_advice(
+    home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual = LossModel.forward
+    monkeypatch.setattr(LossModel, "forward", lambda *given: usual(*given) * 0 + 3.0 * given[1].numel())
+    assert home.do(*home.training("stuck")[:-2]) == 2
+    error, hint = capsys.readouterr().err.splitlines()[-2:]
+    assert error.startswith("error: the model does not learn: the gradient was exactly zero in 5 steps")
+    assert "--train.compile false" in hint
+    events = [json.loads(line) for line in (home.runs / "stuck" / "events.jsonl").read_text().splitlines()]
+    assert [event["what"] for event in events if event["event"] == "Accident"]
+
+
+def test_a_rate_that_moves_no_weight_ends_with_advice(home, capsys: pytest.CaptureFixture[str]) -> None:
+    words = home.training("slow", "--optim.lr", "1e-15", "--optim.min_lr", "1e-15", "--optim.weight_decay", "0")
+    assert home.do(*words[:-2]) == 2
+    error, hint = capsys.readouterr().err.splitlines()[-2:]
+    assert "the model does not learn: the weights did not change" in error
+    assert "--optim.lr" in hint

@@ -15,7 +15,7 @@ from fledge.model.cache import new_cache
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
-from fledge.train.parallel import LossModel
+from fledge.train.parallel import wrap
 
 NAMES: dict[torch.dtype, Any] = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -105,7 +105,7 @@ def test_the_cache_takes_the_bytes_that_the_formula_says(dtype: torch.dtype, win
     assert kept == (window or 12) * count.cache_bytes_per_token(config, dtype.itemsize)
 
 
-def kept_bytes(config: ModelConfig, batch: int, dtype: torch.dtype) -> int:
+def kept_bytes(config: ModelConfig, batch: int, dtype: torch.dtype, chunked: bool) -> int:
     """What autograd keeps from a forward pass: each storage once, weights and fixed tables left out."""
     model = build(config, 0)
     own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
@@ -119,7 +119,7 @@ def kept_bytes(config: ModelConfig, batch: int, dtype: torch.dtype) -> int:
 
     ids = torch.zeros(batch, config.context, dtype=torch.long)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = LossModel(model, Machine("cpu", NAMES[dtype]))(ids, ids)
+        loss = wrap(model, Machine("cpu", NAMES[dtype]), chunked=chunked)(ids, ids)
     assert loss.requires_grad
     return sum(storage.nbytes() for storage in kept.values())
 
@@ -145,9 +145,9 @@ KINDS = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_batch_keeps_the_bytes_of_the_formula_to_a_fiftieth(kind: str, attention: str, dtype: torch.dtype) -> None:
     """Two sequences more, so that what a batch shares (weights in low precision, masks) does not count."""
-    config = replace(KINDS[kind], attention=attention)
-    real = kept_bytes(config, 4, dtype) - kept_bytes(config, 2, dtype)
-    assert abs(count.activation_bytes(config, 2, dtype.itemsize) / real - 1) < 0.02
+    config, chunked = replace(KINDS[kind], attention=attention), kind == "large vocabulary"
+    real = kept_bytes(config, 4, dtype, chunked) - kept_bytes(config, 2, dtype, chunked)
+    assert abs(count.activation_bytes(config, 2, dtype.itemsize, chunked=chunked) / real - 1) < 0.02
 
 
 def test_known_models_have_their_known_sizes() -> None:
@@ -156,7 +156,7 @@ def test_known_models_have_their_known_sizes() -> None:
     assert count.parameters(llama) - qk_norms == 6_738_415_616
 
 
-def test_of_a_large_vocabulary_only_a_portion_counts() -> None:
-    small, large = (replace(MODERN, vocab_size=count.LARGE_VOCABULARY - less) for less in (1, 0))
-    assert count.portion_bytes(small) == 0 < count.portion_bytes(large)
-    assert count.activation_bytes(large, 100) < count.activation_bytes(small, 100) / 2
+def test_chunked_loss_takes_no_memory_that_grows_with_batch_and_vocabulary() -> None:
+    large = replace(MODERN, vocab_size=count.LARGE_VOCABULARY)
+    assert count.activation_bytes(large, 100, chunked=True) < count.activation_bytes(large, 100) / 2
+    assert count.chunk_bytes(large) < count.logits_bytes(large, 100 * large.context)

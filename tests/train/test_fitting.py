@@ -3,6 +3,8 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 from fledge.base.errors import UserError, out_of_memory
 from fledge.base.machine import Machine, free_memory, total_memory
 from fledge.model.config import ModelConfig
-from fledge.model.count import activation_bytes, parameters
+from fledge.model.count import LARGE_VOCABULARY, activation_bytes, chunk_bytes, parameters
 from fledge.train import fitting
 from fledge.train.fitting import Fitting, Fixed, guess
 from fledge.train.step import Stepper
@@ -24,16 +26,36 @@ Build = Callable[..., Stepper]
 MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=64, context=64, vocab_size=100)
 
 
-@given(batch=st.integers(1, 5000), free=st.integers(0, 1 << 34))
-def test_the_guess_divides_the_batch_and_fits(batch: int, free: int) -> None:
+@given(batch=st.integers(1, 5000), free=st.integers(0, 1 << 34), chunked=st.booleans())
+def test_the_guess_divides_the_batch_and_fits(batch: int, free: int, chunked: bool) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fitting, "free_memory", lambda _: free)
-        size = guess(MODEL, batch, CPU)
+        size = guess(MODEL, batch, CPU, chunked=chunked)
     assert batch % size == 0
-    room = 0.8 * free - 16 * parameters(MODEL)
-    assert size == 1 or activation_bytes(MODEL, size) <= room
+    room = 0.8 * free - 16 * parameters(MODEL) - (chunk_bytes(MODEL) if chunked else 0)
+    assert size == 1 or activation_bytes(MODEL, size, chunked=chunked) <= room
     larger = next((n for n in range(size + 1, batch + 1) if batch % n == 0), None)
-    assert larger is None or activation_bytes(MODEL, larger) > room
+    assert larger is None or activation_bytes(MODEL, larger, chunked=chunked) > room
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "device", "compiled", "memory", "chunked"),
+    [
+        (LARGE_VOCABULARY - 1, "cpu", False, 1, False),  # a small vocabulary is never worth it
+        (LARGE_VOCABULARY, "cpu", False, 1 << 40, True),  # eager on a CPU: as fast, and less memory
+        (50_257, "cpu", True, 1 << 40, False),  # compiled, and it fits
+        (50_257, "cpu", True, 1 << 30, True),  # and it does not
+        (50_257, "cuda", False, 80 << 30, False),
+        (50_257, "cuda", True, 80 << 30, False),
+        (50_257, "cuda", True, 8 << 30, True),
+    ],
+)
+def test_when_the_chunked_loss_pays(
+    monkeypatch: pytest.MonkeyPatch, vocab_size: int, device: Any, compiled: bool, memory: int, chunked: bool
+) -> None:
+    monkeypatch.setattr(fitting, "total_memory", lambda _: memory)
+    model, machine = replace(MODEL, vocab_size=vocab_size, context=1024), Machine(device, "bfloat16")
+    assert fitting.chunked_loss_pays(model, 32, machine, compiled=compiled) is chunked
 
 
 def test_there_is_free_memory_here_and_not_more_than_all() -> None:

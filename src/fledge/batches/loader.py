@@ -42,7 +42,7 @@ class Loader:
     def micro_batches(self, number: int, size: int) -> list[Batch]:
         """This rank's share of global batch `number` (counted from 0), in pieces of `size` rows."""
         tokens = self._ahead(number).to(self.machine.device, non_blocking=True)
-        return [Batch(piece[:, :-1], piece[:, 1:]) for piece in tokens.split(size)]
+        return [Batch(piece[:, :-1].contiguous(), piece[:, 1:].contiguous()) for piece in tokens.split(size)]
 
     @cached_property
     def _ahead(self) -> "Ahead":

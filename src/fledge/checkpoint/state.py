@@ -38,6 +38,7 @@ class State:
     at_once: int | None = None  # sequences, as many as had turned out to fit
     owed: dict[str, float] | None = None  # the step's own figures, where it was interrupted before it was looked at
     detours: tuple[tuple[int, int], ...] = ()  # batches that are passed over
+    compiled: bool | None = None  # False: the compiled code was found wrong, and the eager code trains
     guard: dict[str, Any] | None = None  # which losses are usual
     about: dict[str, Any] | None = None  # the settings, the text and the tokenizer that made it
 

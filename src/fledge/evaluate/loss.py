@@ -11,11 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from fledge.base.errors import out_of_memory
 from fledge.base.machine import Machine
 from fledge.datasets.shards import Split
-from fledge.loss import IGNORE, summed_cross_entropy
+from fledge.losses.cross_entropy import IGNORE, cross_entropy_sum
 from fledge.model.gpt import GPT
+from fledge.model.head import Head
 
 TOKENS_AT_ONCE = {"cpu": 4096, "mps": 16_384, "cuda": 16_384}  # a CPU is faster, too, where its caches hold more of it
 NOTHING = (0, 0)  # a window that asks nothing: ranks that share a model must call it equally often
@@ -55,32 +58,48 @@ def judge(
     context = model.config.context
     cuts = windows(len(split), context)
     rows, company = portion(context, lengths.size, machine), machine.company
-    nats = torch.zeros((), dtype=torch.float64)
-    right, counted, spelled = 0, 0, 0
+    sums = torch.zeros(4, dtype=torch.float64)
     was_training = model.training
     model.eval()
     try:
         for turn in watch(range(0, len(cuts), rows * company.size)):
             first = turn + company.rank * rows
             ids = rows_of(split, cuts[first : first + rows] or [NOTHING], context)
-            inputs = torch.from_numpy(ids[:, :-1].clip(min=0)).to(machine.device)
-            targets = torch.from_numpy(ids[:, 1:]).to(machine.device)
-            with machine.autocast():
-                logits = model(inputs)
-            nats += summed_cross_entropy(logits, targets).double().cpu()
-            right += int((logits.argmax(-1) == targets).sum())
-            del logits  # or they would be held beside the next ones
-            asked = ids[:, 1:][ids[:, 1:] != IGNORE]
-            counted += len(asked)
-            spelled += int(lengths[asked].sum())
+            valid = ids[:, 1:][ids[:, 1:] != IGNORE]
+            sums += torch.cat((loss_and_hits(model, ids, machine), torch.tensor([len(valid), lengths[valid].sum()])))
     finally:
         model.train(was_training)
-    sums = torch.tensor([float(nats), right, counted, spelled], dtype=torch.float64)
     all_nats, all_right, all_counted, all_spelled = company.sum(sums).tolist()
     loss = all_nats / all_counted
     bits = all_nats / math.log(2) / max(1, all_spelled)
     perplexity = math.exp(loss) if loss < 700 else math.inf
     return Judgement(split.name, loss, perplexity, bits, all_right / all_counted, int(all_counted), context)
+
+
+def loss_and_hits(model: GPT, ids: NDArray[np.int64], machine: Machine) -> Tensor:
+    """ids [B, T + 1] → the summed loss, and how often the right token was the model's first guess. [2]
+
+    Out of memory: one half after the other. Ranks that share a model must call it equally often, so they give up.
+    """
+    try:
+        return _loss_and_hits(model, ids, machine)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error) or len(ids) == 1 or machine.company.size > 1:
+            raise
+    half = len(ids) // 2  # outside of the handler: what the error refers to still holds memory
+    return loss_and_hits(model, ids[:half], machine) + loss_and_hits(model, ids[half:], machine)
+
+
+def _loss_and_hits(model: GPT, ids: NDArray[np.int64], machine: Machine) -> Tensor:
+    inputs = torch.from_numpy(ids[:, :-1].clip(min=0)).to(machine.device)
+    targets = torch.from_numpy(ids[:, 1:]).to(machine.device)
+
+    def sums(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
+        logits = head.padded(hidden)
+        return torch.stack((cross_entropy_sum(logits, targets), (logits.argmax(-1) == targets).sum()))
+
+    with machine.autocast():
+        return model.forward_loss(inputs, targets, sums).double().cpu()
 
 
 def rows_of(split: Split, cuts: Sequence[tuple[int, int]], context: int) -> NDArray[np.int64]:

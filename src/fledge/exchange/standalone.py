@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fledge.datasets.config import DataConfig
-from fledge.loss import summed_cross_entropy
+from fledge.losses.cross_entropy import full_logits_loss
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
@@ -47,8 +47,7 @@ def train(model: GPT, data: Iterable[Tensor], steps: int) -> Iterator[float]:
         for rows in tokens.to(device).split(plan.micro_batch or plan.batch):
             inputs, targets = rows[:, :-1], rows[:, 1:]  # [B, T]
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                logits = model(inputs)
-            loss = summed_cross_entropy(logits, targets) / tokens[:, 1:].numel()
+                loss = model.forward_loss(inputs, targets, full_logits_loss) / tokens[:, 1:].numel()
             loss.backward()  # gradients of micro-batches add up
             losses.append(loss.detach())
         torch.nn.utils.clip_grad_norm_(model.parameters(), plan.clip or float("inf"))

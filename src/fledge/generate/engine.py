@@ -33,7 +33,7 @@ def generate(
             if cache.length + new.shape[1] > context:
                 cache, new = new_cache(model.config), seen[:, -(context // 2 or 1) :]
             with machine.autocast():
-                logits = model.following(new, cache)
+                logits = model.next_token_logits(new, cache)
             chosen = machine.company.as_first(choose(logits, row, generator))  # or ranks might end at other places
             new = chosen.to(machine.device).unsqueeze(1)
             seen = torch.cat((seen[:, -context:], new), dim=1)

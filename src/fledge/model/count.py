@@ -11,9 +11,8 @@ from fledge.model.config import ModelConfig
 
 FLOAT32, BFLOAT16 = 4, 2  # bytes of a number
 
-# From here on the loss goes through the tokens in portions: below, all scores at once take little room, and less time.
-LARGE_VOCABULARY = 4096
-PORTION = 1024  # tokens
+CHUNK = 1024  # tokens whose logits the chunked loss holds at a time
+LARGE_VOCABULARY = 4096  # from here on the chunked loss is worth a thought
 
 # Of a parameter in training: itself, its gradient, two memories of the optimiser, four bytes each. The least it takes.
 TRAINING_BYTES = 16
@@ -67,20 +66,17 @@ def cache_bytes(config: ModelConfig, number: int = BFLOAT16) -> int:
     return config.reach * cache_bytes_per_token(config, number)
 
 
-def in_portions(config: ModelConfig) -> bool:
-    """Whether scores are made for a portion of the tokens at a time."""
-    return _vocabulary(config) >= LARGE_VOCABULARY
+def logits_bytes(config: ModelConfig, tokens: int, number: int = FLOAT32) -> int:
+    """What the logits of so many tokens take at the peak: themselves, their softmax in float32, their gradient."""
+    return tokens * _vocabulary(config) * (2 * number + FLOAT32)
 
 
-def portion_bytes(config: ModelConfig, number: int = FLOAT32) -> int:
-    """What one portion takes, however large the batch: its scores, as made and as chances, and the head's gradient."""
-    if not in_portions(config):
-        return 0
-    scores = PORTION * _vocabulary(config) * (2 * FLOAT32 + 2 * number)
-    return scores + FLOAT32 * _vocabulary(config) * config.n_embd
+def chunk_bytes(config: ModelConfig, number: int = FLOAT32) -> int:
+    """What the chunked loss takes, however large the batch: one chunk's logits, and the gradient of the head."""
+    return logits_bytes(config, CHUNK, number) + FLOAT32 * _vocabulary(config) * (config.n_embd + CHUNK)
 
 
-def activation_bytes(config: ModelConfig, batch: int, number: int = FLOAT32) -> int:
+def activation_bytes(config: ModelConfig, batch: int, number: int = FLOAT32, *, chunked: bool = False) -> int:
     """What a forward pass over `batch` whole contexts keeps until the backward pass has used it, the loss included.
 
     `number` is the precision of matrix products; what runs from block to block, and through norms, stays float32.
@@ -100,7 +96,7 @@ def activation_bytes(config: ModelConfig, batch: int, number: int = FLOAT32) -> 
     thinking = number * (C * (1 if once else _mlp_inputs(config)) + MLP_KEEPS[config.mlp] * config.hidden_width)
     block = 2 * norm + asking + mixing + thinking
     scores = _vocabulary(config) * (FLOAT32 + number * bool(config.softcap))
-    end = norm + (FLOAT32 * C if in_portions(config) else number * C + scores)  # of portions, the gradient stays
+    end = norm + (FLOAT32 * C if chunked else number * C + scores)  # the chunked loss keeps the gradient
     return batch * config.context * (config.n_layer * block + end)
 
 

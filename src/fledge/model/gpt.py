@@ -3,7 +3,7 @@
     ids [B, T]  →  embed  →  (+ pair)  →  + place  →  blocks  →  norm  →  head  →  logits [B, T, V]
 
 With a cache, ids are the tokens that follow what it holds.
-One device, no batching tricks, no tokenizer, no loss: those stand around it (train/, loss.py, generate/).
+One device, no batching tricks, no tokenizer, no loss: those stand around it (train/, losses/, generate/).
 """
 
 from collections.abc import Callable
@@ -18,6 +18,8 @@ from fledge.model.head import Head, make_head
 from fledge.model.norms import make_norm
 from fledge.model.pairs import make_pairs
 from fledge.model.positions import POSITIONS, ROTATIONS
+
+HeadLoss = Callable[[Tensor, Head, Tensor], Tensor]  # hidden [B, T, C], head, targets [B, T] → summed loss
 
 
 class GPT(nn.Module):
@@ -42,12 +44,12 @@ class GPT(nn.Module):
         """ids [B, T] → logits [B, T, V]"""
         return self.head(self.hidden(ids, cache))
 
-    def into(self, ids: Tensor, end: Callable[[Tensor, Head], Tensor]) -> Tensor:
-        """ids [B, T] → what another end makes of the vectors [B, T, C] and the head, where all scores are too many."""
-        return end(self.hidden(ids), self.head)
+    def forward_loss(self, ids: Tensor, targets: Tensor, head_loss: HeadLoss) -> Tensor:
+        """ids and targets [B, T] → summed loss. The head is part of the loss, which may never hold all the logits."""
+        return head_loss(self.hidden(ids), self.head, targets)
 
-    def following(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
-        """ids [B, T] → scores of the token that follows, [B, V]: only the last place is asked for more."""
+    def next_token_logits(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+        """ids [B, T] → logits of the token that follows, [B, V]: only the last position goes through the head."""
         return self.head(self.hidden(ids, cache)[:, -1])
 
     def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:

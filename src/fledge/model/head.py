@@ -1,12 +1,24 @@
-"""The way out: a vector for each place → a score for every token of the vocabulary. [..., C] → [..., V]
+"""The head: a vector for each position → a logit for every token of the vocabulary. [..., C] → [..., V]
 
-Head         weight · x, and a bias where one is wanted
-CappedHead   bent so that no score goes beyond ±softcap: small scores stay as they are
+Head            weight · x, plus a bias where one is wanted
+SoftcapHead     logits squeezed between -softcap and softcap: small ones stay as they are
+
+Matrix products are slow where V is no multiple of 64: GPT-2's 50,257 takes a third longer than 50,304 on a GPU, and a
+tenth on a CPU. `padded` computes on a padded vocabulary and returns the same logits; the weights that are trained,
+saved and counted always have the exact size.
 """
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fledge.model.config import ModelConfig
+
+TILE = 64
+
+
+def padding(vocab_size: int) -> int:
+    """How many rows are missing to the next multiple of TILE."""
+    return -vocab_size % TILE
 
 
 class Head(nn.Linear):
@@ -14,16 +26,29 @@ class Head(nn.Linear):
         assert config.vocab_size is not None
         super().__init__(config.n_embd, config.vocab_size, bias=config.head_bias)
 
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cap(F.linear(x, self.weight, self.bias))
 
-class CappedHead(Head):
+    def padded(self, x: Tensor) -> Tensor:
+        """The same, faster where x holds many tokens: for one token, copying the weights would cost more."""
+        V = self.out_features
+        weight = F.pad(self.weight, (0, 0, 0, padding(V)))
+        bias = None if self.bias is None else F.pad(self.bias, (0, padding(V)))
+        return self.cap(F.linear(x, weight, bias)[..., :V])
+
+    def cap(self, logits: Tensor) -> Tensor:
+        return logits
+
+
+class SoftcapHead(Head):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         assert config.softcap is not None
         self.softcap = config.softcap
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.softcap * (super().forward(x) / self.softcap).tanh()
+    def cap(self, logits: Tensor) -> Tensor:
+        return self.softcap * (logits / self.softcap).tanh()
 
 
 def make_head(config: ModelConfig) -> Head:
-    return Head(config) if config.softcap is None else CappedHead(config)
+    return Head(config) if config.softcap is None else SoftcapHead(config)

@@ -21,19 +21,32 @@ from fledge.optim.muon import Muon
 from fledge.optim.schedule import multiplier
 from fledge.recipes.screen import say
 from fledge.recipes.settings import Settings
+from fledge.train.compiled import WITHOUT_COMPILER, CompileCheck, Report, keep_compiled_code
 from fledge.train.fitting import Fitting, Fixed, guess, rehearsed
-from fledge.train.parallel import LossModel, by_all, exact, keep_compiled, wrap
+from fledge.train.parallel import LossModel, by_all, exact, wrap
 from fledge.train.scaling import SCALING
 from fledge.train.step import Stepper
 
 
-def assemble(settings: Settings, machine: Machine, split: Split) -> Stepper:
+def warn_if_eager(check: CompileCheck) -> None:
+    if not check.ok:
+        say(f"warning: {check.reason}: {WITHOUT_COMPILER}")
+
+
+def assemble(settings: Settings, machine: Machine, split: Split, report: Report = warn_if_eager) -> Stepper:
     """A new model and everything that one update of it needs, to learn from `split`."""
     train, optim, context = settings.train, settings.optim, settings.model.context
-    keep_compiled()
+    keep_compiled_code()
     exact()
     model = build_model(settings.model, train.seed)
-    loss = wrap(model, machine, compile=compiles(settings, machine), warn=say, parallel=train.parallel)
+    loss = wrap(
+        model,
+        machine,
+        compile=compiles(settings, machine),
+        chunked=train.chunked_loss is True,
+        parallel=train.parallel,
+        report=report,
+    )
     optimizer = build_optimizer(model, optim, machine.torch_dtype)
     if isinstance(optimizer, Muon) and is_spread(model.embed.weight):
         optimizer.turn = by_all(optimizer.turn)
@@ -48,7 +61,7 @@ def assemble(settings: Settings, machine: Machine, split: Split) -> Stepper:
         clip=train.clip,
         scaling=SCALING[machine.dtype](),
         company=machine.company,
-        add_up=loss.add_up,
+        set_gradient_sync=loss.set_gradient_sync,
     )
 
 
@@ -66,7 +79,9 @@ def micro_batches(settings: Settings, loader: Loader, model: GPT) -> Fitting:
 def at_once(settings: Settings, machine: Machine) -> int:
     """How many sequences are computed at once, as far as can be told beforehand."""
     wanted, share = settings.train.micro_batch, settings.train.batch // machine.company.size
-    return guess(settings.model, share, machine) if wanted == "auto" else min(wanted or share, share)
+    if wanted == "auto":
+        return guess(settings.model, share, machine, chunked=settings.train.chunked_loss is True)
+    return min(wanted or share, share)
 
 
 def compiles(settings: Settings, machine: Machine) -> bool:

@@ -57,7 +57,9 @@ def describe(name: str) -> dict[str, Any]:
         "cache_bytes_per_token": count.cache_bytes_per_token(model),
         "cache_bytes": count.cache_bytes(model),
         "micro_batch": micro_batch,
-        "activation_bytes": count.activation_bytes(model, micro_batch, count.BFLOAT16),
+        "activation_bytes": count.activation_bytes(
+            model, micro_batch, count.BFLOAT16, chunked=(model.vocab_size or 0) >= count.LARGE_VOCABULARY
+        ),
     }
 
 

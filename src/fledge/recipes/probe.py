@@ -87,8 +87,10 @@ def measure(settings: Settings, machine: Machine, folder: Path) -> Measured:
     sampling = seconds_of_sampling(stepper, settings, machine)
     saving = seconds_of_saving(stepper, folder)
     width = machine.torch_dtype.itemsize
-    missing = count.activation_bytes(model, planned, width) - count.activation_bytes(model, rows, width)
-    memory = machines.peak_memory(machine.device) + missing
+    wanted, held = (
+        count.activation_bytes(model, n, width, chunked=train.chunked_loss is True) for n in (planned, rows)
+    )
+    memory = machines.peak_memory(machine.device) + wanted - held
     token = portions / (rows * model.context)
     return Measured(max(0.0, first - one), token, one - portions, judging, sampling, saving, memory)
 

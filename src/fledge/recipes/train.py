@@ -31,7 +31,8 @@ from fledge.recipes.screen import report
 from fledge.recipes.settings import Settings, resolve
 from fledge.recipes.training import Training, held
 from fledge.text.inputs import is_url
-from fledge.track.sinks import read_metrics
+from fledge.track.sinks import read_events, read_metrics
+from fledge.train.fitting import BUSY_TOKENS, chunked_loss_pays
 
 LONGEST_NAME = 200  # bytes; a file system takes 255, and folders beside it carry longer names
 
@@ -143,6 +144,8 @@ def train(
 
 
 def never_began(run: Run) -> bool:
+    if any(event["event"] == "Accident" for event in read_events(run.folder)):
+        return False
     try:
         steps = read_metrics(run.folder)["step"]
     except UserError:
@@ -186,6 +189,8 @@ def decide(settings: Settings, tokens: int, judged: int, machine: Machine) -> Se
     compile, looks = settings.train.compile, settings.train.eval_every
     if looks is None:
         looks = looking_pays(steps, settings.train.batch * model.context, judged)
+    compile = compile_pays(settings, steps, machine) if compile == "auto" else compile
+    chunked = settings.train.chunked_loss
     train = replace(
         settings.train,
         steps=steps,
@@ -194,9 +199,17 @@ def decide(settings: Settings, tokens: int, judged: int, machine: Machine) -> Se
         dtype=machine.dtype,
         eval_every=looks,
         save_every=settings.train.save_every or looks or steps,
-        compile=compile_pays(settings, steps, machine) if compile == "auto" else compile,
+        compile=compile,
+        chunked_loss=decide_chunked_loss(settings, machine, compile) if chunked == "auto" else chunked,
     )
     return replace(settings, data=replace(settings.data, stride=stride), train=train)
+
+
+def decide_chunked_loss(settings: Settings, machine: Machine, compile: bool) -> bool:
+    model, wanted = settings.model, settings.train.micro_batch
+    local = max(1, settings.train.batch // machine.company.size)
+    sequences = -(-BUSY_TOKENS // model.context) if wanted == "auto" else wanted or local
+    return chunked_loss_pays(model, min(sequences, local), machine, compiled=compile)
 
 
 LOOKING = 0.05  # of the work; a token that is judged costs a third of one that is learned from

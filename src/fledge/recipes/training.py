@@ -36,8 +36,9 @@ from fledge.recipes.settings import Settings
 from fledge.tokens.tokenizer import byte_lengths
 from fledge.track import events
 from fledge.track.sinks import RECORDS, Tracker, rewind
-from fledge.train.anomaly import origin, sound
-from fledge.train.guard import Derailed, Guard, StopAsked, StopSignals
+from fledge.train.anomaly import checksum, origin, sound
+from fledge.train.compiled import WITHOUT_COMPILER, CompileCheck, CompiledLoss
+from fledge.train.guard import Derailed, Guard, NotLearning, StopAsked, StopSignals
 from fledge.train.loop import End, Hook, call_hooks, every, fit
 from fledge.train.step import StepResult
 
@@ -54,14 +55,14 @@ class Training:
         self.run, self.settings, self.machine, self.dataset = run, settings, machine, dataset
         self.steps, self.company = settings.train.steps, machine.company
         machines.forget_peak(machine.device)
-        self.stepper = assemble(settings, machine, dataset.split("train"))
+        self.stepper = assemble(settings, machine, dataset.split("train"), self._compile_checked)
         self.model, self.optimizer = self.stepper.model, self.stepper.optimizer
         self.byte_lengths = byte_lengths(dataset.tokenizer)
         self.judged: tuple[int, float] | None = None  # step and validation loss of the last look
         self.best_step, self.best_loss = -1, math.inf
         self.tracker = Tracker([])
         self.signals = StopSignals(self.company)
-        self.guard = Guard(settings.train.leap, self._accident)
+        self.guard = Guard(settings.train.leap, self._accident, settings.optim.lr)
         records = [run.folder / name for name in RECORDS]
         self.saver = Saver(run.checkpoints, settings.train.keep_last, records)
         self.rescues: Counter[int] = Counter()  # by the step that was gone back to
@@ -105,6 +106,8 @@ class Training:
         if self.settings.train.micro_batch == "auto":
             self.stepper.batches.remember(state.at_once)
         self.stepper.route = Route(state.detours)
+        if state.compiled is False and isinstance(self.stepper.loss, CompiledLoss):
+            self.stepper.loss.use_eager()  # as before the run was interrupted
         self.guard.remember(state.guard)
         self.judged = None
         self.best_step, self.best_loss = self._best_so_far()
@@ -124,6 +127,8 @@ class Training:
                 return self._run(state, state.step if state else 0)
             except Derailed as accident:
                 state = self._rescue(accident)
+            except NotLearning as accident:
+                raise UserError(accident.what, accident.hint) from None
 
     def _run(self, state: State | None, reached: int) -> End:
         """What is owed from last time, and then step after step."""
@@ -174,11 +179,17 @@ class Training:
     def _accident(self, result: StepResult, what: str) -> None:
         """Written down with the place where it began and the text it happened on, before anything else is done."""
         step, batch = result.step - 1, self.settings.train.batch
-        where = "the loss" if result.sound else origin(self.model, self.stepper.micro_batches(step), self.machine)
+        where = "" if result.sound else origin(self.model, self.stepper.micro_batches(step), self.machine)
         first = self.stepper.route.batch(step) * batch
         self.tracker.record(
             events.Accident(result.step, what, where, result.loss, result.grad_norm, (first, first + batch - 1))
         )
+
+    def _compile_checked(self, check: CompileCheck) -> None:
+        step = self.stepper.at_work
+        self.tracker.record(events.CompileChecked(step, check.ok, check.reason))
+        if not check.ok:
+            self.tracker.record(events.Noted(step, f"warning: {check.reason}: {WITHOUT_COMPILER}"))
 
     def _heard(self, reached: int) -> Tracker:
         """The first of a company writes and speaks."""
@@ -238,6 +249,7 @@ class Training:
         self.tracker.record(
             events.Stepped(result.step, seen, result.loss, result.lr, result.grad_norm, result.seconds, speed)
         )
+        self.guard.look_at_weights(result, checksum(self.model, self.company))
 
     def _sample(self, step: int) -> None:
         self._refuse_ruined(step)
@@ -278,6 +290,7 @@ class Training:
             at_once=self.stepper.batches.memory(),
             owed=owed,
             detours=self.stepper.route.detours,
+            compiled=self.stepper.loss.in_use if isinstance(self.stepper.loss, CompiledLoss) else None,
             guard=self.guard.memory(),
             about=about(self.settings, self.dataset),
         )

@@ -86,6 +86,15 @@ class Noted:
 
 
 @dataclass(frozen=True)
+class CompileChecked:
+    """Compiled and eager code have computed the same batch. Where they differ, the eager code trains."""
+
+    step: int
+    ok: bool
+    reason: str
+
+
+@dataclass(frozen=True)
 class Ended:
     step: int
     reason: str  # "finished" or "interrupted"
@@ -93,4 +102,4 @@ class Ended:
     memory: int | None = None  # the most bytes held meanwhile
 
 
-Event = Started | Stepped | Evaluated | Sampled | Saved | Accident | Rescued | Noted | Ended
+Event = Started | Stepped | Evaluated | Sampled | Saved | Accident | Rescued | CompileChecked | Noted | Ended

@@ -90,8 +90,8 @@ def news(event: Noted | Accident | Rescued) -> str:
             return event.text
         case Accident():
             return (
-                f"warning: step {event.step}: loss {event.loss:.4g}, gradient {event.grad_norm:.4g}, {event.what};"
-                f" it began in {event.where}"
+                f"warning: step {event.step}: loss {event.loss:.4g}, gradient {event.grad_norm:.4g}, {event.what}"
+                + (f"; it began in {event.where}" if event.where else "")
             )
         case Rescued():
             first, last = event.batches

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fledge.base.company import own_part
+from fledge.base.company import Company, own_part
 from fledge.base.machine import Machine
 from fledge.batches.loader import Batch
 from fledge.model.gpt import GPT
@@ -33,6 +33,12 @@ def origin(model: GPT, batches: Sequence[Batch], machine: Machine) -> str:
 def sound(numbers: Tensor) -> bool:
     """As far as this rank holds them."""
     return bool(torch.isfinite(own_part(numbers.detach())).all())
+
+
+def checksum(model: GPT, company: Company) -> int:
+    """Of all weights: another one when any bit of any of them is another."""
+    parts = [own_part(p.detach()).contiguous().view(torch.int32).sum(dtype=torch.int64) for p in model.parameters()]
+    return int(company.sum(torch.stack(parts).sum()))
 
 
 def _in_weights(model: GPT) -> str:

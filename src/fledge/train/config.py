@@ -20,6 +20,10 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting("auto", "precision of matrix products")
     compile: Literal["auto"] | bool = setting("auto", "let torch.compile write faster code first; auto: when it pays")
+    chunked_loss: Literal["auto"] | bool = setting(
+        "auto",
+        "logits for a chunk of tokens at a time, to save memory; auto: where they would not fit, or it is faster",
+    )
     parallel: Literal["ddp", "fsdp"] = setting(
         "ddp", "what each of many processes holds: the whole model, or a part of each weight"
     )

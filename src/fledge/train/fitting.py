@@ -9,21 +9,46 @@ from torch import Tensor
 
 from fledge.base.company import Company
 from fledge.base.errors import UserError, out_of_memory
-from fledge.base.machine import Machine, free_memory
+from fledge.base.machine import Machine, free_memory, total_memory
 from fledge.base.settings import divisors
 from fledge.batches.loader import Batch, Loader
 from fledge.model.config import ModelConfig
-from fledge.model.count import TRAINING_BYTES, activation_bytes, parameters, portion_bytes
+from fledge.model.count import (
+    LARGE_VOCABULARY,
+    TRAINING_BYTES,
+    activation_bytes,
+    chunk_bytes,
+    logits_bytes,
+    parameters,
+)
 
 SHARE = 0.8  # of what is free: other programs breathe, too
+LOGITS_SHARE = 0.25  # of all memory: more than this for logits alone is better spent on a larger micro-batch
+BUSY_TOKENS = 16_384  # computed at once they keep a GPU busy: more are not worth chunked logits
 
 
-def guess(model: ModelConfig, batch: int, machine: Machine) -> int:
+def guess(model: ModelConfig, batch: int, machine: Machine, *, chunked: bool) -> int:
     """The largest part of a batch that should fit; one sequence, if not even that."""
     number = machine.torch_dtype.itemsize
-    room = SHARE * free_memory(machine.device) - TRAINING_BYTES * parameters(model) - portion_bytes(model, number)
-    most = max((n for n in divisors(batch) if activation_bytes(model, n, number) <= room), default=1)
+    room = SHARE * free_memory(machine.device) - TRAINING_BYTES * parameters(model)
+    room -= chunk_bytes(model, number) if chunked else 0
+    most = max((n for n in divisors(batch) if activation_bytes(model, n, number, chunked=chunked) <= room), default=1)
     return machine.company.least(most)
+
+
+def chunked_loss_pays(model: ModelConfig, sequences: int, machine: Machine, *, compiled: bool) -> bool:
+    """Whether logits are made for a chunk of tokens at a time, where `sequences` are computed at once.
+
+    Measured: compiled, and on a GPU, all logits at once are faster, so chunks are for where these do not fit. Eager on
+    a CPU the chunked loss is as fast and takes less memory.
+    """
+    assert model.vocab_size is not None
+    if model.vocab_size < LARGE_VOCABULARY:
+        return False
+    if machine.device == "cpu" and not compiled:
+        return True
+    needed = logits_bytes(model, sequences * model.context, machine.torch_dtype.itemsize)
+    return needed > LOGITS_SHARE * total_memory(machine.device)
 
 
 class Fitting:

@@ -1,4 +1,4 @@
-"""What is put around the plain model to train it: the loss, the precision, the compiler, the other ranks.
+"""What is put around the plain model to train it: the loss, the precision, the other ranks, the compiler.
 
 ddp     every rank holds the whole model, and adds its gradient to those of the others
 fsdp    every rank holds a part of each weight, and borrows the rest of a block while it is at work there
@@ -10,8 +10,6 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -19,56 +17,49 @@ import torch.utils.deterministic
 from torch import Tensor, nn
 
 from fledge.base.company import spread_like, whole
-from fledge.base.files import cache_dir
 from fledge.base.machine import Machine
-from fledge.model.gpt import GPT
-from fledge.train.ending import ending
-
-
-class Loss(Protocol):
-    def __call__(self, inputs: Tensor, targets: Tensor, /) -> Tensor:
-        """Summed over all valid targets."""
-
-    def add_up(self, now: bool) -> None:
-        """Whether the next way back adds the gradients of all ranks, or keeps them for later."""
+from fledge.losses.cross_entropy import ChunkedLoss, full_logits_loss
+from fledge.model.count import CHUNK
+from fledge.model.gpt import GPT, HeadLoss
+from fledge.train.compiled import CompiledLoss, Loss, Report, ignore
 
 
 class LossModel(nn.Module):
     """Inputs and targets [B, T] → summed loss, in the precision of the machine."""
 
-    def __init__(self, model: GPT, machine: Machine) -> None:
+    def __init__(self, model: GPT, machine: Machine, head_loss: HeadLoss = full_logits_loss) -> None:
         super().__init__()
         self.model = model
         self.machine = machine
-        self.end = ending(model, machine)
+        self.head_loss = head_loss
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         with self.machine.autocast():
-            return self.model.into(inputs, partial(self.end, targets))
+            return self.model.forward_loss(inputs, targets, self.head_loss)
 
-    def add_up(self, now: bool) -> None:
-        """Alone there is nothing to add."""
+    def set_gradient_sync(self, on: bool) -> None:
+        """A single process has nothing to add up."""
 
 
 class Replicated(nn.parallel.DistributedDataParallel):
-    """Adds gradients up while the way back is still going on."""
+    """Adds gradients up while the backward pass is still going on."""
 
-    def add_up(self, now: bool) -> None:
-        self.require_backward_grad_sync = now  # what its own no_sync() sets, for a block of code
+    def set_gradient_sync(self, on: bool) -> None:
+        self.require_backward_grad_sync = on  # what its own no_sync() sets, for a block of code
 
 
 class Sharded(LossModel):
-    def add_up(self, now: bool) -> None:
-        self.model.set_requires_gradient_sync(now)  # type: ignore[operator]  # fully_shard gives it to the model
+    def set_gradient_sync(self, on: bool) -> None:
+        self.model.set_requires_gradient_sync(on)  # type: ignore[operator]  # fully_shard gives it to the model
 
 
-def replicated(model: GPT, machine: Machine) -> Replicated:
+def replicated(model: GPT, machine: Machine, head_loss: HeadLoss) -> Replicated:
     model.to(machine.device)
     own = [torch.cuda.current_device()] if machine.device == "cuda" else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # broadcast_buffers is about to have another name
         loss = Replicated(
-            LossModel(model, machine), device_ids=own, broadcast_buffers=False, gradient_as_bucket_view=True
+            LossModel(model, machine, head_loss), device_ids=own, broadcast_buffers=False, gradient_as_bucket_view=True
         )
     loss.register_comm_hook(None, _added)
     # After its first way back it puts gradients together in another order, and sums of floats depend on that. So this
@@ -86,7 +77,7 @@ def _added(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  #
     return done.get_future().then(lambda sums: sums.value()[0])
 
 
-def sharded(model: GPT, machine: Machine) -> Sharded:
+def sharded(model: GPT, machine: Machine, head_loss: HeadLoss) -> Sharded:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
@@ -97,9 +88,9 @@ def sharded(model: GPT, machine: Machine) -> Sharded:
         assert isinstance(part, FSDPModule)
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)
-    register_fsdp_forward_method(model, "following")
-    register_fsdp_forward_method(model, "into")
-    return Sharded(model, machine)
+    register_fsdp_forward_method(model, "next_token_logits")
+    register_fsdp_forward_method(model, "forward_loss")
+    return Sharded(model, machine, head_loss)
 
 
 Turn = Callable[[Sequence[Tensor], torch.dtype], list[Tensor]]
@@ -115,11 +106,11 @@ def by_all(turn: Turn) -> Turn:
     return turned
 
 
-def alone(model: GPT, machine: Machine) -> LossModel:
-    return LossModel(model.to(machine.device), machine)
+def alone(model: GPT, machine: Machine, head_loss: HeadLoss) -> LossModel:
+    return LossModel(model.to(machine.device), machine, head_loss)
 
 
-PARALLEL: dict[str, Callable[[GPT, Machine], LossModel | Replicated]] = {"ddp": replicated, "fsdp": sharded}
+PARALLEL: dict[str, Callable[[GPT, Machine, HeadLoss], LossModel | Replicated]] = {"ddp": replicated, "fsdp": sharded}
 
 
 def exact() -> None:
@@ -136,45 +127,19 @@ def exact() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a help for debugging that costs time
 
 
-def keep_compiled() -> None:
-    """So that a second run starts soon. Said before torch imports its compiler, which else takes a temporary folder."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
-
-
-class Compiled:
-    """The same function in faster code; as it was, with one line said, when the compiler turns out not to work."""
-
-    def __init__(self, plain: LossModel | Replicated, warn: Callable[[str], None]) -> None:
-        self._plain, self._warn = plain, warn
-        self._call: Callable[[Tensor, Tensor], Tensor] = torch.compile(plain, dynamic=False)
-
-    def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        try:
-            return self._call(inputs, targets)
-        except _compiler_errors() as error:
-            if self._call is self._plain:
-                raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-            self._warn(f"warning: torch.compile failed ({reason}): training without it, more slowly")
-            self._call = self._plain
-            return self._plain(inputs, targets)
-
-    def add_up(self, now: bool) -> None:
-        self._plain.add_up(now)
-
-
-def _compiler_errors() -> tuple[type[Exception], ...]:
-    """Asked for when something has failed: the compiler's modules take a second to import."""
-    from torch._dynamo.exc import TorchDynamoException
-    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
-
-    return TorchDynamoException, CppCompileError, InvalidCxxCompiler
-
-
 def wrap(
-    model: GPT, machine: Machine, *, compile: bool, warn: Callable[[str], None] = print, parallel: str = "ddp"
+    model: GPT,
+    machine: Machine,
+    *,
+    compile: bool = False,
+    chunked: bool = False,
+    parallel: str = "ddp",
+    report: Report = ignore,
 ) -> Loss:
     """Moves the model to the device, too. Its weights may become other objects: optimisers come after this."""
     around = PARALLEL[parallel] if machine.company.size > 1 else alone
-    loss_model = around(model, machine)
-    return Compiled(loss_model, warn) if compile else loss_model
+    head_loss: HeadLoss = ChunkedLoss(CHUNK, machine.torch_dtype) if chunked else full_logits_loss
+    if chunked and compile:
+        head_loss = torch.compiler.disable(head_loss)
+    loss = around(model, machine, head_loss)
+    return CompiledLoss(loss, model, machine, report) if compile else loss

@@ -22,7 +22,7 @@ from fledge.base.company import ALONE, Company, whole
 from fledge.base.errors import out_of_memory
 from fledge.batches.loader import Batch
 from fledge.batches.order import Route
-from fledge.loss import count_valid
+from fledge.losses.cross_entropy import count_valid
 from fledge.model.gpt import GPT
 from fledge.train.scaling import Scaling, Unscaled
 
@@ -79,12 +79,13 @@ class Stepper:
     clip: float
     scaling: Scaling = field(default_factory=Unscaled)
     company: Company = ALONE
-    add_up: Callable[[bool], None] = lambda _: None  # told whether the next way back adds the gradients of all ranks
+    set_gradient_sync: Callable[[bool], None] = lambda _: None  # see Loss in compiled.py
     route: Route = field(default_factory=Route)
+    at_work: int = 0  # number of the update that is being made
 
     def __call__(self, step: int) -> StepResult:
         """Update number `step`, counted from 0."""
-        begin = time.perf_counter()
+        begin, self.at_work = time.perf_counter(), step
         found = self._gradient(step)
         height = self.multiplier(step)
         for group in self.optimizer.param_groups:
@@ -119,7 +120,7 @@ class Stepper:
         total = torch.zeros((), device=valid.device)
         self.model.train()
         for batch in micro_batches:
-            self.add_up(batch is micro_batches[-1])
+            self.set_gradient_sync(batch is micro_batches[-1])  # all-reduce once, with the last micro-batch
             loss = self.loss(batch.inputs, batch.targets) / valid
             self.scaling.enlarge(loss).backward()
             total += loss.detach()

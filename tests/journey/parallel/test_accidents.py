@@ -25,7 +25,7 @@ import os
 from fledge.train import ending
 from fledge.train.step import Stepper
 
-usual, attempt, met = ending.summed_cross_entropy, Stepper._attempt, []
+usual, attempt, met = ending.cross_entropy_sum, Stepper._attempt, []
 
 def poisoned(logits, targets):
     loss = usual(logits, targets)
@@ -36,7 +36,7 @@ def seen(self, step):
     return attempt(self, step)
 
 met.append(-1)
-ending.summed_cross_entropy, Stepper._attempt = poisoned, seen
+ending.cross_entropy_sum, Stepper._attempt = poisoned, seen
 """
 
 

@@ -25,7 +25,7 @@ ORDER = (
     "fledge.model.head",
     "fledge.model.gpt",
     "fledge.model.init",
-    "fledge.loss",
+    "fledge.losses.cross_entropy",
     "fledge.optim.groups",
     "fledge.optim.schedule",
     "fledge.exchange.standalone",

@@ -1,0 +1,1 @@
+"""What training minimises: always a sum and a count, never a mean."""

@@ -1,0 +1,107 @@
+"""Cross-entropy in nats: how surprised the model is by each token that really came.
+
+Always a sum and a count, never a mean: sums from micro-batches, ranks and evaluation windows add up to the same
+number however the work was split, and the mean is taken once, at the very end.
+
+cross_entropy_sum       logits → loss: the reference
+full_logits_loss        hidden vectors and the head → loss: all logits at once
+ChunkedLoss             the same, one chunk of tokens at a time: its memory does not grow with the batch
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fledge.model.head import Head, SoftcapHead, padding
+
+IGNORE = -1  # targets that do not count: padding
+
+
+def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
+    """logits [B, T, V], targets [B, T] → nats, summed over every valid target."""
+    flat = logits.flatten(0, -2).float()  # a softmax over a vocabulary needs all 24 bits
+    return F.cross_entropy(flat, targets.flatten(), ignore_index=IGNORE, reduction="sum")
+
+
+def count_valid(targets: Tensor) -> Tensor:
+    return (targets != IGNORE).sum()
+
+
+def full_logits_loss(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
+    """hidden [B, T, C], targets [B, T] → summed loss. Fastest where the logits [B, T, V] fit, and compiled."""
+    return cross_entropy_sum(head.padded(hidden), targets)
+
+
+@dataclass(frozen=True)
+class ChunkedLoss:
+    """hidden [B, T, C], head, targets [B, T] → summed loss, without ever holding the logits [B, T, V].
+
+    The gradient of a chunk is computed in the forward pass, while its logits are there, so nothing is computed twice.
+    torch 2.11 compiles such a function into one whose gradients are all zero: keep it out of compiled graphs.
+    """
+
+    tokens: int  # of a chunk
+    dtype: torch.dtype  # of the matrix products
+
+    def __call__(self, hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
+        x, softcap = hidden.flatten(0, -2), head.softcap if isinstance(head, SoftcapHead) else None
+        return _Chunked.apply(  # type: ignore[no-untyped-call]
+            x, head.weight, head.bias, softcap, targets.flatten(), self.tokens, self.dtype
+        )
+
+
+class _Chunked(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,  # [N, C]
+        weight: Tensor,  # [V, C]
+        bias: Tensor | None,  # [V]
+        softcap: float | None,
+        targets: Tensor,  # [N]
+        tokens: int,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        V = weight.shape[0]
+        matrix = F.pad(weight, (0, 0, 0, padding(V))).to(dtype)
+        shift = None if bias is None else F.pad(bias, (0, padding(V))).to(dtype)
+        loss, d_hidden = torch.zeros((), device=hidden.device), torch.empty_like(hidden)
+        d_weight = torch.zeros(matrix.shape, device=hidden.device)  # added up in float32
+        d_bias = torch.zeros(matrix.shape[0], device=hidden.device)
+        for start in range(0, len(hidden), tokens):
+            chunk = slice(start, start + tokens)
+            x = hidden[chunk].to(dtype)
+            logits = F.linear(x, matrix, shift)
+            if softcap is not None:
+                logits = softcap * (logits / softcap).tanh()
+            chunk_loss, d_logits = _loss_and_gradient(logits, targets[chunk], V)
+            if softcap is not None:
+                d_logits *= 1 - (logits[:, :V] / softcap).square()  # the slope of softcap · tanh(x / softcap)
+            loss += chunk_loss
+            d_logits = F.pad(d_logits.to(dtype), (0, padding(V)))
+            d_hidden[chunk] = d_logits @ matrix
+            d_weight += d_logits.mT @ x
+            if bias is not None:
+                d_bias += d_logits.sum(0)
+        ctx.save_for_backward(d_hidden, d_weight[:V], None if bias is None else d_bias[:V])
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, d_loss: Tensor) -> Any:
+        d_hidden, d_weight, d_bias = ctx.saved_tensors
+        d_bias = None if d_bias is None else d_loss * d_bias
+        return d_loss * d_hidden, d_loss * d_weight, d_bias, None, None, None, None
+
+
+def _loss_and_gradient(logits: Tensor, targets: Tensor, V: int) -> tuple[Tensor, Tensor]:
+    """The summed loss, and its gradient by the logits [n, V]: the probabilities, minus one at the target."""
+    valid = targets != IGNORE
+    target = torch.arange(len(targets), device=targets.device), targets.clamp(min=0)
+    log_probabilities = logits[:, :V].float().log_softmax(-1)
+    loss = -(log_probabilities[target] * valid).sum()
+    gradient = log_probabilities.exp_()
+    gradient[target] -= 1
+    return loss, gradient.mul_(valid.unsqueeze(-1))
