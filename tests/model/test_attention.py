@@ -1,11 +1,12 @@
-"""The readable attention is the reference; the fast one must agree with it everywhere."""
+"""The readable attention is the reference; the fast ones must agree with it everywhere."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.model.attention import ATTENTIONS, attention_weights, fast_attention, readable_attention, visible
+from fledge.model import attention
+from fledge.model.attention import ATTENTIONS, attention_weights, readable_attention, visible, visible_blocks
 
 CPU = torch.device("cpu")
 
@@ -15,6 +16,7 @@ def random_heads(B: int, H: int, K: int, T: int, S: int, D: int, seed: int) -> t
     return tuple(torch.randn(B, heads, n, D, generator=generator) for heads, n in ((H, T), (K, S), (K, S)))
 
 
+@pytest.mark.parametrize("name", ["sdpa", "blocked"])
 @given(
     B=st.integers(1, 3),
     K=st.integers(1, 3),
@@ -25,11 +27,14 @@ def random_heads(B: int, H: int, K: int, T: int, S: int, D: int, seed: int) -> t
     window=st.integers(1, 14),
     seed=st.integers(0, 99),
 )
-def test_readable_and_fast_attention_agree(
-    B: int, K: int, group: int, S: int, fewer: int, D: int, window: int, seed: int
+def test_fast_attentions_equal_the_readable_one(
+    name: str, B: int, K: int, group: int, S: int, fewer: int, D: int, window: int, seed: int
 ) -> None:
     q, k, v = random_heads(B, K * group, K, max(1, S - fewer), S, D, seed)
-    readable, fast = readable_attention(q, k, v, window), fast_attention(q, k, v, window)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "BLOCK", 3)
+        fast = ATTENTIONS[name](q, k, v, window, 0.0)
+    readable = readable_attention(q, k, v, window)
     assert readable.shape == q.shape
     assert (readable - fast).abs().max() < 1e-5
 
@@ -53,8 +58,20 @@ def test_their_gradients_agree_too(K: int, window: int) -> None:
         tensors = [t.requires_grad_() for t in random_heads(2, 4, K, 9, 9, 8, seed=0)]
         attend(*tensors, window, 0.0).square().sum().backward()
         found.append([t.grad for t in tensors])
-    for one, other in zip(*found, strict=True):
+    for one, other in (
+        (gradient, reference) for each in found for gradient, reference in zip(each, found[-1], strict=True)
+    ):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+@given(T=st.integers(1, 700), past=st.integers(0, 40), window=st.none() | st.integers(1, 800))
+def test_blocks_cover_every_query_and_every_key_that_it_sees(T: int, past: int, window: int | None) -> None:
+    blocks = list(visible_blocks(T, T + past, window))
+    assert [row for start, stop, _, _ in blocks for row in range(start, stop)] == list(range(T))
+    assert len(blocks) <= 4
+    for start, stop, first, last in blocks:
+        assert first == max(0, past + start + 1 - (window or T + past))
+        assert last == past + stop
 
 
 @given(S=st.integers(1, 10), fewer=st.integers(0, 9), window=st.integers(1, 12), seed=st.integers(0, 99))

@@ -47,7 +47,7 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         softcap=draw(st.sampled_from([None, 15.0])),
         pair_table=draw(st.none() | st.integers(1, 400)),
         tied=draw(st.booleans()),
-        attention=draw(st.sampled_from(["fast", "readable"])),
+        attention=draw(st.sampled_from(["sdpa", "blocked", "readable"])),
     )
 
 
@@ -141,7 +141,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("attention", ["fast", "readable"])
+@pytest.mark.parametrize("attention", ["sdpa", "blocked", "readable"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_batch_keeps_the_bytes_of_the_formula_to_a_fiftieth(kind: str, attention: str, dtype: torch.dtype) -> None:
     """Two sequences more, so that what a batch shares (weights in low precision, masks) does not count."""

@@ -109,7 +109,7 @@ def test_rotary_scores_depend_on_distance_alone() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_attentions_make_the_same_model(kind: str) -> None:
-    fast, readable = (lively(replace(KINDS[kind], attention=name)) for name in ("fast", "readable"))
+    fast, readable = (lively(replace(KINDS[kind], attention=name)) for name in ("sdpa", "readable"))
     ids = some_ids(KINDS[kind], 2, 24)
     with torch.no_grad():
         assert (fast(ids) - readable(ids)).abs().max() < 1e-5
@@ -135,7 +135,7 @@ def test_a_window_as_long_as_the_context_is_none() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_attentions_make_the_same_model_with_a_cache_too(kind: str) -> None:
-    fast, readable = (lively(replace(KINDS[kind], attention=name)) for name in ("fast", "readable"))
+    fast, readable = (lively(replace(KINDS[kind], attention=name)) for name in ("sdpa", "readable"))
     ids = some_ids(KINDS[kind], 2, 24)
     cuts = [9, 10, 11, 20]
     assert (in_chunks(fast, ids, cuts) - in_chunks(readable, ids, cuts)).abs().max() < 1e-5
@@ -143,7 +143,7 @@ def test_both_attentions_make_the_same_model_with_a_cache_too(kind: str) -> None
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_attentions_make_the_same_model_in_bfloat16(kind: str) -> None:
-    fast, readable = (lively(replace(KINDS[kind], attention=name)) for name in ("fast", "readable"))
+    fast, readable = (lively(replace(KINDS[kind], attention=name)) for name in ("sdpa", "readable"))
     ids = some_ids(KINDS[kind], 2, 24)
     with torch.no_grad():
         exact = fast(ids)

@@ -164,7 +164,7 @@ def distance(ours: GPT, theirs: Any) -> float:
 
 
 @pytest.mark.parametrize(("family", "config"), TWINS, ids=name_of)
-@pytest.mark.parametrize("attention", ["fast", "readable"])
+@pytest.mark.parametrize("attention", ["sdpa", "blocked", "readable"])
 def test_a_twin_gives_the_logits_of_transformers(family: str, config: ModelConfig, attention: Any) -> None:
     ours, theirs = twins(family, replace(config, attention=attention))
     assert sum(p.numel() for p in ours.parameters()) == theirs.num_parameters()

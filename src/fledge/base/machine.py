@@ -10,6 +10,7 @@ import platform
 import resource
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -107,16 +108,13 @@ def choose_dtype(device: str, wanted: str = "auto") -> Choice:
 
 
 def matmul_rates(seconds: float = 0.8, size: int = 768) -> tuple[float, float]:
-    """GFLOP/s of plain matrix products on the CPU, in fp32 and in bf16.
+    """GFLOP/s of plain matrix products on the CPU, in fp32 and in bf16."""
+    rates = remembered("matrix products", lambda: _measure_matmul(seconds, size))
+    return rates["float32"], rates["bfloat16"]
 
-    In turns, and the best of each counts: whatever else the machine does then slows both or neither. The answer is
-    remembered, so that the same machine decides the same way every time.
-    """
-    key = f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    memory = cache_dir() / "machine.json"
-    with contextlib.suppress(OSError, UserError, KeyError, TypeError, ValueError):
-        known = read_json(memory, "what is known of this machine")[key]
-        return float(known["float32"]), float(known["bfloat16"])
+
+def _measure_matmul(seconds: float, size: int) -> dict[str, float]:
+    """In turns, and the best of each counts: whatever else the machine does then slows both or neither."""
     fastest = dict.fromkeys(("float32", "bfloat16"), math.inf)
     tables = {name: torch.randn(size, size, dtype=DTYPES[name]) for name in fastest}
     end = time.perf_counter() + seconds
@@ -126,10 +124,21 @@ def matmul_rates(seconds: float = 0.8, size: int = 768) -> tuple[float, float]:
             begin = time.perf_counter()
             table @ table
             fastest[name] = min(fastest[name], time.perf_counter() - begin)
-    rates = {name: 2 * size**3 / spent / 1e9 for name, spent in fastest.items()}
+    return {name: 2 * size**3 / spent / 1e9 for name, spent in fastest.items()}
+
+
+def remembered(what: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Measured once and kept in the cache, so that the same machine decides the same way every time."""
+    key = f"{what}: {processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    memory, known = cache_dir() / "machine.json", dict[str, dict[str, float]]()
     with contextlib.suppress(OSError, UserError):
-        write_atomic(memory, to_json({key: rates}))
-    return rates["float32"], rates["bfloat16"]
+        known = read_json(memory, "what is known of this machine")
+    with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+        return {name: float(number) for name, number in known[key].items()}
+    found = measure()
+    with contextlib.suppress(OSError, UserError, TypeError):
+        write_atomic(memory, to_json({**known, key: found}, indent=1))
+    return found
 
 
 def find_compiler(device: str) -> Choice:

@@ -1,19 +1,21 @@
 """Attention: each token gathers what it needs from the tokens before it.
 
-readable   every step in the open: to learn from, and to judge the other by
-fast       scores, weights and mixture in one fused kernel
+readable   every step in the open: the reference
+sdpa       scores, weights and mixture in one fused kernel, torch's scaled_dot_product_attention
+blocked    the readable steps for a block of queries at a time, without the keys that these cannot see
 
     B  sequences in the batch    H  query heads        D  width of a head
     T  tokens                    K  key/value heads    C  width of the model
     S  tokens attended to: those in a cache, and the T given ones
 
-Both kinds take the same arguments and give the same result. Head h of H shares the keys and values of group
-h // (H // K). With K = H that is plain multi-head attention. With a window, a token sees itself and the window - 1
-tokens before it.
+All kinds take the same arguments and give the same result. Which is fastest depends on the machine: on a GPU sdpa, on
+a CPU with bf16 units often blocked. `auto` lets training measure it, and is sdpa elsewhere.
+Head h of H shares the keys and values of group h // (H // K). With K = H that is plain multi-head attention. With a
+window, a token sees itself and the window - 1 tokens before it.
 Does not know where tokens stand (positions.py) and does not keep the past (cache.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,9 @@ from fledge.model.config import ModelConfig
 from fledge.model.norms import RMSNorm
 
 Attend = Callable[[Tensor, Tensor, Tensor, int | None, float], Tensor]
+
+BLOCK = 128  # queries of a block, at least: smaller matrix products are slower
+BLOCKS = 4  # at most: each is compiled by itself, in every layer
 
 
 def visible(T: int, S: int, window: int | None, device: torch.device) -> Tensor:
@@ -37,7 +42,7 @@ def visible(T: int, S: int, window: int | None, device: torch.device) -> Tensor:
 def attention_weights(q: Tensor, k: Tensor, window: int | None) -> Tensor:
     """How much each new token looks at each token: rows that sum to one. [B, H, T, S]"""
     H, T, D = q.shape[1:]
-    k = k.repeat_interleave(H // k.shape[1], dim=1)  # [B, K, S, D] → [B, H, S, D]
+    k = repeat_heads(k, H)
     scores = q @ k.transpose(-2, -1) / D**0.5  # [B, H, T, S]
     scores = scores.masked_fill(~visible(T, k.shape[2], window, q.device), float("-inf"))
     return scores.softmax(dim=-1)
@@ -46,10 +51,36 @@ def attention_weights(q: Tensor, k: Tensor, window: int | None) -> Tensor:
 def readable_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None, dropout: float = 0.0) -> Tensor:
     """q [B, H, T, D], k and v [B, K, S, D] → [B, H, T, D]. Every step in the open."""
     weights = F.dropout(attention_weights(q, k, window), dropout)  # [B, H, T, S]
-    return weights @ v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
+    return weights @ repeat_heads(v, q.shape[1])
 
 
-def fast_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None, dropout: float = 0.0) -> Tensor:
+def repeat_heads(x: Tensor, H: int) -> Tensor:
+    """[B, K, S, D] → [B, H, S, D]"""
+    K = x.shape[1]
+    return x if K == H else x.repeat_interleave(H // K, dim=1)
+
+
+def blocked_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None, dropout: float = 0.0) -> Tensor:
+    """Plain matrix products, and with four blocks or more hardly more of them than needed."""
+    H, T, S = q.shape[1], q.shape[2], k.shape[2]
+    k, v = repeat_heads(k, H), repeat_heads(v, H)
+    answers = []
+    for start, stop, first, last in visible_blocks(T, S, window):
+        block = q[:, :, start:stop]
+        answers.append(readable_attention(block, k[:, :, first:last], v[:, :, first:last], window, dropout))
+    return torch.cat(answers, dim=2)
+
+
+def visible_blocks(T: int, S: int, window: int | None) -> Iterator[tuple[int, int, int, int]]:
+    """Blocks of queries, start to stop, and which keys they can see: first to last."""
+    size = max(BLOCK, -(-T // BLOCKS))
+    for start in range(0, T, size):
+        stop = min(start + size, T)
+        first = 0 if window is None else max(0, S - T + start - window + 1)
+        yield start, stop, first, S - T + stop
+
+
+def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None, dropout: float = 0.0) -> Tensor:
     """All of it in one kernel, which never writes the matrix of weights to memory."""
     T, S = q.shape[2], k.shape[2]
     narrow = window is not None and window < S
@@ -62,7 +93,12 @@ def fast_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None, dropout:
     )
 
 
-ATTENTIONS: dict[str, Attend] = {"fast": fast_attention, "readable": readable_attention}
+ATTENTIONS: dict[str, Attend] = {
+    "auto": sdpa_attention,
+    "sdpa": sdpa_attention,
+    "blocked": blocked_attention,
+    "readable": readable_attention,
+}
 
 
 class Attention(nn.Module):

@@ -38,7 +38,9 @@ class ModelConfig:
     softcap: float | None = setting(None, "keep scores between -softcap and softcap, gently; unset: as they are")
     pair_table: int | None = setting(None, "rows for what a token means after the one before it; unset: none")
     tied: bool = setting(False, "one matrix for reading tokens in and out")
-    attention: Literal["fast", "readable"] = setting("fast", "fused kernel, or every step spelled out")
+    attention: Literal["auto", "sdpa", "blocked", "readable"] = setting(
+        "auto", "how it is computed: a fused kernel, blocks of matrix products, or step by step; auto: the fastest here"
+    )
 
     def __post_init__(self) -> None:
         counts = (

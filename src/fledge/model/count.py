@@ -91,13 +91,25 @@ def activation_bytes(config: ModelConfig, batch: int, number: int = FLOAT32, *, 
     asking = number * C * (1 if once else 3) + FLOAT32 * 2 * (H + K) * D * config.qk_norm
     answers = 2 if config.positions == "rotary" else 1  # what was turned lies in memory another way, and is copied back
     mixing = number * ((1 + answers) * H + 2 * K) * D  # queries, answers, keys, values
-    if config.attention == "readable":
-        mixing = number * (4 * H * D + H * config.context)  # keys and values for every head, and the weights
+    if config.attention in ("readable", "blocked"):
+        mixing = (
+            number * H * (4 * D + round(_weights_per_token(config)))
+        )  # keys and values for every head, and the weights
     thinking = number * (C * (1 if once else _mlp_inputs(config)) + MLP_KEEPS[config.mlp] * config.hidden_width)
     block = 2 * norm + asking + mixing + thinking
     scores = _vocabulary(config) * (FLOAT32 + number * bool(config.softcap))
     end = norm + (FLOAT32 * C if chunked else number * C + scores)  # the chunked loss keeps the gradient
     return batch * config.context * (config.n_layer * block + end)
+
+
+def _weights_per_token(config: ModelConfig) -> float:
+    """Attention weights of one head that are kept for the backward pass, for each token of a whole context."""
+    T = config.context
+    if config.attention == "readable":
+        return T
+    from fledge.model.attention import visible_blocks
+
+    return sum((stop - start) * (last - first) for start, stop, first, last in visible_blocks(T, T, config.window)) / T
 
 
 # How many tensors of the MLP's width wait for the backward pass: what went into each function, and what came out.

@@ -44,7 +44,10 @@ def examine() -> dict[str, dict[str, Any]]:
             "when it pays" if compiler.value else "no",
             "long runs earn the half minute back" if compiler.value else compiler.why,
         ),
-        "attention": ("fused kernel (scaled_dot_product_attention)", "the readable one: --model.attention readable"),
+        "attention": (
+            "a fused kernel, or blocks of matrix products",
+            "measured for each model; --model.attention sets it",
+        ),
         "cache": (str(cache_dir()), "datasets and downloads; $FLEDGE_CACHE moves it"),
     }
     return {name: {"value": value, "why": why} for name, (value, why) in facts.items()}

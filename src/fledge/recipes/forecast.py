@@ -152,7 +152,7 @@ def finished(runs: Path, dataset: Dataset, like: Settings) -> Iterator[tuple[Run
 def kind(settings: Settings) -> object:
     """Everything about a model and its rule that no dial turns."""
     model = {"model": {**vars(settings.model)}}
-    return without(model, {"model": (*FOLLOWS["model"], "vocab_size", "context")}), settings.optim.rule
+    return without(model, {"model": (*FOLLOWS["model"], "vocab_size", "context", "attention")}), settings.optim.rule
 
 
 def point_of(settings: Settings, dataset: Dataset, loss: float) -> Point:

@@ -32,6 +32,7 @@ from fledge.recipes.settings import Settings, resolve
 from fledge.recipes.training import Training, held
 from fledge.text.inputs import is_url
 from fledge.track.sinks import read_events, read_metrics
+from fledge.train.attention_speed import fastest_attention
 from fledge.train.fitting import BUSY_TOKENS, chunked_loss_pays
 
 LONGEST_NAME = 200  # bytes; a file system takes 255, and folders beside it carry longer names
@@ -202,7 +203,11 @@ def decide(settings: Settings, tokens: int, judged: int, machine: Machine) -> Se
         compile=compile,
         chunked_loss=decide_chunked_loss(settings, machine, compile) if chunked == "auto" else chunked,
     )
-    return replace(settings, data=replace(settings.data, stride=stride), train=train)
+    if model.attention == "auto":
+        local = max(1, train.batch // machine.company.size)
+        sequences = local if train.micro_batch == "auto" else train.micro_batch or local
+        model = replace(model, attention=fastest_attention(model, sequences, machine))
+    return replace(settings, model=model, data=replace(settings.data, stride=stride), train=train)
 
 
 def decide_chunked_loss(settings: Settings, machine: Machine, compile: bool) -> bool:
