@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 
 from fledge import __version__
 from fledge.base.errors import Interrupted, Terminated, UserError, asked_by, from_system, nearest, out_of_memory
+from fledge.base.torch_version import refuse_untested_torch
 from fledge.verbs import JOURNEY, VERBS, Parser, Verb, common_arguments
 
 
@@ -119,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"fledge {__version__}", flush=True)
             return 0
         args = parse(argv)
+        refuse_untested_torch()
         with sigterm_as_ctrl_c():
             importlib.import_module(f"fledge.recipes.{VERBS[args.verb].recipe or args.verb}").run(args)
         if sys.stdout:

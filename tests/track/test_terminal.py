@@ -1,27 +1,39 @@
 """What a person sees: redrawn on a terminal, plain lines anywhere else, and never a code from the model."""
 
 import io
+import os
+import re
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from fledge.track.events import Event, Noted, Sampled, Started
-from fledge.track.terminal import BARS, Lines, LiveView, printable, shown, span, sparkline, view
+from fledge.track.live_view import LiveView
+from fledge.track.terminal import BARS, Lines, printable, shown, span, sparkline, view
 
 
-def seen_on(events: list[Event], *, terminal: bool, width: int = 90) -> str:
-    console = Console(
-        file=io.StringIO(), force_terminal=terminal, width=width, height=40, record=True, color_system=None
-    )
-    screen = view(console)
-    assert isinstance(screen, LiveView if terminal and width >= 40 else Lines)
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _a_good_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TERM": "xterm", "COLUMNS": "90", "LINES": "40", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+
+
+def seen_on(events: list[Event], *, terminal: bool) -> str:
+    stream = Terminal() if terminal else io.StringIO()
+    screen = view(stream)
+    assert isinstance(screen, LiveView if terminal and int(os.environ["COLUMNS"]) >= 40 else Lines)
     for event in events:
         screen.record(event)
     screen.close()
-    return console.export_text()
+    return re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "", stream.getvalue()) if terminal else stream.getvalue()
 
 
 def test_on_a_terminal_one_sees_progress_numbers_curve_and_sample(events: list[Event]) -> None:
@@ -52,19 +64,19 @@ def test_anywhere_else_one_sees_plain_lines(events: list[Event]) -> None:
     assert "finished at step 6 after 12 s" in text
 
 
-def test_lines_in_a_pipe_are_not_cut_or_wrapped() -> None:
-    assert seen_on([Noted(0, "word " * 100)], terminal=False, width=20).count("\n") == 1
+def test_lines_in_a_pipe_are_not_cut_or_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    assert seen_on([Noted(0, "word " * 100)], terminal=False).count("\n") == 1
 
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_control_characters_and_markup_in_a_sample_are_only_shown(terminal: bool) -> None:
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=90, color_system=None)
-    screen = view(console)
+    stream = Terminal() if terminal else io.StringIO()
+    screen = view(stream)
     screen.record(Started("[red]tiny[/red]", 0, 3, 12, "cpu", "float32", False))
     screen.record(Sampled(1, "[bold]a[/bold]", "x\x1b[2J\x1b]0;title\x07\rb\x08\x9b31m\u202e"))
     screen.close()
-    assert isinstance(console.file, io.StringIO)
-    text = console.file.getvalue()
+    text = stream.getvalue()
     assert "\x1b[2J" not in text
     for forbidden in ("\x1b]", "\x07", "\x08", "\x9b", "\u202e"):
         assert forbidden not in text
@@ -85,8 +97,14 @@ def test_printable_leaves_the_words_of_all_languages_alone() -> None:
     assert printable(text) == text
 
 
-def test_a_narrow_terminal_is_no_reason_to_fail(events: list[Event]) -> None:
-    assert "step 6/6" in seen_on(events, terminal=True, width=24)
+def test_a_narrow_terminal_is_no_reason_to_fail(events: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "24")
+    assert "step 6/6" in seen_on(events, terminal=True)
+
+
+def test_without_rich_there_are_lines(events: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    assert isinstance(view(Terminal()), Lines)
 
 
 def test_a_view_that_is_closed_before_it_began_says_nothing() -> None:

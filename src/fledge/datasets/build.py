@@ -16,8 +16,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
 
-import orjson
-
+from fledge.base import fast_json
 from fledge.base.errors import Interrupted, UserError, asked_by
 from fledge.base.files import PARTIAL, locked, new_folders, remove_partials
 from fledge.base.seals import intact
@@ -120,7 +119,7 @@ def is_whole(place: Place, manifest: dict[str, Any]) -> bool:
     """Whether what the manifest names is there, undamaged."""
     content = place.read(shards.TOKENIZER) or b""
     with contextlib.suppress(ValueError, AttributeError):
-        tokenizer = tokenizers.parse(orjson.loads(content), "the dataset's tokenizer")
+        tokenizer = tokenizers.parse(fast_json.loads(content), "the dataset's tokenizer")
         held = [info for split in manifest["splits"].values() for info in split["shards"]]
         return tokenizers.fingerprint(tokenizer) == manifest["tokenizer"] and all(
             place.holds(info["file"], info["sha256"]) for info in held
@@ -183,7 +182,7 @@ def kept_tokenizer(order: Order, place: Place) -> Tokenizer:
     """The tokenizer of an earlier attempt, if it was made of the same text; else a new one."""
     content = place.read(shards.TOKENIZER)
     if content is not None and place.read(TOKENIZER_KEY) == digest(order.key, content.hex()).encode():
-        return tokenizers.parse(orjson.loads(content), f"'{order.out}/{shards.TOKENIZER}'")
+        return tokenizers.parse(fast_json.loads(content), f"'{order.out}/{shards.TOKENIZER}'")
     made = order.make_tokenizer()
     content = tokenizers.to_file(made)
     place.write(shards.TOKENIZER, content)

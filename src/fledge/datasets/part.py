@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
+from fledge.base import fast_json
 from fledge.datasets import judge
 from fledge.datasets.division import Division, Stretch, divide
 from fledge.datasets.place import WORK, open_place
@@ -105,7 +105,7 @@ def make_part(job: Job, part: Part) -> Record:
 @lru_cache(maxsize=1)
 def open_tokenizer(content: bytes) -> Tokenizer:
     """Once for all parts that a process makes: opening a large vocabulary takes a second."""
-    return tokenizers.parse(orjson.loads(content), "the dataset's tokenizer")
+    return tokenizers.parse(fast_json.loads(content), "the dataset's tokenizer")
 
 
 def stretches(job: Job, part: Part, tally: Tally) -> Iterator[Stretch]:

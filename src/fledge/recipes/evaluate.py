@@ -6,10 +6,11 @@ from dataclasses import asdict
 from fledge.base import machine as machines
 from fledge.base.company import Company, joined
 from fledge.base.errors import UserError
+from fledge.base.progress import progress
 from fledge.checkpoint import run as run_folder
 from fledge.evaluate.loss import judge
 from fledge.recipes.prepare import open_named
-from fledge.recipes.screen import progress, report, say
+from fledge.recipes.screen import report, say
 from fledge.recipes.settings import settle
 from fledge.tokens.tokenizer import byte_lengths, fingerprint
 

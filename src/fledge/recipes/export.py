@@ -8,7 +8,7 @@ from fledge.base.errors import UserError
 from fledge.base.files import atomic_folder, human_bytes, user_path
 from fledge.checkpoint import run as run_folder
 from fledge.checkpoint.run import Loaded
-from fledge.exchange import card, gguf, huggingface, own_class
+from fledge.exchange import card, huggingface, own_class
 from fledge.exchange.parity import Parity
 from fledge.exchange.parts import NoClass
 from fledge.recipes.eject import program, settings_of
@@ -55,6 +55,8 @@ def to_hf_with_code(loaded: Loaded, folder: Path) -> tuple[str, Parity]:
 
 
 def to_gguf(loaded: Loaded, folder: Path, dtype: str) -> tuple[str, Parity]:
+    from fledge.exchange import gguf
+
     file = folder / f"{loaded.run.name}-{dtype}.gguf"
     kind = gguf.write(file, loaded.model, loaded.tokenizer, dtype, loaded.run.name)
     parity = gguf.check(file, loaded.model, loaded.tokenizer, dtype)

@@ -10,7 +10,7 @@ from fledge.base.files import user_path
 from fledge.base.settings import to_toml
 from fledge.checkpoint import run as run_folder
 from fledge.checkpoint.state import beginning
-from fledge.exchange import gguf, huggingface, nanogpt, sources
+from fledge.exchange import huggingface, nanogpt, sources
 from fledge.exchange.sources import Folder, Found
 from fledge.exchange.tensors import refuse_infinite
 from fledge.model.count import parameters
@@ -80,13 +80,16 @@ def read(source: str, given: Tokenizer | None) -> Found:
         if huggingface.CONFIG not in where and CHECKPOINT in where:
             return nanogpt.read(where.path(CHECKPOINT), given)
         return huggingface.read(where, given)
-    readers = {".pt": nanogpt.read, ".gguf": gguf.read}
-    if where.suffix not in readers:
+    if where.suffix == ".gguf":
+        from fledge.exchange import gguf
+
+        return gguf.read(where, given)
+    if where.suffix != ".pt":
         raise UserError(
             f"'{source}' is no file that holds a whole model",
             "give a folder with config.json, nanoGPT's ckpt.pt, or a .gguf",
         )
-    return readers[where.suffix](where, given)
+    return nanogpt.read(where, given)
 
 
 def settings_of(found: Found, folder: Path) -> Settings:

@@ -1,9 +1,8 @@
 """Who hears what happens in a run: files, which must be exact; a screen; and guests, which may fail or hang."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
-
-from rich.console import Console
 
 from fledge.base.errors import UserError
 from fledge.base.settings import to_layer
@@ -17,7 +16,7 @@ from fledge.track.terminal import view
 def listeners(folder: Path, settings: Settings, reached: int) -> list[Sink]:
     """`reached`: the last step that they have heard of already."""
     track = settings.track
-    sinks: list[Sink] = [CSVSink(folder), JSONLSink(folder), SamplesSink(folder), view(Console(stderr=True))]
+    sinks: list[Sink] = [CSVSink(folder), JSONLSink(folder), SamplesSink(folder), view(sys.stderr)]
     guests: dict[str, Callable[[], Sink]] = {}
     if track.tensorboard:
         guests["TensorBoard"] = lambda: TensorBoardSink(folder, reached)

@@ -16,10 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.cells import cell_len, set_cell_size
-
 from fledge.base.errors import UserError
 from fledge.base.files import cache_dir, human_bytes, new_folders, user_path
+from fledge.base.progress import byte_progress, progress
 from fledge.base.settings import Layer, read_overrides
 from fledge.base.settings import build as build_settings
 from fledge.datasets import engines, remote, shards
@@ -30,7 +29,7 @@ from fledge.datasets.foreign import open_any
 from fledge.datasets.place import open_place
 from fledge.datasets.plan import digest
 from fledge.datasets.shards import Dataset
-from fledge.recipes.screen import counted, meter, progress, report, say
+from fledge.recipes.screen import counted, fit_cells, report, say, shorten
 from fledge.recipes.tokenizer import readable
 from fledge.recipes.tokenizers import make_tokenizer, named_tokenizer
 from fledge.text import sources
@@ -72,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     with ray_if_asked(args) as ray:
         order = order_of(args.sources, settings.data, tokenizer, args.out)
         workers = engines.workers(args.workers, order.reading.size)
-        if not build(order, ray or engines.local(workers), meter, partial(preview, workers=workers)):
+        if not build(order, ray or engines.local(workers), byte_progress, partial(preview, workers=workers)):
             say(f"'{args.out}' holds this very dataset already: nothing was done")
     facts = summary(args.out)
     report(facts, as_json=args.json, text=in_words(facts, time.perf_counter() - begun))
@@ -173,7 +172,7 @@ def prepared(order: Order, check: Check) -> Dataset:
     out = Path(order.out)
     with new_folders(out.parent):
         workers = engines.workers(None, order.reading.size)
-        build(order, engines.local(workers), meter, lambda _: None)
+        build(order, engines.local(workers), byte_progress, lambda _: None)
         dataset = shards.open_dataset(out)
         try:
             check(dataset)
@@ -197,8 +196,8 @@ def preview(ahead: Ahead, workers: int) -> None:
         ids = tokenizer.encode(piece.text)
         if piece.start == 0 and shown < PREVIEWED:
             shown += 1
-            name = fitting(printable(piece.document)[::-1], NAME)[::-1]  # of a long path the end tells more
-            say(f"  {set_cell_size(name, NAME)}  {as_tokens(tokenizer, ids.tolist())}")
+            name = shorten(printable(piece.document)[::-1], NAME)[::-1]  # of a long path the end tells more
+            say(f"  {fit_cells(name, NAME)}  {as_tokens(tokenizer, ids.tolist())}")
         taken += piece.end - piece.start
         tokens += len(ids) + piece.last
         clock.append((taken, time.perf_counter()))
@@ -216,11 +215,7 @@ def preview(ahead: Ahead, workers: int) -> None:
 
 def as_tokens(tokenizer: Tokenizer, ids: list[int]) -> str:
     words = [f"{readable(tokenizer.bytes_of(i))}·{i}" for i in ids[:SHOWN]] + ["…"] * (len(ids) > SHOWN)
-    return fitting(" ".join(words).replace("\n", "⏎").replace("\t", "⇥"), TOKENS)
-
-
-def fitting(line: str, width: int) -> str:
-    return line if cell_len(line) <= width else f"{set_cell_size(line, width - 1).rstrip()}…"
+    return shorten(" ".join(words).replace("\n", "⏎").replace("\t", "⇥"), TOKENS)
 
 
 def unpacked(reading: Reading, stored: int) -> float:

@@ -2,12 +2,10 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import Any, TypeVar
+import unicodedata
+from typing import Any
 
 from fledge.base.files import to_json
-
-T = TypeVar("T")
 
 
 def say(text: str) -> None:
@@ -26,24 +24,19 @@ def report(value: Any, *, as_json: bool, text: str) -> None:
     print(to_json(value, indent=1) if as_json else text, flush=True)
 
 
-def progress(items: Iterable[T], label: str) -> Iterator[T]:
-    """The same items, with a bar on stderr when it is a terminal."""
-    from rich.console import Console
-    from rich.progress import track
+def fit_cells(text: str, width: int) -> str:
+    """`text` in exactly so many cells of a terminal, where Chinese characters take two: cut, or filled with spaces."""
+    kept, used = [], 0
+    for character in text:
+        cells = 0 if unicodedata.combining(character) else 1 + (unicodedata.east_asian_width(character) in "WF")
+        if used + cells > width:
+            break
+        kept.append(character)
+        used += cells
+    return "".join(kept) + " " * (width - used)
 
-    console = Console(stderr=True)
-    total = len(items) if isinstance(items, Sized) else None
-    return iter(track(items, label, total=total, console=console, transient=True, disable=not console.is_terminal))
 
-
-@contextlib.contextmanager
-def meter(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr that counts bytes, when it is a terminal; gives what is to be told of each step."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn(label), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(label, total=total or None)
-        yield lambda count: bar.advance(task, count)
+def shorten(text: str, width: int) -> str:
+    """No wider than `width` cells; what is cut ends in an ellipsis."""
+    fitted = fit_cells(text, width)
+    return text if fitted.rstrip() == text.rstrip() else f"{fit_cells(text, width - 1).rstrip()}…"

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from importlib.util import find_spec
 from itertools import cycle
 
 from fledge.base.errors import UserError
@@ -54,7 +55,7 @@ def show(args: argparse.Namespace) -> None:
     ids = loaded.encode(args.text).tolist()
     pieces = [loaded.bytes_of(i) for i in ids]
     said = [loaded.decode([i]) for i in ids]
-    if sys.stdout.isatty() and not args.json:
+    if sys.stdout.isatty() and not args.json and find_spec("rich"):
         print_coloured(pieces)
     text = " ".join(f"{readable(piece)}·{i}" for piece, i in zip(pieces, ids, strict=True))
     report({"ids": ids, "tokens": said}, as_json=args.json, text=f"{text}\n{len(ids)} tokens")

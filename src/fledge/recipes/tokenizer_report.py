@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.cells import set_cell_size
 
-from fledge.recipes.screen import progress
+from fledge.base.progress import progress
+from fledge.recipes.screen import shorten
 from fledge.tokens import tokenizer as tokenizers
 from fledge.tokens.tokenizer import Tokenizer
 from fledge.track.terminal import printable
@@ -91,4 +91,4 @@ def in_words(found: dict[str, dict[str, Any]], note: str | None) -> str:
 def quoted(text: str, width: int) -> str:
     """On one line, and no wider than there is room."""
     line = printable(text).replace("\n", "⏎").replace("\t", "⇥")
-    return f"'{line}'" if len(line) <= width else f"'{set_cell_size(line, width - 1).rstrip()}…'"
+    return f"'{shorten(line, width)}'"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from fledge.base.errors import UserError
 from fledge.base.files import cache_dir, human_bytes, user_path
-from fledge.recipes.screen import progress, say
+from fledge.base.progress import progress
+from fledge.recipes.screen import say
 from fledge.text import download
 from fledge.text.formats import Piece
 from fledge.text.reading import Reading

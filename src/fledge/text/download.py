@@ -15,7 +15,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import IO, Any
 
 from fledge.base.errors import UserError
 from fledge.base.files import PARTIAL, human_bytes, new_folders, sync_folder
+from fledge.base.progress import byte_progress
 
 CHUNK = 1 << 20
 PASSING = {408, 425, 429, 500, 502, 503, 504}
@@ -129,7 +130,7 @@ def _continues(answer: Any, have: int) -> bool:
 
 
 def _pour(answer: Any, file: IO[bytes], url: str, have: int, total: int | None) -> None:
-    with _bar(url.rpartition("/")[2], have, total) as advance:
+    with byte_progress(url.rpartition("/")[2], have, total) as advance:
         try:
             while data := answer.read1(CHUNK):
                 file.write(data)
@@ -235,17 +236,3 @@ def _check_room(partial: Path, needed: int) -> None:
             f"the disk is full: {human_bytes(needed)} are still to come, {human_bytes(free)} are free",
             "free some space, or set FLEDGE_CACHE to a folder on another disk",
         )
-
-
-@contextmanager
-def _bar(name: str, have: int, total: int | None) -> Iterator[Callable[[int], None]]:
-    """How far it is, on stderr, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
-    more = (TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, *more, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(name, total=total, completed=have)
-        yield lambda amount: progress.advance(task, amount)

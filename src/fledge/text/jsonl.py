@@ -8,8 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import orjson
-
+from fledge.base import fast_json
 from fledge.base.errors import UserError
 from fledge.base.files import human_bytes
 from fledge.text.inputs import CHOOSE, MARK, Input, Options, Readable, Tally
@@ -71,8 +70,8 @@ def text_of(line: bytes, at: int, source: Input, options: Options, tally: Tally,
 def value_of(line: bytes, at: int, source: Input, options: Options, tally: Tally, number: Place) -> Any:
     """What the line says; a blank one says nothing. What the fast parser does not take, the standard one judges."""
     try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError:
+        return fast_json.loads(line)
+    except ValueError:
         words = decode(line, (source, at), options.errors, tally)
     if at == 0:
         words = words.removeprefix(MARK)

@@ -14,10 +14,10 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, trainers
 
+from fledge.base import fast_json
 from fledge.tokens import bytelevel, turbo
 from fledge.tokens.bytelevel import ALPHABET, BYTE_OF, learnable, spell, utf8, well_formed
 from fledge.tokens.document import outside
@@ -32,7 +32,7 @@ class FastTokenizer:
 
     def __init__(self, content: dict[str, Any]) -> None:
         """`content` of a tokenizer.json."""
-        self._library = Tokenizer.from_str(orjson.dumps(content).decode())
+        self._library = Tokenizer.from_str(fast_json.dumps(content).decode())
         self._library.no_truncation()  # such files can hold a length to cut at, and one to fill up to
         self._library.no_padding()
         self._library.encode_special_tokens = True  # a text that spells "<|endoftext|>" is text, not an end
@@ -125,7 +125,7 @@ class FastTokenizer:
         return self._spelling.pieces[token]
 
     def to_json(self) -> dict[str, Any]:
-        content: dict[str, Any] = orjson.loads(self._written)
+        content: dict[str, Any] = fast_json.loads(self._written)
         return content
 
     @cached_property

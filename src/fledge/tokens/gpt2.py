@@ -7,8 +7,7 @@ hash. Does not know how to download: `fetch` does, where the caller gives one.
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import orjson
-
+from fledge.base import fast_json
 from fledge.base.errors import UserError
 from fledge.base.files import sha256
 from fledge.tokens import bytelevel
@@ -58,5 +57,5 @@ def checked(path: Path, name: str) -> Path:
 def build(merges: Path, vocabulary: Path) -> FastTokenizer:
     """The two files as one tokenizer. The first line of the merges is a comment."""
     pairs = [tuple(line.split(" ")) for line in merges.read_text("utf-8").splitlines()[1:]]
-    ids = orjson.loads(vocabulary.read_bytes())
+    ids = fast_json.loads(vocabulary.read_bytes())
     return FastTokenizer(bytelevel.content(ids, [(a, b) for a, b in pairs], END_OF_TEXT, "gpt2"))

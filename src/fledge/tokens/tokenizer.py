@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
+from fledge.base import fast_json
 from fledge.base.errors import UserError
 from fledge.base.files import read_json, write_atomic
 from fledge.tokens.char import CharTokenizer
@@ -59,7 +59,7 @@ def encode_marked(tokenizer: Tokenizer, text: str, mark: str = END_OF_TEXT) -> I
 
 
 def to_file(tokenizer: Tokenizer) -> bytes:
-    return orjson.dumps(tokenizer.to_json(), option=orjson.OPT_INDENT_2)
+    return fast_json.dumps(tokenizer.to_json(), indent=True)
 
 
 def save(tokenizer: Tokenizer, path: Path) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
+from fledge.base import fast_json
 from fledge.tokens import bpe
 from fledge.tokens.bytelevel import ALPHABET, BYTES, learnable
 from fledge.tokens.patterns import splitter
@@ -47,7 +47,7 @@ def encoder(content: dict[str, Any], reference: Callable[[str], list[int]]) -> E
     def load() -> Encode:
         import gigatoken
 
-        return gigatoken.Tokenizer.from_json(orjson.dumps(plain)).encode
+        return gigatoken.Tokenizer.from_json(fast_json.dumps(plain)).encode
 
     encode = _survives(load)
     if encode is None or _survives(lambda: encode(PROBE.encode()).tolist()) != reference(PROBE):
