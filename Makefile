@@ -1,6 +1,8 @@
 # make demo     install, then the whole journey: text → tokens → training → samples
 # make test     install what the tests need, then run them all
 # make faults   kill, damage and fill up, hundreds of times; make test does a tenth of it
+# make test-machines            the tests that depend on the machine, on nine that this one pretends to be
+# make test-torch TORCH=2.11.0  the numerical tests with another torch, in an environment of its own
 # make check    style, types, layers
 # make lock     renew constraints.txt from what is installed and tested
 
@@ -12,13 +14,30 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 # Several at once: threads that wait for work must not keep others from theirs.
 PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test faults check lock clean
+NUMERICS := tests/losses tests/model tests/optim tests/train tests/batches tests/evaluate tests/generate \
+            tests/checkpoint tests/exchange/test_eject.py tests/exchange/test_huggingface.py \
+            tests/journey/test_compile.py tests/journey/test_train_and_resume.py tests/journey/test_accidents.py \
+            tests/journey/parallel/test_together.py
+
+.PHONY: demo test test-machines test-torch faults check lock clean
 
 demo: .venv/.core
 	$(BIN)/fledge demo
 
 test: .venv/.dev
 	$(PYTEST)
+
+test-machines: .venv/.dev
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python tests/machines.py
+
+TORCH ?= 2.11.0
+OTHER := .venv-torch-$(TORCH)
+test-torch:
+	test -d $(OTHER) || $(PYTHON) -m venv $(OTHER)
+	grep -v '^torch==' constraints.txt > $(OTHER)/constraints.txt
+	$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OTHER)/constraints.txt \
+	    torch==$(TORCH) -e . hypothesis pytest pytest-randomly pytest-xdist transformers
+	OMP_WAIT_POLICY=PASSIVE $(OTHER)/bin/python -m pytest -n 2 $(NUMERICS)
 
 faults: .venv/.dev
 	FLEDGE_FAULTS=whole $(PYTEST) tests/faults tests/journey/parallel/test_together.py

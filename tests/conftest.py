@@ -5,14 +5,26 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-import torch
-from hypothesis import settings
+# What differs between machines is pretended, here and in every process that a test starts, before fledge is imported.
+KIT = str(Path(__file__).parent / "kit")
+os.environ.setdefault("FLEDGE_PRETEND", "bf16=no")
+os.environ["PYTHONPATH"] = os.pathsep.join([KIT, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+import pretend  # noqa: E402, F401
 
 # Compiled code outlives the folders of single tests.
-os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / "fledge-tests-compiled"))
-settings.register_profile("fledge", deadline=None)
-settings.load_profile("fledge")
+KIND = f"{torch.__version__}-{torch.backends.cpu.get_cpu_capability()}"
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"fledge-tests-compiled-{KIND}"))
+try:
+    from hypothesis import settings
+except ImportError:  # a GPU machine may lack it; its tests need none
+    pass
+else:
+    settings.register_profile("fledge", deadline=None)
+    settings.load_profile("fledge")
 
 
 @pytest.fixture(autouse=True)

@@ -35,10 +35,36 @@ def test_a_precision_that_is_asked_for_is_used(dtype: str) -> None:
     assert machines.choose("cpu", dtype) == Machine("cpu", dtype)  # type: ignore[arg-type]
 
 
-def test_auto_precision_is_one_of_the_known_ones_and_has_a_reason() -> None:
+@pytest.mark.parametrize(
+    ("units", "rates", "dtype"),
+    [(False, (1, 9), "float32"), (True, (100, 140), "float32"), (True, (100, 160), "bfloat16")],
+)
+def test_bfloat16_needs_units_that_pay(
+    monkeypatch: pytest.MonkeyPatch, units: bool, rates: tuple[float, float], dtype: str
+) -> None:
+    monkeypatch.setattr(machines, "has_bf16_units", lambda _: units)
+    monkeypatch.setattr(machines, "matmul_rates", lambda: rates)
     choice = machines.choose_dtype("cpu")
-    assert choice.value in machines.DTYPES
+    assert choice.value == dtype
     assert choice.why
+
+
+def test_probe_measures_this_machine_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FLEDGE_CACHE", str(tmp_path))
+    assert isinstance(machines.real["has_bf16_units"]("cpu"), bool)
+    measure = machines.real["matmul_rates"]
+    first = measure(seconds=0.0, size=32)
+    assert min(first) > 0
+    assert measure(seconds=0.0, size=32) == first
+
+
+def test_measurements_are_kept_beside_each_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FLEDGE_CACHE", str(tmp_path))
+    for what in ("one", "two"):
+        machines.remembered(what, lambda what=what: {what: 1.0})
+    assert machines.remembered("one", lambda: {"one": 2.0}) == {"one": 1.0}
+    (tmp_path / "machine.json").write_text("[]")
+    assert machines.remembered("one", lambda: {"one": 2.0}) == {"one": 2.0}
 
 
 def test_bfloat16_is_refused_on_an_apple_gpu() -> None:

@@ -162,12 +162,12 @@ def _mark_everything(marks: Marks) -> None:
     from fledge.recipes import train
     from fledge.recipes.training import Training
     from fledge.track.sinks import Tracker
-    from fledge.train.parallel import Compiled
+    from fledge.train.compiled import CompiledLoss
     from fledge.train.step import Stepper
 
     for place, name, phase in (
         (train, "ensure", "preparing"),
-        (Compiled, "__call__", "compiling"),
+        (CompiledLoss, "_check", "compiling"),
         (Training, "_judge", "evaluation"),
         (Training, "_sample", "sampling"),
         (store, "save", "save"),

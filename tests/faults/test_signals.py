@@ -10,6 +10,7 @@ import pytest
 
 from campaign import WHOLE, Tell, share
 from conftest import Undisturbed
+from fledge.base.machine import find_compiler
 from fledge.checkpoint import store
 from fledge.checkpoint.run import Run
 from house import House
@@ -63,7 +64,7 @@ def test_a_run_that_is_asked_to_stop_ends_in_time_and_goes_on_to_the_same_bits(
     assert struck == wanted, "most came too late"
 
 
-@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+@pytest.mark.skipif(not find_compiler("cpu").value, reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("number", list(STATUS) if WHOLE else [signal.SIGTERM], ids=lambda number: number.name)
 def test_asked_to_stop_while_it_compiles_it_ends_in_time(
     undisturbed: Undisturbed, tmp_path: Path, tell: Tell, number: signal.Signals

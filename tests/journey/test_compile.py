@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fledge.base.machine import find_compiler
 from fledge.track.sinks import read_metrics
 from fledge.train.parallel import LossModel
 
@@ -32,7 +32,7 @@ print(*(counters["inductor"][f"fxgraph_cache_{found}"] for found in ("miss", "hi
 """
 
 
-@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+@pytest.mark.skipif(not find_compiler("cpu").value, reason="needs a C++ compiler")
 def test_a_compiled_run_learns_the_same_and_resumes_to_the_same_bits(home, outcome_of) -> None:
     plain = home.train("plain")
     compiled = home.train("compiled", "--train.compile", "true", "--train.keep_last", "9")
@@ -44,11 +44,11 @@ def test_a_compiled_run_learns_the_same_and_resumes_to_the_same_bits(home, outco
     assert outcome_of(compiled) == whole
 
 
-@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+@pytest.mark.skipif(not find_compiler("cpu").value, reason="needs a C++ compiler")
 def test_compiled_code_is_kept_for_the_next_run(home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     home.train("plain", "--train.steps", "1")
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(home.folder / "cache" / "compiled")
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).parent == home.folder / "cache" / "compiled"
     found = [subprocess.check_output([sys.executable, "-c", JUDGING], text=True) for _ in range(2)]
     missed, hit = zip(*(map(int, line.split()) for line in found), strict=True)
     assert missed[0] > 0 == hit[0]
@@ -108,7 +108,7 @@ def test_miscompiled_code_never_trains(
     assert outcome_of(run) == whole
 
 
-@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+@pytest.mark.skipif(not find_compiler("cpu").value, reason="needs a C++ compiler")
 @pytest.mark.parametrize("chunked", ["true", "false"])
 def test_compiled_runs_with_a_large_vocabulary_learn(home, chunked: str) -> None:
     settings = ("--model.vocab_size", "4096", "--train.compile", "true", "--train.chunked_loss", chunked)

@@ -58,11 +58,11 @@ def test_as_many_at_once_as_before_the_interruption(
     home, outcome_of: Outcome, monkeypatch: pytest.MonkeyPatch, micro_batch: str, size: int
 ) -> None:
     """Memory that is short at first and plenty later changes no bit; what somebody asks for is done."""
-    monkeypatch.setattr(assembly, "guess", lambda *_: 2)
+    monkeypatch.setattr(assembly, "guess", lambda *_, **__: 2)
     words = ("--train.micro_batch", micro_batch, "--train.keep_last", "9")
     unbroken = outcome_of(home.train("unbroken", *words))
     home.train("broken", *words)
-    monkeypatch.setattr(assembly, "guess", lambda *_: 4)
+    monkeypatch.setattr(assembly, "guess", lambda *_, **__: 4)
     assert home.do("resume", "broken@3") == 0
     again = outcome_of(home.runs / "broken")
     assert (again["model"], again["optimizer"]) == (unbroken["model"], unbroken["optimizer"])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiktoken
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +16,8 @@ from fledge.tokens import tokenizer as tokenizers
 from fledge.tokens.bpe import BpeTokenizer
 from fledge.tokens.fast import FastTokenizer
 from fledge.tokens.gpt2 import TIKTOKEN_NAMES
+
+tiktoken = pytest.importorskip("tiktoken")
 
 SURROGATES = range(0xD800, 0xE000)
 Encode = Callable[[str], list[int]]

@@ -118,20 +118,39 @@ def test_each_shape_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"), [("no such pass\nmore", "no such pass"), ("", "TorchDynamoException")], ids=str
+    ("error", "told"),
+    [
+        (TorchDynamoException("no such pass\nmore"), "no such pass"),
+        (TorchDynamoException(""), "TorchDynamoException"),
+        (IndexError("index 7 is out of bounds"), "index 7 is out of bounds"),  # code for another processor
+    ],
+    ids=str,
 )
-def test_compiler_that_fails_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch, words: str, told: str) -> None:
+def test_compiler_that_fails_is_reported_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
     calls = []
 
     def broken(inputs: Tensor, _: Tensor) -> Tensor:
         calls.append(inputs)
-        raise TorchDynamoException(words)
+        raise error
 
     loss, reports = compiled_by(monkeypatch, lambda _: broken)
     eager = LossModel(build(CONFIG, 0), CPU)
     assert [float(loss(INPUTS, TARGETS).detach()) for _ in range(2)] == [float(eager(INPUTS, TARGETS).detach())] * 2
     assert len(calls) == 1
     assert [report.reason for report in reports] == [f"torch.compile failed ({told})"]
+
+
+def test_short_memory_is_not_taken_for_a_broken_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def large(*_: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    loss, reports = compiled_by(monkeypatch, lambda _: large)
+    with pytest.raises(torch.OutOfMemoryError):
+        loss(INPUTS, TARGETS)
+    assert reports == []
+    assert loss.in_use
 
 
 def test_numbers_that_are_not_finite_are_left_to_the_monitor() -> None:
