@@ -102,7 +102,8 @@ def _prepare(parser: Parser) -> None:
         help="a file, folder, glob, named corpus, https://, hf://datasets/… or s3://; SOURCE:0.3 takes a share",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="where the dataset goes: a folder, or s3://…")
-    parser.add_argument("--tokenizer", metavar="FILE", help="a tokenizer.json (default: make one)")
+    kinds = "bpe, char or gpt2; or a tokenizer.json (default: bpe)"
+    parser.add_argument("--tokenizer", metavar="KIND|FILE", help=kinds)
     parser.add_argument(
         "--workers", type=_count, metavar="N", help="processes (default: one a core, if it is worth it)"
     )

@@ -30,7 +30,7 @@ from fledge.model.gpt import GPT
 from fledge.model.init import build
 from fledge.optim.groups import build_optimizer
 from fledge.optim.schedule import multiplier
-from fledge.recipes.settings import preset_files, resolve
+from fledge.recipes.settings import expected_vocab_size, preset_files, resolve
 from fledge.tokens import tokenizer as tokenizers
 from fledge.tokens.char import CharTokenizer
 from fledge.train.parallel import LossModel
@@ -55,7 +55,7 @@ RARE[ALL] = RARE["window"] | {"dropout": 0.2, "softcap": 5.0, "qkv_bias": True, 
 
 def plan_of(name: str) -> Plan:
     settings = resolve("modern-5m" if name in RARE else name, [])
-    vocab_size = settings.model.vocab_size or settings.tokenizer.size
+    vocab_size = expected_vocab_size(settings, {})
     model = replace(settings.model, **RARE.get(name, {}), vocab_size=vocab_size)
     return Plan(name, "some parts", model, settings.optim, settings.train, settings.data)
 

@@ -29,3 +29,12 @@ def test_a_model_of_these_parts_trains_and_writes(home, capsys, parts):  # type:
     assert math.isfinite(judged["loss"])
     assert home.do("generate", "duck", "--prompt", "the", "--tokens", "24") == 0  # beyond the window and the context
     assert len(capsys.readouterr().out) == len("the") + 24 + len("\n")
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+@pytest.mark.parametrize("preset", ["nanogpt-shakespeare-cpu", "sprint-shakespeare"])
+def test_presets_take_a_dataset_with_any_vocabulary(home, kind: str, preset: str) -> None:
+    dataset = str(home.folder / "dataset")
+    assert home.do("prepare", str(home.text), "--tokenizer", kind, "--out", dataset, "--data.val", "0.1") == 0
+    words = ("--run", "duck", "--data.path", dataset, "--train.steps", "2", "--train.sample_every", "0")
+    assert home.do("train", preset, *words, "--train.device", "cpu", "--train.compile", "false") == 0

@@ -141,5 +141,5 @@ def test_a_batch_that_cannot_be_divided_is_refused() -> None:
 
 def test_a_model_by_character_has_no_table_to_speak_of() -> None:
     found = resolve("nanogpt-shakespeare-cpu", ["--model.size", "1M"])
-    assert parameters(found.model) == pytest.approx(1e6, rel=0.1)
-    assert found.tokenizer.vocab_size == 65
+    assert found.model.vocab_size is found.tokenizer.vocab_size is None
+    assert parameters(replace(found.model, vocab_size=65)) == pytest.approx(1e6, rel=0.1)

@@ -259,6 +259,19 @@ def test_a_person_is_told_what_will_be_and_what_has_become_of_it(desk: Path, say
     ]
 
 
+def test_a_tokenizer_is_named_by_kind_or_file(desk: Path, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    (desk / "one.txt").write_text("a bad cab, a fed hag\n" * 100)
+    assert say("one.txt", "--out", "by-kind", "--tokenizer", "char")[0] == 0
+    assert say("one.txt", "--out", "by-setting", "--tokenizer.kind", "char")[0] == 0
+    kind, setting = ((desk / name / "tokenizer.json").read_bytes() for name in ("by-kind", "by-setting"))
+    assert kind == setting
+    monkeypatch.setattr("fledge.recipes.tokenizers.usual_gpt2_folders", list)
+    monkeypatch.setattr("fledge.recipes.tokenizers.fetch", lambda name, *_: desk / "absent" / name)
+    _, _, err = say("one.txt", "--out", "gpt2", "--tokenizer", "gpt2")
+    assert "absent" in err[0], "OpenAI's files were looked for, not a file named gpt2"
+    assert "'chars'" in say("one.txt", "--out", "wrong", "--tokenizer", "chars")[2][0]
+
+
 def test_what_was_odd_or_left_out_is_told_with_its_number(desk: Path, say: Say) -> None:
     (desk / "texts").mkdir()
     for name, content in {

@@ -14,7 +14,7 @@ from fledge.model import count
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.recipes.presets import describe, short
-from fledge.recipes.settings import preset_files, resolve
+from fledge.recipes.settings import expected_vocab_size, preset_files, read_preset, resolve
 from fledge.text.corpora import CORPORA
 
 transformers = pytest.importorskip("transformers")
@@ -35,9 +35,16 @@ GPT2 = [name for name in PUBLISHED if name.startswith("gpt2")]
 MODERN = {"modern-5m": 5e6, "modern-30m": 30e6, "modern-125m": 125e6, "modern-350m": 350e6}
 
 
+@pytest.mark.parametrize("name", preset_files())
+def test_no_preset_by_character_fixes_its_vocabulary(name: str) -> None:
+    settings = resolve(name, [])
+    if settings.tokenizer.kind == "char":
+        assert settings.model.vocab_size is settings.tokenizer.vocab_size is None
+
+
 def model_of(name: str) -> ModelConfig:
     settings = resolve(name, [])
-    return replace(settings.model, vocab_size=settings.model.vocab_size or settings.tokenizer.size)
+    return replace(settings.model, vocab_size=expected_vocab_size(settings, read_preset(name)[1]))
 
 
 def told(capsys: pytest.CaptureFixture[str], *argv: str) -> Any:

@@ -14,7 +14,7 @@ from fledge.exchange.eject import Plan, eject
 from fledge.model.count import parameters
 from fledge.recipes.presets import parts
 from fledge.recipes.screen import report, say
-from fledge.recipes.settings import Settings, preset_files, resolve, settle
+from fledge.recipes.settings import Settings, expected_vocab_size, preset_files, read_preset, resolve, settle
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def find(name: str, overrides: list[str], runs: Path) -> Found:
         hint = nearest(name, known) or "'fledge presets' and 'fledge runs' list those there are"
         raise UserError(f"no preset and no run is called '{name}'", hint)
     settings = resolve(name, overrides)
-    model = replace(settings.model, vocab_size=settings.model.vocab_size or settings.tokenizer.size)
+    model = replace(settings.model, vocab_size=expected_vocab_size(settings, read_preset(name)[1]))
     return Found(Path(name).stem, replace(settings, model=model))
 
 

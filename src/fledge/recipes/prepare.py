@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from fledge.base.errors import UserError
 from fledge.base.files import cache_dir, human_bytes, new_folders, user_path
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     overrides = read_overrides(args.overrides)
     refuse_idle(overrides)
     settings = build_settings(PrepareSettings, overrides)
-    tokenizer = replace(settings.tokenizer, file=args.tokenizer or settings.tokenizer.file)
+    tokenizer = with_tokenizer(settings.tokenizer, args.tokenizer)
     begun = time.perf_counter()
     with ray_if_asked(args) as ray:
         order = order_of(args.sources, settings.data, tokenizer, args.out)
@@ -75,6 +75,14 @@ def run(args: argparse.Namespace) -> None:
             say(f"'{args.out}' holds this very dataset already: nothing was done")
     facts = summary(args.out)
     report(facts, as_json=args.json, text=in_words(facts, time.perf_counter() - begun))
+
+
+def with_tokenizer(config: TokenizerConfig, named: str | None) -> TokenizerConfig:
+    """`named` is a kind of tokenizer, or a file."""
+    if named is None:
+        return config
+    kinds = get_args(get_type_hints(TokenizerConfig)["kind"])
+    return replace(config, kind=named) if named in kinds else replace(config, file=named)  # type: ignore[arg-type]
 
 
 def refuse_idle(overrides: Layer) -> None:

@@ -12,7 +12,7 @@ from fledge.base.files import human_bytes
 from fledge.model import count
 from fledge.model.config import ModelConfig
 from fledge.recipes.screen import report
-from fledge.recipes.settings import preset_files, read_preset, settle
+from fledge.recipes.settings import expected_vocab_size, preset_files, read_preset, settle
 
 
 def run(args: argparse.Namespace) -> None:
@@ -33,7 +33,7 @@ def describe(name: str) -> dict[str, Any]:
     """What a preset is and what it costs; bytes are those of bfloat16."""
     layer, about = read_preset(name)
     settings = settle(layer)
-    model = replace(settings.model, vocab_size=settings.model.vocab_size or settings.tokenizer.size)
+    model = replace(settings.model, vocab_size=expected_vocab_size(settings, about))
     asked = settings.train.micro_batch
     micro_batch = asked if isinstance(asked, int) else settings.train.batch
     return {

@@ -35,7 +35,7 @@ def preset_files() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def read_preset(name_or_file: str, above: tuple[Path, ...] = ()) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+def read_preset(name_or_file: str, above: tuple[Path, ...] = ()) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """A preset's name or a file's path → its settings, and what it says about itself under [about]."""
     presets = preset_files()
     path = presets.get(name_or_file)
@@ -108,6 +108,13 @@ def dialled(layer: Layer) -> Layer:
     horizon = dial.horizon(model, **{key: getattr(train, key) for key in given})
     warmup = {"warmup_steps": horizon.pop("warmup_steps")}
     return merge({"optim": dial.rates(model) | warmup, "train": horizon}, said)
+
+
+def expected_vocab_size(settings: Settings, about: Mapping[str, Any]) -> int:
+    """Of a preset's model, before there is a text: by character a preset tells how many its own corpus has."""
+    asked = settings.model.vocab_size or settings.tokenizer.vocab_size
+    usual = about.get("vocab_size") if settings.tokenizer.kind == "char" else None
+    return asked or usual or settings.tokenizer.size
 
 
 def known_vocabulary(settings: Settings) -> int | None:
