@@ -130,6 +130,8 @@ def _train(parser: Parser) -> None:
     parser.add_argument("--init", metavar="RUN", help="go on from the model of this run, with its tokenizer")
     parser.add_argument("--run", metavar="NAME", help="name of the run (default: the preset's, numbered)")
     parser.add_argument("--print-config", action="store_true", help="print every setting with its meaning, and stop")
+    profile = "record what a few steps spend their time on, in RUN/profile/"
+    parser.add_argument("--profile", action="store_true", help=profile)
     _launcher_arguments(parser)
     _settings_argument(parser, "any setting, e.g. --train.steps 500")
 

@@ -91,3 +91,30 @@ def test_a_model_that_knows_nothing_is_as_surprised_as_a_die() -> None:
     assert found.loss == pytest.approx(math.log(9), rel=1e-6)
     assert found.perplexity == pytest.approx(9, rel=1e-5)
     assert found.bits_per_byte == pytest.approx(math.log2(9), rel=1e-6)
+
+
+def test_out_of_memory_halves_the_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, split, lengths = lively(8), a_split(90), np.ones(9, dtype=np.int64)
+    whole = judge(model, split, lengths, CPU)
+    usual, sizes = evaluation._loss_and_hits, []
+
+    def narrow(model: GPT, ids: np.ndarray, machine: Machine) -> torch.Tensor:
+        sizes.append(len(ids))
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return usual(model, ids, machine)
+
+    monkeypatch.setattr(evaluation, "_loss_and_hits", narrow)
+    found = judge(model, split, lengths, CPU)
+    assert max(sizes) > 2
+    assert (found.tokens, found.accuracy) == (whole.tokens, whole.accuracy)
+    assert found.loss == pytest.approx(whole.loss, rel=1e-6)
+
+
+def test_out_of_memory_with_a_single_window_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(evaluation, "_loss_and_hits", never)
+    with pytest.raises(torch.OutOfMemoryError):
+        judge(lively(8), a_split(90), np.ones(9, dtype=np.int64), CPU)

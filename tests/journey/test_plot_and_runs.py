@@ -47,3 +47,13 @@ def test_one_broken_run_does_not_hide_the_others(own, capsys: pytest.CaptureFixt
     (own.runs / "bad" / "config.toml").write_text("[model]\nn_layer = 'x'\n")
     assert own.do("runs", "--json") == 0
     assert "bird" in {row["run"] for row in json.loads(capsys.readouterr().out)}
+
+
+@pytest.mark.parametrize("steps", ["3", "20"])
+def test_a_profile_says_what_steps_spend_their_time_on(home, capsys, steps: str) -> None:
+    run = home.train("bird", "--train.steps", steps, "--profile")
+    trace = json.loads((run / "profile" / "trace.json").read_text())
+    assert any("mm" in event.get("name", "") for event in trace["traceEvents"])
+    assert "aten::" in (run / "profile" / "operators.txt").read_text()
+    if steps == "20":
+        assert "profile of 3 steps" in capsys.readouterr().err

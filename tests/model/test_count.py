@@ -105,7 +105,7 @@ def test_the_cache_takes_the_bytes_that_the_formula_says(dtype: torch.dtype, win
     assert kept == (window or 12) * count.cache_bytes_per_token(config, dtype.itemsize)
 
 
-def kept_bytes(config: ModelConfig, batch: int, dtype: torch.dtype, chunked: bool) -> int:
+def kept_bytes(config: ModelConfig, batch: int, dtype: torch.dtype, **options: bool) -> int:
     """What autograd keeps from a forward pass: each storage once, weights and fixed tables left out."""
     model = build(config, 0)
     own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
@@ -119,7 +119,7 @@ def kept_bytes(config: ModelConfig, batch: int, dtype: torch.dtype, chunked: boo
 
     ids = torch.zeros(batch, config.context, dtype=torch.long)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = wrap(model, Machine("cpu", NAMES[dtype]), chunked=chunked)(ids, ids)
+        loss = wrap(model, Machine("cpu", NAMES[dtype]), **options)(ids, ids)
     assert loss.requires_grad
     return sum(storage.nbytes() for storage in kept.values())
 
@@ -146,8 +146,18 @@ KINDS = {
 def test_a_batch_keeps_the_bytes_of_the_formula_to_a_fiftieth(kind: str, attention: str, dtype: torch.dtype) -> None:
     """Two sequences more, so that what a batch shares (weights in low precision, masks) does not count."""
     config, chunked = replace(KINDS[kind], attention=attention), kind == "large vocabulary"
-    real = kept_bytes(config, 4, dtype, chunked) - kept_bytes(config, 2, dtype, chunked)
+    real = kept_bytes(config, 4, dtype, chunked=chunked) - kept_bytes(config, 2, dtype, chunked=chunked)
     assert abs(count.activation_bytes(config, 2, dtype.itemsize, chunked=chunked) / real - 1) < 0.02
+
+
+def test_checkpointed_blocks_keep_their_inputs_only() -> None:
+    config = replace(MODERN, n_layer=6)
+    seen = [kept_bytes(config, batch, torch.float32, activation_checkpointing=True) for batch in (2, 4)]
+    one, two = (count.activation_bytes(replace(config, n_layer=layers), 2) for layers in (1, 2))
+    block = two - one
+    predicted = count.activation_bytes(config, 2, checkpointed=True) - block  # it is computed in the backward pass
+    assert abs(predicted / (seen[1] - seen[0]) - 1) < 0.02
+    assert predicted < count.activation_bytes(config, 2) / 4
 
 
 def test_known_models_have_their_known_sizes() -> None:

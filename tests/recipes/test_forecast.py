@@ -18,7 +18,9 @@ from fledge.recipes.textfacts import TextFacts, facts_of_text
 CPU = Machine("cpu", "float32")
 COSTS = Measured(start=5.0, token=0.001, update=0.5, judging=0.0001, sampling=0.01, saving=2.0, memory=10**9)
 TEXT = TextFacts(vocab_size=65, train=1_000_000, val=10_000, bytes_per_token=1.0)
-NANO = ["--model.vocab_size", "65", 
+NANO = [
+    "--model.vocab_size",
+    "65",
     "--train.steps",
     "1000",
     "--train.eval_every",

@@ -71,3 +71,16 @@ exact()
 assert compiler.deterministic
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_activation_checkpointing_changes_no_bit(chunked: bool, dropout: float) -> None:
+    config = replace(LARGE, n_layer=3, n_head=2, dropout=dropout)
+    found = []
+    for checkpointed in (False, True):
+        model = build(config, 0)
+        loss = wrap(model, CPU, chunked=chunked, activation_checkpointing=checkpointed)
+        torch.manual_seed(0)
+        found.append(gradients_of(model, loss(INPUTS, TARGETS)))
+    assert all(torch.equal(gradient, found[1][name]) for name, gradient in found[0].items())

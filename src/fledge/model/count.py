@@ -76,7 +76,9 @@ def chunk_bytes(config: ModelConfig, number: int = FLOAT32) -> int:
     return logits_bytes(config, CHUNK, number) + FLOAT32 * _vocabulary(config) * (config.n_embd + CHUNK)
 
 
-def activation_bytes(config: ModelConfig, batch: int, number: int = FLOAT32, *, chunked: bool = False) -> int:
+def activation_bytes(
+    config: ModelConfig, batch: int, number: int = FLOAT32, *, chunked: bool = False, checkpointed: bool = False
+) -> int:
     """What a forward pass over `batch` whole contexts keeps until the backward pass has used it, the loss included.
 
     `number` is the precision of matrix products; what runs from block to block, and through norms, stays float32.
@@ -99,6 +101,8 @@ def activation_bytes(config: ModelConfig, batch: int, number: int = FLOAT32, *, 
     block = 2 * norm + asking + mixing + thinking
     scores = _vocabulary(config) * (FLOAT32 + number * bool(config.softcap))
     end = norm + (FLOAT32 * C if chunked else number * C + scores)  # the chunked loss keeps the gradient
+    if checkpointed:  # what went into each block, and all of the one that is being computed again
+        return batch * config.context * (config.n_layer * FLOAT32 * C + block + end)
     return batch * config.context * (config.n_layer * block + end)
 
 

@@ -44,6 +44,7 @@ def assemble(settings: Settings, machine: Machine, split: Split, report: Report 
         machine,
         compile=compiles(settings, machine),
         chunked=train.chunked_loss is True,
+        activation_checkpointing=train.activation_checkpointing,
         parallel=train.parallel,
         report=report,
     )
@@ -80,8 +81,14 @@ def at_once(settings: Settings, machine: Machine) -> int:
     """How many sequences are computed at once, as far as can be told beforehand."""
     wanted, share = settings.train.micro_batch, settings.train.batch // machine.company.size
     if wanted == "auto":
-        return guess(settings.model, share, machine, chunked=settings.train.chunked_loss is True)
+        return guess(settings.model, share, machine, **activations_kept(settings))
     return min(wanted or share, share)
+
+
+def activations_kept(settings: Settings) -> dict[str, bool]:
+    """What decides which activations are kept for the backward pass."""
+    train = settings.train
+    return {"chunked": train.chunked_loss is True, "checkpointed": train.activation_checkpointing}
 
 
 def compiles(settings: Settings, machine: Machine) -> bool:

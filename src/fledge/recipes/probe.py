@@ -29,7 +29,7 @@ from fledge.generate.engine import generate
 from fledge.generate.sampling import strategies
 from fledge.model import count
 from fledge.model.config import ModelConfig
-from fledge.recipes.assembly import assemble, at_once
+from fledge.recipes.assembly import activations_kept, assemble, at_once
 from fledge.recipes.screen import say
 from fledge.recipes.settings import Settings
 from fledge.train.fitting import Fixed
@@ -87,9 +87,7 @@ def measure(settings: Settings, machine: Machine, folder: Path) -> Measured:
     sampling = seconds_of_sampling(stepper, settings, machine)
     saving = seconds_of_saving(stepper, folder)
     width = machine.torch_dtype.itemsize
-    wanted, held = (
-        count.activation_bytes(model, n, width, chunked=train.chunked_loss is True) for n in (planned, rows)
-    )
+    wanted, held = (count.activation_bytes(model, n, width, **activations_kept(settings)) for n in (planned, rows))
     memory = machines.peak_memory(machine.device) + wanted - held
     token = portions / (rows * model.context)
     return Measured(max(0.0, first - one), token, one - portions, judging, sampling, saving, memory)

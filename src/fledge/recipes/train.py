@@ -87,7 +87,8 @@ def begin_or_go_on(
         raise unnamed()
     if args.run is not None and company.tell(lambda: "there" if is_own(args.run, args.runs, company) else ""):
         return resume(args.run, args.runs, company)
-    return train(settings, args.runs, name=args.run, base_name=base_name, start=start, company=company)
+    name, profile = args.run, args.profile
+    return train(settings, args.runs, name=name, base_name=base_name, start=start, company=company, profile=profile)
 
 
 def is_own(name: str, runs: Path, company: Company) -> bool:
@@ -108,6 +109,7 @@ def train(
     base_name: str,
     start: Origin | None = None,
     company: Company = ALONE,
+    profile: bool = False,
 ) -> Outcome:
     """From settings to a trained model. Whatever is wrong is found before the run's folder is made."""
     if name is not None:
@@ -135,7 +137,7 @@ def train(
     run = Run(runs / company.tell(create))
     try:
         with held(run, company):
-            return Training(run, settings, machine, dataset).go(first)
+            return Training(run, settings, machine, dataset, profile=profile).go(first)
     except Interrupted:
         raise
     except BaseException:

@@ -36,12 +36,16 @@ from fledge.recipes.settings import Settings
 from fledge.tokens.tokenizer import byte_lengths
 from fledge.track import events
 from fledge.track.sinks import RECORDS, Tracker, rewind
+from fledge.track.terminal import shown
 from fledge.train.anomaly import checksum, origin, sound
 from fledge.train.compiled import WITHOUT_COMPILER, CompileCheck, CompiledLoss
 from fledge.train.guard import Derailed, Guard, NotLearning, StopAsked, StopSignals
 from fledge.train.loop import End, Hook, call_hooks, every, fit
+from fledge.train.profiler import STEPS as PROFILED
+from fledge.train.profiler import StepProfiler
 from fledge.train.step import StepResult
 
+PROFILE = "profile"  # folder of a run
 MOST_RESCUES = 3  # to one checkpoint; what goes wrong once more is not the text's fault
 
 
@@ -51,7 +55,9 @@ def held(run: Run, company: Company) -> contextlib.AbstractContextManager[None]:
 
 
 class Training:
-    def __init__(self, run: Run, settings: Settings, machine: Machine, dataset: Dataset) -> None:
+    def __init__(
+        self, run: Run, settings: Settings, machine: Machine, dataset: Dataset, *, profile: bool = False
+    ) -> None:
         self.run, self.settings, self.machine, self.dataset = run, settings, machine, dataset
         self.steps, self.company = settings.train.steps, machine.company
         machines.forget_peak(machine.device)
@@ -65,6 +71,8 @@ class Training:
         self.guard = Guard(settings.train.leap, self._accident, settings.optim.lr)
         records = [run.folder / name for name in RECORDS]
         self.saver = Saver(run.checkpoints, settings.train.keep_last, records)
+        self.profile = profile and self.company.first
+        self.profiler: StepProfiler | None = None
         self.rescues: Counter[int] = Counter()  # by the step that was gone back to
 
     def load(self, name: str) -> State:
@@ -82,6 +90,8 @@ class Training:
         with self.signals as signals:
             try:
                 self._announce(reached)
+                if self.profile:
+                    self.profiler = StepProfiler(self.run.folder / PROFILE, self.steps - reached)
                 end = self._through(state)
                 reached = end.last.step if end.last else reached
                 stopped = signals.received if reached < self.steps or end.owed else None
@@ -94,6 +104,8 @@ class Training:
                 memory = machines.peak_memory(self.machine.device)
                 self.tracker.record(events.Ended(reached, reason, time.perf_counter() - begun, memory))
             finally:
+                if self.profiler:
+                    self.profiler.close()
                 self.saver.close()
                 self.tracker.close()
         if stopped:
@@ -219,6 +231,7 @@ class Training:
             Hook(self._log, lambda step: step % train.log_every == 0 or step == last or self._judges(step)),
             every(train.sample_every, lambda result: self._sample(result.step), last=last),
             every(1, lambda _: self._tell_saved(self.saver.finished())),
+            every(int(self.profile), self._profiled),
             Hook(lambda result: self._save(result.step), self._saves),
         ]
 
@@ -250,6 +263,13 @@ class Training:
             events.Stepped(result.step, seen, result.loss, result.lr, result.grad_norm, result.seconds, speed)
         )
         self.guard.look_at_weights(result, checksum(self.model, self.company))
+
+    def _profiled(self, result: StepResult) -> None:
+        if self.profiler and self.profiler():
+            where = shown(self.profiler.folder)
+            self.tracker.record(
+                events.Noted(result.step, f"profile of {PROFILED} steps: {where}/trace.json, operators.txt")
+            )
 
     def _sample(self, step: int) -> None:
         self._refuse_ruined(step)

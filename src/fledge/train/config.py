@@ -24,6 +24,9 @@ class TrainConfig:
         "auto",
         "logits for a chunk of tokens at a time, to save memory; auto: where they would not fit, or it is faster",
     )
+    activation_checkpointing: bool = setting(
+        False, "compute the activations of a block again for its backward pass: a third more work, far less memory"
+    )
     parallel: Literal["ddp", "fsdp"] = setting(
         "ddp", "what each of many processes holds: the whole model, or a part of each weight"
     )

@@ -27,13 +27,16 @@ LOGITS_SHARE = 0.25  # of all memory: more than this for logits alone is better 
 BUSY_TOKENS = 16_384  # computed at once they keep a GPU busy: more are not worth chunked logits
 
 
-def guess(model: ModelConfig, batch: int, machine: Machine, *, chunked: bool) -> int:
+def guess(model: ModelConfig, batch: int, machine: Machine, *, chunked: bool, checkpointed: bool = False) -> int:
     """The largest part of a batch that should fit; one sequence, if not even that."""
     number = machine.torch_dtype.itemsize
     room = SHARE * free_memory(machine.device) - TRAINING_BYTES * parameters(model)
     room -= chunk_bytes(model, number) if chunked else 0
-    most = max((n for n in divisors(batch) if activation_bytes(model, n, number, chunked=chunked) <= room), default=1)
-    return machine.company.least(most)
+
+    def needed(sequences: int) -> int:
+        return activation_bytes(model, sequences, number, chunked=chunked, checkpointed=checkpointed)
+
+    return machine.company.least(max((n for n in divisors(batch) if needed(n) <= room), default=1))
 
 
 def chunked_loss_pays(model: ModelConfig, sequences: int, machine: Machine, *, compiled: bool) -> bool:

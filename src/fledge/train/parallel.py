@@ -10,11 +10,13 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.distributed as dist
 import torch.utils.deterministic
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fledge.base.company import spread_like, whole
 from fledge.base.machine import Machine
@@ -127,16 +129,25 @@ def exact() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a help for debugging that costs time
 
 
+def checkpoint_blocks(model: GPT) -> None:
+    """Of each block only its input is kept; in the backward pass the block is computed again."""
+    for block in model.blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
 def wrap(
     model: GPT,
     machine: Machine,
     *,
     compile: bool = False,
     chunked: bool = False,
+    activation_checkpointing: bool = False,
     parallel: str = "ddp",
     report: Report = ignore,
 ) -> Loss:
     """Moves the model to the device, too. Its weights may become other objects: optimisers come after this."""
+    if activation_checkpointing:
+        checkpoint_blocks(model)
     around = PARALLEL[parallel] if machine.company.size > 1 else alone
     head_loss: HeadLoss = ChunkedLoss(CHUNK, machine.torch_dtype) if chunked else full_logits_loss
     if chunked and compile:
