@@ -3,6 +3,7 @@
 # make faults   kill, damage and fill up, hundreds of times; make test does a tenth of it
 # make test-machines            the tests that depend on the machine, on nine that this one pretends to be
 # make test-torch TORCH=2.11.0  the numerical tests with another torch, in an environment of its own
+# make gpu PART=tests|step|decode|minutes   what a GPU shows; DRY=1 rehearses on a CPU, NANOGPT=DIR adds the peer
 # make check    style, types, layers
 # make lock     renew constraints.txt from what is installed and tested
 
@@ -19,7 +20,7 @@ NUMERICS := tests/losses tests/model tests/optim tests/train tests/batches tests
             tests/journey/test_compile.py tests/journey/test_train_and_resume.py tests/journey/test_accidents.py \
             tests/journey/parallel/test_together.py
 
-.PHONY: demo test test-machines test-torch faults check lock clean
+.PHONY: demo test test-machines test-torch gpu faults check lock clean
 
 demo: .venv/.core
 	$(BIN)/fledge demo
@@ -38,6 +39,11 @@ test-torch:
 	$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OTHER)/constraints.txt \
 	    torch==$(TORCH) -e . hypothesis pytest pytest-randomly pytest-xdist transformers
 	OMP_WAIT_POLICY=PASSIVE $(OTHER)/bin/python -m pytest -n 2 $(NUMERICS)
+
+# On a bare machine: nothing is installed, the Python that is there must have torch.
+PART ?= tests
+gpu:
+	PYTHONPATH=src $(PYTHON) bench/gpu.py $(PART) $(if $(DRY),--dry-run) $(if $(NANOGPT),--nanogpt $(NANOGPT))
 
 faults: .venv/.dev
 	FLEDGE_FAULTS=whole $(PYTEST) tests/faults tests/journey/parallel/test_together.py
