@@ -18,7 +18,7 @@ PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2
 NUMERICS := tests/losses tests/model tests/optim tests/train tests/batches tests/evaluate tests/generate \
             tests/checkpoint tests/exchange/test_eject.py tests/exchange/test_huggingface.py \
             tests/journey/test_compile.py tests/journey/test_train_and_resume.py tests/journey/test_accidents.py \
-            tests/journey/parallel/test_together.py
+            tests/journey/parallel/test_together.py tests/journey/gpu
 
 .PHONY: demo test test-machines test-torch gpu faults check lock clean
 
@@ -38,7 +38,7 @@ test-torch:
 	grep -v '^torch==' constraints.txt > $(OTHER)/constraints.txt
 	$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OTHER)/constraints.txt \
 	    torch==$(TORCH) -e . hypothesis pytest pytest-randomly pytest-xdist transformers
-	OMP_WAIT_POLICY=PASSIVE $(OTHER)/bin/python -m pytest -n 2 $(NUMERICS)
+	FLEDGE_GPU_DRY_RUN=1 OMP_WAIT_POLICY=PASSIVE $(OTHER)/bin/python -m pytest -n 2 $(NUMERICS)
 
 # On a bare machine: nothing is installed, the Python that is there must have torch.
 PART ?= tests
