@@ -19,7 +19,7 @@ def progress(items: Iterable[T], label: str) -> Iterator[T]:
 
 
 @contextlib.contextmanager
-def byte_progress(label: str, total: int | None, done: int | None = 0) -> Iterator[Callable[[int], None]]:
+def byte_progress(label: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
     """A bar that counts bytes; gives the function to call after each piece of work, with its size."""
     if (console := _terminal()) is None:
         yield lambda _: None
@@ -28,7 +28,7 @@ def byte_progress(label: str, total: int | None, done: int | None = 0) -> Iterat
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
     with Progress(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task(label, total=total or None, completed=done or 0)
+        task = bar.add_task(label, total=total or None, completed=done)
         yield lambda size: bar.advance(task, size)
 
 

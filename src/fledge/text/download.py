@@ -130,7 +130,7 @@ def _continues(answer: Any, have: int) -> bool:
 
 
 def _pour(answer: Any, file: IO[bytes], url: str, have: int, total: int | None) -> None:
-    with byte_progress(url.rpartition("/")[2], have, total) as advance:
+    with byte_progress(url.rpartition("/")[2], total, have) as advance:
         try:
             while data := answer.read1(CHUNK):
                 file.write(data)
