@@ -41,7 +41,7 @@ def test_a_run_becomes_a_file_that_has_its_scores(
     answer = told(capsys)
     loaded = run_folder.load("bird", trained.runs)
     assert answer["name"] == "bird"
-    assert answer["lines"] == len(out.read_text().splitlines()) <= 400
+    assert answer["lines"] == len(out.read_text().splitlines()) <= 450
     assert answer["parameters"] == sum(p.numel() for p in loaded.model.parameters())
     module = module_of(out)
     from safetensors.torch import load_model

@@ -120,8 +120,10 @@ def train(
     machine = machines.choose(settings.train.device, settings.train.dtype, company)
     text = settings.data.path or settings.data.corpus  # complete() fills in the path, and then nobody can tell
     first = start.begin(settings) if start else None
+    # A check runs in the main process only, so it must not measure: that is a collective of all ranks.
+    unmeasured = replace(settings, model=replace(settings.model, attention="sdpa"))
     with company.in_turn("text"):
-        dataset = ensure(settings.data, settings.tokenizer, check=lambda made: complete(settings, made, machine))
+        dataset = ensure(settings.data, settings.tokenizer, check=lambda made: complete(unmeasured, made, machine))
     settings = complete(settings, dataset, machine)
     about = {**facts.of_training(dataset, machine), "text": text}
     if start:
@@ -172,6 +174,8 @@ def complete(settings: Settings, dataset: Dataset, machine: Machine) -> Settings
             f"model.vocab_size = {vocab_size} is smaller than the tokenizer's {held}",
             "leave model.vocab_size out: it then follows the tokenizer",
         )
+    if vocab_size < 2:
+        raise UserError("a vocabulary of 1 token leaves nothing to predict", "train on a text with more characters")
     model = replace(settings.model, vocab_size=vocab_size)
     refuse_unspeakable(settings.track.prompt, dataset)
     data = replace(settings.data, path=address(settings.data.path, dataset))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,10 @@ from fledge.train.fitting import Fitting, rehearsed
 
 POISON = """
 import os
-from fledge.train import ending
+from fledge.losses import cross_entropy as losses
 from fledge.train.step import Stepper
 
-usual, attempt, met = ending.cross_entropy_sum, Stepper._attempt, []
+usual, attempt, met = losses.cross_entropy_sum, Stepper._attempt, []
 
 def poisoned(logits, targets):
     loss = usual(logits, targets)
@@ -36,7 +37,7 @@ def seen(self, step):
     return attempt(self, step)
 
 met.append(-1)
-ending.cross_entropy_sum, Stepper._attempt = poisoned, seen
+losses.cross_entropy_sum, Stepper._attempt = poisoned, seen
 """
 
 
@@ -57,6 +58,13 @@ def test_what_is_no_number_on_one_rank_leads_all_back_and_around_the_text(
     assert {accident["where"] for accident in accidents} == {"the loss"}, "the rank that met it says where"
     [rescue] = [event for event in told if event["event"] == "Rescued"]
     assert (rescue["step"], rescue["failed"]) == (6, 11)
+
+
+def test_ranks_prepare_a_text_and_measure_the_attention_in_bf16(home: Any, together: Callable[..., str]) -> None:
+    steps = ("--train.steps", "2", "--train.dtype", "bfloat16", "--model.attention", "auto")
+    together(home.training("bird", *steps), 2)
+    config = tomllib.loads((home.runs / "bird" / "config.toml").read_text())
+    assert config["model"]["attention"] in ("sdpa", "blocked")
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def test_when_a_rank_is_killed_all_end_and_the_run_is_whole(home: Any, ranks: Ca
 
 @pytest.mark.parametrize(("rank", "number"), [(0, signal.SIGINT), (1, signal.SIGTERM)])
 def test_a_signal_to_any_rank_saves_and_ends_all(home: Any, ranks: Callable[..., Any], rank: int, number: int) -> None:
-    started = ranks(home.training("bird", *LONG), 2)
+    started = ranks(home.training("bird", *LONG, "--train.steps", "100000"), 2)
     wait_for(home.runs / "bird" / "metrics.csv", 12)
     started.kill(rank, number)
     assert started.codes() == [128 + number] * 2, started.said()
