@@ -15,8 +15,8 @@ from pathlib import Path
 
 from common import machine, timed, versions
 from fledge.text import sources
-from fledge.tokens.bpe import BpeTokenizer, Pair, count_chunks, merge_in_word
-from fledge.tokens.bytelevel import ALPHABET
+from fledge.tokenizers.bpe import BpeTokenizer, Pair, count_chunks, merge_in_word
+from fledge.tokenizers.bytelevel import ALPHABET
 
 BYTES = 256
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--merges", type=int, default=4096)
     parser.add_argument("--sample", type=int, default=24)
     args = parser.parse_args()
-    library = "\n".join(document.text for document in sources.read("python"))
+    library = "\n".join(document.text for document in sources.read_source("python"))
     text = args.text.read_text("utf-8") if args.text else library[:1_000_000]
     print(machine(), "|", versions("regex", "tokenizers"))
     against_minbpe(text, args.minbpe, args.merges, args.sample)

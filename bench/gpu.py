@@ -31,9 +31,9 @@ import torch
 
 import peers
 from common import machine, versions
-from fledge.base.machine import Machine
+from fledge.core.device import Machine
 from fledge.model.config import ModelConfig
-from fledge.model.count import training_flops
+from fledge.model.flops import training_flops
 from step import matmul_limit, wait
 
 HERE = Path(__file__).parent

@@ -45,7 +45,7 @@ LAST = 0.1  # seconds after the last part in which the end is shot at
 PATIENCE = 10  # seconds until a worker without its main process must be gone
 PROGRAM = """
 import sys
-from fledge.cli import main
+from fledge.cli.main import main
 from fledge.datasets import plan
 plan.LEAST = plan.MOST = {}
 sys.exit(main())

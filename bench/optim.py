@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from common import in_turns, machine, versions
-from fledge.base.machine import choose
+from fledge.core.device import choose_machine
 from fledge.model.config import ModelConfig
 from fledge.model.init import build
 from fledge.optim.config import OptimConfig
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
-    here = choose()
+    here = choose_machine()
     print(machine(), here.device, here.dtype, "|", versions("torch"))
     for name, config in SHAPES.items():
         model = build(config, 0).to(here.device)

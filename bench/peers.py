@@ -15,18 +15,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fledge.base.machine import Machine
 from fledge.batches.loader import Batch
+from fledge.core.device import Machine
 from fledge.model.config import ModelConfig
 from fledge.model.init import build
 from fledge.optim.config import OptimConfig
 from fledge.optim.groups import build_optimizer
-from fledge.optim.schedule import multiplier
-from fledge.train.attention_speed import fastest_attention
-from fledge.train.compiled import CompileCheck
-from fledge.train.fitting import chunked_loss_pays
-from fledge.train.parallel import exact, wrap
-from fledge.train.step import Stepper
+from fledge.optim.schedule import lr_multiplier
+from fledge.training.attention_speed import fastest_attention
+from fledge.training.compiled import CompileCheck
+from fledge.training.micro_batch import chunked_loss_pays
+from fledge.training.parallel import deterministic_sums, wrap
+from fledge.training.step import TrainStep
 
 GPT2 = ModelConfig(
     positions="learned",
@@ -44,18 +44,18 @@ RATE = 1e-3
 
 
 def ours(config: ModelConfig, batch: int, machine: Machine) -> Step:
-    exact()
+    deterministic_sums()
     config = replace(config, attention=fastest_attention(config, batch, machine))
     optim = OptimConfig(lr=RATE, warmup_steps=0, schedule="constant")
     model = build(config, 0).to(machine.device)
     given = Given()
     chunked = chunked_loss_pays(config, batch, machine, compiled=True)
-    stepper = Stepper(
+    stepper = TrainStep(
         model=model,
         loss=wrap(model, machine, compile=True, chunked=chunked, report=refuse_eager),
         optimizer=build_optimizer(model, optim, machine.torch_dtype),
         batches=given,
-        multiplier=partial(multiplier, optim, steps=1000),
+        multiplier=partial(lr_multiplier, optim, steps=1000),
         peak=optim.lr,
         clip=1.0,
     )
@@ -83,10 +83,10 @@ class Given:
     def shrink(self) -> None:
         raise SystemExit("not enough memory for this shape: name smaller ones, --shapes")
 
-    def memory(self) -> int:
+    def state_dict(self) -> int:
         return len(self.batch.inputs)
 
-    def remember(self, size: int | None) -> None: ...
+    def load_state_dict(self, size: int | None) -> None: ...
 
 
 def nanogpt(config: ModelConfig, _: int, machine: Machine, checkout: Path) -> Step:

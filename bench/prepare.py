@@ -24,7 +24,7 @@ from pathlib import Path
 
 from common import machine, versions
 from fledge.text import sources
-from fledge.tokens import gpt2
+from fledge.tokenizers import gpt2
 
 PIECE = 1 << 16  # what prepare hands it at a time, too; it is faster so than with a MiB
 
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def generate(file: Path, size: int, jsonl: bool) -> None:
-    modules = [document.text for document in sources.read("python")]
+    modules = [document.text for document in sources.read_source("python")]
     with file.open("w", encoding="utf-8") as out:
         copy = 0
         while out.tell() < size:
@@ -101,7 +101,7 @@ def encoder_alone(file: Path, vocabulary: Path) -> float:
 def encode_share(
     file: Path, vocabulary: Path, number: int, count: int, start: Barrier, answers: "multiprocessing.Queue[float]"
 ) -> None:
-    tokenizer, spent, size = gpt2.load([vocabulary]), 0.0, file.stat().st_size // count
+    tokenizer, spent, size = gpt2.load_gpt2([vocabulary]), 0.0, file.stat().st_size // count
     tokenizer.encode("")
     start.wait()
     with file.open("rb") as stored:

@@ -8,9 +8,9 @@ import itertools
 import math
 from dataclasses import dataclass, replace
 
-from fledge.model import count
+from fledge.model import flops
 from fledge.model.config import ModelConfig
-from fledge.model.count import BFLOAT16, FLOAT32
+from fledge.model.flops import BFLOAT16, FLOAT32
 
 G = 1e9
 # name: (number, its factor, unit, source). Everything that is not fledge's own arithmetic, and nothing else.
@@ -54,7 +54,7 @@ class Plan:
     model: ModelConfig
     way: str
     size: int
-    at_once: int
+    micro_batch: int
     batch: int = int(A["batch"])
 
     @property
@@ -64,7 +64,7 @@ class Plan:
 
     @property
     def micro_batches(self) -> int:
-        return self.batch // self.size // self.at_once
+        return self.batch // self.size // self.micro_batch
 
     @property
     def bandwidth(self) -> float:
@@ -77,31 +77,31 @@ class Plan:
     def held(self) -> dict[str, float]:
         """On each rank at the peak: at the end of the last micro-batch's way forward. Before the first way back there
         are no gradients, so with one micro-batch it is that much less."""
-        N, parts, lean = count.parameters(self.model), self.parts, self.way == LEAN
-        block = count.parameters(replace(self.model, n_layer=self.model.n_layer + 1)) - N
+        N, parts, lean = flops.parameters(self.model), self.parts, self.way == LEAN
+        block = flops.parameters(replace(self.model, n_layer=self.model.n_layer + 1)) - N
         tables = N - self.model.n_layer * block
         borrowed = (BFLOAT16 if lean else FLOAT32) * (tables + 2 * block)  # one at work, and the next on its way
         return {
             "weights": FLOAT32 * N / parts,
             "gradients": FLOAT32 * N / (parts if lean or self.micro_batches == 1 else 1),
             "optimiser": 2 * FLOAT32 * N / parts,
-            "copies": 0 if lean else BFLOAT16 * count.matrix_parameters(self.model),  # autocast's, for the way back
+            "copies": 0 if lean else BFLOAT16 * flops.matrix_parameters(self.model),  # autocast's, for the way back
             "borrowed": borrowed if parts > 1 else 0,
             "activations": self._activations(),
         }
 
     def _activations(self) -> float:
         kept = replace(self.model, n_layer=1) if self.way == LEAN else self.model
-        entrances = FLOAT32 * self.at_once * self.model.context * self.model.n_embd * (self.model.n_layer - 1)
-        blocks = count.activation_bytes(kept, self.at_once, BFLOAT16, chunked=True)
-        return blocks + count.chunk_bytes(self.model, BFLOAT16) + entrances * (self.way == LEAN)
+        entrances = FLOAT32 * self.micro_batch * self.model.context * self.model.n_embd * (self.model.n_layer - 1)
+        blocks = flops.activation_bytes(kept, self.micro_batch, BFLOAT16, chunked=True)
+        return blocks + flops.chunk_bytes(self.model, BFLOAT16) + entrances * (self.way == LEAN)
 
-    def fits(self) -> bool:
+    def accept(self) -> bool:
         return sum(self.held().values()) <= A["usable"] * A["memory"]
 
     def carried(self) -> dict[str, float]:
         """By the collectives of one step: bytes of the tensors, whole."""
-        N, M = count.parameters(self.model), self.micro_batches
+        N, M = flops.parameters(self.model), self.micro_batches
         if self.way == DDP:
             return {"all-reduce": FLOAT32 * N}
         if self.way == FSDP:
@@ -114,7 +114,7 @@ class Plan:
 
     def talking(self) -> float:
         """Bytes, and hops: around a ring, or up and down a tree where all is reduced."""
-        buckets = math.ceil(FLOAT32 * count.parameters(self.model) / A["bucket"])
+        buckets = math.ceil(FLOAT32 * flops.parameters(self.model) / A["bucket"])
         gathers = (2 * self.micro_batches + (self.micro_batches if self.way == LEAN else 1)) * (self.model.n_layer + 1)
         hops = buckets * 2 * math.log2(self.size) if self.way == DDP else gathers * (self.size - 1)
         return self.sent() / self.bandwidth + hops * A["hop"]
@@ -122,7 +122,7 @@ class Plan:
     def alone(self) -> float:
         """So many GPUs that never talk and compute nothing twice."""
         tokens = self.batch / self.size * self.model.context
-        return tokens * count.training_flops(self.model) / (A["peak"] * A["share"])
+        return tokens * flops.training_flops(self.model) / (A["peak"] * A["share"])
 
     def computing(self) -> float:
         return self.alone() * (4 / 3 if self.way == LEAN else 1)
@@ -134,7 +134,7 @@ class Plan:
 
     def checkpoint(self) -> float:
         """Bytes: weights, and two memories of the optimiser. Gradients are not kept."""
-        return 3 * FLOAT32 * count.parameters(self.model)
+        return 3 * FLOAT32 * flops.parameters(self.model)
 
     def whole(self) -> tuple[float, float]:
         """Training stands still while the first rank gathers and copies; then a thread of it writes and hashes."""
@@ -160,7 +160,7 @@ class Plan:
     def way_back(self) -> float:
         """Every machine reads every file. The first rank hashes a checkpoint three times; it hashes the text, and then
         the others do."""
-        S, text = self.checkpoint(), 2 * A["text"] * count.parameters(self.model)
+        S, text = self.checkpoint(), 2 * A["text"] * flops.parameters(self.model)
         readers, hashed = (1, (3 * S + text) / self.size) if self.way == LEAN else (self.machines, 3 * S + 2 * text)
         return A["restart"] + readers * (S + text) / self.disks() + hashed / A["hash"]
 
@@ -174,7 +174,7 @@ def planned(name: str, way: str, size: int) -> Plan:
     """With as many sequences at once as fit: a power of two, and one where none fits."""
     powers = [2**k for k in range(int(math.log2(A["batch"] / size)), -1, -1)]
     plans = [Plan(MODELS[name], DDP if size == 1 and way == FSDP else way, size, power) for power in powers]
-    return next((plan for plan in plans if plan.fits()), plans[-1])
+    return next((plan for plan in plans if plan.accept()), plans[-1])
 
 
 def table(columns: str, rows: list[list[str]]) -> str:
@@ -199,10 +199,10 @@ def assumptions() -> str:
 def models() -> str:
     rows = []
     for name, model in MODELS.items():
-        work = count.training_flops(model) * model.context * A["batch"]
+        work = flops.training_flops(model) * model.context * A["batch"]
         size = Plan(model, DDP, 1, 1).checkpoint()
         shape = f"{model.n_layer} × {model.n_embd:,}"
-        rows.append([name, f"{count.parameters(model):,}", shape, f"{work / 1e15:,.0f}", short(size / G)])
+        rows.append([name, f"{flops.parameters(model):,}", shape, f"{work / 1e15:,.0f}", short(size / G)])
     return table("model | parameters | layers × width | PFLOP of a step | GB of a checkpoint", rows)
 
 
@@ -211,15 +211,15 @@ def memory() -> str:
     for name, size in itertools.product(MODELS, SIZES):
         way = DDP if size == 1 else FSDP
         plan, lean = planned(name, way, size), planned(name, LEAN, size)
-        together = [f"{short(sum(p.held().values()) / G)}{'' if p.fits() else ': too much'}" for p in (plan, lean)]
-        cells = [str(plan.at_once), *(short(held / G) for held in plan.held().values()), f"**{together[0]}**"]
-        rows.append([f"{name} {way} {size:,}", *cells, f"{together[1]} ({lean.at_once})" if way == FSDP else ""])
+        together = [f"{short(sum(p.held().values()) / G)}{'' if p.accept() else ': too much'}" for p in (plan, lean)]
+        cells = [str(plan.micro_batch), *(short(held / G) for held in plan.held().values()), f"**{together[0]}**"]
+        rows.append([f"{name} {way} {size:,}", *cells, f"{together[1]} ({lean.micro_batch})" if way == FSDP else ""])
     return table(f"GB of a rank | at once | {' | '.join(plan.held())} | together | lean (at once)", rows)
 
 
 def steps() -> str:
     def cells(plan: Plan) -> list[str]:
-        if not plan.fits():
+        if not plan.accept():
             return ["–"] * 4
         share = [f"{100 * plan.alone() / plan.step(hidden):.0f}" for hidden in (False, True)]
         return [short(plan.sent() / G), span(plan.talking()), span(plan.step()), "–".join(dict.fromkeys(share)) + " %"]
@@ -234,7 +234,7 @@ def steps() -> str:
 def saves() -> str:
     rows = []
     for name, size in itertools.product(MODELS, SIZES):
-        plan = next((p for way in WAYS if (p := planned(name, way, size)).fits()), None)
+        plan = next((p for way in WAYS if (p := planned(name, way, size)).accept()), None)
         if plan is not None:
             held = [*map(span, plan.whole()), span(plan.in_parts()[0]) if plan.parts > 1 else "–"]
             times = map(span, (A["between"] / size, plan.way_back(), plan.interval()))

@@ -18,9 +18,9 @@ import torch
 
 import peers
 from common import machine, versions
-from fledge.base.machine import DTYPES, Machine, has_bf16_units
+from fledge.core.device import DTYPES, Machine, has_bf16_units
 from fledge.model.config import ModelConfig
-from fledge.model.count import training_flops
+from fledge.model.flops import training_flops
 
 SHAPES = {
     "10.7M": (replace(peers.GPT2, n_layer=6, n_head=6, n_embd=384, context=256, vocab_size=65), 16),

@@ -20,9 +20,9 @@ import tiktoken
 
 from common import in_turns, machine, versions
 from fledge.text import sources
-from fledge.tokens import gpt2
-from fledge.tokens.bpe import BpeTokenizer
-from fledge.tokens.fast import FastTokenizer, train_here
+from fledge.tokenizers import gpt2
+from fledge.tokenizers.bpe import BpeTokenizer
+from fledge.tokenizers.hf import HFTokenizer, train_in_process
 
 END = "<|endoftext|>"
 VOCABULARY = 16_384
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, nargs="*", default=[], help="more texts for identity and encoding")
     args = parser.parse_args()
     print(machine(), "|", versions("gigatoken", "tokenizers", "tiktoken"))
-    library = "\n".join(document.text for document in sources.read("python"))
+    library = "\n".join(document.text for document in sources.read_source("python"))
     texts = {"the standard library": library} | {path.name: path.read_text("utf-8") for path in args.text}
     training(library, args.rounds)
     identity(args.gpt2, texts, args.strings)
@@ -47,18 +47,18 @@ def main() -> None:
 def training(library: str, rounds: int) -> None:
     texts = varied(library, 40_000_000)
     size = sum(len(text.encode()) for text in texts) / 1e6
-    made: dict[str, FastTokenizer] = {}
+    made: dict[str, HFTokenizer] = {}
 
     def ours() -> None:
-        made["ours"] = FastTokenizer.train(texts, VOCABULARY, END)
+        made["ours"] = HFTokenizer.train(texts, VOCABULARY, END)
 
     def peer() -> None:
-        made["peer"] = train_here(texts, VOCABULARY, END, "gpt2")
+        made["peer"] = train_in_process(texts, VOCABULARY, END, "gpt2")
 
     in_turns(f"train {VOCABULARY:,} tokens on {size:.0f} MB, vs tokenizers", ours, peer, rounds)
     print(f"  identical merges: {made['ours'].to_json() == made['peer'].to_json()}")
     scratch = BpeTokenizer.train([library], VOCABULARY, END)
-    same = scratch.to_json() == train_here([library], VOCABULARY, END, "gpt2").to_json()
+    same = scratch.to_json() == train_in_process([library], VOCABULARY, END, "gpt2").to_json()
     print(
         f"  from scratch on {len(library.encode()) / 1e6:.0f} MB, merges identical to tokenizers': {same}", flush=True
     )
@@ -83,7 +83,7 @@ def judge(folder: Path) -> tiktoken.Encoding:
 
 def identity(folder: Path, texts: dict[str, str], strings: int) -> None:
     """GPT-2's ids, by the fast path, the reference path and the readable one, against tiktoken's."""
-    theirs, fast = judge(folder).encode_ordinary, gpt2.load([folder])
+    theirs, fast = judge(folder).encode_ordinary, gpt2.load_gpt2([folder])
     slow = BpeTokenizer.from_json(fast.to_json())
     every = ["".join(f"{c}a {c}1{c}\n" for c in map(chr, range(start, start + 256))) for start in blocks()]
     sets = {**{name: [text] for name, text in texts.items()}, "every character": every}
@@ -121,9 +121,9 @@ def encoding(folder: Path, texts: dict[str, str], rounds: int) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     print(machine())
-    content = gpt2.load([folder]).to_json()
+    content = gpt2.load_gpt2([folder]).to_json()
     for name, text in texts.items():
-        ours = [made_ready(FastTokenizer(content)) for _ in range(rounds)]
+        ours = [made_ready(HFTokenizer(content)) for _ in range(rounds)]
         peers = [judge(folder) for _ in range(rounds)]
         label = f"encode {name} ({len(text.encode()) / 1e6:.1f} MB), cold, one core, vs tiktoken"
         in_turns(label, partial(use, ours, "encode", text), partial(use, peers, "encode_ordinary", text), rounds)
@@ -133,7 +133,7 @@ def use(fresh: list[Any], method: str, text: str) -> None:
     getattr(fresh.pop(), method)(text)
 
 
-def made_ready(tokenizer: FastTokenizer) -> FastTokenizer:
+def made_ready(tokenizer: HFTokenizer) -> HFTokenizer:
     """The check of the fast engine happens at the first use; it belongs to making the tokenizer."""
     tokenizer.encode("")
     return tokenizer

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from fledge import __version__, cli
-from fledge.base.errors import UserError
-from fledge.base.files import atomic_folder
-from fledge.cli import main, parse
-from fledge.verbs import JOURNEY, VERBS
+from fledge import __version__
+from fledge.cli.main import main, parse, parser_of
+from fledge.cli.verbs import JOURNEY, VERBS
+from fledge.core.errors import UserError
+from fledge.core.files import atomic_folder
 
 HEAVY = {"torch", "numpy", "matplotlib", "rich", "tokenizers", "regex", "gigatoken"}
 SUBVERBS = [("tokenizer", "train"), ("tokenizer", "show"), ("tokenizer", "report")]
@@ -77,7 +77,7 @@ def test_the_help_of_a_part_of_a_verb_holds_an_example(capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("name", VERBS)
 def test_the_help_says_what_every_argument_is_for(name: str) -> None:
-    for action in cli.parser_of(name, VERBS[name])._actions:
+    for action in parser_of(name, VERBS[name])._actions:
         assert action.help or action.choices, action.dest
 
 
@@ -97,7 +97,7 @@ def test_every_example_is_taken_by_the_parser(example: str) -> None:
 def test_help_and_refusals_start_without_torch(argv: list[str]) -> None:
     code = f"""
 import sys
-from fledge.cli import main
+from fledge.cli.main import main
 try:
     main({argv!r})
 except SystemExit:
@@ -132,7 +132,7 @@ def test_debug_shows_where_an_error_comes_from() -> None:
 def test_a_reader_that_has_seen_enough_is_no_error(argv: str) -> None:
     read, write = os.pipe()
     os.close(read)
-    code = f"from fledge.cli import main; raise SystemExit(main({argv}))"
+    code = f"from fledge.cli.main import main; raise SystemExit(main({argv}))"
     done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, check=False, timeout=60)
     os.close(write)
     assert done.stderr == b""
@@ -141,7 +141,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(argv: str) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_an_answer_that_cannot_be_written_is_an_error() -> None:
-    code = "from fledge.cli import main; raise SystemExit(main(['corpora']))"
+    code = "from fledge.cli.main import main; raise SystemExit(main(['corpora']))"
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, check=False, timeout=60

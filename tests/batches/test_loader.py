@@ -8,20 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from fledge.base.company import Company
-from fledge.base.machine import Machine
-from fledge.batches.loader import Ahead, Loader
-from fledge.batches.order import Order
+from fledge.batches.loader import Loader, Prefetcher
+from fledge.batches.sampler import WindowSampler
+from fledge.core.device import Machine
+from fledge.core.distributed import World
 from fledge.datasets.shards import Split
 
 CONTEXT, BATCH = 8, 8
 IDS = np.random.default_rng(0).integers(0, 500, 700).astype(np.uint16)
 SPLIT = Split("train", [IDS[:300], IDS[300:]], [np.array([0]), np.array([0])])
-ORDER = Order(len(SPLIT), CONTEXT, CONTEXT, seed=5)
+ORDER = WindowSampler(len(SPLIT), CONTEXT, CONTEXT, seed=5)
 
 
 def loader(rank: int = 0, world_size: int = 1) -> Loader:
-    return Loader(SPLIT, ORDER, BATCH, Machine("cpu", "float32", Company(rank, world_size)))
+    return Loader(SPLIT, ORDER, BATCH, Machine("cpu", "float32", World(rank, world_size)))
 
 
 def whole(step: int, world_size: int = 1, micro_batch: int = BATCH) -> tuple[Tensor, Tensor]:
@@ -76,7 +76,7 @@ def test_the_next_batch_is_read_meanwhile_and_once() -> None:
             there.set()
         return torch.tensor(number)
 
-    ahead = Ahead(read)
+    ahead = Prefetcher(read)
     assert ahead(0) == 0
     assert there.wait(10)  # nobody has asked for it yet
     assert [int(ahead(number)) for number in (1, 2, 2, 7, 3, 8)] == [1, 2, 2, 7, 3, 8]
@@ -89,7 +89,7 @@ def test_what_cannot_be_read_is_told_when_it_is_asked_for() -> None:
             raise OSError("the disk is gone")
         return torch.tensor(number)
 
-    ahead = Ahead(read)
+    ahead = Prefetcher(read)
     assert ahead(0) == 0
     with pytest.raises(OSError, match="gone"):
         ahead(1)
@@ -97,7 +97,7 @@ def test_what_cannot_be_read_is_told_when_it_is_asked_for() -> None:
 
 def test_its_thread_ends_with_it() -> None:
     before = set(threading.enumerate())
-    ahead = Ahead(torch.tensor)
+    ahead = Prefetcher(torch.tensor)
     ahead(0)
     (thread,) = set(threading.enumerate()) - before
     del ahead

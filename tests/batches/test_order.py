@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.base.errors import UserError
-from fledge.batches.order import Order, permute
+from fledge.batches.sampler import WindowSampler, permute
+from fledge.core.errors import UserError
 
 # Runs that exist were trained in this order: a change here breaks their resuming.
 KNOWN = [603, 419, 203, 747, 227, 859, 83, 75]
@@ -15,9 +15,9 @@ seeds = st.integers(0, 2**63 - 1)
 
 
 @st.composite
-def orders(draw: st.DrawFn) -> Order:
+def orders(draw: st.DrawFn) -> WindowSampler:
     context = draw(st.integers(1, 40))
-    return Order(context + draw(st.integers(1, 600)), context, draw(st.integers(1, 60)), draw(seeds))
+    return WindowSampler(context + draw(st.integers(1, 600)), context, draw(st.integers(1, 60)), draw(seeds))
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**64 - 1))
@@ -27,7 +27,7 @@ def test_a_permutation_hits_every_number_once(size: int, key: int) -> None:
 
 
 @given(orders(), st.integers(0, 5))
-def test_an_epoch_visits_each_window_once(order: Order, epoch: int) -> None:
+def test_an_epoch_visits_each_window_once(order: WindowSampler, epoch: int) -> None:
     starts = np.sort(order.starts(epoch * order.epoch, order.epoch))
     phase = starts[0]
     assert 0 <= phase < order.stride
@@ -35,51 +35,53 @@ def test_an_epoch_visits_each_window_once(order: Order, epoch: int) -> None:
 
 
 @given(orders(), st.integers(0, 10**15))
-def test_every_window_lies_within_the_text(order: Order, first: int) -> None:
+def test_every_window_lies_within_the_text(order: WindowSampler, first: int) -> None:
     starts = order.starts(first, 50)
     assert starts.min() >= 0
     assert starts.max() + order.context + 1 <= order.tokens
 
 
 @given(orders(), st.integers(0, 10**9), st.integers(1, 40))
-def test_a_sample_depends_on_its_number_alone(order: Order, first: int, count: int) -> None:
+def test_a_sample_depends_on_its_number_alone(order: WindowSampler, first: int, count: int) -> None:
     together = order.starts(first, count).tolist()
     assert together == [int(order.starts(first + n, 1)[0]) for n in range(count)]
-    assert together == Order(order.tokens, order.context, order.stride, order.seed).starts(first, count).tolist()
+    assert (
+        together == WindowSampler(order.tokens, order.context, order.stride, order.seed).starts(first, count).tolist()
+    )
 
 
 @given(orders())
-def test_an_epoch_is_as_many_windows_as_fit(order: Order) -> None:
+def test_an_epoch_is_as_many_windows_as_fit(order: WindowSampler) -> None:
     assert order.epoch == max(1, (order.tokens - 1 - order.context) // order.stride)
 
 
 def test_epochs_and_seeds_differ_in_order_and_in_phase() -> None:
-    order = Order(10_000, 32, 32, seed=1)
+    order = WindowSampler(10_000, 32, 32, seed=1)
     first, second = order.starts(0, order.epoch), order.starts(order.epoch, order.epoch)
-    other = Order(10_000, 32, 32, seed=2).starts(0, order.epoch)
+    other = WindowSampler(10_000, 32, 32, seed=2).starts(0, order.epoch)
     assert first.tolist() != second.tolist()
     assert first.tolist() != other.tolist()
     assert len({int(order.starts(n * order.epoch, 1)[0]) % 32 for n in range(20)}) > 5
 
 
 def test_the_order_looks_random() -> None:
-    order = Order(100_001, 10, 10, seed=7)
+    order = WindowSampler(100_001, 10, 10, seed=7)
     places = order.starts(0, order.epoch) // 10
     assert abs(np.corrcoef(places, np.arange(order.epoch))[0, 1]) < 0.05
     assert (np.diff(places) == 1).sum() < 10
 
 
 def test_the_order_is_the_same_for_ever() -> None:
-    assert Order(1000, 8, 8, seed=1337).starts(0, 8).tolist() == KNOWN
+    assert WindowSampler(1000, 8, 8, seed=1337).starts(0, 8).tolist() == KNOWN
 
 
 @pytest.mark.parametrize(("tokens", "context"), [(0, 8), (1, 8), (8, 8), (256, 256)])
 def test_a_text_shorter_than_one_window_is_refused_with_both_numbers(tokens: int, context: int) -> None:
     with pytest.raises(UserError) as caught:
-        Order(tokens, context, context, 0)
+        WindowSampler(tokens, context, context, 0)
     assert str(tokens) in caught.value.message
     assert str(context + 1) in caught.value.message
 
 
 def test_a_text_of_exactly_one_window_is_enough() -> None:
-    assert Order(9, 8, 8, 0).starts(0, 3).tolist() == [0, 0, 0]
+    assert WindowSampler(9, 8, 8, 0).starts(0, 3).tolist() == [0, 0, 0]

@@ -9,27 +9,27 @@ from pathlib import Path
 import pytest
 import torch
 
-from fledge.base.errors import UserError
-from fledge.base.settings import to_toml
-from fledge.checkpoint import run as runs
 from fledge.checkpoint import store
 from fledge.checkpoint.state import State
-from fledge.recipes.settings import settle
-from fledge.tokens.char import CharTokenizer
+from fledge.core.config import to_toml
+from fledge.core.errors import UserError
+from fledge.runs import run_folder as runs
+from fledge.settings.pipeline import validated
+from fledge.tokenizers.char import CharTokenizer
 
 MODEL = {"n_layer": 1, "n_head": 2, "n_embd": 16, "context": 8, "vocab_size": 11, "mlp_bias": True, "dropout": 0.3}
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Callable[[str], runs.Run]:
-    def make_one(name: str) -> runs.Run:
-        config = to_toml(settle({"model": MODEL}))
-        return runs.create(tmp_path / name, config, {"started": "today"}, CharTokenizer("abcdefghijk"))
+def make(tmp_path: Path) -> Callable[[str], runs.RunFolder]:
+    def make_one(name: str) -> runs.RunFolder:
+        config = to_toml(validated({"model": MODEL}))
+        return runs.create_run(tmp_path / name, config, {"started": "today"}, CharTokenizer("abcdefghijk"))
 
     return make_one
 
 
-def test_a_new_run_is_whole_from_its_first_moment(make: Callable[[str], runs.Run]) -> None:
+def test_a_new_run_is_whole_from_its_first_moment(make: Callable[[str], runs.RunFolder]) -> None:
     run = make("first")
     assert {p.name for p in run.folder.iterdir()} == {"config.toml", "run.json", "tokenizer.json", "checkpoints"}
     assert run.facts()["started"] == "today"
@@ -38,7 +38,7 @@ def test_a_new_run_is_whole_from_its_first_moment(make: Callable[[str], runs.Run
     assert run.model_config().n_embd == 16
 
 
-def test_a_run_is_never_overwritten(make: Callable[[str], runs.Run]) -> None:
+def test_a_run_is_never_overwritten(make: Callable[[str], runs.RunFolder]) -> None:
     make("first")
     with pytest.raises(UserError, match="first") as refusal:
         make("first")
@@ -48,21 +48,21 @@ def test_a_run_is_never_overwritten(make: Callable[[str], runs.Run]) -> None:
 @pytest.mark.parametrize("name", ["config.toml", "tokenizer.json", "run.json"])
 @pytest.mark.parametrize("change", [lambda raw: raw[:-9], lambda raw: raw[:-9] + bytes([raw[-9] ^ 1]) + raw[-8:]])
 def test_a_file_that_is_not_what_it_was_is_named_before_it_is_believed(
-    make: Callable[[str], runs.Run], name: str, change: Callable[[bytes], bytes]
+    make: Callable[[str], runs.RunFolder], name: str, change: Callable[[bytes], bytes]
 ) -> None:
     file = make("first").folder / name
     file.write_bytes(change(file.read_bytes()))
     with pytest.raises(UserError, match=re.escape(str(file))):
-        runs.load("first", file.parents[1])
+        runs.load_run("first", file.parents[1])
 
 
-def test_a_file_that_is_gone_is_one_that_changed(make: Callable[[str], runs.Run]) -> None:
+def test_a_file_that_is_gone_is_one_that_changed(make: Callable[[str], runs.RunFolder]) -> None:
     run = make("first")
     (run.folder / "tokenizer.json").unlink()
     assert run.changed() == ["tokenizer.json"]
 
 
-def test_the_hashes_of_a_run_cannot_be_changed_along_with_its_files(make: Callable[[str], runs.Run]) -> None:
+def test_the_hashes_of_a_run_cannot_be_changed_along_with_its_files(make: Callable[[str], runs.RunFolder]) -> None:
     run = make("first")
     (run.folder / "config.toml").write_text("")
     about = (run.folder / "run.json").read_text()
@@ -71,14 +71,14 @@ def test_the_hashes_of_a_run_cannot_be_changed_along_with_its_files(make: Callab
     assert run.changed() == ["run.json"]
 
 
-def test_a_run_that_was_made_before_there_were_seals_still_opens(make: Callable[[str], runs.Run]) -> None:
+def test_a_run_that_was_made_before_there_were_seals_still_opens(make: Callable[[str], runs.RunFolder]) -> None:
     run = make("first")
     (run.folder / "run.json").write_text('{"started": "yesterday"}')
     assert run.changed() == []
     run.refuse_changed()
 
 
-def test_a_free_name_is_numbered(make: Callable[[str], runs.Run], tmp_path: Path) -> None:
+def test_a_free_name_is_numbered(make: Callable[[str], runs.RunFolder], tmp_path: Path) -> None:
     assert runs.free_name(tmp_path, "demo") == "demo"
     make("demo")
     make("demo-2")
@@ -98,29 +98,31 @@ def test_a_reference_is_a_name_and_which(reference: str, parts: tuple[str, str])
     assert runs.split_reference(reference) == parts
 
 
-def test_a_run_is_found_by_name_and_by_path(make: Callable[[str], runs.Run], tmp_path: Path) -> None:
+def test_a_run_is_found_by_name_and_by_path(make: Callable[[str], runs.RunFolder], tmp_path: Path) -> None:
     run = make("hamlet")
-    assert runs.find("hamlet", tmp_path).folder == run.folder
-    assert runs.find(str(run.folder), tmp_path / "elsewhere").folder == run.folder
+    assert runs.open_run("hamlet", tmp_path).folder == run.folder
+    assert runs.open_run(str(run.folder), tmp_path / "elsewhere").folder == run.folder
 
 
-def test_a_misspelt_run_is_refused_with_the_nearest_name(make: Callable[[str], runs.Run], tmp_path: Path) -> None:
+def test_a_misspelt_run_is_refused_with_the_nearest_name(make: Callable[[str], runs.RunFolder], tmp_path: Path) -> None:
     make("hamlet")
     with pytest.raises(UserError, match="no run 'hamlt'") as refusal:
-        runs.find("hamlt", tmp_path)
+        runs.open_run("hamlt", tmp_path)
     assert "hamlet" in refusal.value.hint
 
 
 def test_a_path_with_an_at_sign_is_still_a_path(
-    make: Callable[[str], runs.Run], tmp_path: Path, state_at: Callable[..., State]
+    make: Callable[[str], runs.RunFolder], tmp_path: Path, state_at: Callable[..., State]
 ) -> None:
     run = make("me@home/first")
     store.save(run.checkpoints, state_at(1))
-    assert runs.load(f"{run.folder}@latest", tmp_path).checkpoint.step == 1
-    assert runs.load(str(run.folder), tmp_path).checkpoint.step == 1
+    assert runs.load_run(f"{run.folder}@latest", tmp_path).checkpoint.step == 1
+    assert runs.load_run(str(run.folder), tmp_path).checkpoint.step == 1
 
 
-def test_runs_are_listed_oldest_first_without_unfinished_ones(make: Callable[[str], runs.Run], tmp_path: Path) -> None:
+def test_runs_are_listed_oldest_first_without_unfinished_ones(
+    make: Callable[[str], runs.RunFolder], tmp_path: Path
+) -> None:
     for age, name in enumerate(("young", "old")):
         os.utime(make(name).folder / "config.toml", (1000 - age, 1000 - age))
     make(".partial-x")
@@ -130,27 +132,27 @@ def test_runs_are_listed_oldest_first_without_unfinished_ones(make: Callable[[st
 
 
 def test_a_loaded_model_is_the_saved_one(
-    make: Callable[[str], runs.Run], tmp_path: Path, state_at: Callable[..., State]
+    make: Callable[[str], runs.RunFolder], tmp_path: Path, state_at: Callable[..., State]
 ) -> None:
     run = make("first")
     states = {step: state_at(step, loss) for step, loss in ((1, 1.0), (2, 2.0))}
     for state in states.values():
         store.save(run.checkpoints, state)
     for reference, step in (("first", 1), ("first@best", 1), ("first@latest", 2), ("first@2", 2)):
-        loaded = runs.load(reference, tmp_path)
+        loaded = runs.load_run(reference, tmp_path)
         assert loaded.checkpoint.step == step
         assert not loaded.model.training
         assert torch.equal(loaded.model.embed.weight, states[step].weights["embed.weight"])
 
 
 def test_a_damaged_checkpoint_is_told_and_another_used(
-    make: Callable[[str], runs.Run], tmp_path: Path, state_at: Callable[..., State]
+    make: Callable[[str], runs.RunFolder], tmp_path: Path, state_at: Callable[..., State]
 ) -> None:
     run = make("first")
     for step in (1, 2):
         store.save(run.checkpoints, state_at(step))
     (run.checkpoints / "step-00000002" / "model.safetensors").write_bytes(b"no")
-    loaded = runs.load("first@latest", tmp_path)
+    loaded = runs.load_run("first@latest", tmp_path)
     assert loaded.checkpoint.step == 1
     assert "step-00000002" in loaded.warnings[0]
     assert "model.safetensors" in loaded.warnings[0]

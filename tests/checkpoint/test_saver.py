@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fledge.base import files
-from fledge.checkpoint import saver, store
-from fledge.checkpoint.saver import Saver
+from fledge.checkpoint import async_saver, store
+from fledge.checkpoint.async_saver import AsyncSaver
+from fledge.core import files
 
 
 @pytest.fixture
@@ -22,12 +22,12 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
         assert go.wait(30)
         return usual(*args)
 
-    monkeypatch.setattr(saver.store, "save", waiting)
+    monkeypatch.setattr(async_saver.store, "save", waiting)
     return go
 
 
 def test_what_training_does_meanwhile_is_not_in_the_checkpoint(tmp_path: Path, state_at, slow) -> None:
-    state, beside = state_at(3), Saver(tmp_path, 2)
+    state, beside = state_at(3), AsyncSaver(tmp_path, 2)
     before = {name: tensor.clone() for name, tensor in state.weights.items()}
     assert beside.save(state) == []
     for tensor in state.weights.values():
@@ -36,44 +36,44 @@ def test_what_training_does_meanwhile_is_not_in_the_checkpoint(tmp_path: Path, s
     slow.set()
     [written] = beside.finished(wait=True)
     assert written.step == 3
-    saved = store.load_weights(store.find(tmp_path)[0])
+    saved = store.load_weights(store.find_checkpoint(tmp_path)[0])
     assert all(torch.equal(before[name], saved[name]) for name in before)
     beside.close()
 
 
 def test_the_next_one_waits_for_the_one_before(tmp_path: Path, state_at) -> None:
-    beside = Saver(tmp_path, 9)
+    beside = AsyncSaver(tmp_path, 9)
     told = [each.step for step in range(1, 6) for each in beside.save(state_at(step))]
     told += [each.step for each in beside.finished(wait=True)]
     assert told == [1, 2, 3, 4, 5]
-    assert [found.step for found in store.complete(tmp_path)] == [1, 2, 3, 4, 5]
+    assert [found.step for found in store.complete_checkpoints(tmp_path)] == [1, 2, 3, 4, 5]
     beside.close()
 
 
 def test_without_room_for_a_copy_training_waits(tmp_path: Path, state_at, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saver, "free_memory", lambda _: 0)
-    beside = Saver(tmp_path, 2)
+    monkeypatch.setattr(async_saver, "free_memory", lambda _: 0)
+    beside = AsyncSaver(tmp_path, 2)
     [written] = beside.save(state_at(4))
     assert written.held >= written.seconds
-    assert store.find(tmp_path)[0].step == 4
+    assert store.find_checkpoint(tmp_path)[0].step == 4
     beside.close()
 
 
 def test_a_failure_is_raised_at_the_next_question_and_the_old_checkpoint_stands(
     tmp_path: Path, state_at, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    beside = Saver(tmp_path, 2)
+    beside = AsyncSaver(tmp_path, 2)
     beside.save(state_at(1))
     beside.finished(wait=True)
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "x"))
 
-    monkeypatch.setattr(saver.store, "save", full)
+    monkeypatch.setattr(async_saver.store, "save", full)
     beside.save(state_at(2))
     with pytest.raises(OSError, match="No space left"):
         beside.finished(wait=True)
-    assert store.find(tmp_path)[0].step == 1
+    assert store.find_checkpoint(tmp_path)[0].step == 1
     beside.close()
 
 
@@ -95,7 +95,7 @@ def test_records_are_on_the_disk_before_the_checkpoint_shows(
 
     monkeypatch.setattr(files.os, "fsync", synced)
     monkeypatch.setattr(Path, "rename", renamed)
-    beside = Saver(tmp_path / "checkpoints", 2, [record, tmp_path / "never-written.md"])
+    beside = AsyncSaver(tmp_path / "checkpoints", 2, [record, tmp_path / "never-written.md"])
     beside.save(state_at(1))
     beside.finished(wait=True)
     beside.close()

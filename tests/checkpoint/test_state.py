@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fledge.base.errors import UserError
 from fledge.checkpoint.state import capture, load_weights, restore, weights_of
+from fledge.core.errors import UserError
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build

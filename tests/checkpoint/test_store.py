@@ -15,9 +15,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.base.errors import UserError
 from fledge.checkpoint import store
 from fledge.checkpoint.state import State
+from fledge.core.errors import UserError
 
 StateAt = Callable[..., State]
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
@@ -40,7 +40,7 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path, state_at: StateAt)
         for name in ours:
             assert ours[name].dtype == theirs[name].dtype
             assert torch.equal(ours[name], theirs[name]), name
-    only_weights = store.load_weights(store.find(tmp_path)[0])
+    only_weights = store.load_weights(store.find_checkpoint(tmp_path)[0])
     assert all(torch.equal(only_weights[name], state.weights[name]) for name in state.weights)
 
 
@@ -60,24 +60,24 @@ def test_a_checkpoint_holds_four_files_and_a_manifest_of_the_others(two: Path) -
 
 
 def test_the_names_say_which_checkpoint(two: Path) -> None:
-    assert store.find(two, "latest")[0].step == 20
-    assert store.find(two, "best")[0].step == 20
-    assert store.find(two, "10")[0].step == 10
+    assert store.find_checkpoint(two, "latest")[0].step == 20
+    assert store.find_checkpoint(two, "best")[0].step == 20
+    assert store.find_checkpoint(two, "10")[0].step == 10
     with pytest.raises(UserError, match="no checkpoint '15'") as refusal:
-        store.find(two, "15")
+        store.find_checkpoint(two, "15")
     assert "10, 20" in refusal.value.hint
 
 
 def test_best_is_the_lowest_validation_loss_and_the_earliest_of_equals(tmp_path: Path, state_at: StateAt) -> None:
     for step, loss in ((1, 2.0), (2, 1.0), (3, 1.0), (4, None), (5, float("nan"))):
         store.save(tmp_path, state_at(step, loss))
-    assert store.find(tmp_path, "best")[0].step == 2
+    assert store.find_checkpoint(tmp_path, "best")[0].step == 2
 
 
 def test_where_nothing_was_measured_best_is_the_latest(tmp_path: Path, state_at: StateAt) -> None:
     for step in (1, 2):
         store.save(tmp_path, state_at(step))
-    assert store.find(tmp_path, "best")[0].step == 2
+    assert store.find_checkpoint(tmp_path, "best")[0].step == 2
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -90,15 +90,15 @@ def test_any_flipped_bit_is_found_and_named_and_the_checkpoint_before_is_used(tw
         broken = bytearray(whole)
         broken[place // 8] ^= 1 << place % 8
         file.write_bytes(broken)
-        found, damaged = store.find(two)
+        found, damaged = store.find_checkpoint(two)
         assert found.step == 10, place
         assert len(damaged) == 1
         assert str(file) in damaged[0]
         for load in (store.load, store.load_weights):
-            with pytest.raises(store.Damaged, match=re.escape(str(file))):
+            with pytest.raises(store.DamagedCheckpoint, match=re.escape(str(file))):
                 load(store.Checkpoint(file.parent, 20, None))
     file.write_bytes(whole)
-    assert store.find(two)[0].step == 20
+    assert store.find_checkpoint(two)[0].step == 20
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -109,7 +109,7 @@ def test_a_truncated_or_missing_file_is_found_and_named(two: Path, name: str, ke
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[: int(kept * file.stat().st_size)])
-    found, damaged = store.find(two)
+    found, damaged = store.find_checkpoint(two)
     assert found.step == 10
     assert str(file) in damaged[0]
 
@@ -119,13 +119,13 @@ def test_a_folder_in_the_place_of_a_file_is_damage(two: Path, name: str) -> None
     file = two / "step-00000020" / name
     file.unlink()
     file.mkdir()
-    found, damaged = store.find(two)
+    found, damaged = store.find_checkpoint(two)
     assert (found.step, damaged) == (10, [f"{file} is damaged"])
 
 
 def test_a_copy_under_another_name_is_not_taken_for_a_later_step(two: Path) -> None:
     shutil.copytree(two / "step-00000010", two / "step-00000099")
-    found, damaged = store.find(two)
+    found, damaged = store.find_checkpoint(two)
     assert (found.step, found.folder.name) == (20, "step-00000020")
     assert damaged == [f"{two / 'step-00000099' / 'manifest.json'} is damaged"]
 
@@ -133,7 +133,7 @@ def test_a_copy_under_another_name_is_not_taken_for_a_later_step(two: Path) -> N
 @pytest.mark.parametrize("name", ["step-notes", "step-00000020.bak", "step-²²²²²²²²"])
 def test_what_somebody_keeps_beside_the_checkpoints_stays(two: Path, name: str) -> None:
     (two / name).mkdir()
-    assert store.listed(two)[1] == []
+    assert store.list_checkpoints(two)[1] == []
     store.remove_later(two, -1)
     assert [path.name for path in two.iterdir()] == [name]
 
@@ -161,7 +161,7 @@ def test_a_manifest_of_anything_else_is_damaged_and_nothing_worse(
     folder = tmp_path_factory.mktemp("any") / "step-00000001"
     folder.mkdir()
     (folder / "manifest.json").write_bytes(content)
-    good, damaged = store.listed(folder.parent)
+    good, damaged = store.list_checkpoints(folder.parent)
     assert good == []
     assert len(damaged) == 1
 
@@ -170,13 +170,13 @@ def test_with_every_checkpoint_damaged_the_error_names_them(two: Path) -> None:
     for folder in two.iterdir():
         (folder / "model.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match=r"step-00000010.*step-00000020"):
-        store.find(two)
+        store.find_checkpoint(two)
 
 
 def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(two: Path, state_at: StateAt) -> None:
     (two / "step-00000020" / "state.json").write_text("{}")
     store.save(two, state_at(20, 2.8))
-    assert store.find(two)[0].step == 20
+    assert store.find_checkpoint(two)[0].step == 20
 
 
 def test_a_whole_checkpoint_is_never_overwritten(two: Path, state_at: StateAt) -> None:
@@ -192,7 +192,7 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path, state_at: StateAt
         store.save(tmp_path, state_at(step, loss))
     for _ in range(2):  # and the second time finds nothing to do
         store.prune(tmp_path, keep_last)
-        good, damaged = store.listed(tmp_path)
+        good, damaged = store.list_checkpoints(tmp_path)
         assert [c.step for c in good] == [2, *range(7 - keep_last, 7)]
         assert damaged == []
 
@@ -205,21 +205,21 @@ def test_pruning_keeps_the_best_that_is_whole(tmp_path: Path, state_at: StateAt)
     content[-1] ^= 1
     weights.write_bytes(content)
     store.prune(tmp_path, 1)
-    assert [c.step for c in store.complete(tmp_path)] == [1, 4]
+    assert [c.step for c in store.complete_checkpoints(tmp_path)] == [1, 4]
 
 
 def test_pruning_keeps_the_newest_that_was_saved_after_a_step_that_went_well(tmp_path: Path, state_at: StateAt) -> None:
     for step, skipped in enumerate((0, 0, 1, 2), start=1):
         store.save(tmp_path, replace(state_at(step), guard={"recent": [], "skipped": skipped}))
     store.prune(tmp_path, 1)
-    assert [(c.step, c.calm) for c in store.complete(tmp_path)] == [(2, True), (4, False)]
+    assert [(c.step, c.healthy) for c in store.complete_checkpoints(tmp_path)] == [(2, True), (4, False)]
 
 
 def test_what_a_killed_save_left_is_passed_over_and_then_removed(two: Path) -> None:
     leftover = two / ".partial-step-00000030-abc"
     shutil.copytree(two / "step-00000020", leftover)
     (leftover / "manifest.json").unlink()
-    found, damaged = store.find(two)
+    found, damaged = store.find_checkpoint(two)
     assert (found.step, damaged) == (20, [])
     store.prune(two, 2)
     assert sorted(path.name for path in two.iterdir()) == ["step-00000010", "step-00000020"]
@@ -266,7 +266,7 @@ def test_on_a_full_disk_the_old_checkpoint_stays_and_the_error_says_so(
     store.save(disk, state_at(1))
     with pytest.raises(OSError, match="No space left"):
         store.save(disk, state_at(2))
-    found, damaged = store.find(disk)
+    found, damaged = store.find_checkpoint(disk)
     assert damaged == []
     assert store.load(found).step == found.step
     assert not list(disk.glob(".partial*"))

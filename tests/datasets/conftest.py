@@ -10,15 +10,15 @@ from typing import Any
 import fsspec
 import pytest
 
-from fledge.datasets import engines, part, plan
-from fledge.datasets.build import Order, build
+from fledge.datasets import executors, part, plan
+from fledge.datasets.build import BuildSpec, build
 from fledge.datasets.config import DataConfig
-from fledge.datasets.engines import Engine, Work
+from fledge.datasets.executors import Executor, Work
 from fledge.datasets.shards import Dataset, open_dataset
-from fledge.recipes.prepare import order_of
+from fledge.recipes.prepare import build_spec
 from fledge.text import formats, jsonl, plain
 from fledge.text.inputs import is_url
-from fledge.tokens.config import TokenizerConfig
+from fledge.tokenizers.config import TokenizerConfig
 
 CHAR = TokenizerConfig(kind="char")
 SMALL = 64  # bytes: instead of a MiB, so that a short text has many cuts
@@ -44,13 +44,13 @@ class Maker:
 
     def order(
         self, *sources: object, out: str = "out", tokenizer: TokenizerConfig = CHAR, separator: str = "", **data: Any
-    ) -> Order:
+    ) -> BuildSpec:
         named = [str(self.folder / str(source)) for source in sources]
         place = out if is_url(out) else str(self.folder / out)
-        order = order_of(named, DataConfig(separator=separator, **data), tokenizer, place)
+        order = build_spec(named, DataConfig(separator=separator, **data), tokenizer, place)
         return replace(order, facts="a test")  # and not what the folder is called
 
-    def __call__(self, order: Order, engine: Engine = engines.here) -> dict[str, bytes]:
+    def __call__(self, order: BuildSpec, engine: Executor = executors.in_process) -> dict[str, bytes]:
         def counted(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
             for item, result in engine(work, items):
                 self.made.append(item.number)
@@ -60,11 +60,11 @@ class Maker:
         build(order, counted, unwatched, lambda _: None)
         return self.contents(order)
 
-    def contents(self, order: Order) -> dict[str, bytes]:
+    def contents(self, order: BuildSpec) -> dict[str, bytes]:
         system, root = fsspec.core.url_to_fs(order.out)
         return {name.removeprefix(f"{root}/"): system.cat_file(name) for name in system.find(root)}
 
-    def dataset(self, order: Order) -> Dataset:
+    def dataset(self, order: BuildSpec) -> Dataset:
         self(order)
         return open_dataset(Path(order.out))
 

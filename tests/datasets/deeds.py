@@ -10,7 +10,7 @@ import uuid
 from collections import Counter
 from pathlib import Path
 
-from fledge.base.errors import UserError
+from fledge.core.errors import UserError
 
 
 def mark(folder: Path, item: int) -> None:
@@ -49,7 +49,7 @@ def stumble(item: int) -> None:
     raise KeyError(item)
 
 
-def company(folder: Path, item: int) -> int:
+def world(folder: Path, item: int) -> int:
     """How many are at work at the same time."""
     own = folder / str(item)
     own.touch()

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fledge.base.errors import Interrupted, UserError
+from fledge.core.errors import Interrupted, UserError
 from fledge.datasets import build as room
 from fledge.datasets import plan
-from fledge.datasets.build import TOKENIZER_KEY, Busy, Order, build
-from fledge.datasets.engines import Engine, Work, here, processes
-from fledge.datasets.place import WORK, Folder, Place, open_place
+from fledge.datasets.build import TOKENIZER_KEY, BuildSpec, DatasetBusy, build
+from fledge.datasets.executors import Executor, Work, in_process, process_pool
 from fledge.datasets.shards import TOKENIZER, open_dataset
-from fledge.tokens import tokenizer as tokenizers
-from fledge.tokens.char import CharTokenizer
-from fledge.tokens.config import TokenizerConfig
+from fledge.datasets.storage import STAGING, LocalStorage, Storage, open_storage
+from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers.char import CharTokenizer
+from fledge.tokenizers.config import TokenizerConfig
 
 if TYPE_CHECKING:
     from .conftest import Maker
@@ -31,7 +31,7 @@ class Cut(Exception):
     """The work ends in the middle."""
 
 
-def stopped(after: int, error: BaseException | type[BaseException] = Cut) -> Engine:
+def stopped(after: int, error: BaseException | type[BaseException] = Cut) -> Executor:
     """Dies when so many parts are done, in whatever round."""
     done = 0
 
@@ -54,7 +54,7 @@ def unthanked(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
 
 
 def shuffled(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-    return here(work, random.Random(1).sample(items, len(items)))
+    return in_process(work, random.Random(1).sample(items, len(items)))
 
 
 def idle(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
@@ -84,9 +84,9 @@ def letters(tmp_path: Path) -> TokenizerConfig:
 
 
 @pytest.mark.parametrize("data", [{}, JUDGED], ids=["as it is", "judged"])
-@pytest.mark.parametrize("engine", [processes(2), processes(1), shuffled], ids=["two", "one", "shuffled"])
+@pytest.mark.parametrize("engine", [process_pool(2), process_pool(1), shuffled], ids=["two", "one", "shuffled"])
 def test_whoever_makes_the_parts_in_whatever_order_gives_the_same_bytes(
-    make: "Maker", poems: Path, engine: Engine, data: dict[str, Any]
+    make: "Maker", poems: Path, engine: Executor, data: dict[str, Any]
 ) -> None:
     alone = make(make.order("poems", out="alone", **data))
     assert make(make.order("poems", out="together", **data), engine) == alone
@@ -130,7 +130,7 @@ def test_a_tokenizer_that_was_made_is_not_made_again(make: "Maker", poems: Path)
     with pytest.raises(Cut):
         make(order, stopped(2))
     calls: list[int] = []
-    make(Order(**{**vars(order), "make_tokenizer": lambda: calls.append(1)}))
+    make(BuildSpec(**{**vars(order), "make_tokenizer": lambda: calls.append(1)}))
     assert calls == []
 
 
@@ -142,7 +142,7 @@ def test_a_text_of_some_megabytes_is_one_text_however_many_workers_share_it(
     content = "ä" + "🦆ßæ und so weiter, Käse.\n" * 110_000  # no whole number of MiB is the beginning of a character
     (tmp_path / "long.txt").write_text(content)
     order = make.order("long.txt", out="two", val=0.25, **data)
-    assert make(order, processes(2)) == make(make.order("long.txt", out="one", val=0.25, **data))
+    assert make(order, process_pool(2)) == make(make.order("long.txt", out="one", val=0.25, **data))
     assert len(make.made) == (2 if "min_length" in data else 4)
     made = open_dataset(tmp_path / "two")
     assert (
@@ -174,7 +174,7 @@ def test_a_damaged_record_is_not_believed(make: "Maker", poems: Path, damage: An
     order = make.order("poems", **data)
     with pytest.raises(Cut):
         make(order, stopped(2 * PARTS - 1 if data else PARTS - 1))
-    for record in (Path(order.out) / WORK).glob("00002.*"):
+    for record in (Path(order.out) / STAGING).glob("00002.*"):
         record.write_bytes(damage(record.read_bytes()))
     assert make(order) == whole
     assert set(make.made) == {2, PARTS - 1}
@@ -246,10 +246,10 @@ def test_when_the_settings_change_what_was_made_with_others_is_not_believed(
 ) -> None:
     """Also where the new attempt died between a shard and its record."""
 
-    kind = type(open_place(out))
+    kind = type(open_storage(out))
     write = kind.write
 
-    def dies_behind_a_shard(self: Place, name: str, content: bytes) -> None:
+    def dies_behind_a_shard(self: Storage, name: str, content: bytes) -> None:
         if name.endswith("00001.json"):
             raise Cut
         write(self, name, content)  # type: ignore[arg-type]
@@ -278,14 +278,14 @@ def test_what_a_killed_process_left_half_written_goes(make: "Maker", poems: Path
     order = make.order("poems")
     with pytest.raises(Cut):
         make(order, stopped(2))
-    for folder in (Path(order.out), Path(order.out) / WORK):
+    for folder in (Path(order.out), Path(order.out) / STAGING):
         (folder / ".partial-abc").write_bytes(b"half a man")
         (folder / ".partial-staging").mkdir()
         (folder / ".partial-staging" / "train").write_bytes(b"half a shard")
 
     def looking(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         assert list(Path(order.out).rglob(".partial-*")) == []  # it could be in the way on a small disk
-        return here(work, items)
+        return in_process(work, items)
 
     assert make(order, looking) == whole
 
@@ -296,14 +296,14 @@ def test_what_was_cut_off_while_tidying_up_is_tidied_up_by_the_next(
     whole = make(make.order("poems", out="whole"))
     order = make.order("poems")
 
-    def dies(_: Folder) -> None:
+    def dies(_: LocalStorage) -> None:
         raise Cut
 
     with monkeypatch.context() as patch:
-        patch.setattr(Folder, "forget_work", dies)
+        patch.setattr(LocalStorage, "forget_work", dies)
         with pytest.raises(Cut):
             make(order)
-    assert (Path(order.out) / WORK).exists()
+    assert (Path(order.out) / STAGING).exists()
     assert make(order, idle) == whole
 
 
@@ -358,7 +358,7 @@ def test_what_is_there_stays_as_it_is(make: "Maker", poems: Path, tmp_path: Path
 
 
 def test_a_folder_that_only_looks_begun_is_not_taken(make: "Maker", poems: Path, tmp_path: Path) -> None:
-    (tmp_path / "out" / WORK).mkdir(parents=True)
+    (tmp_path / "out" / STAGING).mkdir(parents=True)
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match=r"out' holds what is no part of a dataset: 'thesis\.txt'"):
         make(make.order("poems"))
@@ -439,8 +439,8 @@ def test_of_two_at_once_the_second_is_told_and_the_first_is_not_disturbed(make: 
     order = make.order("poems")
 
     def beside_another(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-        for pair in here(work, items):
-            with pytest.raises(Busy, match=r"another fledge is writing '.*out'"):
+        for pair in in_process(work, items):
+            with pytest.raises(DatasetBusy, match=r"another fledge is writing '.*out'"):
                 build(order, idle, None, None)  # type: ignore[arg-type]
             yield pair
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.datasets.division import Division, Stretch, divide, side
+from fledge.datasets.splits import Span, SplitRule, side, split_pieces
 from fledge.text.formats import Piece
 
 # Datasets that exist were divided like this.
 SIDES = ["train", "train", "train", "val", "train", "train", "test", "val", "train", "train", "val", "val"]
-BY_DOCUMENT = Division("document", 0.3, 0.2)
+BY_DOCUMENT = SplitRule("document", 0.3, 0.2)
 
 
 def in_pieces(text: str, cuts: list[int]) -> list[Piece]:
@@ -28,9 +28,9 @@ def never() -> str:
     raise AssertionError("the document's beginning is here")
 
 
-def by_split(pieces: list[Piece], division: Division) -> dict[str, str]:
+def by_split(pieces: list[Piece], division: SplitRule) -> dict[str, str]:
     found = dict.fromkeys(("train", "val", "test"), "")
-    for stretch in divide(pieces, division, never):
+    for stretch in split_pieces(pieces, division, never):
         found[stretch.split] += stretch.text
     return found
 
@@ -46,7 +46,7 @@ def test_the_shares_are_about_what_was_asked() -> None:
 
 
 def test_more_validation_only_takes_from_training() -> None:
-    small, large = Division("document", 0.1, 0.1), Division("document", 0.2, 0.1)
+    small, large = SplitRule("document", 0.1, 0.1), SplitRule("document", 0.2, 0.1)
     for n in range(300):
         before, after = side(str(n), small), side(str(n), large)
         assert before == after or (before, after) == ("train", "val")
@@ -54,23 +54,23 @@ def test_more_validation_only_takes_from_training() -> None:
 
 def test_a_long_document_goes_where_its_first_piece_goes() -> None:
     pieces = in_pieces("text 3 and more, and more", [6])
-    assert [(s.split, s.begins, s.ends) for s in divide(pieces, BY_DOCUMENT, never)] == [
+    assert [(s.split, s.begins, s.ends) for s in split_pieces(pieces, BY_DOCUMENT, never)] == [
         ("val", True, False),
         ("val", False, True),
     ]
-    later = divide(pieces[1:], BY_DOCUMENT, lambda: pieces[0].text)
-    assert list(later) == [Stretch("val", " and more, and more", False, True)]
+    later = split_pieces(pieces[1:], BY_DOCUMENT, lambda: pieces[0].text)
+    assert list(later) == [Span("val", " and more, and more", False, True)]
 
 
 @given(st.integers(1, 3_000_000))
 def test_the_tail_split_cuts_where_nanogpt_cuts(length: int) -> None:
-    found = by_split(in_pieces("x" * length, []), Division("tail", 0.1, 0.0))
+    found = by_split(in_pieces("x" * length, []), SplitRule("tail", 0.1, 0.0))
     assert len(found["train"]) == int(0.9 * length)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.floats(0, 0.5), st.floats(0, 0.49))
 def test_the_tail_split_gives_every_character_to_exactly_one_side(text: str, val: float, test: float) -> None:
-    found = by_split(in_pieces(text, []), Division("tail", val, test))
+    found = by_split(in_pieces(text, []), SplitRule("tail", val, test))
     assert found["train"] + found["val"] + found["test"] == text
 
 
@@ -82,13 +82,13 @@ def test_the_tail_split_gives_every_character_to_exactly_one_side(text: str, val
 def test_where_a_document_is_cut_into_pieces_plays_no_role(
     text: str, cuts: list[int], shares: tuple[float, float]
 ) -> None:
-    division = Division("tail", *shares)
+    division = SplitRule("tail", *shares)
     assert by_split(in_pieces(text, cuts), division) == by_split(in_pieces(text, []), division)
 
 
 @given(st.text("aß🦆", min_size=1, max_size=60), st.lists(st.integers(0, 60), max_size=5))
 def test_every_stretch_begins_once_and_ends_once(text: str, cuts: list[int]) -> None:
-    found = list(divide(in_pieces(text, cuts), Division("tail", 0.3, 0.3), never))
+    found = list(split_pieces(in_pieces(text, cuts), SplitRule("tail", 0.3, 0.3), never))
     for split in {stretch.split for stretch in found}:
         mine = [stretch for stretch in found if stretch.split == split]
         assert [s.begins for s in mine] == [True] + [False] * (len(mine) - 1)
@@ -97,4 +97,4 @@ def test_every_stretch_begins_once_and_ends_once(text: str, cuts: list[int]) -> 
 
 @pytest.mark.parametrize(("val", "sides"), [(0.0, {"train"}), (0.5, {"train", "val"})])
 def test_a_side_that_gets_nothing_has_no_stretch(val: float, sides: set[str]) -> None:
-    assert {s.split for s in divide(in_pieces("some text", []), Division("tail", val, 0.0), never)} == sides
+    assert {s.split for s in split_pieces(in_pieces("some text", []), SplitRule("tail", val, 0.0), never)} == sides

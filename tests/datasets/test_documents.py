@@ -16,9 +16,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fledge.datasets.division import Division, side
 from fledge.datasets.shards import Dataset
-from fledge.tokens.config import TokenizerConfig
+from fledge.datasets.splits import SplitRule, side
+from fledge.tokenizers.config import TokenizerConfig
 
 if TYPE_CHECKING:
     from .conftest import Maker
@@ -166,7 +166,7 @@ def test_whole_documents_are_held_out_and_nothing_is_lost(
     sides = found(made)
     home = {text: name for name, texts in sides.items() for text in texts}
     assert sides == {name: [text for text in documents if home.get(text) == name] for name in sides}
-    division = Division("document", *shares)
+    division = SplitRule("document", *shares)
     assert all(home[text] == side(text, division) for text in documents if len(text.encode()) <= SHORT)
 
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fledge.base.errors import UserError
-from fledge.cli import main
-from fledge.datasets import engines
-from fledge.datasets.engines import ATTEMPTS, Engine, here, on_ray, processes
+from fledge.cli.main import main
+from fledge.core.errors import UserError
+from fledge.datasets import executors
+from fledge.datasets.executors import ATTEMPTS, Executor, in_process, on_ray, process_pool
 from small_ray import small_ray
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ def cluster(deeds: ModuleType) -> Iterator[str]:
 
 
 @pytest.fixture(params=["processes", "ray"])
-def workers(request: pytest.FixtureRequest) -> Iterator[Engine]:
+def workers(request: pytest.FixtureRequest) -> Iterator[Executor]:
     """Two of them, in other processes."""
     if request.param == "processes":
-        yield processes(2)
+        yield process_pool(2)
         return
     request.getfixturevalue("cluster")
     with on_ray(None, None) as engine:
@@ -65,18 +65,18 @@ def marks(tmp_path: Path) -> Path:
 # Work
 
 
-def test_each_result_comes_with_what_it_was_made_of(workers: Engine, deeds: ModuleType, marks: Path) -> None:
+def test_each_result_comes_with_what_it_was_made_of(workers: Executor, deeds: ModuleType, marks: Path) -> None:
     assert dict(workers(partial(deeds.square, marks), NUMBERS)) == SQUARES
     assert deeds.marks(marks) == ONCE
 
 
-def test_no_work_starts_nobody(workers: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "ProcessPoolExecutor", None)
-    monkeypatch.setattr("fledge.datasets.engines.islice", None)
+def test_no_work_starts_nobody(workers: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "ProcessPoolExecutor", None)
+    monkeypatch.setattr("fledge.datasets.executors.islice", None)
     assert list(workers(print, [])) == []
 
 
-def test_parts_are_the_same_whoever_makes_them(workers: Engine, make: "Maker", small_parts: None) -> None:
+def test_parts_are_the_same_whoever_makes_them(workers: Executor, make: "Maker", small_parts: None) -> None:
     (make.folder / "poems").mkdir()
     for number in range(5):
         (make.folder / "poems" / f"{number}.txt").write_text(f"poem {number % 4}\n\n{'la ' * number}, und Käse 🦆")
@@ -88,27 +88,27 @@ def test_parts_are_the_same_whoever_makes_them(workers: Engine, make: "Maker", s
 
 def test_ray_holds_back_what_is_not_to_be_done_yet(cluster: str, deeds: ModuleType, marks: Path) -> None:
     with on_ray(None, 1) as engine:
-        assert dict(engine(partial(deeds.company, marks), NUMBERS)) == dict.fromkeys(NUMBERS, 1)
+        assert dict(engine(partial(deeds.world, marks), NUMBERS)) == dict.fromkeys(NUMBERS, 1)
 
 
 def test_the_count_of_workers_follows_the_wish_and_else_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "cores", lambda: 7)
-    assert engines.workers(3, 1) == engines.workers(3, engines.SMALL) == 3
-    assert engines.workers(None, engines.SMALL) == 7
-    assert engines.workers(None, engines.SMALL - 1) == 1
-    assert engines.local(1) is here
+    monkeypatch.setattr(executors, "usable_cores", lambda: 7)
+    assert executors.worker_count(3, 1) == executors.worker_count(3, executors.SMALL) == 3
+    assert executors.worker_count(None, executors.SMALL) == 7
+    assert executors.worker_count(None, executors.SMALL - 1) == 1
+    assert executors.local_executor(1) is in_process
 
 
 # What befalls workers
 
 
-def test_a_worker_that_is_killed_costs_what_it_was_making(workers: Engine, deeds: ModuleType, marks: Path) -> None:
+def test_a_worker_that_is_killed_costs_what_it_was_making(workers: Executor, deeds: ModuleType, marks: Path) -> None:
     deed = partial(deeds.square_or_die, marks, 3, len(NUMBERS) - 1, 1)
     assert dict(workers(deed, NUMBERS)) == SQUARES
     assert deeds.marks(marks) == ONCE + Counter([3])
 
 
-def test_a_worker_that_is_always_killed_is_given_up(workers: Engine, deeds: ModuleType, marks: Path) -> None:
+def test_a_worker_that_is_always_killed_is_given_up(workers: Executor, deeds: ModuleType, marks: Path) -> None:
     results, found = workers(partial(deeds.square_or_die, marks, 3, len(NUMBERS) - 1, 99), NUMBERS), {}
     with pytest.raises(UserError, match="killed") as caught:
         found.update(results)
@@ -122,7 +122,7 @@ def test_a_worker_that_is_always_killed_is_given_up(workers: Engine, deeds: Modu
     [("refuse", UserError, "5 is odd"), ("fill_the_disk", OSError, "/somewhere/5"), ("stumble", KeyError, "5")],
 )
 def test_what_a_worker_raises_is_raised_here(
-    workers: Engine, deeds: ModuleType, deed: str, kind: type[Exception], words: str
+    workers: Executor, deeds: ModuleType, deed: str, kind: type[Exception], words: str
 ) -> None:
     with pytest.raises(kind, match=words) as caught:
         list(workers(getattr(deeds, deed), [5]))
@@ -131,7 +131,7 @@ def test_what_a_worker_raises_is_raised_here(
 
 
 def test_processes_never_hear_of_ctrl_c_not_even_while_they_start(deeds: ModuleType) -> None:
-    heard = dict(processes(2)(deeds.hears, [signal.SIGINT, signal.SIGTERM]))
+    heard = dict(process_pool(2)(deeds.hears, [signal.SIGINT, signal.SIGTERM]))
     assert heard == {signal.SIGINT: False, signal.SIGTERM: True}
     assert deeds.hears(signal.SIGINT)  # we do
 
@@ -149,7 +149,7 @@ def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def fledge(*words: str, code: str = "") -> "subprocess.CompletedProcess[str]":
-    program = f"{code}\nimport sys\nfrom fledge.cli import main\nsys.exit(main())"
+    program = f"{code}\nimport sys\nfrom fledge.cli.main import main\nsys.exit(main())"
     return subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fledge.base.errors import UserError
-from fledge.datasets.foreign import LLMC_HEADER, LLMC_MAGIC, open_any
-from fledge.tokens.char import CharTokenizer
-from fledge.tokens.tokenizer import Tokenizer
+from fledge.core.errors import UserError
+from fledge.datasets.foreign import LLMC_HEADER, LLMC_MAGIC, open_dataset_or_bin
+from fledge.tokenizers.base import Tokenizer
+from fledge.tokenizers.char import CharTokenizer
 
 LETTERS = CharTokenizer("abcdefgh")
 IDS = np.arange(1000) % 8
@@ -33,7 +33,7 @@ def with_header(
 def test_nanogpts_files_are_read(tmp_path: Path) -> None:
     plain(tmp_path / "train.bin", IDS)
     plain(tmp_path / "val.bin", IDS[:100])
-    dataset = open_any(tmp_path, letters)
+    dataset = open_dataset_or_bin(tmp_path, letters)
     assert dataset.held == ["train", "val"]
     assert dataset.split("train").read(0, 1000).tolist() == IDS.tolist()
     assert len(dataset.split("val")) == 100
@@ -43,23 +43,23 @@ def test_llmcs_files_are_read_in_order_across_their_borders(tmp_path: Path) -> N
     for number in (1, 2):
         with_header(tmp_path / f"fineweb_train_{number:06d}.bin", IDS[500 * (number - 1) : 500 * number])
     with_header(tmp_path / "fineweb_val_000000.bin", IDS[:64])
-    dataset = open_any(tmp_path, letters)
+    dataset = open_dataset_or_bin(tmp_path, letters)
     assert dataset.split("train").read(490, 20).tolist() == IDS[490:510].tolist()
     assert len(dataset.split("val")) == 64
 
 
 def test_a_changed_byte_is_another_dataset(tmp_path: Path) -> None:
     plain(tmp_path / "train.bin", IDS)
-    before = open_any(tmp_path, letters).fingerprint
-    assert open_any(tmp_path, letters).fingerprint == before
+    before = open_dataset_or_bin(tmp_path, letters).fingerprint
+    assert open_dataset_or_bin(tmp_path, letters).fingerprint == before
     plain(tmp_path / "train.bin", IDS[::-1])
-    assert open_any(tmp_path, letters).fingerprint != before
+    assert open_dataset_or_bin(tmp_path, letters).fingerprint != before
 
 
 def test_without_a_tokenizer_the_ids_mean_nothing(tmp_path: Path) -> None:
     plain(tmp_path / "train.bin", IDS)
     with pytest.raises(UserError) as refusal:
-        open_any(tmp_path, lambda: None)
+        open_dataset_or_bin(tmp_path, lambda: None)
     assert "--tokenizer.kind gpt2" in refusal.value.hint
 
 
@@ -78,10 +78,10 @@ def test_without_a_tokenizer_the_ids_mean_nothing(tmp_path: Path) -> None:
 def test_what_cannot_be_right_is_refused_by_the_name_of_the_file(tmp_path: Path, write) -> None:
     write(tmp_path / "train.bin")
     with pytest.raises(UserError, match=r"train\.bin"):
-        open_any(tmp_path, letters)
+        open_dataset_or_bin(tmp_path, letters)
 
 
 def test_a_folder_without_a_training_split_is_refused(tmp_path: Path) -> None:
     plain(tmp_path / "val.bin", IDS)
     with pytest.raises(UserError, match="training"):
-        open_any(tmp_path, letters)
+        open_dataset_or_bin(tmp_path, letters)

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.base.errors import UserError
-from fledge.datasets import judge
+from fledge.core.errors import UserError
+from fledge.datasets import filters
 from fledge.datasets.config import DataConfig
-from fledge.datasets.judge import FOREIGN, KEPT, LONG, SHORT, TWICE, Rules
-from fledge.text.formats import Options, Piece, Slice, read_slice
+from fledge.datasets.filters import FOREIGN, KEPT, LONG, SHORT, TWICE, FilterRules
+from fledge.text.formats import Piece, ReadOptions, Slice, read_slice
 from fledge.text.inputs import describe
 
 if TYPE_CHECKING:
@@ -25,27 +25,27 @@ LONGER = 2_500_000  # characters: three pieces
 @pytest.mark.parametrize(
     ("rules", "length", "inside", "verdict"),
     [
-        (Rules(), 1, 0, KEPT),
-        (Rules(min_length=3), 2, 2, SHORT),
-        (Rules(min_length=3), 3, 3, KEPT),
-        (Rules(max_length=3), 3, 3, KEPT),
-        (Rules(max_length=3), 4, 4, LONG),
-        (Rules(min_length=3, charset="ascii"), 2, 0, SHORT),
-        (Rules(charset="ascii"), 10, 9, FOREIGN),
-        (Rules(charset="ascii"), 10, 10, KEPT),
-        (Rules(charset="ascii", charset_share=0.9), 10, 9, KEPT),
-        (Rules(charset="ascii", charset_share=0.9), 10, 8, FOREIGN),
+        (FilterRules(), 1, 0, KEPT),
+        (FilterRules(min_length=3), 2, 2, SHORT),
+        (FilterRules(min_length=3), 3, 3, KEPT),
+        (FilterRules(max_length=3), 3, 3, KEPT),
+        (FilterRules(max_length=3), 4, 4, LONG),
+        (FilterRules(min_length=3, charset="ascii"), 2, 0, SHORT),
+        (FilterRules(charset="ascii"), 10, 9, FOREIGN),
+        (FilterRules(charset="ascii"), 10, 10, KEPT),
+        (FilterRules(charset="ascii", charset_share=0.9), 10, 9, KEPT),
+        (FilterRules(charset="ascii", charset_share=0.9), 10, 8, FOREIGN),
     ],
 )
 def test_a_document_is_judged_by_its_length_and_its_characters(
-    rules: Rules, length: int, inside: int, verdict: int
+    rules: FilterRules, length: int, inside: int, verdict: int
 ) -> None:
     assert rules.verdict(length, inside) == verdict
 
 
 @given(st.integers(1, 100), st.integers(1, 300))
 def test_a_share_that_is_met_exactly_is_enough(percent: int, hundreds: int) -> None:
-    rules = Rules(charset="ascii", charset_share=percent / 100)
+    rules = FilterRules(charset="ascii", charset_share=percent / 100)
     assert rules.verdict(100 * hundreds, percent * hundreds) == KEPT
     assert rules.verdict(100 * hundreds, percent * hundreds - 1) == FOREIGN
 
@@ -62,18 +62,18 @@ def test_a_share_that_is_met_exactly_is_enough(percent: int, hundreds: int) -> N
     ],
 )
 def test_the_characters_that_a_charset_has_are_counted(charset: str | None, text: str, inside: int) -> None:
-    assert Rules(charset=charset).inside(text) == inside
+    assert FilterRules(charset=charset).inside(text) == inside
 
 
 def test_only_what_can_be_against_a_document_asks_for_a_walk() -> None:
-    assert not Rules.of(DataConfig()).any
-    assert not Rules.of(DataConfig(charset_share=0.5)).any
+    assert not FilterRules.of(DataConfig()).any
+    assert not FilterRules.of(DataConfig(charset_share=0.5)).any
     for data in ({"min_length": 1}, {"max_length": 9}, {"charset": "ascii"}, {"dedup": True}):
-        assert Rules.of(DataConfig(**data)).any  # type: ignore[arg-type]
+        assert FilterRules.of(DataConfig(**data)).any  # type: ignore[arg-type]
 
 
-def look(file: Path, rules: Rules, **options: str) -> judge.Seen:
-    return judge.look(Slice(describe(file.name, str(file))), Options(**options), rules)  # type: ignore[arg-type]
+def look(file: Path, rules: FilterRules, **options: str) -> filters.Seen:
+    return filters.scan_part(Slice(describe(file.name, str(file))), ReadOptions(**options), rules)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["long.txt", "long.jsonl"])
@@ -82,11 +82,11 @@ def test_a_long_document_is_judged_whole(tmp_path: Path, name: str) -> None:
     content = "a" * (LONGER - 1) + "ä"
     (tmp_path / name).write_text(content if name.endswith("txt") else json.dumps({"text": content}))
     for rules, verdict in (
-        (Rules(max_length=LONGER - 1), LONG),
-        (Rules(max_length=LONGER), KEPT),
-        (Rules(min_length=LONGER + 1), SHORT),
-        (Rules(charset="ascii"), FOREIGN),
-        (Rules(charset="ascii", charset_share=0.99), KEPT),
+        (FilterRules(max_length=LONGER - 1), LONG),
+        (FilterRules(max_length=LONGER), KEPT),
+        (FilterRules(min_length=LONGER + 1), SHORT),
+        (FilterRules(charset="ascii"), FOREIGN),
+        (FilterRules(charset="ascii", charset_share=0.99), KEPT),
     ):
         (row,) = look(tmp_path / name, rules)
         assert (row["verdict"], row["size"]) == (verdict, LONGER + 1)
@@ -95,8 +95,8 @@ def test_a_long_document_is_judged_whole(tmp_path: Path, name: str) -> None:
 def test_documents_that_begin_alike_are_not_equal(tmp_path: Path) -> None:
     body = "a" * LONGER
     (tmp_path / "x.txt").write_text("|".join([body + "1", body + "2", body + "1", body]))
-    seen = look(tmp_path / "x.txt", Rules(dedup=True), separator="|")
-    judge.mark_repeated([seen])
+    seen = look(tmp_path / "x.txt", FilterRules(dedup=True), separator="|")
+    filters.mark_duplicates([seen])
     assert seen["verdict"].tolist() == [KEPT, KEPT, TWICE, KEPT]
 
 
@@ -109,9 +109,9 @@ def test_of_equal_documents_the_first_that_is_good_stays(
 ) -> None:
     file = tmp_path_factory.getbasetemp() / "repeated.txt"
     file.write_text("|".join(texts))
-    seen = look(file, Rules(min_length=least, dedup=True), separator="|")
+    seen = look(file, FilterRules(min_length=least, dedup=True), separator="|")
     parts = np.split(seen, sorted(min(cut, len(seen)) for cut in cuts))
-    judge.mark_repeated(parts)
+    filters.mark_duplicates(parts)
     met: set[str] = set()
     expected = []
     for text in texts:
@@ -122,18 +122,18 @@ def test_of_equal_documents_the_first_that_is_good_stays(
 
 
 def test_what_was_dropped_is_counted_by_its_reason() -> None:
-    rows = np.zeros(6, dtype=judge.SEEN)
+    rows = np.zeros(6, dtype=filters.SEEN)
     rows["verdict"] = [KEPT, SHORT, LONG, LONG, FOREIGN, TWICE]
     counts = {"too short": 2, "too long": 4, "not in the charset": 2, "there already": 2}
-    assert judge.counts([rows, rows]) == counts
-    assert judge.counts([]) == judge.counts([rows[:1]]) == {}
+    assert filters.drop_counts([rows, rows]) == counts
+    assert filters.drop_counts([]) == filters.drop_counts([rows[:1]]) == {}
 
 
 def test_the_share_that_is_kept_is_of_the_text() -> None:
-    rows = np.array([(30, KEPT, 0, 0), (50, SHORT, 0, 0), (20, TWICE, 0, 0)], dtype=judge.SEEN)
-    assert judge.share_kept([rows, rows[:1]]) == 60 / 130
-    assert judge.share_kept([]) == 1
-    assert judge.share_kept([rows[:0]]) == 0
+    rows = np.array([(30, KEPT, 0, 0), (50, SHORT, 0, 0), (20, TWICE, 0, 0)], dtype=filters.SEEN)
+    assert filters.kept_fraction([rows, rows[:1]]) == 60 / 130
+    assert filters.kept_fraction([]) == 1
+    assert filters.kept_fraction([rows[:0]]) == 0
 
 
 def test_what_is_kept_comes_with_the_size_of_its_document() -> None:
@@ -144,8 +144,8 @@ def test_what_is_kept_comes_with_the_size_of_its_document() -> None:
         Piece("c", "4", last=False),
         Piece("c", "5"),
     ]
-    seen = np.array([(20, KEPT, 0, 0), (10, SHORT, 0, 0), (30, KEPT, 0, 0)], dtype=judge.SEEN)
-    found = [(piece.document, piece.text, piece.size) for piece in judge.kept(pieces, seen)]
+    seen = np.array([(20, KEPT, 0, 0), (10, SHORT, 0, 0), (30, KEPT, 0, 0)], dtype=filters.SEEN)
+    found = [(piece.document, piece.text, piece.size) for piece in filters.kept_pieces(pieces, seen)]
     assert found == [("a", "1", 20), ("a", "2", 20), ("c", "4", 30), ("c", "5", 30)]
 
 
@@ -189,8 +189,8 @@ def test_each_reason_is_counted(texts: "Maker") -> None:
 
 def test_a_text_that_grows_between_the_walks_is_refused(texts: "Maker") -> None:
     file = texts.folder / "a.txt"
-    seen = look(file, Rules(dedup=True), separator="%")
+    seen = look(file, FilterRules(dedup=True), separator="%")
     file.write_text(file.read_text() + "%five")
-    pieces = read_slice(Slice(describe("a.txt", str(file))), Options(separator="%"))
+    pieces = read_slice(Slice(describe("a.txt", str(file))), ReadOptions(separator="%"))
     with pytest.raises(UserError, match=r"'a\.txt@18' is new: the text changed while it was read"):
-        list(judge.kept(pieces, seen))
+        list(filters.kept_pieces(pieces, seen))

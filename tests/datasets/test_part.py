@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from fledge.base.errors import UserError
-from fledge.datasets.division import Division
-from fledge.datasets.judge import Rules, look
-from fledge.datasets.part import Job, Part, Record, make_part, record_name, sealed, unsealed
-from fledge.datasets.place import WORK
+from fledge.core.errors import UserError
+from fledge.datasets.filters import FilterRules, scan_part
+from fledge.datasets.part import Part, PartRecord, PartSpec, checked_content, make_part, record_name, with_checksum
 from fledge.datasets.shards import HEADER_BYTES
-from fledge.text.formats import Slice, Tally
-from fledge.text.inputs import PIECE, Options, describe
-from fledge.tokens import tokenizer as tokenizers
-from fledge.tokens.char import CharTokenizer
+from fledge.datasets.splits import SplitRule
+from fledge.datasets.storage import STAGING
+from fledge.text.formats import ReadCounts, Slice
+from fledge.text.inputs import PIECE, ReadOptions, describe
+from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers.char import CharTokenizer
 
 END = "|"  # of a document, when ids are shown as text
 LETTERS = "abcdef \n�"
@@ -29,30 +29,30 @@ def text(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Job:
-    (tmp_path / "out" / WORK).mkdir(parents=True)
+def job(tmp_path: Path) -> PartSpec:
+    (tmp_path / "out" / STAGING).mkdir(parents=True)
     tokenizer = tokenizers.to_file(CharTokenizer(LETTERS, "<|endoftext|>"))
-    return Job(str(tmp_path / "out"), tokenizer, Options(separator="%"), Division("document", 0.0, 0.0))
+    return PartSpec(str(tmp_path / "out"), tokenizer, ReadOptions(separator="%"), SplitRule("document", 0.0, 0.0))
 
 
 def part_of(file: Path, number: int = 3, **changes: object) -> Part:
     return Part(number, "its key", (replace(Slice(describe(file.name, str(file))), **changes),))  # type: ignore[arg-type]
 
 
-def written(job: Job, name: str) -> str:
+def written(job: PartSpec, name: str) -> str:
     content = (Path(job.out) / name).read_bytes()
     ids = content[HEADER_BYTES : HEADER_BYTES + 2 * int.from_bytes(content[16:24], "little")]
     return "".join((LETTERS + END)[i] for i in ids[::2])
 
 
-def listing(job: Job) -> set[str]:
+def listing(job: PartSpec) -> set[str]:
     return {p.relative_to(job.out).as_posix() for p in Path(job.out).rglob("*") if p.is_file()}
 
 
-def test_a_part_leaves_a_shard_of_each_split_that_got_something_and_a_record(job: Job, text: Path) -> None:
+def test_a_part_leaves_a_shard_of_each_split_that_got_something_and_a_record(job: PartSpec, text: Path) -> None:
     part = part_of(text)
-    sizes = look(part.slices[0], job.options, Rules())
-    record = make_part(replace(job, division=Division("tail", 0.5, 0.0)), replace(part, seen=(sizes,)))
+    sizes = scan_part(part.slices[0], job.options, FilterRules())
+    record = make_part(replace(job, division=SplitRule("tail", 0.5, 0.0)), replace(part, seen=(sizes,)))
     assert listing(job) == {"train/00003.tokens", "val/00003.tokens", record_name(3)}
     assert written(job, "train/00003.tokens") == "a |c|f|"
     assert written(job, "val/00003.tokens") == "bad|ab|ed|"
@@ -61,10 +61,10 @@ def test_a_part_leaves_a_shard_of_each_split_that_got_something_and_a_record(job
         "val": (10, 3),
     }
     assert record.sizes == {"train": 4, "val": 7, "test": 0}
-    assert record.tally == Tally(documents=3, bytes=11)
+    assert record.tally == ReadCounts(documents=3, bytes=11)
 
 
-def test_the_same_part_gives_the_same_bytes_again(job: Job, text: Path) -> None:
+def test_the_same_part_gives_the_same_bytes_again(job: PartSpec, text: Path) -> None:
     contents = []
     for _ in range(2):
         make_part(job, part_of(text))
@@ -72,42 +72,42 @@ def test_the_same_part_gives_the_same_bytes_again(job: Job, text: Path) -> None:
     assert contents[0] == contents[1]
 
 
-def test_a_record_comes_back_under_its_own_key_only(job: Job, text: Path) -> None:
+def test_a_record_comes_back_under_its_own_key_only(job: PartSpec, text: Path) -> None:
     record = make_part(job, part_of(text))
     content = (Path(job.out) / record_name(3)).read_bytes()
-    assert Record.from_file(content, "its key") == record
-    assert Record.from_file(content, "another") is None
+    assert PartRecord.from_file(content, "its key") == record
+    assert PartRecord.from_file(content, "another") is None
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"text", b"text\n{}"])
 def test_what_has_no_seal_is_not_believed(content: bytes) -> None:
-    assert unsealed(content) is unsealed(None) is Record.from_file(content, "key") is None
+    assert checked_content(content) is checked_content(None) is PartRecord.from_file(content, "key") is None
 
 
 def test_what_is_sealed_comes_back_unless_a_byte_changes() -> None:
     content = b"some\nlines\n\xff"
-    whole = sealed(content)
-    assert unsealed(whole) == content
+    whole = with_checksum(content)
+    assert checked_content(whole) == content
     for at in range(len(whole)):
-        assert unsealed(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]) is None
+        assert checked_content(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]) is None
 
 
-def test_a_part_that_fails_leaves_neither_record_nor_shards(job: Job, text: Path) -> None:
+def test_a_part_that_fails_leaves_neither_record_nor_shards(job: PartSpec, text: Path) -> None:
     text.write_text("a bad%zebra")
     with pytest.raises(UserError, match=r"'z' \(U\+007A\)"):
         make_part(job, part_of(text))
     assert listing(job) == set()
 
 
-def test_of_judged_documents_only_the_kept_ones_are_made(job: Job, text: Path) -> None:
+def test_of_judged_documents_only_the_kept_ones_are_made(job: PartSpec, text: Path) -> None:
     part = part_of(text)
-    seen = look(part.slices[0], job.options, Rules(min_length=4))
+    seen = scan_part(part.slices[0], job.options, FilterRules(min_length=4))
     record = make_part(job, replace(part, seen=(seen,)))
     assert written(job, "train/00003.tokens") == "a bad|"
     assert record.tally.documents == 3  # were read
 
 
-def test_a_tokenizer_without_an_end_puts_none(job: Job, text: Path) -> None:
+def test_a_tokenizer_without_an_end_puts_none(job: PartSpec, text: Path) -> None:
     plain = replace(job, tokenizer=tokenizers.to_file(CharTokenizer(LETTERS)))
     make_part(plain, part_of(text))
     assert written(job, "train/00003.tokens") == "a badcabfed"
@@ -115,10 +115,10 @@ def test_a_tokenizer_without_an_end_puts_none(job: Job, text: Path) -> None:
 
 @pytest.mark.parametrize("shares", [(0.0, 0.0), (0.5, 0.5 - 1e-9), (0.3, 0.3)])
 def test_a_part_that_begins_in_the_middle_of_a_document_goes_where_its_beginning_goes(
-    job: Job, text: Path, shares: tuple[float, float]
+    job: PartSpec, text: Path, shares: tuple[float, float]
 ) -> None:
     text.write_text("a bad cab\n" * (2 * PIECE // 10))
-    whole = replace(job, options=Options(), division=Division("document", *shares))
+    whole = replace(job, options=ReadOptions(), division=SplitRule("document", *shares))
     first = make_part(whole, part_of(text, 0, start=0, end=PIECE))
     later = make_part(whole, part_of(text, 1, start=PIECE))
     assert list(first.shards) == list(later.shards)

@@ -12,23 +12,23 @@ from typing import Any
 
 import pytest
 
-from fledge.base.errors import UserError
-from fledge.base.seals import sealed, unsealed
-from fledge.cli import main
+from fledge.cli.main import main
+from fledge.core.checksums import checked_content, with_checksum
+from fledge.core.errors import UserError
 from fledge.datasets import remote
-from fledge.datasets.build import Order, build
+from fledge.datasets.build import BuildSpec, build
 from fledge.datasets.config import DataConfig
-from fledge.datasets.engines import Work, here
+from fledge.datasets.executors import Work, in_process
 from fledge.datasets.shards import open_dataset
-from fledge.recipes.prepare import order_of
-from fledge.tokens.config import TokenizerConfig
+from fledge.recipes.prepare import build_spec
+from fledge.tokenizers.config import TokenizerConfig
 
 from .conftest import unwatched
 
 PARTS = 6
 SMALL_PARTS = """
 import sys
-from fledge.cli import main
+from fledge.cli.main import main
 from fledge.datasets import plan
 plan.LEAST = plan.MOST = 1
 sys.exit(main())
@@ -55,9 +55,9 @@ class Store:
 
     def changed(self, change: Callable[[dict[str, Any]], object]) -> None:
         """Another manifest."""
-        manifest = unsealed(self.system.cat(f"{self.root}/dataset.json"), indent=1)
+        manifest = checked_content(self.system.cat(f"{self.root}/dataset.json"), indent=1)
         change(manifest)
-        self.write("dataset.json", sealed(manifest, indent=1))
+        self.write("dataset.json", with_checksum(manifest, indent=1))
 
 
 @pytest.fixture(autouse=True)
@@ -136,15 +136,15 @@ def test_ray_writes_there_too(
 
 def counting(made: list[int]) -> Callable[[Work, Sequence[Any]], Iterator[tuple[Any, Any]]]:
     def engine(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-        for item, result in here(work, items):
+        for item, result in in_process(work, items):
             made.append(item.number)
             yield item, result
 
     return engine
 
 
-def order(poems: Path, store: Store) -> Order:
-    return order_of([str(poems)], DataConfig(dedup=True, test=0.2), TokenizerConfig(kind="char"), store.url)
+def order(poems: Path, store: Store) -> BuildSpec:
+    return build_spec([str(poems)], DataConfig(dedup=True, test=0.2), TokenizerConfig(kind="char"), store.url)
 
 
 KILLED_AT_PART_THREE = f"""

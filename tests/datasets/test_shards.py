@@ -13,13 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fledge.base.errors import UserError
-from fledge.base.files import sha256
-from fledge.base.seals import sealed, unsealed
+from fledge.core.checksums import checked_content, with_checksum
+from fledge.core.errors import UserError
+from fledge.core.files import sha256
 from fledge.datasets import shards
 from fledge.datasets.shards import MANIFEST, Dataset, ShardInfo, ShardWriter, open_dataset
-from fledge.tokens import tokenizer as tokenizers
-from fledge.tokens.char import CharTokenizer
+from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers.char import CharTokenizer
 
 LETTERS = CharTokenizer("abcdefgh")
 BORDERS = [65_535, 65_536, 65_537]
@@ -66,9 +66,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    content = unsealed((folder / MANIFEST).read_bytes(), indent=1)
+    content = checked_content((folder / MANIFEST).read_bytes(), indent=1)
     change(content)
-    (folder / MANIFEST).write_bytes(sealed(content, indent=1))
+    (folder / MANIFEST).write_bytes(with_checksum(content, indent=1))
 
 
 def reseal(folder: Path, file: str, content: bytes) -> None:

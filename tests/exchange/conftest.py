@@ -11,13 +11,13 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 
-from fledge.base.machine import Machine
-from fledge.generate.engine import generate
-from fledge.generate.sampling import strategies
+from fledge.core.device import Machine
+from fledge.inference.generate import generate
+from fledge.inference.sampler import strategies
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
-from fledge.tokens.fast import FastTokenizer
+from fledge.tokenizers.hf import HFTokenizer
 
 TEXT = "The duck could write, and it's said that she wrote 12345 letters.\n\nOnce, café au lait!  Two  spaces. " * 20
 VOCABULARY = 300
@@ -69,8 +69,8 @@ def shaken(model: torch.nn.Module, size: float = 0.15) -> torch.nn.Module:
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> FastTokenizer:
-    return FastTokenizer.train([TEXT], VOCABULARY, "<|endoftext|>")
+def tokenizer() -> HFTokenizer:
+    return HFTokenizer.train([TEXT], VOCABULARY, "<|endoftext|>")
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.base.errors import UserError
-from fledge.base.settings import read_overrides
-from fledge.exchange import configs, gguf, parts
-from fledge.exchange.configs import CLASSES, QWEN2, Class
+from fledge.core.config import read_overrides
+from fledge.core.errors import UserError
+from fledge.exchange import compatibility, configs, gguf
+from fledge.exchange.configs import CLASSES, QWEN2, HFClass
 from fledge.model.config import ModelConfig
-from fledge.model.count import parameters
-from fledge.recipes.settings import read_preset, settle
+from fledge.model.flops import parameters
+from fledge.settings.pipeline import read_preset, validated
 
 from .conftest import SHAPES
 
@@ -107,15 +107,15 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_models_have_the_size_that_is_published(name: str) -> None:
     config, size = PUBLISHED[name]
-    _, model = configs.read(config, name)
+    _, model = configs.model_from_config(config, name)
     assert parameters(model) == size
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_what_is_written_is_read_as_the_same(name: str) -> None:
-    kind, model = configs.read(configs.write(SHAPES[name], CLASSES[name]), "x")
+    kind, model = configs.model_from_config(configs.config_from_model(SHAPES[name], CLASSES[name]), "x")
     assert kind.name == name
-    assert parts.made_of(model) == parts.made_of(SHAPES[name])
+    assert compatibility.made_of(model) == compatibility.made_of(SHAPES[name])
 
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
@@ -149,10 +149,10 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("name", "changed", "words"), WRONG, ids=lambda value: str(value)[:60])
 def test_what_we_have_no_part_for_is_refused_by_name(name: str, changed: dict[str, Any], words: str) -> None:
-    config = {**configs.write(SHAPES[name], CLASSES[name]), **changed}
+    config = {**configs.config_from_model(SHAPES[name], CLASSES[name]), **changed}
     config = {key: value for key, value in config.items() if value != "gone"}
     with pytest.raises(UserError) as caught:
-        configs.read(config, "their-model")
+        configs.model_from_config(config, "their-model")
     assert words in caught.value.message
     assert "their-model" in caught.value.message
     assert caught.value.hint
@@ -160,7 +160,7 @@ def test_what_we_have_no_part_for_is_refused_by_name(name: str, changed: dict[st
 
 def test_the_refusal_of_an_unknown_class_lists_the_known_ones() -> None:
     with pytest.raises(UserError) as caught:
-        configs.read({"model_type": "bert"}, "x")
+        configs.model_from_config({"model_type": "bert"}, "x")
     for each in CLASSES.values():
         assert f"{each.model_type} ({each.name})" in caught.value.hint
 
@@ -181,10 +181,12 @@ GOES_AS = {
 
 @pytest.mark.parametrize("preset", GOES_AS)
 def test_where_a_preset_can_go_is_known_before_it_is_trained(preset: str) -> None:
-    model = replace(settle(read_preset(preset)[0]).model, vocab_size=300)
+    model = replace(validated(read_preset(preset)[0]).model, vocab_size=300)
     kinds = {name: kind.parts for name, kind in gguf.KINDS.items()}
     for goes, choose in zip(
-        GOES_AS[preset], (lambda: configs.held(model).name, lambda: parts.choose(model, kinds, "x")), strict=True
+        GOES_AS[preset],
+        (lambda: configs.held_settings(model).name, lambda: compatibility.choose(model, kinds, "x")),
+        strict=True,
     ):
         assert goes in said(choose)
 
@@ -224,19 +226,21 @@ MODELS = st.builds(
 def test_a_model_is_either_told_exactly_or_refused_with_settings_that_would_do(model: ModelConfig) -> None:
     kind = held_or_hint(model)
     if isinstance(kind, str):
-        assert configs.held(followed(model, kind)) is not QWEN2
+        assert configs.held_settings(followed(model, kind)) is not QWEN2
         return
     assert kind is not QWEN2
-    _, back = configs.read(configs.write(parts.grown(model, kind.parts(model)), kind), "x")
-    changed = {key for key, value in parts.made_of(back).items() if value != parts.made_of(model)[key]}
-    grown = parts.new_biases(model, kind.parts(model))
+    _, back = configs.model_from_config(
+        configs.config_from_model(compatibility.with_biases(model, kind.parts(model)), kind), "x"
+    )
+    changed = {key for key, value in compatibility.made_of(back).items() if value != compatibility.made_of(model)[key]}
+    grown = compatibility.new_biases(model, kind.parts(model))
     unused = {"rotary_base"} if model.positions != "rotary" else set()
     assert changed - {"dropout"} <= grown.keys() | unused
 
 
-def held_or_hint(model: ModelConfig) -> Class | str:
+def held_or_hint(model: ModelConfig) -> HFClass | str:
     try:
-        return configs.held(model)
+        return configs.held_settings(model)
     except UserError as error:
         return error.hint
 

@@ -17,24 +17,24 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fledge.base.machine import Machine
 from fledge.batches.loader import Batch
-from fledge.batches.order import Order
+from fledge.batches.sampler import WindowSampler
 from fledge.checkpoint.state import weights_of
+from fledge.core.device import Machine
 from fledge.datasets.shards import ShardWriter
-from fledge.exchange.eject import Plan, eject, number
-from fledge.generate import engine
-from fledge.generate.sampling import Greedy, Temperature
+from fledge.exchange.eject import EjectPlan, eject, number
+from fledge.inference import generate
+from fledge.inference.sampler import Greedy, Temperature
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
 from fledge.optim.groups import build_optimizer
-from fledge.optim.schedule import multiplier
-from fledge.recipes.settings import expected_vocab_size, preset_files, resolve
-from fledge.tokens import tokenizer as tokenizers
-from fledge.tokens.char import CharTokenizer
-from fledge.train.parallel import LossModel
-from fledge.train.step import Stepper
+from fledge.optim.schedule import lr_multiplier
+from fledge.settings.pipeline import expected_vocab_size, preset_files, resolve
+from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers.char import CharTokenizer
+from fledge.training.parallel import LossModel
+from fledge.training.step import TrainStep
 
 ROOT = Path(__file__).parents[2]
 CPU = Machine("cpu", "float32")
@@ -42,7 +42,7 @@ LONGEST = 450
 LONGEST_WITH_MUON = 520
 CONTEXT, VOCABULARY = 12, 31
 
-# Parts that no preset has, in company.
+# Parts that no preset has, in world.
 RARE: dict[str, dict[str, Any]] = {
     "readable": {"attention": "readable", "n_kv_head": 1, "dropout": 0.2, "softcap": 5.0},
     "window": {"window": 5, "n_kv_head": 1, "mlp": "relu2", "tied": False, "head_bias": True},
@@ -53,14 +53,14 @@ ALL = "everything at once"
 RARE[ALL] = RARE["window"] | {"dropout": 0.2, "softcap": 5.0, "qkv_bias": True, "output_bias": True, "mlp": "swiglu"}
 
 
-def plan_of(name: str) -> Plan:
+def plan_of(name: str) -> EjectPlan:
     settings = resolve("modern-5m" if name in RARE else name, [])
     vocab_size = expected_vocab_size(settings, {})
     model = replace(settings.model, **RARE.get(name, {}), vocab_size=vocab_size)
-    return Plan(name, "some parts", model, settings.optim, settings.train, settings.data)
+    return EjectPlan(name, "some parts", model, settings.optim, settings.train, settings.data)
 
 
-def choices_of(plan: Plan) -> tuple[object, ...]:
+def choices_of(plan: EjectPlan) -> tuple[object, ...]:
     """What makes the text another, and not only its numbers."""
     values = [getattr(plan.model, field.name) for field in fields(plan.model)]
     choices = [value if isinstance(value, str | bool) else bool(value) for value in values]
@@ -72,7 +72,7 @@ PRESETS = list({choices_of(plan_of(name)): name for name in preset_files()}.valu
 EVERY = [*PRESETS, *RARE]
 
 
-def small(plan: Plan) -> Plan:
+def small(plan: EjectPlan) -> EjectPlan:
     grouped = plan.model.kv_heads != plan.model.n_head
     model = replace(
         plan.model,
@@ -157,16 +157,16 @@ def test_ten_updates_have_the_same_losses(name: str, imported: Callable[[str], M
     chance = torch.Generator().manual_seed(2)
     data = [torch.randint(VOCABULARY, (4, CONTEXT + 1), generator=chance) for _ in range(10)]
     model = build(plan.model, plan.train.seed)
-    stepper = Stepper(
+    stepper = TrainStep(
         model=model,
         loss=LossModel(model, CPU),
         optimizer=build_optimizer(model, plan.optim, CPU.torch_dtype),
         batches=lambda step: [
             Batch(rows[:, :-1], rows[:, 1:]) for rows in data[step].split(plan.train.micro_batch or plan.train.batch)
         ],
-        multiplier=partial(multiplier, plan.optim, steps=10),
+        multiplier=partial(lr_multiplier, plan.optim, steps=10),
         peak=plan.optim.lr,
-        clip=plan.train.clip,
+        clip=plan.train.grad_clip,
     )
     torch.manual_seed(plan.train.seed)
     ours = [stepper(step).loss for step in range(10)]
@@ -186,7 +186,7 @@ def test_it_writes_the_same_tokens_past_the_context_too(
     model = lively(plan.model)
     row = (Temperature(temperature) if temperature else Greedy(),)
     count = 2 * CONTEXT + 3
-    ours = [int(token) for (token,) in engine.generate(model, torch.tensor([[5, 9, 2]]), row, CPU, count, seed=6)]
+    ours = [int(token) for (token,) in generate.generate(model, torch.tensor([[5, 9, 2]]), row, CPU, count, seed=6)]
     assert module.generate(of_file(module, model, tmp_path), [5, 9, 2], count, temperature, 6) == ours
     assert len(set(ours)) > 1
 
@@ -307,7 +307,7 @@ def test_numbers_are_written_as_a_person_writes_them(value: float, written: str)
 def test_epochs_become_as_many_updates_as_in_fledge(imported: Callable[[str], ModuleType]) -> None:
     plan = small(plan_of("scratch-char"))
     module = imported(ejected("scratch-char"))
-    order = Order(5000, CONTEXT, plan.data.stride or CONTEXT, 1)
+    order = WindowSampler(5000, CONTEXT, plan.data.stride or CONTEXT, 1)
     assert plan.train.epochs
     assert module.updates(5000) == round(plan.train.epochs * order.epoch / plan.train.batch)
 

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from fledge.base.errors import UserError
 from fledge.checkpoint.state import weights_of
-from fledge.exchange import gguf, parts
+from fledge.core.errors import UserError
+from fledge.exchange import compatibility, gguf
 from fledge.exchange.parity import readable
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
-from fledge.tokens.char import CharTokenizer
-from fledge.tokens.fast import FastTokenizer
-from fledge.tokens.tokenizer import Tokenizer
+from fledge.tokenizers.base import Tokenizer
+from fledge.tokenizers.char import CharTokenizer
+from fledge.tokenizers.hf import HFTokenizer
 
 from .conftest import CLASSIC, MODERN, PLAIN, SHAPES, TEXT, VOCABULARY
 
@@ -45,43 +45,41 @@ KINDS = {
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
 @pytest.mark.parametrize("what", KINDS)
 def test_llama_cpp_goes_on_with_the_same_tokens(
-    tmp_path: Path, make: Make, greedy: Any, tokenizer: FastTokenizer, llama: Any, what: str, dtype: str
+    tmp_path: Path, make: Make, greedy: Any, tokenizer: HFTokenizer, llama: Any, what: str, dtype: str
 ) -> None:
     config, kind = KINDS[what]
     model, path = make(config), tmp_path / "model.gguf"
     with torch.no_grad():  # only numbers that half precision holds: what is asked is whether the model is the same
         for p in model.parameters():
             p.copy_(p.half())
-    assert gguf.write(path, model, tokenizer, dtype, "model") == kind
+    assert gguf.write_gguf(path, model, tokenizer, dtype, "model") == kind
     prompt = tokenizer.encode(PROMPT).tolist()
     theirs = llama(path)
     assert theirs.tokens(PROMPT) == prompt
     assert theirs.greedy(prompt, 64) == greedy(model, prompt, 64, never=tokenizer.end_of_text)
 
 
-def test_rounded_to_eight_bits_it_still_runs(tmp_path: Path, make: Make, tokenizer: FastTokenizer, llama: Any) -> None:
+def test_rounded_to_eight_bits_it_still_runs(tmp_path: Path, make: Make, tokenizer: HFTokenizer, llama: Any) -> None:
     model, path = make(MODERN), tmp_path / "model.gguf"
-    gguf.write(path, model, tokenizer, "q8_0", "model")
+    gguf.write_gguf(path, model, tokenizer, "q8_0", "model")
     assert len(llama(path).greedy(tokenizer.encode(PROMPT).tolist(), 16)) == 16
     exact = tmp_path / "exact.gguf"
-    gguf.write(exact, model, tokenizer, "f32", "model")
+    gguf.write_gguf(exact, model, tokenizer, "f32", "model")
     assert path.stat().st_size < 0.45 * exact.stat().st_size
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "q8_0"])
 @pytest.mark.parametrize("what", KINDS)
-def test_what_is_written_comes_back(
-    tmp_path: Path, make: Make, tokenizer: FastTokenizer, what: str, dtype: str
-) -> None:
+def test_what_is_written_comes_back(tmp_path: Path, make: Make, tokenizer: HFTokenizer, what: str, dtype: str) -> None:
     config, kind = KINDS[what]
     model, path = make(config), tmp_path / "model.gguf"
-    gguf.write(path, model, tokenizer, dtype, "model")
-    found = gguf.read(path)
+    gguf.write_gguf(path, model, tokenizer, dtype, "model")
+    found = gguf.read_gguf(path)
     assert found.kind == kind
-    held = parts.hold(config, weights_of(model), gguf.KINDS[kind].parts(config))
-    assert parts.made_of(found.model) == parts.made_of(held.model)
+    held = compatibility.make_compatible(config, weights_of(model), gguf.KINDS[kind].parts(config))
+    assert compatibility.made_of(found.model) == compatibility.made_of(held.model)
     assert found.tokenizer.to_json()["model"] == tokenizer.to_json()["model"]
-    parity = gguf.check(path, model, tokenizer, dtype)
+    parity = gguf.check_gguf(path, model, tokenizer, dtype)
     if dtype == "f32":
         assert all(torch.equal(found.weights[name], weight) for name, weight in held.weights.items())
         assert parity.difference < 1e-4
@@ -90,30 +88,30 @@ def test_what_is_written_comes_back(
 
 
 def test_a_width_that_blocks_do_not_divide_is_kept_in_half_precision(
-    tmp_path: Path, make: Make, tokenizer: FastTokenizer
+    tmp_path: Path, make: Make, tokenizer: HFTokenizer
 ) -> None:
     model, path = make(replace(MODERN, mlp_width=72)), tmp_path / "model.gguf"
-    gguf.write(path, model, tokenizer, "q8_0", "model")
+    gguf.write_gguf(path, model, tokenizer, "q8_0", "model")
     kinds = {tensor.name: tensor.tensor_type.name for tensor in library.GGUFReader(path).tensors}
     assert (kinds["blk.0.ffn_down.weight"], kinds["blk.0.ffn_up.weight"]) == ("F16", "Q8_0")
     assert (kinds["output_norm.weight"], kinds["token_embd.weight"]) == ("F32", "Q8_0")
-    gguf.check(path, model, tokenizer, "q8_0")
+    gguf.check_gguf(path, model, tokenizer, "q8_0")
 
 
-def test_numbers_too_large_for_half_precision_are_named(tmp_path: Path, make: Make, tokenizer: FastTokenizer) -> None:
+def test_numbers_too_large_for_half_precision_are_named(tmp_path: Path, make: Make, tokenizer: HFTokenizer) -> None:
     model = make(MODERN)
     with torch.no_grad():
         model.embed.weight[7, 3] = 1e6
-    gguf.write(tmp_path / "model.gguf", model, tokenizer, "f16", "model")
+    gguf.write_gguf(tmp_path / "model.gguf", model, tokenizer, "f16", "model")
     with pytest.raises(UserError, match=r"'embed\.weight' does not fit into f16") as caught:
-        gguf.check(tmp_path / "model.gguf", model, tokenizer, "f16")
+        gguf.check_gguf(tmp_path / "model.gguf", model, tokenizer, "f16")
     assert "--dtype f32" in caught.value.hint
 
 
 @pytest.mark.parametrize("pattern", ["gpt2", "gpt4"])
 def test_llama_cpp_cuts_text_as_we_do(tmp_path: Path, make: Make, llama: Any, pattern: str) -> None:
-    tokenizer = FastTokenizer.train([TEXT], VOCABULARY, "<|endoftext|>", pattern=pattern)
-    gguf.write(tmp_path / "model.gguf", make(MODERN), tokenizer, "f16", "model")
+    tokenizer = HFTokenizer.train([TEXT], VOCABULARY, "<|endoftext|>", pattern=pattern)
+    gguf.write_gguf(tmp_path / "model.gguf", make(MODERN), tokenizer, "f16", "model")
     theirs = llama(tmp_path / "model.gguf")
     for text in (TEXT, "  a\n\n\nb\t c 1234567 'S it'S IT'LL 日本 🦆 naïve\r\n x", "1 22 333 4444", "\n", " ", "café"):
         assert theirs.tokens(text) == tokenizer.encode(text).tolist()
@@ -121,23 +119,23 @@ def test_llama_cpp_cuts_text_as_we_do(tmp_path: Path, make: Make, llama: Any, pa
 
 @pytest.mark.parametrize("rule", ["llama-bpe", "qwen2", "smollm"])
 def test_the_rules_of_known_models_are_known_by_name(
-    tmp_path: Path, make: Make, tokenizer: FastTokenizer, llama: Any, rule: str
+    tmp_path: Path, make: Make, tokenizer: HFTokenizer, llama: Any, rule: str
 ) -> None:
     content = tokenizer.to_json()
     content["pre_tokenizer"] = gguf.gguf_vocabulary.RULES[rule].cutter
     content["model"]["ignore_merges"] = rule == "llama-bpe"
     content["normalizer"] = {"type": "NFC"} if rule == "qwen2" else None
-    cut = FastTokenizer(content)
-    gguf.write(tmp_path / "model.gguf", make(MODERN), cut, "f16", "model")
+    cut = HFTokenizer(content)
+    gguf.write_gguf(tmp_path / "model.gguf", make(MODERN), cut, "f16", "model")
     theirs = llama(tmp_path / "model.gguf")
     for text in (TEXT, "1 22 333 4444 it'S 1a2b", "x  y\n\nz"):
         assert theirs.tokens(text) == cut.encode(text).tolist()
-    back = gguf.read(tmp_path / "model.gguf").tokenizer
+    back = gguf.read_gguf(tmp_path / "model.gguf").tokenizer
     assert back.encode(TEXT).tolist() == cut.encode(TEXT).tolist()
 
 
 def without_end() -> Tokenizer:
-    return FastTokenizer.train([TEXT], VOCABULARY)
+    return HFTokenizer.train([TEXT], VOCABULARY)
 
 
 def of_characters() -> Tokenizer:
@@ -145,9 +143,9 @@ def of_characters() -> Tokenizer:
 
 
 def cut_otherwise() -> Tokenizer:
-    content = FastTokenizer.train([TEXT], VOCABULARY, "<|endoftext|>").to_json()
+    content = HFTokenizer.train([TEXT], VOCABULARY, "<|endoftext|>").to_json()
     content["pre_tokenizer"] = {**content["pre_tokenizer"], "add_prefix_space": True}
-    return FastTokenizer(content)
+    return HFTokenizer(content)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +155,7 @@ def test_a_tokenizer_that_llama_cpp_does_not_know_is_refused_with_the_reason(
     tmp_path: Path, make: Make, made: Callable[[], Tokenizer], why: str
 ) -> None:
     with pytest.raises(UserError, match=why) as caught:
-        gguf.write(tmp_path / "model.gguf", make(MODERN), made(), "f16", "model")
+        gguf.write_gguf(tmp_path / "model.gguf", make(MODERN), made(), "f16", "model")
     assert "--to hf" in caught.value.hint
     assert not list(tmp_path.iterdir())
 
@@ -174,26 +172,26 @@ def test_a_tokenizer_that_llama_cpp_does_not_know_is_refused_with_the_reason(
     ],
 )
 def test_a_model_that_llama_cpp_has_no_code_for_is_refused(
-    tmp_path: Path, make: Make, tokenizer: FastTokenizer, config: ModelConfig, words: str, hint: str
+    tmp_path: Path, make: Make, tokenizer: HFTokenizer, config: ModelConfig, words: str, hint: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        gguf.write(tmp_path / "model.gguf", make(config), tokenizer, "f32", "model")
+        gguf.write_gguf(tmp_path / "model.gguf", make(config), tokenizer, "f32", "model")
     assert words in caught.value.message
     assert hint in caught.value.hint
     assert not list(tmp_path.iterdir())
 
 
-def test_a_truncated_file_is_named_wherever_it_ends(tmp_path: Path, make: Make, tokenizer: FastTokenizer) -> None:
+def test_a_truncated_file_is_named_wherever_it_ends(tmp_path: Path, make: Make, tokenizer: HFTokenizer) -> None:
     path = tmp_path / "model.gguf"
-    gguf.write(path, make(MODERN), tokenizer, "f16", "model")
+    gguf.write_gguf(path, make(MODERN), tokenizer, "f16", "model")
     whole = path.read_bytes()
     for kept in (0, 3, 4, 20, 100, 1000, 5000, 15_000, len(whole) // 2, len(whole) - 5000, len(whole) - 1):
         path.write_bytes(whole[:kept])
         with pytest.raises(UserError, match=r"model\.gguf"):
-            gguf.read(path)
+            gguf.read_gguf(path)
     path.write_bytes(b"not a GGUF at all, but a text")
     with pytest.raises(UserError, match="no GGUF"):
-        gguf.read(path)
+        gguf.read_gguf(path)
 
 
 def write_keys(path: Path, architecture: str, **keys: Any) -> None:
@@ -225,17 +223,17 @@ def test_files_of_other_models_are_refused_with_what_is_known(
 ) -> None:
     write_keys(tmp_path / "model.gguf", architecture, **keys)
     with pytest.raises(UserError, match=words) as caught:
-        gguf.read(tmp_path / "model.gguf")
+        gguf.read_gguf(tmp_path / "model.gguf")
     assert caught.value.hint
 
 
-def test_a_foreign_kind_of_tokenizer_asks_for_the_file(tmp_path: Path, make: Make, tokenizer: FastTokenizer) -> None:
+def test_a_foreign_kind_of_tokenizer_asks_for_the_file(tmp_path: Path, make: Make, tokenizer: HFTokenizer) -> None:
     path = tmp_path / "model.gguf"
     model = make(MODERN)
-    gguf.write(path, model, tokenizer, "f32", "model")
+    gguf.write_gguf(path, model, tokenizer, "f32", "model")
     path.write_bytes(path.read_bytes().replace(b"\x05\0\0\0\0\0\0\0gpt-2", b"\x05\0\0\0\0\0\0\0other"))
     with pytest.raises(UserError, match="other") as caught:
-        gguf.read(path)
+        gguf.read_gguf(path)
     assert "--tokenizer" in caught.value.hint
-    found = gguf.read(path, tokenizer)
+    found = gguf.read_gguf(path, tokenizer)
     assert torch.equal(readable(found.model, found.weights).embed.weight, model.embed.weight)

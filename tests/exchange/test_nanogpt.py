@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from fledge.base.errors import UserError
 from fledge.checkpoint.state import weights_of
-from fledge.exchange import configs, names, nanogpt, parts
+from fledge.core.errors import UserError
+from fledge.exchange import compatibility, configs, names, nanogpt
 from fledge.exchange.parity import readable
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
-from fledge.tokens.char import CharTokenizer
-from fledge.tokens.fast import FastTokenizer
+from fledge.tokenizers.char import CharTokenizer
+from fledge.tokenizers.hf import HFTokenizer
 
 from .conftest import CLASSIC, TEXT
 
@@ -53,10 +53,12 @@ def test_a_checkpoint_is_read_as_the_model_it_was(tmp_path: Path, make: Make, bi
     """The judge is GPT-2 in transformers, with nanoGPT's activation, and zeros for the biases that it lacks."""
     model = make(shape(bias))
     torch.save(checkpoint(model, prefix, bias=bias), tmp_path / "ckpt.pt")
-    found = nanogpt.read(tmp_path / "ckpt.pt", CHARACTERS)
-    assert parts.made_of(found.model) == parts.made_of(replace(shape(bias), dropout=0.1))
-    held = parts.hold(model.config, weights_of(model), configs.GPT2.parts(model.config))
-    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**configs.write(held.model, configs.GPT2)))
+    found = nanogpt.read_nanogpt(tmp_path / "ckpt.pt", CHARACTERS)
+    assert compatibility.made_of(found.model) == compatibility.made_of(replace(shape(bias), dropout=0.1))
+    held = compatibility.make_compatible(model.config, weights_of(model), configs.GPT2.parts(model.config))
+    theirs = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(**configs.config_from_model(held.model, configs.GPT2))
+    )
     theirs.load_state_dict(names.to_theirs(held.weights, held.model, names.HF_GPT2), strict=False)
     ids = torch.randint(SIZE, (2, 40), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -69,20 +71,20 @@ def test_old_checkpoints_do_not_say_that_they_have_biases(tmp_path: Path, make: 
     content = checkpoint(make(shape(True)))
     del content["model_args"]["bias"]
     torch.save(content, tmp_path / "ckpt.pt")
-    assert nanogpt.read(tmp_path / "ckpt.pt", CHARACTERS).model.qkv_bias
+    assert nanogpt.read_nanogpt(tmp_path / "ckpt.pt", CHARACTERS).model.qkv_bias
 
 
 def test_the_vocabulary_is_asked_for_and_must_be_the_whole(tmp_path: Path, make: Make) -> None:
     torch.save(checkpoint(make(shape(False))), tmp_path / "ckpt.pt")
     (tmp_path / "meta.pkl").write_bytes(b"cos\nsystem\n(S'touch sprung'\ntR.")
     with pytest.raises(UserError, match="does not hold its vocabulary") as caught:
-        nanogpt.read(tmp_path / "ckpt.pt", None)
+        nanogpt.read_nanogpt(tmp_path / "ckpt.pt", None)
     assert "--characters" in caught.value.hint
     assert "--tokenizer" in caught.value.hint
     with pytest.raises(UserError, match=f"2 different characters, and the model {SIZE}"):
-        nanogpt.read(tmp_path / "ckpt.pt", CharTokenizer.train(["ab"]))
+        nanogpt.read_nanogpt(tmp_path / "ckpt.pt", CharTokenizer.train(["ab"]))
     with pytest.raises(UserError, match=f"300 tokens, and the model {SIZE}"):
-        nanogpt.read(tmp_path / "ckpt.pt", FastTokenizer.train([TEXT], 300, "<|endoftext|>"))
+        nanogpt.read_nanogpt(tmp_path / "ckpt.pt", HFTokenizer.train([TEXT], 300, "<|endoftext|>"))
 
 
 class Trap:
@@ -97,7 +99,7 @@ def test_a_pickle_that_does_more_than_tensors_is_refused_and_does_nothing(tmp_pa
     content = {**checkpoint(make(shape(False))), "config": Trap(tmp_path / "sprung")}
     torch.save(content, tmp_path / "ckpt.pt")
     with pytest.raises(UserError, match="more than tensors") as caught:
-        nanogpt.read(tmp_path / "ckpt.pt", CHARACTERS)
+        nanogpt.read_nanogpt(tmp_path / "ckpt.pt", CHARACTERS)
     assert caught.value.hint
     assert not (tmp_path / "sprung").exists()
 
@@ -109,7 +111,7 @@ def test_a_truncated_checkpoint_is_named(tmp_path: Path, make: Make) -> None:
     for kept in (0, 10, 1000, len(whole) // 2, len(whole) - 100):
         path.write_bytes(whole[:kept])
         with pytest.raises(UserError, match=r"ckpt\.pt"):
-            nanogpt.read(path, CHARACTERS)
+            nanogpt.read_nanogpt(path, CHARACTERS)
 
 
 @pytest.mark.filterwarnings("error")
@@ -133,5 +135,5 @@ def test_a_truncated_checkpoint_is_named(tmp_path: Path, make: Make) -> None:
 def test_other_files_are_refused_by_name(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "ckpt.pt")
     with pytest.raises(UserError, match=r"ckpt\.pt") as caught:
-        nanogpt.read(tmp_path / "ckpt.pt", CHARACTERS)
+        nanogpt.read_nanogpt(tmp_path / "ckpt.pt", CHARACTERS)
     assert caught.value.hint

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from fledge.base.errors import UserError
 from fledge.checkpoint.state import weights_of
+from fledge.core.errors import UserError
 from fledge.exchange import huggingface, sources
-from fledge.exchange.sources import Folder
+from fledge.exchange.sources import ModelFolder
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
-from fledge.tokens.fast import FastTokenizer
+from fledge.tokenizers.hf import HFTokenizer
 
 from ..text.conftest import File, Remote, remote  # noqa: F401 — a fixture is found by its name
 from .conftest import MODERN
@@ -21,8 +21,8 @@ from .conftest import MODERN
 def test_a_folder_holds_its_files_and_no_folders(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "deeper").mkdir()
-    found = sources.find(str(tmp_path))
-    assert isinstance(found, Folder)
+    found = sources.find_model(str(tmp_path))
+    assert isinstance(found, ModelFolder)
     assert "config.json" in found
     assert "deeper" not in found
     assert found.path("config.json") == tmp_path / "config.json"
@@ -30,15 +30,15 @@ def test_a_folder_holds_its_files_and_no_folders(tmp_path: Path) -> None:
 
 def test_a_file_is_itself(tmp_path: Path) -> None:
     (tmp_path / "ckpt.pt").write_bytes(b"x")
-    assert sources.find(str(tmp_path / "ckpt.pt")) == tmp_path / "ckpt.pt"
+    assert sources.find_model(str(tmp_path / "ckpt.pt")) == tmp_path / "ckpt.pt"
 
 
 @pytest.mark.parametrize("name", ["o/n", "hf://o/n", "o/n@main"])
 def test_a_name_on_the_hub_brings_only_the_files_that_are_asked_for(remote: Remote, name: str) -> None:  # noqa: F811
     remote.files |= {"config.json": File(b"{}", large=False), "model.safetensors": File(b"large")}
     remote.files["onnx/config.json"] = File(b"other")
-    found = sources.find(name)
-    assert isinstance(found, Folder)
+    found = sources.find_model(name)
+    assert isinstance(found, ModelFolder)
     assert set(found.files) == {"config.json", "model.safetensors"}
     assert found.path("config.json").read_bytes() == b"{}"
     assert [path for path, _ in remote.asked if "resolve" in path] == ["/o/n/resolve/main/config.json"]
@@ -48,15 +48,15 @@ def test_what_lies_here_wins_over_the_hub(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     (tmp_path / "o" / "n").mkdir(parents=True)
     (tmp_path / "o" / "n" / "config.json").write_text("here")
-    found = sources.find("o/n")
-    assert isinstance(found, Folder)
+    found = sources.find_model("o/n")
+    assert isinstance(found, ModelFolder)
     assert found.path("config.json").read_text() == "here"
 
 
 @pytest.mark.parametrize("name", ["gpt2", "./o/n", "/o/n", "models/n.gguf", "out/ckpt.pt", "a/b/c"])
 def test_what_is_neither_here_nor_a_name_is_refused_with_an_example(name: str) -> None:
     with pytest.raises(UserError, match="no such file or folder") as caught:
-        sources.find(name)
+        sources.find_model(name)
     assert "openai-community/gpt2" in caught.value.hint
 
 
@@ -64,13 +64,13 @@ def test_a_model_on_the_hub_is_the_one_that_was_put_there(
     remote: Remote,  # noqa: F811
     tmp_path: Path,
     make: Callable[[ModelConfig], GPT],
-    tokenizer: FastTokenizer,
+    tokenizer: HFTokenizer,
 ) -> None:
     model = make(MODERN)
-    huggingface.write(tmp_path, model, tokenizer)
+    huggingface.write_folder(tmp_path, model, tokenizer)
     remote.files |= {file.name: File(file.read_bytes(), large=file.suffix != ".json") for file in tmp_path.iterdir()}
-    found = sources.find("o/n")
-    assert isinstance(found, Folder)
-    read = huggingface.read(found)
+    found = sources.find_model("o/n")
+    assert isinstance(found, ModelFolder)
+    read = huggingface.read_folder_model(found)
     assert all(torch.equal(read.weights[name], weight) for name, weight in weights_of(model).items())
     assert not any("generation_config" in path for path, _ in remote.asked)  # nobody needs it

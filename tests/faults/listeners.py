@@ -4,10 +4,10 @@ import functools
 import time
 from collections.abc import Callable
 
-from fledge.recipes import training
-from fledge.track.events import Event, Stepped
-from fledge.track.guests import Guest
-from fledge.track.sinks import Sink
+from fledge.tracking.async_sink import AsyncSink
+from fledge.tracking.events import Event, Stepped
+from fledge.tracking.sinks import Sink
+from fledge.training import trainer
 from nursery import Marks, command
 
 
@@ -50,7 +50,7 @@ KINDS: dict[str, Callable[[], Sink]] = {
 
 def train_with(marks: Marks, kind: str, words: list[str], environment: dict[str, str]) -> int:
     """`fledge WORDS` with such a guest."""
-    usual = training.listeners
-    guest = functools.partial(Guest, "Guest", KINDS[kind], room=4, welcome=0.2, farewell=0.2)
-    training.listeners = lambda *about: [*usual(*about), guest()]
+    usual = trainer.build_sinks
+    guest = functools.partial(AsyncSink, "Guest", KINDS[kind], room=4, welcome=0.2, farewell=0.2)
+    trainer.build_sinks = lambda *about: [*usual(*about), guest()]
     return command(marks, words, environment)

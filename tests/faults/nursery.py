@@ -149,7 +149,7 @@ def _live(marks: Marks, log: Path, work: Callable[..., object], *args: Any) -> N
 
 
 def command(marks: Marks, words: list[str], environment: dict[str, str]) -> int:
-    from fledge.cli import main
+    from fledge.cli.main import main
 
     os.environ.update(environment)
     with marks.at("start-up"):
@@ -160,38 +160,38 @@ def command(marks: Marks, words: list[str], environment: dict[str, str]) -> int:
 def _mark_everything(marks: Marks) -> None:
     from fledge.checkpoint import store
     from fledge.recipes import train
-    from fledge.recipes.training import Training
-    from fledge.track.sinks import Tracker
-    from fledge.train.compiled import CompiledLoss
-    from fledge.train.step import Stepper
+    from fledge.tracking.sinks import TrackerSink
+    from fledge.training.compiled import CompiledLoss
+    from fledge.training.step import TrainStep
+    from fledge.training.trainer import Trainer
 
     for place, name, phase in (
         (train, "ensure", "preparing"),
         (CompiledLoss, "_check", "compiling"),
-        (Training, "_judge", "evaluation"),
-        (Training, "_sample", "sampling"),
+        (Trainer, "_judge", "evaluation"),
+        (Trainer, "_sample", "sampling"),
         (store, "save", "save"),
         (store, "prune", "prune"),
-        (Tracker, "close", "end"),
+        (TrackerSink, "close", "end"),
     ):
         setattr(place, name, _marked(getattr(place, name), marks, phase))
-    stepper, go, save = Stepper.__call__, Training.go, Training._save
+    stepper, go, save = TrainStep.__call__, Trainer.go, Trainer._save
 
-    def step(self: Stepper, number: int) -> Any:
+    def step(self: TrainStep, number: int) -> Any:
         with marks.at("step"):
             result = stepper(self, number)
         marks.told[0] = result.step
         return result
 
-    def begin(self: Training, state: Any = None) -> Any:
+    def begin(self: Trainer, state: Any = None) -> Any:
         marks.told[2] = 1 + (state.step if state else 0)
         return go(self, state)
 
-    def hand_over(self: Training, number: int, *rest: Any) -> None:
+    def hand_over(self: Trainer, number: int, *rest: Any) -> None:
         save(self, number, *rest)
         marks.told[1] = number
 
-    Stepper.__call__, Training.go, Training._save = step, begin, hand_over  # type: ignore[method-assign]
+    TrainStep.__call__, Trainer.go, Trainer._save = step, begin, hand_over  # type: ignore[method-assign]
 
 
 def _marked(function: Callable[..., Any], marks: Marks, phase: str) -> Callable[..., Any]:

@@ -9,11 +9,11 @@ import pytest
 
 from campaign import Tell, share
 from conftest import Undisturbed
-from fledge.base.errors import UserError
-from fledge.checkpoint import run as run_folder
 from fledge.checkpoint import store
-from fledge.checkpoint.run import Run
+from fledge.core.errors import UserError
 from fledge.datasets.shards import open_dataset
+from fledge.runs import run_folder
+from fledge.runs.run_folder import RunFolder
 from house import House
 
 FLIPS, CUTS = 1000, 200
@@ -45,11 +45,11 @@ class Patient:
 
 def of_checkpoint(house: House) -> Check:
     """What `resume` does: the newest is named, and the one before it is loaded, whole."""
-    folder = Run(house.run).checkpoints
-    before = store.complete(folder)[-2].step
+    folder = RunFolder(house.run).checkpoints
+    before = store.complete_checkpoints(folder)[-2].step
 
     def check() -> str:
-        found, damaged = store.find(folder)
+        found, damaged = store.find_checkpoint(folder)
         assert not damaged or store.load(found).step == found.step == before
         return "; ".join(damaged)
 
@@ -59,7 +59,7 @@ def of_checkpoint(house: House) -> Check:
 def of_run(house: House) -> Check:
     def check() -> str:
         try:
-            run_folder.load(house.run.name, house.runs)
+            run_folder.load_run(house.run.name, house.runs)
         except UserError as refusal:
             return refusal.message
         return ""
@@ -107,7 +107,7 @@ def patient(house: House, kind: str) -> Patient:
         return Patient(folder / kind.removeprefix("dataset/"), of_dataset(folder))
     if (house.run / kind).exists():
         return Patient(house.run / kind, of_run(house))
-    return Patient(store.find(Run(house.run).checkpoints)[0].folder / kind, of_checkpoint(house))
+    return Patient(store.find_checkpoint(RunFolder(house.run).checkpoints)[0].folder / kind, of_checkpoint(house))
 
 
 @pytest.mark.parametrize("kind", KINDS)

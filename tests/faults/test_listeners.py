@@ -7,9 +7,9 @@ import pytest
 
 from campaign import WHOLE, Tell
 from conftest import Undisturbed
-from fledge.track.events import Stepped
-from fledge.track.guests import Guest
-from fledge.track.sinks import Tracker
+from fledge.tracking.async_sink import AsyncSink
+from fledge.tracking.events import Stepped
+from fledge.tracking.sinks import TrackerSink
 from listeners import KINDS, train_with
 
 SAID = {
@@ -34,7 +34,7 @@ def test_a_guest_that_behaves_badly_changes_nothing(undisturbed: Undisturbed, tm
 @pytest.mark.parametrize("kind", SAID)
 def test_what_a_guest_costs(undisturbed: Undisturbed, tell: Tell, kind: str) -> None:
     """As a share of a step of the tiniest training, which tells one event. The quickest batch counts."""
-    tracker = Tracker([Guest("Guest", KINDS[kind], welcome=0.2, farewell=0.0)])
+    tracker = TrackerSink([AsyncSink("Guest", KINDS[kind], welcome=0.2, farewell=0.0)])
     seconds = []
     for number in range(BATCHES):
         begun = time.perf_counter()

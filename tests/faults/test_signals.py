@@ -10,9 +10,9 @@ import pytest
 
 from campaign import WHOLE, Tell, share
 from conftest import Undisturbed
-from fledge.base.machine import find_compiler
 from fledge.checkpoint import store
-from fledge.checkpoint.run import Run
+from fledge.core.device import find_compiler
+from fledge.runs.run_folder import RunFolder
 from house import House
 from nursery import Child
 
@@ -56,7 +56,7 @@ def test_a_run_that_is_asked_to_stop_ends_in_time_and_goes_on_to_the_same_bits(
         struck += 1
         code = ended(child, phase, number, tell)
         if code and child.marks.steps:
-            saved, damaged = store.find(Run(house.run).checkpoints)
+            saved, damaged = store.find_checkpoint(RunFolder(house.run).checkpoints)
             assert (saved.step, damaged) == (child.marks.steps, [])
         house.finish()
         assert house.remains() == undisturbed.remains
@@ -73,7 +73,7 @@ def test_asked_to_stop_while_it_compiles_it_ends_in_time(
     child = house.train(*COMPILED)
     assert child.signalled("compiling", 1, 1.0, number), child.said()
     assert ended(child, "compiling", number, tell) == STATUS[number]
-    good, damaged = store.listed(Run(house.run).checkpoints)
+    good, damaged = store.list_checkpoints(RunFolder(house.run).checkpoints)
     assert damaged == []
     assert len(good) <= 1
     tell("signals", f"{number.name} in compiling, status {STATUS[number]}", 1)

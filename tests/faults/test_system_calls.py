@@ -46,7 +46,7 @@ class Desk:
         self.begin_anew()
         child = self.saved_under(*injected)
         child.wait()
-        good, damaged = store.listed(self.folder)
+        good, damaged = store.list_checkpoints(self.folder)
         assert damaged == []
         assert good[-1].step in (OLD[-1], NEW)
         assert {20, 30} <= {checkpoint.step for checkpoint in good}, "the best, or the newest before, is lost"

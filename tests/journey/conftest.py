@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fledge.cli import main
+from fledge.cli.main import main
 from tiny import TINY_TOML, remains, write_text
 
 

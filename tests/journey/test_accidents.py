@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from fledge.checkpoint import store
-from fledge.track.sinks import read_metrics
-from fledge.train.step import Gradient, Stepper
+from fledge.tracking.sinks import read_metrics
+from fledge.training.step import BatchGradient, TrainStep
 
 SETTINGS = ("--train.steps", "24", "--train.save_every", "6", "--train.eval_every", "0", "--train.log_every", "1")
 
@@ -21,16 +21,16 @@ SETTINGS = ("--train.steps", "24", "--train.save_every", "6", "--train.eval_ever
 def spoilt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Batches whose loss or gradient comes out otherwise, whenever they are met."""
 
-    def spoil(batches: set[int], change: Callable[[Gradient], Gradient] | None = None) -> None:
-        usual = Stepper._attempt
+    def spoil(batches: set[int], change: Callable[[BatchGradient], BatchGradient] | None = None) -> None:
+        usual = TrainStep._attempt
 
-        def attempt(self: Stepper, step: int) -> Gradient:
+        def attempt(self: TrainStep, step: int) -> BatchGradient:
             found = usual(self, step)
             if self.route.batch(step) not in batches:
                 return found
             return change(found) if change else replace(found, loss=found.loss * math.nan)
 
-        monkeypatch.setattr(Stepper, "_attempt", attempt)
+        monkeypatch.setattr(TrainStep, "_attempt", attempt)
 
     return spoil
 
@@ -48,7 +48,7 @@ def test_one_step_without_a_number_is_passed_over_and_written_down(home, spoilt)
     spoilt({8})
     run = home.train("bird", *SETTINGS)
     assert steps_of(run) == list(range(1, 25))
-    [accident] = events(run, "Accident")
+    [accident] = events(run, "Anomaly")
     assert (accident["step"], accident["samples"]) == (9, [32, 35])
     assert accident["loss"] is None
     losses = read_metrics(run)["train_loss"]
@@ -59,7 +59,7 @@ def test_no_update_is_made_of_it(home, spoilt) -> None:
     spoilt({23})
     rare = ("--train.save_every", "23", "--train.keep_last", "9")
     run = home.train("bird", *SETTINGS, *rare)
-    before, after = (store.load_weights(found) for found in store.complete(run / "checkpoints"))
+    before, after = (store.load_weights(found) for found in store.complete_checkpoints(run / "checkpoints"))
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
@@ -68,30 +68,30 @@ def test_three_in_a_row_lead_back_to_a_checkpoint_and_around_the_text(home, spoi
     run = home.train("bird", *SETTINGS)
     assert steps_of(run) == list(range(1, 25))  # no row twice, none missing
     assert not any(math.isnan(loss) for loss in read_metrics(run)["train_loss"])
-    assert [accident["step"] for accident in events(run, "Accident")] == [9, 10, 11]
-    [rescue] = events(run, "Rescued")
+    assert [accident["step"] for accident in events(run, "Anomaly")] == [9, 10, 11]
+    [rescue] = events(run, "RolledBack")
     assert (rescue["step"], rescue["failed"], rescue["batches"]) == (6, 11, [6, 10])
-    assert store.load(store.find(run / "checkpoints")[0]).detours == [[6, 5]]
+    assert store.load(store.find_checkpoint(run / "checkpoints")[0]).skipped == [[6, 5]]
 
 
 def test_a_checkpoint_from_between_bad_steps_is_not_gone_back_to(home, spoilt) -> None:
     spoilt({8, 9, 10})
     often = home.train("often", *SETTINGS, "--train.save_every", "1", "--train.keep_last", "3")
-    [rescue] = events(often, "Rescued")
+    [rescue] = events(often, "RolledBack")
     assert (rescue["step"], rescue["failed"]) == (8, 11)
     ended = home.train("ended", *SETTINGS, "--train.steps", "9")  # the last step is always saved
     assert home.do("resume", "ended", "--train.steps", "24", "--allow-changes") == 0
-    [rescue] = events(ended, "Rescued")
+    [rescue] = events(ended, "RolledBack")
     assert (rescue["step"], rescue["failed"]) == (6, 11)
     assert steps_of(ended) == list(range(1, 25))
-    assert [c.step for c in store.listed(ended / "checkpoints")[0]] == [18, 24]
+    assert [c.step for c in store.list_checkpoints(ended / "checkpoints")[0]] == [18, 24]
 
 
 def test_a_leap_of_the_loss_leads_back_too(home, spoilt) -> None:
     spoilt({14}, lambda found: replace(found, loss=found.loss + 5))
     run = home.train("bird", *SETTINGS)
     assert steps_of(run) == list(range(1, 25))
-    [rescue] = events(run, "Rescued")
+    [rescue] = events(run, "RolledBack")
     assert "leapt" in rescue["what"]
     assert (rescue["step"], rescue["failed"]) == (12, 15)
 
@@ -103,17 +103,17 @@ def test_a_run_that_was_rescued_and_stopped_goes_on_to_the_same_end(home, spoilt
     for step in (18, 12, 6):
         assert home.do("resume", f"bird@{step}") == 0
         assert outcome_of(run) == whole
-        assert len(events(run, "Rescued")) == 1
+        assert len(events(run, "RolledBack")) == 1
 
 
 def test_where_rescue_is_not_wanted_it_ends_with_advice(home, spoilt, capsys: pytest.CaptureFixture[str]) -> None:
     spoilt({8, 9, 10})
-    assert home.do(*home.training("bird", *SETTINGS, "--train.rescue", "false")[:-2]) == 2
+    assert home.do(*home.training("bird", *SETTINGS, "--train.rollback", "false")[:-2]) == 2
     error, hint = capsys.readouterr().err.splitlines()[-2:]
     assert error.startswith("error: the loss became nan")
     assert "step 9" in error
     assert "--optim.lr" in hint
-    assert store.find(home.runs / "bird" / "checkpoints")[0].step == 6
+    assert store.find_checkpoint(home.runs / "bird" / "checkpoints")[0].step == 6
 
 
 def test_what_goes_wrong_wherever_it_goes_ends_with_advice(home, spoilt, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,15 +121,15 @@ def test_what_goes_wrong_wherever_it_goes_ends_with_advice(home, spoilt, capsys:
     assert home.do(*home.training("bird", *SETTINGS)[:-2]) == 2
     assert "--optim.lr" in capsys.readouterr().err.splitlines()[-1]
     run = home.runs / "bird"
-    assert [rescue["step"] for rescue in events(run, "Rescued")] == [6, 6, 6]
-    assert store.find(run / "checkpoints")[0].step == 6
+    assert [rescue["step"] for rescue in events(run, "RolledBack")] == [6, 6, 6]
+    assert store.find_checkpoint(run / "checkpoints")[0].step == 6
 
 
 def test_weights_that_are_no_numbers_are_never_saved(home, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = Stepper.__call__
+    usual = TrainStep.__call__
     poisoned: list[int] = []
 
-    def poison(self: Stepper, step: int) -> Any:
+    def poison(self: TrainStep, step: int) -> Any:
         result = usual(self, step)
         if step == 11 and not poisoned:  # once: as memory that fails would do it
             poisoned.append(step)
@@ -137,9 +137,9 @@ def test_weights_that_are_no_numbers_are_never_saved(home, monkeypatch: pytest.M
                 next(iter(self.model.parameters()))[0, 0] = math.nan
         return result
 
-    monkeypatch.setattr(Stepper, "__call__", poison)
+    monkeypatch.setattr(TrainStep, "__call__", poison)
     run = home.train("bird", *SETTINGS, "--train.eval_every", "12")
-    assert len(events(run, "Rescued")) == 1
+    assert len(events(run, "RolledBack")) == 1
     assert steps_of(run) == [0, *range(1, 25)]
-    for found in store.complete(run / "checkpoints"):
+    for found in store.complete_checkpoints(run / "checkpoints"):
         assert all(bool(torch.isfinite(weight).all()) for weight in store.load_weights(found).values())

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fledge.base.seals import sealed, unsealed
-from fledge.cli import main
+from fledge.cli.main import main
+from fledge.core.checksums import checked_content, with_checksum
 from fledge.datasets import plan
 
 TEXT = "Once upon a time there was a duck, and the duck could write.\n" * 60
@@ -243,7 +243,7 @@ def test_one_damaged_run_does_not_hide_the_others(workplace: Path, capsys: pytes
         ("--optim.lr .nan", "optim.lr", "number"),
         ("--train.epochs .nan", "train.epochs", "number"),
         ("--train.epochs .inf", "train.epochs", "number"),
-        ("--train.clip .nan", "train.clip", "number"),
+        ("--train.grad_clip .nan", "train.grad_clip", "number"),
         ("--model.n_embd 33", "model.n_embd", "34"),
         ("--model.n_head 4 --model.n_kv_head 3", "model.n_kv_head", "1, 2, 4"),
         ("--model.n_embd 6", "rotary", "even"),
@@ -531,9 +531,9 @@ def test_a_damaged_dataset_is_refused_by_the_name_of_the_file(
 
 def test_a_dataset_that_points_outside_itself_is_refused(refused: Refused, workplace: Path) -> None:
     assert main(["prepare", "duck.txt", *PREPARE]) == 0
-    manifest = unsealed((workplace / "out" / "dataset.json").read_bytes(), indent=1)
+    manifest = checked_content((workplace / "out" / "dataset.json").read_bytes(), indent=1)
     manifest["splits"]["train"]["shards"][0]["file"] = "../duck.txt"
-    (workplace / "out" / "dataset.json").write_bytes(sealed(manifest, indent=1))
+    (workplace / "out" / "dataset.json").write_bytes(with_checksum(manifest, indent=1))
     error, _ = refused(*TRAIN, "--data.path", "out")
     assert "outside" in error
 

@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from fledge.base.machine import find_compiler
-from fledge.track.sinks import read_metrics
-from fledge.train.parallel import LossModel
+from fledge.core.device import find_compiler
+from fledge.tracking.sinks import read_metrics
+from fledge.training.parallel import LossModel
 
 # The loss of a small model, compiled as training does it; then how many graphs the compiler did not know, and knew.
 JUDGING = """
 import torch
-from fledge.base.machine import Machine
+from fledge.core.device import Machine
 from fledge.model.config import ModelConfig
 from fledge.model.init import build
-from fledge.train.parallel import exact, wrap
+from fledge.training.parallel import deterministic_sums, wrap
 
-exact()
+deterministic_sums()
 model = build(ModelConfig(n_layer=1, n_head=1, n_embd=8, context=8, vocab_size=16), 0)
 ids = torch.zeros(1, 8, dtype=torch.long)
 with torch.no_grad():
@@ -72,7 +72,7 @@ def test_a_compiler_that_does_not_work_is_no_reason_not_to_train(
     home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], compiler: str
 ) -> None:
     monkeypatch.setenv("CXX", compiler)
-    code = "import sys; from fledge.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from fledge.cli.main import main; sys.exit(main(sys.argv[1:]))"
     words = home.training("slow", "--train.compile", "true")
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)  # torch reads CXX once
     assert done.returncode == 0, done.stderr
@@ -92,7 +92,7 @@ def checks(run: Path) -> list[tuple[int, bool]]:
 def test_miscompiled_code_never_trains(
     home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], outcome_of
 ) -> None:
-    monkeypatch.setattr("fledge.base.machine.shutil.which", lambda _: "/usr/bin/c++")
+    monkeypatch.setattr("fledge.core.device.shutil.which", lambda _: "/usr/bin/c++")
     plain = home.train("plain", "--train.keep_last", "9")
     capsys.readouterr()
     monkeypatch.setattr(torch, "compile", wrong_compiler)
@@ -129,7 +129,7 @@ def test_a_model_that_does_not_learn_ends_with_advice(
     assert error.startswith("error: the model does not learn: the gradient was exactly zero in 5 steps")
     assert "--train.compile false" in hint
     events = [json.loads(line) for line in (home.runs / "stuck" / "events.jsonl").read_text().splitlines()]
-    assert [event["what"] for event in events if event["event"] == "Accident"]
+    assert [event["what"] for event in events if event["event"] == "Anomaly"]
 
 
 def test_a_rate_that_moves_no_weight_ends_with_advice(home, capsys: pytest.CaptureFixture[str]) -> None:

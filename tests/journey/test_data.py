@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from fledge.base.machine import Machine
 from fledge.batches.loader import Loader
-from fledge.batches.order import Order
-from fledge.checkpoint.run import Run
-from fledge.cli import main
+from fledge.batches.sampler import WindowSampler
+from fledge.cli.main import main
+from fledge.core.device import Machine
 from fledge.datasets.shards import open_dataset
-from fledge.recipes.settings import settle
-from fledge.train.step import Stepper
+from fledge.runs.run_folder import RunFolder
+from fledge.settings.pipeline import validated
+from fledge.training.step import TrainStep
 
 
 def shown(home, capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, Any]]:
@@ -24,11 +24,11 @@ def shown(home, capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[st
 
 def learned(home, step: int) -> list[str]:
     """What the loader gives to a step, as text."""
-    run = Run(home.runs / "bird")
-    settings = settle(run.config())
+    run = RunFolder(home.runs / "bird")
+    settings = validated(run.config())
     dataset = open_dataset(home.folder / settings.data.path)
     split, context = dataset.split("train"), settings.model.context
-    order = Order(len(split), context, settings.data.stride or context, settings.train.seed)
+    order = WindowSampler(len(split), context, settings.data.stride or context, settings.train.seed)
     loader = Loader(split, order, settings.train.batch, Machine("cpu", "float32"))
     [batch] = loader.micro_batches(step - 1, settings.train.batch)
     return [
@@ -60,7 +60,7 @@ def test_samples_are_found_by_their_numbers(trained, capsys) -> None:
 
 
 def test_documents_are_those_of_the_window(trained, capsys) -> None:
-    dataset = open_dataset(trained.folder / settle(Run(trained.runs / "bird").config()).data.path)
+    dataset = open_dataset(trained.folder / validated(RunFolder(trained.runs / "bird").config()).data.path)
     starts = list(dataset.split("train").document_starts())
     for sample in shown(trained, capsys, "--samples", "0-50"):
         first, last = sample["documents"]
@@ -70,13 +70,13 @@ def test_documents_are_those_of_the_window(trained, capsys) -> None:
 
 
 def test_after_a_rescue_it_shows_what_the_step_learned_from_in_the_end(home, capsys, monkeypatch) -> None:
-    usual = Stepper._attempt
+    usual = TrainStep._attempt
 
-    def attempt(self: Stepper, step: int) -> Any:
+    def attempt(self: TrainStep, step: int) -> Any:
         found = usual(self, step)
         return replace(found, loss=found.loss * float("nan")) if self.route.batch(step) in (8, 9, 10) else found
 
-    monkeypatch.setattr(Stepper, "_attempt", attempt)
+    monkeypatch.setattr(TrainStep, "_attempt", attempt)
     home.train("bird", "--train.steps", "16", "--train.save_every", "6", "--train.eval_every", "0")
     assert [sample["number"] for sample in shown(home, capsys, "--step", "6")] == [20, 21, 22, 23]
     assert [sample["number"] for sample in shown(home, capsys, "--step", "7")] == [44, 45, 46, 47]

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fledge.checkpoint.run import Run, load
-from fledge.cli import main
+from fledge.cli.main import main
 from fledge.exchange import huggingface, names
-from fledge.tokens import tokenizer as tokenizers
-from fledge.tokens.char import CharTokenizer
-from fledge.tokens.fast import FastTokenizer
+from fledge.runs.run_folder import RunFolder, load_run
+from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers.char import CharTokenizer
+from fledge.tokenizers.hf import HFTokenizer
 
 transformers = pytest.importorskip("transformers")
 
@@ -33,7 +33,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = transformers.Qwen3Config(**shape, **heads, tie_word_embeddings=True, initializer_range=0.3)
     transformers.Qwen3ForCausalLM(config).save_pretrained(folder)
     text = " ".join(["the quick brown fox jumps over a lazy dog and then it sleeps until"] * 20)
-    tokenizers.save(FastTokenizer.train([text], 300, "<|endoftext|>", exact=False), folder / "tokenizer.json")
+    tokenizers.save(HFTokenizer.train([text], 300, "<|endoftext|>", exact=False), folder / "tokenizer.json")
     return folder
 
 
@@ -66,7 +66,7 @@ def test_import_generate_judge_train_on_and_export(home, foreign: Path, capsys: 
     assert (told["kind"], told["step"]) == ("Qwen3ForCausalLM", 4)
     assert told["judge"].startswith("transformers")
     assert told["difference"] < 1e-4
-    ours = load("on@latest", home.runs)
+    ours = load_run("on@latest", home.runs)
     ids = ours.tokenizer.encode("the quick brown").tolist()
     theirs = transformers.AutoModelForCausalLM.from_pretrained(home.folder / "hf").eval()
     with torch.no_grad():
@@ -211,7 +211,7 @@ def test_wrong_wishes_are_refused_in_words_and_leave_nothing(home, foreign: Path
         ("train", "--init", "there", "--tokenizer.kind", "char"): "keeps its tokenizer",
         ("train", "--init", "there", "--model.n_embd", "64"): "has shape",
         ("train", "--init", "there", "--model.n_layer", "3"): "missing: blocks.2",
-        ("train", "--init", "there", "--data.path", Run(bird).config()["data"]["path"]): "another tokenizer",
+        ("train", "--init", "there", "--data.path", RunFolder(bird).config()["data"]["path"]): "another tokenizer",
     }.items():
         capsys.readouterr()
         assert home.do(*words) == 2, words
@@ -250,7 +250,7 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-RARE = ("--model.pair_table", "97", "--model.mlp", "relu2", "--model.softcap", "9", "--optim.rule", "muon")
+RARE = ("--model.bigram_rows", "97", "--model.mlp", "relu2", "--model.softcap", "9", "--optim.rule", "muon")
 
 
 @pytest.mark.parametrize("settings", [RARE, (*RARE, "--model.tied", "true", "--model.positions", "learned")])
@@ -262,11 +262,11 @@ def test_what_transformers_has_no_class_for_takes_its_own_code_along(
     assert home.do("export", "odd", "--to", "hf", "--out", str(home.folder / "hf"), "--json") == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["kind"] == "FledgeForCausalLM"
-    assert "model.pair_table = 97" in err
+    assert "model.bigram_rows = 97" in err
     assert "trust_remote_code=True" in err
     assert "trust_remote_code=True" in (home.folder / "hf" / "README.md").read_text()
 
-    ours = load("odd", home.runs)
+    ours = load_run("odd", home.runs)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(home.folder / "hf", trust_remote_code=True).eval()
     ids = torch.from_numpy(ours.tokenizer.encode("the quick brown").astype("int64"))[None]
     with torch.no_grad():

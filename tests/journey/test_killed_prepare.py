@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from fledge.cli import main
+from fledge.cli.main import main
 from fledge.datasets import plan
 
 BENCH = Path(__file__).parents[2] / "bench" / "kill_prepare.py"
 SMALL_PARTS = """
 import sys
-from fledge.cli import main
+from fledge.cli.main import main
 from fledge.datasets import plan
 plan.LEAST = plan.MOST = 1
 sys.exit(main())

@@ -1,4 +1,4 @@
-"""Every part of the model, in company of others, from settings to a trained run that writes."""
+"""Every part of the model, in world of others, from settings to a trained run that writes."""
 
 import json
 import math

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from fledge.cli import main
-from fledge.model.count import parameters
-from fledge.recipes import probe
-from fledge.recipes.settings import resolve, settle
+from fledge.cli.main import main
+from fledge.model.flops import parameters
+from fledge.planning import probe
+from fledge.settings.pipeline import resolve, validated
 
 from .conftest import Home
 
@@ -51,7 +51,7 @@ def test_a_plan_tells_time_memory_cost_and_loss_and_leaves_no_run(
 def test_its_settings_are_those_that_training_would_have(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     found = planned(home, capsys, *about(home), "--train.steps", "5")
     run = home.train("same", "--train.steps", "5")
-    assert resolve(str(run / "config.toml"), []) == settle(found["settings"])
+    assert resolve(str(run / "config.toml"), []) == validated(found["settings"])
     assert shlex.split(found["command"])[:3] == ["fledge", "train", str(home.toml)]
 
 
@@ -96,7 +96,7 @@ def test_a_size_is_proposed_with_a_command_that_trains_it(home: Home, capsys: py
     assert (verb, settings.train.steps, settings.train.batch) == ("train", found["steps"], found["batch"])
     assert (settings.model.n_layer, settings.model.n_embd) == (proposed["n_layer"], proposed["n_embd"])
     assert settings.optim.lr == found["settings"]["optim"]["lr"]
-    assert found["parameters"] == parameters(settle(found["settings"]).model)
+    assert found["parameters"] == parameters(validated(found["settings"]).model)
 
 
 def test_a_batch_that_was_asked_for_stays_whatever_the_budget(home: Home, capsys: pytest.CaptureFixture[str]) -> None:

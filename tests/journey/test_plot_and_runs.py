@@ -34,7 +34,7 @@ def test_runs_lists_what_was_trained(trained, capsys: pytest.CaptureFixture[str]
 
 
 def test_no_runs_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from fledge.cli import main
+    from fledge.cli.main import main
 
     assert main(["runs", "--runs", str(tmp_path)]) == 0
     assert "fledge demo" in capsys.readouterr().out

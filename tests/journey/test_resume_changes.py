@@ -8,14 +8,14 @@ from typing import ClassVar
 import pytest
 import torch
 
-from fledge.base.company import Company
 from fledge.checkpoint import store
-from fledge.checkpoint.run import Run
-from fledge.recipes import proof
+from fledge.core.distributed import World
 from fledge.recipes.resume import resume
-from fledge.recipes.settings import settle
-from fledge.recipes.training import Training
-from fledge.track.sinks import read_metrics
+from fledge.runs.run_folder import RunFolder
+from fledge.settings.pipeline import validated
+from fledge.tracking.sinks import read_metrics
+from fledge.training import verify
+from fledge.training.trainer import Trainer
 
 STOPPED = ("--train.steps", "12", "--train.keep_last", "9")
 
@@ -38,11 +38,11 @@ def test_a_finished_run_is_made_longer_when_that_is_meant(home, capsys) -> None:
     assert "  train.steps: 12 → 16" in lines
     assert lines[-2:] == ["error: 'bird' was trained with other settings: train.steps",
                           "hint: if that is meant, add --allow-changes"]  # fmt: skip
-    assert settle(Run(run).config()).train.steps == 12
+    assert validated(RunFolder(run).config()).train.steps == 12
     assert home.do("resume", "bird", "--train.steps", "16", "--allow-changes") == 0
     assert [int(step) for step in read_metrics(run)["step"]][-1] == 16
-    assert settle(Run(run).config()).train.steps == 16
-    assert Run(run).changed() == []
+    assert validated(RunFolder(run).config()).train.steps == 16
+    assert RunFolder(run).changed() == []
     assert home.do("generate", "bird", "--tokens", "2") == 0
 
 
@@ -52,8 +52,8 @@ def test_what_somebody_wrote_into_the_config_is_a_change_too(home, capsys) -> No
     assert home.do("resume", "bird@6") == 2
     assert any(line.startswith("  optim.lr: ") and line.endswith(" → 0.0123") for line in said(capsys))
     assert home.do("resume", "bird@6", "--allow-changes") == 0
-    assert settle(Run(run).config()).optim.lr == 0.0123
-    assert Run(run).changed() == []
+    assert validated(RunFolder(run).config()).optim.lr == 0.0123
+    assert RunFolder(run).changed() == []
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_what_would_make_another_run_of_it_is_refused_however_it_is_asked_for(ho
     assert change[0].removeprefix("--") in error
     assert "--init bird" in hint
     assert {path.name: path.read_bytes() for path in run.glob("*") if path.is_file()} == before
-    assert len(store.complete(run / "checkpoints")) > 1
+    assert len(store.complete_checkpoints(run / "checkpoints")) > 1
 
 
 def test_the_same_settings_said_again_are_no_change(home) -> None:
@@ -97,16 +97,16 @@ def interrupted(*_: object) -> None:
 def test_what_was_agreed_to_need_not_be_said_again_after_a_kill(home, monkeypatch) -> None:
     run = home.train("bird", *STOPPED)
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "go", interrupted)
+        patch.setattr(Trainer, "go", interrupted)
         assert home.do("resume", "bird", "--train.steps", "16", "--allow-changes") == 130
     assert home.do("resume", "bird") == 0
-    assert store.find(run / "checkpoints")[0].step == 16
+    assert store.find_checkpoint(run / "checkpoints")[0].step == 16
 
 
 def test_what_has_been_agreed_to_since_is_no_damage_to_a_checkpoint(home, monkeypatch) -> None:
     home.train("bird", *STOPPED)
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "go", interrupted)
+        patch.setattr(Trainer, "go", interrupted)
         changed = ("--train.steps", "16", "--train.micro_batch", "2")
         assert home.do("resume", "bird", *changed, "--allow-changes") == 130
     assert home.do("resume", "bird", "--verify") == 0
@@ -166,14 +166,14 @@ def test_it_is_proved_that_a_checkpoint_holds_everything(home, capsys, more: tup
 
 def test_a_checkpoint_that_does_not_come_back_the_same_is_named(home, capsys, monkeypatch) -> None:
     home.train("bird", *STOPPED)
-    usual = proof.store.load
+    usual = verify.store.load
 
     def forgetful(*args):
         state = usual(*args)
         state.weights["embed.weight"] = state.weights["embed.weight"] + torch.finfo(torch.float32).eps
         return state
 
-    monkeypatch.setattr(proof.store, "load", forgetful)
+    monkeypatch.setattr(verify.store, "load", forgetful)
     assert home.do("resume", "bird", "--verify") == 2
     assert "weights of embed.weight" in said(capsys)[-2]
 
@@ -198,7 +198,7 @@ def test_going_back_tells_what_it_takes_back_and_takes_nothing_before_it_can_go_
 
     before = contents()
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "load", no_room)
+        patch.setattr(Trainer, "load", no_room)
         assert home.do("resume", "bird@6", "--allow-changes") == 2
     assert contents() == before
     capsys.readouterr()
@@ -206,7 +206,7 @@ def test_going_back_tells_what_it_takes_back_and_takes_nothing_before_it_can_go_
     assert "going on with 'bird' after step 6; what was saved later is taken back: 8, 9, 12" in said(capsys)
 
 
-class Again(Company):
+class Again(World):
     """Of processes that are started again, whose notes outlive them."""
 
     notes: ClassVar[set[str]] = set()

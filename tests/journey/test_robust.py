@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from fledge.checkpoint import store
-from fledge.checkpoint.run import Run
-from fledge.cli import main
+from fledge.cli.main import main
+from fledge.runs.run_folder import RunFolder
 
 
 def fledge(*words: str, **more: object) -> "subprocess.CompletedProcess[str]":
@@ -24,12 +24,12 @@ def test_a_reader_that_goes_away_does_not_end_the_training(home) -> None:
     process.stderr.close()
     process.stdout.close()
     process.wait()
-    assert store.find(home.runs / "bird" / "checkpoints")[0].step == 12
+    assert store.find_checkpoint(home.runs / "bird" / "checkpoints")[0].step == 12
 
 
 def test_two_processes_cannot_train_one_run(home, capsys: pytest.CaptureFixture[str]) -> None:
     run = home.train("bird")
-    with Run(run).alone():
+    with RunFolder(run).alone():
         assert home.do("resume", "bird@9") == 2
     assert "another process" in capsys.readouterr().err
     assert home.do("resume", "bird@9") == 0
@@ -57,7 +57,7 @@ def test_a_dataset_prepared_again_from_the_same_text_is_the_same(home) -> None:
     for text in home.text.iterdir():
         os.utime(text, (1, 1))
     assert home.do("train", str(home.toml), "--run", "other", "--data.corpus", str(home.text)) == 0
-    facts = [Run(home.runs / name).facts()["dataset_sha256"] for name in ("bird", "other")]
+    facts = [RunFolder(home.runs / name).facts()["dataset_sha256"] for name in ("bird", "other")]
     assert facts[0] == facts[1]
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from fledge.recipes import crews
-from fledge.recipes.trials import RECORD
+from fledge.sweep import workers
+from fledge.sweep.study import RECORD
 from small_ray import small_ray
 
 pytest.importorskip("optuna")
@@ -132,10 +132,12 @@ def test_asked_to_stop_a_sweep_saves_what_it_has(sweeps: Sweeps) -> None:
 
 
 def test_a_trial_that_is_killed_goes_on_and_a_third_time_it_has_failed(sweeps: Sweeps, tmp_path: Path) -> None:
-    jobs = iter([crews.Job("one", crews.Errand(Dying(tmp_path / "deaths", 2), tmp_path / "one.log"), False)])
-    jobs_of_three = iter([crews.Job("two", crews.Errand(Dying(tmp_path / "more", 3), tmp_path / "two.log"), False)])
-    assert [code for _, code in crews.processes(1)(jobs)] == [0]
-    assert [code for _, code in crews.processes(1)(jobs_of_three)] == [128 + signal.SIGKILL]
+    jobs = iter([workers.TrialJob("one", workers.Job(Dying(tmp_path / "deaths", 2), tmp_path / "one.log"), False)])
+    jobs_of_three = iter(
+        [workers.TrialJob("two", workers.Job(Dying(tmp_path / "more", 3), tmp_path / "two.log"), False)]
+    )
+    assert [code for _, code in workers.local_workers(1)(jobs)] == [0]
+    assert [code for _, code in workers.local_workers(1)(jobs_of_three)] == [128 + signal.SIGKILL]
 
 
 class Dying:
@@ -174,7 +176,7 @@ def test_each_of_many_has_a_gpu_of_its_own_while_there_are_some(monkeypatch: pyt
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for place in range(3):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-        crews.take_share(place, 3)
+        workers.use_share(place, 3)
         taken.append(os.environ["CUDA_VISIBLE_DEVICES"])
     assert taken == ["4", "7", "4"]
 

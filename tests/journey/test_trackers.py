@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from fledge.recipes import training
-from fledge.track.events import Event, Stepped
+from fledge.tracking.events import Event, Stepped
+from fledge.training import trainer
 
 Outcome = Callable[[Path], dict[str, Any]]
 
@@ -24,8 +24,8 @@ def test_a_listener_that_fails_changes_nothing_about_the_training(
     home, outcome_of: Outcome, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = outcome_of(home.train("plain"))
-    usual = training.listeners
-    monkeypatch.setattr(training, "listeners", lambda *about: [Broken(), *usual(*about)])
+    usual = trainer.build_sinks
+    monkeypatch.setattr(trainer, "listeners", lambda *about: [Broken(), *usual(*about)])
     assert outcome_of(home.train("shaken")) == plain
     assert "Broken failed and is switched off: no more disk" in capsys.readouterr().err
 

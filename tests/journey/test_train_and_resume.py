@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 import torch
 
-from fledge.checkpoint import saver, store
-from fledge.cli import main
-from fledge.recipes import assembly, training
-from fledge.tokens.char import CharTokenizer
-from fledge.tokens.tokenizer import save
-from fledge.track.events import Event
+from fledge.checkpoint import async_saver, store
+from fledge.cli.main import main
+from fledge.tokenizers.base import save
+from fledge.tokenizers.char import CharTokenizer
+from fledge.tracking.events import Event
+from fledge.training import setup, trainer
 
 Outcome = Callable[[Path], dict[str, Any]]
 Unbroken = Callable[..., dict[str, Any]]
 Ended = Callable[..., tuple[int, str]]
 DROPOUT = ("--model.dropout", "0.3")
 HALF = ("--train.dtype", "float16")
-MUON = ("--optim.rule", "muon", "--model.pair_table", "64")
+MUON = ("--optim.rule", "muon", "--model.bigram_rows", "64")
 CHARACTERS = ("--tokenizer.kind", "char")
 LONG = ("--train.steps", "160", "--train.save_every", "30", "--train.eval_every", "50", "--train.sample_every", "80")
 
@@ -58,16 +58,16 @@ def test_as_many_at_once_as_before_the_interruption(
     home, outcome_of: Outcome, monkeypatch: pytest.MonkeyPatch, micro_batch: str, size: int
 ) -> None:
     """Memory that is short at first and plenty later changes no bit; what somebody asks for is done."""
-    monkeypatch.setattr(assembly, "guess", lambda *_, **__: 2)
+    monkeypatch.setattr(setup, "guess", lambda *_, **__: 2)
     words = ("--train.micro_batch", micro_batch, "--train.keep_last", "9")
     unbroken = outcome_of(home.train("unbroken", *words))
     home.train("broken", *words)
-    monkeypatch.setattr(assembly, "guess", lambda *_, **__: 4)
+    monkeypatch.setattr(setup, "guess", lambda *_, **__: 4)
     assert home.do("resume", "broken@3") == 0
     again = outcome_of(home.runs / "broken")
     assert (again["model"], again["optimizer"]) == (unbroken["model"], unbroken["optimizer"])
     last = max((home.runs / "broken" / "checkpoints").glob("step-*"))
-    assert json.loads((last / "state.json").read_text())["at_once"] == size
+    assert json.loads((last / "state.json").read_text())["micro_batch"] == size
 
 
 def test_looking_more_often_does_not_change_what_is_learned(home, outcome_of: Outcome) -> None:
@@ -326,10 +326,10 @@ def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(home, monkeyp
     many = home.train("many", *rare, "--train.keep_last", "9")
     shutil.copytree(many / "checkpoints" / "step-00000003", run / "checkpoints" / "step-00000003")
     os.truncate(run / "checkpoints" / "step-00000012" / "model.safetensors", 100)
-    usual = training.listeners
-    monkeypatch.setattr(training, "listeners", lambda *about: [*usual(*about), Stops("Stepped", 7)])
+    usual = trainer.build_sinks
+    monkeypatch.setattr(trainer, "listeners", lambda *about: [*usual(*about), Stops("Stepped", 7)])
     assert home.do("resume", "bird", "--allow-changes") == 130
-    assert store.find(run / "checkpoints")[0].step == 7
+    assert store.find_checkpoint(run / "checkpoints")[0].step == 7
 
 
 def test_ids_that_nanogpt_wrote_are_trained_on_resumed_and_judged(home, outcome_of: Outcome) -> None:
@@ -362,13 +362,13 @@ def test_ids_that_nanogpt_wrote_are_trained_on_resumed_and_judged(home, outcome_
 def test_a_signal_in_the_middle_of_looking_at_a_step_is_as_if_it_had_not_come(
     home, outcome_of: Outcome, unbroken: Unbroken, monkeypatch: pytest.MonkeyPatch, event: str, step: int
 ) -> None:
-    """Evaluating and sampling stop at once; when the run goes on, what that step is owed is done first."""
-    usual = training.listeners
+    """Evaluating and sampling stop at once; when the run goes on, what that step is pending_hooks is done first."""
+    usual = trainer.build_sinks
     with monkeypatch.context() as patch:
-        patch.setattr(training, "listeners", lambda *about: [*usual(*about), Stops(event, step)])
+        patch.setattr(trainer, "listeners", lambda *about: [*usual(*about), Stops(event, step)])
         if event == "Saved":  # which is heard of when the disk is done: here, where memory has no room, at once
-            patch.setattr(saver, "free_memory", lambda _: 0)
+            patch.setattr(async_saver, "free_memory", lambda _: 0)
         assert main(home.training("bird")) == 130
-    assert store.find(home.runs / "bird" / "checkpoints")[0].step == step
+    assert store.find_checkpoint(home.runs / "bird" / "checkpoints")[0].step == step
     assert home.do("resume", "bird") == 0
     assert outcome_of(home.runs / "bird") == unbroken()

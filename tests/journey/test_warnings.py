@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fledge.base import machine
+from fledge.core import device
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from fledge.base import machine
     ],
 )
 def test_what_is_possible_and_unwise_is_done_and_told_in_one_line(home, capsys, monkeypatch, words, said) -> None:
-    monkeypatch.setattr(machine, "has_bf16_units", lambda _: False)
+    monkeypatch.setattr(device, "has_bf16_units", lambda _: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_fp16_supported", lambda: False)
     home.train("slow", "--train.steps", "2", "--optim.warmup_steps", "0", *words)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]

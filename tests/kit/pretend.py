@@ -14,7 +14,7 @@ from typing import Any
 
 PRETEND = dict(word.split("=") for word in os.environ.get("FLEDGE_PRETEND", "").split())
 ABSENT = set(PRETEND.get("absent", "").split(",")) - {""}
-MACHINE = "fledge.base.machine"
+MACHINE = "fledge.core.device"
 
 
 class Pretending(importlib.abc.MetaPathFinder):

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from fledge.base.machine import DTYPES, Machine
-from fledge.model import count
-from fledge.model.cache import new_cache
+from fledge.core.device import DTYPES, Machine
+from fledge.model import flops
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
-from fledge.train.parallel import wrap
+from fledge.model.kv_cache import new_cache
+from fledge.training.parallel import wrap
 
 NAMES: dict[torch.dtype, Any] = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -45,7 +45,7 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         qk_norm=draw(st.booleans()),
         window=draw(st.none() | st.integers(1, context)),
         softcap=draw(st.sampled_from([None, 15.0])),
-        pair_table=draw(st.none() | st.integers(1, 400)),
+        bigram_rows=draw(st.none() | st.integers(1, 400)),
         tied=draw(st.booleans()),
         attention=draw(st.sampled_from(["sdpa", "blocked", "readable"])),
     )
@@ -54,9 +54,9 @@ def configs(draw: st.DrawFn) -> ModelConfig:
 @given(configs())
 def test_the_formulas_count_every_parameter(config: ModelConfig) -> None:
     real = {name: p.numel() for name, p in GPT(config).named_parameters()}
-    assert count.parameters(config) == sum(real.values())
+    assert flops.parameters(config) == sum(real.values())
     body = [n for name, n in real.items() if name.startswith(("blocks.", "norm."))]
-    assert count.non_embedding_parameters(config) == sum(body)
+    assert flops.non_embedding_parameters(config) == sum(body)
 
 
 @given(configs())
@@ -70,11 +70,11 @@ def test_the_formulas_count_the_operations_that_torch_counts(config: ModelConfig
     tokens = ids.numel()
     with FlopCounterMode(display=False) as forward:
         logits = model(ids)
-    assert count.forward_flops(whole) * tokens == forward.get_total_flops()
+    assert flops.forward_flops(whole) * tokens == forward.get_total_flops()
     with FlopCounterMode(display=False) as backward:
         logits.sum().backward()
     both = forward.get_total_flops() + backward.get_total_flops()
-    assert count.training_flops(whole) * tokens == both
+    assert flops.training_flops(whole) * tokens == both
 
 
 @pytest.mark.parametrize("window", [None, 1, 5, 12])
@@ -89,7 +89,7 @@ def test_one_more_token_costs_what_the_formula_says_with_a_window_too(window: in
             model(torch.zeros(1, 1, dtype=torch.long), cache)
         with FlopCounterMode(display=False) as counter:
             model(torch.zeros(1, 1, dtype=torch.long), cache)
-    assert counter.get_total_flops() == count.forward_flops(config)
+    assert counter.get_total_flops() == flops.forward_flops(config)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -101,8 +101,8 @@ def test_the_cache_takes_the_bytes_that_the_formula_says(dtype: torch.dtype, win
         for _ in range(12):
             model(torch.zeros(1, 1, dtype=torch.long), cache)
     kept = sum(layer._store.untyped_storage().nbytes() for layer in cache.layers)  # type: ignore[attr-defined]
-    assert kept == count.cache_bytes(config, dtype.itemsize)
-    assert kept == (window or 12) * count.cache_bytes_per_token(config, dtype.itemsize)
+    assert kept == flops.cache_bytes(config, dtype.itemsize)
+    assert kept == (window or 12) * flops.cache_bytes_per_token(config, dtype.itemsize)
 
 
 def kept_bytes(config: ModelConfig, batch: int, dtype: torch.dtype, **options: bool) -> int:
@@ -133,7 +133,7 @@ KINDS = {
     "no groups": replace(MODERN, n_kv_head=None),
     "window": replace(MODERN, window=16),
     "capped": replace(MODERN, softcap=15.0, qk_norm=False),
-    "large vocabulary": replace(MODERN, vocab_size=count.LARGE_VOCABULARY, context=16, tied=True),
+    "large vocabulary": replace(MODERN, vocab_size=flops.LARGE_VOCABULARY, context=16, tied=True),
     "wide heads": replace(MODERN, head_dim=32),
     **{mlp: replace(OLD, mlp=mlp, mlp_bias=True) for mlp in ("gelu", "gelu_tanh", "relu", "relu2")},
     "sinusoidal": replace(OLD, positions="sinusoidal", tied=True, head_bias=True),
@@ -147,26 +147,26 @@ def test_a_batch_keeps_the_bytes_of_the_formula_to_a_fiftieth(kind: str, attenti
     """Two sequences more, so that what a batch shares (weights in low precision, masks) does not count."""
     config, chunked = replace(KINDS[kind], attention=attention), kind == "large vocabulary"
     real = kept_bytes(config, 4, dtype, chunked=chunked) - kept_bytes(config, 2, dtype, chunked=chunked)
-    assert abs(count.activation_bytes(config, 2, dtype.itemsize, chunked=chunked) / real - 1) < 0.02
+    assert abs(flops.activation_bytes(config, 2, dtype.itemsize, chunked=chunked) / real - 1) < 0.02
 
 
 def test_checkpointed_blocks_keep_their_inputs_only() -> None:
     config = replace(MODERN, n_layer=6)
     seen = [kept_bytes(config, batch, torch.float32, activation_checkpointing=True) for batch in (2, 4)]
-    one, two = (count.activation_bytes(replace(config, n_layer=layers), 2) for layers in (1, 2))
+    one, two = (flops.activation_bytes(replace(config, n_layer=layers), 2) for layers in (1, 2))
     block = two - one
-    predicted = count.activation_bytes(config, 2, checkpointed=True) - block  # it is computed in the backward pass
+    predicted = flops.activation_bytes(config, 2, checkpointed=True) - block  # it is computed in the backward pass
     assert abs(predicted / (seen[1] - seen[0]) - 1) < 0.02
-    assert predicted < count.activation_bytes(config, 2) / 4
+    assert predicted < flops.activation_bytes(config, 2) / 4
 
 
 def test_known_models_have_their_known_sizes() -> None:
     llama = ModelConfig(n_layer=32, n_head=32, n_embd=4096, context=4096, vocab_size=32000, mlp_width=11008)
     qk_norms = 32 * 2 * 128
-    assert count.parameters(llama) - qk_norms == 6_738_415_616
+    assert flops.parameters(llama) - qk_norms == 6_738_415_616
 
 
 def test_chunked_loss_takes_no_memory_that_grows_with_batch_and_vocabulary() -> None:
-    large = replace(MODERN, vocab_size=count.LARGE_VOCABULARY)
-    assert count.activation_bytes(large, 100, chunked=True) < count.activation_bytes(large, 100) / 2
-    assert count.chunk_bytes(large) < count.logits_bytes(large, 100 * large.context)
+    large = replace(MODERN, vocab_size=flops.LARGE_VOCABULARY)
+    assert flops.activation_bytes(large, 100, chunked=True) < flops.activation_bytes(large, 100) / 2
+    assert flops.chunk_bytes(large) < flops.logits_bytes(large, 100 * large.context)

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fledge.base.errors import UserError
-from fledge.model.cache import Cache, new_cache
+from fledge.core.errors import UserError
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
+from fledge.model.kv_cache import Cache, new_cache
 
 SMALL = ModelConfig(n_layer=2, n_head=4, n_embd=32, context=24, vocab_size=29)
 KINDS = {
@@ -28,8 +28,8 @@ KINDS = {
     "learned window": replace(SMALL, window=7, positions="learned", attention="readable"),
     "sinusoidal window": replace(SMALL, window=7, positions="sinusoidal", mlp="relu"),
     "capped": replace(SMALL, softcap=2.0, output_bias=True, rotary_base=500.0),
-    "pairs": replace(SMALL, pair_table=29 * 29),
-    "hashed pairs": replace(SMALL, pair_table=100, window=5, tied=True),
+    "pairs": replace(SMALL, bigram_rows=29 * 29),
+    "hashed pairs": replace(SMALL, bigram_rows=100, window=5, tied=True),
     "wide heads": replace(SMALL, head_dim=12, mlp="relu2", tied=True),
 }
 

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from fledge.checkpoint.state import weights_of
+from fledge.model.bigram import HashedBigram, make_bigram
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.head import make_head
 from fledge.model.init import build
 from fledge.model.mlp import MLPS
 from fledge.model.norms import make_norm
-from fledge.model.pairs import HashedPairs, make_pairs
 from fledge.model.positions import POSITIONS, ROTATIONS
 
 SMALL = ModelConfig(n_layer=2, n_head=2, n_embd=16, context=12, vocab_size=11, norm="layernorm")
@@ -132,8 +132,8 @@ def test_a_biased_head_adds_a_number_to_each_tokens_score(tied: bool) -> None:
 
 @pytest.mark.parametrize(("vocab_size", "rows"), [(1024, 4096), (32_768, 32_768), (65_536, 4097), (50_257, 65_536)])
 def test_pairs_that_share_a_token_share_no_row_more_often_than_others(vocab_size: int, rows: int) -> None:
-    pairs = make_pairs(replace(SMALL, vocab_size=vocab_size, pair_table=rows))
-    assert isinstance(pairs, HashedPairs)
+    pairs = make_bigram(replace(SMALL, vocab_size=vocab_size, bigram_rows=rows))
+    assert isinstance(pairs, HashedBigram)
     every = torch.arange(vocab_size)
     many = min(vocab_size, rows)
     for pair in (every * vocab_size + 7, 7 * vocab_size + every):  # the second token, or the first, is always 7

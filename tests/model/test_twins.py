@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from fledge.base.machine import Machine
 from fledge.checkpoint.state import load_weights
-from fledge.generate.engine import generate
-from fledge.generate.sampling import Greedy
+from fledge.core.device import Machine
+from fledge.inference.generate import generate
+from fledge.inference.sampler import Greedy
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fledge.base.machine import Machine
+from fledge.core.device import Machine
 from fledge.model.config import ModelConfig
 from fledge.model.init import build
 from fledge.optim.config import OptimConfig

@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fledge.base.machine import Machine
+from fledge.core.device import Machine
 from fledge.model.config import ModelConfig
 from fledge.model.init import build
 from fledge.optim.config import OptimConfig
 from fledge.optim.groups import build_optimizer
-from fledge.optim.muon import Muon, orthogonal
+from fledge.optim.muon import Muon, newton_schulz
 
 CPU = Machine("cpu", "float32")
-MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=16, context=8, vocab_size=11, pair_table=50)
+MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=16, context=8, vocab_size=11, bigram_rows=50)
 MUON = OptimConfig(rule="muon", lr=3e-3, muon_lr=0.05, embed_lr=0.2, head_lr=0.01, weight_decay=0.3)
 
 
@@ -30,22 +30,22 @@ def singular_values(matrices: torch.Tensor) -> torch.Tensor:
 def test_all_directions_become_about_equally_strong(rows: int, columns: int, count: int, seed: int) -> None:
     matrices = torch.randn(count, rows, columns, generator=torch.Generator().manual_seed(seed))
     strong = singular_values(matrices)
-    made = singular_values(orthogonal(matrices, torch.float32))
+    made = singular_values(newton_schulz(matrices, torch.float32))
     enough = strong > 0.05 * strong.amax(1, keepdim=True)  # what is nearly nothing grows, but not all the way
     assert made[enough].min() > 0.5
     assert made.max() < 1.3
 
 
 def test_matrices_of_nothing_stay_nothing() -> None:
-    assert not orthogonal(torch.zeros(2, 5, 3), torch.float32).any()
+    assert not newton_schulz(torch.zeros(2, 5, 3), torch.float32).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_size_of_a_gradient_says_nothing_even_beyond_the_digits_of_fp16(dtype: torch.dtype) -> None:
     matrices = torch.randn(2, 24, 16, generator=torch.Generator().manual_seed(0))
-    wanted = orthogonal(matrices, torch.float32)
+    wanted = newton_schulz(matrices, torch.float32)
     for size in (2.0**-24, 2.0**20):
-        made = orthogonal(size * matrices, dtype).float()
+        made = newton_schulz(size * matrices, dtype).float()
         assert nn.functional.cosine_similarity(made.flatten(), wanted.flatten(), dim=0) > 0.999
 
 
@@ -92,7 +92,7 @@ def test_decay_of_many_matrices_is_that_of_each() -> None:
     gradients = [torch.randn(6, 9, generator=generator) for _ in weights]
     expected = []
     for p, gradient in zip(weights, gradients, strict=True):
-        change = orthogonal(1.9 * gradient[None], torch.float32)[0]
+        change = newton_schulz(1.9 * gradient[None], torch.float32)[0]
         decayed = p.detach() - 0.05 * p.detach() * (p.detach() * change > 0)
         expected.append(decayed - 0.1 * change)
         p.grad = gradient

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fledge.base.errors import UserError
+from fledge.core.errors import UserError
 from fledge.optim.config import OptimConfig
 
 

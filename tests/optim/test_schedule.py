@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fledge.optim.config import OptimConfig
-from fledge.optim.schedule import HEIGHTS, multiplier
+from fledge.optim.schedule import SCHEDULES, lr_multiplier
 
 
 @st.composite
@@ -18,7 +18,7 @@ def runs(draw: st.DrawFn, schedule: str | None = None) -> tuple[OptimConfig, int
         lr=lr,
         min_lr=lr * draw(st.floats(0, 1)),
         warmup_steps=draw(st.integers(0, 60)),
-        schedule=schedule or draw(st.sampled_from(list(HEIGHTS))),
+        schedule=schedule or draw(st.sampled_from(list(SCHEDULES))),
         cooldown=draw(st.floats(0, 1)),
     )
     return config, draw(st.integers(1, 120))
@@ -28,14 +28,14 @@ def runs(draw: st.DrawFn, schedule: str | None = None) -> tuple[OptimConfig, int
 def test_it_stays_between_nothing_and_the_peak(run: tuple[OptimConfig, int]) -> None:
     config, steps = run
     for step in range(steps):
-        assert 0 < multiplier(config, step, steps) + (config.min_lr == 0) <= 2
-        assert 0 <= multiplier(config, step, steps) <= 1 + 1e-12
+        assert 0 < lr_multiplier(config, step, steps) + (config.min_lr == 0) <= 2
+        assert 0 <= lr_multiplier(config, step, steps) <= 1 + 1e-12
 
 
 @given(runs())
 def test_it_climbs_in_the_warm_up_and_never_after(run: tuple[OptimConfig, int]) -> None:
     config, steps = run
-    way = [multiplier(config, step, steps) for step in range(steps)]
+    way = [lr_multiplier(config, step, steps) for step in range(steps)]
     warm, rest = way[: config.warmup_steps], way[config.warmup_steps :]
     assert all(a < b for a, b in itertools.pairwise(warm))
     assert all(a >= b - 1e-12 for a, b in itertools.pairwise(rest))
@@ -47,7 +47,7 @@ def test_it_climbs_in_the_warm_up_and_never_after(run: tuple[OptimConfig, int]) 
 @given(runs("constant"))
 def test_constant_stays_at_the_peak(run: tuple[OptimConfig, int]) -> None:
     config, steps = run
-    assert all(multiplier(config, step, steps) == 1 for step in range(config.warmup_steps, steps))
+    assert all(lr_multiplier(config, step, steps) == 1 for step in range(config.warmup_steps, steps))
 
 
 @given(runs())
@@ -55,12 +55,12 @@ def test_after_the_end_it_rests_at_the_end(run: tuple[OptimConfig, int]) -> None
     config, steps = run
     after = max(steps, config.warmup_steps) + 5
     end = 1.0 if config.schedule == "constant" else config.min_lr / config.lr
-    assert multiplier(config, after, steps) == pytest.approx(end)
+    assert lr_multiplier(config, after, steps) == pytest.approx(end)
 
 
 def test_a_trapezoid_climbs_stays_and_falls_in_a_straight_line() -> None:
     config = OptimConfig(lr=1.0, min_lr=0.0, warmup_steps=3, schedule="trapezoid", cooldown=0.5)
-    way = [multiplier(config, step, 20) for step in range(21)]
+    way = [lr_multiplier(config, step, 20) for step in range(21)]
     assert way[:4] == [0.25, 0.5, 0.75, 1.0]
     assert way[3:11] == [1.0] * 8
     assert way[10:] == pytest.approx([1 - i / 10 for i in range(11)])
@@ -68,7 +68,7 @@ def test_a_trapezoid_climbs_stays_and_falls_in_a_straight_line() -> None:
 
 def test_a_longer_trapezoid_is_the_same_until_the_shorter_one_falls() -> None:
     config = OptimConfig(lr=1.0, min_lr=0.1, warmup_steps=5, schedule="trapezoid", cooldown=0.2)
-    short, long = ([multiplier(config, step, steps) for step in range(80)] for steps in (100, 400))
+    short, long = ([lr_multiplier(config, step, steps) for step in range(80)] for steps in (100, 400))
     assert short == long
 
 
@@ -92,5 +92,5 @@ def nanogpt(it: int, learning_rate: float, min_lr: float, warmup_iters: int, lr_
 )
 def test_cosine_is_nanogpts(lr: float, share: float, warmup: int, rest: int, step: int) -> None:
     config = OptimConfig(lr=lr, min_lr=lr * share, warmup_steps=warmup)
-    ours = lr * multiplier(config, step, warmup + rest)
+    ours = lr * lr_multiplier(config, step, warmup + rest)
     assert ours == pytest.approx(nanogpt(step, lr, lr * share, warmup, warmup + rest), rel=1e-9, abs=1e-15)

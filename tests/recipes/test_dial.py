@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.base.errors import UserError
+from fledge.core.errors import UserError
 from fledge.model.config import ModelConfig
-from fledge.model.count import parameters
-from fledge.recipes import dial
-from fledge.recipes.settings import Settings, resolve
+from fledge.model.flops import parameters
+from fledge.settings import scaling_rules
+from fledge.settings.pipeline import Settings, resolve
 
 TIED = ModelConfig(tied=True)
 sizes = st.integers(10**6, 10**9)
@@ -23,13 +23,13 @@ def whole(settings: Settings) -> ModelConfig:
 
 @given(sizes)
 def test_a_model_has_about_the_size_that_was_asked_for(size: int) -> None:
-    model = dial.nearest_rung(size, TIED, None)
+    model = scaling_rules.nearest_rung(size, TIED, None)
     assert abs(parameters(model) / size - 1) <= 0.15
 
 
 @given(sizes, st.sampled_from([None, 65, 256, 1024]))
 def test_heads_are_64_wide_and_share_keys_evenly(size: int, vocab_size: int | None) -> None:
-    model = dial.nearest_rung(size, TIED, vocab_size)
+    model = scaling_rules.nearest_rung(size, TIED, vocab_size)
     assert model.n_embd == 64 * model.n_head == model.head_width * model.n_head
     assert model.hidden_width % 64 == 0
     assert model.n_head in (model.kv_heads, 4 * model.kv_heads)
@@ -38,17 +38,17 @@ def test_heads_are_64_wide_and_share_keys_evenly(size: int, vocab_size: int | No
 @given(sizes, sizes, st.sampled_from([None, 65, 1024]), st.sampled_from(["swiglu", "gelu"]))
 def test_what_is_larger_is_nowhere_smaller(one: int, other: int, vocab_size: int | None, mlp: str) -> None:
     kinds = replace(TIED, mlp=mlp)  # type: ignore[arg-type]
-    small, large = (dial.nearest_rung(size, kinds, vocab_size) for size in sorted((one, other)))
+    small, large = (scaling_rules.nearest_rung(size, kinds, vocab_size) for size in sorted((one, other)))
     assert parameters(small) <= parameters(large)
     assert (small.n_embd, small.n_layer) <= (large.n_embd, large.n_layer)
-    assert dial.rates(small)["lr"] >= dial.rates(large)["lr"]
-    assert dial.horizon(small)["batch"] <= dial.horizon(large)["batch"]
+    assert scaling_rules.rates(small)["lr"] >= scaling_rules.rates(large)["lr"]
+    assert scaling_rules.horizon(small)["batch"] <= scaling_rules.horizon(large)["batch"]
 
 
 @given(sizes, st.sampled_from([64, 200, 1024, 2048]))
 def test_the_length_is_twenty_tokens_for_each_parameter(size: int, context: int) -> None:
-    model = dial.nearest_rung(size, replace(TIED, context=context), None)
-    found = dial.horizon(model)
+    model = scaling_rules.nearest_rung(size, replace(TIED, context=context), None)
+    found = scaling_rules.horizon(model)
     tokens = found["steps"] * found["batch"] * context
     assert tokens == pytest.approx(20 * parameters(model), rel=0.02)
     assert found["warmup_steps"] < found["steps"]
@@ -56,9 +56,9 @@ def test_the_length_is_twenty_tokens_for_each_parameter(size: int, context: int)
 
 @given(st.integers(1, 3000), st.integers(1, 40_000))
 def test_a_portion_divides_its_batch_and_is_small(batch: int, context: int) -> None:
-    part = dial.portion(batch, context)
+    part = scaling_rules.micro_batch_for(batch, context)
     assert batch % part == 0
-    assert part == 1 or part * context <= dial.AT_ONCE
+    assert part == 1 or part * context <= scaling_rules.AT_ONCE
 
 
 @pytest.mark.parametrize("preset", ["modern-5m", "modern-30m", "modern-125m", "modern-350m"])
@@ -67,20 +67,20 @@ def test_presets_of_a_size_are_near_the_dial(preset: str) -> None:
     assert (found.n_embd, found.vocab_size) == (known.n_embd, known.vocab_size)
     assert abs(found.n_layer - known.n_layer) <= 1
     assert found.hidden_width == pytest.approx(known.hidden_width, rel=0.12)
-    assert resolve(preset, []).optim.lr == pytest.approx(dial.rates(found)["lr"], rel=0.4)
+    assert resolve(preset, []).optim.lr == pytest.approx(scaling_rules.rates(found)["lr"], rel=0.4)
 
 
 @pytest.mark.parametrize(
     ("text", "size"), [("30M", 30e6), ("1.5b", 1.5e9), ("250k", 250e3), ("1_000_000", 1e6), (7, 7)]
 )
 def test_sizes_are_read_as_people_write_them(text: object, size: float) -> None:
-    assert dial.read_size(text) == size
+    assert scaling_rules.read_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "M", "-30M", "30X", "3e7", "nan", True, [], "1.M"])
 def test_what_is_no_size_is_refused_with_an_example(text: object) -> None:
     with pytest.raises(UserError, match=r"model\.size") as refusal:
-        dial.read_size(text)
+        scaling_rules.read_size(text)
     assert "30M" in refusal.value.hint
 
 

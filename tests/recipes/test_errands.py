@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fledge.base.company import gone
-from fledge.base.errors import Interrupted, Terminated, UserError
-from fledge.recipes.errands import (
+from fledge.core.distributed import peer_lost
+from fledge.core.errors import Interrupted, Sigterm, UserError
+from fledge.core.jobs import (
     BROKEN,
     DONE,
     FRESH,
@@ -20,11 +20,11 @@ from fledge.recipes.errands import (
     LEFT_ALONE,
     REFUSED,
     STOPPED,
-    Errand,
-    Place,
+    Job,
+    JobContext,
+    failure_reason,
     refusal,
     status,
-    why,
 )
 
 
@@ -41,14 +41,14 @@ def fail(error: BaseException) -> None:
         (partial(fail, OSError(28, "full")), REFUSED),
         (partial(fail, RuntimeError("DefaultCPUAllocator: can't allocate memory")), REFUSED),
         (partial(fail, RuntimeError("a bug")), BROKEN),
-        (partial(fail, gone()), LEFT_ALONE),
+        (partial(fail, peer_lost()), LEFT_ALONE),
         (partial(fail, Interrupted(signal.SIGTERM, "fledge resume bird")), 128 + signal.SIGTERM),
         (partial(fail, KeyboardInterrupt()), 128 + signal.SIGINT),
-        (partial(fail, Terminated()), 128 + signal.SIGTERM),
+        (partial(fail, Sigterm()), 128 + signal.SIGTERM),
     ],
 )
 def test_an_end_is_a_status(tmp_path: Path, work: Callable[[], object], code: int) -> None:
-    assert Errand(work, tmp_path / "log").do() == code
+    assert Job(work, tmp_path / "log").do() == code
 
 
 def test_its_words_are_in_its_log_and_the_last_refusal_is_known(
@@ -56,24 +56,24 @@ def test_its_words_are_in_its_log_and_the_last_refusal_is_known(
 ) -> None:
     log = tmp_path / "log"
     for what in ("first", "second"):
-        Errand(partial(fail, UserError(what, f"mend the {what}")), log).do()
+        Job(partial(fail, UserError(what, f"mend the {what}")), log).do()
     assert log.read_text().count("so far, so good") == 2
     assert capsys.readouterr().out == ""
-    assert refusal(log).message == why(log) == "second"
+    assert refusal(log).message == failure_reason(log) == "second"
     assert refusal(log).hint == "mend the second"
 
 
 def test_what_failed_without_a_refusal_is_told_by_its_last_line(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    assert why(log) == ""
-    Errand(partial(fail, RuntimeError("a bug")), log).do()
-    assert why(log) == "RuntimeError: a bug"
+    assert failure_reason(log) == ""
+    Job(partial(fail, RuntimeError("a bug")), log).do()
+    assert failure_reason(log) == "RuntimeError: a bug"
 
 
 def test_a_folder_that_is_not_there_is_a_refusal(tmp_path: Path) -> None:
-    errand = Errand(print, tmp_path / "log", Place(tmp_path / "nowhere", tmp_path))
+    errand = Job(print, tmp_path / "log", JobContext(tmp_path / "nowhere", tmp_path))
     assert errand.do() == REFUSED
-    assert "nowhere" in why(errand.log)
+    assert "nowhere" in failure_reason(errand.log)
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def wait_for(mark: Path) -> None:
 
 
 def test_a_process_ends_with_the_one_that_wants_its_work(tmp_path: Path, life: tuple[Connection, Connection]) -> None:
-    process = Errand(partial(wait_and_see, tmp_path / "begun"), tmp_path / "log").start(life[0])
+    process = Job(partial(wait_and_see, tmp_path / "begun"), tmp_path / "log").start(life[0])
     wait_for(tmp_path / "begun")
     life[1].close()
     process.join(60)
@@ -108,7 +108,7 @@ def test_one_that_is_killed_or_asked_to_stop_says_so_by_its_status(
 ) -> None:
     for number in (signal.SIGKILL, signal.SIGTERM):
         mark = tmp_path / number.name
-        process = Errand(partial(wait_and_see, mark), tmp_path / "log").start(life[0])
+        process = Job(partial(wait_and_see, mark), tmp_path / "log").start(life[0])
         wait_for(mark)
         assert process.pid
         os.kill(process.pid, number)

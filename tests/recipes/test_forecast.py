@@ -5,19 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from fledge.base.errors import UserError
-from fledge.base.machine import Machine
-from fledge.recipes import textfacts
-from fledge.recipes.budget import read_time
-from fledge.recipes.curve import ROUGH
-from fledge.recipes.forecast import expected_loss, foretell, occasions, seconds_of_run, settled
-from fledge.recipes.probe import Measured
-from fledge.recipes.settings import resolve
-from fledge.recipes.textfacts import TextFacts, facts_of_text
+from fledge.core.device import Machine
+from fledge.core.errors import UserError
+from fledge.planning import corpus_stats
+from fledge.planning.budget import read_time
+from fledge.planning.corpus_stats import CorpusStats, read_corpus_stats
+from fledge.planning.forecast import complete_for_forecast, expected_loss, make_forecast, occasions, seconds_of_run
+from fledge.planning.loss_curve import ROUGH
+from fledge.planning.probe import ProbeResult
+from fledge.settings.pipeline import resolve
 
 CPU = Machine("cpu", "float32")
-COSTS = Measured(start=5.0, token=0.001, update=0.5, judging=0.0001, sampling=0.01, saving=2.0, memory=10**9)
-TEXT = TextFacts(vocab_size=65, train=1_000_000, val=10_000, bytes_per_token=1.0)
+COSTS = ProbeResult(start=5.0, token=0.001, update=0.5, judging=0.0001, sampling=0.01, saving=2.0, memory=10**9)
+TEXT = CorpusStats(vocab_size=65, train=1_000_000, val=10_000, bytes_per_token=1.0)
 NANO = [
     "--model.vocab_size",
     "65",
@@ -59,7 +59,7 @@ def test_something_happens_on_schedule_and_at_the_end(every: int, steps: int, fo
 
 def test_a_forecast_agrees_with_itself() -> None:
     settings = resolve("nanogpt-shakespeare-cpu", NANO)
-    found = foretell(settings, CPU, COSTS, TEXT, ROUGH, [])
+    found = make_forecast(settings, CPU, COSTS, TEXT, ROUGH, [])
     assert found.tokens == 1000 * 12 * 64
     assert found.tokens_per_second * found.step_seconds == pytest.approx(12 * 64)
     assert found.seconds == found.parts.total
@@ -84,7 +84,7 @@ def test_a_corpus_that_must_be_fetched_is_guessed_and_not_fetched(
 ) -> None:
     monkeypatch.setenv("FLEDGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    found = facts_of_text(resolve("modern-125m", []))
+    found = read_corpus_stats(resolve("modern-125m", []))
     assert found.dataset is None
     assert found.vocab_size == 32768
     assert 1e10 < found.train < 4e10  # fineweb-edu's sample holds ten billion tokens of GPT-2's
@@ -97,11 +97,11 @@ def test_a_local_text_is_counted_and_a_large_one_is_guessed(tmp_path: Path, monk
     (tmp_path / "duck.txt").write_text("Once upon a time there was a duck.\n" * 1000)
     words = ["--tokenizer.kind", "char", "--tokenizer.end_of_text", "false", "--data.val", "0.1"]
     settings = resolve("demo", ["--data.corpus", str(tmp_path / "duck.txt"), *words])
-    monkeypatch.setattr(textfacts, "AT_HAND", 1000)
-    guess = facts_of_text(settings)
+    monkeypatch.setattr(corpus_stats, "AT_HAND", 1000)
+    guess = read_corpus_stats(settings)
     assert (guess.dataset, guess.train, guess.bytes_per_token) == (None, 31_500, 1.0)
-    monkeypatch.setattr(textfacts, "AT_HAND", 100_000)
-    found = facts_of_text(settings)
+    monkeypatch.setattr(corpus_stats, "AT_HAND", 100_000)
+    found = read_corpus_stats(settings)
     assert found.dataset is not None
     assert (found.train, found.val, found.bytes_per_token) == (31_500, 3_500, 1.0)
     assert found.vocab_size == len(set("Once upon a time there was a duck.\n"))
@@ -110,7 +110,7 @@ def test_a_local_text_is_counted_and_a_large_one_is_guessed(tmp_path: Path, monk
 def test_passes_over_a_text_of_unknown_length_cannot_be_planned() -> None:
     settings = resolve("scratch-owt10k", ["--data.corpus", "https://example.invalid/book.txt"])
     with pytest.raises(UserError, match=r"train\.epochs"):
-        settled(settings, facts_of_text(settings), CPU)
+        complete_for_forecast(settings, read_corpus_stats(settings), CPU)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("0.5d", 43_200)])

@@ -14,7 +14,7 @@ ROOM = 15_000_000
 # The most memory that this process ever held: `ru_maxrss` would count its parent's, too.
 WATCHED = """
 import json, sys
-from fledge.cli import main
+from fledge.cli.main import main
 
 for words in json.loads(sys.argv[1]):
     assert main(words) == 0

@@ -18,17 +18,17 @@ import pyarrow.parquet as pq
 import pytest
 from rich.cells import cell_len
 
-from fledge.base.errors import UserError
-from fledge.cli import main
+from fledge.cli.main import main
+from fledge.core.errors import UserError
 from fledge.datasets import plan
-from fledge.datasets.build import claimed
+from fledge.datasets.build import claim
 from fledge.datasets.config import DataConfig
 from fledge.datasets.shards import Dataset, open_dataset
 from fledge.recipes import prepare as recipe
-from fledge.recipes.prepare import ensure, prepare
-from fledge.tokens import tokenizer as tokenizers
-from fledge.tokens.char import CharTokenizer
-from fledge.tokens.config import TokenizerConfig
+from fledge.recipes.prepare import ensure_dataset, prepare
+from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers.char import CharTokenizer
+from fledge.tokenizers.config import TokenizerConfig
 
 CHAR = TokenizerConfig(kind="char")
 PLAIN = TokenizerConfig(kind="char", end_of_text=False)
@@ -138,9 +138,9 @@ def test_a_text_the_given_tokenizer_cannot_write_is_refused_and_leaves_nothing(p
 
 def test_what_is_needed_is_prepared_once_and_then_opened(poems: Path, cache: Path) -> None:
     data = DataConfig(corpus=str(poems))
-    first = ensure(data, CHAR)
+    first = ensure_dataset(data, CHAR)
     stamps = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
-    assert ensure(data, CHAR).folder == first.folder
+    assert ensure_dataset(data, CHAR).folder == first.folder
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == stamps
 
 
@@ -155,9 +155,9 @@ def test_what_is_needed_is_prepared_once_and_then_opened(poems: Path, cache: Pat
 )
 def test_a_text_that_changed_is_prepared_anew(poems: Path, change: Callable[[Path], object]) -> None:
     data = DataConfig(corpus=str(poems))
-    first = ensure(data, CHAR)
+    first = ensure_dataset(data, CHAR)
     change(poems)
-    assert ensure(data, CHAR).folder != first.folder
+    assert ensure_dataset(data, CHAR).folder != first.folder
 
 
 @pytest.mark.parametrize(
@@ -171,27 +171,27 @@ def test_a_text_that_changed_is_prepared_anew(poems: Path, change: Callable[[Pat
     ],
 )
 def test_other_settings_give_another_dataset(poems: Path, data: dict[str, float], tokenizer: dict[str, bool]) -> None:
-    first = ensure(DataConfig(corpus=str(poems)), CHAR)
-    other = ensure(DataConfig(corpus=str(poems), **data), replace(CHAR, **tokenizer))  # type: ignore[arg-type]
+    first = ensure_dataset(DataConfig(corpus=str(poems)), CHAR)
+    other = ensure_dataset(DataConfig(corpus=str(poems), **data), replace(CHAR, **tokenizer))  # type: ignore[arg-type]
     assert other.folder != first.folder
 
 
 def test_the_stride_is_no_part_of_a_dataset(poems: Path) -> None:
-    first = ensure(DataConfig(corpus=str(poems)), CHAR)
-    assert ensure(DataConfig(corpus=str(poems), stride=7), CHAR).folder == first.folder
+    first = ensure_dataset(DataConfig(corpus=str(poems)), CHAR)
+    assert ensure_dataset(DataConfig(corpus=str(poems), stride=7), CHAR).folder == first.folder
 
 
 def test_a_tokenizer_file_whose_content_changed_gives_another_dataset(poems: Path, tmp_path: Path) -> None:
     file, folders = tmp_path / "t.json", set()
     for extra in "!?":
         tokenizers.save(CharTokenizer.train(["poem:la 0123456789\n" + extra]), file)
-        folders.add(ensure(DataConfig(corpus=str(poems)), TokenizerConfig(file=str(file))).folder)
+        folders.add(ensure_dataset(DataConfig(corpus=str(poems)), TokenizerConfig(file=str(file))).folder)
     assert len(folders) == 2
 
 
 def test_a_prepared_path_wins_over_a_corpus(poems: Path, tmp_path: Path) -> None:
     made = prepare([str(poems)], CHAR, DataConfig(), tmp_path / "out")
-    opened = ensure(DataConfig(corpus="absent", path=str(tmp_path / "out")), CHAR)
+    opened = ensure_dataset(DataConfig(corpus="absent", path=str(tmp_path / "out")), CHAR)
     assert opened.fingerprint == made.fingerprint
 
 
@@ -265,8 +265,8 @@ def test_a_tokenizer_is_named_by_kind_or_file(desk: Path, say: Say, monkeypatch:
     assert say("one.txt", "--out", "by-setting", "--tokenizer.kind", "char")[0] == 0
     kind, setting = ((desk / name / "tokenizer.json").read_bytes() for name in ("by-kind", "by-setting"))
     assert kind == setting
-    monkeypatch.setattr("fledge.recipes.tokenizers.usual_gpt2_folders", list)
-    monkeypatch.setattr("fledge.recipes.tokenizers.fetch", lambda name, *_: desk / "absent" / name)
+    monkeypatch.setattr("fledge.tokenizers.create.usual_gpt2_folders", list)
+    monkeypatch.setattr("fledge.tokenizers.create.fetch", lambda name, *_: desk / "absent" / name)
     _, _, err = say("one.txt", "--out", "gpt2", "--tokenizer", "gpt2")
     assert "absent" in err[0], "OpenAI's files were looked for, not a file named gpt2"
     assert "'chars'" in say("one.txt", "--out", "wrong", "--tokenizer", "chars")[2][0]
@@ -501,7 +501,7 @@ def spoiled(content: bytes) -> bytes:
 
 def test_while_another_process_writes_a_person_is_told(desk: Path, say: Say) -> None:
     (desk / "one.txt").write_text("a bad cab")
-    with claimed(str(desk / "data")):
+    with claim(str(desk / "data")):
         code, _, err = say("one.txt", "--out", "data")
     assert (code, err) == (
         2,
@@ -511,10 +511,10 @@ def test_while_another_process_writes_a_person_is_told(desk: Path, say: Say) -> 
 
 def test_what_another_process_is_preparing_is_waited_for(poems: Path, cache: Path) -> None:
     data, made = DataConfig(corpus=str(poems)), []
-    first = ensure(data, CHAR)
+    first = ensure_dataset(data, CHAR)
     shutil.rmtree(first.folder)
-    waiting = threading.Thread(target=lambda: made.append(ensure(data, CHAR)))
-    with claimed(str(first.folder)):
+    waiting = threading.Thread(target=lambda: made.append(ensure_dataset(data, CHAR)))
+    with claim(str(first.folder)):
         waiting.start()
         waiting.join(0.5)
         assert waiting.is_alive()
@@ -525,8 +525,8 @@ def test_what_another_process_is_preparing_is_waited_for(poems: Path, cache: Pat
 @pytest.mark.parametrize("name", ["x" * 250, "a b?c*[d] e", "鴨" * 80, "ü.tar.txt"])
 def test_a_text_of_any_name_has_its_place_in_the_cache(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("a bad cab")
-    first = ensure(DataConfig(corpus=str(tmp_path / name)), CHAR)
-    assert ensure(DataConfig(corpus=str(tmp_path / name)), CHAR).folder == first.folder
+    first = ensure_dataset(DataConfig(corpus=str(tmp_path / name)), CHAR)
+    assert ensure_dataset(DataConfig(corpus=str(tmp_path / name)), CHAR).folder == first.folder
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from fledge.base.errors import UserError
-from fledge.cli import main
-from fledge.model import count
+from fledge.cli.main import main
+from fledge.core.errors import UserError
+from fledge.model import flops
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.recipes.presets import describe, short
-from fledge.recipes.settings import expected_vocab_size, preset_files, read_preset, resolve
+from fledge.settings.pipeline import expected_vocab_size, preset_files, read_preset, resolve
 from fledge.text.corpora import CORPORA
 
 transformers = pytest.importorskip("transformers")
@@ -109,7 +109,7 @@ def test_the_toygpts_have_sines_and_a_head_with_biases() -> None:
 def test_smallgpt_is_trained_as_published() -> None:
     found = resolve("smallgpt-shakespeare", [])
     assert (found.optim.lr, found.optim.weight_decay, found.optim.schedule) == (3e-4, 0.1, "cosine")
-    assert (found.train.clip, found.train.batch, found.train.epochs) == (1.0, 16, 15)
+    assert (found.train.grad_clip, found.train.batch, found.train.epochs) == (1.0, 16, 15)
     assert (found.model.hidden_width, found.model.dropout) == (2 * 768, 0.1)
 
 
@@ -164,7 +164,7 @@ def test_the_page_about_presets_is_what_the_code_says(capsys: pytest.CaptureFixt
 
 def test_json_tells_what_a_preset_costs(capsys: pytest.CaptureFixture[str]) -> None:
     found, model = told(capsys, "modern-125m"), model_of("modern-125m")
-    assert found["parameters"] == count.parameters(model)
+    assert found["parameters"] == flops.parameters(model)
     assert found["non_embedding_parameters"] == found["parameters"] - 32768 * 768
     assert found["training_flops_per_token"] == 3 * found["forward_flops_per_token"]
     assert found["cache_bytes_per_token"] == 16 * 2 * 4 * 64 * 2

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from fledge.base.files import cache_dir
-from fledge.cli import main
-from fledge.recipes.settings import preset_files, resolve
+from fledge.cli.main import main
+from fledge.core.files import cache_dir
+from fledge.settings.pipeline import preset_files, resolve
 from fledge.text.corpora import CORPORA
 
 TEXT = "Once upon a time there was a duck.\n" * 40

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from fledge.base.errors import UserError
-from fledge.base.settings import build, known_keys, to_toml
+from fledge.core.config import build, known_keys, to_toml
+from fledge.core.errors import UserError
 from fledge.datasets.config import DataConfig
 from fledge.model.config import ModelConfig
 from fledge.optim.config import OptimConfig
-from fledge.recipes.settings import Settings, preset_files, read_preset, resolve, settle
-from fledge.tokens.config import TokenizerConfig
-from fledge.track.config import TrackConfig
-from fledge.train.config import TrainConfig
+from fledge.settings.pipeline import Settings, preset_files, read_preset, resolve, validated
+from fledge.tokenizers.config import TokenizerConfig
+from fledge.tracking.config import TrackConfig
+from fledge.training.config import TrainConfig
 
 NAN, INF = math.nan, math.inf
 
@@ -70,8 +70,8 @@ IMPOSSIBLE = [
     ("train", {"epochs": 0.0}, "train.epochs"),
     ("train", {"epochs": NAN}, "train.epochs"),
     ("train", {"epochs": INF}, "train.epochs"),
-    ("train", {"clip": -1.0}, "train.clip"),
-    ("train", {"clip": NAN}, "train.clip"),
+    ("train", {"grad_clip": -1.0}, "train.grad_clip"),
+    ("train", {"grad_clip": NAN}, "train.grad_clip"),
     ("train", {"eval_every": -1}, "train.eval_every"),
     ("train", {"sample_every": -1}, "train.sample_every"),
     ("train", {"log_every": 0}, "train.log_every"),
@@ -95,7 +95,7 @@ def test_an_impossible_value_is_refused_with_its_name_and_a_hint(
     section: str, values: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        settle({section: values})
+        validated({section: values})
     assert named in caught.value.message
     assert caught.value.hint
 
@@ -108,7 +108,7 @@ EDGES = [
     ("model", {"norm_bias": True, "norm": "layernorm"}),
     ("optim", {"lr": 1e-3, "min_lr": 1e-3}),
     ("optim", {"min_lr": 0.0, "warmup_steps": 0, "cooldown": 1.0, "weight_decay": 0.0, "betas": [0.0, 0.0]}),
-    ("train", {"steps": 1, "batch": 1, "micro_batch": 1, "seed": 0, "clip": 0.0, "eval_every": 0, "sample_every": 0}),
+    ("train", {"steps": 1, "batch": 1, "micro_batch": 1, "seed": 0, "grad_clip": 0.0, "eval_every": 0, "sample_every": 0}),
     ("train", {"seed": 2**63 - 1}),
     ("train", {"epochs": 0.001}),
     ("data", {"val": 0.0, "test": 0.0, "stride": 1}),
@@ -119,20 +119,20 @@ EDGES = [
 
 @pytest.mark.parametrize(("section", "values"), EDGES, ids=lambda case: str(case))
 def test_a_value_at_the_edge_of_what_is_possible_is_taken(section: str, values: dict[str, Any]) -> None:
-    found = getattr(settle({section: values}), section)
+    found = getattr(validated({section: values}), section)
     for key, value in values.items():
         assert getattr(found, key) == (tuple(value) if isinstance(value, list) else value)
 
 
 def test_a_model_vocabulary_smaller_than_the_tokenizers_is_refused() -> None:
     with pytest.raises(UserError, match=r"model\.vocab_size = 64 .* tokenizer\.vocab_size = 65"):
-        settle({"model": {"vocab_size": 64}, "tokenizer": {"vocab_size": 65}})
+        validated({"model": {"vocab_size": 64}, "tokenizer": {"vocab_size": 65}})
 
 
 @pytest.mark.parametrize("there", [{"data": {"path": "made"}}, {"tokenizer": {"file": "tokenizer.json"}}])
 def test_a_tokenizer_that_is_there_is_not_measured_by_the_one_that_would_be_trained(there: dict[str, Any]) -> None:
     asked = {"model": {"vocab_size": 64}, "tokenizer": {"vocab_size": 65}}
-    assert settle(asked, there).model.vocab_size == 64
+    assert validated(asked, there).model.vocab_size == 64
 
 
 def test_the_hint_for_a_micro_batch_names_those_that_divide() -> None:
@@ -165,7 +165,7 @@ def test_the_hint_for_key_heads_names_those_that_divide() -> None:
 def test_a_slip_in_a_name_is_answered_with_the_name_that_was_meant(name: str, near: str) -> None:
     section, key = name.split(".")
     with pytest.raises(UserError) as caught:
-        settle({section: {key: 1}})
+        validated({section: {key: 1}})
     assert f"'{name}'" in caught.value.message
     if key == "learning_rate":
         assert caught.value.hint
@@ -266,7 +266,7 @@ def test_the_nanogpt_preset_is_nanogpts_example() -> None:
     found = resolve("nanogpt-shakespeare-cpu", [])
     model, train, optim = found.model, found.train, found.optim
     assert (model.n_layer, model.n_head, model.n_embd, model.context, model.dropout) == (4, 4, 128, 64, 0.0)
-    assert (train.steps, train.batch, train.clip) == (2000, 12, 1.0)
+    assert (train.steps, train.batch, train.grad_clip) == (2000, 12, 1.0)
     assert (optim.lr, optim.min_lr, optim.warmup_steps, optim.betas) == (1e-3, 1e-4, 100, (0.9, 0.99))
     assert (found.data.split_by, found.data.val) == ("tail", 0.1)
 

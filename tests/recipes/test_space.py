@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.base.errors import UserError
-from fledge.recipes.space import Range, Values, read_space, suggest
-from fledge.recipes.trials import FAILED, FINISHED, Trial
+from fledge.core.errors import UserError
+from fledge.sweep.space import ListDimension, RangeDimension, read_space, suggest
+from fledge.sweep.study import FAILED, FINISHED, Trial
 
 pytest.importorskip("optuna")
 
@@ -26,13 +26,13 @@ SPACE = read_space(tomllib.loads(WRITTEN))
 
 def test_a_space_is_read_as_it_is_written_with_quotation_marks_or_without() -> None:
     assert {
-        "optim.lr": Range(1e-4, 1.0, log=True),
-        "model.n_layer": Values([2, 4, 6]),
-        "train.batch": Range(2, 64),
-        "optim.betas": Values([(0.9, 0.95), (0.9, 0.99)]),
-        "model.size": Values(["5M", "30M"]),
+        "optim.lr": RangeDimension(1e-4, 1.0, log=True),
+        "model.n_layer": ListDimension([2, 4, 6]),
+        "train.batch": RangeDimension(2, 64),
+        "optim.betas": ListDimension([(0.9, 0.95), (0.9, 0.99)]),
+        "model.size": ListDimension(["5M", "30M"]),
     } == SPACE
-    assert isinstance(SPACE["optim.lr"], Range)
+    assert isinstance(SPACE["optim.lr"], RangeDimension)
     assert isinstance(SPACE["optim.lr"].high, float)  # the setting is a number, so 1 is one, too
 
 

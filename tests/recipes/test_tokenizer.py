@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from fledge.cli import main
+from fledge.cli.main import main
 from fledge.recipes.prepare import prepare
 from fledge.recipes.tokenizer import print_coloured, readable
-from fledge.tokens import gpt2
-from fledge.tokens import tokenizer as tokenizers
-from fledge.tokens.config import TokenizerConfig
+from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers import gpt2
+from fledge.tokenizers.config import TokenizerConfig
 
 TEXT = "Once upon a time there was a duck, and the duck could write in 1999.\n" * 40
 TRAIN = ["tokenizer", "train", "duck.txt", "--vocab-size", "290"]

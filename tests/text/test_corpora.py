@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fledge.base.errors import UserError
+from fledge.core.errors import UserError
 from fledge.text import corpora, formats, hub, sources
-from fledge.text.corpora import CORPORA, find
+from fledge.text.corpora import CORPORA, find_corpus
 from fledge.text.inputs import Document, describe
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def test_shakespeare_is_read_from_what_was_downloaded_before(tmp_path: Path, mon
     monkeypatch.setenv("FLEDGE_CACHE", str(tmp_path))
     (tmp_path / "downloads").mkdir()
     (tmp_path / "downloads" / "shakespeare.txt").write_text("First Citizen:\n")
-    assert list(sources.read("shakespeare")) == [Document("shakespeare", "First Citizen:\n")]
+    assert list(sources.read_source("shakespeare")) == [Document("shakespeare", "First Citizen:\n")]
 
 
 def test_every_corpus_says_where_it_comes_from_and_under_which_licence() -> None:
@@ -57,7 +57,7 @@ def test_every_corpus_on_the_hub_has_an_address_of_files_that_can_be_read(name: 
 
 def test_an_unknown_corpus_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(UserError) as caught:
-        find("pyhton")
+        find_corpus("pyhton")
     assert "'python'" in caught.value.hint
 
 
@@ -70,8 +70,8 @@ def test_the_lines_of_wikitext_become_articles_however_they_are_sliced(tmp_path:
     file = tmp_path / "train-0.parquet"
     pq.write_table(pa.table({"text": LINES}), file, row_group_size=group)
     source = describe("w", str(file))
-    options = formats.Options(heading=CORPORA["wikitext-103"].heading)
-    whole = [d.text for d in formats.documents(formats.read(source, options))]
+    options = formats.ReadOptions(heading=CORPORA["wikitext-103"].heading)
+    whole = [d.text for d in formats.documents(formats.read_documents(source, options))]
     sliced = [p for part in formats.slices(source, 1) for p in formats.read_slice(part, options)]
     assert whole == ARTICLES
     assert [d.text for d in formats.documents(iter(sliced))] == ARTICLES
@@ -86,12 +86,12 @@ def test_a_corpus_is_read_from_the_hub_the_way_it_needs(remote: "Remote", monkey
     known = CORPORA["wikitext-103"]
     moved = corpora.Corpus(**{**vars(known), "origin": known.origin.replace("Salesforce/wikitext", "o/n")})
     monkeypatch.setitem(CORPORA, "wikitext-103", moved)
-    assert [d.text for d in sources.read("wikitext-103")] == ARTICLES
+    assert [d.text for d in sources.read_source("wikitext-103")] == ARTICLES
 
 
 @pytest.fixture(scope="module")
 def library() -> list[Document]:
-    return list(sources.read("python"))
+    return list(sources.read_source("python"))
 
 
 def test_the_python_corpus_is_the_library_in_a_fixed_order_without_its_tests(library: list[Document]) -> None:

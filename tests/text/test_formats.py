@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.base.errors import UserError
+from fledge.core.errors import UserError
 from fledge.text import formats, jsonl
 from fledge.text import parquet as parquet_format
 from fledge.text.formats import Document, is_text, read_file
-from fledge.text.inputs import PIECE, Input, Options, Tally, describe
+from fledge.text.inputs import PIECE, Input, ReadCounts, ReadOptions, describe
 
 
 def test_a_file_is_one_document_with_every_character_as_it_stands(tmp_path: Path) -> None:
@@ -72,8 +72,8 @@ def parquet(**columns: list[object]) -> bytes:
     return held.getvalue()
 
 
-def read(file: Path, tally: Tally | None = None, **options: str) -> list[str]:
-    found = formats.read(describe(file.name, str(file)), Options(**options), tally)  # type: ignore[arg-type]
+def read(file: Path, tally: ReadCounts | None = None, **options: str) -> list[str]:
+    found = formats.read_documents(describe(file.name, str(file)), ReadOptions(**options), tally)  # type: ignore[arg-type]
     return [document.text for document in formats.documents(found)]
 
 
@@ -182,14 +182,14 @@ def test_a_missing_parquet_field_is_refused_with_those_that_exist(tmp_path: Path
 
 def test_what_is_odd_is_kept_or_replaced_and_counted(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"a" * 9000 + b"\0\xff\xfe z\xf0\x9f")
-    tally = Tally()
+    tally = ReadCounts()
     assert read(tmp_path / "a.txt", tally) == ["a" * 9000 + "\0\ufffd\ufffd z\ufffd"]
     assert (tally.documents, tally.nul, tally.replaced) == (1, 1, 4)
 
 
 def test_half_characters_in_json_are_replaced_and_counted_and_whole_ones_kept(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "\\ud83e\\udd86 \\ud800"}\n{"text": ""}\n{"text": null}\n')
-    tally = Tally()
+    tally = ReadCounts()
     assert read(tmp_path / "a.jsonl", tally) == ["🦆 \ufffd"]
     assert (tally.surrogates, tally.empty, tally.documents) == (1, 2, 1)
 
@@ -198,7 +198,7 @@ def test_a_nul_is_counted_however_it_is_spelled(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "a\\u0000b\\u0000"}\n')
     (tmp_path / "a.parquet").write_bytes(parquet(text=["a\0b\0"]))
     for name in ("a.jsonl", "a.parquet"):
-        tally = Tally()
+        tally = ReadCounts()
         assert read(tmp_path / name, tally) == ["a\0b\0"]
         assert tally.nul == 2
 
@@ -208,15 +208,15 @@ def test_a_nul_is_counted_however_it_is_spelled(tmp_path: Path) -> None:
 )
 def test_a_file_of_nothing_is_counted_as_an_empty_document(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a").write_bytes(content)
-    tally = Tally()
+    tally = ReadCounts()
     assert read(tmp_path / "a", tally) == []
-    assert tally == Tally(empty=1)
+    assert tally == ReadCounts(empty=1)
 
 
 def test_tallies_of_several_readers_add_up() -> None:
-    sum_ = Tally(documents=1, nul=2)
-    sum_.add(Tally(documents=3, bytes=5))
-    assert sum_ == Tally(documents=4, bytes=5, nul=2)
+    sum_ = ReadCounts(documents=1, nul=2)
+    sum_.add(ReadCounts(documents=3, bytes=5))
+    assert sum_ == ReadCounts(documents=4, bytes=5, nul=2)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfeh\0i\0", "鴨".encode("utf-16"), b"PK\3\4\0\0"])
@@ -228,7 +228,7 @@ def test_utf16_and_other_binaries_are_refused(tmp_path: Path, content: bytes) ->
 
 def test_a_separator_cuts_a_text_into_documents_named_by_their_places(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"one\n\ntwo\n\n\nthree\n\n")
-    found = formats.read(describe("a", str(tmp_path / "a.txt")), Options(separator="\n\n"))
+    found = formats.read_documents(describe("a", str(tmp_path / "a.txt")), ReadOptions(separator="\n\n"))
     assert [(p.document, p.text) for p in found] == [("a@0", "one"), ("a@5", "two"), ("a@11", "three")]
 
 
@@ -240,8 +240,11 @@ def test_a_long_text_on_one_line_takes_little_memory(tmp_path: Path, content: by
     del content
     tracemalloc.start()
     try:
-        assert sum(len(piece.text) for piece in formats.read(source)) == length
-        assert sum(len(piece.text) for piece in formats.read(source, Options(separator="\n"))) in (length, 0)
+        assert sum(len(piece.text) for piece in formats.read_documents(source)) == length
+        assert sum(len(piece.text) for piece in formats.read_documents(source, ReadOptions(separator="\n"))) in (
+            length,
+            0,
+        )
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -256,7 +259,7 @@ def test_inputs_and_slices_travel_between_processes() -> None:
 def test_long_documents_in_json_come_in_pieces(tmp_path: Path) -> None:
     text = "one word after another " * 7_000
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}))
-    pieces = list(formats.read(describe("a", str(tmp_path / "a.jsonl"))))
+    pieces = list(formats.read_documents(describe("a", str(tmp_path / "a.jsonl"))))
     assert [p.last for p in pieces] == [False, False, True]
     assert "".join(p.text for p in pieces) == text
     assert max(len(p.text) for p in pieces) < 1.1 * PIECE

@@ -8,16 +8,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fledge.base.errors import UserError
+from fledge.core.errors import UserError
 from fledge.text import hub, sources
-from fledge.text.download import Patience
+from fledge.text.download import RetryPolicy
 
 from .conftest import File
 
 if TYPE_CHECKING:
     from .conftest import Remote
 
-QUICK = Patience(timeout=0.4, tries=3, pause=0.01)
+QUICK = RetryPolicy(timeout=0.4, tries=3, pause=0.01)
 AT = "hf://datasets/o/n"
 
 
@@ -69,7 +69,7 @@ def test_a_repository_without_a_path_means_all_its_texts(repo: "Remote") -> None
     ],
 )
 def test_an_address_is_taken_apart(url: str, repository: str, revision: str, path: str) -> None:
-    assert hub.parse(url) == hub.Place(repository, revision, path)
+    assert hub.parse(url) == hub.HubPath(repository, revision, path)
 
 
 @pytest.mark.parametrize("url", ["hf://o/n", "hf://datasets/o", "hf://datasets/../x", "hf://models/o/n/x"])
@@ -79,31 +79,31 @@ def test_what_is_no_address_of_a_data_set_is_refused(url: str) -> None:
 
 
 def test_the_texts_of_a_glob_are_read_in_order(repo: "Remote") -> None:
-    texts = [d.text for d in sources.read(AT + "/data/train-*.parquet")]
+    texts = [d.text for d in sources.read_source(AT + "/data/train-*.parquet")]
     assert texts == [f"train {n}" for n in range(5)]
 
 
 def test_only_what_is_wanted_is_downloaded(repo: "Remote") -> None:
-    assert next(sources.read(AT + "/data/train-*.parquet")).text == "train 0"
+    assert next(sources.read_source(AT + "/data/train-*.parquet")).text == "train 0"
     assert sum(path.startswith("/datasets/") for path, _ in repo.asked) == 1
 
 
 def test_what_was_fetched_before_needs_no_network(repo: "Remote", monkeypatch: pytest.MonkeyPatch) -> None:
     source = AT + "/data/train-*.parquet"
-    first = [d.text for d in sources.read(source)]
+    first = [d.text for d in sources.read_source(source)]
     endpoint = repo.address
     repo.shutdown()
     repo.server_close()
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
-    assert [d.text for d in sources.read(source)] == first
+    assert [d.text for d in sources.read_source(source)] == first
 
 
 def test_a_new_version_of_a_file_is_another_file(repo: "Remote") -> None:
     source = AT + "/data/train-0.parquet"
     before = sources.fingerprint([source])
-    assert [d.text for d in sources.read(source)] == ["train 0"]
+    assert [d.text for d in sources.read_source(source)] == ["train 0"]
     repo.files["data/train-0.parquet"] = File(parquet("new"))
-    assert [d.text for d in sources.read(source)] == ["new"]
+    assert [d.text for d in sources.read_source(source)] == ["new"]
     assert sources.fingerprint([source]) != before
 
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fledge.base.errors import UserError
+from fledge.core.errors import UserError
 from fledge.text import formats, plain, reading
-from fledge.text.inputs import Options, Tally
-from fledge.text.reading import gather
+from fledge.text.inputs import ReadCounts, ReadOptions
+from fledge.text.reading import open_sources
 
 LINE = "line %05d\n"  # ten bytes and a line's end
 PIECE = 110
@@ -54,8 +54,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_the_pieces_are_all_there_is_in_the_order_it_was_named(folder: Path) -> None:
-    tally = Tally()
-    found = gather([str(folder / "short-b.txt"), str(folder / "short-a.txt")])
+    tally = ReadCounts()
+    found = open_sources([str(folder / "short-b.txt"), str(folder / "short-a.txt")])
     assert "".join(piece.text for piece in found.pieces(tally)) == "".join(
         (folder / f"short-{name}.txt").read_text() for name in "ba"
     )
@@ -63,19 +63,19 @@ def test_the_pieces_are_all_there_is_in_the_order_it_was_named(folder: Path) -> 
 
 
 def test_the_size_counts_each_text_as_often_as_it_is_read(folder: Path) -> None:
-    assert gather([str(folder)]).size == 16_500
-    assert gather([f"{folder}/short-a.txt:2", f"{folder}/long.txt:0.5"]).size == 2_200 + 5_500
+    assert open_sources([str(folder)]).size == 16_500
+    assert open_sources([f"{folder}/short-a.txt:2", f"{folder}/long.txt:0.5"]).size == 2_200 + 5_500
 
 
 def test_a_sample_of_more_than_there_is_is_all_of_it(folder: Path) -> None:
-    found = gather([str(folder)])
+    found = open_sources([str(folder)])
     assert list(found.sample(found.size)) == list(found.pieces())
 
 
 @settings(max_examples=50)
 @given(limit=st.integers(1, 11_000))
 def test_a_sample_is_about_as_large_as_asked_for_and_never_comes_twice(folder: Path, limit: int) -> None:
-    texts = [piece.text for piece in gather([str(folder / "long.txt")]).sample(limit)]
+    texts = [piece.text for piece in open_sources([str(folder / "long.txt")]).sample(limit)]
     assert limit <= sum(map(len, texts)) < limit + 2 * PIECE
     assert texts == sorted(set(texts))
 
@@ -83,7 +83,7 @@ def test_a_sample_is_about_as_large_as_asked_for_and_never_comes_twice(folder: P
 @settings(max_examples=50)
 @given(limit=st.integers(2_000, 16_000))
 def test_a_sample_is_from_everywhere(folder: Path, limit: int) -> None:
-    found = gather([str(folder)])
+    found = open_sources([str(folder)])
     sampled = list(found.sample(limit))
     before = taken = 0
     for each in found.inputs:
@@ -93,7 +93,7 @@ def test_a_sample_is_from_everywhere(folder: Path, limit: int) -> None:
 
 
 def test_of_a_small_sample_what_is_not_taken_is_not_even_opened(folder: Path, opened: list[Any]) -> None:
-    found = gather([str(folder / "long.txt")])
+    found = open_sources([str(folder / "long.txt")])
     taken = list(found.sample(3 * PIECE))
     assert len(opened) == len(taken) == 3
     assert len(found.slices(reading.STRIDE)) == 25
@@ -102,7 +102,7 @@ def test_of_a_small_sample_what_is_not_taken_is_not_even_opened(folder: Path, op
 @settings(max_examples=50)
 @given(weight=st.sampled_from([0.2, 0.5, 0.8]), limit=st.integers(500, 4_000))
 def test_a_sample_of_a_share_holds_nothing_that_the_share_does_not(folder: Path, weight: float, limit: int) -> None:
-    found = gather([f"{folder}/long.txt:{weight}"])
+    found = open_sources([f"{folder}/long.txt:{weight}"])
     assume(limit < found.size)
     sampled, shared = ({piece.text for piece in pieces} for pieces in (found.sample(limit), found.pieces()))
     assert sampled
@@ -110,7 +110,7 @@ def test_a_sample_of_a_share_holds_nothing_that_the_share_does_not(folder: Path,
 
 
 def test_options_reach_the_text(folder: Path) -> None:
-    found = gather([str(folder)], Options(separator="00"), include=["long.txt"])
+    found = open_sources([str(folder)], ReadOptions(separator="00"), include=["long.txt"])
     assert [each.name for each in found.inputs] == [str(folder / "long.txt")]
     assert next(found.pieces()).text == "line "
 
@@ -121,7 +121,7 @@ def test_a_text_of_nothing_is_refused_by_the_names_of_its_sources(tmp_path: Path
         (tmp_path / f"{name}.txt").write_text(content)
     named = [str(tmp_path / f"{name}.txt") for name in "ab"]
     with pytest.raises(UserError) as caught:
-        gather(named)
+        open_sources(named)
     assert caught.value.message == f"there is no text in '{named[0]}', '{named[1]}'"
     assert caught.value.hint == "give a file or folder that holds some"
 
@@ -129,5 +129,5 @@ def test_a_text_of_nothing_is_refused_by_the_names_of_its_sources(tmp_path: Path
 def test_where_a_share_takes_nothing_that_is_said(tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("one document")
     with pytest.raises(UserError, match=r"no text in '.*one\.txt:0\.0001'") as caught:
-        gather([f"{tmp_path}/one.txt:0.0001"])
+        open_sources([f"{tmp_path}/one.txt:0.0001"])
     assert "of a few it may be none" in caught.value.hint

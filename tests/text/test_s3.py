@@ -2,7 +2,7 @@
 
 import pytest
 
-from fledge.base.errors import UserError
+from fledge.core.errors import UserError
 from fledge.text import formats, sources
 
 HELD = {
@@ -36,13 +36,13 @@ def test_a_file_a_folder_and_a_glob_are_found_in_order(bucket: str, path: str, n
 
 
 def test_its_texts_come_as_they_stand(bucket: str) -> None:
-    assert [d.text for d in sources.read(bucket + "/texts")] == [HELD["texts/a.txt"], "one", "two"]
+    assert [d.text for d in sources.read_source(bucket + "/texts")] == [HELD["texts/a.txt"], "one", "two"]
 
 
 def test_slices_of_it_are_the_whole(bucket: str) -> None:
     for source in sources.inputs(bucket + "/texts"):
         sliced = [p for part in formats.slices(source, 1) for p in formats.read_slice(part)]
-        assert sliced == list(formats.read(source))
+        assert sliced == list(formats.read_documents(source))
 
 
 def test_its_fingerprint_changes_with_its_content(bucket: str) -> None:

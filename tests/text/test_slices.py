@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fledge.text import formats, jsonl, plain
 from fledge.text.formats import Slice
-from fledge.text.inputs import Input, Options, Piece, Tally, describe
+from fledge.text.inputs import Input, Piece, ReadCounts, ReadOptions, describe
 
 SMALL = 64  # instead of a MiB, so that a short text has many cuts
 GRAINS = [
@@ -50,12 +50,12 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("slices") / "text"
 
 
-def check(source: Input, options: Options) -> list[Piece]:
+def check(source: Input, options: ReadOptions) -> list[Piece]:
     """Every way of slicing gives the pieces and the counts of the whole."""
-    tally = Tally()
-    whole = list(formats.read(source, options, tally))
+    tally = ReadCounts()
+    whole = list(formats.read_documents(source, options, tally))
     for target in (1, 3 * SMALL, 10**9):
-        counted = Tally()
+        counted = ReadCounts()
         parts = formats.slices(source, target)
         assert [p for part in parts for p in formats.read_slice(part, options, counted)] == whole
         assert counted == tally
@@ -71,7 +71,7 @@ def texts(pieces: list[Piece]) -> list[str]:
 def test_a_plain_text_is_the_same_in_slices_and_as_one(file: Path, content: bytes, mark: bool) -> None:
     content = b"\xef\xbb\xbf" * mark + content
     file.write_bytes(content)
-    pieces = check(Input("x", str(file), "txt", size=len(content)), Options())
+    pieces = check(Input("x", str(file), "txt", size=len(content)), ReadOptions())
     assert "".join(p.text for p in pieces) == content.decode("utf-8", "replace").removeprefix("\ufeff")
     assert [p.last for p in pieces] == [False] * (len(pieces) - 1) + [True] * bool(pieces)
 
@@ -82,7 +82,7 @@ def test_documents_between_separators_are_the_same_in_slices_and_as_one(
     file: Path, content: bytes, separator: str
 ) -> None:
     file.write_bytes(content)
-    pieces = check(Input("x", str(file), "txt", size=len(content)), Options(separator=separator))
+    pieces = check(Input("x", str(file), "txt", size=len(content)), ReadOptions(separator=separator))
     covered = bytearray(content)  # the plain way: mark all occurrences, overlapping ones too, and take the rest
     for match in re.finditer(b"(?=" + re.escape(separator.encode()) + b")", content):
         covered[match.start() : match.start() + len(separator)] = b"\0" * len(separator)
@@ -94,7 +94,7 @@ def test_documents_between_separators_are_the_same_in_slices_and_as_one(
 def test_json_lines_are_the_same_in_slices_and_as_one(file: Path, held: list[str], ending: str, raw: bool) -> None:
     body = "\n".join(json.dumps({"text": text}, ensure_ascii=not raw) for text in held) + ending
     file.write_bytes(body.encode())
-    pieces = check(Input("x", str(file), "jsonl", size=len(body.encode())), Options())
+    pieces = check(Input("x", str(file), "jsonl", size=len(body.encode())), ReadOptions())
     assert texts(pieces) == [text for text in held if text]
 
 
@@ -102,14 +102,14 @@ def test_json_lines_are_the_same_in_slices_and_as_one(file: Path, held: list[str
 @given(held=st.lists(st.text(max_size=150), min_size=1, max_size=12), group=st.integers(1, 5))
 def test_row_groups_are_the_same_in_slices_and_as_one(file: Path, held: list[str], group: int) -> None:
     pq.write_table(pa.table({"text": held}), file, row_group_size=group)
-    pieces = check(describe("x", str(file)), Options())
+    pieces = check(describe("x", str(file)), ReadOptions())
     assert texts(pieces) == [text for text in held if text]
 
 
 def test_a_cut_lies_where_a_word_begins(file: Path) -> None:
     content = b"word and word, then 12 words\n" * 20
     file.write_bytes(content)
-    pieces = check(Input("x", str(file), "txt", size=len(content)), Options())
+    pieces = check(Input("x", str(file), "txt", size=len(content)), ReadOptions())
     assert len(pieces) > 5
     for before, after in itertools.pairwise(pieces):
         assert (re.search(r"\w$", before.text) and re.match(r" [a-z]", after.text)) or before.text.endswith("\n")

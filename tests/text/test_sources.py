@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fledge.base.errors import UserError
+from fledge.core.errors import UserError
 from fledge.text import sources
-from fledge.text.inputs import Options, Tally
-from fledge.text.reading import gather
+from fledge.text.inputs import ReadCounts, ReadOptions
+from fledge.text.reading import open_sources
 
 if TYPE_CHECKING:
     from .conftest import Remote
@@ -25,30 +25,30 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_gives_its_text_files_in_the_order_of_their_paths(folder: Path) -> None:
-    assert [d.text for d in sources.read(str(folder))] == ["Z", "B"]
+    assert [d.text for d in sources.read_source(str(folder))] == ["Z", "B"]
 
 
 def test_hidden_and_binary_files_in_a_folder_are_passed_over(folder: Path) -> None:
-    names = [Path(d.name).name for d in sources.read(str(folder))]
+    names = [Path(d.name).name for d in sources.read_source(str(folder))]
     assert names == ["z.md", "b.txt"]
 
 
 def test_several_sources_keep_the_order_in_which_they_were_given(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "first.txt").write_text("F")
-    texts = [piece.text for piece in gather([str(tmp_path / "first.txt"), str(folder)]).pieces()]
+    texts = [piece.text for piece in open_sources([str(tmp_path / "first.txt"), str(folder)]).pieces()]
     assert texts == ["F", "Z", "B"]
 
 
 def test_a_path_wins_over_a_corpus_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "python").write_text("a snake")
     monkeypatch.chdir(tmp_path)
-    assert [d.text for d in sources.read("python")] == ["a snake"]
+    assert [d.text for d in sources.read_source("python")] == ["a snake"]
 
 
 def test_a_home_folder_can_be_abbreviated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.txt").write_text("at home")
-    assert [d.text for d in sources.read("~/mine.txt")] == ["at home"]
+    assert [d.text for d in sources.read_source("~/mine.txt")] == ["at home"]
 
 
 @pytest.mark.parametrize("source", ["nowhere/", "absent.txt", "./absent"])
@@ -57,13 +57,13 @@ def test_a_path_that_is_not_there_is_refused_by_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as caught:
-        sources.read(source)
+        sources.read_source(source)
     assert f"'{source}'" in caught.value.message
 
 
 def test_a_misspelt_corpus_is_refused_with_the_nearest_one() -> None:
     with pytest.raises(UserError) as caught:
-        sources.read("shakspere")
+        sources.read_source("shakspere")
     assert "shakespeare" in caught.value.hint
 
 
@@ -74,7 +74,7 @@ def test_a_text_of_nothing_is_refused(tmp_path: Path, texts: list[str]) -> None:
     for number, text in enumerate(texts):
         (held / f"{number}.txt").write_text(text)
     with pytest.raises(UserError, match=r"no text in .*held"):
-        gather([str(held)])
+        open_sources([str(held)])
 
 
 def test_the_fingerprint_stays_while_the_text_stays(folder: Path) -> None:
@@ -100,12 +100,12 @@ def test_the_fingerprint_of_a_corpus_tells_its_version() -> None:
     ("pattern", "texts"), [("*.txt", ["B"]), ("**/*.md", ["Z"]), ("**/*", ["Z", "B"]), ("[ab].txt", ["B"])]
 )
 def test_a_glob_gives_the_files_that_match_in_order(folder: Path, pattern: str, texts: list[str]) -> None:
-    assert [d.text for d in sources.read(f"{folder}/{pattern}")] == texts
+    assert [d.text for d in sources.read_source(f"{folder}/{pattern}")] == texts
 
 
 def test_a_glob_that_matches_nothing_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match=r"no text file matches .*\*\.doc"):
-        sources.read(f"{folder}/*.doc")
+        sources.read_source(f"{folder}/*.doc")
 
 
 def test_files_are_chosen_by_include_and_exclude(folder: Path) -> None:
@@ -124,13 +124,13 @@ def test_a_web_address_is_downloaded_once_and_read(remote: "Remote") -> None:
 
     remote.files["/book.txt"] = File("Käse".encode())
     for _ in range(2):
-        assert [d.text for d in sources.read(remote.address + "/book.txt")] == ["Käse"]
+        assert [d.text for d in sources.read_source(remote.address + "/book.txt")] == ["Käse"]
     assert len(remote.asked) == 1
 
 
 def test_a_binary_in_a_folder_is_passed_over_and_one_that_is_named_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="binary"):
-        list(sources.read(str(folder / "p.bin")))
+        list(sources.read_source(str(folder / "p.bin")))
 
 
 def test_a_weight_is_told_from_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_a_weight_is_told_from_a_name(tmp_path: Path, monkeypatch: pytest.Monkey
     assert sources.weighted("log:12") == ("log:12", 1.0)
     assert sources.weighted("http://localhost:8000") == ("http://localhost:8000", 1.0)
     assert sources.weighted("C:stuff") == ("C:stuff", 1.0)
-    assert [d.text for d in sources.read("log:12")] == ["a file with a colon"]
+    assert [d.text for d in sources.read_source("log:12")] == ["a file with a colon"]
     with pytest.raises(UserError, match="makes no sense"):
         sources.weighted("python:0")
 
@@ -154,7 +154,7 @@ def many(tmp_path: Path) -> str:
 
 
 def taken(source: str) -> list[str]:
-    return [piece.text for piece in sources.mix(sources.inputs(source), Options(separator="\n"))]
+    return [piece.text for piece in sources.mix(sources.inputs(source), ReadOptions(separator="\n"))]
 
 
 def test_a_share_is_always_the_same_documents_and_a_larger_one_holds_a_smaller_one(many: str) -> None:
@@ -172,8 +172,8 @@ def test_a_weight_above_one_repeats(many: str) -> None:
 
 def test_several_sources_are_mixed_by_their_weights_one_after_another(many: str, folder: Path) -> None:
     several = [*sources.inputs(str(folder) + ":2"), *sources.inputs(many + ":0.1")]
-    tally = Tally()
-    texts = [piece.text for piece in sources.mix(several, Options(separator="\n"), tally)]
+    tally = ReadCounts()
+    texts = [piece.text for piece in sources.mix(several, ReadOptions(separator="\n"), tally)]
     assert texts == ["Z", "Z", "B", "B", *taken(many + ":0.1")]
 
 
@@ -184,10 +184,10 @@ def test_a_weight_changes_the_fingerprint(many: str) -> None:
 def test_a_pipe_is_refused_as_it_can_be_read_only_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="pipe"):
-        sources.find(str(tmp_path / "pipe"))
+        sources.find_inputs(str(tmp_path / "pipe"))
 
 
 def test_a_glob_whose_stars_stand_in_a_name_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="stands for whole folders") as refusal:
-        sources.find(f"{folder}/**.txt")
+        sources.find_inputs(f"{folder}/**.txt")
     assert "**/*.txt" in refusal.value.hint

@@ -16,8 +16,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fledge.base.machine import Machine
-from fledge.batches.order import Order
+from fledge.batches.sampler import WindowSampler
+from fledge.core.device import Machine
 from fledge.datasets.shards import Split
 
 
@@ -30,14 +30,14 @@ class Batch:
 @dataclass(frozen=True)
 class Loader:
     split: Split
-    order: Order
+    order: WindowSampler
     batch_size: int  # sequences of a global step
     machine: Machine
 
     @property
-    def share(self) -> int:
+    def local_batch_size(self) -> int:
         """Sequences of a global step that are this rank's."""
-        return self.batch_size // self.machine.company.size
+        return self.batch_size // self.machine.world.size
 
     def micro_batches(self, number: int, size: int) -> list[Batch]:
         """This rank's share of global batch `number` (counted from 0), in pieces of `size` rows."""
@@ -45,17 +45,19 @@ class Loader:
         return [Batch(piece[:, :-1].contiguous(), piece[:, 1:].contiguous()) for piece in tokens.split(size)]
 
     @cached_property
-    def _ahead(self) -> "Ahead":
-        return Ahead(self._read)
+    def _ahead(self) -> "Prefetcher":
+        return Prefetcher(self._read)
 
     def _read(self, number: int) -> Tensor:
         """[B, T + 1], where a GPU can fetch it by itself."""
-        first = number * self.batch_size + self.machine.company.rank * self.share
-        tokens = torch.from_numpy(self.split.rows(self.order.starts(first, self.share), self.order.context + 1))
+        first = number * self.batch_size + self.machine.world.rank * self.local_batch_size
+        tokens = torch.from_numpy(
+            self.split.rows(self.order.starts(first, self.local_batch_size), self.order.context + 1)
+        )
         return tokens.pin_memory() if self.machine.device == "cuda" else tokens
 
 
-class Ahead:
+class Prefetcher:
     """number → what `read` gives, which is asked for the next number meanwhile. The thread ends with this object."""
 
     def __init__(self, read: Callable[[int], Tensor]) -> None:

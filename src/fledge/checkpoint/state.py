@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fledge.base.company import ALONE, Company, spread_like, whole
-from fledge.base.errors import UserError
+from fledge.core.distributed import SINGLE_PROCESS, World, full_tensor, shard_like
+from fledge.core.errors import UserError
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 
@@ -35,31 +35,33 @@ class State:
     rng: dict[str, str]
     val_loss: float | None = None
     scaling: dict[str, float] | None = None  # what fp16 remembers
-    at_once: int | None = None  # sequences, as many as had turned out to fit
-    owed: dict[str, float] | None = None  # the step's own figures, where it was interrupted before it was looked at
-    detours: tuple[tuple[int, int], ...] = ()  # batches that are passed over
+    micro_batch: int | None = None  # sequences, as many as had turned out to fit
+    pending_hooks: dict[str, float] | None = (
+        None  # the step's own figures, where it was interrupted before it was looked at
+    )
+    skipped: tuple[tuple[int, int], ...] = ()  # batches that are passed over
     compiled: bool | None = None  # False: the compiled code was found wrong, and the eager code trains
     guard: dict[str, Any] | None = None  # which losses are usual
     about: dict[str, Any] | None = None  # the settings, the text and the tokenizer that made it
 
 
 def capture(
-    model: GPT, optimizer: torch.optim.Optimizer, step: int, company: Company = ALONE, **progress: Any
+    model: GPT, optimizer: torch.optim.Optimizer, step: int, world: World = SINGLE_PROCESS, **progress: Any
 ) -> State:
     """Whole on the first rank."""
-    state = capture_part(model, optimizer, step, company, **progress)
-    return replace(state, weights=gathered(state.weights, company), optimizer=gathered(state.optimizer, company))
+    state = capture_part(model, optimizer, step, world, **progress)
+    return replace(state, weights=gathered(state.weights, world), optimizer=gathered(state.optimizer, world))
 
 
-def capture_part(model: GPT, optimizer: torch.optim.Optimizer, step: int, company: Company, **progress: Any) -> State:
+def capture_part(model: GPT, optimizer: torch.optim.Optimizer, step: int, world: World, **progress: Any) -> State:
     """On each rank what it holds."""
-    return State(step, weights_of(model), _optimizer_tensors(model, optimizer), _rng(company), **progress)
+    return State(step, weights_of(model), _optimizer_tensors(model, optimizer), _rng(world), **progress)
 
 
-def gathered(tensors: Tensors, company: Company) -> Tensors:
+def gathered(tensors: Tensors, world: World) -> Tensors:
     """Each tensor whole, on the first; on the others it is let go at once."""
-    everything = ((name, whole(tensor)) for name, tensor in tensors.items())
-    return {name: tensor for name, tensor in everything if company.first}
+    everything = ((name, full_tensor(tensor)) for name, tensor in tensors.items())
+    return {name: tensor for name, tensor in everything if world.is_main}
 
 
 def snapshot(state: State) -> State:
@@ -71,30 +73,30 @@ def snapshot(state: State) -> State:
     return replace(state, weights=copied(state.weights), optimizer=copied(state.optimizer))
 
 
-def bytes_of(state: State) -> int:
+def state_bytes(state: State) -> int:
     return sum(tensor.nbytes for tensor in (*state.weights.values(), *state.optimizer.values()))
 
 
-def beginning(weights: Tensors, seed: int) -> State:
-    """A run that has weights before its first step. Nobody has looked at them, so that is owed."""
+def initial_state(weights: Tensors, seed: int) -> State:
+    """A run that has weights before its first step. Nobody has looked at them, so that is pending_hooks."""
     torch.manual_seed(seed)
-    return State(0, weights, {}, _rng(ALONE), owed={})
+    return State(0, weights, {}, _rng(SINGLE_PROCESS), pending_hooks={})
 
 
-def restore(state: State, model: GPT, optimizer: torch.optim.Optimizer, company: Company = ALONE) -> None:
+def restore(state: State, model: GPT, optimizer: torch.optim.Optimizer, world: World = SINGLE_PROCESS) -> None:
     """Everything as it was; after this the next step is bit for bit the one that would have come.
 
     Only chance is another where there are more ranks, or fewer, than when it was captured: it stays as it is.
     """
     load_weights(model, state.weights)
     _load_optimizer(model, optimizer, state.optimizer)
-    _set_rng(state.rng, company)
+    _set_rng(state.rng, world)
 
 
-def seed_chance(seed: int, step: int, company: Company) -> None:
+def seed_rng(seed: int, step: int, world: World) -> None:
     """Each rank has a chance of its own, or all would drop out the same."""
-    if step or not company.first:
-        digest = hashlib.sha256(f"{seed} {step} {company.rank}".encode()).digest()
+    if step or not world.is_main:
+        digest = hashlib.sha256(f"{seed} {step} {world.rank}".encode()).digest()
         seed = int.from_bytes(digest[:7])
     torch.manual_seed(seed)
 
@@ -115,7 +117,7 @@ def load_weights(model: GPT, weights: Tensors) -> None:
     wanted = weights_of(model)
     check_fit(wanted, weights)
     for name, tensor in wanted.items():
-        tensor.copy_(spread_like(weights[name], tensor))
+        tensor.copy_(shard_like(weights[name], tensor))
 
 
 def check_fit(wanted: Tensors, weights: Tensors) -> None:
@@ -171,19 +173,19 @@ def _load_optimizer(model: GPT, optimizer: torch.optim.Optimizer, tensors: Tenso
 
     def own(kind: str, name: str) -> Tensor:
         tensor = tensors[f"{kind}/{name}"]
-        return spread_like(tensor, parameters[name]) if tensor.ndim else tensor
+        return shard_like(tensor, parameters[name]) if tensor.ndim else tensor
 
     memory = ({kind: own(kind, name) for kind in kinds[name]} for group in groups for name in group)
     state = {i: kept for i, kept in enumerate(memory) if kept}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _rng(company: Company) -> dict[str, str]:
+def _rng(world: World) -> dict[str, str]:
     """ "cpu" and "cuda" are the first rank's, "cpu/1" and so on those of the others."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
-    everyones = {kind: company.gather(state) for kind, state in states.items()}
+    everyones = {kind: world.all_gather(state) for kind, state in states.items()}
     return {
         _of_rank(kind, rank): base64.b64encode(bytes(state.tolist())).decode()
         for kind, ranks in everyones.items()
@@ -195,11 +197,11 @@ def _of_rank(kind: str, rank: int) -> str:
     return f"{kind}/{rank}" if rank else kind
 
 
-def _set_rng(states: dict[str, str], company: Company) -> None:
+def _set_rng(states: dict[str, str], world: World) -> None:
     def tensor(kind: str) -> Tensor:
-        return torch.tensor(list(base64.b64decode(states[_of_rank(kind, company.rank)])), dtype=torch.uint8)
+        return torch.tensor(list(base64.b64decode(states[_of_rank(kind, world.rank)])), dtype=torch.uint8)
 
-    if sum(name.startswith("cpu") for name in states) != company.size:
+    if sum(name.startswith("cpu") for name in states) != world.size:
         return
     torch.set_rng_state(tensor("cpu"))
     if "cuda" in states and torch.cuda.is_available():

@@ -16,26 +16,26 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
 
-from fledge.base import fast_json
-from fledge.base.errors import Interrupted, UserError, asked_by
-from fledge.base.files import PARTIAL, locked, new_folders, remove_partials
-from fledge.base.seals import intact
-from fledge.datasets import judge, shards
+from fledge.core import fast_json
+from fledge.core.checksums import verify
+from fledge.core.errors import Interrupted, UserError, signal_of
+from fledge.core.files import PARTIAL, file_lock, new_folders, remove_partials
+from fledge.datasets import filters, shards
 from fledge.datasets.config import DataConfig
-from fledge.datasets.division import Division
-from fledge.datasets.engines import Engine
-from fledge.datasets.judge import Rules
-from fledge.datasets.part import Job, Part, Record, make_part, record_name
-from fledge.datasets.place import WORK, Folder, Place, open_place
+from fledge.datasets.executors import Executor
+from fledge.datasets.filters import FilterRules
+from fledge.datasets.part import Part, PartRecord, PartSpec, make_part, record_name
 from fledge.datasets.plan import Watch, digest, plan
-from fledge.text.inputs import Tally
-from fledge.text.reading import Reading
-from fledge.tokens import tokenizer as tokenizers
-from fledge.tokens.tokenizer import Tokenizer
+from fledge.datasets.splits import SplitRule
+from fledge.datasets.storage import STAGING, LocalStorage, Storage, open_storage
+from fledge.text.inputs import ReadCounts
+from fledge.text.reading import SourceText
+from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers.base import Tokenizer
 
 MANY_DOCUMENTS = 100  # from here on a split by whole documents is fair to every split
-LOOKED_AT = 64 << 20  # bytes: in so much text they should show
-TOKENIZER_KEY = f"{WORK}/tokenizer.key"
+PREVIEW_DOCUMENTS = 64 << 20  # bytes: in so much text they should show
+TOKENIZER_KEY = f"{STAGING}/tokenizer.key"
 NUMBERED = "[0-9]*"  # in WORK: what came of the parts that are finished
 OURS = re.compile(rf"{shards.TOKENIZER}|{shards.SHARD.pattern}|{re.escape(PARTIAL)}.*")
 
@@ -43,10 +43,10 @@ By = Literal["document", "tail"]
 
 
 @dataclass(frozen=True)
-class Order:
+class BuildSpec:
     """What is asked for. `key` changes with the text, the settings and the tokenizer."""
 
-    reading: Reading
+    reading: SourceText
     data: DataConfig
     make_tokenizer: Callable[[], Tokenizer]
     key: str
@@ -55,10 +55,10 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Ahead:
+class BuildPlan:
     """What is known before the long work begins."""
 
-    order: Order
+    order: BuildSpec
     tokenizer: Tokenizer
     by: By
     parts: int
@@ -67,55 +67,55 @@ class Ahead:
     kept: float  # share of the text that the filters leave
 
 
-class Busy(UserError):
+class DatasetBusy(UserError):
     """Another process is making the same dataset."""
 
 
-def build(order: Order, engine: Engine, watch: Watch, ready: Callable[[Ahead], None]) -> bool:
+def build(order: BuildSpec, engine: Executor, watch: Watch, ready: Callable[[BuildPlan], None]) -> bool:
     """Whether there was anything to do: this very dataset may be there already. Another one is never overwritten."""
     if is_built(order.out, order.key):
         return False
-    with claimed(order.out) as place:
+    with claim(order.out) as place:
         if is_built(order.out, order.key):  # by another process, which has just let go of it
             return False
         if place.read(shards.MANIFEST) is not None:
             place.remove(shards.MANIFEST)  # it is this dataset's, and damaged: made anew
-        tokenizer = kept_tokenizer(order, place)
-        by = how_divided(order.data, order.reading)
-        division = Division(by, order.data.val, order.data.test)
-        job = Job(order.out, tokenizers.to_file(tokenizer), order.reading.options, division)
-        parts, seen = plan(order.reading, Rules.of(order.data), job, place, engine, watch)
-        records = finished(place, parts)
+        tokenizer = load_or_train_tokenizer(order, place)
+        by = split_method(order.data, order.reading)
+        division = SplitRule(by, order.data.val, order.data.test)
+        job = PartSpec(order.out, tokenizers.to_file(tokenizer), order.reading.options, division)
+        parts, seen = plan(order.reading, FilterRules.of(order.data), job, place, engine, watch)
+        records = finished_parts(place, parts)
         missing = [part for part in parts if part.number not in records]
         left = sum(part.size for part in missing)
-        ready(Ahead(order, tokenizer, by, len(parts), len(records), left, judge.share_kept(seen)))
+        ready(BuildPlan(order, tokenizer, by, len(parts), len(records), left, filters.kept_fraction(seen)))
         with watch("encoding", left) as advance:
             for part, record in engine(partial(make_part, job), missing):
                 records[part.number] = record
                 advance(part.size)
-        complete(order, place, tokenizer, [records[part.number] for part in parts], judge.counts(seen), by)
+        write_manifest(order, place, tokenizer, [records[part.number] for part in parts], filters.drop_counts(seen), by)
     return True
 
 
 def is_built(out: str, key: str) -> bool:
     """Whether this very dataset is there, and whole. Anything else that is there is refused."""
-    place, hint = open_place(out), "choose another --out, or remove it first"
+    place, hint = open_storage(out), "choose another --out, or remove it first"
     if (content := place.read(shards.MANIFEST)) is not None:
         with contextlib.suppress(ValueError, AttributeError):
             manifest = json.loads(content)
             if manifest.get("made") == key:
-                if whole := intact(content, indent=1) and is_whole(place, manifest):
+                if whole := verify(content, indent=1) and is_whole(place, manifest):
                     place.forget_work()  # where a process was killed just before its end
                 return whole
         raise UserError(f"'{out}' exists already", hint)
-    if isinstance(place, Folder) and os.path.lexists(place.path) and not (place.path / WORK).is_dir():
+    if isinstance(place, LocalStorage) and os.path.lexists(place.path) and not (place.path / STAGING).is_dir():
         raise UserError(f"'{out}' exists already", hint)
-    if others := strangers(place):
+    if others := foreign_files(place):
         raise UserError(f"'{out}' holds what is no part of a dataset: '{others[0]}'", hint)
     return False
 
 
-def is_whole(place: Place, manifest: dict[str, Any]) -> bool:
+def is_whole(place: Storage, manifest: dict[str, Any]) -> bool:
     """Whether what the manifest names is there, undamaged."""
     content = place.read(shards.TOKENIZER) or b""
     with contextlib.suppress(ValueError, AttributeError):
@@ -127,58 +127,61 @@ def is_whole(place: Place, manifest: dict[str, Any]) -> bool:
     return False
 
 
-def strangers(place: Place) -> list[str]:
+def foreign_files(place: Storage) -> list[str]:
     """Files that fledge did not put here, and must not remove."""
     return sorted(name for name in place.names() if not OURS.fullmatch(name))
 
 
 @contextlib.contextmanager
-def claimed(out: str) -> Iterator[Place]:
+def claim(out: str) -> Iterator[Storage]:
     """The place is ours, begun or gone on with. Where the work fails, what is finished stays, if anything is."""
-    place = open_place(out)
-    with alone(place, out):
+    place = open_storage(out)
+    with build_lock(place, out):
         try:
             yield place
         except BaseException as error:
-            if not tidied(place):
-                tell_of_the_rest(error)
+            if not remove_leftovers(place):
+                remaining_errors(error)
             raise
 
 
 @contextlib.contextmanager
-def alone(place: Place, out: str) -> Iterator[None]:
+def build_lock(place: Storage, out: str) -> Iterator[None]:
     """Nobody else writes into the same folder; an object store knows no locks."""
-    if not isinstance(place, Folder):
+    if not isinstance(place, LocalStorage):
         yield
         return
-    work, busy = place.path / WORK, Busy(f"another fledge is writing '{out}'", "wait for it, or choose another --out")
+    work, busy = (
+        place.path / STAGING,
+        DatasetBusy(f"another fledge is writing '{out}'", "wait for it, or choose another --out"),
+    )
     with new_folders(place.path.parent):
         work.mkdir(parents=True, exist_ok=True)
-        with locked(work / "lock", busy):
+        with file_lock(work / "lock", busy):
             for folder in (place.path, work):
                 remove_partials(folder)
             yield
 
 
-def tidied(place: Place) -> bool:
+def remove_leftovers(place: Storage) -> bool:
     """Whether an attempt that failed has left nothing to go on with. What is far away is let be."""
-    if isinstance(place, Folder):
+    if isinstance(place, LocalStorage):
         if place.read(shards.MANIFEST) is not None:  # another dataset: only what was just begun beside it goes
             place.forget_work()
-        elif not any((place.path / WORK).glob(NUMBERED)) and not strangers(place):
+        elif not any((place.path / STAGING).glob(NUMBERED)) and not foreign_files(place):
             shutil.rmtree(place.path, ignore_errors=True)
     return place.read(TOKENIZER_KEY) is None
 
 
-def tell_of_the_rest(error: BaseException) -> None:
+def remaining_errors(error: BaseException) -> None:
     """What was finished before this happened is kept; a person should know."""
     if isinstance(error, KeyboardInterrupt):
-        raise Interrupted(asked_by(error), "the same command") from None
+        raise Interrupted(signal_of(error), "the same command") from None
     if isinstance(error, UserError):
         error.hint += "; what is finished is kept, and the same command goes on with it"
 
 
-def kept_tokenizer(order: Order, place: Place) -> Tokenizer:
+def load_or_train_tokenizer(order: BuildSpec, place: Storage) -> Tokenizer:
     """The tokenizer of an earlier attempt, if it was made of the same text; else a new one."""
     content = place.read(shards.TOKENIZER)
     if content is not None and place.read(TOKENIZER_KEY) == digest(order.key, content.hex()).encode():
@@ -190,7 +193,7 @@ def kept_tokenizer(order: Order, place: Place) -> Tokenizer:
     return made
 
 
-def how_divided(data: DataConfig, reading: Reading) -> By:
+def split_method(data: DataConfig, reading: SourceText) -> By:
     if data.split_by != "auto":
         return data.split_by
     documents = held = 0
@@ -199,18 +202,18 @@ def how_divided(data: DataConfig, reading: Reading) -> By:
         held += len(piece.text)
         if documents >= MANY_DOCUMENTS:
             return "document"
-        if held >= LOOKED_AT:
+        if held >= PREVIEW_DOCUMENTS:
             break
     return "tail"
 
 
-def finished(place: Place, parts: Sequence[Part]) -> dict[int, Record]:
+def finished_parts(place: Storage, parts: Sequence[Part]) -> dict[int, PartRecord]:
     """What was made before of the same text in the same way. Any other record goes, before its shards do."""
     records, there = {}, place.work()  # at a URL, to ask for each would take long
     for part in parts:
         if record_name(part.number) not in there:
             continue
-        record = Record.from_file(place.read(record_name(part.number)) or b"", part.key)
+        record = PartRecord.from_file(place.read(record_name(part.number)) or b"", part.key)
         if record and all(place.holds(info.file, info.sha256) for info in record.shards.values()):
             records[part.number] = record
         else:
@@ -218,8 +221,13 @@ def finished(place: Place, parts: Sequence[Part]) -> dict[int, Record]:
     return records
 
 
-def complete(
-    order: Order, place: Place, tokenizer: Tokenizer, records: Sequence[Record], dropped: dict[str, int], by: By
+def write_manifest(
+    order: BuildSpec,
+    place: Storage,
+    tokenizer: Tokenizer,
+    records: Sequence[PartRecord],
+    dropped: dict[str, int],
+    by: By,
 ) -> None:
     """What nobody needs goes, and the manifest is written."""
     splits = {split: [record.shards[split] for record in records if split in record.shards] for split in shards.SPLITS}
@@ -227,7 +235,7 @@ def complete(
         place.forget_work()  # it would help nobody
         why = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
         raise UserError(f"nothing is left of the text in {order.reading.name} ({why})", "loosen the filters of [data]")
-    tally = Tally()
+    tally = ReadCounts()
     for record in records:
         tally.add(record.tally)
     sizes = {split: sum(record.sizes[split] for record in records) for split in shards.SPLITS}

@@ -4,8 +4,8 @@ import codecs
 from dataclasses import dataclass
 from typing import Literal
 
-from fledge.base.errors import UserError
-from fledge.base.settings import refuse_odd_counts, setting
+from fledge.core.config import refuse_odd_counts, setting
+from fledge.core.errors import UserError
 
 ASCII = bytes(range(128)).decode("ascii")
 

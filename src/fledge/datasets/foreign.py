@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fledge.base.errors import UserError
-from fledge.base.files import sha256
+from fledge.core.errors import UserError
+from fledge.core.files import sha256
 from fledge.datasets import shards
 from fledge.datasets.shards import MANIFEST, SPLITS, Dataset, Split
-from fledge.tokens import tokenizer as tokenizers
-from fledge.tokens.tokenizer import Tokenizer
+from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers.base import Tokenizer
 
 LLMC_MAGIC = 20240520
 LLMC_HEADER = 256  # int32 each: magic, version, number of ids, then zeros
 
 
-def open_any(folder: Path, given: Callable[[], Tokenizer | None]) -> Dataset:
+def open_dataset_or_bin(folder: Path, given: Callable[[], Tokenizer | None]) -> Dataset:
     """Our own dataset, or a folder of `.bin` files together with the tokenizer that made them."""
     files = [] if (folder / MANIFEST).exists() or not folder.is_dir() else sorted(folder.glob("*.bin"))
     if not files:

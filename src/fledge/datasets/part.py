@@ -15,26 +15,26 @@ from typing import Any
 
 import numpy as np
 
-from fledge.base import fast_json
-from fledge.datasets import judge
-from fledge.datasets.division import Division, Stretch, divide
-from fledge.datasets.place import WORK, open_place
+from fledge.core import fast_json
+from fledge.datasets import filters
 from fledge.datasets.shards import SPLITS, ShardInfo, ShardWriter
-from fledge.text.formats import Options, Slice, Tally, read_slice
+from fledge.datasets.splits import Span, SplitRule, split_pieces
+from fledge.datasets.storage import STAGING, open_storage
+from fledge.text.formats import ReadCounts, ReadOptions, Slice, read_slice
 from fledge.text.inputs import PIECE
 from fledge.text.sources import share
-from fledge.tokens import tokenizer as tokenizers
-from fledge.tokens.tokenizer import Tokenizer
+from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers.base import Tokenizer
 
 
 @dataclass(frozen=True)
-class Job:
+class PartSpec:
     """What all parts have in common. `tokenizer` is the content of its file."""
 
     out: str
     tokenizer: bytes
-    options: Options
-    division: Division
+    options: ReadOptions
+    division: SplitRule
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class Part:
     number: int
     key: str
     slices: tuple[Slice, ...]
-    seen: tuple[judge.Seen, ...] | None = None
+    seen: tuple[filters.Seen, ...] | None = None
 
     @property
     def size(self) -> int:
@@ -52,52 +52,52 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Record:
+class PartRecord:
     """What came of a part."""
 
     key: str
     shards: dict[str, ShardInfo] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)  # of the text, in bytes
-    tally: Tally = field(default_factory=Tally)
+    tally: ReadCounts = field(default_factory=ReadCounts)
 
     def to_file(self) -> bytes:
-        return sealed(json.dumps(asdict(self)).encode())
+        return with_checksum(json.dumps(asdict(self)).encode())
 
     @classmethod
-    def from_file(cls, content: bytes, key: str) -> "Record | None":
+    def from_file(cls, content: bytes, key: str) -> "PartRecord | None":
         """None where it is damaged, or has another key."""
-        value: dict[str, Any] = json.loads(unsealed(content) or b"{}")
+        value: dict[str, Any] = json.loads(checked_content(content) or b"{}")
         if value.get("key") != key:
             return None
         shards = {split: ShardInfo(**info) for split, info in value["shards"].items()}
-        return cls(key, shards, value["sizes"], Tally(**value["tally"]))
+        return cls(key, shards, value["sizes"], ReadCounts(**value["tally"]))
 
 
-def sealed(content: bytes) -> bytes:
+def with_checksum(content: bytes) -> bytes:
     """With its own hash before it: what comes back from a disk may be anything."""
     return hashlib.sha256(content).hexdigest().encode() + b"\n" + content
 
 
-def unsealed(content: bytes | None) -> bytes | None:
+def checked_content(content: bytes | None) -> bytes | None:
     seal, _, inner = (content or b"").partition(b"\n")
     return inner if seal == hashlib.sha256(inner).hexdigest().encode() else None
 
 
 def record_name(number: int) -> str:
-    return f"{WORK}/{number:05d}.json"
+    return f"{STAGING}/{number:05d}.json"
 
 
-def make_part(job: Job, part: Part) -> Record:
-    tokenizer, place, tally = open_tokenizer(job.tokenizer), open_place(job.out), Tally()
+def make_part(job: PartSpec, part: Part) -> PartRecord:
+    tokenizer, place, tally = open_tokenizer(job.tokenizer), open_storage(job.out), ReadCounts()
     with place.staging() as folder:
         writers = {split: SplitWriter(folder / split, tokenizer) for split in SPLITS}
-        for stretch in stretches(job, part, tally):
+        for stretch in spans(job, part, tally):
             writers[stretch.split].add(stretch)
         done = {split: writer.close(f"{split}/{part.number:05d}.tokens") for split, writer in writers.items()}
         shards = {split: info for split, info in done.items() if info.tokens}
         for split, info in shards.items():
             place.adopt(folder / split, info.file)
-    record = Record(part.key, shards, {split: writer.bytes for split, writer in writers.items()}, tally)
+    record = PartRecord(part.key, shards, {split: writer.bytes for split, writer in writers.items()}, tally)
     place.write(record_name(part.number), record.to_file())
     return record
 
@@ -108,15 +108,15 @@ def open_tokenizer(content: bytes) -> Tokenizer:
     return tokenizers.parse(fast_json.loads(content), "the dataset's tokenizer")
 
 
-def stretches(job: Job, part: Part, tally: Tally) -> Iterator[Stretch]:
+def spans(job: PartSpec, part: Part, tally: ReadCounts) -> Iterator[Span]:
     for number, each in enumerate(part.slices):
         pieces = read_slice(each, job.options, tally)
         if part.seen is not None:
-            pieces = judge.kept(pieces, part.seen[number])
-        yield from divide(share(pieces, each.share), job.division, partial(opening, each, job.options))
+            pieces = filters.kept_pieces(pieces, part.seen[number])
+        yield from split_pieces(share(pieces, each.share), job.division, partial(opening, each, job.options))
 
 
-def opening(part: Slice, options: Options) -> str:
+def opening(part: Slice, options: ReadOptions) -> str:
     """The first piece of the document in whose middle a slice begins: only a plain text is cut so."""
     return next(read_slice(Slice(part.source, 0, PIECE), options)).text
 
@@ -130,7 +130,7 @@ class SplitWriter:
         self.end = None if tokenizer.end_of_text is None else np.array([tokenizer.end_of_text], dtype=np.uint32)
         self.bytes = 0
 
-    def add(self, stretch: Stretch) -> None:
+    def add(self, stretch: Span) -> None:
         if stretch.begins:
             self.shard.begin_document()
         self.shard.add(self.tokenizer.encode(stretch.text))

@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from fledge.datasets import judge
-from fledge.datasets.engines import Engine
-from fledge.datasets.judge import Rules, Seen
-from fledge.datasets.part import Job, Part, sealed, unsealed
-from fledge.datasets.place import WORK, Place, open_place
+from fledge.datasets import filters
+from fledge.datasets.executors import Executor
+from fledge.datasets.filters import FilterRules, Seen
+from fledge.datasets.part import Part, PartSpec, checked_content, with_checksum
+from fledge.datasets.storage import STAGING, Storage, open_storage
 from fledge.text import formats, sources
 from fledge.text.formats import Slice
 from fledge.text.inputs import Input, is_url
-from fledge.text.reading import Reading
+from fledge.text.reading import SourceText
 
 LEAST, MOST, MOST_PARTS = 8 << 20, 64 << 20, 4096  # bytes of text in a part; parts
 
@@ -39,7 +39,7 @@ def digest(*facts: Any) -> str:
 
 
 def plan(
-    reading: Reading, rules: Rules, job: Job, place: Place, engine: Engine, watch: Watch
+    reading: SourceText, rules: FilterRules, job: PartSpec, place: Storage, engine: Executor, watch: Watch
 ) -> tuple[list[Part], list[Seen]]:
     """All parts; and what was seen of the documents, if anything. The number of workers plays no role."""
     options, by_tail = job.options, job.division.by == "tail"
@@ -56,11 +56,11 @@ def plan(
     slices = [part for part, _ in read]
     if not walk:
         return parts_of(slices, target, job), []
-    seen = judged(once, rules, job, target, place, engine, watch)
+    seen = filtered_parts(once, rules, job, target, place, engine, watch)
     return parts_of(slices, target, job, [seen[number] for _, number in read]), seen
 
 
-def parts_of(slices: Sequence[Slice], target: int, job: Job, seen: Sequence[Seen] | None = None) -> list[Part]:
+def parts_of(slices: Sequence[Slice], target: int, job: PartSpec, seen: Sequence[Seen] | None = None) -> list[Part]:
     """Slices in their order, as many in one part as make about `target` bytes."""
     groups: list[list[int]] = [[]]
     size = 0
@@ -71,7 +71,7 @@ def parts_of(slices: Sequence[Slice], target: int, job: Job, seen: Sequence[Seen
         groups[-1].append(at)
         size += each.size
     common = digest(hashlib.sha256(job.tokenizer).hexdigest(), asdict(job.options), asdict(job.division))
-    versions = {each.source: version(each.source) for each in slices}
+    versions = {each.source: source_version(each.source) for each in slices}
     parts = []
     for number, group in enumerate(groups):
         held = tuple(slices[at] for at in group)
@@ -82,7 +82,7 @@ def parts_of(slices: Sequence[Slice], target: int, job: Job, seen: Sequence[Seen
     return parts
 
 
-def version(source: Input) -> str:
+def source_version(source: Input) -> str:
     """Changes whenever the text may have changed."""
     if is_url(source.path):
         return sources.stored_version(source.path)
@@ -92,43 +92,49 @@ def version(source: Input) -> str:
 # The first walk, where documents are judged
 
 
-def judged(
-    slices: Sequence[Slice], rules: Rules, job: Job, target: int, place: Place, engine: Engine, watch: Watch
+def filtered_parts(
+    slices: Sequence[Slice],
+    rules: FilterRules,
+    job: PartSpec,
+    target: int,
+    place: Storage,
+    engine: Executor,
+    watch: Watch,
 ) -> list[Seen]:
     """What is known of the documents of each slice, and what becomes of them."""
     parts = parts_of(slices, target, replace(job, tokenizer=b""))
     parts = [replace(part, key=digest(part.key, asdict(rules))) for part in parts]
     there = place.work()
-    looked_at = [part for part in parts if judged_name(part.number) in there]
-    found = {part.number: rows for part in looked_at if (rows := known(place, part))}
+    looked_at = [part for part in parts if scan_name(part.number) in there]
+    found = {part.number: rows for part in looked_at if (rows := cached_scan(place, part))}
     missing = [part for part in parts if part.number not in found]
     with watch("looking", sum(part.size for part in missing)) as advance:
-        for part, rows in engine(partial(judge_part, job, rules), missing):
+        for part, rows in engine(partial(scan, job, rules), missing):
             found[part.number] = [each.copy() for each in rows]  # what Ray hands out cannot be written to
             advance(part.size)
     ordered = [rows for part in parts for rows in found[part.number]]
     if rules.dedup:
-        judge.mark_repeated(ordered)
+        filters.mark_duplicates(ordered)
     return ordered
 
 
-def judge_part(job: Job, rules: Rules, part: Part) -> list[Seen]:
-    found = [judge.look(each, job.options, rules) for each in part.slices]
+def scan(job: PartSpec, rules: FilterRules, part: Part) -> list[Seen]:
+    found = [filters.scan_part(each, job.options, rules) for each in part.slices]
     head = json.dumps({"key": part.key, "rows": [len(rows) for rows in found]}).encode()
-    content = sealed(head + b"\n" + b"".join(rows.tobytes() for rows in found))
-    open_place(job.out).write(judged_name(part.number), content)
+    content = with_checksum(head + b"\n" + b"".join(rows.tobytes() for rows in found))
+    open_storage(job.out).write(scan_name(part.number), content)
     return found
 
 
-def known(place: Place, part: Part) -> list[Seen] | None:
+def cached_scan(place: Storage, part: Part) -> list[Seen] | None:
     """What `judge_part` found before, if it is whole and of the same text."""
-    content = unsealed(place.read(judged_name(part.number)))
+    content = checked_content(place.read(scan_name(part.number)))
     if content is None:
         return None
     head, _, body = content.partition(b"\n")
-    facts, rows = json.loads(head), np.frombuffer(body, dtype=judge.SEEN).copy()
+    facts, rows = json.loads(head), np.frombuffer(body, dtype=filters.SEEN).copy()
     return np.split(rows, np.cumsum(facts["rows"])[:-1]) if facts["key"] == part.key else None
 
 
-def judged_name(number: int) -> str:
-    return f"{WORK}/{number:05d}.judged"
+def scan_name(number: int) -> str:
+    return f"{STAGING}/{number:05d}.judged"

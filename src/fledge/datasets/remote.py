@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from fledge.base.errors import UserError
-from fledge.base.files import PARTIAL, cache_dir, sha256, sync_file, write_atomic
-from fledge.datasets.place import Remote
+from fledge.core.errors import UserError
+from fledge.core.files import PARTIAL, cache_dir, sha256, sync_file, write_atomic
 from fledge.datasets.shards import MANIFEST, SHARD, TOKENIZER
+from fledge.datasets.storage import RemoteStorage
 
 Watch = Callable[[list[Any]], Iterable[Any]]
 
 
 def fetch(url: str, watch: Watch = iter) -> Path:
     folder = cache_dir() / "datasets" / f"remote-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
-    place = Remote(url)
+    place = RemoteStorage(url)
     manifest, tokenizer = place.read(MANIFEST), place.read(TOKENIZER)
     if manifest is None:
         raise UserError(f"'{url}' is not a prepared dataset", f"make one: fledge prepare SOURCE --out {url}")
@@ -47,7 +47,7 @@ def files_of(manifest: bytes, url: str) -> list[tuple[str, str]]:
         raise UserError(f"the dataset's manifest is damaged: '{url}/{MANIFEST}'", "prepare the dataset anew") from None
 
 
-def _fetch_checked(place: Remote, file: str, expected: str, path: Path) -> None:
+def _fetch_checked(place: RemoteStorage, file: str, expected: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=path.parent) as staging:
         fetched = Path(staging) / path.name

@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fledge.base.errors import UserError
-from fledge.base.files import read_json, sha256
-from fledge.base.seals import intact, sealed
-from fledge.tokens import tokenizer as tokenizers
-from fledge.tokens.tokenizer import Tokenizer
+from fledge.core.checksums import verify, with_checksum
+from fledge.core.errors import UserError
+from fledge.core.files import read_json, sha256
+from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers.base import Tokenizer
 
 MAGIC = b"FLEDGE01"
 HEADER = struct.Struct("<8sIxxxxQQ")  # magic, bytes per id, ids, documents; padded to 64 bytes
@@ -98,7 +98,7 @@ def manifest(
             for name, shards in splits.items()
         },
     }
-    return sealed(content, indent=1)
+    return with_checksum(content, indent=1)
 
 
 class Split:
@@ -180,7 +180,7 @@ def open_dataset(folder: Path) -> Dataset:
         raise UserError(f"'{folder}' is not a prepared dataset", "make one: fledge prepare SOURCE --out DIR")
     manifest = read_json(folder / MANIFEST, "the dataset's manifest")
     damaged = UserError(f"the dataset's manifest is damaged: '{folder / MANIFEST}'", "prepare the dataset anew")
-    if not intact((folder / MANIFEST).read_bytes(), indent=1):
+    if not verify((folder / MANIFEST).read_bytes(), indent=1):
         raise damaged
     tokenizer = tokenizers.load(folder / TOKENIZER)
     try:

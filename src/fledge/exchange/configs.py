@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fledge.base.errors import UserError
-from fledge.base.settings import build
-from fledge.exchange import names, parts
+from fledge.core.config import build
+from fledge.core.errors import UserError
+from fledge.exchange import compatibility, names
+from fledge.exchange.compatibility import Parts, made_of
 from fledge.exchange.names import Names
-from fledge.exchange.parts import Parts, made_of
 from fledge.model.config import ModelConfig
 
 Json = dict[str, Any]
@@ -22,7 +22,7 @@ ACTIVATION_OF = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "relu2
 
 
 @dataclass(frozen=True)
-class Class:
+class HFClass:
     """How one class of transformers is told in `config.json`."""
 
     name: str
@@ -51,43 +51,43 @@ MODERN = {
     "tie_word_embeddings": ("tied", False),
 }
 BIASES = {"attention_bias": ("output_bias", False)}
-LLAMA = Class(
+LLAMA = HFClass(
     "LlamaForCausalLM",
     "llama",
     names.HF_LLAMA,
-    parts.llama,
+    compatibility.llama,
     keys={**MODERN, **BIASES, "mlp_bias": ("mlp_bias", False)},
     must={"hidden_act": "silu", "rope_interleaved": False},
 )
-MISTRAL = Class(
+MISTRAL = HFClass(
     "MistralForCausalLM",
     "mistral",
     names.HF_LLAMA,
-    parts.mistral,
+    compatibility.mistral,
     keys={**MODERN, "num_key_value_heads": ("n_kv_head", 8), "sliding_window": ("window", 4096)},
     must={"hidden_act": "silu"},
 )
-QWEN2 = Class(
+QWEN2 = HFClass(
     "Qwen2ForCausalLM",
     "qwen2",
     names.HF_LLAMA,
-    parts.qwen2,
+    compatibility.qwen2,
     keys={**MODERN, "num_key_value_heads": ("n_kv_head", 32)},
     must={"hidden_act": "silu", "use_sliding_window": False},
 )
-QWEN3 = Class(
+QWEN3 = HFClass(
     "Qwen3ForCausalLM",
     "qwen3",
     names.HF_LLAMA,
-    parts.qwen3,
+    compatibility.qwen3,
     keys={**MODERN, **BIASES, "num_key_value_heads": ("n_kv_head", 32), "head_dim": ("head_dim", 128)},
     must={"hidden_act": "silu", "use_sliding_window": False},
 )
-GPT2 = Class(
+GPT2 = HFClass(
     "GPT2LMHeadModel",
     "gpt2",
     names.HF_GPT2,
-    parts.gpt2,
+    compatibility.gpt2,
     keys={
         "vocab_size": ("vocab_size", NEEDED),
         "n_positions": ("context", NEEDED),
@@ -107,9 +107,9 @@ GPT2 = Class(
 CLASSES = {each.name: each for each in (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2)}
 
 
-def read(config: Json, where: str) -> tuple[Class, ModelConfig]:
+def model_from_config(config: Json, where: str) -> tuple[HFClass, ModelConfig]:
     """What `config.json` describes; whatever we have no part for is refused by name."""
-    kind = find(config, where)
+    kind = find_class(config, where)
     for key, value in kind.must.items():
         if config.get(key, value) != value:
             raise UserError(
@@ -135,7 +135,7 @@ def checked(settings: Mapping[str, Any], where: str) -> ModelConfig:
         raise UserError(f"'{where}' describes no model: {error.message}", error.hint) from None
 
 
-def find(config: Json, where: str) -> Class:
+def find_class(config: Json, where: str) -> HFClass:
     if config.get("quantization_config"):
         raise UserError(f"the weights of '{where}' are quantised", "take the model as its author trained it")
     kind = config.get("model_type")
@@ -173,7 +173,7 @@ def _rotary_base(config: Json, where: str) -> Any:
     return told["rope_theta"]
 
 
-def write(model: ModelConfig, kind: Class) -> Json:
+def config_from_model(model: ModelConfig, kind: HFClass) -> Json:
     ours = made_of(model)
     told = {key: ACTIVATION_OF[ours[name]] if name == "mlp" else ours[name] for key, (name, _) in kind.keys.items()}
     if model.positions == "rotary":
@@ -182,8 +182,8 @@ def write(model: ModelConfig, kind: Class) -> Json:
     return {"architectures": [kind.name], "model_type": kind.model_type, **told, **kind.must, "dtype": "float32"}
 
 
-def held(model: ModelConfig) -> Class:
+def held_settings(model: ModelConfig) -> HFClass:
     """The class that can hold the model. Not Qwen2's: transformers gives it Qwen's own tokenizer whatever the folder
     holds, and Llama's, with one bias more, computes the same."""
     written = {name: each.parts for name, each in CLASSES.items() if each is not QWEN2}
-    return CLASSES[parts.choose(model, written, "Hugging Face's models")]
+    return CLASSES[compatibility.choose(model, written, "Hugging Face's models")]

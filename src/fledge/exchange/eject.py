@@ -27,17 +27,17 @@ from fledge.exchange.rewriting.scopes import taken
 from fledge.exchange.rewriting.specialise import specialise
 from fledge.exchange.rewriting.tidy import WIDTH, import_lines, tidy
 from fledge.model.config import ModelConfig
-from fledge.model.count import parameters
+from fledge.model.flops import parameters
 from fledge.model.gpt import GPT
 from fledge.optim.config import OptimConfig
-from fledge.train.config import TrainConfig
+from fledge.training.config import TrainConfig
 
 ROOT = "main"
 SETTINGS = "The settings of this model, and of its training."
 
 
 @dataclass(frozen=True)
-class Plan:
+class EjectPlan:
     """What a file is made for: the settings that it needs, and what to say of it."""
 
     title: str
@@ -48,7 +48,7 @@ class Plan:
     data: DataConfig
 
 
-def eject(plan: Plan) -> str:
+def eject(plan: EjectPlan) -> str:
     """The whole file."""
     settings = {type(each).__name__: each for each in (plan.model, plan.optim, plan.train, plan.data)}
     sources = gather(standalone, ROOT, leave_out=settings)
@@ -102,7 +102,7 @@ def number(value: object) -> str:
     return repr(value)
 
 
-def finish(text: str, sources: list[Source], plan: Plan) -> str:
+def finish(text: str, sources: list[Source], plan: EjectPlan) -> str:
     used = set(taken(Code(text).tree))
     documents = {"settings": SETTINGS} | {source.name: source.module.__doc__ or "" for source in sources}
     dropped = unchosen([plan.model, plan.optim])
@@ -123,7 +123,7 @@ def finish(text: str, sources: list[Source], plan: Plan) -> str:
 START = f'if __name__ == "__main__":\n    {ROOT}()\n'
 
 
-def introduction(plan: Plan) -> str:
+def introduction(plan: EjectPlan) -> str:
     said = (
         f"Its parts: {plan.parts}. It takes the weights of a run of fledge, model.safetensors."
         f" Written by fledge {__version__} from its own sources, and under their licence: MIT."

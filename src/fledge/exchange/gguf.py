@@ -20,18 +20,18 @@ import torch
 from gguf import GGMLQuantizationType as Type
 from torch import Tensor
 
-from fledge.base.errors import UserError
 from fledge.checkpoint.state import weights_of
-from fledge.exchange import gguf_vocabulary, names, parts, vocabulary
+from fledge.core.errors import UserError
+from fledge.exchange import compatibility, gguf_vocabulary, names, vocabulary
+from fledge.exchange.compatibility import Parts, made_of
 from fledge.exchange.configs import checked
 from fledge.exchange.names import Names
 from fledge.exchange.parity import ALLOWED, Parity, compare, probe, readable, text_of
-from fledge.exchange.parts import Parts, made_of
-from fledge.exchange.sources import Found
+from fledge.exchange.sources import ForeignModel
 from fledge.exchange.tensors import AGAIN, fitted
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
-from fledge.tokens.tokenizer import Tokenizer
+from fledge.tokenizers.base import Tokenizer
 
 DTYPES = {"f32": (Type.F32, 0), "f16": (Type.F16, 1), "q8_0": (Type.Q8_0, 7)}  # and the number of such a file
 BLOCK = 32  # numbers that share a scale in q8_0
@@ -39,7 +39,7 @@ ROUNDING = {"f32": 0.0, "f16": 2**-11, "q8_0": 0.005}  # how far a number may mo
 
 
 @dataclass(frozen=True)
-class Kind:
+class GGUFKind:
     """One architecture of llama.cpp: keys begin with its name."""
 
     name: str
@@ -72,26 +72,26 @@ OPTIONAL = {"attention.key_length", "attention.value_length", "rope.dimension_co
 
 def _gpt2(model: ModelConfig) -> Parts:
     """llama.cpp computes this one with GPT-2's own GELU only."""
-    return parts.gpt2(model, mlps=("gelu_tanh",))
+    return compatibility.gpt2(model, mlps=("gelu_tanh",))
 
 
 def _qwen3(model: ModelConfig) -> Parts:
-    return {**parts.qwen3(model), "qkv_bias": False, "output_bias": False}
+    return {**compatibility.qwen3(model), "qkv_bias": False, "output_bias": False}
 
 
 KINDS = {
-    "llama": Kind("llama", names.GGUF_LLAMA, parts.llama, MODERN),
-    "qwen2": Kind("qwen2", names.GGUF_QWEN, parts.qwen2, MODERN),
-    "qwen3": Kind("qwen3", names.GGUF_QWEN, _qwen3, MODERN),
-    "gpt2": Kind("gpt2", names.GGUF_GPT2, _gpt2, {**SIZES, "attention.layer_norm_epsilon": "norm_eps"}),
+    "llama": GGUFKind("llama", names.GGUF_LLAMA, compatibility.llama, MODERN),
+    "qwen2": GGUFKind("qwen2", names.GGUF_QWEN, compatibility.qwen2, MODERN),
+    "qwen3": GGUFKind("qwen3", names.GGUF_QWEN, _qwen3, MODERN),
+    "gpt2": GGUFKind("gpt2", names.GGUF_GPT2, _gpt2, {**SIZES, "attention.layer_norm_epsilon": "norm_eps"}),
 }
 
 
-def write(path: Path, model: GPT, tokenizer: Tokenizer, dtype: str, name: str) -> str:
+def write_gguf(path: Path, model: GPT, tokenizer: Tokenizer, dtype: str, name: str) -> str:
     """The whole model and its tokenizer as one file; gives back the architecture's name."""
-    kind = KINDS[parts.choose(model.config, {each: KINDS[each].parts for each in KINDS}, "GGUF files")]
+    kind = KINDS[compatibility.choose(model.config, {each: KINDS[each].parts for each in KINDS}, "GGUF files")]
     said = gguf_vocabulary.describe(tokenizer, model.config)  # may refuse: before anything is written
-    held = parts.hold(model.config, weights_of(model), kind.parts(model.config))
+    held = compatibility.make_compatible(model.config, weights_of(model), kind.parts(model.config))
     file = gguf.GGUFWriter(path, kind.name)
     file.add_name(name)
     file.add_file_type(DTYPES[dtype][1])
@@ -120,7 +120,7 @@ def _type(name: str, tensor: Tensor, wanted: Type) -> Type:
     return Type.F16 if wanted is Type.Q8_0 and tensor.shape[-1] % BLOCK else wanted
 
 
-def read(path: Path, given: Tokenizer | None = None) -> Found:
+def read_gguf(path: Path, given: Tokenizer | None = None) -> ForeignModel:
     """A GGUF of an architecture that we can build, its numbers made whole again."""
     tensors, said = _open(path)
     kind = KINDS.get(str(said.get("general.architecture")))
@@ -132,10 +132,10 @@ def read(path: Path, given: Tokenizer | None = None) -> Found:
     if _is_scaled(said, f"{kind.name}.rope."):
         raise UserError(f"'{path}' has scaled rotary positions, for which fledge has no part", "plain ones can be read")
     model = _model(path, said, {name: [int(n) for n in reversed(x.shape)] for name, x in tensors.items()}, kind)
-    tokenizer = given or gguf_vocabulary.read(said, str(path))
-    vocabulary.check(tokenizer, model)
+    tokenizer = given or gguf_vocabulary.read_vocabulary(said, str(path))
+    vocabulary.check_tokenizer(tokenizer, model)
     whole = {name: _whole(path, tensor) for name, tensor in tensors.items()}
-    return Found(kind.name, model, fitted(whole, model, kind.names, str(path)), tokenizer)
+    return ForeignModel(kind.name, model, fitted(whole, model, kind.names, str(path)), tokenizer)
 
 
 def _is_scaled(said: Mapping[str, Any], rope: str) -> bool:
@@ -164,7 +164,7 @@ def _whole(path: Path, tensor: gguf.ReaderTensor) -> Tensor:
         ) from None
 
 
-def _model(path: Path, said: Mapping[str, Any], shapes: Mapping[str, list[int]], kind: Kind) -> ModelConfig:
+def _model(path: Path, said: Mapping[str, Any], shapes: Mapping[str, list[int]], kind: GGUFKind) -> ModelConfig:
     """What the keys say, and, where they are silent, what the tensors show."""
     shape: dict[str, Any] = {}
     for key, setting in kind.keys.items():
@@ -182,10 +182,10 @@ def _model(path: Path, said: Mapping[str, Any], shapes: Mapping[str, list[int]],
     return checked({**shape, **kind.parts(model)}, str(path))
 
 
-def check(path: Path, model: GPT, tokenizer: Tokenizer, dtype: str) -> Parity:
+def check_gguf(path: Path, model: GPT, tokenizer: Tokenizer, dtype: str) -> Parity:
     """The written file, read back and made whole: no weight further off than rounding, and its scores beside ours."""
-    found = read(path)
-    meant = parts.hold(model.config, weights_of(model), KINDS[found.kind].parts(model.config))
+    found = read_gguf(path)
+    meant = compatibility.make_compatible(model.config, weights_of(model), KINDS[found.kind].parts(model.config))
     for name, weight in meant.weights.items():
         difference = (found.weights[name] - weight.cpu()).abs().max()
         if not difference <= ROUNDING[dtype] * weight.abs().max() + 2**-24 * (dtype != "f32"):

@@ -11,12 +11,12 @@ from typing import Any
 import gguf
 from gguf import TokenType
 
-from fledge.base.errors import UserError
+from fledge.core.errors import UserError
 from fledge.model.config import ModelConfig
-from fledge.tokens import bytelevel
-from fledge.tokens.fast import FastTokenizer
-from fledge.tokens.patterns import GPT4
-from fledge.tokens.tokenizer import Tokenizer
+from fledge.tokenizers import bytelevel
+from fledge.tokenizers.base import Tokenizer
+from fledge.tokenizers.hf import HFTokenizer
+from fledge.tokenizers.patterns import GPT4
 
 Json = dict[str, Any]
 KEY = "tokenizer.ggml."
@@ -120,7 +120,7 @@ def _steps(part: Json | None) -> list[Json]:
     return inner if isinstance(inner, list) else [part]
 
 
-def read(said: Mapping[str, Any], where: str) -> FastTokenizer:
+def read_vocabulary(said: Mapping[str, Any], where: str) -> HFTokenizer:
     """The tokenizer of a GGUF, from what its keys say."""
     kind, rule = said.get(f"{KEY}model"), RULES.get(str(said.get(f"{KEY}pre")))
     if kind != "gpt2" or rule is None:
@@ -130,7 +130,7 @@ def read(said: Mapping[str, Any], where: str) -> FastTokenizer:
             "name the model's tokenizer.json: --tokenizer FILE",
         )
     try:
-        return FastTokenizer(_content(said[f"{KEY}tokens"], said[f"{KEY}token_type"], said[f"{KEY}merges"], rule))
+        return HFTokenizer(_content(said[f"{KEY}tokens"], said[f"{KEY}token_type"], said[f"{KEY}merges"], rule))
     except Exception as error:  # the library raises bare Exceptions for merges of unknown tokens
         raise UserError(f"the tokenizer in '{where}' is damaged ({error})", "fetch or copy the file again") from None
 

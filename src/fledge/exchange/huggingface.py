@@ -12,37 +12,37 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fledge.base.errors import UserError
-from fledge.base.files import read_json
 from fledge.checkpoint.state import Tensors, weights_of
-from fledge.exchange import configs, names, parts, vocabulary
+from fledge.core.errors import UserError
+from fledge.core.files import read_json
+from fledge.exchange import compatibility, configs, names, vocabulary
 from fledge.exchange.parity import Parity, compare, probe, readable, text_of
-from fledge.exchange.sources import Folder, Found, local
+from fledge.exchange.sources import ForeignModel, ModelFolder, local_folder
 from fledge.exchange.tensors import fitted, read_folder
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
-from fledge.tokens import tokenizer as tokenizers
-from fledge.tokens.tokenizer import Tokenizer
+from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers.base import Tokenizer
 
 CONFIG = "config.json"
 
 
-def read(folder: Folder, given: Tokenizer | None = None) -> Found:
+def read_folder_model(folder: ModelFolder, given: Tokenizer | None = None) -> ForeignModel:
     """The model of a folder; its own tokenizer, unless another is given. Weights come last: they are what is large."""
     if CONFIG not in folder:
         raise UserError(f"'{folder.name}' holds no {CONFIG}", "give a folder as save_pretrained writes it")
-    kind, model = configs.read(read_json(folder.path(CONFIG), CONFIG), folder.name)
-    tokenizer = given or vocabulary.read(folder, cuts_as_gpt2=kind is configs.GPT2)
-    vocabulary.check(tokenizer, model)
-    return Found(kind.name, model, fitted(read_folder(folder), model, kind.names, folder.name), tokenizer)
+    kind, model = configs.model_from_config(read_json(folder.path(CONFIG), CONFIG), folder.name)
+    tokenizer = given or vocabulary.read_tokenizer(folder, cuts_as_gpt2=kind is configs.GPT2)
+    vocabulary.check_tokenizer(tokenizer, model)
+    return ForeignModel(kind.name, model, fitted(read_folder(folder), model, kind.names, folder.name), tokenizer)
 
 
-def write(folder: Path, model: GPT, tokenizer: Tokenizer) -> str:
+def write_folder(folder: Path, model: GPT, tokenizer: Tokenizer) -> str:
     """Everything that transformers needs, into an empty folder; gives back the name of the class that it will use."""
-    kind = configs.held(model.config)
-    held = parts.hold(model.config, weights_of(model), kind.parts(model.config))
+    kind = configs.held_settings(model.config)
+    held = compatibility.make_compatible(model.config, weights_of(model), kind.parts(model.config))
     weights = names.to_theirs(held.weights, held.model, kind.names)
-    fill(folder, configs.write(held.model, kind), weights, model.config, tokenizer)
+    fill(folder, configs.config_from_model(held.model, kind), weights, model.config, tokenizer)
     return kind.name
 
 
@@ -55,19 +55,19 @@ def fill(
     _write_json(folder / "generation_config.json", {**end, "do_sample": True, "temperature": 0.8, **generation})
     whole = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
     save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
-    vocabulary.write(tokenizer, model, folder)
+    vocabulary.write_tokenizer(tokenizer, model, folder)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def check(folder: Path, model: GPT, tokenizer: Tokenizer, kind: str) -> Parity:
+def check_folder(folder: Path, model: GPT, tokenizer: Tokenizer, kind: str) -> Parity:
     """The written files, read by transformers where it is there, else by ourselves with the readable attention."""
     ids = probe(model)
     transformers = _transformers(kind)
     if transformers is None:
-        found = read(local(folder))
+        found = read_folder_model(local_folder(folder))
         if tokenizers.fingerprint(found.tokenizer) != tokenizers.fingerprint(tokenizer):
             raise UserError("the written tokenizer is not the one that was meant", "please report this")
         return compare(model, ids, readable(found.model, found.weights)(ids), "fledge, from the files")

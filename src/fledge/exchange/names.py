@@ -48,7 +48,7 @@ PAIRED = Layout(_pair, _halve)
 
 
 @dataclass(frozen=True)
-class Row:
+class NameRow:
     theirs: str
     ours: tuple[str, ...]
     layout: Layout = SAME
@@ -56,11 +56,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Names:
-    rows: tuple[Row, ...]
+    rows: tuple[NameRow, ...]
     prefix: str = ""  # of all names but the head's; left out in files of a model that was saved without its head
     not_weights: str = "$^"  # a pattern: masks and angles that some files carry along
 
-    def unrolled(self, n_layer: int) -> Iterator[Row]:
+    def unrolled(self, n_layer: int) -> Iterator[NameRow]:
         """The same rows with every block's number in the place of N."""
         for row in self.rows:
             if ".N." not in row.theirs:
@@ -68,7 +68,7 @@ class Names:
                 continue
             for n in range(n_layer):
                 ours = tuple(name.replace(".N.", f".{n}.") for name in row.ours)
-                yield Row(row.theirs.replace(".N.", f".{n}."), ours, row.layout)
+                yield NameRow(row.theirs.replace(".N.", f".{n}."), ours, row.layout)
 
 
 def to_theirs(weights: Mapping[str, Tensor], model: ModelConfig, names: Names) -> Tensors:
@@ -100,11 +100,11 @@ def to_ours(theirs: Mapping[str, Tensor], model: ModelConfig, names: Names) -> T
 Block = Mapping[str, str | tuple[str, Layout]]
 
 
-def _block(theirs: str, ours: Block) -> tuple[Row, ...]:
+def _block(theirs: str, ours: Block) -> tuple[NameRow, ...]:
     rows = []
     for name, of in ours.items():
         parts, layout = (of, SAME) if isinstance(of, str) else of
-        rows.append(Row(theirs + name, tuple(f"blocks.N.{part}" for part in parts.split()), layout))
+        rows.append(NameRow(theirs + name, tuple(f"blocks.N.{part}" for part in parts.split()), layout))
     return tuple(rows)
 
 
@@ -122,10 +122,10 @@ def _gpt2(layout: Layout) -> Names:
         "mlp.c_proj": ("mlp.down", layout),
     }
     outside = (
-        Row("transformer.wte", ("embed",)),
-        Row("transformer.wpe", ("positions",)),
-        Row("transformer.ln_f", ("norm",)),
-        Row("lm_head", ("head",)),
+        NameRow("transformer.wte", ("embed",)),
+        NameRow("transformer.wpe", ("positions",)),
+        NameRow("transformer.ln_f", ("norm",)),
+        NameRow("lm_head", ("head",)),
     )
     return Names(
         (*outside, *_block("transformer.h.N.", block)), "transformer.", r"transformer\.h\.\d+\.attn\.(bias|masked_bias)"
@@ -137,9 +137,9 @@ NANOGPT = _gpt2(SAME)
 
 HF_LLAMA = Names(
     (
-        Row("model.embed_tokens", ("embed",)),
-        Row("model.norm", ("norm",)),
-        Row("lm_head", ("head",)),
+        NameRow("model.embed_tokens", ("embed",)),
+        NameRow("model.norm", ("norm",)),
+        NameRow("lm_head", ("head",)),
         *_block(
             "model.layers.N.",
             {
@@ -164,10 +164,10 @@ HF_LLAMA = Names(
 
 def _gguf(attention: Block) -> Names:
     outside = (
-        Row("token_embd", ("embed",)),
-        Row("position_embd", ("positions",)),
-        Row("output_norm", ("norm",)),
-        Row("output", ("head",)),
+        NameRow("token_embd", ("embed",)),
+        NameRow("position_embd", ("positions",)),
+        NameRow("output_norm", ("norm",)),
+        NameRow("output", ("head",)),
     )
     block: Block = {
         "attn_norm": "attention_norm",

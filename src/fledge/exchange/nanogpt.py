@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from fledge.base.errors import UserError
+from fledge.core.errors import UserError
 from fledge.exchange import vocabulary
 from fledge.exchange.configs import checked
 from fledge.exchange.names import NANOGPT
-from fledge.exchange.sources import Found
+from fledge.exchange.sources import ForeignModel
 from fledge.exchange.tensors import fitted, read_pickle
-from fledge.tokens.tokenizer import Tokenizer
+from fledge.tokenizers.base import Tokenizer
 
 WRAPPER = "_orig_mod."  # what torch.compile puts before each name
 SAME_NAMES = ("n_layer", "n_head", "n_embd", "vocab_size", "dropout")  # as ours
@@ -25,7 +25,7 @@ VOCABULARY = (
 )
 
 
-def read(path: Path, given: Tokenizer | None) -> Found:
+def read_nanogpt(path: Path, given: Tokenizer | None) -> ForeignModel:
     content = read_pickle(path)
     tensors, args = (content.get(key) if isinstance(content, dict) else None for key in ("model", "model_args"))
     if not isinstance(args, dict) or not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
@@ -37,13 +37,13 @@ def read(path: Path, given: Tokenizer | None) -> Found:
     tensors = {str(name).removeprefix(WRAPPER): tensor for name, tensor in tensors.items()}
     if given is None:
         raise UserError(f"'{path}' does not hold its vocabulary", VOCABULARY)
-    vocabulary.check(given, model)
+    vocabulary.check_tokenizer(given, model)
     if given.kind == "char" and given.vocab_size != model.vocab_size:
         raise UserError(
             f"the text has {given.vocab_size} different characters, and the model {model.vocab_size}",
             "give the very text that it was trained on, whole",
         )
-    return Found("nanoGPT", model, fitted(tensors, model, NANOGPT, str(path)), given)
+    return ForeignModel("nanoGPT", model, fitted(tensors, model, NANOGPT, str(path)), given)
 
 
 def _settings(args: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fledge.base.errors import UserError
 from fledge.checkpoint.state import Tensors, load_weights
+from fledge.core.errors import UserError
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
-from fledge.tokens.tokenizer import Tokenizer
+from fledge.tokenizers.base import Tokenizer
 
 TOKENS = 1024  # a whole context of most models: windows and late places are judged too
 ALLOWED = 1e-4  # of the largest score: sums in another order differ by less, anything else by more

@@ -10,18 +10,18 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
 
-from fledge.base.errors import UserError
-from fledge.base.files import user_path
 from fledge.checkpoint.state import Tensors
+from fledge.core.errors import UserError
+from fledge.core.files import user_path
 from fledge.model.config import ModelConfig
 from fledge.text import hub
-from fledge.tokens.tokenizer import Tokenizer
+from fledge.tokenizers.base import Tokenizer
 
 ON_THE_HUB = re.compile(r"(?:hf://)?(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<rev>[^/@]+))?")
 
 
 @dataclass(frozen=True)
-class Found:
+class ForeignModel:
     """A model out of another program's files, in our parts and under our names."""
 
     kind: str  # what it was there
@@ -31,7 +31,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Folder:
+class ModelFolder:
     """Files by name, each with a way to get it."""
 
     name: str
@@ -44,11 +44,11 @@ class Folder:
         return self.files[name]()
 
 
-def find(source: str) -> Path | Folder:
+def find_model(source: str) -> Path | ModelFolder:
     """A file, or the files of a folder or of a repository. What lies here wins over what lies on the Hub."""
     path = user_path(source)
     if path.is_dir():
-        return local(path)
+        return local_folder(path)
     if path.exists():
         return path
     match = ON_THE_HUB.fullmatch(source)
@@ -58,8 +58,10 @@ def find(source: str) -> Path | Folder:
         )
     listed = hub.model_files(match["repo"], unquote(match["rev"] or "main"))
     at_the_top = [file for file in listed if "/" not in file.place.path]
-    return Folder(source, {file.place.path: partial(hub.download, file) for file in at_the_top})
+    return ModelFolder(source, {file.place.path: partial(hub.download, file) for file in at_the_top})
 
 
-def local(folder: Path) -> Folder:
-    return Folder(str(folder), {file.name: partial(Path, file) for file in sorted(folder.iterdir()) if file.is_file()})
+def local_folder(folder: Path) -> ModelFolder:
+    return ModelFolder(
+        str(folder), {file.name: partial(Path, file) for file in sorted(folder.iterdir()) if file.is_file()}
+    )

@@ -22,8 +22,8 @@ from fledge.model.gpt import GPT
 from fledge.model.init import build
 from fledge.optim.config import OptimConfig
 from fledge.optim.groups import build_optimizer
-from fledge.optim.schedule import multiplier
-from fledge.train.config import TrainConfig
+from fledge.optim.schedule import lr_multiplier
+from fledge.training.config import TrainConfig
 
 
 def batches(ids: NDArray[Any]) -> Iterator[Tensor]:
@@ -50,9 +50,9 @@ def train(model: GPT, data: Iterable[Tensor], steps: int) -> Iterator[float]:
                 loss = model.forward_loss(inputs, targets, full_logits_loss) / tokens[:, 1:].numel()
             loss.backward()  # gradients of micro-batches add up
             losses.append(loss.detach())
-        torch.nn.utils.clip_grad_norm_(model.parameters(), plan.clip or float("inf"))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), plan.grad_clip or float("inf"))
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * multiplier(optim, step, steps)
+            group["lr"] = group["peak"] * lr_multiplier(optim, step, steps)
         optimizer.step()
         optimizer.zero_grad()
         yield float(sum(losses))

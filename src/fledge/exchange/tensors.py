@@ -13,11 +13,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from fledge.base.errors import UserError
-from fledge.base.files import read_json
 from fledge.checkpoint.state import Tensors, blank_weights
+from fledge.core.errors import UserError
+from fledge.core.files import read_json
 from fledge.exchange.names import Names, to_ours, to_theirs
-from fledge.exchange.sources import Folder
+from fledge.exchange.sources import ModelFolder
 from fledge.model.config import ModelConfig
 
 NUMBERS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
@@ -25,7 +25,7 @@ AGAIN = "fetch or copy the file again"
 STEMS = (("model", ".safetensors"), ("pytorch_model", ".bin"))
 
 
-def read_folder(folder: Folder) -> Tensors:
+def read_folder(folder: ModelFolder) -> Tensors:
     """All tensors of a folder, from one file or from several; safetensors where there is a choice."""
     for stem, ending in STEMS:
         whole, index = f"{stem}{ending}", f"{stem}{ending}.index.json"
@@ -36,7 +36,7 @@ def read_folder(folder: Folder) -> Tensors:
     raise UserError(f"'{folder.name}' holds no weights", "they are called model.safetensors or pytorch_model.bin")
 
 
-def _read_parts(folder: Folder, index: str) -> Tensors:
+def _read_parts(folder: ModelFolder, index: str) -> Tensors:
     places = read_json(folder.path(index), "the index of the weights").get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise UserError(f"'{index}' of '{folder.name}' has no map of the weights", AGAIN)

@@ -8,21 +8,21 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fledge.base.errors import UserError
-from fledge.base.files import read_json
-from fledge.exchange.sources import Folder
+from fledge.core.errors import UserError
+from fledge.core.files import read_json
+from fledge.exchange.sources import ModelFolder
 from fledge.model.config import ModelConfig
-from fledge.tokens import bytelevel
-from fledge.tokens import tokenizer as tokenizers
-from fledge.tokens.fast import FastTokenizer
-from fledge.tokens.tokenizer import END_OF_TEXT, Tokenizer
+from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers import bytelevel
+from fledge.tokenizers.base import END_OF_TEXT, Tokenizer
+from fledge.tokenizers.hf import HFTokenizer
 
 TOKENIZER = "tokenizer.json"
 OLD = ("vocab.json", "merges.txt")
 GPT2_WAYS = ("GPT2Tokenizer", "GPT2TokenizerFast")
 
 
-def read(folder: Folder, cuts_as_gpt2: bool) -> Tokenizer:
+def read_tokenizer(folder: ModelFolder, cuts_as_gpt2: bool) -> Tokenizer:
     if TOKENIZER in folder:
         return tokenizers.load(folder.path(TOKENIZER))
     if all(name in folder for name in OLD) and (cuts_as_gpt2 or _says_gpt2(folder)):
@@ -32,25 +32,25 @@ def read(folder: Folder, cuts_as_gpt2: bool) -> Tokenizer:
     )
 
 
-def _says_gpt2(folder: Folder) -> bool:
+def _says_gpt2(folder: ModelFolder) -> bool:
     name = "tokenizer_config.json"
     return name in folder and read_json(folder.path(name), name).get("tokenizer_class") in GPT2_WAYS
 
 
-def join(vocabulary: Path, merges: Path) -> FastTokenizer:
+def join(vocabulary: Path, merges: Path) -> HFTokenizer:
     """The two old files as one tokenizer; the first line of the merges may be a comment."""
     ids = read_json(vocabulary, "the vocabulary")
     try:
         lines = [line for line in merges.read_text("utf-8").split("\n") if line and not line.startswith("#version")]
         pairs = [(first, second) for first, second in (line.split(" ") for line in lines)]
-        return FastTokenizer(bytelevel.content(ids, pairs, END_OF_TEXT if END_OF_TEXT in ids else None, "gpt2"))
+        return HFTokenizer(bytelevel.content(ids, pairs, END_OF_TEXT if END_OF_TEXT in ids else None, "gpt2"))
     except Exception as error:  # the library raises bare Exceptions for merges of unknown tokens
         raise UserError(
             f"'{vocabulary}' and '{merges}' are no tokenizer ({error})", "fetch both again, from the same model"
         ) from None
 
 
-def check(tokenizer: Tokenizer, model: ModelConfig) -> None:
+def check_tokenizer(tokenizer: Tokenizer, model: ModelConfig) -> None:
     """A model may have more places than there are tokens, as rounded sizes are faster; never fewer."""
     assert model.vocab_size is not None
     if tokenizer.vocab_size > model.vocab_size:
@@ -60,7 +60,7 @@ def check(tokenizer: Tokenizer, model: ModelConfig) -> None:
         )
 
 
-def write(tokenizer: Tokenizer, model: ModelConfig, folder: Path) -> None:
+def write_tokenizer(tokenizer: Tokenizer, model: ModelConfig, folder: Path) -> None:
     tokenizers.save(tokenizer, folder / TOKENIZER)
     described: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",

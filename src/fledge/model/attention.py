@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fledge.model.cache import LayerCache
 from fledge.model.config import ModelConfig
+from fledge.model.kv_cache import LayerCache
 from fledge.model.norms import RMSNorm
 
 Attend = Callable[[Tensor, Tensor, Tensor, int | None, float], Tensor]

@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 
 from fledge.model.attention import Attention
-from fledge.model.cache import LayerCache
 from fledge.model.config import ModelConfig
+from fledge.model.kv_cache import LayerCache
 from fledge.model.mlp import MLPS
 from fledge.model.norms import make_norm
 

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from fledge.base.errors import UserError
-from fledge.base.settings import listed_divisors, refuse_odd_counts, setting
+from fledge.core.config import listed_divisors, refuse_odd_counts, setting
+from fledge.core.errors import UserError
 
 EPS = {"layernorm": 1e-5, "rmsnorm": 1e-6}
 
@@ -33,10 +33,10 @@ class ModelConfig:
     mlp_bias: bool = setting(False, "biases in the MLP")
     norm_bias: bool = setting(False, "biases in the norms (layernorm only)")
     head_bias: bool = setting(False, "a bias for each token's score")
-    qk_norm: bool = setting(True, "normalise queries and keys, which keeps attention calm")
+    qk_norm: bool = setting(True, "normalise queries and keys, which keeps attention healthy")
     window: int | None = setting(None, "a token sees itself and the window - 1 before it; unset: everything")
     softcap: float | None = setting(None, "keep scores between -softcap and softcap, gently; unset: as they are")
-    pair_table: int | None = setting(None, "rows for what a token means after the one before it; unset: none")
+    bigram_rows: int | None = setting(None, "rows for what a token means after the one before it; unset: none")
     tied: bool = setting(False, "one matrix for reading tokens in and out")
     attention: Literal["auto", "sdpa", "blocked", "readable"] = setting(
         "auto", "how it is computed: a fused kernel, blocks of matrix products, or step by step; auto: the fastest here"
@@ -52,7 +52,7 @@ class ModelConfig:
             "context",
             "vocab_size",
             "mlp_width",
-            "pair_table",
+            "bigram_rows",
         )
         refuse_odd_counts(self, "model", counts)
         self._check_numbers()

@@ -11,12 +11,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from fledge.model.bigram import make_bigram
 from fledge.model.block import Block
-from fledge.model.cache import Cache, no_cache
 from fledge.model.config import ModelConfig
 from fledge.model.head import Head, make_head
+from fledge.model.kv_cache import Cache, no_cache
 from fledge.model.norms import make_norm
-from fledge.model.pairs import make_pairs
 from fledge.model.positions import POSITIONS, ROTATIONS
 
 HeadLoss = Callable[[Tensor, Head, Tensor], Tensor]  # hidden [B, T, C], head, targets [B, T] → summed loss
@@ -29,7 +29,7 @@ class GPT(nn.Module):
         self.config = config
         table = torch.empty(config.vocab_size, config.n_embd)  # drawn by initialise(), and not here too
         self.embed = nn.Embedding.from_pretrained(table, freeze=False)
-        self.pairs = make_pairs(config)
+        self.pairs = make_bigram(config)
         self.positions = POSITIONS[config.positions](config)
         rotation = ROTATIONS[config.positions](config)  # one table of angles for all blocks
         self.blocks = nn.ModuleList(Block(config, rotation) for _ in range(config.n_layer))

@@ -11,10 +11,10 @@ norms and biases                               weights 1, biases 0
 import torch
 from torch import Tensor, nn
 
+from fledge.model.bigram import Bigram
 from fledge.model.block import Block
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
-from fledge.model.pairs import Pairs
 from fledge.model.positions import LearnedPositions
 
 STD = 0.02
@@ -33,7 +33,7 @@ def initialise(model: GPT, generator: torch.Generator) -> None:
         weight.normal_(0.0, std, generator=generator)
 
     normal(model.embed.weight)
-    if isinstance(model.pairs, Pairs):
+    if isinstance(model.pairs, Bigram):
         model.pairs.weight.zero_()
     if isinstance(model.positions, LearnedPositions):
         normal(model.positions.weight)

@@ -16,7 +16,7 @@ from fledge.model.config import ModelConfig
 SINUSOIDAL_BASE = 10_000.0
 
 
-def waves(places: int, width: int, base: float) -> tuple[Tensor, Tensor]:
+def sinusoids(places: int, width: int, base: float) -> tuple[Tensor, Tensor]:
     """Cosine and sine of place / base^(2i/width), for each i below width/2: from fast to slow. [places, width/2]"""
     # On the CPU and in double precision, so that they are the same numbers wherever the model is built.
     place = torch.arange(places, dtype=torch.float64, device="cpu")
@@ -42,7 +42,7 @@ class SinusoidalPositions(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        cos, sin = waves(config.context, config.n_embd, SINUSOIDAL_BASE)  # [context, C/2]
+        cos, sin = sinusoids(config.context, config.n_embd, SINUSOIDAL_BASE)  # [context, C/2]
         self.register_buffer("table", torch.stack((sin, cos), dim=-1).flatten(1), persistent=False)  # [context, C]
 
     def forward(self, x: Tensor, start: int) -> Tensor:
@@ -77,7 +77,7 @@ class Rotary(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        cos, sin = waves(config.context, config.head_width, config.rotary_base)  # [context, D/2]
+        cos, sin = sinusoids(config.context, config.head_width, config.rotary_base)  # [context, D/2]
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 

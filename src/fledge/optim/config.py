@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from fledge.base.errors import UserError
-from fledge.base.settings import setting
+from fledge.core.config import setting
+from fledge.core.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -17,26 +17,26 @@ from torch import Tensor
 # Five turns of x ← a·x + b·x³ + c·x⁵ on the singular values bring all of them near one. Chosen for the steepest
 # beginning: small values must grow fast, and exactly one is not needed.
 A, B, C = 3.4445, -4.7750, 2.0315
-TURNS = 5
+NS_STEPS = 5
 TINY = 1e-7
 
 
-def orthogonal(matrices: Tensor, dtype: torch.dtype) -> Tensor:
+def newton_schulz(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     """The nearest matrices whose singular values are all about one. [N, rows, columns] → the same, in `dtype`."""
     length = matrices.norm(dim=(1, 2), keepdim=True).clamp(min=TINY)
     x = (matrices / length).to(dtype)  # in this order: gradients are often too small for fp16
     tall = x.shape[1] > x.shape[2]
     if tall:  # the smaller of the two products is enough
         x = x.mT
-    for _ in range(TURNS):
+    for _ in range(NS_STEPS):
         square = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=B, alpha=C), x, beta=A)
     return x.mT if tall else x
 
 
-def turned(matrices: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+def orthogonalize(matrices: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """Orthogonal, and longer where they are tall."""
-    update = orthogonal(torch.stack(list(matrices)), dtype).to(matrices[0].dtype)  # [N, rows, columns]
+    update = newton_schulz(torch.stack(list(matrices)), dtype).to(matrices[0].dtype)  # [N, rows, columns]
     update *= max(1.0, update.shape[1] / update.shape[2]) ** 0.5
     return list(update.unbind())
 
@@ -47,7 +47,7 @@ class Muon(torch.optim.AdamW):
     def __init__(self, groups: list[dict[str, Any]], dtype: torch.dtype, **adamw: Any) -> None:
         super().__init__(groups, **adamw)
         self.dtype = dtype  # of the products
-        self.turn: Callable[[Sequence[Tensor], torch.dtype], list[Tensor]] = turned
+        self.turn: Callable[[Sequence[Tensor], torch.dtype], list[Tensor]] = orthogonalize
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:

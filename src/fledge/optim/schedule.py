@@ -11,12 +11,12 @@ from collections.abc import Callable
 from fledge.optim.config import OptimConfig
 
 
-def multiplier(config: OptimConfig, step: int, steps: int) -> float:
+def lr_multiplier(config: OptimConfig, step: int, steps: int) -> float:
     """For update number `step`, counted from 0, of a run of `steps`."""
     if step < config.warmup_steps:
         return (step + 1) / (config.warmup_steps + 1)
     floor = config.min_lr / config.lr
-    height = HEIGHTS[config.schedule](step, config.warmup_steps, steps, config.cooldown)
+    height = SCHEDULES[config.schedule](step, config.warmup_steps, steps, config.cooldown)
     return floor + (1 - floor) * height
 
 
@@ -34,7 +34,7 @@ def _constant(_step: int, _warmup: int, _steps: int, _cooldown: float) -> float:
     return 1.0
 
 
-HEIGHTS: dict[str, Callable[[int, int, int, float], float]] = {
+SCHEDULES: dict[str, Callable[[int, int, int, float], float]] = {
     "cosine": _cosine,
     "trapezoid": _trapezoid,
     "constant": _constant,

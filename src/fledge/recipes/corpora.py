@@ -2,10 +2,10 @@
 
 import argparse
 
-from fledge.recipes.screen import report
+from fledge.cli.output import report
 from fledge.text import sources
-from fledge.text.corpora import CORPORA, find
-from fledge.track.terminal import printable
+from fledge.text.corpora import CORPORA, find_corpus
+from fledge.tracking.terminal import printable
 
 LINES = 24
 SHOWN = ("name", "about", "origin", "size", "licence", "network")
@@ -13,7 +13,7 @@ SHOWN = ("name", "about", "origin", "size", "licence", "network")
 
 def run(args: argparse.Namespace) -> None:
     if args.name:
-        first = next(sources.read(find(args.name).name))
+        first = next(sources.read_source(find_corpus(args.name).name))
         beginning = "\n".join(first.text.splitlines()[:LINES])
         report({"document": first.name, "beginning": beginning}, as_json=args.json, text=printable(beginning))
         return

@@ -9,23 +9,23 @@ import argparse
 import re
 from dataclasses import asdict, dataclass
 
-from fledge.base.errors import UserError
-from fledge.base.settings import listed_divisors
-from fledge.batches.order import Order, Route
-from fledge.checkpoint import run as run_folder
+from fledge.batches.sampler import SkippedBatches, WindowSampler
 from fledge.checkpoint import store
-from fledge.checkpoint.run import Run
+from fledge.cli.output import report
+from fledge.core.config import listed_divisors
+from fledge.core.errors import UserError
 from fledge.datasets.shards import Split
-from fledge.recipes.prepare import open_named
-from fledge.recipes.screen import report
-from fledge.recipes.settings import Settings, settle
-from fledge.tokens.tokenizer import Tokenizer
-from fledge.track.sinks import read_events
-from fledge.track.terminal import printable
+from fledge.recipes.prepare import open_dataset_at
+from fledge.runs import run_folder
+from fledge.runs.run_folder import RunFolder
+from fledge.settings.pipeline import Settings, validated
+from fledge.tokenizers.base import Tokenizer
+from fledge.tracking.sinks import read_events
+from fledge.tracking.terminal import printable
 
 
 @dataclass(frozen=True)
-class Sample:
+class WindowText:
     """A window of the text: what one sequence of a batch was."""
 
     number: int
@@ -37,18 +37,18 @@ class Sample:
 
 
 def run(args: argparse.Namespace) -> None:
-    found = run_folder.find(args.run, args.runs)
+    found = run_folder.open_run(args.run, args.runs)
     found.refuse_changed()  # another seed or batch would show another text
-    settings = settle(found.config())
+    settings = validated(found.config())
     if "imported" in found.facts() or settings.data.path is None:
         raise UserError(f"'{found.name}' was not trained here: it has no steps", "name a run that was: fledge runs")
-    dataset = open_named(settings.data.path, found.tokenizer)
+    dataset = open_dataset_at(settings.data.path, found.tokenizer)
     if dataset.fingerprint != found.fact("dataset_sha256"):
         raise UserError(f"the dataset '{dataset.folder}' is not the one of '{found.name}'", "put the old one back")
     wanted = args.samples
-    numbers = read_numbers(wanted) if wanted is not None else of_step(args.step, settings, route_of(found))
-    shared = share(settings, args.ranks)
-    samples = look(numbers, settings, shared, dataset.split("train"), dataset.tokenizer)
+    numbers = read_numbers(wanted) if wanted is not None else of_step(args.step, settings, skipped_batches_of(found))
+    shared = local_shares(settings, args.ranks)
+    samples = window_texts(numbers, settings, shared, dataset.split("train"), dataset.tokenizer)
     asked = [s for s in samples if args.rank in (None, s.rank) and args.micro_batch in (None, s.micro_batch)]
     if not asked:
         pieces = -(-shared[0] // shared[1])
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     report(answer, as_json=args.json, text="\n\n".join(map(in_words, asked)))
 
 
-def of_step(step: int, settings: Settings, route: Route) -> range:
+def of_step(step: int, settings: Settings, route: SkippedBatches) -> range:
     """Steps are counted from 1, as everywhere on the screen."""
     if not 1 <= step <= settings.train.steps:
         raise UserError(f"there is no step {step}", f"this run has steps 1 to {settings.train.steps}")
@@ -75,20 +75,20 @@ def read_numbers(text: str) -> range:
     return numbers
 
 
-def route_of(run: Run) -> Route:
+def skipped_batches_of(run: RunFolder) -> SkippedBatches:
     """What the newest checkpoint knows of, and what has happened since."""
-    checkpoints = store.complete(run.checkpoints)
-    newest = store.find(run.checkpoints)[0] if checkpoints else None
-    detours = store.read_progress(newest).get("detours", []) if newest else []
+    checkpoints = store.complete_checkpoints(run.checkpoints)
+    newest = store.find_checkpoint(run.checkpoints)[0] if checkpoints else None
+    skipped = store.read_progress(newest).get("skipped", []) if newest else []
     since = newest.step if newest else 0
     for event in read_events(run.folder):
-        if event["event"] == "Rescued" and event["step"] >= since:
+        if event["event"] == "RolledBack" and event["step"] >= since:
             first, last = event["batches"]
-            detours.append((event["step"], last - first + 1))
-    return Route(tuple((first, more) for first, more in detours))
+            skipped.append((event["step"], last - first + 1))
+    return SkippedBatches(tuple((first, more) for first, more in skipped))
 
 
-def share(settings: Settings, ranks: int) -> tuple[int, int]:
+def local_shares(settings: Settings, ranks: int) -> tuple[int, int]:
     """How many sequences a rank has, and how many of them are computed at once."""
     batch, wanted = settings.train.batch, settings.train.micro_batch
     if ranks < 1 or batch % ranks:
@@ -97,21 +97,21 @@ def share(settings: Settings, ranks: int) -> tuple[int, int]:
     return each, min(wanted, each) if isinstance(wanted, int) else each
 
 
-def look(
+def window_texts(
     numbers: range, settings: Settings, shared: tuple[int, int], split: Split, tokenizer: Tokenizer
-) -> list[Sample]:
-    context, batch, (each, at_once) = settings.model.context, settings.train.batch, shared
-    order = Order(len(split), context, settings.data.stride or context, settings.train.seed)
+) -> list[WindowText]:
+    context, batch, (each, micro_batch) = settings.model.context, settings.train.batch, shared
+    order = WindowSampler(len(split), context, settings.data.stride or context, settings.train.seed)
     samples = []
     for number, start in zip(numbers, order.starts(numbers.start, len(numbers)).tolist(), strict=True):
         rank, place = divmod(number % batch, each)
         ids = split.read(start, context + 1)
         documents = split.documents_in(start, context + 1)
-        samples.append(Sample(number, rank, place // at_once, start, documents, tokenizer.decode(ids.tolist())))
+        samples.append(WindowText(number, rank, place // micro_batch, start, documents, tokenizer.decode(ids.tolist())))
     return samples
 
 
-def in_words(sample: Sample) -> str:
+def in_words(sample: WindowText) -> str:
     first, last = sample.documents
     documents = f"document {first}" if first == last else f"documents {first} to {last}"
     where = f"rank {sample.rank}, micro-batch {sample.micro_batch}, from token {sample.start:,}, {documents}"

@@ -9,20 +9,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from fledge.base import machine as machines
-from fledge.base.errors import UserError
-from fledge.base.machine import Machine
+from fledge.cli.output import report, say
+from fledge.core import device as machines
+from fledge.core.device import Machine
+from fledge.core.errors import UserError
 from fledge.datasets.shards import Dataset
-from fledge.model.count import parameters
-from fledge.recipes.assembly import assemble
-from fledge.recipes.outcome import Outcome
-from fledge.recipes.prepare import ensure
-from fledge.recipes.screen import report, say
-from fledge.recipes.settings import Settings, resolve
-from fledge.recipes.train import complete, train
-from fledge.track.plots import draw
-from fledge.track.sinks import read_events
-from fledge.track.terminal import printable, shown, span
+from fledge.model.flops import parameters
+from fledge.recipes.prepare import ensure_dataset
+from fledge.recipes.train import complete_settings, train
+from fledge.recipes.train_result import TrainResult
+from fledge.settings.pipeline import Settings, resolve
+from fledge.tracking.plots import draw
+from fledge.tracking.sinks import read_events
+from fledge.tracking.terminal import printable, shown, span
+from fledge.training.setup import build_training
 
 # layers, width, heads: from what a slow laptop can teach in time to what a fast machine can
 SIZES = ((3, 128, 4), (4, 256, 4), (6, 384, 6), (8, 512, 8))
@@ -37,12 +37,14 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--minutes cannot be {args.minutes}", "a demo takes half a minute or more")
     begun = time.perf_counter()
     settings = resolve("demo", [])
-    machine = machines.choose()
+    machine = machines.choose_machine()
     tell(
         "1. machine", f"{machines.cores()} cores; training on {machine.device} in {machine.dtype}. More: fledge doctor"
     )
     tell("2. text", "the standard library of your own Python, and its language reference")
-    dataset = ensure(settings.data, settings.tokenizer, check=lambda made: complete(settings, made, machine))
+    dataset = ensure_dataset(
+        settings.data, settings.tokenizer, check=lambda made: complete_settings(settings, made, machine)
+    )
     tokens, size = len(dataset.split("train")), dataset.tokenizer.vocab_size
     tell("3. tokens", f"cut into pieces, of which there are {size:,}: {tokens:,} of them to learn from")
     settings = fit_to_time(settings, machine, dataset, 60 * args.minutes - OVERHEAD)
@@ -75,7 +77,7 @@ def fit_to_time(settings: Settings, machine: Machine, dataset: Dataset, seconds:
         model = replace(settings.model, n_layer=n_layer, n_embd=n_embd, n_head=n_head)
         # Compiling would take half a minute of the three, more than it gives back in so short a run.
         eager = replace(settings.train, compile=False)
-        tried = complete(replace(settings, model=model, train=eager), dataset, machine)
+        tried = complete_settings(replace(settings, model=model, train=eager), dataset, machine)
         steps = int(seconds / (SPARE * seconds_per_step(tried, machine, dataset)))
         if steps < ENOUGH_STEPS and fitted is not settings:
             break
@@ -94,7 +96,7 @@ def rhythm(steps: int) -> dict[str, Any]:
 
 def seconds_per_step(settings: Settings, machine: Machine, dataset: Dataset) -> float:
     """Measured on the real thing: a few updates of a model that is then thrown away."""
-    stepper = assemble(settings, machine, dataset.split("train"))
+    stepper = build_training(settings, machine, dataset.split("train"))
     return min(stepper(step).seconds for step in range(6))
 
 
@@ -104,7 +106,7 @@ def before_and_after(folder: Path) -> list[dict[str, Any]]:
     return [samples[0], samples[-1]]
 
 
-def closing(answer: dict[str, Any], outcome: Outcome, picture: Path) -> str:
+def closing(answer: dict[str, Any], outcome: TrainResult, picture: Path) -> str:
     before, after = (indented(sample["text"]) for sample in answer["samples"])
     name = outcome.run
     return f"""

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from fledge import __version__
-from fledge.base import machine as machines
-from fledge.base.files import cache_dir, human_bytes
-from fledge.recipes.screen import report
+from fledge.cli.output import report
+from fledge.core import device as machines
+from fledge.core.files import cache_dir, human_bytes
 
 
 def run(args: argparse.Namespace) -> None:

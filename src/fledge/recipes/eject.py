@@ -5,20 +5,20 @@ import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fledge.base.errors import UserError, nearest
-from fledge.base.files import user_path, write_atomic
-from fledge.checkpoint import run as run_folder
 from fledge.checkpoint import store
-from fledge.checkpoint.run import Run
-from fledge.exchange.eject import Plan, eject
-from fledge.model.count import parameters
+from fledge.cli.output import report, say
+from fledge.core.errors import UserError, nearest
+from fledge.core.files import user_path, write_atomic
+from fledge.exchange.eject import EjectPlan, eject
+from fledge.model.flops import parameters
 from fledge.recipes.presets import parts
-from fledge.recipes.screen import report, say
-from fledge.recipes.settings import Settings, expected_vocab_size, preset_files, read_preset, resolve, settle
+from fledge.runs import run_folder
+from fledge.runs.run_folder import RunFolder
+from fledge.settings.pipeline import Settings, expected_vocab_size, preset_files, read_preset, resolve, validated
 
 
 @dataclass(frozen=True)
-class Found:
+class EjectSource:
     """What is to be ejected, and for a run where its files are."""
 
     name: str
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     out = user_path(args.out)
     if out.exists():
         raise UserError(f"'{out}' exists already", "choose another --out, or remove it first")
-    found = find(args.model, args.overrides, args.runs)
+    found = eject_source(args.model, args.overrides, args.runs)
     settings = found.settings
     text = program(found.name, settings)
     write_atomic(out, text)
@@ -48,12 +48,12 @@ def program(name: str, settings: Settings) -> str:
     if train.micro_batch == "auto":
         train = replace(train, micro_batch=None)  # the file has no room for finding out
     model = settings.model
-    return eject(Plan(title(name), ", ".join(parts(model)), model, settings.optim, train, settings.data))
+    return eject(EjectPlan(title(name), ", ".join(parts(model)), model, settings.optim, train, settings.data))
 
 
-def find(name: str, overrides: list[str], runs: Path) -> Found:
+def eject_source(name: str, overrides: list[str], runs: Path) -> EjectSource:
     reference, which = run_folder.split_reference(name, otherwise="best")
-    run = run_folder.look_up(reference, runs)
+    run = run_folder.open_path(reference, runs)
     is_preset = name in preset_files() or name.endswith(".toml")
     if run and not overrides:
         if is_preset:
@@ -67,12 +67,12 @@ def find(name: str, overrides: list[str], runs: Path) -> Found:
         raise UserError(f"no preset and no run is called '{name}'", hint)
     settings = resolve(name, overrides)
     model = replace(settings.model, vocab_size=expected_vocab_size(settings, read_preset(name)[1]))
-    return Found(Path(name).stem, replace(settings, model=model))
+    return EjectSource(Path(name).stem, replace(settings, model=model))
 
 
-def of_run(run: Run, which: str) -> Found:
+def of_run(run: RunFolder, which: str) -> EjectSource:
     run.refuse_changed()
-    checkpoint, damaged = store.find(run.checkpoints, which)
+    checkpoint, damaged = store.find_checkpoint(run.checkpoints, which)
     for what in damaged:
         say(f"warning: {what}; using step {checkpoint.step}")
     weights, tokenizer = checkpoint.folder / store.WEIGHTS, run.folder / "tokenizer.json"
@@ -81,11 +81,11 @@ def of_run(run: Run, which: str) -> Found:
             f"step {checkpoint.step} of '{run.name}' was saved in parts, and an ejected file reads one",
             f"let one process save it: fledge train --init {run.name}@{checkpoint.step}",
         )
-    return Found(run.name, settings_of(run), weights, tokenizer)
+    return EjectSource(run.name, settings_of(run), weights, tokenizer)
 
 
-def settings_of(run: Run) -> Settings:
-    return replace(settle(run.config()), model=run.model_config())
+def settings_of(run: RunFolder) -> Settings:
+    return replace(validated(run.config()), model=run.model_config())
 
 
 def title(name: str) -> str:
@@ -93,7 +93,7 @@ def title(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in name)[:60]
 
 
-def next_command(out: Path, found: Found) -> str:
+def next_command(out: Path, found: EjectSource) -> str:
     words = ["python", str(out), "generate"]
     if not found.weights:
         words = ["python", str(out), "train", "book.txt", "--tokenizer", "tokenizer.json"]

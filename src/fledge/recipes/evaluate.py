@@ -3,37 +3,37 @@
 import argparse
 from dataclasses import asdict
 
-from fledge.base import machine as machines
-from fledge.base.company import Company, joined
-from fledge.base.errors import UserError
-from fledge.base.progress import progress
-from fledge.checkpoint import run as run_folder
-from fledge.evaluate.loss import judge
-from fledge.recipes.prepare import open_named
-from fledge.recipes.screen import report, say
-from fledge.recipes.settings import settle
-from fledge.tokens.tokenizer import byte_lengths, fingerprint
+from fledge.cli.output import report, say
+from fledge.core import device as machines
+from fledge.core.distributed import World, init_distributed
+from fledge.core.errors import UserError
+from fledge.core.progress import progress
+from fledge.evaluation.loss import evaluate_loss
+from fledge.recipes.prepare import open_dataset_at
+from fledge.runs import run_folder
+from fledge.settings.pipeline import validated
+from fledge.tokenizers.base import byte_lengths, fingerprint
 
 
 def run(args: argparse.Namespace) -> None:
-    with joined() as company:
-        _run(args, company)
+    with init_distributed() as world:
+        _run(args, world)
 
 
-def _run(args: argparse.Namespace, company: Company) -> None:
+def _run(args: argparse.Namespace, world: World) -> None:
     device = machines.choose_device(args.device).value
-    loaded = run_folder.load(args.run, args.runs)
+    loaded = run_folder.load_run(args.run, args.runs)
     for warning in loaded.warnings:
         say(f"warning: {warning}")
-    settings = settle(loaded.run.config())
+    settings = validated(loaded.run.config())
     data = args.data or settings.data.path
     if data is None:
         raise UserError(
             f"'{loaded.run.name}' was not trained here, so no dataset is its own",
             f"name one, made with --tokenizer {loaded.run.folder / 'tokenizer.json'}: --data DIR",
         )
-    with company.in_turn("text"):
-        dataset = open_named(str(data), lambda: loaded.tokenizer)
+    with world.main_process_first("text"):
+        dataset = open_dataset_at(str(data), lambda: loaded.tokenizer)
     if fingerprint(dataset.tokenizer) != fingerprint(loaded.tokenizer):
         raise UserError(
             f"'{dataset.folder}' was made with another tokenizer than '{loaded.run.name}'",
@@ -41,8 +41,8 @@ def _run(args: argparse.Namespace, company: Company) -> None:
         )
     # In the precision of the training, where the hardware has it: then the figures are those of the run.
     dtype = settings.train.dtype if machines.has_bf16_units(device) else "float32"
-    machine = machines.choose(device, dtype, company)
-    found = judge(
+    machine = machines.choose_machine(device, dtype, world)
+    found = evaluate_loss(
         loaded.model.to(machine.device),
         dataset.split(args.split),
         byte_lengths(loaded.tokenizer),

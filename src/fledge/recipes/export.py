@@ -4,15 +4,15 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from fledge.base.errors import UserError
-from fledge.base.files import atomic_folder, human_bytes, user_path
-from fledge.checkpoint import run as run_folder
-from fledge.checkpoint.run import Loaded
-from fledge.exchange import card, huggingface, own_class
+from fledge.cli.output import report, say
+from fledge.core.errors import UserError
+from fledge.core.files import atomic_folder, human_bytes, user_path
+from fledge.exchange import custom_code, huggingface, model_card
+from fledge.exchange.compatibility import NoClass
 from fledge.exchange.parity import Parity
-from fledge.exchange.parts import NoClass
 from fledge.recipes.eject import program, settings_of
-from fledge.recipes.screen import report, say
+from fledge.runs import run_folder
+from fledge.runs.run_folder import LoadedCheckpoint
 
 DTYPE = "f16"  # of a GGUF: what llama.cpp's own converter makes
 
@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> None:
     out = user_path(args.out)
     if out.exists():
         raise UserError(f"'{out}' exists already", "choose another --out, or remove it first")
-    loaded = run_folder.load(args.run, args.runs)
+    loaded = run_folder.load_run(args.run, args.runs)
     for warning in loaded.warnings:
         say(f"warning: {warning}")
     with atomic_folder(out) as folder:
@@ -35,36 +35,36 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
-def to_hf(loaded: Loaded, folder: Path) -> tuple[str, Parity]:
+def to_hf(loaded: LoadedCheckpoint, folder: Path) -> tuple[str, Parity]:
     try:
-        kind = huggingface.write(folder, loaded.model, loaded.tokenizer)
+        kind = huggingface.write_folder(folder, loaded.model, loaded.tokenizer)
     except NoClass as error:
         say(f"{error.message}: its own code goes along, and is loaded with trust_remote_code=True ({error.hint})")
         return to_hf_with_code(loaded, folder)
-    parity = huggingface.check(folder, loaded.model, loaded.tokenizer, kind)
-    (folder / "README.md").write_text(card.for_transformers(loaded, kind, parity), encoding="utf-8")
+    parity = huggingface.check_folder(folder, loaded.model, loaded.tokenizer, kind)
+    (folder / "README.md").write_text(model_card.for_transformers(loaded, kind, parity), encoding="utf-8")
     return kind, parity
 
 
-def to_hf_with_code(loaded: Loaded, folder: Path) -> tuple[str, Parity]:
+def to_hf_with_code(loaded: LoadedCheckpoint, folder: Path) -> tuple[str, Parity]:
     code = program(loaded.run.name, settings_of(loaded.run))
-    kind = own_class.write(folder, loaded.model, loaded.tokenizer, code)
-    parity = own_class.check(folder, loaded.model)
-    (folder / "README.md").write_text(card.for_transformers(loaded, kind, parity, code=True), encoding="utf-8")
+    kind = custom_code.write_custom_code(folder, loaded.model, loaded.tokenizer, code)
+    parity = custom_code.check_custom_code(folder, loaded.model)
+    (folder / "README.md").write_text(model_card.for_transformers(loaded, kind, parity, code=True), encoding="utf-8")
     return kind, parity
 
 
-def to_gguf(loaded: Loaded, folder: Path, dtype: str) -> tuple[str, Parity]:
+def to_gguf(loaded: LoadedCheckpoint, folder: Path, dtype: str) -> tuple[str, Parity]:
     from fledge.exchange import gguf
 
     file = folder / f"{loaded.run.name}-{dtype}.gguf"
-    kind = gguf.write(file, loaded.model, loaded.tokenizer, dtype, loaded.run.name)
-    parity = gguf.check(file, loaded.model, loaded.tokenizer, dtype)
-    (folder / "README.md").write_text(card.for_llama_cpp(loaded, file.name, kind, parity), encoding="utf-8")
+    kind = gguf.write_gguf(file, loaded.model, loaded.tokenizer, dtype, loaded.run.name)
+    parity = gguf.check_gguf(file, loaded.model, loaded.tokenizer, dtype)
+    (folder / "README.md").write_text(model_card.for_llama_cpp(loaded, file.name, kind, parity), encoding="utf-8")
     return kind, parity
 
 
-def in_words(loaded: Loaded, kind: str, out: Path, sizes: dict[str, int], parity: Parity) -> str:
+def in_words(loaded: LoadedCheckpoint, kind: str, out: Path, sizes: dict[str, int], parity: Parity) -> str:
     lines = [f"'{loaded.run.name}' at step {loaded.checkpoint.step:,} is a {kind} in {out}"]
     lines += [f"  {name:<28}{human_bytes(size):>10}" for name, size in sizes.items()]
     return "\n".join([*lines, f"checked: {parity.words}"])

@@ -5,24 +5,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fledge.base.errors import UserError
-from fledge.base.files import user_path
-from fledge.base.settings import to_toml
-from fledge.checkpoint import run as run_folder
-from fledge.checkpoint.state import beginning
+from fledge.checkpoint.state import initial_state
+from fledge.cli.output import report
+from fledge.core.config import to_toml
+from fledge.core.errors import UserError
+from fledge.core.files import user_path
 from fledge.exchange import huggingface, nanogpt, sources
-from fledge.exchange.sources import Folder, Found
+from fledge.exchange.sources import ForeignModel, ModelFolder
 from fledge.exchange.tensors import refuse_infinite
-from fledge.model.count import parameters
-from fledge.recipes import facts
-from fledge.recipes.screen import report
-from fledge.recipes.settings import Settings, settle
-from fledge.recipes.tokenizers import named_tokenizer
+from fledge.model.flops import parameters
 from fledge.recipes.train import check_name, run_name
+from fledge.runs import metadata, run_folder
+from fledge.settings.pipeline import Settings, validated
 from fledge.text import sources as texts
-from fledge.tokens.char import CharTokenizer
-from fledge.tokens.config import TokenizerConfig
-from fledge.tokens.tokenizer import Tokenizer
+from fledge.tokenizers.base import Tokenizer
+from fledge.tokenizers.char import CharTokenizer
+from fledge.tokenizers.config import TokenizerConfig
+from fledge.tokenizers.create import named_tokenizer
 
 CHECKPOINT = "ckpt.pt"
 # How to train on, where nothing else is said: small steps, as what has been learned is easily lost.
@@ -36,10 +35,10 @@ def run(args: argparse.Namespace) -> None:
     folder = destination(args.out, args.source, args.runs)
     found = read(args.source, given_tokenizer(args.tokenizer, args.characters))
     refuse_infinite(found.weights, args.source)
-    about = {**facts.made_with(found.tokenizer), "imported": args.source, "kind": found.kind}
+    about = {**metadata.tokenizer_summary(found.tokenizer), "imported": args.source, "kind": found.kind}
     settings = settings_of(found, folder)
-    start = beginning(found.weights, settings.train.seed)
-    made = run_folder.create(folder, to_toml(settings), about, found.tokenizer, start)
+    start = initial_state(found.weights, settings.train.seed)
+    made = run_folder.create_run(folder, to_toml(settings), about, found.tokenizer, start)
     count = parameters(found.model)
     answer = {"run": made.name, "folder": str(folder), "kind": found.kind, "parameters": count}
     words = (
@@ -68,30 +67,30 @@ def given_tokenizer(named: str | None, characters: str | None) -> Tokenizer | No
     if named and characters:
         raise UserError("--tokenizer and --characters both name a vocabulary", "give one of them")
     if characters:
-        return CharTokenizer.train(document.text for document in texts.read(characters))
+        return CharTokenizer.train(document.text for document in texts.read_source(characters))
     if named == "gpt2":
         return named_tokenizer(TokenizerConfig(kind="gpt2"))
     return named_tokenizer(TokenizerConfig(file=named)) if named else None
 
 
-def read(source: str, given: Tokenizer | None) -> Found:
-    where = sources.find(source)
-    if isinstance(where, Folder):
+def read(source: str, given: Tokenizer | None) -> ForeignModel:
+    where = sources.find_model(source)
+    if isinstance(where, ModelFolder):
         if huggingface.CONFIG not in where and CHECKPOINT in where:
-            return nanogpt.read(where.path(CHECKPOINT), given)
-        return huggingface.read(where, given)
+            return nanogpt.read_nanogpt(where.path(CHECKPOINT), given)
+        return huggingface.read_folder_model(where, given)
     if where.suffix == ".gguf":
         from fledge.exchange import gguf
 
-        return gguf.read(where, given)
+        return gguf.read_gguf(where, given)
     if where.suffix != ".pt":
         raise UserError(
             f"'{source}' is no file that holds a whole model",
             "give a folder with config.json, nanoGPT's ckpt.pt, or a .gguf",
         )
-    return nanogpt.read(where, given)
+    return nanogpt.read_nanogpt(where, given)
 
 
-def settings_of(found: Found, folder: Path) -> Settings:
+def settings_of(found: ForeignModel, folder: Path) -> Settings:
     tokenizer = {"file": str((folder / "tokenizer.json").resolve())}
-    return settle({"model": asdict(found.model), "tokenizer": tokenizer, **GENTLE})
+    return validated({"model": asdict(found.model), "tokenizer": tokenizer, **GENTLE})

@@ -11,24 +11,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fledge.base import machine as machines
-from fledge.base.errors import UserError
-from fledge.base.files import human_bytes
-from fledge.base.settings import Layer, merge, read_overrides, to_layer
-from fledge.checkpoint import run as run_folder
-from fledge.model.count import parameters
-from fledge.recipes import dial
-from fledge.recipes.budget import Search, brief, read_time
-from fledge.recipes.forecast import Forecast, fitted, foretell, settled
-from fledge.recipes.hindsight import compare, comparison_in_words
+from fledge.cli.output import counted, report, say
+from fledge.core import device as machines
+from fledge.core.config import Layer, merge, read_overrides, to_layer
+from fledge.core.errors import UserError
+from fledge.core.files import human_bytes
+from fledge.model.flops import parameters
+from fledge.planning.backtest import compare, comparison_in_words
+from fledge.planning.budget import BudgetSearch, brief, read_time
+from fledge.planning.corpus_stats import read_corpus_stats
+from fledge.planning.forecast import Forecast, complete_for_forecast, fitted, make_forecast
+from fledge.planning.probe import measure
 from fledge.recipes.presets import short
-from fledge.recipes.probe import measure
-from fledge.recipes.screen import counted, report, say
-from fledge.recipes.settings import Settings, read_preset, resolve, settle
-from fledge.recipes.textfacts import facts_of_text
-from fledge.track.terminal import span
+from fledge.runs import run_folder
+from fledge.settings import scaling_rules
+from fledge.settings.pipeline import Settings, read_preset, resolve, validated
+from fledge.tracking.terminal import span
 
-SHAPE = set(dial.FOLLOWS["model"])
+SHAPE = set(scaling_rules.FOLLOWS["model"])
 
 
 def run(args: argparse.Namespace) -> None:
@@ -41,17 +41,17 @@ def run(args: argparse.Namespace) -> None:
     seconds = read_time(args.budget) if args.budget is not None else None
     if seconds is not None and {"steps", "epochs"} & set(said.get("train", {})):
         raise UserError("--budget says how long: train.steps and train.epochs follow", "leave them out, or --budget")
-    machine = machines.choose(settings.train.device, settings.train.dtype)
-    text = facts_of_text(settings)
+    machine = machines.choose_machine(settings.train.device, settings.train.dtype)
+    text = read_corpus_stats(settings)
     curve, used = fitted(settings, text, args.runs)
     folder = standing(args.runs)
     if seconds is None:
-        settings = settled(settings, text, machine)
+        settings = complete_for_forecast(settings, text, machine)
         measured = measure(settings, machine, folder)
     else:
         below, _ = read_preset(args.preset)
-        settings, measured = Search(below, said, settings, text, curve, machine, seconds, folder).best()
-    forecast = foretell(settings, machine, measured, text, curve, used)
+        settings, measured = BudgetSearch(below, said, settings, text, curve, machine, seconds, folder).best()
+    forecast = make_forecast(settings, machine, measured, text, curve, used)
     cost = None if args.price is None else args.price * forecast.seconds / 3600
     command = in_shell(args.preset, said, settings, chosen=seconds is not None)
     answer = {"preset": args.preset, **asdict(forecast), "cost": cost, "command": command}
@@ -75,19 +75,19 @@ def standing(folder: Path) -> Path:
 
 def look_back(name: str, runs: Path, *, as_json: bool) -> None:
     """What a plan says of a run today, beside what the run says itself. It teaches the curve nothing meanwhile."""
-    run = run_folder.find(name, runs)
+    run = run_folder.open_run(name, runs)
     run.refuse_changed()
     if "imported" in run.facts():
         raise UserError(f"'{run.name}' was imported: it was never trained here", "look back at a run that was")
-    settings = settle(run.config())
-    machine = machines.choose(settings.train.device, settings.train.dtype)
+    settings = validated(run.config())
+    machine = machines.choose_machine(settings.train.device, settings.train.dtype)
     processor = machines.hardware(machine.device)
     if (then := run.facts().get("processor")) != processor:
         say(f"warning: '{run.name}' was trained on another machine ({then}); this is {processor}")
-    text = facts_of_text(settings)
-    settings = settled(settings, text, machine)
+    text = read_corpus_stats(settings)
+    settings = complete_for_forecast(settings, text, machine)
     curve, used = fitted(settings, text, runs, leave_out=run.name)
-    forecast = foretell(settings, machine, measure(settings, machine, standing(runs)), text, curve, used)
+    forecast = make_forecast(settings, machine, measure(settings, machine, standing(runs)), text, curve, used)
     rows = compare(forecast, run)
     report({"run": run.name, **rows, "loss_from": used}, as_json=as_json, text=comparison_in_words(rows))
 

@@ -2,14 +2,14 @@
 
 import argparse
 
-from fledge.checkpoint import run as run_folder
-from fledge.recipes.screen import report
-from fledge.track.plots import draw
-from fledge.track.terminal import shown
+from fledge.cli.output import report
+from fledge.runs import run_folder
+from fledge.tracking.plots import draw
+from fledge.tracking.terminal import shown
 
 
 def run(args: argparse.Namespace) -> None:
-    runs = [run_folder.find(name, args.runs).folder for name in args.runs_given]
+    runs = [run_folder.open_run(name, args.runs).folder for name in args.runs_given]
     written = draw(runs, args.out or runs[0] / "plots")
     text = "\n".join(shown(path) for path in written)
     report({"pictures": [str(path) for path in written]}, as_json=args.json, text=text)

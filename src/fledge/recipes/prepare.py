@@ -16,29 +16,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from fledge.base.errors import UserError
-from fledge.base.files import cache_dir, human_bytes, new_folders, user_path
-from fledge.base.progress import byte_progress, progress
-from fledge.base.settings import Layer, read_overrides
-from fledge.base.settings import build as build_settings
-from fledge.datasets import engines, remote, shards
-from fledge.datasets.build import Ahead, Busy, Order, build
+from fledge.cli.output import counted, fit_cells, report, say, shorten
+from fledge.core.config import Layer, read_overrides
+from fledge.core.config import build as build_settings
+from fledge.core.errors import UserError
+from fledge.core.files import cache_dir, human_bytes, new_folders, user_path
+from fledge.core.progress import byte_progress, progress
+from fledge.datasets import executors, remote, shards
+from fledge.datasets.build import BuildPlan, BuildSpec, DatasetBusy, build
 from fledge.datasets.config import DataConfig
-from fledge.datasets.engines import Engine
-from fledge.datasets.foreign import open_any
-from fledge.datasets.place import open_place
+from fledge.datasets.executors import Executor
+from fledge.datasets.foreign import open_dataset_or_bin
 from fledge.datasets.plan import digest
 from fledge.datasets.shards import Dataset
-from fledge.recipes.screen import counted, fit_cells, report, say, shorten
+from fledge.datasets.storage import open_storage
 from fledge.recipes.tokenizer import readable
-from fledge.recipes.tokenizers import make_tokenizer, named_tokenizer
 from fledge.text import sources
-from fledge.text.inputs import Options, is_url
-from fledge.text.reading import Reading, gather
-from fledge.tokens import tokenizer as tokenizers
-from fledge.tokens.config import TokenizerConfig
-from fledge.tokens.tokenizer import Tokenizer
-from fledge.track.terminal import printable
+from fledge.text.inputs import ReadOptions, is_url
+from fledge.text.reading import SourceText, open_sources
+from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers.base import Tokenizer
+from fledge.tokenizers.config import TokenizerConfig
+from fledge.tokenizers.create import make_tokenizer, named_tokenizer
+from fledge.tracking.terminal import printable
 
 PREVIEWED = 3  # documents
 SHOWN = 12  # tokens of each
@@ -69,9 +69,9 @@ def run(args: argparse.Namespace) -> None:
     tokenizer = with_tokenizer(settings.tokenizer, args.tokenizer)
     begun = time.perf_counter()
     with ray_if_asked(args) as ray:
-        order = order_of(args.sources, settings.data, tokenizer, args.out)
-        workers = engines.workers(args.workers, order.reading.size)
-        if not build(order, ray or engines.local(workers), byte_progress, partial(preview, workers=workers)):
+        order = build_spec(args.sources, settings.data, tokenizer, args.out)
+        workers = executors.worker_count(args.workers, order.reading.size)
+        if not build(order, ray or executors.local_executor(workers), byte_progress, partial(preview, workers=workers)):
             say(f"'{args.out}' holds this very dataset already: nothing was done")
     facts = summary(args.out)
     report(facts, as_json=args.json, text=in_words(facts, time.perf_counter() - begun))
@@ -92,23 +92,23 @@ def refuse_idle(overrides: Layer) -> None:
             raise UserError(f"data.{name} plays no role here", "leave it out: it is for 'fledge train'")
 
 
-def ray_if_asked(args: argparse.Namespace) -> contextlib.AbstractContextManager[Engine | None]:
+def ray_if_asked(args: argparse.Namespace) -> contextlib.AbstractContextManager[Executor | None]:
     """A cluster that is not there is refused before any text is looked at."""
     if args.engine == "ray":
-        return engines.on_ray(args.address, args.workers)
+        return executors.on_ray(args.address, args.workers)
     if args.address:
         raise UserError("--address is a Ray cluster's", "add --engine ray, or leave it out")
     return contextlib.nullcontext()
 
 
-def order_of(named: Sequence[str], data: DataConfig, tokenizer: TokenizerConfig, out: str) -> Order:
+def build_spec(named: Sequence[str], data: DataConfig, tokenizer: TokenizerConfig, out: str) -> BuildSpec:
     """Finds the text, and says what is to be made of it. Nothing is read but its beginning."""
-    facts, key = facts_of(named, data, tokenizer)
-    options = Options(data.field, unescaped(data.separator), "", data.errors)
-    reading = gather(named, options, globs(data.include), globs(data.exclude))
+    facts, key = dataset_key(named, data, tokenizer)
+    options = ReadOptions(data.field, unescaped(data.separator), "", data.errors)
+    reading = open_sources(named, options, globs(data.include), globs(data.exclude))
     place = out if is_url(out) else str(user_path(out).absolute())
     refuse_inside(place, named)
-    return Order(reading, data, lambda: make_tokenizer(reading, tokenizer), key, facts, place)
+    return BuildSpec(reading, data, lambda: make_tokenizer(reading, tokenizer), key, facts, place)
 
 
 def refuse_inside(out: str, named: Sequence[str]) -> None:
@@ -119,7 +119,7 @@ def refuse_inside(out: str, named: Sequence[str]) -> None:
             raise UserError(f"'{out}' lies inside the text in '{source}'", "choose an --out outside of that folder")
 
 
-def facts_of(named: Sequence[str], data: DataConfig, tokenizer: TokenizerConfig) -> tuple[str, str]:
+def dataset_key(named: Sequence[str], data: DataConfig, tokenizer: TokenizerConfig) -> tuple[str, str]:
     """What is known of the text without reading it, and a key for all that a dataset depends on."""
     facts = sources.fingerprint(named)
     content = tokenizers.fingerprint(tokenizers.load(user_path(tokenizer.file))) if tokenizer.file else ""
@@ -136,10 +136,10 @@ def unescaped(separator: str) -> str:
     return separator.replace("\\n", "\n").replace("\\r", "\r").replace("\\t", "\t")
 
 
-def ensure(data: DataConfig, tokenizer: TokenizerConfig, check: Check = lambda _: None) -> Dataset:
+def ensure_dataset(data: DataConfig, tokenizer: TokenizerConfig, check: Check = lambda _: None) -> Dataset:
     """The dataset that a run asks for: opened where it is there, prepared first where it is not."""
     if data.path is not None:
-        return open_named(data.path, lambda: named_tokenizer(tokenizer))
+        return open_dataset_at(data.path, lambda: named_tokenizer(tokenizer))
     folder = cached(data, tokenizer)
     if (folder / shards.MANIFEST).exists():
         try:
@@ -148,39 +148,39 @@ def ensure(data: DataConfig, tokenizer: TokenizerConfig, check: Check = lambda _
             say(f"warning: {error.message}; it is prepared anew")
             shutil.rmtree(folder)
     say(f"preparing '{data.corpus}' first: text → tokens, kept in {folder}")
-    order = order_of([data.corpus], data, tokenizer, str(folder))
+    order = build_spec([data.corpus], data, tokenizer, str(folder))
     while True:
         try:
-            return prepared(order, check)
-        except Busy:
+            return build_dataset(order, check)
+        except DatasetBusy:
             time.sleep(0.2)  # another process makes it, and we shall find it made
 
 
 def cached(data: DataConfig, tokenizer: TokenizerConfig) -> Path:
     """Where the dataset of a corpus lies once it is made."""
-    _, key = facts_of([data.corpus], data, tokenizer)
+    _, key = dataset_key([data.corpus], data, tokenizer)
     name = re.sub(r"[^\w.-]+", "-", Path(data.corpus).stem)[:60]  # of an address, say
     return cache_dir() / "datasets" / f"{name}-{key[:12]}"
 
 
-def open_named(name: str, given: Callable[[], Tokenizer | None]) -> Dataset:
+def open_dataset_at(name: str, given: Callable[[], Tokenizer | None]) -> Dataset:
     """A dataset in a folder or at a URL, ours or another program's, whose tokenizer must be `given`."""
     folder = remote.fetch(name, lambda files: progress(files, "fetching")) if is_url(name) else user_path(name)
-    return open_any(folder, given)
+    return open_dataset_or_bin(folder, given)
 
 
 def prepare(
     named: Sequence[str], tokenizer: TokenizerConfig, data: DataConfig, out: Path, check: Check = lambda _: None
 ) -> Dataset:
-    return prepared(order_of(named, data, tokenizer, str(out)), check)
+    return build_dataset(build_spec(named, data, tokenizer, str(out)), check)
 
 
-def prepared(order: Order, check: Check) -> Dataset:
+def build_dataset(order: BuildSpec, check: Check) -> Dataset:
     """A dataset in a folder. One that `check` refuses does not stay."""
     out = Path(order.out)
     with new_folders(out.parent):
-        workers = engines.workers(None, order.reading.size)
-        build(order, engines.local(workers), byte_progress, lambda _: None)
+        workers = executors.worker_count(None, order.reading.size)
+        build(order, executors.local_executor(workers), byte_progress, lambda _: None)
         dataset = shards.open_dataset(out)
         try:
             check(dataset)
@@ -193,7 +193,7 @@ def prepared(order: Order, check: Check) -> Dataset:
 # What a person sees before and after
 
 
-def preview(ahead: Ahead, workers: int) -> None:
+def preview(ahead: BuildPlan, workers: int) -> None:
     """The first documents as tokens; and what all of it will come to, measured on some megabytes of this text."""
     reading, tokenizer, data = ahead.order.reading, ahead.tokenizer, ahead.order.data
     held_out = HELD_OUT[ahead.by] if data.val or data.test else "nothing"
@@ -226,7 +226,7 @@ def as_tokens(tokenizer: Tokenizer, ids: list[int]) -> str:
     return shorten(" ".join(words).replace("\n", "⏎").replace("\t", "⇥"), TOKENS)
 
 
-def unpacked(reading: Reading, stored: int) -> float:
+def unpacked(reading: SourceText, stored: int) -> float:
     """Bytes of text in so many stored ones: what is packed holds about three times as much."""
     packed = sum(each.size or 0 for each in reading.inputs if each.compression != "none" or each.format == "parquet")
     share = packed / max(1, sum(each.size or 0 for each in reading.inputs))
@@ -247,7 +247,7 @@ def in_time(seconds: float) -> str:
 
 
 def summary(out: str) -> dict[str, Any]:
-    manifest = json.loads(open_place(out).read(shards.MANIFEST) or b"")
+    manifest = json.loads(open_storage(out).read(shards.MANIFEST) or b"")
     kept = ("tokens", "documents", "bytes")
     splits = {name: {key: split[key] for key in kept} for name, split in manifest["splits"].items()}
     return {"folder": out, "splits": splits, **{key: manifest[key] for key in ("vocab_size", "read", "dropped")}}

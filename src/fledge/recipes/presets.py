@@ -7,12 +7,12 @@ import argparse
 from dataclasses import replace
 from typing import Any
 
-from fledge.base.errors import UserError, nearest
-from fledge.base.files import human_bytes
-from fledge.model import count
+from fledge.cli.output import report
+from fledge.core.errors import UserError, nearest
+from fledge.core.files import human_bytes
+from fledge.model import flops
 from fledge.model.config import ModelConfig
-from fledge.recipes.screen import report
-from fledge.recipes.settings import expected_vocab_size, preset_files, read_preset, settle
+from fledge.settings.pipeline import expected_vocab_size, preset_files, read_preset, validated
 
 
 def run(args: argparse.Namespace) -> None:
@@ -32,14 +32,14 @@ def run(args: argparse.Namespace) -> None:
 def describe(name: str) -> dict[str, Any]:
     """What a preset is and what it costs; bytes are those of bfloat16."""
     layer, about = read_preset(name)
-    settings = settle(layer)
+    settings = validated(layer)
     model = replace(settings.model, vocab_size=expected_vocab_size(settings, about))
     asked = settings.train.micro_batch
     micro_batch = asked if isinstance(asked, int) else settings.train.batch
     return {
         "name": name,
-        "parameters": count.parameters(model),
-        "non_embedding_parameters": count.non_embedding_parameters(model),
+        "parameters": flops.parameters(model),
+        "non_embedding_parameters": flops.non_embedding_parameters(model),
         "title": about["title"],
         "source": about["source"],
         "layers": model.n_layer,
@@ -52,13 +52,13 @@ def describe(name: str) -> dict[str, Any]:
         "vocab_size": model.vocab_size,
         "parts": parts(model),
         "corpus": settings.data.corpus,
-        "forward_flops_per_token": count.forward_flops(model),
-        "training_flops_per_token": count.training_flops(model),
-        "cache_bytes_per_token": count.cache_bytes_per_token(model),
-        "cache_bytes": count.cache_bytes(model),
+        "forward_flops_per_token": flops.forward_flops(model),
+        "training_flops_per_token": flops.training_flops(model),
+        "cache_bytes_per_token": flops.cache_bytes_per_token(model),
+        "cache_bytes": flops.cache_bytes(model),
         "micro_batch": micro_batch,
-        "activation_bytes": count.activation_bytes(
-            model, micro_batch, count.BFLOAT16, chunked=(model.vocab_size or 0) >= count.LARGE_VOCABULARY
+        "activation_bytes": flops.activation_bytes(
+            model, micro_batch, flops.BFLOAT16, chunked=(model.vocab_size or 0) >= flops.LARGE_VOCABULARY
         ),
     }
 

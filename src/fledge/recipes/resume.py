@@ -5,28 +5,28 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from fledge.base import machine as machines
-from fledge.base.company import ALONE, Company, joined
-from fledge.base.errors import UserError
-from fledge.base.files import remove_partials
-from fledge.base.settings import merge, read_overrides, to_layer, to_toml
-from fledge.checkpoint import run as run_folder
 from fledge.checkpoint import store
-from fledge.checkpoint.run import Run
 from fledge.checkpoint.state import State
 from fledge.checkpoint.store import Checkpoint
+from fledge.cli.output import report, say
+from fledge.cluster.launch import launch_on_ray, refuse_idle
+from fledge.core import device as machines
+from fledge.core.config import merge, read_overrides, to_layer, to_toml
+from fledge.core.distributed import SINGLE_PROCESS, World, init_distributed
+from fledge.core.errors import UserError
+from fledge.core.files import remove_partials
 from fledge.datasets.shards import Dataset
-from fledge.recipes.assembly import refuse_uneven
-from fledge.recipes.changes import changes, refuse_changes
-from fledge.recipes.launch import launch, refuse_idle
-from fledge.recipes.outcome import Outcome, tell
-from fledge.recipes.prepare import open_named
-from fledge.recipes.proof import Proof, in_words, prove
-from fledge.recipes.screen import report, say
-from fledge.recipes.settings import Settings, settle
-from fledge.recipes.training import Training, held
-from fledge.tokens.tokenizer import fingerprint
-from fledge.track.sinks import rewind
+from fledge.recipes.prepare import open_dataset_at
+from fledge.recipes.train_result import TrainResult, print_result
+from fledge.runs import run_folder
+from fledge.runs.config_diff import config_changes, refuse_changes
+from fledge.runs.run_folder import RunFolder
+from fledge.settings.pipeline import Settings, validated
+from fledge.tokenizers.base import fingerprint
+from fledge.tracking.sinks import rewind
+from fledge.training.setup import check_batch_divisible
+from fledge.training.trainer import Trainer, run_lock
+from fledge.training.verify import Verification, in_words, verify_checkpoint
 
 
 def run(args: argparse.Namespace) -> None:
@@ -34,68 +34,72 @@ def run(args: argparse.Namespace) -> None:
     if args.verify and (args.overrides or args.launcher):
         raise UserError("--verify looks at a checkpoint as it is", "leave settings and --launcher out")
     if args.launcher:
-        tell(launched(args), as_json=args.json)
+        print_result(launched(args), as_json=args.json)
         return
-    with joined() as company:
+    with init_distributed() as world:
         if args.verify:
-            proof = prove_run(args.run, args.runs, company)
+            proof = verify_run(args.run, args.runs, world)
             report(asdict(proof), as_json=args.json, text=in_words(proof))
             return
-        tell(resumed(args, company), as_json=args.json)
+        print_result(resumed(args, world), as_json=args.json)
 
 
-def launched(args: argparse.Namespace) -> Outcome:
+def launched(args: argparse.Namespace) -> TrainResult:
     name, _ = run_folder.split_reference(args.run)
-    settings = settle(merge(run_folder.find(name, args.runs).config(), read_overrides(args.overrides)))
-    return launch(resumed, args, name, settings)
+    settings = validated(merge(run_folder.open_run(name, args.runs).config(), read_overrides(args.overrides)))
+    return launch_on_ray(resumed, args, name, settings)
 
 
-def resumed(args: argparse.Namespace, company: Company) -> Outcome:
-    return resume(args.run, args.runs, company, args.overrides, allow_changes=args.allow_changes)
+def resumed(args: argparse.Namespace, world: World) -> TrainResult:
+    return resume(args.run, args.runs, world, args.overrides, allow_changes=args.allow_changes)
 
 
 def resume(
     reference: str,
     runs: Path,
-    company: Company = ALONE,
+    world: World = SINGLE_PROCESS,
     overrides: Sequence[str] = (),
     *,
     allow_changes: bool = False,
-) -> Outcome:
+) -> TrainResult:
     name, which = run_folder.split_reference(reference)
-    if company.tell(lambda: "again" if company.noted(reference) else ""):
+    if world.broadcast_from_main(lambda: "again" if world.has_flag(reference) else ""):
         which = "latest"  # processes that were started again go on from where they had come to
-    run = run_folder.find(name, runs)
+    run = run_folder.open_run(name, runs)
     edited = run.changed() == [run_folder.CONFIG]
     if not edited:
         run.refuse_changed()
-    settings = settle(merge(run.config(), read_overrides(list(overrides))))
+    settings = validated(merge(run.config(), read_overrides(list(overrides))))
     if settings.train.epochs is not None:
         raise UserError("a run that goes on counts steps", "say --train.steps instead of train.epochs")
-    dataset = its_text(run, settings, company)
-    machine = machines.choose(settings.train.device, settings.train.dtype, company)
-    with held(run, company):
-        found = company.tell(lambda: begun_from(run, which, settings, dataset, edited=edited, allow=allow_changes))
-        training = Training(run, settings, machine, dataset)
+    dataset = open_run_dataset(run, settings, world)
+    machine = machines.choose_machine(settings.train.device, settings.train.dtype, world)
+    with run_lock(run, world):
+        found = world.broadcast_from_main(
+            lambda: start_state(run, which, settings, dataset, edited=edited, allow=allow_changes)
+        )
+        training = Trainer(run, settings, machine, dataset)
         state = training.load(found) if found else None
-        company.tell(lambda: rewound(run, state, settings, edited=edited))  # nothing of the run was changed before
-        company.note(reference)
+        world.broadcast_from_main(
+            lambda: rewind_records(run, state, settings, edited=edited)
+        )  # nothing of the run was changed before
+        world.set_flag(reference)
         return training.go(state)
 
 
-def prove_run(reference: str, runs: Path, company: Company) -> Proof:
+def verify_run(reference: str, runs: Path, world: World) -> Verification:
     name, which = run_folder.split_reference(reference)
-    run = run_folder.find(name, runs)
+    run = run_folder.open_run(name, runs)
     run.refuse_changed()
-    settings = settle(run.config())
-    dataset = its_text(run, settings, company)
-    machine = machines.choose(settings.train.device, settings.train.dtype, company)
-    with held(run, company):
-        found = company.tell(lambda: store.find(run.checkpoints, which)[0].folder.name)
-        return prove(Training(run, settings, machine, dataset), found)
+    settings = validated(run.config())
+    dataset = open_run_dataset(run, settings, world)
+    machine = machines.choose_machine(settings.train.device, settings.train.dtype, world)
+    with run_lock(run, world):
+        found = world.broadcast_from_main(lambda: store.find_checkpoint(run.checkpoints, which)[0].folder.name)
+        return verify_checkpoint(Trainer(run, settings, machine, dataset), found)
 
 
-def its_text(run: Run, settings: Settings, company: Company) -> Dataset:
+def open_run_dataset(run: RunFolder, settings: Settings, world: World) -> Dataset:
     """What the run was trained on, unchanged."""
     if "imported" in run.facts():
         raise UserError(
@@ -104,9 +108,9 @@ def its_text(run: Run, settings: Settings, company: Company) -> Dataset:
         )
     if settings.data.path is None:
         raise UserError(f"'{run.folder}' does not say what it was trained on: its config.toml is damaged", "restore it")
-    refuse_uneven(settings.train.batch, company)
-    with company.in_turn("text"):
-        dataset = open_named(settings.data.path, run.tokenizer)
+    check_batch_divisible(settings.train.batch, world)
+    with world.main_process_first("text"):
+        dataset = open_dataset_at(settings.data.path, run.tokenizer)
     if dataset.fingerprint != run.fact("dataset_sha256"):
         raise UserError(
             f"the dataset '{dataset.folder}' is not the one that '{run.name}' was trained on:"
@@ -116,17 +120,17 @@ def its_text(run: Run, settings: Settings, company: Company) -> Dataset:
     return dataset
 
 
-def begun_from(run: Run, which: str, settings: Settings, dataset: Dataset, *, edited: bool, allow: bool) -> str:
+def start_state(run: RunFolder, which: str, settings: Settings, dataset: Dataset, *, edited: bool, allow: bool) -> str:
     """The name of the checkpoint to go on from; none is the very beginning. Refused where anything is not right."""
     for folder in (run.folder, run.checkpoints):  # nobody else would, where it was killed in its last moment
         remove_partials(folder)
     checkpoint = starting_point(run, which, settings.train.steps)
-    agreed(run, checkpoint, settings, dataset, edited=edited, allow=allow)
+    checked_state(run, checkpoint, settings, dataset, edited=edited, allow=allow)
     return checkpoint.folder.name if checkpoint else ""
 
 
-def agreed(
-    run: Run, checkpoint: Checkpoint | None, settings: Settings, dataset: Dataset, *, edited: bool, allow: bool
+def checked_state(
+    run: RunFolder, checkpoint: Checkpoint | None, settings: Settings, dataset: Dataset, *, edited: bool, allow: bool
 ) -> None:
     """Whatever has been changed is told, and refused unless it may be, and is meant."""
     made_of = store.read_progress(checkpoint).get("about") if checkpoint else None
@@ -134,11 +138,11 @@ def agreed(
         raise UserError(f"'{run.name}' has another tokenizer than its checkpoint", "restore its tokenizer.json")
     wanted, before = to_layer(settings), made_of and made_of["settings"]
     if not edited:  # what has its seal was agreed to already, maybe after the checkpoint was made
-        own = to_layer(settle(run.config()))
-        found = changes(own, wanted)
-        found += [each for each in changes(before or own, wanted) if not each.allowed and each not in found]
+        own = to_layer(validated(run.config()))
+        found = config_changes(own, wanted)
+        found += [each for each in config_changes(before or own, wanted) if not each.allowed and each not in found]
     elif before:
-        found = changes(before, wanted)
+        found = config_changes(before, wanted)
     else:
         if not allow:
             run.refuse_changed()
@@ -146,30 +150,30 @@ def agreed(
     refuse_changes(run.name, found, allow=allow)
 
 
-def starting_point(run: Run, which: str, steps: int) -> Checkpoint | None:
+def starting_point(run: RunFolder, which: str, steps: int) -> Checkpoint | None:
     """None for a run that was stopped before it had saved anything."""
-    if which == "latest" and not store.folders(run.checkpoints):
+    if which == "latest" and not store.checkpoint_folders(run.checkpoints):
         if (init := run.facts().get("init")) is None:
             return None
         raise UserError(f"'{run.name}' has lost its checkpoints", f"begin again: fledge train --init {init}")
-    checkpoint, damaged = store.find(run.checkpoints, which)
+    checkpoint, damaged = store.find_checkpoint(run.checkpoints, which)
     for what in damaged:
         say(f"warning: {what}; it is passed over")
-    if checkpoint.step >= steps and not checkpoint.owed:
+    if checkpoint.step >= steps and not checkpoint.pending_hooks:
         longer = f"to make it longer: fledge resume {run.name} --train.steps {2 * steps} --allow-changes"
         raise UserError(f"'{run.name}' is finished: it has made all its {steps} steps", longer)
     return checkpoint
 
 
-def rewound(run: Run, state: State | None, settings: Settings, *, edited: bool) -> str:
+def rewind_records(run: RunFolder, state: State | None, settings: Settings, *, edited: bool) -> str:
     """Everything later is taken back, and settings that were agreed to are the run's own."""
-    if (config := to_toml(settings)) != to_toml(settle(run.config())) or edited:
+    if (config := to_toml(settings)) != to_toml(validated(run.config())) or edited:
         run.take_on(config)
-    step, owed = (state.step, state.owed is not None) if state else (-1, False)
-    later = ", ".join(str(each.step) for each in store.complete(run.checkpoints) if each.step > step)
+    step, pending_hooks = (state.step, state.pending_hooks is not None) if state else (-1, False)
+    later = ", ".join(str(each.step) for each in store.complete_checkpoints(run.checkpoints) if each.step > step)
     store.remove_later(run.checkpoints, step)
-    # What a step is owed will be done and written again, so what it left half-done goes too.
-    rewind(run.folder, step - owed)
+    # What a step is pending_hooks will be done and written again, so what it left half-done goes too.
+    rewind(run.folder, step - pending_hooks)
     where = f"going on with '{run.name}' after step {step}" if state else f"'{run.name}' begins anew"
     say(where + (f"; what was saved later is taken back: {later}" if later else ""))
     return ""

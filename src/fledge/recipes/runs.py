@@ -4,13 +4,13 @@ import argparse
 import math
 from typing import Any
 
-from fledge.base.errors import UserError
 from fledge.checkpoint import store
-from fledge.checkpoint.run import Run, list_runs
-from fledge.model.count import parameters
-from fledge.recipes.screen import report, say
-from fledge.recipes.settings import settle
-from fledge.track.sinks import read_metrics
+from fledge.cli.output import report, say
+from fledge.core.errors import UserError
+from fledge.model.flops import parameters
+from fledge.runs.run_folder import RunFolder, list_runs
+from fledge.settings.pipeline import validated
+from fledge.tracking.sinks import read_metrics
 
 
 def run(args: argparse.Namespace) -> None:
@@ -23,8 +23,8 @@ def run(args: argparse.Namespace) -> None:
     report(rows, as_json=args.json, text=in_words(rows, str(args.runs)))
 
 
-def describe(run: Run) -> dict[str, Any]:
-    good = store.complete(run.checkpoints)
+def describe(run: RunFolder) -> dict[str, Any]:
+    good = store.complete_checkpoints(run.checkpoints)
     best = store.best_of(good)
     try:
         steps_seen = read_metrics(run.folder)["step"]
@@ -34,7 +34,7 @@ def describe(run: Run) -> dict[str, Any]:
         "run": run.name,
         "parameters": parameters(run.model_config()),
         "step": int(max(steps_seen, default=0)),
-        "steps": settle(run.config()).train.steps,
+        "steps": validated(run.config()).train.steps,
         "best_val_loss": best.val_loss if best else None,
         "checkpoints": [c.step for c in good],
         "started": run.fact("started"),

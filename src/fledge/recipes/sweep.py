@@ -16,20 +16,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fledge.base.errors import Interrupted, UserError, asked_by
-from fledge.base.files import locked, new_folders, user_path, write_atomic
-from fledge.base.settings import Layer, build, read_toml, refuse_odd_counts, setting, to_toml
-from fledge.checkpoint import run as run_folder
-from fledge.recipes import crews
-from fledge.recipes.crews import Crew, Job
-from fledge.recipes.errands import DONE, STOPPED, why
-from fledge.recipes.screen import report, say
-from fledge.recipes.settings import Settings, read_preset, settle, stack
-from fledge.recipes.space import Range, Space, read_space, refuse_missing_sampler, suggest
+from fledge.cli.output import report, say
+from fledge.core.config import Layer, build, read_toml, refuse_odd_counts, setting, to_toml
+from fledge.core.errors import Interrupted, UserError, signal_of
+from fledge.core.files import file_lock, new_folders, user_path, write_atomic
+from fledge.core.jobs import DONE, STOPPED, failure_reason
 from fledge.recipes.train import check_name, run_name
-from fledge.recipes.trials import BEGUN, FAILED, FINISHED, Record, Trial
-from fledge.track.sinks import read_metrics
-from fledge.track.terminal import printable, shown
+from fledge.runs import run_folder
+from fledge.settings.pipeline import Settings, merge_layers, read_preset, validated
+from fledge.sweep import workers
+from fledge.sweep.space import RangeDimension, Space, read_space, refuse_missing_sampler, suggest
+from fledge.sweep.study import BEGUN, FAILED, FINISHED, Study, Trial
+from fledge.sweep.workers import TrialJob, TrialRunner
+from fledge.tracking.sinks import read_metrics
+from fledge.tracking.terminal import printable, shown
 
 DRAWS = 10  # of which one should be possible
 LONGER = 4  # times the steps of a trial, for the best
@@ -52,12 +52,12 @@ class SweepConfig:
 
 
 @dataclass(frozen=True)
-class File:
+class SweepFile:
     sweep: SweepConfig
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """A sweep's file, read and checked."""
 
     config: SweepConfig
@@ -65,7 +65,7 @@ class Plan:
     fixed: Layer
 
     def settings(self, chosen: dict[str, Any]) -> Settings:
-        return settle(self.fixed, as_layer(chosen))
+        return validated(self.fixed, as_layer(chosen))
 
     def about(self) -> dict[str, Any]:
         """What makes it this sweep; how many trials there are does not."""
@@ -81,12 +81,12 @@ def run(args: argparse.Namespace) -> None:
     crew = crew_of(args)
     folder = args.runs / name
     refuse_foreign(folder)
-    with new_folders(folder), locked(folder / ".lock", UserError(f"'{name}' is at work already", "wait for it")):
-        record = Record(folder, plan.about())
+    with new_folders(folder), file_lock(folder / ".lock", UserError(f"'{name}' is at work already", "wait for it")):
+        record = Study(folder, plan.about())
         try:
             Sweep(folder, plan, record, trials).go(crew)
         except KeyboardInterrupt as stop:
-            raise Interrupted(asked_by(stop), again(args)) from None
+            raise Interrupted(signal_of(stop), again(args)) from None
         if record.in_state(BEGUN):
             raise Interrupted(signal.SIGTERM, again(args))
         outcome = outcome_of(folder, plan, record)
@@ -97,12 +97,12 @@ def again(args: argparse.Namespace) -> str:
     return f"fledge sweep {shlex.quote(args.file)}, with the same options"
 
 
-def crew_of(args: argparse.Namespace) -> Crew:
+def crew_of(args: argparse.Namespace) -> TrialRunner:
     if args.engine == "ray":
-        return crews.on_ray(args.address, args.workers)
+        return workers.on_ray(args.address, args.workers)
     if args.address:
         raise UserError("--address is a Ray cluster's", "add --engine ray, or leave it out")
-    return crews.processes(args.workers)
+    return workers.local_workers(args.workers)
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -113,12 +113,12 @@ def refuse_foreign(folder: Path) -> None:
 # The file
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: Path) -> SweepPlan:
     sections = read_toml(path)
     for name in ("sweep", "space"):
         if name not in sections:
             raise UserError(f"'{path}' has no [{name}]: it is no sweep", "see: fledge sweep --help")
-    config = build(File, {"sweep": sections.pop("sweep")}).sweep
+    config = build(SweepFile, {"sweep": sections.pop("sweep")}).sweep
     space = read_space(sections.pop("space"))
     assert config.preset is not None
     preset, _ = read_preset(config.preset)
@@ -127,14 +127,14 @@ def read_plan(path: Path) -> Plan:
         section, _, key = name.partition(".")
         if key in sections.get(section, {}):
             raise UserError(f"{name} is fixed, and in [space], too", "leave it out of one of them")
-    plan = Plan(config, space, stack(preset, sections))
+    plan = SweepPlan(config, space, merge_layers(preset, sections))
     refuse_hopeless(plan)
     return plan
 
 
-def refuse_hopeless(plan: Plan) -> None:
+def refuse_hopeless(plan: SweepPlan) -> None:
     """What is wrong without any trial. Settings that are wrong only together are a trial that fails."""
-    fixed = settle(plan.fixed)
+    fixed = validated(plan.fixed)
     if fixed.train.eval_every == 0 and "train.eval_every" not in plan.space:
         raise UserError("train.eval_every = 0: trials could not be compared", "leave it out")
     refusals = []
@@ -161,11 +161,11 @@ def as_layer(chosen: dict[str, Any]) -> dict[str, dict[str, Any]]:
 @dataclass(frozen=True)
 class Sweep:
     folder: Path
-    plan: Plan
-    record: Record
+    plan: SweepPlan
+    record: Study
     trials: int
 
-    def go(self, crew: Crew) -> None:
+    def go(self, crew: TrialRunner) -> None:
         begun = {trial.name: trial for trial in self.record.in_state(BEGUN)}
         if self.record.trials:
             say(f"going on with '{self.folder.name}': {self._so_far()}")
@@ -173,7 +173,7 @@ class Sweep:
             for job, code in ends:
                 self._ended(begun.pop(job.name), job, code)
 
-    def _jobs(self, begun: dict[str, Trial]) -> Iterator[Job]:
+    def _jobs(self, begun: dict[str, Trial]) -> Iterator[TrialJob]:
         """First those that were left, then new ones. Asked for when there is room, so that all that is known counts."""
         for trial in list(begun.values()):
             yield self._job(trial, self.plan.settings(trial.chosen))
@@ -189,15 +189,17 @@ class Sweep:
             begun[trial.name] = trial
             yield job
 
-    def _job(self, trial: Trial, settings: Settings) -> Job:
+    def _job(self, trial: Trial, settings: Settings) -> TrialJob:
         write_atomic(self.folder / f"{trial.name}.toml", to_toml(settings))
-        return crews.job_of(self.folder, trial.name, settings.train.device)
+        return workers.job_of(self.folder, trial.name, settings.train.device)
 
-    def _ended(self, trial: Trial, job: Job, code: int) -> None:
+    def _ended(self, trial: Trial, job: TrialJob, code: int) -> None:
         if code in STOPPED:
             return  # it has saved, and goes on next time
         if code != DONE:
-            self._failed(trial, why(job.errand.log) if code < STOPPED[0] else f"killed by signal {code - 128}")
+            self._failed(
+                trial, failure_reason(job.errand.log) if code < STOPPED[0] else f"killed by signal {code - 128}"
+            )
             return
         loss, step = best_of(self.folder / trial.name, self.plan.config.metric)
         if loss is None:
@@ -225,7 +227,7 @@ def best_of(run: Path, metric: str) -> tuple[float | None, int]:
 # What comes of it
 
 
-def outcome_of(folder: Path, plan: Plan, record: Record) -> dict[str, Any]:
+def outcome_of(folder: Path, plan: SweepPlan, record: Study) -> dict[str, Any]:
     best = record.best()
     return {
         "sweep": folder.name,
@@ -233,12 +235,12 @@ def outcome_of(folder: Path, plan: Plan, record: Record) -> dict[str, Any]:
         "metric": plan.config.metric,
         "trials": [{"trial": trial.name, **asdict(trial)} for trial in record.ranked()],
         "best": best and best.name,
-        "next": best and longer(folder, best, plan.settings(best.chosen)),
+        "next": best and longer_run(folder, best, plan.settings(best.chosen)),
         "picture": best and str(picture(folder, plan, record)),
     }
 
 
-def longer(folder: Path, best: Trial, settings: Settings) -> str:
+def longer_run(folder: Path, best: Trial, settings: Settings) -> str:
     """The command that trains the best for longer."""
     train = settings.train
     further = f"--train.steps {LONGER * train.steps}"
@@ -249,12 +251,12 @@ def longer(folder: Path, best: Trial, settings: Settings) -> str:
     return f"fledge train {file} --run {shlex.quote(folder.name)}-best {further}{runs}"
 
 
-def picture(folder: Path, plan: Plan, record: Record) -> Path:
-    from fledge.track.plots import scatter  # a second that an early refusal need not wait for
+def picture(folder: Path, plan: SweepPlan, record: Study) -> Path:
+    from fledge.tracking.plots import scatter  # a second that an early refusal need not wait for
 
     finished = record.in_state(FINISHED)
     tried = {name: [trial.chosen[name] for trial in finished] for name in plan.space}
-    logarithmic = [name for name, choice in plan.space.items() if isinstance(choice, Range) and choice.log]
+    logarithmic = [name for name, choice in plan.space.items() if isinstance(choice, RangeDimension) and choice.log]
     return scatter(tried, [trial.loss or 0.0 for trial in finished], logarithmic, plan.config.metric, folder)
 
 

@@ -5,23 +5,23 @@ import sys
 from importlib.util import find_spec
 from itertools import cycle
 
-from fledge.base.errors import UserError
-from fledge.recipes.screen import report
-from fledge.recipes.tokenizer_report import compare, in_words
-from fledge.recipes.tokenizers import make_tokenizer, sampled, usual_gpt2_folders
-from fledge.text.inputs import Options
-from fledge.text.reading import gather
-from fledge.tokens import gpt2
-from fledge.tokens import tokenizer as tokenizers
-from fledge.tokens.config import TokenizerConfig
-from fledge.tokens.tokenizer import Tokenizer
-from fledge.track.terminal import printable, shown
+from fledge.cli.output import report
+from fledge.core.errors import UserError
+from fledge.text.inputs import ReadOptions
+from fledge.text.reading import open_sources
+from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers import gpt2
+from fledge.tokenizers.base import Tokenizer
+from fledge.tokenizers.config import TokenizerConfig
+from fledge.tokenizers.create import make_tokenizer, sampled, usual_gpt2_folders
+from fledge.tokenizers.report import compare, in_words
+from fledge.tracking.terminal import printable, shown
 
 COLOURS = ("on blue", "on dark_green", "on dark_red", "on purple4", "on grey35")
 
 
 def run(args: argparse.Namespace) -> None:
-    {"train": train, "show": show, "report": judge}[args.act](args)
+    {"train": train, "show": show, "report": report_on}[args.act](args)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -41,10 +41,10 @@ def make(args: argparse.Namespace) -> Tokenizer:
         raise UserError("GPT-2's encoding is made already: no text changes it", "leave the sources out")
     if config.kind != "gpt2" and not args.sources:
         raise UserError("there is no text to learn from", "give a file, a folder or a named corpus")
-    reading = gather(args.sources, Options(args.field)) if args.sources else None
+    reading = open_sources(args.sources, ReadOptions(args.field)) if args.sources else None
     if not (args.from_scratch and reading):
         return make_tokenizer(reading, config, [args.gpt2] if args.gpt2 else [])
-    from fledge.tokens.bpe import BpeTokenizer
+    from fledge.tokenizers.bpe import BpeTokenizer
 
     exact, texts = config.vocab_size is not None, sampled(reading, config)
     return BpeTokenizer.train(texts, config.size, tokenizers.END_OF_TEXT, pattern=config.pattern, exact=exact)
@@ -81,16 +81,16 @@ def readable(piece: bytes) -> str:
         return f"<{piece.hex(' ')}>"
 
 
-def judge(args: argparse.Namespace) -> None:
+def report_on(args: argparse.Namespace) -> None:
     loaded = tokenizers.load(args.file)
     others: dict[str, Tokenizer] = {}
     missing = None
     try:
-        others["GPT-2"] = gpt2.load([*([args.gpt2] if args.gpt2 else []), *usual_gpt2_folders()])
+        others["GPT-2"] = gpt2.load_gpt2([*([args.gpt2] if args.gpt2 else []), *usual_gpt2_folders()])
     except UserError as error:
         if args.gpt2:
             raise
         missing = f"GPT-2 is not beside it: {error.message}; {error.hint}"
-    reading = gather(args.sources, Options(args.field))
+    reading = open_sources(args.sources, ReadOptions(args.field))
     found = compare({shown(args.file): loaded, **others}, (piece.text for piece in reading.pieces()))
     report({"tokenizers": found, "note": missing}, as_json=args.json, text=in_words(found, missing))

@@ -7,33 +7,33 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from fledge.base import machine as machines
-from fledge.base.company import ALONE, Company, joined, restarts
-from fledge.base.errors import Interrupted, UserError
-from fledge.base.files import human_bytes
-from fledge.base.machine import Machine
-from fledge.base.settings import to_layer, to_toml
-from fledge.batches.order import Order
-from fledge.checkpoint import run as run_folder
+from fledge.batches.sampler import WindowSampler
 from fledge.checkpoint import store
-from fledge.checkpoint.run import Run
+from fledge.cli.output import report
+from fledge.cluster.launch import launch_on_ray, refuse_idle
+from fledge.core import device as machines
+from fledge.core.config import to_layer, to_toml
+from fledge.core.device import Machine
+from fledge.core.distributed import SINGLE_PROCESS, World, init_distributed, restart_counts
+from fledge.core.errors import Interrupted, UserError
+from fledge.core.files import human_bytes
 from fledge.datasets.shards import Dataset
 from fledge.model.config import ModelConfig
-from fledge.model.count import TRAINING_BYTES, parameters
-from fledge.recipes import facts, origin
-from fledge.recipes.assembly import refuse_uneven
-from fledge.recipes.launch import launch, refuse_idle
-from fledge.recipes.origin import Origin
-from fledge.recipes.outcome import Outcome, tell
-from fledge.recipes.prepare import ensure
+from fledge.model.flops import TRAINING_BYTES, parameters
+from fledge.recipes.prepare import ensure_dataset
 from fledge.recipes.resume import resume
-from fledge.recipes.screen import report
-from fledge.recipes.settings import Settings, resolve
-from fledge.recipes.training import Training, held
+from fledge.recipes.train_result import TrainResult, print_result
+from fledge.runs import metadata, run_folder
+from fledge.runs.run_folder import RunFolder
+from fledge.settings.pipeline import Settings, resolve
 from fledge.text.inputs import is_url
-from fledge.track.sinks import read_events, read_metrics
-from fledge.train.attention_speed import fastest_attention
-from fledge.train.fitting import BUSY_TOKENS, chunked_loss_pays
+from fledge.tracking.sinks import read_events, read_metrics
+from fledge.training import init_from
+from fledge.training.attention_speed import fastest_attention
+from fledge.training.init_from import InitialWeights
+from fledge.training.micro_batch import BUSY_TOKENS, chunked_loss_pays
+from fledge.training.setup import check_batch_divisible
+from fledge.training.trainer import Trainer, run_lock
 
 LONGEST_NAME = 200  # bytes; a file system takes 255, and folders beside it carry longer names
 
@@ -41,35 +41,35 @@ LONGEST_NAME = 200  # bytes; a file system takes 255, and folders beside it carr
 def run(args: argparse.Namespace) -> None:
     refuse_idle(args)
     if args.launcher and not args.print_config:
-        tell(launched(args), as_json=args.json)
+        print_result(launched(args), as_json=args.json)
         return
-    with joined() as company:
+    with init_distributed() as world:
         if args.print_config:
             settings, _, _ = asked_for(args)
             report(to_layer(settings), as_json=args.json, text=to_toml(settings, explain=True))
             return
-        tell(trained(args, company), as_json=args.json)
+        print_result(train_in_world(args, world), as_json=args.json)
 
 
-def launched(args: argparse.Namespace) -> Outcome:
+def launched(args: argparse.Namespace) -> TrainResult:
     settings, _, _ = asked_for(args)
     if args.run is None:
         raise unnamed()
     check_name(args.run)
     run_folder.refuse_existing(args.runs / args.run)
-    return launch(trained, args, args.run, settings)
+    return launch_on_ray(train_in_world, args, args.run, settings)
 
 
-def trained(args: argparse.Namespace, company: Company) -> Outcome:
+def train_in_world(args: argparse.Namespace, world: World) -> TrainResult:
     settings, base_name, start = asked_for(args)
-    return begin_or_go_on(settings, args, base_name, start, company)
+    return train_or_resume(settings, args, base_name, start, world)
 
 
-def asked_for(args: argparse.Namespace) -> tuple[Settings, str, Origin | None]:
+def asked_for(args: argparse.Namespace) -> tuple[Settings, str, InitialWeights | None]:
     """What to train, how the run is called if nobody says, and the run that it begins with, if any."""
     if args.preset is None and args.init is None:
         raise UserError("what is to be trained?", "name a preset or a FILE.toml, or a run to go on from: --init RUN")
-    start = origin.find(args.init, args.runs) if args.init else None
+    start = init_from.find_initial_weights(args.init, args.runs) if args.init else None
     settings = start.settings(args.preset, args.overrides) if start else resolve(args.preset, args.overrides)
     base_name = run_name(args.preset) if args.preset else start.run.name if start else ""
     return settings, base_name, start
@@ -79,21 +79,23 @@ def unnamed() -> UserError:
     return UserError("processes that are started again must know which run to go on with", "name it: --run NAME")
 
 
-def begin_or_go_on(
-    settings: Settings, args: argparse.Namespace, base_name: str, start: Origin | None, company: Company
-) -> Outcome:
+def train_or_resume(
+    settings: Settings, args: argparse.Namespace, base_name: str, start: InitialWeights | None, world: World
+) -> TrainResult:
     """torchrun, or Ray, does the same again when a process has died: then the run that it made goes on."""
-    if restarts()[1] and args.run is None:
+    if restart_counts()[1] and args.run is None:
         raise unnamed()
-    if args.run is not None and company.tell(lambda: "there" if is_own(args.run, args.runs, company) else ""):
-        return resume(args.run, args.runs, company)
+    if args.run is not None and world.broadcast_from_main(
+        lambda: "there" if belongs_to_this_launch(args.run, args.runs, world) else ""
+    ):
+        return resume(args.run, args.runs, world)
     name, profile = args.run, args.profile
-    return train(settings, args.runs, name=name, base_name=base_name, start=start, company=company, profile=profile)
+    return train(settings, args.runs, name=name, base_name=base_name, start=start, world=world, profile=profile)
 
 
-def is_own(name: str, runs: Path, company: Company) -> bool:
+def belongs_to_this_launch(name: str, runs: Path, world: World) -> bool:
     """A run of that name that was there before is somebody else's, and stays as it is."""
-    return company.noted(name) and (runs / name).exists()
+    return world.has_flag(name) and (runs / name).exists()
 
 
 def run_name(preset: str) -> str:
@@ -107,25 +109,27 @@ def train(
     *,
     name: str | None,
     base_name: str,
-    start: Origin | None = None,
-    company: Company = ALONE,
+    start: InitialWeights | None = None,
+    world: World = SINGLE_PROCESS,
     profile: bool = False,
-) -> Outcome:
+) -> TrainResult:
     """From settings to a trained model. Whatever is wrong is found before the run's folder is made."""
     if name is not None:
         check_name(name)
-        if company.first:  # who comes later would find what the first has made
+        if world.is_main:  # who comes later would find what the first has made
             run_folder.refuse_existing(runs / name)
-    refuse_uneven(settings.train.batch, company)
-    machine = machines.choose(settings.train.device, settings.train.dtype, company)
+    check_batch_divisible(settings.train.batch, world)
+    machine = machines.choose_machine(settings.train.device, settings.train.dtype, world)
     text = settings.data.path or settings.data.corpus  # complete() fills in the path, and then nobody can tell
     first = start.begin(settings) if start else None
     # A check runs in the main process only, so it must not measure: that is a collective of all ranks.
     unmeasured = replace(settings, model=replace(settings.model, attention="sdpa"))
-    with company.in_turn("text"):
-        dataset = ensure(settings.data, settings.tokenizer, check=lambda made: complete(unmeasured, made, machine))
-    settings = complete(settings, dataset, machine)
-    about = {**facts.of_training(dataset, machine), "text": text}
+    with world.main_process_first("text"):
+        dataset = ensure_dataset(
+            settings.data, settings.tokenizer, check=lambda made: complete_settings(unmeasured, made, machine)
+        )
+    settings = complete_settings(settings, dataset, machine)
+    about = {**metadata.training_metadata(dataset, machine), "text": text}
     if start:
         start.check(dataset)
         about["init"] = start.name
@@ -133,29 +137,29 @@ def train(
     def create() -> str:
         folder = runs / (name or run_folder.free_name(runs, base_name))
         run_folder.refuse_existing(folder)
-        company.note(folder.name)  # before it is there: who is killed in between has made none
-        return run_folder.create(folder, to_toml(settings), about, dataset.tokenizer, first).name
+        world.set_flag(folder.name)  # before it is there: who is killed in between has made none
+        return run_folder.create_run(folder, to_toml(settings), about, dataset.tokenizer, first).name
 
-    run = Run(runs / company.tell(create))
+    run = RunFolder(runs / world.broadcast_from_main(create))
     try:
-        with held(run, company):
-            return Training(run, settings, machine, dataset, profile=profile).go(first)
+        with run_lock(run, world):
+            return Trainer(run, settings, machine, dataset, profile=profile).go(first)
     except Interrupted:
         raise
     except BaseException:
-        if company.first and never_began(run):
+        if world.is_main and is_unstarted(run):
             shutil.rmtree(run.folder, ignore_errors=True)  # leave no run behind that is none
         raise
 
 
-def never_began(run: Run) -> bool:
-    if any(event["event"] == "Accident" for event in read_events(run.folder)):
+def is_unstarted(run: RunFolder) -> bool:
+    if any(event["event"] == "Anomaly" for event in read_events(run.folder)):
         return False
     try:
         steps = read_metrics(run.folder)["step"]
     except UserError:
         steps = []
-    saved = max((checkpoint.step for checkpoint in store.complete(run.checkpoints)), default=0)
+    saved = max((checkpoint.step for checkpoint in store.complete_checkpoints(run.checkpoints)), default=0)
     return not saved and not max(steps, default=0)
 
 
@@ -165,7 +169,7 @@ def check_name(name: str) -> None:
         raise UserError(f"a run cannot be named '{name}'", "use letters, digits, '-' and '_'")
 
 
-def complete(settings: Settings, dataset: Dataset, machine: Machine) -> Settings:
+def complete_settings(settings: Settings, dataset: Dataset, machine: Machine) -> Settings:
     """Fill in what depends on data and machine. After this, nothing in the settings is left to chance."""
     held = dataset.tokenizer.vocab_size
     vocab_size = settings.model.vocab_size or held
@@ -177,25 +181,25 @@ def complete(settings: Settings, dataset: Dataset, machine: Machine) -> Settings
     if vocab_size < 2:
         raise UserError("a vocabulary of 1 token leaves nothing to predict", "train on a text with more characters")
     model = replace(settings.model, vocab_size=vocab_size)
-    refuse_unspeakable(settings.track.prompt, dataset)
-    data = replace(settings.data, path=address(settings.data.path, dataset))
+    check_prompt(settings.track.prompt, dataset)
+    data = replace(settings.data, path=dataset_path(settings.data.path, dataset))
     judged = len(dataset.splits["val"]) if "val" in dataset.held else 0
-    return decide(replace(settings, model=model, data=data), len(dataset.split("train")), judged, machine)
+    return decide_settings(replace(settings, model=model, data=data), len(dataset.split("train")), judged, machine)
 
 
-def decide(settings: Settings, tokens: int, judged: int, machine: Machine) -> Settings:
+def decide_settings(settings: Settings, tokens: int, judged: int, machine: Machine) -> Settings:
     """Fill in what depends on the machine, and on how many tokens there are to learn from and to be judged by."""
     model = settings.model
-    refuse_too_large(model, machine)
+    check_memory(model, machine)
     stride = settings.data.stride or model.context
     steps = settings.train.steps
-    order = Order(tokens, model.context, stride, settings.train.seed)
+    order = WindowSampler(tokens, model.context, stride, settings.train.seed)
     if settings.train.epochs is not None:
         steps = max(1, round(settings.train.epochs * order.epoch / settings.train.batch))
         replace(settings.train, steps=steps)  # refuses a number of steps that nobody lives to see
     compile, looks = settings.train.compile, settings.train.eval_every
     if looks is None:
-        looks = looking_pays(steps, settings.train.batch * model.context, judged)
+        looks = evaluation_interval(steps, settings.train.batch * model.context, judged)
     compile = compile_pays(settings, steps, machine) if compile == "auto" else compile
     chunked = settings.train.chunked_loss
     train = replace(
@@ -210,7 +214,7 @@ def decide(settings: Settings, tokens: int, judged: int, machine: Machine) -> Se
         chunked_loss=decide_chunked_loss(settings, machine, compile) if chunked == "auto" else chunked,
     )
     if model.attention == "auto":
-        local = max(1, train.batch // machine.company.size)
+        local = max(1, train.batch // machine.world.size)
         sequences = local if train.micro_batch == "auto" else train.micro_batch or local
         model = replace(model, attention=fastest_attention(model, sequences, machine))
     return replace(settings, model=model, data=replace(settings.data, stride=stride), train=train)
@@ -218,30 +222,30 @@ def decide(settings: Settings, tokens: int, judged: int, machine: Machine) -> Se
 
 def decide_chunked_loss(settings: Settings, machine: Machine, compile: bool) -> bool:
     model, wanted = settings.model, settings.train.micro_batch
-    local = max(1, settings.train.batch // machine.company.size)
+    local = max(1, settings.train.batch // machine.world.size)
     sequences = -(-BUSY_TOKENS // model.context) if wanted == "auto" else wanted or local
     return chunked_loss_pays(model, min(sequences, local), machine, compiled=compile)
 
 
-LOOKING = 0.05  # of the work; a token that is judged costs a third of one that is learned from
-MOST_LOOKS = 40
+EVALUATION_SHARE = 0.05  # of the work; a token that is judged costs a third of one that is learned from
+MAX_EVALUATIONS = 40
 
 
-def looking_pays(steps: int, batch: int, judged: int) -> int:
+def evaluation_interval(steps: int, batch: int, judged: int) -> int:
     """Steps between looks at so many tokens, rounded up to 1, 2 or 5 times a power of ten."""
     # One more look is taken before the first step.
-    affordable = LOOKING * 3 * steps * batch / max(1, judged) - 1
-    wanted = steps / min(MOST_LOOKS, max(1, affordable))
+    affordable = EVALUATION_SHARE * 3 * steps * batch / max(1, judged) - 1
+    wanted = steps / min(MAX_EVALUATIONS, max(1, affordable))
     power = 10 ** math.floor(math.log10(max(1, wanted)))
     return min(steps, next(n * power for n in (1, 2, 5, 10) if n * power >= wanted))
 
 
-def address(given: str | None, dataset: Dataset) -> str:
+def dataset_path(given: str | None, dataset: Dataset) -> str:
     """Where the dataset is found again: a URL is good on every machine, the cache that it came through is not."""
     return given if given and is_url(given) else str(dataset.folder.resolve())
 
 
-def refuse_too_large(model: ModelConfig, machine: Machine) -> None:
+def check_memory(model: ModelConfig, machine: Machine) -> None:
     needed, there = TRAINING_BYTES * parameters(model), machines.total_memory(machine.device)
     if needed > there:
         raise UserError(
@@ -251,7 +255,7 @@ def refuse_too_large(model: ModelConfig, machine: Machine) -> None:
         )
 
 
-def refuse_unspeakable(prompt: str | None, dataset: Dataset) -> None:
+def check_prompt(prompt: str | None, dataset: Dataset) -> None:
     """Samples begin with the prompt, so the tokenizer must know its characters."""
     try:
         dataset.tokenizer.encode(prompt or "")

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fledge.base.errors import UserError, nearest
-from fledge.base.files import cache_dir
-from fledge.text.download import Expected, fetch
+from fledge.core.errors import UserError, nearest
+from fledge.core.files import cache_dir
+from fledge.text.download import ExpectedFile, fetch
 
 Files = Callable[[], Iterator[tuple[str, Callable[[], str]]]]  # names, and how to come by a path
 
@@ -37,7 +37,7 @@ class Corpus:
         return ".".join(map(str, sys.version_info[:3])) if self.name == "python" else self.origin
 
 
-def find(name: str) -> Corpus:
+def find_corpus(name: str) -> Corpus:
     if name in CORPORA:
         return CORPORA[name]
     raise UserError(
@@ -75,7 +75,7 @@ SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2d
 
 def shakespeare() -> Iterator[tuple[str, Callable[[], str]]]:
     place = cache_dir() / "downloads" / "shakespeare.txt"
-    yield "shakespeare", lambda: str(fetch(SHAKESPEARE_URL, place, Expected(sha256=SHAKESPEARE_SHA256)))
+    yield "shakespeare", lambda: str(fetch(SHAKESPEARE_URL, place, ExpectedFile(sha256=SHAKESPEARE_SHA256)))
 
 
 CORPORA = {

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from fledge.base.errors import UserError
-from fledge.base.files import PARTIAL, human_bytes, new_folders, sync_folder
-from fledge.base.progress import byte_progress
+from fledge.core.errors import UserError
+from fledge.core.files import PARTIAL, human_bytes, new_folders, sync_folder
+from fledge.core.progress import byte_progress
 
 CHUNK = 1 << 20
 PASSING = {408, 425, 429, 500, 502, 503, 504}
@@ -31,7 +31,7 @@ HINT = "check the network, or fetch the file another way and give its path inste
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long to wait for a byte, how often to try without any progress, and the first pause between."""
 
     timeout: float = 30.0
@@ -40,7 +40,7 @@ class Patience:
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedFile:
     """What the publisher says the file is. `sha256` of the content, or git's `blob` hash of it."""
 
     size: int | None = None
@@ -48,7 +48,7 @@ class Expected:
     blob: str = ""
 
 
-class Again(Exception):
+class RetryDownload(Exception):
     """This try failed in a way that may pass. `wait`: what the server asked for."""
 
     def __init__(self, why: str, wait: float = 0.0) -> None:
@@ -56,7 +56,7 @@ class Again(Exception):
         self.wait = wait
 
 
-def fetch(url: str, path: Path, expected: Expected | None = None, patience: Patience | None = None) -> Path:
+def fetch(url: str, path: Path, expected: ExpectedFile | None = None, patience: RetryPolicy | None = None) -> Path:
     """`path`, downloaded once. A second process that wants it too waits for the first."""
     if path.exists():
         return path
@@ -65,7 +65,7 @@ def fetch(url: str, path: Path, expected: Expected | None = None, patience: Pati
         fcntl.flock(file, fcntl.LOCK_EX)
         try:
             if not path.exists():
-                _fill(url, partial, file, expected or Expected(), patience or Patience())
+                _fill(url, partial, file, expected or ExpectedFile(), patience or RetryPolicy())
                 os.fsync(file.fileno())
                 partial.replace(path)
                 sync_folder(path.parent)
@@ -76,14 +76,14 @@ def fetch(url: str, path: Path, expected: Expected | None = None, patience: Pati
     return path
 
 
-def _fill(url: str, partial: Path, file: IO[bytes], expected: Expected, patience: Patience) -> None:
+def _fill(url: str, partial: Path, file: IO[bytes], expected: ExpectedFile, patience: RetryPolicy) -> None:
     """Try until all bytes are here and right; give up after some tries that brought nothing."""
     failed, wrong = 0, False
     while True:
         before = partial.stat().st_size
         try:
             _continue(url, partial, file, expected, patience)
-        except Again as error:
+        except RetryDownload as error:
             failed = 0 if partial.stat().st_size > before else failed + 1
             if failed >= patience.tries:
                 raise UserError(f"could not download {url}: {error}", HINT) from None
@@ -97,7 +97,7 @@ def _fill(url: str, partial: Path, file: IO[bytes], expected: Expected, patience
         wrong = True  # once more from the beginning: it may have been the joining of two downloads
 
 
-def _continue(url: str, partial: Path, file: IO[bytes], expected: Expected, patience: Patience) -> None:
+def _continue(url: str, partial: Path, file: IO[bytes], expected: ExpectedFile, patience: RetryPolicy) -> None:
     """One request: the rest of the file, or all of it."""
     have, mark = partial.stat().st_size, _mark(partial, url)
     if have and (not mark or (expected.size is not None and have > expected.size)):
@@ -111,7 +111,7 @@ def _continue(url: str, partial: Path, file: IO[bytes], expected: Expected, pati
     with ask(request, patience.timeout) as answer:
         if answer is None:  # 416: what is here is not a beginning of what is there
             _restart(partial, file)
-            raise Again("the part that was here does not fit")
+            raise RetryDownload("the part that was here does not fit")
         if have and not _continues(answer, have):
             have = _restart(partial, file)
         length = answer.headers.get("Content-Length")
@@ -138,9 +138,9 @@ def _pour(answer: Any, file: IO[bytes], url: str, have: int, total: int | None) 
                 have += len(data)
                 advance(len(data))
         except (TimeoutError, http.client.HTTPException, ConnectionError) as error:
-            raise Again(f"the connection broke after {human_bytes(have)} ({_words(error)})") from None
+            raise RetryDownload(f"the connection broke after {human_bytes(have)} ({_words(error)})") from None
     if total is not None and have != total:
-        raise Again(f"only {have:,} of {total:,} bytes came")
+        raise RetryDownload(f"only {have:,} of {total:,} bytes came")
 
 
 @contextmanager
@@ -158,16 +158,16 @@ def ask(request: urllib.request.Request, timeout: float) -> Iterator[Any]:
             return
         if error.code in PASSING:
             asked = error.headers.get("Retry-After") or ""
-            raise Again(
+            raise RetryDownload(
                 f"HTTP {error.code} {error.reason}", float(min(60, int(asked) if asked.isdigit() else 0))
             ) from None
         raise _refused(url, error.code, str(error.reason)) from None
     except urllib.error.URLError as error:
         if isinstance(error.reason, socket.gaierror | ConnectionRefusedError):
             raise UserError(f"could not reach {url}: {_words(error.reason)}", HINT) from None
-        raise Again(_words(error.reason)) from None
+        raise RetryDownload(_words(error.reason)) from None
     except (OSError, http.client.HTTPException) as error:
-        raise Again(_words(error)) from None
+        raise RetryDownload(_words(error)) from None
     with answer:
         yield answer
 
@@ -189,7 +189,7 @@ def _words(error: object) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _mismatch(partial: Path, expected: Expected) -> str:
+def _mismatch(partial: Path, expected: ExpectedFile) -> str:
     """What is wrong with the file, or nothing."""
     size = partial.stat().st_size
     if expected.size is not None and size != expected.size:

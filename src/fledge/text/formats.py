@@ -20,16 +20,27 @@ from fledge.text.inputs import (
     PIECE,
     Document,
     Input,
-    Options,
     Piece,
     Readable,
-    Tally,
+    ReadCounts,
+    ReadOptions,
     describe,
     looks_binary,
     open_bytes,
 )
 
-__all__ = ["Document", "Input", "Options", "Piece", "Slice", "Tally", "is_text", "read", "read_file", "read_slice"]
+__all__ = [
+    "Document",
+    "Input",
+    "Piece",
+    "ReadCounts",
+    "ReadOptions",
+    "Slice",
+    "is_text",
+    "read_documents",
+    "read_file",
+    "read_slice",
+]
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -48,7 +59,9 @@ class Slice:
     size: int = field(default=0, compare=False)
 
 
-def read(source: Input, options: Options | None = None, tally: Tally | None = None) -> Iterator[Piece]:
+def read_documents(
+    source: Input, options: ReadOptions | None = None, tally: ReadCounts | None = None
+) -> Iterator[Piece]:
     """Every document of an input."""
     return read_slice(Slice(source), options, tally)
 
@@ -78,22 +91,22 @@ def slices(source: Input, target: int) -> list[Slice]:
     ]
 
 
-def is_one_document(source: Input, options: Options) -> bool:
+def is_one_document(source: Input, options: ReadOptions) -> bool:
     """A plain text in which nothing stands between documents, however long it is."""
     return source.format == "txt" and not options.of(source).separator
 
 
-def sizes_known(source: Input, options: Options) -> bool:
+def sizes_known(source: Input, options: ReadOptions) -> bool:
     """Whether the first piece of a document tells already how large the document is."""
     if source.format == "txt":
         return is_one_document(source, options) and source.compression == "none" and source.size is not None
     return source.format == "jsonl" or not options.of(source).heading
 
 
-def read_slice(part: Slice, options: Options | None = None, tally: Tally | None = None) -> Iterator[Piece]:
+def read_slice(part: Slice, options: ReadOptions | None = None, tally: ReadCounts | None = None) -> Iterator[Piece]:
     source = part.source
-    options = (options or Options()).of(source)
-    tally = Tally() if tally is None else tally
+    options = (options or ReadOptions()).of(source)
+    tally = ReadCounts() if tally is None else tally
     reader = {"txt": _read_plain, "jsonl": _read_lines, "parquet": _read_parquet}[source.format]
     for piece in reader(part, options, tally):
         tally.bytes += piece.end - piece.start
@@ -101,7 +114,7 @@ def read_slice(part: Slice, options: Options | None = None, tally: Tally | None 
         yield piece
 
 
-def _read_plain(part: Slice, options: Options, tally: Tally) -> Iterator[Piece]:
+def _read_plain(part: Slice, options: ReadOptions, tally: ReadCounts) -> Iterator[Piece]:
     source, separator = part.source, options.separator.encode()
     whole = source.size or 0 if source.compression == "none" and not separator else 0
     with open_bytes(source, max(0, part.start - len(separator))) as file:
@@ -136,7 +149,7 @@ class Peeked:
         return self.file.read(size)
 
 
-def _read_lines(part: Slice, options: Options, tally: Tally) -> Iterator[Piece]:
+def _read_lines(part: Slice, options: ReadOptions, tally: ReadCounts) -> Iterator[Piece]:
     source = part.source
 
     def number(offset: int) -> int:
@@ -161,7 +174,7 @@ def _line_number(source: Input, offset: int) -> int:
     return count
 
 
-def _read_parquet(part: Slice, options: Options, tally: Tally) -> Iterator[Piece]:
+def _read_parquet(part: Slice, options: ReadOptions, tally: ReadCounts) -> Iterator[Piece]:
     source, field = part.source, options.field
     with parquet.opened(source) as file:
         if options.heading:
@@ -177,7 +190,7 @@ def _read_parquet(part: Slice, options: Options, tally: Tally) -> Iterator[Piece
                 tally.empty += 1
 
 
-def _in_pieces(name: str, text: str, tally: Tally) -> Iterator[Piece]:
+def _in_pieces(name: str, text: str, tally: ReadCounts) -> Iterator[Piece]:
     try:
         data = text.encode()
     except UnicodeEncodeError:  # JSON can spell half a character; no UTF-8 can hold it
@@ -211,4 +224,4 @@ def is_text(path: Path) -> bool:
 
 def read_file(path: Path) -> Iterator[Document]:
     """The documents of one local file; what is not UTF-8 is refused."""
-    return documents(read(describe(str(path), str(path)), Options(errors="strict")))
+    return documents(read_documents(describe(str(path), str(path)), ReadOptions(errors="strict")))

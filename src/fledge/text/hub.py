@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, unquote, urljoin
 
-from fledge.base.errors import UserError
-from fledge.base.files import cache_dir, write_atomic
-from fledge.text.download import HINT, Again, Expected, Patience, ask, fetch
+from fledge.core.errors import UserError
+from fledge.core.files import cache_dir, write_atomic
+from fledge.text.download import HINT, ExpectedFile, RetryDownload, RetryPolicy, ask, fetch
 
 SCHEME = "hf://datasets/"
 ADDRESS = re.compile(
@@ -31,7 +31,7 @@ READABLE = re.compile(r"\.(txt|md|jsonl|ndjson|parquet)(\.gz|\.zst)?$", re.IGNOR
 
 
 @dataclass(frozen=True)
-class Place:
+class HubPath:
     """An address, taken apart."""
 
     repo: str
@@ -49,7 +49,7 @@ class Place:
 class HubFile:
     """One file in a repository, as the Hub lists it."""
 
-    place: Place
+    place: HubPath
     size: int
     sha256: str  # of large files, which git keeps elsewhere
     blob: str  # of the others
@@ -66,20 +66,20 @@ def endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
 
 
-def parse(url: str) -> Place:
+def parse(url: str) -> HubPath:
     match = ADDRESS.fullmatch(url)
     if match is None:
         raise UserError(f"'{url}' is no data set on the Hub", "it reads hf://datasets/OWNER/NAME/path/to/file.parquet")
-    return Place(match["repo"], unquote(match["rev"] or "main"), match["path"] or "")
+    return HubPath(match["repo"], unquote(match["rev"] or "main"), match["path"] or "")
 
 
-def files(url: str, patience: Patience | None = None) -> list[HubFile]:
+def files(url: str, patience: RetryPolicy | None = None) -> list[HubFile]:
     """The files an address means: one, those below a folder, or those that match a glob; sorted by path."""
     place = parse(url)
     wanted = place.path.strip("/")
     wild = re.search(r"[*?\[]", wanted)
     folder = wanted[: wild.start()].rpartition("/")[0] if wild else wanted.rpartition("/")[0]
-    listed = _listed(place, folder, patience or Patience())
+    listed = _listed(place, folder, patience or RetryPolicy())
     if wild:
         pattern = re.compile(glob_to_regex(wanted))
         found = [file for file in listed if pattern.fullmatch(file.place.path)]
@@ -94,9 +94,9 @@ def files(url: str, patience: Patience | None = None) -> list[HubFile]:
     return sorted(found, key=lambda file: file.place.path)
 
 
-def model_files(repo: str, revision: str, patience: Patience | None = None) -> list[HubFile]:
+def model_files(repo: str, revision: str, patience: RetryPolicy | None = None) -> list[HubFile]:
     """All files of a model's repository."""
-    return _listed(Place(repo, revision, "", "models"), "", patience or Patience())
+    return _listed(HubPath(repo, revision, "", "models"), "", patience or RetryPolicy())
 
 
 def glob_to_regex(pattern: str) -> str:
@@ -116,7 +116,7 @@ def glob_to_regex(pattern: str) -> str:
     return out
 
 
-def _listed(place: Place, folder: str, patience: Patience) -> list[HubFile]:
+def _listed(place: HubPath, folder: str, patience: RetryPolicy) -> list[HubFile]:
     """The repository's files below `folder`; the list of last time where the Hub cannot be reached."""
     url = f"{endpoint()}/api/{place.kind}/{place.repo}/tree/{quote(place.revision, safe='')}"
     url += f"/{quote(folder)}" * bool(folder) + "?recursive=true"
@@ -129,10 +129,10 @@ def _listed(place: Place, folder: str, patience: Patience) -> list[HubFile]:
         listed = json.loads(kept.read_bytes())
     else:
         write_atomic(kept, json.dumps(listed))
-    return [HubFile(**{**each, "place": Place(**each["place"])}) for each in listed]
+    return [HubFile(**{**each, "place": HubPath(**each["place"])}) for each in listed]
 
 
-def _pages(url: str, place: Place, patience: Patience) -> Iterator[HubFile]:
+def _pages(url: str, place: HubPath, patience: RetryPolicy) -> Iterator[HubFile]:
     while url:
         entries, following = _page(url, place, patience)
         for entry in entries:
@@ -148,7 +148,7 @@ def _pages(url: str, place: Place, patience: Patience) -> Iterator[HubFile]:
         url = following
 
 
-def _page(url: str, place: Place, patience: Patience) -> tuple[list[dict[str, Any]], str]:
+def _page(url: str, place: HubPath, patience: RetryPolicy) -> tuple[list[dict[str, Any]], str]:
     for tried in range(patience.tries):
         try:
             with ask(urllib.request.Request(url, headers={"User-Agent": "fledge"}), patience.timeout) as answer:  # noqa: S310
@@ -166,20 +166,20 @@ def _page(url: str, place: Place, patience: Patience) -> tuple[list[dict[str, An
                     "check owner, name, revision and folder",
                 ) from None
             raise
-        except (Again, ValueError, OSError) as error:
+        except (RetryDownload, ValueError, OSError) as error:
             why = str(error)
             time.sleep(max(getattr(error, "wait", 0.0), patience.pause * 2**tried) * (tried + 1 < patience.tries))
     raise UserError(f"could not list {url}: {why}", HINT)
 
 
-def _folder(place: Place) -> Path:
+def _folder(place: HubPath) -> Path:
     return cache_dir() / "downloads" / "hub" / place.repo
 
 
-def download(file: HubFile, patience: Patience | None = None) -> Path:
+def download(file: HubFile, patience: RetryPolicy | None = None) -> Path:
     """The file in the cache. Its address there holds its hash: a new version is another file."""
     place = file.place
     url = f"{place.site}/resolve/{quote(place.revision, safe='')}/{quote(place.path)}"
     version = (file.sha256 or file.blob or hashlib.sha256(file.name.encode()).hexdigest())[:12]
     path = _folder(place) / version / Path(place.path).name
-    return fetch(url, path, Expected(file.size, file.sha256, file.blob), patience)
+    return fetch(url, path, ExpectedFile(file.size, file.sha256, file.blob), patience)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol, cast
 
-from fledge.base.errors import UserError
+from fledge.core.errors import UserError
 
 Format = Literal["txt", "jsonl", "parquet"]
 Compression = Literal["none", "gz", "zst"]
@@ -49,7 +49,7 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Options:
+class ReadOptions:
     """How text is to be read.
 
     `field`      which field of a JSON line or a parquet row is the text
@@ -63,8 +63,8 @@ class Options:
     heading: str = ""
     errors: Errors = "replace"
 
-    def of(self, source: Input) -> "Options":
-        return Options(
+    def of(self, source: Input) -> "ReadOptions":
+        return ReadOptions(
             source.field or self.field, source.separator or self.separator, source.heading or self.heading, self.errors
         )
 
@@ -93,7 +93,7 @@ class Piece:
 
 
 @dataclass
-class Tally:
+class ReadCounts:
     """What was met on the way. Each reader fills its own; `add` joins those of several processes."""
 
     documents: int = 0
@@ -103,7 +103,7 @@ class Tally:
     nul: int = 0  # NUL characters, kept
     surrogates: int = 0  # halves of characters in JSON, replaced
 
-    def add(self, other: "Tally") -> None:
+    def add(self, other: "ReadCounts") -> None:
         for each in fields(self):
             setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
@@ -150,10 +150,10 @@ def open_stored(source: Input) -> Iterator[IO[bytes]]:
     with refusals(source.name):
         opened = fsspec.open(source.path, "rb").open()
     with opened as file:
-        yield cast(IO[bytes], FromAfar(file, source.name))
+        yield cast(IO[bytes], RemoteFile(file, source.name))
 
 
-class FromAfar:
+class RemoteFile:
     """A file whose storage may go away while it is read."""
 
     def __init__(self, file: IO[bytes], name: str) -> None:
@@ -167,7 +167,7 @@ class FromAfar:
         return getattr(self.file, other)
 
 
-class Unpacked:
+class DecompressedFile:
     """A compressed file as plain bytes; where it is damaged is told with the place."""
 
     def __init__(self, stored: IO[bytes], source: Input) -> None:
@@ -199,7 +199,7 @@ def open_bytes(source: Input, start: int = 0) -> Iterator[Readable]:
             yield stored
         else:
             assert start == 0
-            yield Unpacked(stored, source)
+            yield DecompressedFile(stored, source)
 
 
 def describe(name: str, path: str, size: int | None = None) -> Input:

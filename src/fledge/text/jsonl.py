@@ -8,17 +8,21 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from fledge.base import fast_json
-from fledge.base.errors import UserError
-from fledge.base.files import human_bytes
-from fledge.text.inputs import CHOOSE, MARK, Input, Options, Readable, Tally
+from fledge.core import fast_json
+from fledge.core.errors import UserError
+from fledge.core.files import human_bytes
+from fledge.text.inputs import CHOOSE, MARK, Input, Readable, ReadCounts, ReadOptions
 from fledge.text.plain import READ, decode
 
 LINE_LIMIT = 64 << 20
-Place = Callable[[int], int]  # an offset in the file → the number of its line, counted when somebody must be told
+LinePosition = Callable[
+    [int], int
+]  # an offset in the file → the number of its line, counted when somebody must be told
 
 
-def lines(file: Readable, source: Input, start: int, end: int | None, number: Place) -> Iterator[tuple[int, bytes]]:
+def lines(
+    file: Readable, source: Input, start: int, end: int | None, number: LinePosition
+) -> Iterator[tuple[int, bytes]]:
     """The lines that begin in [start, end), with their places. `file` stands at `start`, or one byte before it."""
     offset, data, ended = max(0, start - 1), b"", False
     mine = start == 0  # else the first line, or the line's end just before `start`, is somebody else's
@@ -42,7 +46,7 @@ def lines(file: Readable, source: Input, start: int, end: int | None, number: Pl
             mine, offset = True, offset + len(line) + 1
 
 
-def text_of(line: bytes, at: int, source: Input, options: Options, tally: Tally, number: Place) -> str:
+def text_of(line: bytes, at: int, source: Input, options: ReadOptions, tally: ReadCounts, number: LinePosition) -> str:
     """The text in one line; '' where it holds none."""
     value = value_of(line, at, source, options, tally, number)
     if not isinstance(value, dict):
@@ -67,7 +71,7 @@ def text_of(line: bytes, at: int, source: Input, options: Options, tally: Tally,
     return text
 
 
-def value_of(line: bytes, at: int, source: Input, options: Options, tally: Tally, number: Place) -> Any:
+def value_of(line: bytes, at: int, source: Input, options: ReadOptions, tally: ReadCounts, number: LinePosition) -> Any:
     """What the line says; a blank one says nothing. What the fast parser does not take, the standard one judges."""
     try:
         return fast_json.loads(line)

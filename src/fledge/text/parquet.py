@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fledge.base.errors import UserError
-from fledge.base.files import human_bytes
+from fledge.core.errors import UserError
+from fledge.core.files import human_bytes
 from fledge.text.inputs import CHOOSE, Input, open_stored
 from fledge.text.plain import Chunk
 

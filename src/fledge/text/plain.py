@@ -10,8 +10,8 @@ begin at different places agree on it. Decodes no JSON and opens no file.
 import re
 from collections.abc import Iterable, Iterator
 
-from fledge.base.errors import UserError
-from fledge.text.inputs import PIECE, Errors, Input, Readable, Tally, looks_binary
+from fledge.core.errors import UserError
+from fledge.text.inputs import PIECE, Errors, Input, Readable, ReadCounts, looks_binary
 
 READ = 1 << 17
 WINDOW = 1 << 14  # how far behind the nominal place a safe one is looked for
@@ -106,7 +106,7 @@ def byte_pieces(chunks: Iterable[Chunk], first: int = 0, end: int | None = None)
             data, place, nominal, skipping = b"", 0, PIECE, False
 
 
-def decode(data: bytes, where: tuple[Input, int], errors: Errors, tally: Tally) -> str:
+def decode(data: bytes, where: tuple[Input, int], errors: Errors, tally: ReadCounts) -> str:
     """`where` is the input and the place of data[0] in it, for the refusal."""
     tally.nul += data.count(b"\0") if b"\0" in data else 0  # to look is much faster than to count
     try:

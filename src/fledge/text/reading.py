@@ -6,19 +6,19 @@ Everything here streams. Does not know what the text is read for.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fledge.base.errors import UserError
+from fledge.core.errors import UserError
 from fledge.text import sources
 from fledge.text.formats import Slice, read_slice
-from fledge.text.inputs import Input, Options, Piece, Tally
+from fledge.text.inputs import Input, Piece, ReadCounts, ReadOptions
 
 STRIDE = 4 << 20  # bytes: a sample looks into the text at least this often
 
 
 @dataclass(frozen=True)
-class Reading:
+class SourceText:
     sources: tuple[str, ...]
     inputs: tuple[Input, ...]
-    options: Options
+    options: ReadOptions
 
     @property
     def name(self) -> str:
@@ -32,7 +32,7 @@ class Reading:
     def slices(self, target: int) -> list[Slice]:
         return sources.slices(self.inputs, target)
 
-    def pieces(self, tally: Tally | None = None) -> Iterator[Piece]:
+    def pieces(self, tally: ReadCounts | None = None) -> Iterator[Piece]:
         """All of it."""
         return sources.mix(self.inputs, self.options, tally)
 
@@ -41,24 +41,24 @@ class Reading:
         if self.size <= limit:
             yield from self.pieces()
             return
-        owed = 0.0
+        pending_hooks = 0.0
         for part in self.slices(STRIDE):
-            owed += part.size * limit / self.size
-            if owed <= 0:  # the last piece was more than its share: nothing is read here
+            pending_hooks += part.size * limit / self.size
+            if pending_hooks <= 0:  # the last piece was more than its share: nothing is read here
                 continue
             for piece in sources.share(read_slice(part, self.options), part.share):
                 yield piece
-                owed -= len(piece.text.encode())
-                if owed <= 0:
+                pending_hooks -= len(piece.text.encode())
+                if pending_hooks <= 0:
                     break
 
 
-def gather(
-    named: Sequence[str], options: Options | None = None, include: Sequence[str] = (), exclude: Sequence[str] = ()
-) -> Reading:
+def open_sources(
+    named: Sequence[str], options: ReadOptions | None = None, include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> SourceText:
     """Finds and fetches what is named; a text of nothing is refused here, once for everyone."""
     inputs = tuple(each for source in named for each in sources.inputs(source, include, exclude))
-    reading = Reading(tuple(named), inputs, options or Options())
+    reading = SourceText(tuple(named), inputs, options or ReadOptions())
     if not any(piece.text.strip() for piece in reading.pieces()):
         hint = "give a file or folder that holds some"
         if any(each.weight < 1 for each in inputs):

@@ -19,25 +19,25 @@ from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
-from fledge.base.errors import UserError
-from fledge.base.files import cache_dir, user_path
+from fledge.core.errors import UserError
+from fledge.core.files import cache_dir, user_path
 from fledge.text import corpora, download, formats, hub
 from fledge.text.formats import Slice, is_text
-from fledge.text.inputs import Document, Input, Options, Piece, Tally, describe, is_url, refusals
+from fledge.text.inputs import Document, Input, Piece, ReadCounts, ReadOptions, describe, is_url, refusals
 
 Fetch = Callable[[], Input]  # an input that may have to be downloaded first
 WEIGHT = re.compile(r"(?P<source>.+):(?P<weight>\d+(\.\d+)?|\.\d+)")
 ENDLESS = sys.maxsize  # bytes: a slice that is the whole input
 WILD = re.compile(r"[*?\[]")
-STRICT = Options(errors="strict")
+STRICT = ReadOptions(errors="strict")
 
 
 def inputs(source: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Input]:
     """What a SOURCE means, each file looked at, remote ones downloaded. `include`, `exclude`: globs on names."""
-    return [fetch() for fetch in find(source, include, exclude)]
+    return [fetch() for fetch in find_inputs(source, include, exclude)]
 
 
-def find(source: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Fetch]:
+def find_inputs(source: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Fetch]:
     """The same, but nothing is downloaded before it is asked for."""
     bare, weight = weighted(source)
     named = _named(bare)
@@ -78,7 +78,7 @@ def _named(source: str) -> list[tuple[str, Fetch]]:
         return [(str(file), partial(describe, str(file), str(file))) for file in _local(path)]
     if "/" in source or path.suffix:
         raise UserError(f"no such file or folder: '{source}'", "check the path; 'fledge corpora' lists the named texts")
-    return _of_corpus(corpora.find(source))
+    return _of_corpus(corpora.find_corpus(source))
 
 
 def _of_corpus(corpus: corpora.Corpus) -> list[tuple[str, Fetch]]:
@@ -149,10 +149,10 @@ def hidden(parts: Iterable[str]) -> bool:
 
 
 def _chosen(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
-    def fits(pattern: str) -> bool:
+    def matches(pattern: str) -> bool:
         return fnmatch(name, pattern) or fnmatch(name, "*/" + pattern)
 
-    return (not include or any(map(fits, include))) and not any(map(fits, exclude))
+    return (not include or any(map(matches, include))) and not any(map(matches, exclude))
 
 
 def slices(several: Iterable[Input], target: int) -> list[Slice]:
@@ -182,16 +182,20 @@ def share(pieces: Iterable[Piece], part: float) -> Iterator[Piece]:
             yield replace(piece, last=True, start=0, end=length, size=length)
 
 
-def mix(several: Iterable[Input], options: Options | None = None, tally: Tally | None = None) -> Iterator[Piece]:
+def mix(
+    several: Iterable[Input], options: ReadOptions | None = None, tally: ReadCounts | None = None
+) -> Iterator[Piece]:
     """The documents of all inputs, each as often as its weight says, one input after another."""
     for each in several:
         for part in slices([each], ENDLESS):
             yield from share(formats.read_slice(part, options, tally), part.share)
 
 
-def read(source: str) -> Iterator[Document]:
+def read_source(source: str) -> Iterator[Document]:
     """The documents of one source, whole, always in the same order; what is not UTF-8 is refused."""
-    found = find(source)  # here, so that a source that is not there is refused before the first document is wanted
+    found = find_inputs(
+        source
+    )  # here, so that a source that is not there is refused before the first document is wanted
     return formats.documents(mix((fetch() for fetch in found), STRICT))
 
 
@@ -216,7 +220,7 @@ def _facts(source: str) -> Iterator[str]:
             stat = file.stat()
             yield f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}"
     else:
-        yield f"{source} {corpora.find(source).version()}"
+        yield f"{source} {corpora.find_corpus(source).version()}"
 
 
 def stored_version(url: str) -> str:

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from fledge.base.machine import Machine
+from fledge.core.device import Machine
 
 DRY_RUN = bool(os.environ.get("FLEDGE_GPU_DRY_RUN"))
 

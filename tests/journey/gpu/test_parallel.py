@@ -14,21 +14,21 @@ import torch
 WORLD_OF_ONE = """
 import sys, torch, torch.distributed as dist
 from torch.distributed import HashStore
-from fledge.base.company import Connected
-from fledge.base.machine import Machine
+from fledge.core.distributed import ProcessGroup
+from fledge.core.device import Machine
 from fledge.model.config import ModelConfig
 from fledge.model.init import build
 from fledge.optim.config import OptimConfig
 from fledge.optim.groups import build_optimizer
-from fledge.train.parallel import LossModel, exact, replicated, sharded
+from fledge.training.parallel import LossModel, deterministic_sums, wrap_ddp, wrap_fsdp
 from fledge.losses.cross_entropy import full_logits_loss
 
 device, parallel, compile = sys.argv[1:]
 store = HashStore()
 backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
 dist.init_process_group(backend, store=store, rank=0, world_size=1)
-exact()
-world = Connected(0, 1, 0, store=store, lasting=store)
+deterministic_sums()
+world = ProcessGroup(0, 1, 0, store=store, lasting=store)
 config = ModelConfig(n_layer=2, n_head=2, n_embd=32, context=32, vocab_size=97)
 ids = torch.randint(97, (4, 33), generator=torch.Generator().manual_seed(0)).to(device)
 inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
@@ -49,7 +49,7 @@ def losses(wrap, machine):
     return found
 
 plain = losses(lambda model, machine: LossModel(model, machine), Machine(device, "float32"))
-around = {"ddp": replicated, "fsdp": sharded}[parallel]
+around = {"ddp": wrap_ddp, "fsdp": sharded}[parallel]
 wrapped = losses(lambda model, machine: around(model, machine, full_logits_loss), Machine(device, "float32", world))
 print(plain, wrapped)
 assert plain[0] > plain[2] and all(abs(a - b) < 1e-5 for a, b in zip(plain, wrapped)), (plain, wrapped)

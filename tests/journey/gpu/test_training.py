@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 import torch
 
-from fledge.base.machine import Machine
 from fledge.batches.loader import Loader
-from fledge.batches.order import Order
+from fledge.batches.sampler import WindowSampler
+from fledge.core.device import Machine
 from fledge.datasets.shards import Split
-from fledge.evaluate.loss import judge
+from fledge.evaluation.loss import evaluate_loss
 from fledge.model.config import ModelConfig
 from fledge.model.init import build
 from fledge.optim.config import OptimConfig
 from fledge.optim.groups import build_optimizer
-from fledge.track.sinks import read_metrics
-from fledge.train.compiled import CompileCheck
-from fledge.train.fitting import Fitting
-from fledge.train.parallel import exact, wrap
-from fledge.train.step import Stepper
+from fledge.tracking.sinks import read_metrics
+from fledge.training.compiled import CompileCheck
+from fledge.training.micro_batch import AutoMicroBatch
+from fledge.training.parallel import deterministic_sums, wrap
+from fledge.training.step import TrainStep
 
 Outcome = Callable[[Path], dict[str, Any]]
 OnDevice = tuple[str, ...]
@@ -63,7 +63,7 @@ def test_same_seed_and_resumed_runs_are_bit_identical(
 @pytest.mark.parametrize("V", [65, 4096, 50_257])
 def test_gradients_equal_the_reference(machine: Machine, V: int, chunked: bool, compile: bool) -> None:
     """Loss and every gradient, against the readable attention and the plain loss in float32."""
-    exact()
+    deterministic_sums()
     config = ModelConfig(n_layer=2, n_head=4, n_embd=64, context=64, vocab_size=V)
     ids = torch.randint(V, (4, 65), generator=torch.Generator().manual_seed(0)).to(machine.device)
     inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
@@ -124,13 +124,13 @@ CONFIG = ModelConfig(n_layer=4, n_head=4, n_embd=256, context=512, vocab_size=25
 IDS = np.random.default_rng(0).integers(256, size=40_000).astype(np.uint16)
 
 
-def build_stepper(device: Any, size: int, said: list[str], **options: Any) -> Stepper:
+def build_stepper(device: Any, size: int, said: list[str], **options: Any) -> TrainStep:
     machine, optim = Machine(device, "bfloat16"), OptimConfig()
     model = build(CONFIG, 0)
     loss = wrap(model, machine, **options)
-    loader = Loader(Split("train", [IDS], [np.zeros(1)]), Order(len(IDS), 512, 512, 0), 64, machine)
+    loader = Loader(Split("train", [IDS], [np.zeros(1)]), WindowSampler(len(IDS), 512, 512, 0), 64, machine)
     optimizer = build_optimizer(model, optim, machine.torch_dtype)
-    return Stepper(model, loss, optimizer, Fitting(loader, size, said.append), lambda _: 1.0, optim.lr, 1.0)
+    return TrainStep(model, loss, optimizer, AutoMicroBatch(loader, size, said.append), lambda _: 1.0, optim.lr, 1.0)
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_out_of_memory_in_a_step_halves_the_micro_batch(little_memory: Callable[
     little_memory(1 << 30)
     found, reference = bold(short_at), modest(short_at)
     assert said
-    assert bold.batches.memory() < 64
+    assert bold.batches.state_dict() < 64
     assert found.loss == pytest.approx(reference.loss, rel=1e-2)
     assert found.grad_norm == pytest.approx(reference.grad_norm, rel=5e-2)
 
@@ -171,10 +171,10 @@ def test_out_of_memory_in_an_evaluation_halves_the_windows(little_memory: Callab
         np.ones(256, dtype=np.int64),
         Machine("cuda", "float32"),
     )
-    plenty = judge(model, split, lengths, machine)
+    plenty = evaluate_loss(model, split, lengths, machine)
     held = sum(p.nbytes for p in model.parameters())
     little_memory(held + (300 << 20))
-    assert judge(model, split, lengths, machine).loss == pytest.approx(plenty.loss, rel=1e-5)
+    assert evaluate_loss(model, split, lengths, machine).loss == pytest.approx(plenty.loss, rel=1e-5)
 
 
 @needs_a_gpu

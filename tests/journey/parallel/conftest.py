@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-PRELOADED = ["fledge.cli", "fledge.recipes.train", "fledge.recipes.evaluate"]
+PRELOADED = ["fledge.cli.main", "fledge.recipes.train", "fledge.recipes.evaluate"]
 PRELOADED += ["torch._dynamo", "torch._inductor", "torch.onnx", "torch.distributed.fsdp", "torch.distributed.tensor"]
 LONGEST = 120  # seconds that any of these may take
 RANK = Path(__file__).parent / "rank.py"

@@ -4,7 +4,7 @@ import os
 import runpy
 import sys
 
-from fledge.cli import main
+from fledge.cli.main import main
 
 os.environ.update(ENV)  # type: ignore[name-defined]  # noqa: F821
 said = os.open(SAID, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)  # type: ignore[name-defined]  # noqa: F821

@@ -13,20 +13,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from fledge.base.company import Company
-from fledge.base.errors import UserError
-from fledge.base.machine import Machine
 from fledge.batches.loader import Loader
-from fledge.batches.order import Order
+from fledge.batches.sampler import WindowSampler
+from fledge.core.device import Machine
+from fledge.core.distributed import World
+from fledge.core.errors import UserError
 from fledge.datasets.shards import Split
-from fledge.train.fitting import Fitting, rehearsed
+from fledge.training.micro_batch import AutoMicroBatch, probe
 
 POISON = """
 import os
 from fledge.losses import cross_entropy as losses
-from fledge.train.step import Stepper
+from fledge.training.step import TrainStep
 
-usual, attempt, met = losses.cross_entropy_sum, Stepper._attempt, []
+usual, attempt, met = losses.cross_entropy_sum, TrainStep._attempt, []
 
 def poisoned(logits, targets):
     loss = usual(logits, targets)
@@ -37,7 +37,7 @@ def seen(self, step):
     return attempt(self, step)
 
 met.append(-1)
-losses.cross_entropy_sum, Stepper._attempt = poisoned, seen
+losses.cross_entropy_sum, TrainStep._attempt = poisoned, seen
 """
 
 
@@ -53,10 +53,10 @@ def test_what_is_no_number_on_one_rank_leads_all_back_and_around_the_text(
     with (run / "metrics.csv").open(newline="") as file:
         assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(1, 17))
     told = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
-    accidents = [event for event in told if event["event"] == "Accident"]
+    accidents = [event for event in told if event["event"] == "Anomaly"]
     assert [accident["step"] for accident in accidents] == [9, 10, 11]
     assert {accident["where"] for accident in accidents} == {"the loss"}, "the rank that met it says where"
-    [rescue] = [event for event in told if event["event"] == "Rescued"]
+    [rescue] = [event for event in told if event["event"] == "RolledBack"]
     assert (rescue["step"], rescue["failed"]) == (6, 11)
 
 
@@ -68,7 +68,7 @@ def test_ranks_prepare_a_text_and_measure_the_attention_in_bf16(home: Any, toget
 
 
 @dataclass(frozen=True)
-class WithOneShortOfMemory(Company):
+class WithOneShortOfMemory(World):
     """Another rank can compute no more than two sequences at once; here there is room for any number."""
 
     asked: tuple[int, ...] = (1, 1, 0)
@@ -81,15 +81,15 @@ class WithOneShortOfMemory(Company):
 
 def test_as_many_sequences_are_computed_at_once_as_fit_on_every_rank() -> None:
     ids = np.arange(100).astype(np.uint16)
-    machine = Machine("cpu", "float32", Company(0, 2))
-    loader = Loader(Split("train", [ids], [np.zeros(1)]), Order(len(ids), 4, 4, 0), 16, machine)
+    machine = Machine("cpu", "float32", World(0, 2))
+    loader = Loader(Split("train", [ids], [np.zeros(1)]), WindowSampler(len(ids), 4, 4, 0), 16, machine)
     tried, said = [], []
 
     def loss(inputs: Tensor, _: Tensor) -> Tensor:
         tried.append(len(inputs))
         return torch.zeros((), requires_grad=True)
 
-    found = rehearsed(Fitting(loader, 8, said.append), loss, WithOneShortOfMemory())
+    found = probe(AutoMicroBatch(loader, 8, said.append), loss, WithOneShortOfMemory())
     assert (tried, found.size, len(said)) == ([8, 4, 2], 2, 2)
     with pytest.raises(UserError, match="not enough memory for 2 sequences"):
         found.shrink()  # in the middle of a step no rank can begin again alone

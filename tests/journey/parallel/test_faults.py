@@ -33,7 +33,7 @@ def test_when_a_rank_is_killed_all_end_and_the_run_is_whole(home: Any, ranks: Ca
     assert said.count("error: ") == 1, said
     assert "Traceback" not in said
     assert "another process of this training has ended" in said
-    good, bad = store.listed(home.runs / "bird" / "checkpoints")
+    good, bad = store.list_checkpoints(home.runs / "bird" / "checkpoints")
     assert good
     assert not bad
 
@@ -44,7 +44,7 @@ def test_a_signal_to_any_rank_saves_and_ends_all(home: Any, ranks: Callable[...,
     wait_for(home.runs / "bird" / "metrics.csv", 12)
     started.kill(rank, number)
     assert started.codes() == [128 + number] * 2, started.said()
-    newest = store.listed(home.runs / "bird" / "checkpoints")[0][-1]
+    newest = store.list_checkpoints(home.runs / "bird" / "checkpoints")[0][-1]
     rows = (home.runs / "bird" / "metrics.csv").read_bytes().count(b"\n")
     assert newest.step == rows - 2, "as far as it had come: the header and step 0 have a line, too"
     assert "fledge resume bird" in started.said()[0]

@@ -40,7 +40,7 @@ def losses(run: Path) -> list[float]:
 
 
 def newest(run: Path) -> int:
-    return max((saved.step for saved in store.complete(run / "checkpoints")), default=0)
+    return max((saved.step for saved in store.complete_checkpoints(run / "checkpoints")), default=0)
 
 
 def begun(run: Path) -> int:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from fledge.checkpoint import run as run_folder
-from fledge.model.count import parameters
-from fledge.recipes.settings import settle
+from fledge.model.flops import parameters
+from fledge.runs import run_folder
+from fledge.settings.pipeline import validated
 
 HOME = Path(__file__).parents[3]
 SCALE = runpy.run_path(str(HOME / "bench" / "scale.py"))
@@ -25,14 +25,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from fledge.base.company import own_part
-from fledge.train.parallel import LossModel
-from fledge.train.step import Stepper
+from fledge.core.distributed import to_local
+from fledge.training.parallel import LossModel
+from fledge.training.step import TrainStep
 
-attempt, forward, found = Stepper._attempt, LossModel.forward, {}
+attempt, forward, found = TrainStep._attempt, LossModel.forward, {}
 
 def size(tensors):
-    return sum(own_part(tensor).nbytes for tensor in tensors)
+    return sum(to_local(tensor).nbytes for tensor in tensors)
 
 class Collectives(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -77,11 +77,11 @@ def look(self, step):
     found["weights"], found["gradients"] = size(weights), size(weight.grad for weight in weights)
     memory = [tensor for kinds in self.optimizer.state.values() for tensor in kinds.values()]
     found["optimiser"] = size(tensor for tensor in memory if tensor.ndim)
-    Path(os.environ["FLEDGE_CACHE"], f"rank-{self.company.rank}.json").write_text(json.dumps(found))
+    Path(os.environ["FLEDGE_CACHE"], f"rank-{self.world.rank}.json").write_text(json.dumps(found))
     found.clear()
     return result
 
-Stepper._attempt, LossModel.forward = look, kept_for_the_way_back
+TrainStep._attempt, LossModel.forward = look, kept_for_the_way_back
 """
 SHAPE = (
     *("--model.attention", "sdpa", "--model.n_layer", "3", "--model.n_embd", "64"),
@@ -110,8 +110,8 @@ def test_ranks_hold_send_and_save_what_the_formulas_say(
     script.write_text(LOOK)
     in_parts = ("--train.parallel", way, "--train.sharded_save", str(size == 4).lower())
     together(home.training("bird", *SHAPE, *STEPS, *BATCH, *in_parts), size, first=str(script))
-    model = settle(run_folder.find("bird", home.runs).config()).model
-    plan = SCALE["Plan"](model, way, size, at_once=4, batch=16)
+    model = validated(run_folder.open_run("bird", home.runs).config()).model
+    plan = SCALE["Plan"](model, way, size, micro_batch=4, batch=16)
     assert plan.micro_batches == 4 // size
     held = plan.held()
     block = 4 * (parameters(replace(model, n_layer=model.n_layer + 1)) - parameters(model))

@@ -1,0 +1,194 @@
+"""Settings: layers of plain dictionaries, folded into frozen dataclasses.
+
+    defaults  <  preset  <  file  <  --section.key value
+
+A config dataclass lives beside the code that reads it and checks itself in `__post_init__`. Here is only
+the folding: TOML in, TOML out, types checked, unknown keys refused with the nearest known one.
+"""
+
+import contextlib
+import dataclasses
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from fledge.core.errors import UserError, nearest
+
+Layer = Mapping[str, Mapping[str, Any]]  # section → key → value
+T = TypeVar("T")
+MOST = 2**31
+WORDS = {"true": True, "false": False, "null": None}
+
+
+def setting(default: Any, help: str) -> Any:
+    """A dataclass field with a default and one line that says what it does."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def refuse_odd_counts(config: Any, section: str, names: Iterable[str]) -> None:
+    """These settings count things: whole numbers from 1 up, and not beyond what any machine holds."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not 1 <= value <= MOST:
+            raise UserError(f"{section}.{name} cannot be {value}", "it takes a whole number from 1 up")
+
+
+def divisors(whole: int, most: int | None = None) -> list[int]:
+    """What divides `whole`, up to `most`."""
+    return [n for n in range(1, min(whole, whole if most is None else most) + 1) if whole % n == 0]
+
+
+def listed_divisors(whole: int) -> str:
+    """The same for a hint; of a very large number only the small ones."""
+    return ", ".join(map(str, divisors(whole, most=4096)))
+
+
+def read_toml(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no such file: '{path}'", "check the path, or run 'fledge presets'") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"'{path}' is not valid TOML: {error}", "mend that line; see https://toml.io") from None
+    for section, keys in content.items():
+        if not isinstance(keys, dict):
+            raise UserError(f"'{path}': '{section}' stands outside any section", "put it under [model], [train], …")
+    return content
+
+
+def read_overrides(words: list[str]) -> dict[str, dict[str, Any]]:
+    """`--train.steps 200 --optim.lr=3e-4` → a layer. Values stay text; `build` gives them their type."""
+    layer: dict[str, dict[str, Any]] = {}
+    queue = list(words)
+    while queue:
+        word = queue.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        section, dot, key = name.partition(".")
+        if not word.startswith("--") or not dot:
+            raise UserError(f"unknown argument '{word}'", "settings are written --section.key value; see --help")
+        if not equals:
+            if not queue or queue[0].startswith("--"):
+                raise UserError(f"'{word}' has no value", f"write {word} VALUE")
+            value = queue.pop(0)
+        layer.setdefault(section, {})[key] = value
+    return layer
+
+
+def merge(*layers: Layer) -> dict[str, dict[str, Any]]:
+    """Later layers win, key by key."""
+    result: dict[str, dict[str, Any]] = {}
+    for layer in layers:
+        for section, keys in layer.items():
+            result.setdefault(section, {}).update(keys)
+    return result
+
+
+def build(kind: type[T], layer: Layer) -> T:
+    """`layer` as an instance of `kind`, a frozen dataclass whose fields are section dataclasses."""
+    sections: dict[str, Any] = get_type_hints(kind)
+    refuse_unknown(kind, layer)
+    return kind(**{name: _build_section(name, cls, layer.get(name, {})) for name, cls in sections.items()})
+
+
+def refuse_unknown(kind: type[Any], layer: Layer, also: Iterable[str] = ()) -> None:
+    """A setting that is none, named beside the nearest that is one; from `also` settings are made later."""
+    sections: dict[str, Any] = get_type_hints(kind)
+    every = [f"{s}.{f.name}" for s, cls in sections.items() for f in dataclasses.fields(cls)] + [*also]
+    for section, keys in layer.items():
+        if section not in sections and not keys:
+            raise UserError(f"unknown section '{section}'", nearest(section, sections) or "see 'fledge train --help'")
+        for key in keys:
+            name = f"{section}.{key}"
+            if name in every:
+                continue
+            same = [known for known in every if known.endswith(f".{key}")]  # the right key in the wrong section
+            near = nearest(name, same) or (f"did you mean '{same[0]}'?" if same else nearest(name, every))
+            raise UserError(
+                f"unknown setting '{name}'", near or "'fledge train demo --print-config' shows every setting"
+            )
+
+
+def _build_section(section: str, cls: type[Any], values: Mapping[str, Any]) -> Any:
+    types = get_type_hints(cls)
+    return cls(**{key: cast(f"{section}.{key}", types[key], value) for key, value in values.items()})
+
+
+def cast(name: str, kind: Any, value: Any) -> Any:
+    """`value` as the type of its setting: `"3e-4"` from a command line becomes a number."""
+    arms = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    for arm in arms:
+        with contextlib.suppress(ValueError, TypeError):
+            return _cast(arm, value)
+    raise UserError(f"{name} cannot be {value!r}", f"it takes {_words(kind)}")
+
+
+def _cast(kind: Any, value: Any) -> Any:
+    """ValueError or TypeError where `value` is not of this kind."""
+    if get_origin(kind) is Literal:
+        return get_args(kind)[get_args(kind).index(value)]
+    if get_origin(kind) is tuple:
+        items = json.loads(value) if isinstance(value, str) else value
+        return tuple(_cast(each, item) for each, item in zip(get_args(kind), items, strict=True))
+    if kind in (bool, NoneType) and isinstance(value, str):
+        value = WORDS.get(value, value)
+    if kind is float and not isinstance(value, bool):
+        return float(value)
+    if kind is int and isinstance(value, str):
+        return int(value)
+    if type(value) is kind:
+        return value
+    raise ValueError
+
+
+def _words(kind: Any) -> str:
+    """A type as a person would say it."""
+    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "nothing"}
+    if kind in plain:
+        return plain[kind]
+    arguments: tuple[Any, ...] = getattr(kind, "__args__", ())
+    if getattr(kind, "__origin__", None) is tuple:
+        return "a list such as [" + ", ".join("0.9" for _ in arguments) + "]"
+    return " or ".join(a if isinstance(a, str) else _words(a) for a in arguments) or str(kind)
+
+
+def known_keys(kind: type[Any]) -> Iterable[tuple[str, dataclasses.Field[Any]]]:
+    for section, cls in get_type_hints(kind).items():
+        for field in dataclasses.fields(cls):
+            yield f"{section}.{field.name}", field
+
+
+def to_layer(config: Any) -> dict[str, dict[str, Any]]:
+    """A config back as a layer; what is unset (None) is left out, as TOML has no word for it."""
+    return {
+        section: {key: value for key, value in keys.items() if value is not None}
+        for section, keys in dataclasses.asdict(config).items()
+    }
+
+
+def to_toml(config: Any, *, explain: bool = False) -> str:
+    """The whole config as TOML that `build` reads back to an equal one; `explain` adds each setting's help."""
+    lines: list[str] = []
+    for section, cls in get_type_hints(type(config)).items():
+        lines += [f"[{section}]"]
+        for field in dataclasses.fields(cls):
+            value = getattr(getattr(config, section), field.name)
+            line = f"{field.name} = {_toml_value(value)}" if value is not None else f"# {field.name} ="
+            note = f"  # {field.metadata['help']}" if explain else ""
+            if value is not None or explain:
+                lines.append(f"{line:<28}{note}".rstrip())
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    assert isinstance(value, tuple), value
+    return "[" + ", ".join(_toml_value(v) for v in value) + "]"

@@ -1,0 +1,231 @@
+"""What this machine is and what is used on it: a value that is passed down, never a hidden global.
+
+Decides device, dtype and compiler, and can say why. Moves no tensors and wraps no models.
+"""
+
+import contextlib
+import math
+import os
+import platform
+import resource
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+
+from fledge.core.cgroups import limits
+from fledge.core.distributed import SINGLE_PROCESS, World
+from fledge.core.errors import UserError
+from fledge.core.files import cache_dir, read_json, to_json, write_atomic
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+WORTH_IT = 1.5  # bf16 must beat fp32 by this much before its lost digits are worth it
+
+
+Device = Literal["cpu", "cuda", "mps"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where this process computes. Everything that depends on hardware is asked of this value."""
+
+    device: Device
+    dtype: Dtype  # what matrix products are done in; weights and optimiser always stay float32
+    world: World = SINGLE_PROCESS  # the processes that compute together
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return DTYPES[self.dtype]
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device, dtype=self.torch_dtype, enabled=self.dtype != "float32")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A decision and its reason, for `fledge doctor` and for the log."""
+
+    value: str
+    why: str
+
+
+def devices() -> list[str]:
+    found = ["cpu"]
+    if torch.cuda.is_available():
+        found.append("cuda")
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return found
+
+
+def choose_device(wanted: str = "auto") -> Chosen:
+    found = devices()
+    if wanted == "auto":
+        why = {"cuda": "a CUDA GPU is present", "mps": "an Apple GPU is present", "cpu": "no GPU was found"}
+        best = next(d for d in ("cuda", "mps", "cpu") if d in found)
+        return Chosen(best, why[best])
+    if wanted not in found:
+        raise UserError(f"the device '{wanted}' is not on this machine", f"it has: {', '.join(found)}")
+    return Chosen(wanted, "you asked for it")
+
+
+def has_bf16_units(device: str) -> bool:
+    """Whether the hardware multiplies in bf16 at all; emulation would be slower than fp32."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return False
+
+
+def has_units(device: str, dtype: str) -> bool:
+    """Whether products in this precision are the hardware's own."""
+    if dtype == "bfloat16":
+        return has_bf16_units(device)
+    return dtype == "float32" or device != "cpu" or bool(torch.cpu._is_amx_fp16_supported())
+
+
+def choose_dtype(device: str, wanted: str = "auto") -> Chosen:
+    """bf16 where the hardware has it and, on a CPU, where a short probe shows that it pays."""
+    if wanted in ("bfloat16", "float16") and device == "mps":
+        raise UserError(f"train.dtype '{wanted}' is not used on an Apple GPU", "use --train.dtype float32")
+    if wanted != "auto":
+        return Chosen(wanted, "you asked for it")
+    if device == "cuda" and not has_bf16_units(device):
+        return Chosen("float16", "the GPU has no bf16 matrix units, but fp16 ones")
+    if not has_bf16_units(device):
+        return Chosen("float32", f"this {device} has no bf16 matrix units")
+    if device == "cuda":
+        return Chosen("bfloat16", "the GPU has bf16 matrix units")
+    slow, fast = matmul_rates()
+    measured = f"measured {fast:.0f} GFLOP/s in bf16 against {slow:.0f} in fp32"
+    return Chosen("bfloat16" if fast > WORTH_IT * slow else "float32", measured)
+
+
+def matmul_rates(seconds: float = 0.8, size: int = 768) -> tuple[float, float]:
+    """GFLOP/s of plain matrix products on the CPU, in fp32 and in bf16."""
+    rates = cached_measurement("matrix products", lambda: _measure_matmul(seconds, size))
+    return rates["float32"], rates["bfloat16"]
+
+
+def _measure_matmul(seconds: float, size: int) -> dict[str, float]:
+    """In turns, and the best of each counts: whatever else the machine does then slows both or neither."""
+    fastest = dict.fromkeys(("float32", "bfloat16"), math.inf)
+    tables = {name: torch.randn(size, size, dtype=DTYPES[name]) for name in fastest}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or math.inf in fastest.values():
+        for name, table in tables.items():
+            table @ table  # caches and kernels are warm for the one that is timed
+            begin = time.perf_counter()
+            table @ table
+            fastest[name] = min(fastest[name], time.perf_counter() - begin)
+    return {name: 2 * size**3 / spent / 1e9 for name, spent in fastest.items()}
+
+
+def cached_measurement(what: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Measured once and kept in the cache, so that the same machine decides the same way every time."""
+    key = f"{what}: {processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    memory, known = cache_dir() / "machine.json", dict[str, dict[str, float]]()
+    with contextlib.suppress(OSError, UserError):
+        known = read_json(memory, "what is known of this machine")
+    with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+        return {name: float(number) for name, number in known[key].items()}
+    found = measure()
+    with contextlib.suppress(OSError, UserError, TypeError):
+        write_atomic(memory, to_json({**known, key: found}, indent=1))
+    return found
+
+
+def find_compiler(device: str) -> Chosen:
+    """torch.compile writes C++ for a CPU and Triton for a GPU; the first needs a compiler on the machine."""
+    if device == "mps":
+        return Chosen("", "torch.compile is not used on Apple GPUs")
+    name = os.environ.get("CXX") or ("clang++" if platform.system() == "Darwin" else "g++")  # those that torch takes
+    path = shutil.which(name)
+    return Chosen(path, "found") if path else Chosen("", f"no C++ compiler ({name}) on the PATH")
+
+
+def choose_machine(device: str = "auto", dtype: str = "auto", world: World = SINGLE_PROCESS) -> Machine:
+    """The first decides for all: what a machine is good at is measured, and no two measurements are the same."""
+    where = cast(Device, choose_device(world.broadcast_from_main(lambda: choose_device(device).value)).value)
+    select_device(where, world)
+    return Machine(where, cast(Dtype, world.broadcast_from_main(lambda: choose_dtype(where, dtype).value)), world)
+
+
+def select_device(device: Device, world: World) -> None:
+    """Of several GPUs of a machine each process takes one."""
+    if device == "mps" and world.size > 1:
+        raise UserError("an Apple GPU serves one process", "leave torchrun out, or use --train.device cpu")
+    if device == "cuda":
+        there = torch.cuda.device_count()
+        if world.local_rank >= there:
+            raise UserError(
+                f"rank {world.rank} has no GPU: it is process {world.local_rank + 1} here, and"
+                f" {there} of this machine's GPUs can be seen",
+                f"torchrun --nproc-per-node {there}, or let CUDA_VISIBLE_DEVICES name more",
+            )
+        torch.cuda.set_device(world.local_rank)
+
+
+def processor() -> str:
+    """The processor's own name, where the system tells it."""
+    try:
+        with Path("/proc/cpuinfo").open() as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def hardware(device: str) -> str:
+    """The name of what computes."""
+    return torch.cuda.get_device_name() if device == "cuda" else processor()
+
+
+def total_memory(device: str) -> int:
+    if device == "cuda":
+        return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([there, *(limit.total for limit in limits())])
+
+
+def free_memory(device: str) -> int:
+    """Bytes that a program may take now. On a CPU the system's own estimate, where it gives one, and no more than a
+    container leaves."""
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    free = total_memory(device)
+    with contextlib.suppress(OSError, StopIteration), Path("/proc/meminfo").open() as lines:
+        free = 1024 * int(next(line.split()[1] for line in lines if line.startswith("MemAvailable:")))
+    return min([free, *(max(0, limit.total - limit.used) for limit in limits())])
+
+
+def reset_peak_memory(device: str) -> None:
+    """From now on `peak_memory` tells of what comes, where the system can be asked for that."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: begin VmHWM anew
+
+
+def peak_memory(device: str) -> int:
+    """The most bytes held: on a GPU those of tensors, else all that this process had, Python and torch included."""
+    if device == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    with contextlib.suppress(OSError, StopIteration):
+        status = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM"))
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if platform.system() == "Darwin" else most << 10
+
+
+def cores() -> int:
+    """Cores this process may use, which in a container is fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

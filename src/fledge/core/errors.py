@@ -1,0 +1,78 @@
+"""Errors that a person can mend: one line says what is wrong, one line says what to do.
+
+Invariants of our own code are plain asserts; they are bugs, and they show a traceback.
+"""
+
+import difflib
+import errno
+import signal
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something outside the program is wrong. `hint` says how to go on."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[type["UserError"], tuple[str, str]]:
+        return type(self), (self.message, self.hint)  # so that it comes whole out of another process
+
+
+class Sigterm(KeyboardInterrupt):
+    """SIGTERM, where nobody handles it better: the work is given up, and tidied away, as after Ctrl-C."""
+
+
+def signal_of(stop: KeyboardInterrupt) -> int:
+    """The signal behind it."""
+    return signal.SIGTERM if isinstance(stop, Sigterm) else signal.SIGINT
+
+
+class Interrupted(Exception):
+    """The run was asked to stop, and has saved its work. `code` is the exit status it owes."""
+
+    def __init__(self, signal_number: int, resume_with: str) -> None:
+        super().__init__(f"stopped by signal {signal_number}")
+        self.code = 128 + signal_number
+        self.resume_with = resume_with
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`did you mean 'n_layer'?`, or nothing when nothing is near."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"did you mean '{close[0]}'?" if close else ""
+
+
+MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """torch says so in a RuntimeError, whose words depend on the device."""
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in MEMORY_WORDS)
+    return said or isinstance(error, MemoryError)
+
+
+def from_os_error(error: OSError | MemoryError | RuntimeError) -> UserError:
+    """The system's refusals, in words that help."""
+    if not isinstance(error, OSError):
+        return UserError("this does not fit into memory", "make the batch, the context or the model smaller")
+    where = f" '{error.filename}'" if error.filename else ""
+    reasons = {
+        errno.ENOSPC: (f"the disk is full: could not write{where}", "free some space, then run the same command again"),
+        errno.EDQUOT: (f"your disk quota is used up: could not write{where}", "free some space, then run it again"),
+        errno.EIO: (f"the disk failed: could not read or write{where}", "look after the disk, then run it again"),
+        errno.EROFS: (f"the file system is read-only: could not write{where}", "choose a folder that can be written"),
+        errno.EACCES: (f"permission denied:{where}", "choose a folder that you may read and write"),
+        errno.EPERM: (f"operation not permitted:{where}", "choose a folder that you may read and write"),
+        errno.ENOENT: (f"no such file or folder:{where}", "check the path"),
+        errno.ENOTDIR: (f"a file stands where a folder is needed:{where}", "choose another path"),
+        errno.EEXIST: (f"something stands there already:{where}", "choose another path"),
+        errno.EISDIR: (f"a folder stands where a file is needed:{where}", "choose another path"),
+        errno.ENAMETOOLONG: ("that name is too long for the file system", "choose a shorter name"),
+        errno.EMFILE: ("too many open files", "raise the limit with 'ulimit -n 4096'"),
+    }
+    known = reasons.get(error.errno or 0)
+    message, hint = known or (f"{error.strerror or error}{where}", "run again with --debug to see where this happened")
+    return UserError(message, hint)

@@ -1,0 +1,228 @@
+"""Files that are either whole or absent: atomic writes, atomic folders, hashes.
+
+A reader never meets half a file: everything is written under a temporary name beside its place,
+flushed to the disk, and renamed. Knows nothing of what the files mean.
+"""
+
+import contextlib
+import errno
+import fcntl
+import glob
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fledge.core.errors import UserError
+
+PARTIAL = ".partial-"  # every unfinished file or folder carries this mark
+
+NO_SYNC = (
+    errno.EINVAL,
+    errno.ENOTSUP,
+    errno.ENOSYS,
+)  # a file system that syncs no folders; its renames are still atomic
+
+
+def cache_dir() -> Path:
+    """Where prepared datasets and downloads live: $FLEDGE_CACHE, else the platform's usual place."""
+    if chosen := os.environ.get("FLEDGE_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fledge"
+
+
+def user_path(name: str) -> Path:
+    """A path as people write it; `~` is their home."""
+    if not name or "\0" in name:
+        raise UserError(f"{name!r} is no path", "give the name of a file or folder")
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise UserError(f"'{name}': nobody of that name has a home here", "check the path") from None
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace `path` by `content`, all or nothing, and durable when this returns."""
+    with naming_errors(path), new_folders(path.parent):
+        _write(path, content)
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=PARTIAL, dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(temporary).unlink()
+        raise
+    sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill; it becomes `path` when the block ends well, and vanishes otherwise."""
+    with naming_errors(path), new_folders(path.parent), _temporary_folder(path) as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
+def naming_errors(path: Path) -> Iterator[None]:
+    """A refusal of the system that does not say what it is about, or names a file without its folder, says it now."""
+    try:
+        yield
+    except OSError as error:
+        if "/" not in (name := str(error.filename or "")):
+            error.filename = str(path / name)
+        raise
+
+
+def describe_os_error(error: BaseException, path: Path) -> OSError:
+    """The operating system's own refusal, where a library hides it in its words."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]) if number else errno.EIO, str(error), str(path))
+
+
+@contextlib.contextmanager
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    _remove_orphans(path)
+    temporary = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}{path.name}-{os.getpid()}-", dir=path.parent))
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                sync_file(file)
+        temporary.chmod(0o777 & ~_umask())
+        sync_folder(temporary)
+        temporary.rename(path)  # fails when `path` exists and holds anything: nothing is ever overwritten
+        sync_folder(path.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _remove_orphans(path: Path) -> None:
+    """What processes that are no more left of earlier attempts."""
+    for leftover in path.parent.glob(f"{PARTIAL}{glob.escape(path.name)}-*"):
+        owner = leftover.name.removeprefix(f"{PARTIAL}{path.name}-").partition("-")[0]
+        if owner.isdigit() and not _alive(int(owner)):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's, and there
+    return True
+
+
+@contextlib.contextmanager
+def new_folders(folder: Path) -> Iterator[None]:
+    """`folder` and its parents, made where they are missing, and taken away again when the block fails."""
+    missing = [f for f in (folder, *folder.parents) if not f.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # one that somebody else uses by now stays
+            for made in missing:
+                made.rmdir()
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def sync_file(path: Path) -> None:
+    with naming_errors(path), path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """A rename is only safe on disk once its folder is."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        with naming_errors(path):
+            os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, busy: UserError) -> Iterator[None]:
+    """Hold the lock `path` for the time of the block. It dies with its process, however that dies."""
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise busy from None
+        if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+            raise busy  # whoever held it has just taken it away, and the folder with it
+        yield
+
+
+def remove_partials(folder: Path) -> None:
+    """What a killed process left half-written is of no use to anyone."""
+    for leftover in folder.glob(f"{PARTIAL}*"):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """A JSON object from `path`; anything else is the user's to know, by name."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{what} is missing: '{path}'", "check the path") from None
+    except (ValueError, RecursionError) as error:  # the latter: brackets nested without end
+        raise UserError(f"{what} is damaged: '{path}' ({error})", "restore it from a copy, or make it anew") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{what} is damaged: '{path}' holds no JSON object", "restore it, or make it anew")
+    return value
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON as the standard has it: NaN and infinity, for which it has no word, are null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(held) for key, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(held) for held in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def human_bytes(count: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < (1000 if unit == "B" else 999.95):
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

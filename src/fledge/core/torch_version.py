@@ -1,0 +1,32 @@
+"""Which versions of torch fledge is tested with; any other is refused before it can compute something wrong.
+
+torch 2.10 and older are not tested; 2.11 compiled some losses into code whose gradients were zero, which compiled.py
+now catches. `make test-torch TORCH=2.14.1` runs the numerical tests with another version.
+"""
+
+import importlib.metadata
+import os
+import re
+
+from fledge.core.errors import UserError
+
+FIRST, BELOW = (2, 11), (2, 15)  # the same as in pyproject.toml
+TRY_ANYWAY = "FLEDGE_ANY_TORCH"
+
+
+def refuse_untested_torch() -> None:
+    """Without importing torch, which takes a second."""
+    try:
+        version = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError("torch is not installed", f"pip install '{supported_range()}'") from None
+    found = tuple(int(digits) for digits in re.findall(r"\d+", version)[:2])
+    if not FIRST <= found < BELOW and not os.environ.get(TRY_ANYWAY):
+        raise UserError(
+            f"torch {version} is not tested with fledge: it needs {supported_range()}",
+            f"pip install '{supported_range()}', or set {TRY_ANYWAY}=1 to try this version",
+        )
+
+
+def supported_range() -> str:
+    return "torch>={}.{},<{}.{}".format(*FIRST, *BELOW)

@@ -1,0 +1,148 @@
+"""Who does the work: this process, several on this machine, or a Ray cluster. All do the same, part by part.
+
+An engine takes a function and what it is to be called with, and gives back pairs as they are done, in any order.
+The function is pure and its results are on disk, so whatever dies, only what was being made is made again.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from multiprocessing.connection import Connection
+from typing import Any
+
+from fledge.cluster import connect
+from fledge.core.errors import UserError
+
+Work = Callable[[Any], Any]
+Executor = Callable[[Work, Sequence[Any]], Iterator[tuple[Any, Any]]]
+
+SMALL = 64 << 20  # bytes of text: less is done sooner than processes are started
+ATTEMPTS = 3  # before a worker that dies is nobody's accident
+
+
+def in_process(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    for item in items:
+        yield item, work(item)
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def worker_count(asked: int | None, size: int) -> int:
+    """As many as asked for; else one a core, and only one for a text of little `size`."""
+    return asked or (usable_cores() if size >= SMALL else 1)
+
+
+def local_executor(count: int) -> Executor:
+    return in_process if count == 1 else process_pool(count)
+
+
+def process_pool(count: int) -> Executor:
+    def run(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        waiting, failures = dict(enumerate(items)), 0
+        while waiting:
+            before = len(waiting)
+            for place, result in _in_pool(work, waiting, count):
+                yield waiting.pop(place), result
+            failures = failures + 1 if len(waiting) == before else 0
+            if failures == ATTEMPTS:
+                raise _worker_killed()
+
+    return run
+
+
+def _worker_killed() -> UserError:
+    hint = "they may have run out of memory: use fewer, --workers 1"
+    return UserError(f"workers were killed {ATTEMPTS} times in a row", hint)
+
+
+def _in_pool(work: Work, items: dict[int, Any], count: int) -> Iterator[tuple[int, Any]]:
+    """What gets done. A worker that is killed takes its pool along: what the others were making is missing, too."""
+    fresh = multiprocessing.get_context("spawn")  # a fork would copy threads in the middle of their work
+    life, ours = fresh.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(min(count, len(items)), fresh, exit_with_parent, (life,))
+    try:
+        with contextlib.suppress(BrokenProcessPool):
+            with sigint_blocked():
+                places = {pool.submit(work, item): place for place, item in items.items()}
+            for done in as_completed(places):
+                yield places[done], done.result()
+    finally:
+        ours.close()  # whatever is still at work stops now
+        pool.shutdown(cancel_futures=True)
+        life.close()
+
+
+@contextlib.contextmanager
+def sigint_blocked() -> Iterator[None]:
+    """Processes started meanwhile never hear of Ctrl-C, which a terminal sends to all: it is for their parent."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def exit_with_parent(life: Connection) -> None:
+    """A worker ends with the process that wants its work, however that one ends."""
+
+    def watch() -> None:
+        life.poll(None)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def on_ray(address: str | None, count: int | None) -> Iterator[Executor]:
+    """On a cluster, or on one that is started here for the time of the block. Its machines must all see the files.
+
+    At most `count` are at work at a time. Ray is joined when there is work, unless this process has joined one before.
+    """
+    connect.require_ray("--engine ray")
+    import ray
+
+    if address is not None:
+        connect.check_reachable(address)
+
+    def run(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        if not items:
+            return
+        session.enter_context(connect.ray_session(address))
+        task = ray.remote(max_retries=ATTEMPTS - 1)(_call)  # where a worker dies, Ray begins its task anew
+        shared, queue = ray.put(work), iter(items)
+        waiting = {task.remote(shared, item): item for item in islice(queue, count)}
+        while waiting:
+            (done, *_), _ = ray.wait(list(waiting))
+            try:
+                result = ray.get(done)
+            except ray.exceptions.RayError as error:
+                raise _from_ray(error) from error
+            yield waiting.pop(done), result
+            waiting.update((task.remote(shared, item), item) for item in islice(queue, 1))
+
+    with contextlib.ExitStack() as session:
+        yield run
+
+
+def _call(work: Work, item: Any) -> Any:
+    return work(item)
+
+
+def _from_ray(error: Exception) -> Exception:
+    """What a worker raised, as it would be raised here; Ray's own troubles in our words."""
+    from ray import exceptions
+
+    cause: Exception = error.cause if isinstance(error, exceptions.RayTaskError) else error
+    if isinstance(cause, exceptions.WorkerCrashedError | exceptions.OutOfMemoryError):
+        return _worker_killed()
+    if isinstance(cause, exceptions.RayError):
+        return connect.ray_error(cause)
+    return cause

@@ -1,0 +1,111 @@
+"""For a model that transformers has no class for: its own code, beside the weights.
+
+    gpt.py                what `fledge eject` writes: the model, whole
+    modeling_fledge.py    what transformers asks of a class, around it
+
+It computes the whole context again for every token, as it keeps no cache. Whoever loads it must say
+`trust_remote_code=True`, as for all code that comes with a model.
+"""
+
+import importlib.util
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model
+from torch import Tensor, nn
+
+from fledge.checkpoint.state import weights_of
+from fledge.exchange.huggingface import fill
+from fledge.exchange.parity import Parity, compare, probe
+from fledge.model.config import ModelConfig
+from fledge.model.gpt import GPT
+from fledge.tokenizers.base import Tokenizer
+
+NAME = "FledgeForCausalLM"
+PROGRAM, AROUND = "gpt.py", "modeling_fledge.py"
+PREFIX = "model."  # of the weights, within that class
+
+SOURCE = f'''"""The class that transformers asks for, around the model in {PROGRAM}."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutput
+
+from .{PROGRAM.removesuffix(".py")} import GPT, ModelConfig, build
+
+
+class FledgeConfig(PretrainedConfig):
+    model_type = "fledge"
+
+
+class {NAME}(PreTrainedModel, GenerationMixin):
+    config_class = FledgeConfig
+    _tied_weights_keys = TIED
+
+    def __init__(self, config: FledgeConfig) -> None:
+        super().__init__(config)
+        with torch.device("cpu"):
+            self.model = build(ModelConfig(), seed=0)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Weights have been drawn or read; but transformers forgets tables that are in no file."""
+        if tables := dict(module.named_buffers(recurse=False)):
+            place = next(name for name, each in self.model.named_modules() if each is module)
+            with torch.device("cpu"):
+                fresh = GPT(ModelConfig()).get_submodule(place)
+            for name, table in tables.items():
+                table.copy_(fresh.get_buffer(name))
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.embed
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, **_: Any) -> dict[str, Any]:
+        return {{"input_ids": input_ids[:, -ModelConfig().context :]}}
+
+    def forward(self, input_ids: Tensor, labels: Tensor | None = None, **_: Any) -> CausalLMOutput:
+        """Tokens [B, T] → scores [B, T, V]; with labels, the loss of saying each from those before it."""
+        logits, loss = self.model(input_ids), None
+        if labels is not None:
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
+        return CausalLMOutput(loss=loss, logits=logits)
+'''
+
+
+def write_custom_code(folder: Path, model: GPT, tokenizer: Tokenizer, program: str) -> str:
+    """Into an empty folder; `program` is the ejected file. Gives back the name of the class."""
+    tied = {f"{PREFIX}head.weight": f"{PREFIX}embed.weight"} if model.config.tied else {}
+    (folder / PROGRAM).write_text(program, encoding="utf-8")
+    (folder / AROUND).write_text(SOURCE.replace("TIED", json.dumps(tied)), encoding="utf-8")
+    weights = {f"{PREFIX}{name}": tensor for name, tensor in weights_of(model).items()}
+    fill(folder, _config(model.config), weights, model.config, tokenizer, use_cache=False)
+    return NAME
+
+
+def _config(model: ModelConfig) -> dict[str, Any]:
+    module = AROUND.removesuffix(".py")
+    places = {"AutoConfig": f"{module}.FledgeConfig", "AutoModelForCausalLM": f"{module}.{NAME}"}
+    told = {**asdict(model), "tie_word_embeddings": model.tied, "max_position_embeddings": model.context}
+    return {"architectures": [NAME], "model_type": "fledge", "auto_map": places, **told, "dtype": "float32"}
+
+
+@torch.inference_mode()
+def check_custom_code(folder: Path, model: GPT) -> Parity:
+    """The written program with the written weights, by itself."""
+    spec = importlib.util.spec_from_file_location("ejected", folder / PROGRAM)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    inner = nn.ModuleDict({PREFIX.rstrip("."): module.GPT(module.ModelConfig())})
+    load_model(inner, folder / "model.safetensors")
+    ids: Tensor = probe(model)
+    return compare(model, ids, inner[PREFIX.rstrip(".")].eval()(ids), f"{PROGRAM} alone")

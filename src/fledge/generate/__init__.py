@@ -1,1 +1,0 @@
-"""A model and a prompt, turned into text."""

@@ -1,0 +1,171 @@
+"""Who does the trials of a sweep: processes of this machine, or a Ray cluster. Each trial has a process of its own.
+
+A crew is given trials one after the other, whenever there is room for one more, and gives back how each has ended. One
+that is killed is begun again, and so goes on with its run; a third time is its end. With the sweep its trials end, too.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fledge.checkpoint import store
+from fledge.cluster import connect
+from fledge.core.errors import UserError
+from fledge.core.jobs import BROKEN, DONE, FRESH, KILLED, REFUSED, STOPPED, Job, status, stop
+from fledge.datasets.executors import ATTEMPTS, usable_cores
+from fledge.recipes.resume import resume
+from fledge.recipes.train import train
+from fledge.runs import run_folder
+from fledge.runs.run_folder import RunFolder
+from fledge.settings.pipeline import resolve, validated
+
+LOCK_TIMEOUT = 60.0  # seconds for a trial whose sweep was killed to notice that
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """A trial to be trained: `name`.toml → its run folder and its log, all in the folder of the sweep."""
+
+    name: str
+    errand: Job
+    on_gpu: bool
+
+
+Ends = Generator[tuple[TrialJob, int], None, None]
+TrialRunner = Callable[[Iterator[TrialJob]], Ends]
+
+
+def job_of(folder: Path, name: str, device: str) -> TrialJob:
+    folder = folder.absolute()
+    return TrialJob(
+        name, Job(partial(train_or_go_on, folder, name), folder / f"{name}.log"), device in ("auto", "cuda")
+    )
+
+
+def train_or_go_on(folder: Path, name: str) -> None:
+    run = run_folder.open_path(name, folder)
+    if run is None:
+        train(resolve(str(folder / f"{name}.toml"), []), folder, name=name, base_name=name)
+        return
+    _wait_until_left(run)
+    steps = validated(run.config()).train.steps
+    if not any(
+        saved.step == steps and not saved.pending_hooks for saved in store.complete_checkpoints(run.checkpoints)
+    ):
+        resume(name, folder)
+
+
+def _wait_until_left(run: RunFolder) -> None:
+    """Where a sweep is killed and begun anew at once, its trials may not have noticed yet."""
+    end = time.monotonic() + LOCK_TIMEOUT
+    while time.monotonic() < end:
+        with contextlib.suppress(UserError), run.alone():
+            return
+        time.sleep(0.2)
+
+
+# Processes
+
+
+@dataclass
+class TrialWorker:
+    job: TrialJob
+    place: int
+    process: BaseProcess
+    attempts: int = 1
+
+
+def local_workers(count: int) -> TrialRunner:
+    def run(jobs: Iterator[TrialJob]) -> Ends:
+        life, ours = FRESH.Pipe(duplex=False)
+        working: list[TrialWorker] = []
+
+        def started(job: TrialJob, place: int) -> BaseProcess:
+            return job.errand.start(life, partial(use_share, place, count))
+
+        try:
+            while True:
+                for job in islice(jobs, count - len(working)):
+                    place = min(set(range(count)) - {worker.place for worker in working})
+                    working.append(TrialWorker(job, place, started(job, place)))
+                if not working:
+                    return
+                wait([worker.process.sentinel for worker in working])
+                for worker in [worker for worker in working if worker.process.exitcode is not None]:
+                    code = status(worker.process)
+                    if code in (DONE, BROKEN, REFUSED, *STOPPED) or worker.attempts == ATTEMPTS:
+                        working.remove(worker)
+                        yield worker.job, code
+                    else:
+                        worker.attempts += 1
+                        worker.process = started(worker.job, worker.place)
+        finally:
+            stop([worker.process for worker in working])
+            ours.close()
+            life.close()
+
+    return run
+
+
+def use_share(place: int, count: int) -> None:
+    """Of this machine's cores, and of its GPUs."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, usable_cores() // count))
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = seen.split(",") if seen is not None else [str(gpu) for gpu in range(torch.cuda.device_count())]
+    if len(gpus) > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
+
+
+# Ray
+
+
+def on_ray(address: str | None, count: int) -> TrialRunner:
+    connect.require_ray("--engine ray")
+    if address is not None:
+        connect.check_reachable(address)
+
+    def run(jobs: Iterator[TrialJob]) -> Ends:
+        import ray
+
+        with connect.ray_session(address):
+            there, waiting = connect.ray_nodes(), dict[Any, TrialJob]()
+            while True:
+                waiting |= {_sent(job, there, count): job for job in islice(jobs, count - len(waiting))}
+                if not waiting:
+                    return
+                (done, *_), _ = ray.wait(list(waiting))
+                yield waiting.pop(done), _answer(done)
+
+    return run
+
+
+def _sent(job: TrialJob, there: list[tuple[int, int]], count: int) -> Any:
+    import ray
+
+    on_gpu = job.on_gpu and any(gpus for _, gpus in there)
+    cores = max(1, connect.cores_per_worker(there, count, with_gpu=on_gpu))  # where there is no room for all, some wait
+    # A process of its own for each; Ray begins those anew whose process dies.
+    task = ray.remote(max_calls=1, max_retries=ATTEMPTS - 1, num_cpus=cores, num_gpus=int(on_gpu))
+    return task(Job.do).remote(job.errand)
+
+
+def _answer(done: Any) -> int:
+    from ray import exceptions, get
+
+    try:
+        return int(get(done))
+    except (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError):
+        return KILLED
+    except exceptions.RayError as error:
+        raise connect.ray_error(error) from error

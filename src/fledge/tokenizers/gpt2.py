@@ -1,0 +1,61 @@
+"""OpenAI's GPT-2 encoding, from the two files that OpenAI published.
+
+Looked for in the folders given, under their own names or under those of tiktoken's cache; every file is checked by its
+hash. Does not know how to download: `fetch` does, where the caller gives one.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from fledge.core import fast_json
+from fledge.core.errors import UserError
+from fledge.core.files import sha256
+from fledge.tokenizers import bytelevel
+from fledge.tokenizers.hf import HFTokenizer
+
+Fetch = Callable[[str, str, str], Path]  # name, url, SHA-256 → where the file is now
+END_OF_TEXT = "<|endoftext|>"
+ORIGIN = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
+SHA256 = {
+    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+}
+TIKTOKEN_NAMES = {
+    "vocab.bpe": "6d1cbeee0f20b3d9449abfede4726ed8212e3aee",
+    "encoder.json": "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6",
+}
+
+
+def load_gpt2(folders: Iterable[Path], fetch: Fetch | None = None) -> HFTokenizer:
+    """From the first folder that holds each file; else through `fetch`."""
+    folders = list(folders)
+    return build(*(find(name, folders, fetch) for name in SHA256))
+
+
+def find(name: str, folders: list[Path], fetch: Fetch | None = None) -> Path:
+    for path in (folder / known for folder in folders for known in (name, TIKTOKEN_NAMES[name])):
+        if path.is_file():
+            return checked(path, name)
+    if fetch is None:
+        where = ", ".join(f"'{folder}'" for folder in folders)
+        raise UserError(
+            f"GPT-2's '{name}' is in none of: {where or 'no folders'}",
+            "give the folder that holds vocab.bpe and encoder.json, or set TIKTOKEN_CACHE_DIR to tiktoken's cache",
+        )
+    return checked(fetch(name, ORIGIN + name, SHA256[name]), name)
+
+
+def checked(path: Path, name: str) -> Path:
+    if (got := sha256(path)) != SHA256[name]:
+        raise UserError(
+            f"'{path}' is not GPT-2's {name} (sha256 {got[:12]}…, not {SHA256[name][:12]}…)",
+            "remove it, or give the folder that holds the true one",
+        )
+    return path
+
+
+def build(merges: Path, vocabulary: Path) -> HFTokenizer:
+    """The two files as one tokenizer. The first line of the merges is a comment."""
+    pairs = [tuple(line.split(" ")) for line in merges.read_text("utf-8").splitlines()[1:]]
+    ids = fast_json.loads(vocabulary.read_bytes())
+    return HFTokenizer(bytelevel.content(ids, [(a, b) for a, b in pairs], END_OF_TEXT, "gpt2"))

@@ -1,1 +1,0 @@
-"""Text to ids and back, and the dataset of ids on disk."""

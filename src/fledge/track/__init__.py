@@ -1,1 +1,0 @@
-"""What happened: events, and those who listen to them."""

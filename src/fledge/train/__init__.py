@@ -1,1 +1,0 @@
-"""One step, many steps, and what may go wrong between them."""

@@ -1,0 +1,75 @@
+"""Where a training begins that does not begin from nothing: the model and the tokenizer of another run.
+
+How to train is another matter: a preset or a file says it, or else the other run's own settings.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fledge.checkpoint import store
+from fledge.checkpoint.state import State, Tensors, blank_weights, check_fit, initial_state
+from fledge.cli.output import say
+from fledge.core.config import read_overrides
+from fledge.core.errors import UserError
+from fledge.datasets.shards import Dataset
+from fledge.model.config import ModelConfig
+from fledge.runs import run_folder
+from fledge.runs.run_folder import RunFolder
+from fledge.settings.pipeline import Settings, read_preset, validated
+from fledge.tokenizers.base import fingerprint
+
+PREFIXES = "positions.weight"
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    run: RunFolder
+    checkpoint: store.Checkpoint
+
+    @property
+    def name(self) -> str:
+        return f"{self.run.name}@{self.checkpoint.step}"
+
+    def settings(self, preset: str | None, words: list[str]) -> Settings:
+        """Shape and tokenizer are the origin's; of the shape the command line may say more."""
+        layer = read_preset(preset)[0] if preset else self.run.config()
+        tokenizer = {"file": str((self.run.folder / "tokenizer.json").resolve())}
+        layer = {**layer, "model": self.run.config()["model"], "tokenizer": tokenizer}
+        overrides = read_overrides(words)
+        if other := overrides.get("tokenizer"):
+            raise UserError(
+                f"tokenizer.{next(iter(other))}: a model that goes on from '{self.run.name}' keeps its tokenizer",
+                "leave that setting out, or train without --init",
+            )
+        if "corpus" in overrides.get("data", {}):
+            layer["data"] = {key: value for key, value in layer.get("data", {}).items() if key != "path"}
+        return validated(layer, overrides)
+
+    def weights(self, model: ModelConfig) -> Tensors:
+        """The origin's, in the model that the settings describe. A shorter context has the first of its places."""
+        weights = store.load_weights(self.checkpoint)
+        if PREFIXES in weights:
+            weights[PREFIXES] = weights[PREFIXES][: model.context]
+        check_fit(blank_weights(model), weights)
+        return weights
+
+    def begin(self, settings: Settings) -> State:
+        return initial_state(self.weights(settings.model), settings.train.seed)
+
+    def check(self, dataset: Dataset) -> None:
+        if fingerprint(dataset.tokenizer) != fingerprint(self.run.tokenizer()):
+            raise UserError(
+                f"'{dataset.folder}' was made with another tokenizer than '{self.run.name}'",
+                f"prepare it with --tokenizer {self.run.folder / 'tokenizer.json'}",
+            )
+
+
+def find_initial_weights(reference: str, runs: Path) -> InitialWeights:
+    """The run that `--init` names; its best checkpoint where none is named."""
+    name, which = run_folder.split_reference(reference, otherwise="best")
+    run = run_folder.open_run(name, runs)
+    run.refuse_changed()
+    checkpoint, damaged = store.find_checkpoint(run.checkpoints, which)
+    for what in damaged:
+        say(f"warning: {what}; using step {checkpoint.step}")
+    return InitialWeights(run, checkpoint)

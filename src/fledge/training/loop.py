@@ -1,0 +1,53 @@
+"""Many steps, and those who want to hear of them.
+
+The loop knows nothing of evaluation, samples, checkpoints or screens: they are hooks, called after the steps
+they asked for, in the order they were given.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fledge.training.divergence import DivergenceMonitor, StopRequested, StopSignals
+from fledge.training.step import StepResult, TrainStep
+
+
+@dataclass(frozen=True)
+class Hook:
+    call: Callable[[StepResult], None]
+    due: Callable[[int], bool]
+
+
+def every(n: int, call: Callable[[StepResult], None], *, last: int | None = None) -> Hook:
+    """After each n-th step, and after step `last`; never where n is 0."""
+    return Hook(call, lambda step: bool(n) and (step % n == 0 or step == last))
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """Where the loop ended. `pending_hooks`: a signal came before all hooks of the last step had run."""
+
+    last: StepResult | None
+    pending_hooks: bool = False
+
+
+def train_loop(
+    stepper: TrainStep, start: int, stop: int, hooks: Sequence[Hook], signals: StopSignals, guard: DivergenceMonitor
+) -> RunEnd:
+    """Updates start + 1 … stop, unless a signal asks for an earlier end, or the guard for another way."""
+    result = None
+    for step in range(start, stop):
+        result = stepper(step)
+        guard.look(result)
+        try:
+            call_hooks(hooks, result)
+        except StopRequested:
+            return RunEnd(result, pending_hooks=True)
+        if signals.asked():
+            break
+    return RunEnd(result)
+
+
+def call_hooks(hooks: Sequence[Hook], result: StepResult) -> None:
+    for hook in hooks:
+        if hook.due(result.step):
+            hook.call(result)

@@ -1,0 +1,116 @@
+"""Everything that one update needs, put together from settings: model, loss around it, optimiser, order, loader.
+
+Used by training, and by whoever wants to know what an update costs: plan and demo.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+from fledge.batches.loader import Loader
+from fledge.batches.sampler import WindowSampler
+from fledge.cli.output import say
+from fledge.core import device as machines
+from fledge.core.config import listed_divisors
+from fledge.core.device import Machine, find_compiler
+from fledge.core.distributed import World, is_dtensor
+from fledge.core.errors import UserError
+from fledge.datasets.shards import Split
+from fledge.model.gpt import GPT
+from fledge.model.init import build as build_model
+from fledge.optim.groups import build_optimizer
+from fledge.optim.muon import Muon
+from fledge.optim.schedule import lr_multiplier
+from fledge.settings.pipeline import Settings
+from fledge.training.compiled import WITHOUT_COMPILER, CompileCheck, Report, keep_compiled_code
+from fledge.training.loss_scaler import LOSS_SCALERS
+from fledge.training.micro_batch import AutoMicroBatch, FixedMicroBatch, estimate, probe
+from fledge.training.parallel import LossModel, deterministic_sums, orthogonalize_on_owner, wrap
+from fledge.training.step import TrainStep
+
+
+def warn_if_eager(check: CompileCheck) -> None:
+    if not check.ok:
+        say(f"warning: {check.reason}: {WITHOUT_COMPILER}")
+
+
+def build_training(settings: Settings, machine: Machine, split: Split, report: Report = warn_if_eager) -> TrainStep:
+    """A new model and everything that one update of it needs, to learn from `split`."""
+    train, optim, context = settings.train, settings.optim, settings.model.context
+    keep_compiled_code()
+    deterministic_sums()
+    model = build_model(settings.model, train.seed)
+    loss = wrap(
+        model,
+        machine,
+        compile=compiles(settings, machine),
+        chunked=train.chunked_loss is True,
+        activation_checkpointing=train.activation_checkpointing,
+        parallel=train.parallel,
+        report=report,
+    )
+    optimizer = build_optimizer(model, optim, machine.torch_dtype)
+    if isinstance(optimizer, Muon) and is_dtensor(model.embed.weight):
+        optimizer.turn = orthogonalize_on_owner(optimizer.turn)
+    order = WindowSampler(len(split), context, settings.data.stride or context, train.seed)
+    return TrainStep(
+        model=model,
+        loss=loss,
+        optimizer=optimizer,
+        batches=micro_batches(settings, Loader(split, order, train.batch, machine), model),
+        multiplier=partial(lr_multiplier, optim, steps=train.steps),
+        peak=optim.lr,
+        clip=train.grad_clip,
+        scaling=LOSS_SCALERS[machine.dtype](),
+        world=machine.world,
+        set_gradient_sync=loss.set_gradient_sync,
+    )
+
+
+def micro_batches(settings: Settings, loader: Loader, model: GPT) -> AutoMicroBatch:
+    train, machine, size = settings.train, loader.machine, initial_micro_batch(settings, loader.machine)
+    if machine.world.size == 1:
+        return (AutoMicroBatch if train.micro_batch == "auto" else FixedMicroBatch)(loader, size, say)
+    if train.micro_batch != "auto" or train.parallel == "fsdp":  # of a spread model no rank can try alone
+        return FixedMicroBatch(loader, size, say)
+    found = probe(AutoMicroBatch(loader, size, say), LossModel(model, machine), machine.world)
+    model.zero_grad()
+    return found
+
+
+def initial_micro_batch(settings: Settings, machine: Machine) -> int:
+    """How many sequences are computed at once, as far as can be told beforehand."""
+    wanted, share = settings.train.micro_batch, settings.train.batch // machine.world.size
+    if wanted == "auto":
+        return estimate(settings.model, share, machine, **activations_kept(settings))
+    return min(wanted or share, share)
+
+
+def activations_kept(settings: Settings) -> dict[str, bool]:
+    """What decides which activations are kept for the backward pass."""
+    train = settings.train
+    return {"chunked": train.chunked_loss is True, "checkpointed": train.activation_checkpointing}
+
+
+def compiles(settings: Settings, machine: Machine) -> bool:
+    """Whether torch.compile is wanted and possible; where it is not possible, training goes on without."""
+    return settings.train.compile is True and bool(find_compiler(machine.device).value)
+
+
+def check_batch_divisible(batch: int, world: World) -> None:
+    if batch % world.size:
+        raise UserError(
+            f"train.batch = {batch} cannot be shared by {world.size} processes",
+            f"start {listed_divisors(batch)} of them, or make the batch a multiple of {world.size}",
+        )
+
+
+def reservations(settings: Settings, machine: Machine) -> Iterator[str]:
+    """What can be done as asked, and is probably not what somebody wants."""
+    train, warmup = settings.train, settings.optim.warmup_steps
+    if train.compile and not compiles(settings, machine):
+        yield f"{find_compiler(machine.device).why}: training without torch.compile, more slowly"
+    if not machines.has_units(machine.device, machine.dtype):
+        better = machines.choose_dtype(machine.device).value
+        yield f"this {machine.device} has no {machine.dtype} units, so it is imitated, slowly: --train.dtype {better}"
+    if warmup >= train.steps:
+        yield f"the learning rate is still climbing at the end: {warmup} steps of warm-up, and {train.steps} in all"

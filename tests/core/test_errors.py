@@ -1,0 +1,75 @@
+"""What goes wrong is said in one line, with one line of what to do."""
+
+import errno
+import os
+
+import pytest
+
+from fledge.core.errors import Interrupted, UserError, from_os_error, nearest, out_of_memory
+
+
+@pytest.mark.parametrize("number", sorted(errno.errorcode))
+def test_every_refusal_of_the_system_becomes_one_line_and_a_hint(number: int) -> None:
+    mistake = from_os_error(OSError(number, os.strerror(number), "some/file"))
+    for text in (mistake.message, mistake.hint):
+        assert text
+        assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [
+        (errno.ENOSPC, "disk is full"),
+        (errno.EIO, "disk failed"),
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "permission denied"),
+        (errno.ENOENT, "no such file"),
+        (errno.EISDIR, "folder"),
+    ],
+)
+def test_common_refusals_are_named_in_plain_words_with_the_file(number: int, word: str) -> None:
+    message = from_os_error(OSError(number, os.strerror(number), "some/file")).message
+    assert word in message
+    assert "'some/file'" in message
+
+
+def test_a_refusal_without_a_file_names_none() -> None:
+    assert "None" not in from_os_error(OSError(errno.ENOSPC, "No space left on device")).message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        RuntimeError("std::bad_alloc"),
+    ],
+    ids=str,
+)
+def test_a_lack_of_memory_is_understood_whatever_device_speaks(error: RuntimeError | MemoryError) -> None:
+    assert out_of_memory(error)
+    assert "memory" in from_os_error(error).message
+
+
+def test_other_failures_are_no_lack_of_memory() -> None:
+    assert not out_of_memory(RuntimeError("shapes do not match"))
+    assert not out_of_memory(UserError("the file 'out of memory.txt' is missing", "write it"))
+
+
+def test_the_nearest_word_is_offered_only_when_it_is_near() -> None:
+    assert nearest("trian", ["train", "resume"]) == "did you mean 'train'?"
+    assert nearest("xyz", ["train", "resume"]) == ""
+    assert nearest("train", []) == ""
+
+
+def test_a_user_error_is_a_value_error_that_says_its_message() -> None:
+    error = UserError("what", "how")
+    assert isinstance(error, ValueError)
+    assert str(error) == "what"
+
+
+@pytest.mark.parametrize(("signal", "code"), [(2, 130), (15, 143)])
+def test_an_interrupted_run_owes_the_exit_status_of_its_signal(signal: int, code: int) -> None:
+    assert Interrupted(signal, "fledge resume x").code == code

@@ -1,0 +1,191 @@
+"""Files and folders are whole or absent."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from fledge.core.errors import UserError
+from fledge.core.files import (
+    PARTIAL,
+    atomic_folder,
+    cache_dir,
+    human_bytes,
+    naming_errors,
+    read_json,
+    remove_partials,
+    sha256,
+    sync_folder,
+    write_atomic,
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize(("content", "held"), [("käse\n", "käse\n".encode()), (b"\0\xff", b"\0\xff"), ("", b"")])
+def test_a_file_holds_exactly_what_was_written(tmp_path: Path, content: str | bytes, held: bytes) -> None:
+    write_atomic(tmp_path / "deep" / "file", content)
+    assert (tmp_path / "deep" / "file").read_bytes() == held
+    assert names(tmp_path) == ["deep", "deep/file"]
+
+
+def test_writing_again_replaces_the_whole_file(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "file", "a long first content")
+    write_atomic(tmp_path / "file", "short")
+    assert (tmp_path / "file").read_text() == "short"
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomic(tmp_path / "file", "new \ud800")
+    assert (tmp_path / "file").read_text() == "old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_file_never_takes_the_place_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "inside").write_text("kept")
+    with pytest.raises(OSError, match="taken"):
+        write_atomic(tmp_path / "taken", "new")
+    assert names(tmp_path) == ["taken", "taken/inside"]
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "out") as inside:
+        (inside / "sub").mkdir()
+        (inside / "sub" / "file").write_text("x")
+        assert not (tmp_path / "out").exists()
+        assert inside.name.startswith(PARTIAL)
+    assert names(tmp_path) == ["out", "out/sub", "out/sub/file"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_folder_that_fails_half_way_vanishes(tmp_path: Path, error: type[BaseException]) -> None:
+    def half_way() -> None:
+        with atomic_folder(tmp_path / "out") as inside:
+            (inside / "file").write_text("x")
+            raise error
+
+    with pytest.raises(error):
+        half_way()
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_fails_leaves_no_parents_that_were_not_there(tmp_path: Path) -> None:
+    def fails() -> None:
+        with atomic_folder(tmp_path / "new" / "deeper" / "out"):
+            raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        fails()
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_holds_something_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("kept")
+    with pytest.raises(OSError, match="out"), atomic_folder(tmp_path / "out") as inside:
+        (inside / "file").write_text("x")
+    assert names(tmp_path) == ["out", "out/mine"]
+
+
+def test_a_file_is_never_overwritten_by_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("kept")
+    with pytest.raises(OSError, match="out"), atomic_folder(tmp_path / "out") as inside:
+        (inside / "file").write_text("x")
+    assert (tmp_path / "out").read_text() == "kept"
+    assert names(tmp_path) == ["out"]
+
+
+def test_what_was_left_half_written_can_be_removed_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / f"{PARTIAL}folder").mkdir()
+    (tmp_path / f"{PARTIAL}folder" / "file").write_text("x")
+    (tmp_path / f"{PARTIAL}file").write_text("x")
+    (tmp_path / "whole").write_text("x")
+    remove_partials(tmp_path)
+    assert names(tmp_path) == ["whole"]
+
+
+def test_the_hash_is_sha256(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_text("abc")
+    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_json_object_is_read(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(json.dumps({"a": [1, None]}))
+    assert read_json(tmp_path / "x.json", "it") == {"a": [1, None]}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"7", b"\xff", b"[" * 100_000], ids=range(6))
+def test_what_is_no_json_object_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_json(tmp_path / "x.json", "the thing")
+    assert "the thing is damaged" in caught.value.message
+    assert "x.json" in caught.value.message
+
+
+def test_a_json_file_that_is_not_there_is_called_missing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the thing is missing.*x\.json"):
+        read_json(tmp_path / "x.json", "the thing")
+
+
+def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEDGE_CACHE", str(tmp_path / "a"))
+    assert cache_dir() == tmp_path / "a"
+    monkeypatch.delenv("FLEDGE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
+    assert cache_dir() == tmp_path / "b" / "fledge"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "c"))
+    assert cache_dir() == tmp_path / "c" / ".cache" / "fledge"
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 KB"), (1_115_394, "1.1 MB"), (2.5e9, "2.5 GB"), (3e15, "3000.0 TB")],
+)
+def test_sizes_are_said_as_people_say_them(count: float, words: str) -> None:
+    assert human_bytes(count) == words
+
+
+@example(999_999)
+@given(st.integers(0, 10**14))
+def test_a_size_never_needs_four_digits_before_the_point(count: int) -> None:
+    assert float(human_bytes(count).split()[0]) < 1000
+
+
+def test_a_written_file_can_be_read_by_others_only_where_the_umask_lets_them(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        write_atomic(tmp_path / "private", "x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "private").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("told", "named"), [(None, "/data/run"), ("state.json", "/data/run/state.json"), ("/else/where", "/else/where")]
+)
+def test_a_refusal_of_the_system_names_the_file_whole(told: str | None, named: str) -> None:
+    with pytest.raises(OSError, match="No space") as refusal, naming_errors(Path("/data/run")):
+        raise OSError(errno.ENOSPC, "No space left on device", told)
+    assert refusal.value.filename == named
+
+
+def test_a_folder_that_cannot_be_flushed_because_the_disk_fails_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="Input/output"):
+        sync_folder(tmp_path)

@@ -1,0 +1,120 @@
+"""The judgement of a split: every token once, and the numbers that a slow direct reckoning gives."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fledge.core.device import Machine
+from fledge.datasets.shards import Split
+from fledge.evaluation import loss as evaluation
+from fledge.evaluation.loss import evaluate_loss, windows
+from fledge.model.config import ModelConfig
+from fledge.model.gpt import GPT
+from fledge.model.init import build
+
+CPU = Machine("cpu", "float32")
+
+
+def lively(context: int) -> GPT:
+    model = build(ModelConfig(n_layer=1, n_head=2, n_embd=16, context=context, vocab_size=9, dropout=0.2), 0)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim >= 2:
+                p.mul_(20)
+    return model
+
+
+def a_split(length: int) -> Split:
+    ids = np.random.default_rng(length).integers(0, 9, length).astype(np.uint16)
+    cut = length // 3
+    return Split("val", [ids[:cut], ids[cut:]], [np.zeros(1), np.zeros(1)])
+
+
+@given(length=st.integers(2, 200), context=st.integers(1, 40))
+def test_the_windows_ask_each_token_but_the_first_exactly_once(length: int, context: int) -> None:
+    asked = [start + 1 + i for start, count in windows(length, context) for i in range(count)]
+    assert asked == list(range(1, length))
+    assert all(1 <= count <= context for _, count in windows(length, context))
+
+
+@given(length=st.integers(2, 60), context=st.sampled_from([1, 4, 7, 16]), rows=st.integers(1, 4))
+@settings(max_examples=25)
+def test_it_gives_the_numbers_of_a_slow_direct_reckoning(length: int, context: int, rows: int) -> None:
+    model, split = lively(context), a_split(length)
+    lengths = np.array([1, 2, 3, 4, 1, 1, 2, 2, 0])
+    ids = split.read(0, length)
+    nats, right, spelled = 0.0, 0, 0
+    model.eval()
+    with torch.no_grad():
+        for place in range(1, length):
+            begin = (place - 1) // context * context
+            scores = model(torch.from_numpy(ids[begin:place]).unsqueeze(0))[0, -1].double()
+            nats -= float(scores.log_softmax(-1)[ids[place]])
+            right += int(scores.argmax()) == ids[place]
+            spelled += int(lengths[ids[place]])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "TOKENS_AT_ONCE", {"cpu": rows * context})
+        found = evaluate_loss(model, split, lengths, CPU)
+    assert found.tokens == length - 1
+    assert (found.split, found.context) == ("val", context)
+    assert found.loss == pytest.approx(nats / (length - 1), rel=1e-5)
+    assert found.perplexity == pytest.approx(math.exp(nats / (length - 1)), rel=1e-5)
+    assert found.bits_per_byte == pytest.approx(nats / math.log(2) / max(1, spelled), rel=1e-5)
+    assert found.accuracy == pytest.approx(right / (length - 1))
+
+
+def test_the_judgement_is_the_same_every_time_and_draws_no_chance() -> None:
+    model, split = lively(8), a_split(100)
+    before = torch.get_rng_state()
+    one = evaluate_loss(model, split, np.ones(9, dtype=np.int64), CPU)
+    assert one == evaluate_loss(model, split, np.ones(9, dtype=np.int64), CPU)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_given_back_as_it_was(training: bool) -> None:
+    model = lively(8).train(training)
+    evaluate_loss(model, a_split(40), np.ones(9, dtype=np.int64), CPU)
+    assert model.training is training
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_model_that_knows_nothing_is_as_surprised_as_a_die() -> None:
+    model = lively(8)
+    with torch.no_grad():
+        model.head.weight.zero_()
+    found = evaluate_loss(model, a_split(200), np.ones(9, dtype=np.int64), CPU)
+    assert found.loss == pytest.approx(math.log(9), rel=1e-6)
+    assert found.perplexity == pytest.approx(9, rel=1e-5)
+    assert found.bits_per_byte == pytest.approx(math.log2(9), rel=1e-6)
+
+
+def test_out_of_memory_halves_the_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, split, lengths = lively(8), a_split(90), np.ones(9, dtype=np.int64)
+    whole = evaluate_loss(model, split, lengths, CPU)
+    usual, sizes = evaluation._loss_and_hits, []
+
+    def narrow(model: GPT, ids: np.ndarray, machine: Machine) -> torch.Tensor:
+        sizes.append(len(ids))
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return usual(model, ids, machine)
+
+    monkeypatch.setattr(evaluation, "_loss_and_hits", narrow)
+    found = evaluate_loss(model, split, lengths, CPU)
+    assert max(sizes) > 2
+    assert (found.tokens, found.accuracy) == (whole.tokens, whole.accuracy)
+    assert found.loss == pytest.approx(whole.loss, rel=1e-6)
+
+
+def test_out_of_memory_with_a_single_window_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(evaluation, "_loss_and_hits", never)
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluate_loss(lively(8), a_split(90), np.ones(9, dtype=np.int64), CPU)

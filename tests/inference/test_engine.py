@@ -1,0 +1,161 @@
+"""Tokens one after another: with the cache as without it, past the end of the context, and back into text."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fledge.core.device import Machine
+from fledge.core.errors import UserError
+from fledge.inference.generate import generate, stream_text
+from fledge.inference.sampler import strategies
+from fledge.model.config import ModelConfig
+from fledge.model.gpt import GPT
+from fledge.model.init import build
+from fledge.tokenizers.char import CharTokenizer
+
+CPU = Machine("cpu", "float32")
+TOKENIZER = CharTokenizer("abcdefghij \nä€", special="<|endoftext|>")
+CONFIG = ModelConfig(n_layer=2, n_head=4, n_embd=32, context=16, vocab_size=TOKENIZER.vocab_size)
+KINDS = {
+    "rotary": CONFIG,
+    "learned": replace(CONFIG, positions="learned", norm="layernorm", mlp="gelu"),
+    "grouped": replace(CONFIG, n_kv_head=2),
+    "readable": replace(CONFIG, attention="readable"),
+}
+
+
+def lively(config: ModelConfig, seed: int = 0) -> GPT:
+    model = build(config, seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim >= 2:
+                p.mul_(8)
+    return model
+
+
+def drawn(model: GPT, prompt: torch.Tensor, count: int, seed: int = 0, temperature: float = 0.0) -> torch.Tensor:
+    return torch.stack(list(generate(model, prompt, strategies(temperature), CPU, count, seed)), dim=1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("length", [1, 5])
+def test_greedy_with_a_cache_is_greedy_recomputed_from_scratch(kind: str, length: int) -> None:
+    model = lively(KINDS[kind]).eval()
+    prompt = torch.randint(CONFIG.vocab_size or 0, (3, length), generator=torch.Generator().manual_seed(1))
+    ids = prompt
+    with torch.no_grad():
+        for _ in range(16 - length):
+            ids = torch.cat((ids, model(ids)[:, -1].argmax(-1, keepdim=True)), dim=1)
+    assert torch.equal(drawn(model, prompt, 16 - length), ids[:, length:])
+    assert len(ids[:, length:].unique()) > 1
+
+
+@pytest.mark.parametrize("context", [1, 2, 3, 8])
+@pytest.mark.parametrize("kind", ["rotary", "learned"])
+def test_past_the_context_each_token_still_follows_from_the_last_ones(kind: str, context: int) -> None:
+    """Reckoned without a cache: a window that grows to the context, and is then cut to its newer half."""
+    model = lively(replace(KINDS[kind], context=context)).eval()
+    window = torch.tensor([[3]])
+    expected = []
+    with torch.no_grad():
+        for _ in range(4 * context + 3):
+            if window.shape[1] > context:
+                window = window[:, -(context // 2 or 1) :]
+            token = model(window)[:, -1].argmax(-1, keepdim=True)
+            expected.append(int(token))
+            window = torch.cat((window, token), dim=1)
+    assert drawn(model, torch.tensor([[3]]), 4 * context + 3)[0].tolist() == expected
+
+
+@pytest.mark.parametrize("length", [15, 16, 17, 40])
+def test_of_a_long_prompt_the_end_is_read(length: int) -> None:
+    model = lively(CONFIG).eval()
+    prompt = torch.randint(CONFIG.vocab_size or 0, (1, length), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        best = model(prompt[:, -16:])[:, -1].argmax(-1)
+    assert drawn(model, prompt, 5)[0, 0] == best
+
+
+def test_the_seed_alone_decides() -> None:
+    model = lively(CONFIG)
+    prompt = torch.tensor([[1, 2, 3]])
+    one = drawn(model, prompt, 40, seed=1, temperature=1.0)
+    torch.rand(10)
+    assert torch.equal(one, drawn(model, prompt, 40, seed=1, temperature=1.0))
+    assert not torch.equal(one, drawn(model, prompt, 40, seed=2, temperature=1.0))
+
+
+def test_generation_leaves_the_worlds_chance_alone() -> None:
+    """Samples during training must not change the training."""
+    model = lively(replace(CONFIG, dropout=0.5))
+    before = torch.get_rng_state()
+    drawn(model, torch.tensor([[1]]), 30, temperature=1.0)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_asked_in_eval_mode_and_given_back_as_it_was(training: bool) -> None:
+    model = lively(replace(CONFIG, dropout=0.5)).train(training)
+    one, two = (drawn(model, torch.tensor([[1]]), 10) for _ in range(2))
+    assert torch.equal(one, two)
+    assert model.training is training
+
+
+def test_rows_of_a_batch_do_not_touch_each_other() -> None:
+    model = lively(CONFIG)
+    prompts = torch.tensor([[1, 2, 3], [7, 8, 9]])
+    together = drawn(model, prompts, 30)
+    for row in range(2):
+        assert torch.equal(together[row], drawn(model, prompts[[row]], 30)[0])
+
+
+def text_of(prompt: str, count: int, seed: int = 0, model: GPT | None = None, temperature: float = 1.5) -> list[str]:
+    return list(stream_text(model or lively(CONFIG), TOKENIZER, prompt, strategies(temperature), CPU, count, seed))
+
+
+def test_pieces_come_as_they_are_made_and_join_to_the_text() -> None:
+    ids = torch.tensor([TOKENIZER.encode("abc").tolist()])
+    tokens = drawn(lively(CONFIG), ids, 60, seed=3, temperature=1.5)[0].tolist()
+    ends = [i for i, token in enumerate(tokens) if token == TOKENIZER.end_of_text]
+    pieces = text_of("abc", 60, seed=3)
+    assert "".join(pieces) == TOKENIZER.decode(tokens[: ends[0]] if ends else tokens)
+    assert len(pieces) > 1
+
+
+def test_the_text_ends_where_the_model_ends_it() -> None:
+    assert TOKENIZER.end_of_text is not None
+    for seed in range(10):
+        ids = torch.tensor([TOKENIZER.encode("a").tolist()])
+        tokens = drawn(lively(CONFIG), ids, 60, seed, temperature=3.0)[0].tolist()
+        if TOKENIZER.end_of_text in tokens:
+            before = tokens[: tokens.index(TOKENIZER.end_of_text)]
+            assert "".join(text_of("a", 60, seed, temperature=3.0)) == TOKENIZER.decode(before)
+            return
+    pytest.fail("no seed ended its text")
+
+
+@pytest.mark.parametrize("special", ["<|endoftext|>", None])
+def test_an_empty_prompt_begins_as_a_document_begins(special: str | None) -> None:
+    tokenizer = CharTokenizer("abc", special=special)
+    model = lively(replace(CONFIG, vocab_size=tokenizer.vocab_size))
+    first = tokenizer.end_of_text if special else 0
+    tokens = drawn(model, torch.tensor([[first]]), 12, seed=5, temperature=1.0)[0].tolist()
+    expected = tokens[: tokens.index(3)] if special and 3 in tokens else tokens
+    assert "".join(stream_text(model, tokenizer, "", strategies(1.0), CPU, 12, 5)) == tokenizer.decode(expected)
+
+
+def test_a_prompt_with_an_unknown_character_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match="Z"):
+        text_of("aZ", 3)
+
+
+def test_a_vocabulary_larger_than_the_tokenizers_never_leads_to_a_token_that_is_none() -> None:
+    """A model may be given spare places (a round vocabulary is faster); no text comes from them."""
+    model = lively(replace(CONFIG, vocab_size=TOKENIZER.vocab_size + 50))
+    for seed in range(5):
+        assert set("".join(text_of("a", 40, seed, model, temperature=3.0))) <= set(TOKENIZER.characters)
+
+
+def test_no_tokens_asked_for_give_no_text() -> None:
+    assert text_of("abc", 0) == []

@@ -1,0 +1,152 @@
+"""Tokenizer files of other people: tiny real ones, made by the `tokenizers` library, which also judges."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tokenizers as hf
+from fledge.core.errors import UserError
+from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers.bpe import BpeTokenizer
+from fledge.tokenizers.hf import HFTokenizer
+from fledge.tokenizers.streaming import TextStreamer
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+TEXT = "Once upon a time there was a duck, and the duck could write. " * 20
+SPECIALS = ["<unk>", "<s>", "</s>"]
+BYTE_NAMES = [f"<0x{byte:02X}>" for byte in range(256)]
+
+
+def llama() -> hf.Tokenizer:
+    """Spaces are '▁', one is put before the text, and what is in no token is written in bytes: as in Llama 2."""
+    library = hf.Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    library.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    library.decoder = decoders.Sequence(steps)
+    trainer = trainers.BpeTrainer(vocab_size=330, special_tokens=SPECIALS + BYTE_NAMES, show_progress=False)
+    library.train_from_iterator([TEXT], trainer)
+    content = json.loads(library.to_str())
+    content["added_tokens"] = content["added_tokens"][: len(SPECIALS)]
+    return hf.Tokenizer.from_str(json.dumps(content))
+
+
+def unigram(scheme: str) -> hf.Tokenizer:
+    """As in T5: pieces with scores; spaces are '▁'."""
+    library = hf.Tokenizer(models.Unigram())
+    library.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    library.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    trainer = trainers.UnigramTrainer(vocab_size=60, special_tokens=SPECIALS, unk_token="<unk>", show_progress=False)
+    library.train_from_iterator([TEXT], trainer)
+    return library
+
+
+def wordpiece() -> hf.Tokenizer:
+    library = hf.Tokenizer(models.WordPiece(unk_token="<unk>"))
+    library.pre_tokenizer = pre_tokenizers.Whitespace()
+    library.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=80, special_tokens=SPECIALS, show_progress=False)
+    library.train_from_iterator([TEXT], trainer)
+    return library
+
+
+def loaded(library: hf.Tokenizer) -> HFTokenizer:
+    return HFTokenizer.from_json(json.loads(library.to_str()))
+
+
+LLAMA = llama()
+OURS = loaded(LLAMA)
+
+
+@given(st.text(alphabet="Oncup atimehrwsdk,.🦆é\n▁") | st.text())
+def test_a_file_with_byte_fallback_gives_the_librarys_ids_and_the_text_back(text: str) -> None:
+    ids = OURS.encode(text)
+    assert ids.tolist() == LLAMA.encode(text, add_special_tokens=False).ids
+    assert OURS.decode(ids) == LLAMA.decode(ids.tolist()) == text.replace("▁", " ")
+
+
+@given(st.text())
+def test_the_stream_of_a_file_with_byte_fallback_is_exact(text: str) -> None:
+    stream = TextStreamer(OURS)
+    said = "".join(stream.add(int(i)) for i in OURS.encode(text)) + stream.end()
+    assert said == (" " + text.replace("▁", " ") if text else "")
+
+
+@pytest.mark.parametrize("scheme", ["always", "first", "never"])
+@pytest.mark.parametrize("text", ["a duck", "  a duck", "Once upon", "", "duck\nduck 🦆"])
+def test_a_file_with_pieces_is_decoded_as_the_library_decodes_it(scheme: str, text: str) -> None:
+    library = unigram(scheme)
+    ours = loaded(library)
+    ids = library.encode(text).ids
+    assert ours.encode(text).tolist() == ids
+    assert ours.decode(ids) == library.decode(ids)
+
+
+def test_a_file_of_word_pieces_is_decoded_as_the_library_decodes_it() -> None:
+    library = wordpiece()
+    ours = loaded(library)
+    ids = library.encode("the duck could write, Once").ids
+    assert ours.encode("the duck could write, Once").tolist() == ids
+    assert ours.decode(ids) == library.decode(ids)
+
+
+@pytest.mark.parametrize("make", [llama, lambda: unigram("always"), wordpiece])
+def test_files_of_every_kind_are_loaded_by_path(tmp_path: Path, make: "type[hf.Tokenizer]") -> None:
+    make().save(str(tmp_path / "theirs.json"))
+    ours = tokenizers.load(tmp_path / "theirs.json")
+    assert ours.end_of_text == 2
+    assert ours.bytes_of(2) == b""
+    for ids in (ours.encode("a</s>b"), *ours.encode_many(["a</s>b", "</s> </s>"])):
+        assert not {1, 2} & set(ids.tolist())
+    with pytest.raises(UserError, match="no token -1"):
+        ours.decode([-1])
+
+
+def test_what_a_file_cuts_off_or_fills_up_is_not_done_to_a_text() -> None:
+    library = llama()
+    library.enable_truncation(2)
+    library.enable_padding(length=50)
+    assert loaded(library).encode("a duck").tolist() == OURS.encode("a duck").tolist()
+
+
+def test_ids_without_a_token_say_nothing_and_have_their_place() -> None:
+    content = BpeTokenizer.train([TEXT], 260).to_json()
+    last = max(content["model"]["vocab"], key=content["model"]["vocab"].get)
+    content["model"]["vocab"][last] = 300
+    ours = HFTokenizer.from_json(content)
+    assert ours.vocab_size == 301
+    assert ours.bytes_of(280) == b""
+    assert ours.decode(ours.encode(TEXT)) == TEXT
+
+
+def test_added_tokens_that_are_text_say_their_text() -> None:
+    library = hf.Tokenizer.from_str(json.dumps(BpeTokenizer.train([TEXT], 260).to_json()))
+    library.add_tokens(["<tab key>", "naïve"])
+    ours = loaded(library)
+    assert ours.decode(ours.encode("a<tab key>b naïve")) == "a<tab key>b naïve"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.pop("added_tokens"),
+        lambda content: content.update(added_tokens=[{}]),
+        lambda content: content.update(decoder={"type": "Magic"}),
+        lambda content: content["model"].pop("merges"),
+        lambda content: content["model"].update(merges=[["no", "such"]]),
+        lambda content: content["model"].update(vocab={}),
+        lambda content: content["model"].update(vocab=["a"]),
+        lambda content: content["model"]["vocab"].update({"far": 4_294_967_295}),
+        lambda content: content["model"]["vocab"].update({"below": -1}),
+        lambda content: content["model"].update(type="Unknown"),
+    ],
+    ids=range(10),
+)
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path, change: object) -> None:
+    content = BpeTokenizer.train([TEXT], 270).to_json()
+    change(content)  # type: ignore[operator]
+    (tmp_path / "odd.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"odd\.json"):
+        tokenizers.load(tmp_path / "odd.json")

@@ -1,0 +1,99 @@
+"""TensorBoard and Weights & Biases get the curves that the CSV has."""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fledge.core.errors import UserError
+from fledge.tracking.events import Event
+from fledge.tracking.sinks import TensorBoardSink, WandbSink, need
+
+
+def told(sink: TensorBoardSink | WandbSink, events: list[Event]) -> None:
+    for event in events:
+        sink.record(event)
+    sink.close()
+
+
+def test_tensorboard_reads_the_curves(tmp_path: Path, events: list[Event]) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    told(TensorBoardSink(tmp_path), events)
+    read = EventAccumulator(str(tmp_path / "tensorboard"))
+    read.Reload()
+    losses = {e.step: e.value for e in read.Scalars("train/loss")}
+    assert losses == {step: pytest.approx(3.0 - step / 10) for step in range(1, 7)}
+    assert [e.step for e in read.Scalars("val/loss")] == [0, 3, 6]
+    assert {"train/lr", "train/grad_norm", "speed/tokens_per_second", "val/accuracy"} <= set(read.Tags()["scalars"])
+    texts = read.Tensors("sample/text_summary")
+    assert [e.step for e in texts] == [0, 3, 6]
+    assert texts[-1].tensor_proto.string_val[0].decode() == "abc6\n"
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+
+
+def records_of(content: bytes) -> Iterator[Any]:
+    """The records of an offline run: a file header of 7 bytes, then LevelDB's log format in blocks of 32 KB."""
+    from wandb.proto import wandb_internal_pb2
+
+    whole, place = b"", 7
+    while place + 7 <= len(content):
+        if (room := -place % 32768) and room < 7:
+            place += room
+        _, length, kind = struct.unpack_from("<IHB", content, place)
+        whole += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last piece
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(whole)
+            yield record
+            whole = b""
+
+
+@pytest.mark.usefixtures("offline")
+def test_wandb_offline_writes_a_run_with_the_curves(tmp_path: Path, events: list[Event]) -> None:
+    wandb = pytest.importorskip("wandb")
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    told(WandbSink(folder, "nests", {"model": {"n_layer": 2}}), events)
+    wandb.teardown()  # its writer is a process of its own: wait until it has written
+    (file,) = folder.rglob("*.wandb")
+    rows, names = [], []
+    for record in records_of(file.read_bytes()):
+        if record.HasField("history"):
+            rows.append({(i.key or "/".join(i.nested_key)): i.value_json for i in record.history.item})
+        if record.HasField("run"):
+            names.append((record.run.project, record.run.display_name))
+    assert names[0] == ("nests", "tiny")
+    losses = {int(row["_step"]): float(row["train/loss"]) for row in rows if "train/loss" in row}
+    assert losses == {step: pytest.approx(3.0 - step / 10) for step in range(1, 7)}
+    assert [int(row["_step"]) for row in rows if "val/loss" in row] == [0, 3, 6]
+
+
+@pytest.mark.usefixtures("offline")
+def test_two_runs_of_one_name_are_two_runs_at_wandb(tmp_path: Path) -> None:
+    """Else a `demo` here would go on writing into the `demo` of somebody else's folder."""
+    pytest.importorskip("wandb")
+    ids = []
+    for place in ("here", "there"):
+        (tmp_path / place / "demo").mkdir(parents=True)
+        sink = WandbSink(tmp_path / place / "demo", "nests", {})
+        ids.append(sink._run.id)
+        sink.close()
+    assert ids[0] != ids[1]
+
+
+def test_a_package_that_is_not_installed_is_named_with_its_remedy() -> None:
+    with pytest.raises(UserError, match="no_such_package") as refusal:
+        need("no_such_package")
+    assert "pip install 'fledge[no_such_package]'" in refusal.value.hint

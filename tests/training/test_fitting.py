@@ -1,0 +1,138 @@
+"""As many sequences at once as memory holds: fewer where it does not, and the batch stays the same."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fledge.core.device import Machine, free_memory, total_memory
+from fledge.core.errors import UserError, out_of_memory
+from fledge.model.config import ModelConfig
+from fledge.model.flops import LARGE_VOCABULARY, activation_bytes, chunk_bytes, parameters
+from fledge.training import micro_batch
+from fledge.training.micro_batch import AutoMicroBatch, FixedMicroBatch, estimate
+from fledge.training.step import TrainStep
+
+CPU = Machine("cpu", "float32")
+BATCH = 4
+Build = Callable[..., TrainStep]
+MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=64, context=64, vocab_size=100)
+
+
+@given(batch=st.integers(1, 5000), free=st.integers(0, 1 << 34), chunked=st.booleans())
+def test_the_guess_divides_the_batch_and_fits(batch: int, free: int, chunked: bool) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(micro_batch, "free_memory", lambda _: free)
+        size = estimate(MODEL, batch, CPU, chunked=chunked)
+    assert batch % size == 0
+    room = 0.8 * free - 16 * parameters(MODEL) - (chunk_bytes(MODEL) if chunked else 0)
+    assert size == 1 or activation_bytes(MODEL, size, chunked=chunked) <= room
+    larger = next((n for n in range(size + 1, batch + 1) if batch % n == 0), None)
+    assert larger is None or activation_bytes(MODEL, larger, chunked=chunked) > room
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "device", "compiled", "memory", "chunked"),
+    [
+        (LARGE_VOCABULARY - 1, "cpu", False, 1, False),  # a small vocabulary is never worth it
+        (LARGE_VOCABULARY, "cpu", False, 1 << 40, True),  # eager on a CPU: as fast, and less memory
+        (50_257, "cpu", True, 1 << 40, False),  # compiled, and it fits
+        (50_257, "cpu", True, 1 << 30, True),  # and it does not
+        (50_257, "cuda", False, 80 << 30, False),
+        (50_257, "cuda", True, 80 << 30, False),
+        (50_257, "cuda", True, 8 << 30, True),
+    ],
+)
+def test_when_the_chunked_loss_pays(
+    monkeypatch: pytest.MonkeyPatch, vocab_size: int, device: Any, compiled: bool, memory: int, chunked: bool
+) -> None:
+    monkeypatch.setattr(micro_batch, "total_memory", lambda _: memory)
+    model, machine = replace(MODEL, vocab_size=vocab_size, context=1024), Machine(device, "bfloat16")
+    assert micro_batch.chunked_loss_pays(model, 32, machine, compiled=compiled) is chunked
+
+
+def test_there_is_free_memory_here_and_not_more_than_all() -> None:
+    assert 0 < free_memory("cpu") <= total_memory("cpu")
+
+
+def test_where_memory_is_short_it_is_half_as_many_and_the_update_is_that_of_the_whole_batch(stepper: Build) -> None:
+    said: list[str] = []
+    one, other = stepper("float32"), stepper("float32")
+    loss, sizes, whole = one.loss, [], one.batches
+    assert isinstance(whole, FixedMicroBatch)
+
+    def narrow(inputs: Tensor, targets: Tensor) -> Tensor:
+        sizes.append(len(inputs))
+        if len(inputs) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return loss(inputs, targets)
+
+    one.loss, one.batches = narrow, AutoMicroBatch(whole.loader, BATCH, said.append)
+    results = [one(step) for step in range(2)], [other(step) for step in range(2)]
+    assert sizes == [4, 2] + [1] * 8
+    assert [line.split(":")[0] for line in said] == [f"not enough memory for {n} sequences at once" for n in (4, 2)]
+    for a, b in zip(*results, strict=True):
+        assert (a.loss, a.tokens) == (pytest.approx(b.loss, rel=1e-5), b.tokens)
+        assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-4)
+
+
+def test_what_somebody_asked_for_is_not_changed_in_silence(stepper: Build) -> None:
+    one = stepper("float32")
+
+    def full(inputs: Tensor, targets: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    one.loss = full
+    with pytest.raises(UserError, match="not enough memory for 2 sequences") as refused:
+        one(0)
+    assert "--train.micro_batch auto" in refused.value.hint
+
+
+def test_a_single_sequence_that_does_not_fit_is_refused(stepper: Build) -> None:
+    loader = stepper("float32").batches
+    assert isinstance(loader, FixedMicroBatch)
+    with pytest.raises(UserError, match="a single sequence"):
+        AutoMicroBatch(loader.loader, 1, print).shrink()
+
+
+@pytest.mark.parametrize(("held", "size"), [(2, 2), (None, 4), (3, 4)])
+def test_what_fitted_before_is_taken_again_where_it_divides_the_share(stepper: Build, held: int, size: int) -> None:
+    whole = stepper("float32").batches
+    assert isinstance(whole, FixedMicroBatch)
+    again = AutoMicroBatch(whole.loader, BATCH, print)
+    again.load_state_dict(held)
+    assert again.state_dict() == size
+
+
+def test_other_failures_are_not_taken_for_this_one(stepper: Build) -> None:
+    one = stepper("float32")
+
+    def odd(inputs: Tensor, targets: Tensor) -> Tensor:
+        raise RuntimeError("shapes do not match")
+
+    one.loss = odd
+    with pytest.raises(RuntimeError, match="shapes"):
+        one(0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
+def test_what_torch_says_when_a_cpu_has_no_memory_is_understood() -> None:
+    code = """
+import resource, torch
+from fledge.core.errors import out_of_memory
+resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+try:
+    torch.empty(1 << 36)
+except RuntimeError as error:
+    print(out_of_memory(error))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
+    assert not out_of_memory(ValueError("x"))

@@ -1,0 +1,86 @@
+"""The loss around the model: all logits at once or in chunks, and repeatable."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fledge.core.device import Machine
+from fledge.losses.cross_entropy import cross_entropy_sum
+from fledge.model.config import ModelConfig
+from fledge.model.flops import CHUNK, LARGE_VOCABULARY
+from fledge.model.gpt import GPT
+from fledge.model.init import build
+from fledge.training.parallel import wrap
+
+CPU = Machine("cpu", "float32")
+LARGE = ModelConfig(n_layer=1, n_head=1, n_embd=8, context=300, vocab_size=LARGE_VOCABULARY)
+ROWS = torch.randint(LARGE_VOCABULARY, (5, 301), generator=torch.Generator().manual_seed(0))
+INPUTS, TARGETS = ROWS[:, :-1].contiguous(), ROWS[:, 1:].contiguous()
+
+
+def gradients_of(model: GPT, loss: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    (loss / 7).backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [{}, {"tied": True}, {"softcap": 0.5}, {"head_bias": True, "tied": True}],
+    ids=lambda parts: "+".join(parts),
+)
+@pytest.mark.parametrize(("dtype", "near"), [("float32", 1e-6), ("bfloat16", 2e-2), ("float16", 2e-2)])
+def test_chunked_loss_teaches_the_model_the_same(parts: dict[str, Any], dtype: Any, near: float) -> None:
+    assert CHUNK < INPUTS.numel() < 2 * CHUNK  # two chunks, not of one size
+    model, machine = build(replace(LARGE, **parts), 0), Machine("cpu", dtype)
+    with machine.autocast():
+        reference = cross_entropy_sum(model(INPUTS), TARGETS)
+    loss = wrap(model, machine, chunked=True)(INPUTS, TARGETS)
+    assert type(loss.grad_fn).__name__ == "_ChunkedBackward"
+    torch.testing.assert_close(loss, reference, rtol=near, atol=0)
+    theirs = gradients_of(model, reference)
+    for name, gradient in gradients_of(model, loss).items():
+        atol = near * float(theirs[name].abs().max())
+        torch.testing.assert_close(gradient, theirs[name], rtol=near, atol=10 * atol, msg=name)
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_twice_the_same_bits(chunked: bool) -> None:
+    model = build(LARGE, 0)
+    loss = wrap(model, CPU, chunked=chunked)
+    one, other = (gradients_of(model, loss(INPUTS, TARGETS)) for _ in range(2))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_exactness_is_known_to_the_compiler_and_does_not_import_it() -> None:
+    code = """
+import sys, torch
+from fledge.training.parallel import deterministic_sums
+deterministic_sums()
+assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+assert "torch._inductor" not in sys.modules
+import torch._inductor.config as compiler
+assert compiler.deterministic
+compiler.deterministic = False
+deterministic_sums()
+assert compiler.deterministic
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_activation_checkpointing_changes_no_bit(chunked: bool, dropout: float) -> None:
+    config = replace(LARGE, n_layer=3, n_head=2, dropout=dropout)
+    found = []
+    for checkpointed in (False, True):
+        model = build(config, 0)
+        loss = wrap(model, CPU, chunked=chunked, activation_checkpointing=checkpointed)
+        torch.manual_seed(0)
+        found.append(gradients_of(model, loss(INPUTS, TARGETS)))
+    assert all(torch.equal(gradient, found[1][name]) for name, gradient in found[0].items())

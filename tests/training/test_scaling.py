@@ -1,0 +1,73 @@
+"""fp16: gradients that its digits cannot hold are computed again at another scale, and no step is lost."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from fledge.training.loss_scaler import GROWTH_INTERVAL, LARGEST, LossScaler
+from fledge.training.step import TrainStep
+
+STEPS = 30
+Build = Callable[..., TrainStep]
+
+
+@pytest.mark.parametrize("rule", ["adamw", "muon"])
+def test_half_precision_learns_what_full_precision_learns(rule: str, stepper: Build) -> None:
+    half, full = stepper("float16", rule), stepper("float32", rule)
+    ours, wanted = ([each(step).loss for step in range(STEPS)] for each in (half, full))
+    assert ours == pytest.approx(wanted, rel=0.05)
+    assert ours[-1] < 0.6 * ours[0]
+    assert all(p.isfinite().all() for p in half.model.parameters())
+
+
+def test_a_scale_that_is_too_large_is_halved_until_it_fits_and_the_update_is_the_same(stepper: Build) -> None:
+    """A power of two changes no digit, as long as none is lost."""
+    bold, healthy = stepper("float16"), stepper("float16")
+    assert isinstance(bold.scaling, LossScaler)
+    assert isinstance(healthy.scaling, LossScaler)
+    bold.scaling.scale, healthy.scaling.scale = 2.0**40, 2.0**12
+    bold(0)
+    assert 2.0**12 <= bold.scaling.scale < 2.0**40
+    healthy.scaling.scale = bold.scaling.scale
+    healthy(0)
+    for a, b in zip(bold.model.parameters(), healthy.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_without_a_scale_small_gradients_would_be_lost(stepper: Build) -> None:
+    def faint(inputs: Tensor, targets: Tensor) -> Tensor:
+        return loss(inputs, targets) * 1e-7
+
+    norms = {}
+    for scale in (1.0, 2.0**16):
+        one = stepper("float16")
+        loss = one.loss
+        one = replace(one, loss=faint, scaling=LossScaler(scale), clip=0.0)
+        norms[scale] = one(0).grad_norm
+    assert norms[2.0**16] > 1.05 * norms[1.0]
+
+
+def test_a_larger_scale_is_tried_after_many_good_steps_and_never_an_endless_one() -> None:
+    scaler = LossScaler(LARGEST / 2)
+    for _ in range(3 * GROWTH_INTERVAL):
+        assert scaler.accept(torch.tensor(1.0))
+    assert scaler.scale == LARGEST
+
+
+def test_what_is_no_number_at_any_scale_is_let_through_for_the_guard_to_see() -> None:
+    scaler, looks = LossScaler(), 1
+    while not scaler.accept(torch.tensor(math.nan)):
+        looks += 1
+    assert (scaler.scale, looks) == (1.0, 17)
+
+
+def test_it_goes_on_from_what_it_remembered() -> None:
+    first, second = LossScaler(512.0, 77), LossScaler()
+    second.load_state_dict(first.state_dict())
+    assert second == first
+    second.load_state_dict(None)  # a checkpoint of a run that had none
+    assert second == first

@@ -1,0 +1,47 @@
+"""[train] and [track] check themselves."""
+
+from typing import Any
+
+import pytest
+
+from fledge.core.errors import UserError
+from fledge.tracking.config import TrackConfig
+from fledge.training.config import TrainConfig
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0},
+        {"batch": 0},
+        {"micro_batch": 3},
+        {"log_every": 0},
+        {"save_every": 0},
+        {"keep_last": 0},
+        {"eval_every": -1},
+        {"sample_every": -1},
+        {"grad_clip": -1.0},
+        {"grad_clip": float("nan")},
+        {"epochs": 0.0},
+        {"epochs": float("nan")},
+        {"seed": -1},
+    ],
+    ids=str,
+)
+def test_an_impossible_training_value_is_refused_by_name(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"train.{next(iter(wrong))}"):
+        TrainConfig(**wrong)
+
+
+def test_the_hint_for_a_micro_batch_lists_the_ones_that_work() -> None:
+    with pytest.raises(UserError) as refusal:
+        TrainConfig(batch=12, micro_batch=5)
+    assert "1, 2, 3, 4, 6, 12" in refusal.value.hint
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -1.0}, {"temperature": float("nan")}, {"sample_tokens": -1}], ids=str
+)
+def test_an_impossible_tracking_value_is_refused_by_name(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        TrackConfig(**wrong)
