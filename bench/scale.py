@@ -93,8 +93,10 @@ class Plan:
     def _activations(self) -> float:
         kept = replace(self.model, n_layer=1) if self.way == LEAN else self.model
         entrances = FLOAT32 * self.at_once * self.model.context * self.model.n_embd * (self.model.n_layer - 1)
-        blocks = count.activation_bytes(kept, self.at_once, BFLOAT16, chunked=True)
-        return blocks + count.chunk_bytes(self.model, BFLOAT16) + entrances * (self.way == LEAN)
+        chunked = (self.model.vocab_size or 0) >= count.LARGE_VOCABULARY
+        blocks = count.activation_bytes(kept, self.at_once, BFLOAT16, chunked=chunked)
+        chunk = count.chunk_bytes(self.model, BFLOAT16) if chunked else 0
+        return blocks + chunk + entrances * (self.way == LEAN)
 
     def fits(self) -> bool:
         return sum(self.held().values()) <= A["usable"] * A["memory"]
