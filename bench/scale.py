@@ -93,10 +93,12 @@ class Plan:
     def _activations(self) -> float:
         kept = replace(self.model, n_layer=1) if self.way == LEAN else self.model
         entrances = FLOAT32 * self.micro_batch * self.model.context * self.model.n_embd * (self.model.n_layer - 1)
-        blocks = flops.activation_bytes(kept, self.micro_batch, BFLOAT16, chunked=True)
-        return blocks + flops.chunk_bytes(self.model, BFLOAT16) + entrances * (self.way == LEAN)
+        chunked = (self.model.vocab_size or 0) >= flops.LARGE_VOCABULARY
+        blocks = flops.activation_bytes(kept, self.micro_batch, BFLOAT16, chunked=chunked)
+        chunk = flops.chunk_bytes(self.model, BFLOAT16) if chunked else 0
+        return blocks + chunk + entrances * (self.way == LEAN)
 
-    def accept(self) -> bool:
+    def fits(self) -> bool:
         return sum(self.held().values()) <= A["usable"] * A["memory"]
 
     def carried(self) -> dict[str, float]:
@@ -174,7 +176,7 @@ def planned(name: str, way: str, size: int) -> Plan:
     """With as many sequences at once as fit: a power of two, and one where none fits."""
     powers = [2**k for k in range(int(math.log2(A["batch"] / size)), -1, -1)]
     plans = [Plan(MODELS[name], DDP if size == 1 and way == FSDP else way, size, power) for power in powers]
-    return next((plan for plan in plans if plan.accept()), plans[-1])
+    return next((plan for plan in plans if plan.fits()), plans[-1])
 
 
 def table(columns: str, rows: list[list[str]]) -> str:
@@ -211,7 +213,7 @@ def memory() -> str:
     for name, size in itertools.product(MODELS, SIZES):
         way = DDP if size == 1 else FSDP
         plan, lean = planned(name, way, size), planned(name, LEAN, size)
-        together = [f"{short(sum(p.held().values()) / G)}{'' if p.accept() else ': too much'}" for p in (plan, lean)]
+        together = [f"{short(sum(p.held().values()) / G)}{'' if p.fits() else ': too much'}" for p in (plan, lean)]
         cells = [str(plan.micro_batch), *(short(held / G) for held in plan.held().values()), f"**{together[0]}**"]
         rows.append([f"{name} {way} {size:,}", *cells, f"{together[1]} ({lean.micro_batch})" if way == FSDP else ""])
     return table(f"GB of a rank | at once | {' | '.join(plan.held())} | together | lean (at once)", rows)
@@ -219,7 +221,7 @@ def memory() -> str:
 
 def steps() -> str:
     def cells(plan: Plan) -> list[str]:
-        if not plan.accept():
+        if not plan.fits():
             return ["–"] * 4
         share = [f"{100 * plan.alone() / plan.step(hidden):.0f}" for hidden in (False, True)]
         return [short(plan.sent() / G), span(plan.talking()), span(plan.step()), "–".join(dict.fromkeys(share)) + " %"]
@@ -234,7 +236,7 @@ def steps() -> str:
 def saves() -> str:
     rows = []
     for name, size in itertools.product(MODELS, SIZES):
-        plan = next((p for way in WAYS if (p := planned(name, way, size)).accept()), None)
+        plan = next((p for way in WAYS if (p := planned(name, way, size)).fits()), None)
         if plan is not None:
             held = [*map(span, plan.whole()), span(plan.in_parts()[0]) if plan.parts > 1 else "–"]
             times = map(span, (A["between"] / size, plan.way_back(), plan.interval()))
