@@ -11,7 +11,8 @@ from fledge.core.errors import UserError
 from fledge.model.config import ModelConfig
 from fledge.model.flops import parameters
 from fledge.settings import scaling_rules
-from fledge.settings.pipeline import Settings, resolve
+from fledge.settings.pipeline import resolve
+from fledge.training.config import Settings
 
 TIED = ModelConfig(tied=True)
 sizes = st.integers(10**6, 10**9)

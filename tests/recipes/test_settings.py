@@ -15,10 +15,10 @@ from fledge.core.errors import UserError
 from fledge.datasets.config import DataConfig
 from fledge.model.config import ModelConfig
 from fledge.optim.config import OptimConfig
-from fledge.settings.pipeline import Settings, preset_files, read_preset, resolve, validated
+from fledge.settings.pipeline import preset_files, read_preset, resolve, validated
 from fledge.tokenizers.config import TokenizerConfig
 from fledge.tracking.config import TrackConfig
-from fledge.training.config import TrainConfig
+from fledge.training.config import Settings, TrainConfig
 
 NAN, INF = math.nan, math.inf
 
@@ -108,7 +108,10 @@ EDGES = [
     ("model", {"norm_bias": True, "norm": "layernorm"}),
     ("optim", {"lr": 1e-3, "min_lr": 1e-3}),
     ("optim", {"min_lr": 0.0, "warmup_steps": 0, "cooldown": 1.0, "weight_decay": 0.0, "betas": [0.0, 0.0]}),
-    ("train", {"steps": 1, "batch": 1, "micro_batch": 1, "seed": 0, "grad_clip": 0.0, "eval_every": 0, "sample_every": 0}),
+    (
+        "train",
+        {"steps": 1, "batch": 1, "micro_batch": 1, "seed": 0, "grad_clip": 0.0, "eval_every": 0, "sample_every": 0},
+    ),
     ("train", {"seed": 2**63 - 1}),
     ("train", {"epochs": 0.001}),
     ("data", {"val": 0.0, "test": 0.0, "stride": 1}),

@@ -1,42 +1,10 @@
-"""How verbs talk: words for people on stderr, the one thing that was asked for on stdout."""
+"""The result of a verb on stdout: one JSON document, or words."""
 
-import contextlib
-import sys
-import unicodedata
 from typing import Any
 
 from fledge.core.files import to_json
 
 
-def say(text: str) -> None:
-    """Something a person should know on the way. Nothing depends on anybody listening."""
-    with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
-
-
-def counted(count: int, one: str, many: str = "") -> str:
-    """1 file · 2 files · 3 geese"""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
-
-
 def report(value: Any, *, as_json: bool, text: str) -> None:
     """The result: one JSON document, or words."""
     print(to_json(value, indent=1) if as_json else text, flush=True)
-
-
-def fit_cells(text: str, width: int) -> str:
-    """`text` in exactly so many cells of a terminal, where Chinese characters take two: cut, or filled with spaces."""
-    kept, used = [], 0
-    for character in text:
-        cells = 0 if unicodedata.combining(character) else 1 + (unicodedata.east_asian_width(character) in "WF")
-        if used + cells > width:
-            break
-        kept.append(character)
-        used += cells
-    return "".join(kept) + " " * (width - used)
-
-
-def shorten(text: str, width: int) -> str:
-    """No wider than `width` cells; what is cut ends in an ellipsis."""
-    fitted = fit_cells(text, width)
-    return text if fitted.rstrip() == text.rstrip() else f"{fit_cells(text, width - 1).rstrip()}…"

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from fledge.checkpoint import store
-from fledge.cli.output import say
 from fledge.cluster import connect
 from fledge.core.distributed import World, init_distributed, peer_lost, world_size_of_launcher
 from fledge.core.errors import Interrupted, UserError, signal_of
 from fledge.core.files import new_folders
 from fledge.core.jobs import DONE, ERROR, HINT, STOPPED, Job, failure_reason, refusal
+from fledge.core.progress import notice
 from fledge.recipes.train_result import TrainResult, train_result
 from fledge.runs import run_folder
-from fledge.settings.pipeline import Settings
+from fledge.training.config import Settings
 from fledge.training.setup import check_batch_divisible
 
 POLL_SECONDS = 0.3  # seconds
@@ -50,7 +50,7 @@ def launch_on_ray(work: Work, args: argparse.Namespace, name: str, settings: Set
         from fledge.cluster import ray_train
 
         count, cores, on_gpus = _worker_resources(connect.ray_nodes(), args.workers, settings)
-        say(f"{count} processes on Ray; each waits for {'a GPU and ' if on_gpus else ''}cores: {cores}")
+        notice(f"{count} processes on Ray; each waits for {'a GPU and ' if on_gpus else ''}cores: {cores}")
         each = Job(partial(start_on_ray, work, args), folder / "rank-0.log")
         trainer = ray_train.trainer(each, folder, count, cores, on_gpus=on_gpus)
         with follow_log(each.log):
@@ -96,7 +96,7 @@ def _code(fit: "Future[Any]", name: str, folder: Path) -> int:
     except KeyboardInterrupt as stop:
         (folder / STOP).touch()
         if list(folder.glob("rank-*")):  # they are at work; a second Ctrl-C does not wait for them
-            say("stopping after this step, and saving")
+            notice("stopping after this step, and saving")
             with contextlib.suppress(Exception):
                 fit.result()
         raise Interrupted(signal_of(stop), f"fledge resume {name}") from None

@@ -1,6 +1,7 @@
 """Progress bars on stderr, where that is a terminal and rich is installed; elsewhere nothing is shown."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
@@ -40,3 +41,9 @@ def _terminal() -> Any:
         return None
     console = Console(stderr=True)
     return console if console.is_terminal else None
+
+
+def notice(text: str) -> None:
+    """One line for the user, on stderr. A closed stderr is no error."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fledge.cli.output import counted, say
 from fledge.core import device as machines
 from fledge.core.config import Layer
 from fledge.core.device import Machine
 from fledge.core.errors import UserError
+from fledge.core.formatting import counted
+from fledge.core.progress import notice
 from fledge.model.config import ModelConfig
 from fledge.model.flops import TRAINING_BYTES, non_embedding_parameters, parameters, training_flops
 from fledge.planning.corpus_stats import CorpusStats
@@ -24,8 +25,9 @@ from fledge.planning.forecast import complete_for_forecast, seconds_of_run, seco
 from fledge.planning.loss_curve import LossCurve, new_points
 from fledge.planning.probe import ProbeResult, affordable, measure
 from fledge.settings import scaling_rules
-from fledge.settings.pipeline import Settings, validated
+from fledge.settings.pipeline import validated
 from fledge.tracking.terminal import span
+from fledge.training.config import Settings
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 LONGEST = 1000  # days
@@ -99,7 +101,7 @@ class BudgetSearch:
         tokens = self.seconds / token
         batch = self.batch_for(tokens, model)
         settings = self.settings(model, batch, max(1, int(tokens / (batch * model.context))))
-        say(f"trying {counted(parameters(settings.model), 'parameter')}")
+        notice(f"trying {counted(parameters(settings.model), 'parameter')}")
         return measure(settings, self.machine, self.folder)
 
     def batch_for(self, tokens: float, model: ModelConfig) -> int:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from fledge.core.files import user_path
 from fledge.datasets.shards import MANIFEST, Dataset
 from fledge.recipes.prepare import PACKED, cached, ensure_dataset
-from fledge.settings.pipeline import Settings, known_vocabulary
+from fledge.settings.pipeline import known_vocabulary
 from fledge.text.corpora import CORPORA
 from fledge.text.inputs import is_url
 from fledge.text.sources import weighted
+from fledge.training.config import Settings
 
 AT_HAND = 64 << 20  # bytes of a local text that are prepared for a plan; more would take longer than a plan should
 UNITS = {"MB": 10**6, "GB": 10**9}

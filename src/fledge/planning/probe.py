@@ -21,16 +21,16 @@ from fledge.batches.loader import Loader
 from fledge.batches.sampler import WindowSampler
 from fledge.checkpoint import store
 from fledge.checkpoint.state import State, Tensors, capture, snapshot, state_bytes
-from fledge.cli.output import say
 from fledge.core import device as machines
 from fledge.core.device import Machine
+from fledge.core.progress import notice
 from fledge.datasets.shards import Split
 from fledge.evaluation.loss import evaluate_loss, rows_at_once
 from fledge.inference.generate import generate
 from fledge.inference.sampler import strategies
 from fledge.model import flops
 from fledge.model.config import ModelConfig
-from fledge.settings.pipeline import Settings
+from fledge.training.config import Settings
 from fledge.training.micro_batch import FixedMicroBatch
 from fledge.training.setup import activations_kept, build_training, initial_micro_batch
 from fledge.training.step import TrainStep
@@ -79,7 +79,7 @@ def measure(settings: Settings, machine: Machine, folder: Path) -> ProbeResult:
     one = steady(stepper, STEPPING)
     gathered = one
     if train.batch > rows:  # gradients of several portions are gathered: what does one more cost?
-        stepper.batches = FixedMicroBatch(Loader(noise, _order(model, noise), 2 * rows, machine), rows, say)
+        stepper.batches = FixedMicroBatch(Loader(noise, _order(model, noise), 2 * rows, machine), rows, notice)
         gathered = steady(stepper, STEPPING)
     # In a batch of one portion nothing tells the two apart, and nothing has to.
     portions = min(one, max(one / 2, gathered - one)) if train.batch > rows else one

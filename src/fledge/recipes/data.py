@@ -18,10 +18,11 @@ from fledge.datasets.shards import Split
 from fledge.recipes.prepare import open_dataset_at
 from fledge.runs import run_folder
 from fledge.runs.run_folder import RunFolder
-from fledge.settings.pipeline import Settings, validated
+from fledge.settings.pipeline import validated
 from fledge.tokenizers.base import Tokenizer
 from fledge.tracking.sinks import read_events
 from fledge.tracking.terminal import printable
+from fledge.training.config import Settings
 
 
 @dataclass(frozen=True)

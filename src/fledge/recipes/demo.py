@@ -9,19 +9,21 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from fledge.cli.output import report, say
+from fledge.cli.output import report
 from fledge.core import device as machines
 from fledge.core.device import Machine
 from fledge.core.errors import UserError
+from fledge.core.progress import notice
 from fledge.datasets.shards import Dataset
 from fledge.model.flops import parameters
 from fledge.recipes.prepare import ensure_dataset
 from fledge.recipes.train import complete_settings, train
 from fledge.recipes.train_result import TrainResult
-from fledge.settings.pipeline import Settings, resolve
+from fledge.settings.pipeline import resolve
 from fledge.tracking.plots import draw
 from fledge.tracking.sinks import read_events
 from fledge.tracking.terminal import printable, shown, span
+from fledge.training.config import Settings
 from fledge.training.setup import build_training
 
 # layers, width, heads: from what a slow laptop can teach in time to what a fast machine can
@@ -67,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
 
 def tell(name: str, text: str) -> None:
     """What happens now, in a line."""
-    say(f"{name:<12} {text}")
+    notice(f"{name:<12} {text}")
 
 
 def fit_to_time(settings: Settings, machine: Machine, dataset: Dataset, seconds: float) -> Settings:

@@ -6,15 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fledge.checkpoint import store
-from fledge.cli.output import report, say
+from fledge.cli.output import report
 from fledge.core.errors import UserError, nearest
 from fledge.core.files import user_path, write_atomic
+from fledge.core.progress import notice
 from fledge.exchange.eject import EjectPlan, eject
 from fledge.model.flops import parameters
 from fledge.recipes.presets import parts
 from fledge.runs import run_folder
 from fledge.runs.run_folder import RunFolder
-from fledge.settings.pipeline import Settings, expected_vocab_size, preset_files, read_preset, resolve, validated
+from fledge.settings.pipeline import expected_vocab_size, preset_files, read_preset, resolve, validated
+from fledge.training.config import Settings
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def eject_source(name: str, overrides: list[str], runs: Path) -> EjectSource:
     is_preset = name in preset_files() or name.endswith(".toml")
     if run and not overrides:
         if is_preset:
-            say(f"'{name}' is a run and a preset: this is the run")
+            notice(f"'{name}' is a run and a preset: this is the run")
         return of_run(run, which)
     if run and not is_preset:
         raise UserError(f"'{name}' is a run, and its settings are what they are", f"leave out {overrides[0]}")
@@ -74,7 +76,7 @@ def of_run(run: RunFolder, which: str) -> EjectSource:
     run.refuse_changed()
     checkpoint, damaged = store.find_checkpoint(run.checkpoints, which)
     for what in damaged:
-        say(f"warning: {what}; using step {checkpoint.step}")
+        notice(f"warning: {what}; using step {checkpoint.step}")
     weights, tokenizer = checkpoint.folder / store.WEIGHTS, run.folder / "tokenizer.json"
     if not weights.exists():
         raise UserError(

@@ -3,11 +3,11 @@
 import argparse
 from dataclasses import asdict
 
-from fledge.cli.output import report, say
+from fledge.cli.output import report
 from fledge.core import device as machines
 from fledge.core.distributed import World, init_distributed
 from fledge.core.errors import UserError
-from fledge.core.progress import progress
+from fledge.core.progress import notice, progress
 from fledge.evaluation.loss import evaluate_loss
 from fledge.recipes.prepare import open_dataset_at
 from fledge.runs import run_folder
@@ -24,7 +24,7 @@ def _run(args: argparse.Namespace, world: World) -> None:
     device = machines.choose_device(args.device).value
     loaded = run_folder.load_run(args.run, args.runs)
     for warning in loaded.warnings:
-        say(f"warning: {warning}")
+        notice(f"warning: {warning}")
     settings = validated(loaded.run.config())
     data = args.data or settings.data.path
     if data is None:

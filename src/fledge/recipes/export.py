@@ -4,9 +4,10 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from fledge.cli.output import report, say
+from fledge.cli.output import report
 from fledge.core.errors import UserError
 from fledge.core.files import atomic_folder, human_bytes, user_path
+from fledge.core.progress import notice
 from fledge.exchange import custom_code, huggingface, model_card
 from fledge.exchange.compatibility import NoClass
 from fledge.exchange.parity import Parity
@@ -25,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"'{out}' exists already", "choose another --out, or remove it first")
     loaded = run_folder.load_run(args.run, args.runs)
     for warning in loaded.warnings:
-        say(f"warning: {warning}")
+        notice(f"warning: {warning}")
     with atomic_folder(out) as folder:
         kind, parity = to_gguf(loaded, folder, args.dtype or DTYPE) if args.to == "gguf" else to_hf(loaded, folder)
         sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
@@ -39,7 +40,7 @@ def to_hf(loaded: LoadedCheckpoint, folder: Path) -> tuple[str, Parity]:
     try:
         kind = huggingface.write_folder(folder, loaded.model, loaded.tokenizer)
     except NoClass as error:
-        say(f"{error.message}: its own code goes along, and is loaded with trust_remote_code=True ({error.hint})")
+        notice(f"{error.message}: its own code goes along, and is loaded with trust_remote_code=True ({error.hint})")
         return to_hf_with_code(loaded, folder)
     parity = huggingface.check_folder(folder, loaded.model, loaded.tokenizer, kind)
     (folder / "README.md").write_text(model_card.for_transformers(loaded, kind, parity), encoding="utf-8")

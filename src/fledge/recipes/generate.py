@@ -3,9 +3,10 @@
 import argparse
 import sys
 
-from fledge.cli.output import report, say
+from fledge.cli.output import report
 from fledge.core import device as machines
 from fledge.core.errors import UserError
+from fledge.core.progress import notice
 from fledge.inference.generate import stream_text
 from fledge.inference.sampler import strategies
 from fledge.runs import run_folder
@@ -23,7 +24,7 @@ def run(args: argparse.Namespace) -> None:
     machine = machines.choose_machine(args.device, "float32")
     loaded = run_folder.load_run(args.run, args.runs, machine.device)
     for warning in loaded.warnings:
-        say(f"warning: {warning}")
+        notice(f"warning: {warning}")
     prompt = args.prompt
     if prompt is None:
         prompt = validated(loaded.run.config()).track.prompt or ""

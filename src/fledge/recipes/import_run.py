@@ -16,12 +16,13 @@ from fledge.exchange.tensors import refuse_infinite
 from fledge.model.flops import parameters
 from fledge.recipes.train import check_name, run_name
 from fledge.runs import metadata, run_folder
-from fledge.settings.pipeline import Settings, validated
+from fledge.settings.pipeline import validated
 from fledge.text import sources as texts
 from fledge.tokenizers.base import Tokenizer
 from fledge.tokenizers.char import CharTokenizer
 from fledge.tokenizers.config import TokenizerConfig
 from fledge.tokenizers.create import named_tokenizer
+from fledge.training.config import Settings
 
 CHECKPOINT = "ckpt.pt"
 # How to train on, where nothing else is said: small steps, as what has been learned is easily lost.

@@ -11,11 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fledge.cli.output import counted, report, say
+from fledge.cli.output import report
 from fledge.core import device as machines
 from fledge.core.config import Layer, merge, read_overrides, to_layer
 from fledge.core.errors import UserError
 from fledge.core.files import human_bytes
+from fledge.core.formatting import counted
+from fledge.core.progress import notice
 from fledge.model.flops import parameters
 from fledge.planning.backtest import compare, comparison_in_words
 from fledge.planning.budget import BudgetSearch, brief, read_time
@@ -25,8 +27,9 @@ from fledge.planning.probe import measure
 from fledge.recipes.presets import short
 from fledge.runs import run_folder
 from fledge.settings import scaling_rules
-from fledge.settings.pipeline import Settings, read_preset, resolve, validated
+from fledge.settings.pipeline import read_preset, resolve, validated
 from fledge.tracking.terminal import span
+from fledge.training.config import Settings
 
 SHAPE = set(scaling_rules.FOLLOWS["model"])
 
@@ -83,7 +86,7 @@ def look_back(name: str, runs: Path, *, as_json: bool) -> None:
     machine = machines.choose_machine(settings.train.device, settings.train.dtype)
     processor = machines.hardware(machine.device)
     if (then := run.facts().get("processor")) != processor:
-        say(f"warning: '{run.name}' was trained on another machine ({then}); this is {processor}")
+        notice(f"warning: '{run.name}' was trained on another machine ({then}); this is {processor}")
     text = read_corpus_stats(settings)
     settings = complete_for_forecast(settings, text, machine)
     curve, used = fitted(settings, text, runs, leave_out=run.name)

@@ -16,12 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from fledge.cli.output import counted, fit_cells, report, say, shorten
+from fledge.cli.output import report
 from fledge.core.config import Layer, read_overrides
 from fledge.core.config import build as build_settings
 from fledge.core.errors import UserError
 from fledge.core.files import cache_dir, human_bytes, new_folders, user_path
-from fledge.core.progress import byte_progress, progress
+from fledge.core.formatting import counted, fit_cells, shorten
+from fledge.core.progress import byte_progress, notice, progress
 from fledge.datasets import executors, remote, shards
 from fledge.datasets.build import BuildPlan, BuildSpec, DatasetBusy, build
 from fledge.datasets.config import DataConfig
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
         order = build_spec(args.sources, settings.data, tokenizer, args.out)
         workers = executors.worker_count(args.workers, order.reading.size)
         if not build(order, ray or executors.local_executor(workers), byte_progress, partial(preview, workers=workers)):
-            say(f"'{args.out}' holds this very dataset already: nothing was done")
+            notice(f"'{args.out}' holds this very dataset already: nothing was done")
     facts = summary(args.out)
     report(facts, as_json=args.json, text=in_words(facts, time.perf_counter() - begun))
 
@@ -145,9 +146,9 @@ def ensure_dataset(data: DataConfig, tokenizer: TokenizerConfig, check: Check = 
         try:
             return shards.open_dataset(folder)
         except UserError as error:  # ours to mend: it is only a cache
-            say(f"warning: {error.message}; it is prepared anew")
+            notice(f"warning: {error.message}; it is prepared anew")
             shutil.rmtree(folder)
-    say(f"preparing '{data.corpus}' first: text → tokens, kept in {folder}")
+    notice(f"preparing '{data.corpus}' first: text → tokens, kept in {folder}")
     order = build_spec([data.corpus], data, tokenizer, str(folder))
     while True:
         try:
@@ -159,7 +160,7 @@ def ensure_dataset(data: DataConfig, tokenizer: TokenizerConfig, check: Check = 
 def cached(data: DataConfig, tokenizer: TokenizerConfig) -> Path:
     """Where the dataset of a corpus lies once it is made."""
     _, key = dataset_key([data.corpus], data, tokenizer)
-    name = re.sub(r"[^\w.-]+", "-", Path(data.corpus).stem)[:60]  # of an address, say
+    name = re.sub(r"[^\w.-]+", "-", Path(data.corpus).stem)[:60]  # of an address, notice
     return cache_dir() / "datasets" / f"{name}-{key[:12]}"
 
 
@@ -197,7 +198,7 @@ def preview(ahead: BuildPlan, workers: int) -> None:
     """The first documents as tokens; and what all of it will come to, measured on some megabytes of this text."""
     reading, tokenizer, data = ahead.order.reading, ahead.tokenizer, ahead.order.data
     held_out = HELD_OUT[ahead.by] if data.val or data.test else "nothing"
-    say(f"{counted(len(reading.inputs), 'file')}, {human_bytes(reading.size)}; held out: {held_out}")
+    notice(f"{counted(len(reading.inputs), 'file')}, {human_bytes(reading.size)}; held out: {held_out}")
     taken = tokens = shown = 0
     clock = [(0, time.perf_counter())]
     for piece in reading.sample(PROBE):
@@ -205,7 +206,7 @@ def preview(ahead: BuildPlan, workers: int) -> None:
         if piece.start == 0 and shown < PREVIEWED:
             shown += 1
             name = shorten(printable(piece.document)[::-1], NAME)[::-1]  # of a long path the end tells more
-            say(f"  {fit_cells(name, NAME)}  {as_tokens(tokenizer, ids.tolist())}")
+            notice(f"  {fit_cells(name, NAME)}  {as_tokens(tokenizer, ids.tolist())}")
         taken += piece.end - piece.start
         tokens += len(ids) + piece.last
         clock.append((taken, time.perf_counter()))
@@ -216,9 +217,9 @@ def preview(ahead: BuildPlan, workers: int) -> None:
     share = taken / max(1, unpacked(reading, reading.size)) if taken >= PROBE else 1.0
     total = tokens / share * ahead.kept
     disk = total * shards.id_type(tokenizer.vocab_size).itemsize
-    say(f"about {in_short(total)} tokens, {human_bytes(disk)} on disk, {in_time(seconds)} with {workers} at work")
+    notice(f"about {in_short(total)} tokens, {human_bytes(disk)} on disk, {in_time(seconds)} with {workers} at work")
     if ahead.finished:
-        say(f"{ahead.finished} of {counted(ahead.parts, 'part')} are there already")
+        notice(f"{ahead.finished} of {counted(ahead.parts, 'part')} are there already")
 
 
 def as_tokens(tokenizer: Tokenizer, ids: list[int]) -> str:

@@ -8,22 +8,24 @@ from pathlib import Path
 from fledge.checkpoint import store
 from fledge.checkpoint.state import State
 from fledge.checkpoint.store import Checkpoint
-from fledge.cli.output import report, say
+from fledge.cli.output import report
 from fledge.cluster.launch import launch_on_ray, refuse_idle
 from fledge.core import device as machines
 from fledge.core.config import merge, read_overrides, to_layer, to_toml
 from fledge.core.distributed import SINGLE_PROCESS, World, init_distributed
 from fledge.core.errors import UserError
 from fledge.core.files import remove_partials
+from fledge.core.progress import notice
 from fledge.datasets.shards import Dataset
 from fledge.recipes.prepare import open_dataset_at
 from fledge.recipes.train_result import TrainResult, print_result
 from fledge.runs import run_folder
 from fledge.runs.config_diff import config_changes, refuse_changes
 from fledge.runs.run_folder import RunFolder
-from fledge.settings.pipeline import Settings, validated
+from fledge.settings.pipeline import validated
 from fledge.tokenizers.base import fingerprint
 from fledge.tracking.sinks import rewind
+from fledge.training.config import Settings
 from fledge.training.setup import check_batch_divisible
 from fledge.training.trainer import Trainer, run_lock
 from fledge.training.verify import Verification, in_words, verify_checkpoint
@@ -158,7 +160,7 @@ def starting_point(run: RunFolder, which: str, steps: int) -> Checkpoint | None:
         raise UserError(f"'{run.name}' has lost its checkpoints", f"begin again: fledge train --init {init}")
     checkpoint, damaged = store.find_checkpoint(run.checkpoints, which)
     for what in damaged:
-        say(f"warning: {what}; it is passed over")
+        notice(f"warning: {what}; it is passed over")
     if checkpoint.step >= steps and not checkpoint.pending_hooks:
         longer = f"to make it longer: fledge resume {run.name} --train.steps {2 * steps} --allow-changes"
         raise UserError(f"'{run.name}' is finished: it has made all its {steps} steps", longer)
@@ -175,5 +177,5 @@ def rewind_records(run: RunFolder, state: State | None, settings: Settings, *, e
     # What a step is pending_hooks will be done and written again, so what it left half-done goes too.
     rewind(run.folder, step - pending_hooks)
     where = f"going on with '{run.name}' after step {step}" if state else f"'{run.name}' begins anew"
-    say(where + (f"; what was saved later is taken back: {later}" if later else ""))
+    notice(where + (f"; what was saved later is taken back: {later}" if later else ""))
     return ""

@@ -5,8 +5,9 @@ import math
 from typing import Any
 
 from fledge.checkpoint import store
-from fledge.cli.output import report, say
+from fledge.cli.output import report
 from fledge.core.errors import UserError
+from fledge.core.progress import notice
 from fledge.model.flops import parameters
 from fledge.runs.run_folder import RunFolder, list_runs
 from fledge.settings.pipeline import validated
@@ -19,7 +20,7 @@ def run(args: argparse.Namespace) -> None:
         try:
             rows.append(describe(found))
         except UserError as error:  # one damaged run does not hide the others
-            say(f"warning: '{found.name}' cannot be read: {error.message}")
+            notice(f"warning: '{found.name}' cannot be read: {error.message}")
     report(rows, as_json=args.json, text=in_words(rows, str(args.runs)))
 
 

@@ -16,20 +16,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fledge.cli.output import report, say
+from fledge.cli.output import report
 from fledge.core.config import Layer, build, read_toml, refuse_odd_counts, setting, to_toml
 from fledge.core.errors import Interrupted, UserError, signal_of
 from fledge.core.files import file_lock, new_folders, user_path, write_atomic
 from fledge.core.jobs import DONE, STOPPED, failure_reason
+from fledge.core.progress import notice
 from fledge.recipes.train import check_name, run_name
 from fledge.runs import run_folder
-from fledge.settings.pipeline import Settings, merge_layers, read_preset, validated
+from fledge.settings.pipeline import merge_layers, read_preset, validated
 from fledge.sweep import workers
 from fledge.sweep.space import RangeDimension, Space, read_space, refuse_missing_sampler, suggest
 from fledge.sweep.study import BEGUN, FAILED, FINISHED, Study, Trial
 from fledge.sweep.workers import TrialJob, TrialRunner
 from fledge.tracking.sinks import read_metrics
 from fledge.tracking.terminal import printable, shown
+from fledge.training.config import Settings
 
 DRAWS = 10  # of which one should be possible
 LONGER = 4  # times the steps of a trial, for the best
@@ -168,7 +170,7 @@ class Sweep:
     def go(self, crew: TrialRunner) -> None:
         begun = {trial.name: trial for trial in self.record.in_state(BEGUN)}
         if self.record.trials:
-            say(f"going on with '{self.folder.name}': {self._so_far()}")
+            notice(f"going on with '{self.folder.name}': {self._so_far()}")
         with closing(crew(self._jobs(begun))) as ends:
             for job, code in ends:
                 self._ended(begun.pop(job.name), job, code)
@@ -180,7 +182,7 @@ class Sweep:
         while len(self.record.trials) < self.trials:
             chosen = suggest(self.plan.space, self.plan.config.seed, self.record.trials)
             trial = self.record.begin(chosen)
-            say(f"{trial.name} of {self.trials}: {settings_in_words(chosen)}")
+            notice(f"{trial.name} of {self.trials}: {settings_in_words(chosen)}")
             try:
                 job = self._job(trial, self.plan.settings(chosen))
             except UserError as error:
@@ -206,11 +208,11 @@ class Sweep:
             self._failed(trial, f"it has no {self.plan.config.metric}: its text holds nothing out")
             return
         self.record.end(trial, state=FINISHED, loss=loss, step=step)
-        say(f"{trial.name}: {self.plan.config.metric} {loss:.4f}")
+        notice(f"{trial.name}: {self.plan.config.metric} {loss:.4f}")
 
     def _failed(self, trial: Trial, why: str) -> None:
         self.record.end(trial, state=FAILED, why=why)
-        say(f"{trial.name} failed: {printable(why)}")
+        notice(f"{trial.name} failed: {printable(why)}")
 
     def _so_far(self) -> str:
         counts = {state: len(self.record.in_state(state)) for state in (FINISHED, FAILED, BEGUN)}

@@ -25,11 +25,12 @@ from fledge.recipes.resume import resume
 from fledge.recipes.train_result import TrainResult, print_result
 from fledge.runs import metadata, run_folder
 from fledge.runs.run_folder import RunFolder
-from fledge.settings.pipeline import Settings, resolve
+from fledge.settings.pipeline import resolve
 from fledge.text.inputs import is_url
 from fledge.tracking.sinks import read_events, read_metrics
 from fledge.training import init_from
 from fledge.training.attention_speed import fastest_attention
+from fledge.training.config import Settings
 from fledge.training.init_from import InitialWeights
 from fledge.training.micro_batch import BUSY_TOKENS, chunked_loss_pays
 from fledge.training.setup import check_batch_divisible

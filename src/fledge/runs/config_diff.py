@@ -9,7 +9,7 @@ from typing import Any
 
 from fledge.core.errors import UserError
 from fledge.core.config import Layer
-from fledge.cli.output import say
+from fledge.core.progress import notice
 
 FIXED_SECTIONS = ("model", "data", "tokenizer")
 FIXED = ("train.batch", "train.seed")
@@ -49,7 +49,7 @@ def _value(layer: Layer, name: str) -> Any:
 def refuse_changes(run: str, found: list[Change], *, allow: bool) -> None:
     """Each is told. Those that would make another run of it are refused, and the others unless they are meant."""
     for change in found:
-        say(f"  {change}")
+        notice(f"  {change}")
     fixed = [change.name for change in found if not change.allowed]
     if fixed:
         raise UserError(

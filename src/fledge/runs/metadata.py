@@ -13,7 +13,7 @@ from fledge.core import device as machines
 from fledge.core.device import Machine
 from fledge.core.config import to_layer
 from fledge.datasets.shards import Dataset
-from fledge.settings.pipeline import Settings
+from fledge.training.config import Settings
 from fledge.tokenizers.base import Tokenizer, fingerprint
 
 

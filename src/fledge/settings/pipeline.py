@@ -1,7 +1,7 @@
 """All settings of a run in one value, and the checks that need more than one section."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -9,25 +9,11 @@ from typing import Any
 from fledge.core.config import Layer, build, merge, read_overrides, read_toml, refuse_unknown
 from fledge.core.errors import UserError, nearest
 from fledge.core.files import user_path
-from fledge.datasets.config import DataConfig
-from fledge.model.config import ModelConfig
-from fledge.optim.config import OptimConfig
 from fledge.settings import scaling_rules
-from fledge.tokenizers.config import GPT2_VOCABULARY, TokenizerConfig
-from fledge.tracking.config import TrackConfig
-from fledge.training.config import TrainConfig
+from fledge.tokenizers.config import GPT2_VOCABULARY
+from fledge.training.config import Settings
 
 CHARACTERS = 128  # as a guess, until the text is seen
-
-
-@dataclass(frozen=True)
-class Settings:
-    model: ModelConfig
-    data: DataConfig
-    tokenizer: TokenizerConfig
-    optim: OptimConfig
-    train: TrainConfig
-    track: TrackConfig
 
 
 def preset_files() -> dict[str, Path]:

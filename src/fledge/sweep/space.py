@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args, get_type_hints
 
 from fledge.core.config import cast, refuse_unknown
 from fledge.core.errors import UserError, nearest
-from fledge.settings.pipeline import Settings
 from fledge.sweep.study import FAILED, FINISHED, Trial
+from fledge.training.config import Settings
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -5,10 +5,9 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from fledge.cli.output import say
 from fledge.core.errors import UserError
 from fledge.core.files import cache_dir, human_bytes, user_path
-from fledge.core.progress import progress
+from fledge.core.progress import notice, progress
 from fledge.text import download
 from fledge.text.formats import Piece
 from fledge.text.reading import SourceText
@@ -41,7 +40,7 @@ def sampled(reading: SourceText, config: TokenizerConfig) -> Iterator[str]:
     """As much text as the settings let it learn from."""
     limit = config.learn_from * 1_000_000
     if reading.size > limit:
-        say(f"the tokenizer learns from {human_bytes(limit)} of {human_bytes(reading.size)}, spread over all of it")
+        notice(f"the tokenizer learns from {human_bytes(limit)} of {human_bytes(reading.size)}, spread over all of it")
     return texts(reading.sample(limit))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fledge.cli.output import shorten
+from fledge.core.formatting import shorten
 from fledge.core.progress import progress
 from fledge.tokenizers import base as tokenizers
 from fledge.tokenizers.base import Tokenizer

@@ -4,13 +4,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from fledge.cli.output import say
 from fledge.core.config import to_layer
 from fledge.core.errors import UserError
-from fledge.settings.pipeline import Settings
+from fledge.core.progress import notice
 from fledge.tracking.async_sink import AsyncSink
 from fledge.tracking.sinks import CSVSink, JSONLSink, SamplesSink, Sink, TensorBoardSink, WandbSink
 from fledge.tracking.terminal import view
+from fledge.training.config import Settings
 
 
 def build_sinks(folder: Path, settings: Settings, reached: int) -> list[Sink]:
@@ -28,5 +28,5 @@ def build_sinks(folder: Path, settings: Settings, reached: int) -> list[Sink]:
         except UserError:
             raise
         except Exception as error:
-            say(f"warning: a tracker could not begin, training goes on without it: {error}")
+            notice(f"warning: a tracker could not begin, training goes on without it: {error}")
     return sinks

@@ -6,6 +6,11 @@ from typing import Literal
 
 from fledge.core.config import listed_divisors, refuse_odd_counts, setting
 from fledge.core.errors import UserError
+from fledge.datasets.config import DataConfig
+from fledge.model.config import ModelConfig
+from fledge.optim.config import OptimConfig
+from fledge.tokenizers.config import TokenizerConfig
+from fledge.tracking.config import TrackConfig
 
 
 @dataclass(frozen=True)
@@ -59,3 +64,15 @@ class TrainConfig:
                 f"train.micro_batch = {self.micro_batch} does not divide train.batch = {self.batch}",
                 f"it can be {listed_divisors(self.batch)}",
             )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a run: what the TOML file holds, validated."""
+
+    model: ModelConfig
+    data: DataConfig
+    tokenizer: TokenizerConfig
+    optim: OptimConfig
+    train: TrainConfig
+    track: TrackConfig

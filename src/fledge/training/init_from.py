@@ -8,15 +8,16 @@ from pathlib import Path
 
 from fledge.checkpoint import store
 from fledge.checkpoint.state import State, Tensors, blank_weights, check_fit, initial_state
-from fledge.cli.output import say
 from fledge.core.config import read_overrides
 from fledge.core.errors import UserError
+from fledge.core.progress import notice
 from fledge.datasets.shards import Dataset
 from fledge.model.config import ModelConfig
 from fledge.runs import run_folder
 from fledge.runs.run_folder import RunFolder
-from fledge.settings.pipeline import Settings, read_preset, validated
+from fledge.settings.pipeline import read_preset, validated
 from fledge.tokenizers.base import fingerprint
+from fledge.training.config import Settings
 
 PREFIXES = "positions.weight"
 
@@ -71,5 +72,5 @@ def find_initial_weights(reference: str, runs: Path) -> InitialWeights:
     run.refuse_changed()
     checkpoint, damaged = store.find_checkpoint(run.checkpoints, which)
     for what in damaged:
-        say(f"warning: {what}; using step {checkpoint.step}")
+        notice(f"warning: {what}; using step {checkpoint.step}")
     return InitialWeights(run, checkpoint)

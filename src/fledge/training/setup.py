@@ -8,20 +8,20 @@ from functools import partial
 
 from fledge.batches.loader import Loader
 from fledge.batches.sampler import WindowSampler
-from fledge.cli.output import say
 from fledge.core import device as machines
 from fledge.core.config import listed_divisors
 from fledge.core.device import Machine, find_compiler
 from fledge.core.distributed import World, is_dtensor
 from fledge.core.errors import UserError
+from fledge.core.progress import notice
 from fledge.datasets.shards import Split
 from fledge.model.gpt import GPT
 from fledge.model.init import build as build_model
 from fledge.optim.groups import build_optimizer
 from fledge.optim.muon import Muon
 from fledge.optim.schedule import lr_multiplier
-from fledge.settings.pipeline import Settings
 from fledge.training.compiled import WITHOUT_COMPILER, CompileCheck, Report, keep_compiled_code
+from fledge.training.config import Settings
 from fledge.training.loss_scaler import LOSS_SCALERS
 from fledge.training.micro_batch import AutoMicroBatch, FixedMicroBatch, estimate, probe
 from fledge.training.parallel import LossModel, deterministic_sums, orthogonalize_on_owner, wrap
@@ -30,7 +30,7 @@ from fledge.training.step import TrainStep
 
 def warn_if_eager(check: CompileCheck) -> None:
     if not check.ok:
-        say(f"warning: {check.reason}: {WITHOUT_COMPILER}")
+        notice(f"warning: {check.reason}: {WITHOUT_COMPILER}")
 
 
 def build_training(settings: Settings, machine: Machine, split: Split, report: Report = warn_if_eager) -> TrainStep:
@@ -69,10 +69,10 @@ def build_training(settings: Settings, machine: Machine, split: Split, report: R
 def micro_batches(settings: Settings, loader: Loader, model: GPT) -> AutoMicroBatch:
     train, machine, size = settings.train, loader.machine, initial_micro_batch(settings, loader.machine)
     if machine.world.size == 1:
-        return (AutoMicroBatch if train.micro_batch == "auto" else FixedMicroBatch)(loader, size, say)
+        return (AutoMicroBatch if train.micro_batch == "auto" else FixedMicroBatch)(loader, size, notice)
     if train.micro_batch != "auto" or train.parallel == "fsdp":  # of a spread model no rank can try alone
-        return FixedMicroBatch(loader, size, say)
-    found = probe(AutoMicroBatch(loader, size, say), LossModel(model, machine), machine.world)
+        return FixedMicroBatch(loader, size, notice)
+    found = probe(AutoMicroBatch(loader, size, notice), LossModel(model, machine), machine.world)
     model.zero_grad()
     return found
 

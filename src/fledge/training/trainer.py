@@ -30,7 +30,6 @@ from fledge.model.flops import parameters
 from fledge.recipes.train_result import TrainResult, train_result
 from fledge.runs.metadata import describe_run
 from fledge.runs.run_folder import RunFolder
-from fledge.settings.pipeline import Settings
 from fledge.tokenizers.base import byte_lengths
 from fledge.tracking import events
 from fledge.tracking.listeners import build_sinks
@@ -38,6 +37,7 @@ from fledge.tracking.sinks import RECORDS, TrackerSink, rewind
 from fledge.tracking.terminal import shown
 from fledge.training.anomaly import checksum, find_anomaly, is_finite
 from fledge.training.compiled import WITHOUT_COMPILER, CompileCheck, CompiledLoss
+from fledge.training.config import Settings
 from fledge.training.divergence import Diverged, DivergenceMonitor, NotLearning, StopRequested, StopSignals
 from fledge.training.loop import Hook, RunEnd, call_hooks, every, train_loop
 from fledge.training.profiler import STEPS as PROFILED

@@ -16,7 +16,7 @@ from fledge.checkpoint.state import State, Tensors
 from fledge.checkpoint.store import Checkpoint
 from fledge.core.errors import UserError
 from fledge.core.files import PARTIAL, sha256
-from fledge.settings.pipeline import Settings
+from fledge.training.config import Settings
 from fledge.training.trainer import Trainer
 
 
