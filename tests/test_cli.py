@@ -1,7 +1,6 @@
-"""The command line itself: help, dispatch, and how it ends."""
+"""The command line: help, dispatch, exit status."""
 
 import ast
-import importlib
 import os
 import shlex
 import signal
@@ -12,17 +11,16 @@ from pathlib import Path
 import pytest
 
 from fledge import __version__
-from fledge.cli.main import main, parse, parser_of
-from fledge.cli.verbs import JOURNEY, VERBS
+from fledge.cli.main import JOURNEY, VERBS, load_command, main, make_parser, parse
 from fledge.core.errors import UserError
 from fledge.core.files import atomic_folder
 
 HEAVY = {"torch", "numpy", "matplotlib", "rich", "tokenizers", "regex", "gigatoken"}
-SUBVERBS = [("tokenizer", "train"), ("tokenizer", "show"), ("tokenizer", "report")]
+SUBCOMMANDS = [("tokenizer", "train"), ("tokenizer", "show"), ("tokenizer", "report")]
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FLEDGE_CACHE", str(tmp_path / "cache"))
 
@@ -39,7 +37,7 @@ def help_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 
 @pytest.mark.parametrize("argv", [[], ["-h"], ["--help"], ["help"]], ids=str)
-def test_the_overview_names_every_verb_on_one_screen(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
+def test_overview_lists_every_verb_on_one_screen(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
     assert main(argv) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 40
@@ -48,18 +46,18 @@ def test_the_overview_names_every_verb_on_one_screen(capsys: pytest.CaptureFixtu
         assert [line for line in lines if line.startswith(f"  {name} ")], name
 
 
-def test_every_verb_has_one_place_in_the_journey() -> None:
-    assert sorted(name for names in JOURNEY.values() for name in names) == sorted(VERBS)
+def test_every_verb_has_one_stage() -> None:
+    assert sum(map(len, JOURNEY.values())) == len(VERBS)
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_every_verb_is_built(name: str) -> None:
-    assert callable(importlib.import_module(f"fledge.recipes.{VERBS[name].recipe or name}").run)
+def test_every_verb_has_a_command_module(name: str) -> None:
+    assert callable(load_command(name).run)
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])
 @pytest.mark.parametrize("name", VERBS)
-def test_the_help_of_a_verb_fits_one_screen_and_holds_an_example(
+def test_help_fits_one_screen_and_has_an_example(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, columns: str
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
@@ -70,22 +68,22 @@ def test_the_help_of_a_verb_fits_one_screen_and_holds_an_example(
     assert any(line.startswith(f"  fledge {name}") for line in examples)
 
 
-@pytest.mark.parametrize(("name", "act"), SUBVERBS)
-def test_the_help_of_a_part_of_a_verb_holds_an_example(capsys: pytest.CaptureFixture[str], name: str, act: str) -> None:
-    assert f"  fledge {name} {act} " in help_of(capsys, name, act)
+@pytest.mark.parametrize(("name", "action"), SUBCOMMANDS)
+def test_help_of_a_subcommand_has_an_example(capsys: pytest.CaptureFixture[str], name: str, action: str) -> None:
+    assert f"  fledge {name} {action} " in help_of(capsys, name, action)
 
 
 @pytest.mark.parametrize("name", VERBS)
-def test_the_help_says_what_every_argument_is_for(name: str) -> None:
-    for action in parser_of(name, VERBS[name])._actions:
+def test_every_argument_has_help(name: str) -> None:
+    for action in make_parser(name)._actions:
         assert action.help or action.choices, action.dest
 
 
-COMMANDS = {line for verb in VERBS.values() for line in verb.examples if line.startswith(("fledge", "torchrun"))}
+EXAMPLES = {line for verb in VERBS for line in load_command(verb).EXAMPLES if line.startswith(("fledge", "torchrun"))}
 
 
-@pytest.mark.parametrize("example", sorted(COMMANDS))
-def test_every_example_is_taken_by_the_parser(example: str) -> None:
+@pytest.mark.parametrize("example", sorted(EXAMPLES))
+def test_every_example_parses(example: str) -> None:
     program, *argv = shlex.split(
         example.partition("    ")[0].partition(" > ")[0].removeprefix("torchrun --nproc-per-node 4 -m -- ")
     )
@@ -94,7 +92,7 @@ def test_every_example_is_taken_by_the_parser(example: str) -> None:
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], ["train", "--help"], ["trian"], ["train", "demo", "--x"]])
-def test_help_and_refusals_start_without_torch(argv: list[str]) -> None:
+def test_help_and_wrong_arguments_import_no_torch(argv: list[str]) -> None:
     code = f"""
 import sys
 from fledge.cli.main import main
@@ -109,12 +107,12 @@ print(sorted(sys.modules), file=sys.stderr)
 
 
 @pytest.mark.parametrize("flag", ["--version", "-V"])
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str], flag: str) -> None:
+def test_version_is_printed(capsys: pytest.CaptureFixture[str], flag: str) -> None:
     assert main([flag]) == 0
     assert capsys.readouterr().out == f"fledge {__version__}\n"
 
 
-def test_the_process_ends_with_the_status_of_main() -> None:
+def test_exit_status_of_the_process_is_that_of_main() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "fledge", "trian"], capture_output=True, text=True, check=False, timeout=60
     )
@@ -123,13 +121,13 @@ def test_the_process_ends_with_the_status_of_main() -> None:
     assert done.stderr == "error: unknown verb 'trian'\nhint: did you mean 'train'?\n"
 
 
-def test_debug_shows_where_an_error_comes_from() -> None:
+def test_debug_raises_the_error() -> None:
     with pytest.raises(UserError, match="absent"):
         main(["presets", "absent", "--debug"])
 
 
 @pytest.mark.parametrize("argv", ["['--help']", "['corpora']", "['train', '--help']"])
-def test_a_reader_that_has_seen_enough_is_no_error(argv: str) -> None:
+def test_closed_stdout_pipe_is_no_error(argv: str) -> None:
     read, write = os.pipe()
     os.close(read)
     code = f"from fledge.cli.main import main; raise SystemExit(main({argv}))"
@@ -140,7 +138,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(argv: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-def test_an_answer_that_cannot_be_written_is_an_error() -> None:
+def test_full_disk_on_stdout_is_an_error() -> None:
     code = "from fledge.cli.main import main; raise SystemExit(main(['corpora']))"
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
@@ -151,17 +149,17 @@ def test_an_answer_that_cannot_be_written_is_an_error() -> None:
     assert done.returncode == 2
 
 
-def test_settings_may_stand_before_the_preset() -> None:
+def test_settings_may_come_before_the_preset() -> None:
     args = parse(["train", "--train.steps", "200", "demo"])
     assert (args.preset, args.overrides) == ("demo", ["--train.steps", "200"])
 
 
-def test_settings_may_stand_between_the_sources() -> None:
+def test_settings_may_come_between_the_sources() -> None:
     args = parse(["prepare", "a.txt", "--data.val", "0.1", "b.txt", "--out", "d"])
     assert (args.sources, args.overrides) == (["a.txt", "b.txt"], ["--data.val", "0.1"])
 
 
-def test_what_is_common_to_all_verbs_may_stand_anywhere() -> None:
+def test_common_arguments_may_come_anywhere() -> None:
     for argv in (["tokenizer", "--json", "show", "f", "t"], ["tokenizer", "show", "f", "t", "--json"]):
         assert parse(argv).json is True
     assert parse(["runs", "--runs", "elsewhere"]).runs == Path("elsewhere")
@@ -173,19 +171,18 @@ def test_options_cannot_be_abbreviated() -> None:
             parse(argv)
 
 
-def test_sigterm_tidies_up_and_owes_its_status(
+def test_sigterm_removes_temporary_files_and_exits_143(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where nothing is trained; what training does with it is its own matter."""
-    left = tmp_path / "left"
+    folder = tmp_path / "left"
 
     def work(_: object) -> None:
-        with atomic_folder(left) as inside:
+        with atomic_folder(folder) as inside:
             (inside / "half").write_text("")
             os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("fledge.recipes.runs.run", work)
+    monkeypatch.setattr("fledge.cli.commands.runs.run", work)
     assert main(["runs"]) == 143
     assert capsys.readouterr().err == "stopped\n"
     assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,6 @@
-"""The command line: verb → recipe, imported only when it is called.
+"""The `fledge` command: find the verb's module, parse its arguments, run it, and report errors.
 
-Here are dispatch and the last word on errors. What each verb takes stands in cli/verbs.py; what it does, in recipes/.
+Only the module of the called verb is imported, and it imports torch in its `run` only, so that --help is fast.
 """
 
 import argparse
@@ -12,65 +12,98 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Protocol, cast
 
 from fledge import __version__
-from fledge.cli.verbs import JOURNEY, VERBS, Parser, Verb, common_arguments
+from fledge.cli.arguments import Parser, add_common_arguments
 from fledge.core.errors import Interrupted, Sigterm, UserError, from_os_error, nearest, out_of_memory, signal_of
 from fledge.core.torch_version import refuse_untested_torch
+
+JOURNEY = {
+    "begin": {
+        "demo": "the whole journey in about three minutes",
+        "doctor": "this machine, and what fledge will use on it",
+    },
+    "text": {
+        "corpora": "list the named corpora",
+        "tokenizer": "train and inspect tokenizers",
+        "prepare": "text → a dataset of tokens",
+    },
+    "train": {
+        "presets": "list the presets: known GPTs and their sizes",
+        "plan": "forecast time, memory and loss of a training",
+        "train": "train a model",
+        "resume": "continue a run exactly where it stopped",
+        "sweep": "search for the best settings with many trainings",
+        "data": "show the text that a training step learned from",
+        "runs": "list the runs",
+        "plot": "draw loss, learning rate, gradient norm, speed",
+    },
+    "use": {
+        "generate": "let a model continue a text",
+        "eval": "measure a model on a whole split",
+        "export": "a model for other programs: transformers, llama.cpp",
+        "import": "a model of another program → a run",
+        "eject": "a model as one readable file that does not need fledge",
+    },
+}
+VERBS = {name: summary for stage in JOURNEY.values() for name, summary in stage.items()}
+MODULES = {"import": "import_run"}  # in commands/, where the module cannot have the verb's name
+DISTRIBUTED = ("train", "resume", "eval")  # torchrun can start these
+
+
+class Command(Protocol):
+    """What a module in commands/ holds. With `TAKES_SETTINGS = True` it also takes --section.key VALUE."""
+
+    EXAMPLES: tuple[str, ...]
+
+    def add_arguments(self, parser: Parser) -> None: ...
+
+    def run(self, args: argparse.Namespace) -> None: ...
 
 
 def overview() -> str:
     """`fledge --help`: the journey on one screen."""
     lines = ["Raise a GPT from scratch: your text, your machine, every step visible.", "", "usage: fledge VERB …", ""]
-    for stage, names in JOURNEY.items():
-        lines += [f"{stage}:", *(f"  {name:<11}{VERBS[name].help}" for name in names), ""]
+    for stage, verbs in JOURNEY.items():
+        lines += [f"{stage}:", *(f"  {name:<11}{summary}" for name, summary in verbs.items()), ""]
     lines += ["new here?  fledge demo", "one verb:  fledge VERB --help"]
     return "\n".join(lines)
 
 
-def parser_of(name: str, verb: Verb) -> argparse.ArgumentParser:
-    parser = Parser(
-        prog=f"fledge {name}",
-        description=verb.help[0].upper() + verb.help[1:] + ".",
-        epilog="examples:\n" + "\n".join(f"  {line}" for line in verb.examples),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    verb.arguments(parser)
-    common_arguments(parser)
+def load_command(verb: str) -> Command:
+    return cast(Command, importlib.import_module(f"fledge.cli.commands.{MODULES.get(verb, verb)}"))
+
+
+def make_parser(verb: str) -> Parser:
+    command, summary = load_command(verb), VERBS[verb]
+    parser = Parser(prog=f"fledge {verb}", description=f"{summary[0].upper()}{summary[1:]}.")
+    parser.show_examples(*command.EXAMPLES)
+    command.add_arguments(parser)
+    add_common_arguments(parser)
     return parser
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    name, *words = argv
-    if name not in VERBS:
-        raise UserError(f"unknown verb '{name}'", nearest(name, VERBS) or "fledge --help lists the verbs")
-    verb = VERBS[name]
-    refuse_many(name, verb)
-    parser = parser_of(name, verb)
-    words, settings = split_settings(words) if verb.settings else (words, [])
+    """The arguments of a verb; `args.overrides` holds the words of its --section.key VALUE."""
+    verb, *words = argv
+    if verb not in VERBS:
+        raise UserError(f"unknown verb '{verb}'", nearest(verb, VERBS) or "fledge --help lists the verbs")
+    if verb not in DISTRIBUTED and os.environ.get("WORLD_SIZE", "1") != "1":  # every rank would do all of it
+        raise UserError(f"torchrun cannot start fledge {verb}", f"it can start {', '.join(DISTRIBUTED)}")
+    parser = make_parser(verb)
+    words, settings = split_settings(words) if getattr(load_command(verb), "TAKES_SETTINGS", False) else (words, [])
     args, rest = parser.parse_known_args(words)
     if rest:
         wrong = rest[0].partition("=")[0]
         known = [option for action in parser._actions for option in action.option_strings]
-        raise UserError(f"unknown argument '{wrong}'", nearest(wrong, known) or f"see: fledge {name} --help")
-    args.verb, args.overrides = name, settings
+        raise UserError(f"unknown argument '{wrong}'", nearest(wrong, known) or f"see: fledge {verb} --help")
+    args.verb, args.overrides = verb, settings
     return args
 
 
-def refuse_many(name: str, verb: Verb) -> None:
-    """torchrun would have each of its processes do the whole of it."""
-    if not verb.together and os.environ.get("WORLD_SIZE", "1") != "1":
-        able = ", ".join(each for each in VERBS if VERBS[each].together)
-        raise UserError(f"fledge {name} is done by one process", f"leave torchrun out: it is for {able}")
-
-
-def one_line(text: str) -> str:
-    """Names come from outside: they can neither break the line nor move the cursor."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
 def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """`--section.key value` may stand anywhere: what is left is argparse's."""
+    """Separate `--section.key value`, wherever it stands, from the words that argparse takes."""
     rest, settings = [], []
     queue = list(words)
     while queue:
@@ -84,14 +117,19 @@ def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return rest, settings
 
 
-def tell_error(text: str) -> None:
-    with contextlib.suppress(OSError):  # the terminal may be gone
+def one_line(text: str) -> str:
+    """Escape control characters: a file name must not break the line or move the cursor."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def print_error(text: str) -> None:
+    with contextlib.suppress(OSError):  # stderr may be closed
         print(text, file=sys.stderr)
 
 
 @contextlib.contextmanager
 def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Who is asked to end tidies up first. Only the main thread of a process can arrange that."""
+    """Raise `Sigterm` on SIGTERM, so that temporary files are removed. Only the main thread can."""
 
     def stop(*_: object) -> None:
         raise Sigterm
@@ -106,41 +144,43 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def run_verb(argv: Sequence[str]) -> None:
+    args = parse(argv)
+    refuse_untested_torch()
+    with sigterm_as_ctrl_c():
+        load_command(args.verb).run(args)
+    if sys.stdout:
+        sys.stdout.flush()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without our letters still gets the others
-    debug = "--debug" in argv
+            stream.reconfigure(errors="replace")  # for terminals that lack some letters
     try:
         if not argv or argv[0] in ("-h", "--help", "help"):
             print(overview(), flush=True)
-            return 0
-        if argv[0] in ("-V", "--version"):
+        elif argv[0] in ("-V", "--version"):
             print(f"fledge {__version__}", flush=True)
-            return 0
-        args = parse(argv)
-        refuse_untested_torch()
-        with sigterm_as_ctrl_c():
-            importlib.import_module(f"fledge.recipes.{VERBS[args.verb].recipe or args.verb}").run(args)
-        if sys.stdout:
-            sys.stdout.flush()
-        return 0
+        else:
+            run_verb(argv)
     except Interrupted as stop:
-        tell_error(f"stopped, and everything is saved; go on with: {stop.resume_with}")
+        print_error(f"stopped, and everything is saved; continue with: {stop.resume_with}")
         return stop.code
     except KeyboardInterrupt as stop:
-        tell_error("stopped")
+        print_error("stopped")
         return 128 + signal_of(stop)
-    except BrokenPipeError:  # the reader of our output has seen enough
+    except BrokenPipeError:  # e.g. `fledge runs | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (UserError, OSError, MemoryError, RuntimeError) as error:
-        if debug or (isinstance(error, RuntimeError) and not out_of_memory(error)):
+        if "--debug" in argv or (isinstance(error, RuntimeError) and not out_of_memory(error)):
             raise
         mistake = error if isinstance(error, UserError) else from_os_error(error)
-        tell_error(f"error: {one_line(mistake.message)}\nhint: {one_line(mistake.hint)}")
+        print_error(f"error: {one_line(mistake.message)}\nhint: {one_line(mistake.hint)}")
         return 2
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The result of a verb on stdout: one JSON document, or words."""
+"""Print the result of a command on stdout."""
 
 from typing import Any
 
@@ -6,5 +6,5 @@ from fledge.core.files import to_json
 
 
 def report(value: Any, *, as_json: bool, text: str) -> None:
-    """The result: one JSON document, or words."""
+    """Print one JSON document, or text for people."""
     print(to_json(value, indent=1) if as_json else text, flush=True)

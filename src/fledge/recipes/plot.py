@@ -9,7 +9,7 @@ from fledge.tracking.terminal import shown
 
 
 def run(args: argparse.Namespace) -> None:
-    runs = [run_folder.open_run(name, args.runs).folder for name in args.runs_given]
+    runs = [run_folder.open_run(name, args.runs).folder for name in args.references]
     written = draw(runs, args.out or runs[0] / "plots")
     text = "\n".join(shown(path) for path in written)
     report({"pictures": [str(path) for path in written]}, as_json=args.json, text=text)

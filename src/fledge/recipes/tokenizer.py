@@ -21,7 +21,7 @@ COLOURS = ("on blue", "on dark_green", "on dark_red", "on purple4", "on grey35")
 
 
 def run(args: argparse.Namespace) -> None:
-    {"train": train, "show": show, "report": report_on}[args.act](args)
+    {"train": train, "show": show, "report": report_on}[args.action](args)
 
 
 def train(args: argparse.Namespace) -> None:

@@ -129,7 +129,7 @@ def test_other_verbs_are_for_one_process(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert home.do("runs") == 2
-    assert capsys.readouterr().err.startswith("error: fledge runs is done by one process\nhint: leave torchrun out")
+    assert capsys.readouterr().err.startswith("error: torchrun cannot start fledge runs\nhint: it can start train")
 
 
 def test_processes_that_nobody_introduced_say_so(

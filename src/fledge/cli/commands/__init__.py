@@ -1,0 +1,1 @@
+"""One module a verb: EXAMPLES, add_arguments(parser), run(args)."""

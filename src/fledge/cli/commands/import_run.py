@@ -1,0 +1,24 @@
+"""fledge import: a model of another program → a run."""
+
+import argparse
+
+from fledge.cli.arguments import Parser
+
+EXAMPLES = (
+    "fledge import openai-community/gpt2 --out gpt2",
+    "fledge import out-shakespeare-char/ckpt.pt --characters input.txt --out nano",
+)
+
+
+def add_arguments(parser: Parser) -> None:
+    source = "a Hugging Face folder, a name on the Hub, nanoGPT's ckpt.pt, or a .gguf"
+    parser.add_argument("source", metavar="SOURCE", help=source)
+    parser.add_argument("--out", metavar="RUN", help="name or path of the new run (default: the source's name)")
+    parser.add_argument("--tokenizer", metavar="FILE", help="a tokenizer.json, if the source has none; or gpt2")
+    parser.add_argument("--characters", metavar="TEXT", help="nanoGPT: the text whose characters are the vocabulary")
+
+
+def run(args: argparse.Namespace) -> None:
+    from fledge.recipes import import_run
+
+    import_run.run(args)
