@@ -166,7 +166,7 @@ def _mark_everything(marks: Marks) -> None:
     from fledge.training.trainer import Trainer
 
     for place, name, phase in (
-        (train, "ensure", "preparing"),
+        (train, "ensure_dataset", "preparing"),
         (CompiledLoss, "_check", "compiling"),
         (Trainer, "_judge", "evaluation"),
         (Trainer, "_sample", "sampling"),

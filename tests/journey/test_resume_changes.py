@@ -211,7 +211,7 @@ class Again(World):
 
     notes: ClassVar[set[str]] = set()
 
-    def note(self, word: str) -> None:
+    def set_flag(self, word: str) -> None:
         self.notes.add(word)
 
     def noted(self, word: str) -> bool:

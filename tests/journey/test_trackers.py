@@ -25,7 +25,7 @@ def test_a_listener_that_fails_changes_nothing_about_the_training(
 ) -> None:
     plain = outcome_of(home.train("plain"))
     usual = trainer.build_sinks
-    monkeypatch.setattr(trainer, "listeners", lambda *about: [Broken(), *usual(*about)])
+    monkeypatch.setattr(trainer, "build_sinks", lambda *about: [Broken(), *usual(*about)])
     assert outcome_of(home.train("shaken")) == plain
     assert "Broken failed and is switched off: no more disk" in capsys.readouterr().err
 

@@ -58,11 +58,11 @@ def test_as_many_at_once_as_before_the_interruption(
     home, outcome_of: Outcome, monkeypatch: pytest.MonkeyPatch, micro_batch: str, size: int
 ) -> None:
     """Memory that is short at first and plenty later changes no bit; what somebody asks for is done."""
-    monkeypatch.setattr(setup, "guess", lambda *_, **__: 2)
+    monkeypatch.setattr(setup, "estimate", lambda *_, **__: 2)
     words = ("--train.micro_batch", micro_batch, "--train.keep_last", "9")
     unbroken = outcome_of(home.train("unbroken", *words))
     home.train("broken", *words)
-    monkeypatch.setattr(setup, "guess", lambda *_, **__: 4)
+    monkeypatch.setattr(setup, "estimate", lambda *_, **__: 4)
     assert home.do("resume", "broken@3") == 0
     again = outcome_of(home.runs / "broken")
     assert (again["model"], again["optimizer"]) == (unbroken["model"], unbroken["optimizer"])
@@ -327,7 +327,7 @@ def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(home, monkeyp
     shutil.copytree(many / "checkpoints" / "step-00000003", run / "checkpoints" / "step-00000003")
     os.truncate(run / "checkpoints" / "step-00000012" / "model.safetensors", 100)
     usual = trainer.build_sinks
-    monkeypatch.setattr(trainer, "listeners", lambda *about: [*usual(*about), Stops("Stepped", 7)])
+    monkeypatch.setattr(trainer, "build_sinks", lambda *about: [*usual(*about), Stops("Stepped", 7)])
     assert home.do("resume", "bird", "--allow-changes") == 130
     assert store.find_checkpoint(run / "checkpoints")[0].step == 7
 
@@ -365,7 +365,7 @@ def test_a_signal_in_the_middle_of_looking_at_a_step_is_as_if_it_had_not_come(
     """Evaluating and sampling stop at once; when the run goes on, what that step is pending_hooks is done first."""
     usual = trainer.build_sinks
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "listeners", lambda *about: [*usual(*about), Stops(event, step)])
+        patch.setattr(trainer, "build_sinks", lambda *about: [*usual(*about), Stops(event, step)])
         if event == "Saved":  # which is heard of when the disk is done: here, where memory has no room, at once
             patch.setattr(async_saver, "free_memory", lambda _: 0)
         assert main(home.training("bird")) == 130

@@ -73,7 +73,7 @@ class WithOneShortOfMemory(World):
 
     asked: tuple[int, ...] = (1, 1, 0)
 
-    def most(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         answer, *rest = self.asked
         object.__setattr__(self, "asked", tuple(rest))
         return max(number, answer)
