@@ -28,7 +28,7 @@ def add_arguments(parser: Parser) -> None:
     trials = "number of trials (default: as in the file, or 20)"
     parser.add_argument("--trials", type=positive_int, metavar="N", help=trials)
     parser.add_argument("--run", metavar="NAME", help="name of the sweep (default: the file's); its runs are in NAME/")
-    workers = "trials at the same time (default: 1, which makes the result reproducible)"
+    workers = "concurrent trials (default: 1; then the result is reproducible)"
     parser.add_argument("--workers", type=positive_int, default=1, metavar="N", help=workers)
     add_engine_arguments(parser, "processes")
 
