@@ -4,7 +4,6 @@ import io
 import os
 import re
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from fledge.tracking.events import Event, Notice, Sampled, Started
 from fledge.tracking.live_view import LiveView
-from fledge.tracking.terminal import BARS, LineView, printable, shown, span, sparkline, view
+from fledge.tracking.terminal import BARS, LineView, sparkline, view
 
 
 class Terminal(io.StringIO):
@@ -84,19 +83,6 @@ def test_control_characters_and_markup_in_a_sample_are_only_shown(terminal: bool
     assert "[red]tiny[/red]" in text
 
 
-@given(st.text())
-def test_printable_leaves_no_control_character(text: str) -> None:
-    safe = printable(text)
-    assert len(safe) == len(text)
-    assert all(c in "\n\t" or ord(c) >= 32 for c in safe)
-    assert not set(safe) & {chr(c) for c in range(0x7F, 0xA0)}
-
-
-def test_printable_leaves_the_words_of_all_languages_alone() -> None:
-    text = "Straße, 日本\u3000語, русский, \u00a0 café, 🎭\n\tdef"
-    assert printable(text) == text
-
-
 def test_a_narrow_terminal_is_no_reason_to_fail(events: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "24")
     assert "step 6/6" in seen_on(events, terminal=True)
@@ -130,17 +116,3 @@ def test_a_curve_of_nothing_is_empty_and_what_is_no_number_is_left_out() -> None
     assert sparkline([], 10) == ""
     assert sparkline([float("nan"), float("inf")], 10) == ""
     assert sparkline([1.0, float("nan"), 2.0], 10) == BARS[0] + BARS[-1]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
-)
-def test_a_span_of_time_in_words(seconds: float, words: str) -> None:
-    assert span(seconds) == words
-
-
-def test_a_path_is_shown_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert shown(tmp_path / "a" / "b.png") == str(Path("a", "b.png"))
-    assert shown(tmp_path.parent / "c.png") == str(tmp_path.parent / "c.png")

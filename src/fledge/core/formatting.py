@@ -1,6 +1,10 @@
-"""Counts and columns for people: plural forms, and text cut to the cells of a terminal."""
+"""Text for people: plural forms, durations, short paths, and text that is safe and fits in a terminal."""
 
 import unicodedata
+from pathlib import Path
+
+# Unicode categories: control characters, invisible format characters (they can reorder text), line separators
+UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def counted(count: int, one: str, many: str = "") -> str:
@@ -24,3 +28,26 @@ def shorten(text: str, width: int) -> str:
     """No wider than `width` cells; what is cut ends in an ellipsis."""
     fitted = fit_cells(text, width)
     return text if fitted.rstrip() == text.rstrip() else f"{fit_cells(text, width - 1).rstrip()}…"
+
+
+def printable(text: str) -> str:
+    """Replace control characters by '�': printed as they are, they could move the cursor of a terminal."""
+    return "".join("�" if unicodedata.category(c) in UNSAFE and c not in "\n\t" else c for c in text)
+
+
+def format_duration(seconds: float) -> str:
+    """4 s · 3 min 20 s · 2 h 05 min"""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def short_path(path: Path) -> str:
+    """The path relative to the current directory where it lies below it, else as it is."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

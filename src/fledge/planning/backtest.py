@@ -6,11 +6,11 @@ import statistics
 
 from fledge.core.errors import UserError
 from fledge.core.files import human_bytes
+from fledge.core.formatting import format_duration
 from fledge.planning.forecast import Forecast
 from fledge.runs.run_folder import RunFolder
 from fledge.tracking.events import Ended
 from fledge.tracking.sinks import EVENTS, read_metrics
-from fledge.tracking.terminal import span
 
 Row = dict[str, float | None]
 
@@ -54,7 +54,7 @@ def compare(forecast: Forecast, run: RunFolder) -> dict[str, Row]:
 
 
 SAID = {
-    "seconds": ("time", span),
+    "seconds": ("time", format_duration),
     "step_seconds": ("a step", lambda seconds: f"{1000 * seconds:,.1f} ms"),
     "tokens_per_second": ("tokens/s", lambda speed: f"{speed:,.0f}"),
     "memory": ("memory", lambda size: human_bytes(int(size))),

@@ -16,7 +16,7 @@ from fledge.core import device as machines
 from fledge.core.config import Layer
 from fledge.core.device import Machine
 from fledge.core.errors import UserError
-from fledge.core.formatting import counted
+from fledge.core.formatting import counted, format_duration
 from fledge.core.progress import notice
 from fledge.model.config import ModelConfig
 from fledge.model.flops import TRAINING_BYTES, non_embedding_parameters, parameters, training_flops
@@ -26,7 +26,6 @@ from fledge.planning.loss_curve import LossCurve, new_points
 from fledge.planning.probe import ProbeResult, affordable, measure
 from fledge.settings import scaling_rules
 from fledge.settings.pipeline import validated
-from fledge.tracking.terminal import span
 from fledge.training.config import Settings
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -139,4 +138,4 @@ class BudgetSearch:
 
 
 def brief(seconds: float) -> str:
-    return span(seconds) if seconds >= 10 else f"{seconds:.2g} s"
+    return format_duration(seconds) if seconds >= 10 else f"{seconds:.2g} s"

@@ -3,9 +3,9 @@
 import argparse
 
 from fledge.cli.output import report
+from fledge.core.formatting import printable
 from fledge.text import sources
 from fledge.text.corpora import CORPORA, find_corpus
-from fledge.tracking.terminal import printable
 
 LINES = 24
 SHOWN = ("name", "about", "origin", "size", "licence", "network")

@@ -14,6 +14,7 @@ from fledge.checkpoint import store
 from fledge.cli.output import report
 from fledge.core.config import listed_divisors
 from fledge.core.errors import UserError
+from fledge.core.formatting import printable
 from fledge.datasets.shards import Split
 from fledge.recipes.prepare import open_dataset_at
 from fledge.runs import run_folder
@@ -21,7 +22,6 @@ from fledge.runs.run_folder import RunFolder
 from fledge.settings.pipeline import validated
 from fledge.tokenizers.base import Tokenizer
 from fledge.tracking.sinks import read_events
-from fledge.tracking.terminal import printable
 from fledge.training.config import Settings
 
 

@@ -13,6 +13,7 @@ from fledge.cli.output import report
 from fledge.core import device as machines
 from fledge.core.device import Machine
 from fledge.core.errors import UserError
+from fledge.core.formatting import format_duration, printable, short_path
 from fledge.core.progress import notice
 from fledge.datasets.shards import Dataset
 from fledge.model.flops import parameters
@@ -22,7 +23,6 @@ from fledge.recipes.train_result import TrainResult
 from fledge.settings.pipeline import resolve
 from fledge.tracking.plots import draw
 from fledge.tracking.sinks import read_events
-from fledge.tracking.terminal import printable, shown, span
 from fledge.training.config import Settings
 from fledge.training.setup import build_training
 
@@ -118,8 +118,8 @@ what it wrote before the first step:
 what it writes after {outcome.step:,} steps:
 {after}
 
-{span(answer["seconds"])} in all. The curves: {shown(picture)}
-Everything else about this run lies in {shown(Path(outcome.folder))}.
+{format_duration(answer["seconds"])} in all. The curves: {short_path(picture)}
+Everything else about this run lies in {short_path(Path(outcome.folder))}.
 
 what next:
 {next_steps(name)}"""

@@ -6,12 +6,12 @@ import sys
 from fledge.cli.output import report
 from fledge.core import device as machines
 from fledge.core.errors import UserError
+from fledge.core.formatting import printable
 from fledge.core.progress import notice
 from fledge.inference.generate import stream_text
 from fledge.inference.sampler import strategies
 from fledge.runs import run_folder
 from fledge.settings.pipeline import validated
-from fledge.tracking.terminal import printable
 
 
 def run(args: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from fledge.core import device as machines
 from fledge.core.config import Layer, merge, read_overrides, to_layer
 from fledge.core.errors import UserError
 from fledge.core.files import human_bytes
-from fledge.core.formatting import counted
+from fledge.core.formatting import counted, format_duration
 from fledge.core.progress import notice
 from fledge.model.flops import parameters
 from fledge.planning.backtest import compare, comparison_in_words
@@ -28,7 +28,6 @@ from fledge.recipes.presets import short
 from fledge.runs import run_folder
 from fledge.settings import scaling_rules
 from fledge.settings.pipeline import read_preset, resolve, validated
-from fledge.tracking.terminal import span
 from fledge.training.config import Settings
 
 SHAPE = set(scaling_rules.FOLLOWS["model"])
@@ -123,8 +122,8 @@ def in_words(preset: str, settings: Settings, forecast: Forecast, cost: float | 
         "machine": f"{forecast.device}, {forecast.dtype}, {'compiled' if forecast.compiled else 'not compiled'}",
         "speed": f"{forecast.tokens_per_second:,.0f} tokens/s; a step takes {brief(forecast.step_seconds)}",
         "memory": human_bytes(forecast.memory),
-        "time": f"{span(forecast.seconds)}: steps {span(parts.steps)}, "
-        + ", ".join(f"{name} {span(seconds)}" for name, seconds in around.items()),
+        "time": f"{format_duration(forecast.seconds)}: steps {format_duration(parts.steps)}, "
+        + ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in around.items()),
         "cost": None if cost is None else f"{cost:.2f}",
         "loss": f"about {forecast.loss:.2f} nats a token ({fitted_to})",
     }

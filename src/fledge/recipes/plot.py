@@ -3,13 +3,13 @@
 import argparse
 
 from fledge.cli.output import report
+from fledge.core.formatting import short_path
 from fledge.runs import run_folder
 from fledge.tracking.plots import draw
-from fledge.tracking.terminal import shown
 
 
 def run(args: argparse.Namespace) -> None:
     runs = [run_folder.open_run(name, args.runs).folder for name in args.references]
     written = draw(runs, args.out or runs[0] / "plots")
-    text = "\n".join(shown(path) for path in written)
+    text = "\n".join(short_path(path) for path in written)
     report({"pictures": [str(path) for path in written]}, as_json=args.json, text=text)

@@ -21,7 +21,7 @@ from fledge.core.config import Layer, read_overrides
 from fledge.core.config import build as build_settings
 from fledge.core.errors import UserError
 from fledge.core.files import cache_dir, human_bytes, new_folders, user_path
-from fledge.core.formatting import counted, fit_cells, shorten
+from fledge.core.formatting import counted, fit_cells, printable, shorten
 from fledge.core.progress import byte_progress, notice, progress
 from fledge.datasets import executors, remote, shards
 from fledge.datasets.build import BuildPlan, BuildSpec, DatasetBusy, build
@@ -39,7 +39,6 @@ from fledge.tokenizers import base as tokenizers
 from fledge.tokenizers.base import Tokenizer
 from fledge.tokenizers.config import TokenizerConfig
 from fledge.tokenizers.create import make_tokenizer, named_tokenizer
-from fledge.tracking.terminal import printable
 
 PREVIEWED = 3  # documents
 SHOWN = 12  # tokens of each

@@ -20,6 +20,7 @@ from fledge.cli.output import report
 from fledge.core.config import Layer, build, read_toml, refuse_odd_counts, setting, to_toml
 from fledge.core.errors import Interrupted, UserError, signal_of
 from fledge.core.files import file_lock, new_folders, user_path, write_atomic
+from fledge.core.formatting import printable, short_path
 from fledge.core.jobs import DONE, STOPPED, failure_reason
 from fledge.core.progress import notice
 from fledge.recipes.train import check_name, run_name
@@ -30,7 +31,6 @@ from fledge.sweep.space import RangeDimension, Space, read_space, refuse_missing
 from fledge.sweep.study import BEGUN, FAILED, FINISHED, Study, Trial
 from fledge.sweep.workers import TrialJob, TrialRunner
 from fledge.tracking.sinks import read_metrics
-from fledge.tracking.terminal import printable, shown
 from fledge.training.config import Settings
 
 DRAWS = 10  # of which one should be possible
@@ -248,8 +248,8 @@ def longer_run(folder: Path, best: Trial, settings: Settings) -> str:
     further = f"--train.steps {LONGER * train.steps}"
     if train.epochs is not None:
         further = f"--train.epochs {LONGER * train.epochs:g}"
-    file = shlex.quote(shown(folder / f"{best.name}.toml"))
-    runs = "" if folder.parent == Path("runs") else f" --runs {shlex.quote(shown(folder.parent))}"
+    file = shlex.quote(short_path(folder / f"{best.name}.toml"))
+    runs = "" if folder.parent == Path("runs") else f" --runs {shlex.quote(short_path(folder.parent))}"
     return f"fledge train {file} --run {shlex.quote(folder.name)}-best {further}{runs}"
 
 
@@ -272,7 +272,7 @@ def in_words(outcome: dict[str, Any], names: list[str]) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     if outcome["best"] is None:
         return "\n".join([*lines, "", f"no trial came to an end; what each said: {outcome['folder']}/trial-*.log"])
-    return "\n".join([*lines, "", f"picture: {shown(Path(outcome['picture']))}", f"next: {outcome['next']}"])
+    return "\n".join([*lines, "", f"picture: {short_path(Path(outcome['picture']))}", f"next: {outcome['next']}"])
 
 
 def settings_in_words(chosen: dict[str, Any]) -> str:

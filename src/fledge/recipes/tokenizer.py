@@ -7,6 +7,7 @@ from itertools import cycle
 
 from fledge.cli.output import report
 from fledge.core.errors import UserError
+from fledge.core.formatting import printable, short_path
 from fledge.text.inputs import ReadOptions
 from fledge.text.reading import open_sources
 from fledge.tokenizers import base as tokenizers
@@ -15,7 +16,6 @@ from fledge.tokenizers.base import Tokenizer
 from fledge.tokenizers.config import TokenizerConfig
 from fledge.tokenizers.create import make_tokenizer, sampled, usual_gpt2_folders
 from fledge.tokenizers.report import compare, in_words
-from fledge.tracking.terminal import printable, shown
 
 COLOURS = ("on blue", "on dark_green", "on dark_red", "on purple4", "on grey35")
 
@@ -29,7 +29,8 @@ def train(args: argparse.Namespace) -> None:
         raise UserError(f"'{args.out}' exists already", "choose another --out, or remove it first")
     made = make(args)
     tokenizers.save(made, args.out)
-    text = f"{shown(args.out)}: {made.vocab_size:,} tokens\nnext: fledge tokenizer show {shown(args.out)} 'some text'"
+    file = short_path(args.out)
+    text = f"{file}: {made.vocab_size:,} tokens\nnext: fledge tokenizer show {file} 'some text'"
     report({"file": str(args.out), "kind": made.kind, "vocab_size": made.vocab_size}, as_json=args.json, text=text)
 
 
@@ -92,5 +93,5 @@ def report_on(args: argparse.Namespace) -> None:
             raise
         missing = f"GPT-2 is not beside it: {error.message}; {error.hint}"
     reading = open_sources(args.sources, ReadOptions(args.field))
-    found = compare({shown(args.file): loaded, **others}, (piece.text for piece in reading.pieces()))
+    found = compare({short_path(args.file): loaded, **others}, (piece.text for piece in reading.pieces()))
     report({"tokenizers": found, "note": missing}, as_json=args.json, text=in_words(found, missing))

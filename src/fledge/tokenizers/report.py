@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fledge.core.formatting import shorten
+from fledge.core.formatting import printable, shorten
 from fledge.core.progress import progress
 from fledge.tokenizers import base as tokenizers
 from fledge.tokenizers.base import Tokenizer
-from fledge.tracking.terminal import printable
 
 PASSAGE = 64  # tokens
 LONGEST = 10

@@ -7,8 +7,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from fledge.core.formatting import format_duration, printable
 from fledge.tracking.events import Anomaly, Ended, Event, Notice, RolledBack, Sampled, Started
-from fledge.tracking.terminal import RunProgress, news, printable, span, sparkline
+from fledge.tracking.terminal import RunProgress, news, sparkline
 
 
 class LiveView:
@@ -45,7 +46,9 @@ class LiveView:
 
 def _progress(story: RunProgress, width: int) -> RenderableType:
     left = story.remaining()
-    words = f" {story.step:,} / {story.steps:,}" + (f" · {span(left)} left" if left is not None else " · starting")
+    words = f" {story.step:,} / {story.steps:,}" + (
+        f" · {format_duration(left)} left" if left is not None else " · starting"
+    )
     grid = Table.grid()
     bar = ProgressBar(total=max(1, story.steps), completed=story.step, width=max(10, width - len(words)))
     grid.add_row(bar, Text(words))

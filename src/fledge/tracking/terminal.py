@@ -7,10 +7,9 @@ what a verb reports on stdout stays clean.
 import itertools
 import math
 import time
-import unicodedata
-from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from fledge.core.formatting import format_duration, printable
 from fledge.tracking.events import (
     Anomaly,
     Ended,
@@ -27,7 +26,6 @@ from fledge.tracking.events import (
 if TYPE_CHECKING:
     from fledge.tracking.live_view import LiveView
 
-UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, invisible marks that reorder text, separators of lines
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -42,16 +40,6 @@ def sparkline(values: list[float], width: int) -> str:
     low, high = min(values), max(values)
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
     return "".join(BARS[round((v - low) * scale)] for v in values)
-
-
-def span(seconds: float) -> str:
-    """4 s · 3 min 20 s · 2 h 05 min"""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 class RunProgress:
@@ -106,11 +94,6 @@ def news(event: Notice | Anomaly | RolledBack) -> str:
             return f"warning: {event.what}: back to step {event.step}, and past the text of {last - first + 1} steps"
 
 
-def printable(text: str) -> str:
-    """Control characters could move a terminal's cursor; they are shown as '�'."""
-    return "".join("�" if unicodedata.category(c) in UNSAFE and c not in "\n\t" else c for c in text)
-
-
 class LineView:
     """For logs and pipes: a line when there is something to say, at most one every few seconds."""
 
@@ -129,7 +112,7 @@ class LineView:
                 left = self._story.remaining()
                 self._say(
                     f"step {event.step:,}/{self._story.steps:,}  loss {event.loss:.4f}  rate {event.lr:.2e}"
-                    f"  {event.tokens_per_second:,.0f} tokens/s" + (f"  {span(left)} left" if left else "")
+                    f"  {event.tokens_per_second:,.0f} tokens/s" + (f"  {format_duration(left)} left" if left else "")
                 )
             case Evaluated():
                 self._say(f"step {event.step:,}  {event.split} loss {event.loss:.4f}  ({event.tokens:,} tokens)")
@@ -139,7 +122,7 @@ class LineView:
             case Notice() | Anomaly() | RolledBack():
                 self._say(news(event))
             case Ended():
-                self._say(f"{event.reason} at step {event.step:,} after {span(event.seconds)}")
+                self._say(f"{event.reason} at step {event.step:,} after {format_duration(event.seconds)}")
 
     def _say(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
@@ -159,11 +142,3 @@ def view(stream: TextIO) -> "LiveView | LineView":
     console = Console(file=stream)
     can = console.is_terminal and not console.is_dumb_terminal and console.width >= 40 and console.height >= 16
     return LiveView(console) if can else LineView(stream)
-
-
-def shown(path: Path) -> str:
-    """A path as short as it can be said from here."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

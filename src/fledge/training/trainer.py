@@ -22,6 +22,7 @@ from fledge.core import device as machines
 from fledge.core.device import Machine
 from fledge.core.distributed import World, is_dtensor
 from fledge.core.errors import Interrupted, UserError
+from fledge.core.formatting import short_path
 from fledge.datasets.shards import Dataset
 from fledge.evaluation.loss import evaluate_loss
 from fledge.inference.generate import stream_text
@@ -34,7 +35,6 @@ from fledge.tokenizers.base import byte_lengths
 from fledge.tracking import events
 from fledge.tracking.listeners import build_sinks
 from fledge.tracking.sinks import RECORDS, TrackerSink, rewind
-from fledge.tracking.terminal import shown
 from fledge.training.anomaly import checksum, find_anomaly, is_finite
 from fledge.training.compiled import WITHOUT_COMPILER, CompileCheck, CompiledLoss
 from fledge.training.config import Settings
@@ -270,7 +270,7 @@ class Trainer:
 
     def _profiled(self, result: StepResult) -> None:
         if self.profiler and self.profiler():
-            where = shown(self.profiler.folder)
+            where = short_path(self.profiler.folder)
             self.tracker.record(
                 events.Notice(result.step, f"profile of {PROFILED} steps: {where}/trace.json, operators.txt")
             )
