@@ -214,7 +214,7 @@ class Again(World):
     def set_flag(self, word: str) -> None:
         self.notes.add(word)
 
-    def noted(self, word: str) -> bool:
+    def has_flag(self, word: str) -> bool:
         return word in self.notes
 
 
