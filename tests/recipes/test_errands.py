@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fledge.core.distributed import peer_lost
-from fledge.core.errors import Interrupted, Sigterm, UserError
+from fledge.core.errors import Interrupted, UserError
 from fledge.core.jobs import (
     BROKEN,
     DONE,
@@ -26,6 +26,7 @@ from fledge.core.jobs import (
     refusal,
     status,
 )
+from fledge.core.signals import Sigterm
 
 
 def fail(error: BaseException) -> None:

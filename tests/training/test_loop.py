@@ -2,15 +2,14 @@
 
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.training.divergence import DivergenceMonitor, StopSignals
+from fledge.core.distributed import SINGLE_PROCESS
+from fledge.core.signals import StopSignals
+from fledge.training.divergence import DivergenceMonitor
 from fledge.training.loop import Hook, every, train_loop
 from fledge.training.step import StepResult
 
@@ -37,7 +36,7 @@ def test_a_hook_is_called_after_each_nth_step_and_the_last(start: int, length: i
         start,
         stop,
         [every(n, lambda result: seen.append(result.step), last=stop)],
-        StopSignals(),
+        StopSignals(SINGLE_PROCESS),
         healthy(),
     )
     assert seen == [step for step in range(start + 1, stop + 1) if n and (step % n == 0 or step == stop)]
@@ -46,12 +45,12 @@ def test_a_hook_is_called_after_each_nth_step_and_the_last(start: int, length: i
 def test_hooks_are_called_in_the_order_given() -> None:
     seen: list[str] = []
     hooks = [Hook(lambda _, name=name: seen.append(name), lambda _: True) for name in "abc"]
-    train_loop(Counting(), 0, 2, hooks, StopSignals(), healthy())
+    train_loop(Counting(), 0, 2, hooks, StopSignals(SINGLE_PROCESS), healthy())
     assert seen == list("abcabc")
 
 
 def test_nothing_to_do_returns_nothing() -> None:
-    assert train_loop(Counting(), 5, 5, [], StopSignals(), healthy()).last is None
+    assert train_loop(Counting(), 5, 5, [], StopSignals(SINGLE_PROCESS), healthy()).last is None
 
 
 def test_a_signal_ends_the_loop_after_the_step_and_its_hooks() -> None:
@@ -62,33 +61,10 @@ def test_a_signal_ends_the_loop_after_the_step_and_its_hooks() -> None:
         if result.step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with StopSignals() as signals:
+    with StopSignals(SINGLE_PROCESS) as signals:
         end = train_loop(Counting(), 0, 10, [every(1, stop_at_three)], signals, healthy())
     assert seen == [1, 2, 3]
     assert end.last is not None
     assert end.last.step == 3
     assert not end.pending_hooks
     assert signals.received == signal.SIGTERM
-
-
-def test_afterwards_signals_mean_what_they_meant_before() -> None:
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with StopSignals():
-        assert signal.getsignal(signal.SIGTERM) != before[0]
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_second_signal_ends_the_process_at_once(number: int) -> None:
-    code = f"""
-import os, signal
-from fledge.training.divergence import StopSignals
-with StopSignals():
-    os.kill(os.getpid(), {number})
-    print("still here", flush=True)
-    os.kill(os.getpid(), {number})
-    print("not here", flush=True)
-"""
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert ended.returncode == 128 + number
-    assert ended.stdout == "still here\n"

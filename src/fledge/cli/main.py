@@ -8,15 +8,14 @@ import contextlib
 import importlib
 import io
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol, cast
 
 from fledge import __version__
 from fledge.cli.arguments import Parser, add_common_arguments
-from fledge.core.errors import Interrupted, Sigterm, UserError, from_os_error, nearest, out_of_memory, signal_of
+from fledge.core.errors import Interrupted, UserError, from_os_error, nearest, out_of_memory
+from fledge.core.signals import signal_number, sigterm_as_ctrl_c
 from fledge.core.torch_version import refuse_untested_torch
 
 JOURNEY = {
@@ -127,23 +126,6 @@ def print_error(text: str) -> None:
         print(text, file=sys.stderr)
 
 
-@contextlib.contextmanager
-def sigterm_as_ctrl_c() -> Iterator[None]:
-    """Raise `Sigterm` on SIGTERM, so that temporary files are removed. Only the main thread can."""
-
-    def stop(*_: object) -> None:
-        raise Sigterm
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def run_verb(argv: Sequence[str]) -> None:
     args = parse(argv)
     refuse_untested_torch()
@@ -171,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code
     except KeyboardInterrupt as stop:
         print_error("stopped")
-        return 128 + signal_of(stop)
+        return 128 + signal_number(stop)
     except BrokenPipeError:  # e.g. `fledge runs | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (UserError, OSError, MemoryError, RuntimeError) as error:

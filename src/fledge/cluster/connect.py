@@ -4,15 +4,14 @@ import contextlib
 import importlib
 import logging
 import os
-import signal
 import socket
 import sys
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 from fledge import __version__
 from fledge.core.errors import UserError
+from fledge.core.signals import handlers_restored
 
 CONNECT_TIMEOUT = 5  # seconds
 
@@ -55,14 +54,12 @@ def _connect(address: str) -> None:
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told that fledge runs here
-    at_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+        with handlers_restored():  # Ray would turn SIGTERM into an ordinary exit with status 15
+            ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError) as error:
         hint = "check --address; where the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         raise UserError(f"could not join Ray at '{address}': {first_line(error)}", hint) from None
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, at_sigterm)  # Ray would make it an ordinary exit, with status 15
 
 
 def _require_same_code() -> None:

@@ -18,10 +18,11 @@ from typing import Any
 from fledge.checkpoint import store
 from fledge.cluster import connect
 from fledge.core.distributed import World, init_distributed, peer_lost, world_size_of_launcher
-from fledge.core.errors import Interrupted, UserError, signal_of
+from fledge.core.errors import Interrupted, UserError
 from fledge.core.files import new_folders
 from fledge.core.jobs import DONE, ERROR, HINT, STOPPED, Job, failure_reason, refusal
 from fledge.core.progress import notice
+from fledge.core.signals import signal_number
 from fledge.recipes.train_result import TrainResult, train_result
 from fledge.runs import run_folder
 from fledge.training.config import Settings
@@ -99,7 +100,7 @@ def _code(fit: "Future[Any]", name: str, folder: Path) -> int:
             notice("stopping after this step, and saving")
             with contextlib.suppress(Exception):
                 fit.result()
-        raise Interrupted(signal_of(stop), f"fledge resume {name}") from None
+        raise Interrupted(signal_number(stop), f"fledge resume {name}") from None
     except TrainingFailedError as error:
         reasons = map(failure_reason, sorted(folder.glob("rank-*.log")))
         told = [reason for reason in reasons if reason and reason != peer_lost().message]

@@ -7,8 +7,6 @@ Numbers on a CPU go through gloo, those on a GPU through NCCL.
 
 import contextlib
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +20,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from fledge.core.errors import Interrupted, UserError
+from fledge.core.signals import default_signals
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -214,7 +213,7 @@ def restart_counts() -> tuple[int, int]:
 def _init_process_group() -> ProcessGroup:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     try:
-        with _default_signals():
+        with default_signals():
             store, rank, size = next(rendezvous("env://", timeout=START_TIMEOUT))
             own = PrefixStore(_start_name(store, size), store)
             group = PrefixStore("group", own)
@@ -224,20 +223,6 @@ def _init_process_group() -> ProcessGroup:
         raise UserError(f"the processes did not find each other: {reason}", "start them with torchrun") from error
     local = int(os.environ.get("LOCAL_RANK") or 0)
     return ProcessGroup(rank, size, local, store=PrefixStore("world", own), lasting=PrefixStore("lasting", store))
-
-
-@contextlib.contextmanager
-def _default_signals() -> Iterator[None]:
-    """Who waits in torch's hands for others, maybe for an hour, comes to no handler: a signal is the end."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _start_name(store: Store, size: int) -> str:

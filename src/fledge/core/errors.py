@@ -5,7 +5,6 @@ Invariants of our own code are plain asserts; they are bugs, and they show a tra
 
 import difflib
 import errno
-import signal
 from collections.abc import Iterable
 
 
@@ -19,15 +18,6 @@ class UserError(ValueError):
 
     def __reduce__(self) -> tuple[type["UserError"], tuple[str, str]]:
         return type(self), (self.message, self.hint)  # so that it comes whole out of another process
-
-
-class Sigterm(KeyboardInterrupt):
-    """SIGTERM, where nobody handles it better: the work is given up, and tidied away, as after Ctrl-C."""
-
-
-def signal_of(stop: KeyboardInterrupt) -> int:
-    """The signal behind it."""
-    return signal.SIGTERM if isinstance(stop, Sigterm) else signal.SIGINT
 
 
 class Interrupted(Exception):

@@ -16,9 +16,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from fledge.core.distributed import PeerLost
-from fledge.core.errors import Interrupted, UserError, from_os_error, out_of_memory, signal_of
+from fledge.core.errors import Interrupted, UserError, from_os_error, out_of_memory
 from fledge.core.files import cache_dir
-from fledge.datasets.executors import exit_with_parent, sigint_blocked
+from fledge.core.signals import exit_with_parent, sigint_blocked, signal_number
 
 DONE, BROKEN, REFUSED, LEFT_ALONE = 0, 1, 2, 3
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
@@ -57,7 +57,7 @@ class Job:
             except Interrupted as stop:
                 return stop.code
             except KeyboardInterrupt as stop:
-                return 128 + signal_of(stop)
+                return 128 + signal_number(stop)
             except (UserError, OSError, MemoryError, RuntimeError) as error:
                 return _told(error)
             return DONE

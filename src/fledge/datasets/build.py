@@ -18,8 +18,9 @@ from typing import Any, Literal
 
 from fledge.core import fast_json
 from fledge.core.checksums import verify
-from fledge.core.errors import Interrupted, UserError, signal_of
+from fledge.core.errors import Interrupted, UserError
 from fledge.core.files import PARTIAL, file_lock, new_folders, remove_partials
+from fledge.core.signals import signal_number
 from fledge.datasets import filters, shards
 from fledge.datasets.config import DataConfig
 from fledge.datasets.executors import Executor
@@ -176,7 +177,7 @@ def remove_leftovers(place: Storage) -> bool:
 def remaining_errors(error: BaseException) -> None:
     """What was finished before this happened is kept; a person should know."""
     if isinstance(error, KeyboardInterrupt):
-        raise Interrupted(signal_of(error), "the same command") from None
+        raise Interrupted(signal_number(error), "the same command") from None
     if isinstance(error, UserError):
         error.hint += "; what is finished is kept, and the same command goes on with it"
 

@@ -7,17 +7,15 @@ The function is pure and its results are on disk, so whatever dies, only what wa
 import contextlib
 import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing.connection import Connection
 from typing import Any
 
 from fledge.cluster import connect
 from fledge.core.errors import UserError
+from fledge.core.signals import exit_with_parent, sigint_blocked
 
 Work = Callable[[Any], Any]
 Executor = Callable[[Work, Sequence[Any]], Iterator[tuple[Any, Any]]]
@@ -78,26 +76,6 @@ def _in_pool(work: Work, items: dict[int, Any], count: int) -> Iterator[tuple[in
         ours.close()  # whatever is still at work stops now
         pool.shutdown(cancel_futures=True)
         life.close()
-
-
-@contextlib.contextmanager
-def sigint_blocked() -> Iterator[None]:
-    """Processes started meanwhile never hear of Ctrl-C, which a terminal sends to all: it is for their parent."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def exit_with_parent(life: Connection) -> None:
-    """A worker ends with the process that wants its work, however that one ends."""
-
-    def watch() -> None:
-        life.poll(None)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -18,11 +18,12 @@ from typing import Any, Literal
 
 from fledge.cli.output import report
 from fledge.core.config import Layer, build, read_toml, refuse_odd_counts, setting, to_toml
-from fledge.core.errors import Interrupted, UserError, signal_of
+from fledge.core.errors import Interrupted, UserError
 from fledge.core.files import file_lock, new_folders, user_path, write_atomic
 from fledge.core.formatting import printable, short_path
 from fledge.core.jobs import DONE, STOPPED, failure_reason
 from fledge.core.progress import notice
+from fledge.core.signals import signal_number
 from fledge.recipes.train import check_name, run_name
 from fledge.runs import run_folder
 from fledge.settings.pipeline import merge_layers, read_preset, validated
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
         try:
             Sweep(folder, plan, record, trials).go(crew)
         except KeyboardInterrupt as stop:
-            raise Interrupted(signal_of(stop), again(args)) from None
+            raise Interrupted(signal_number(stop), again(args)) from None
         if record.in_state(BEGUN):
             raise Interrupted(signal.SIGTERM, again(args))
         outcome = outcome_of(folder, plan, record)

@@ -1,71 +1,18 @@
-"""What may go wrong between steps: a request to stop, and numbers that are none."""
+"""Detects divergence and lack of progress from the numbers of every step."""
 
 import math
-import signal
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import Any, Self, TypeVar
+from typing import Any
 
-from fledge.core.distributed import SINGLE_PROCESS, World
-from fledge.training.deadline import Deadline, end_now, tell
 from fledge.training.step import StepResult
 
-T = TypeVar("T")
 MAX_SKIPPED = 3  # steps without an update
 STUCK_STEPS = 5  # updates in a row that change nothing
 FULL_RATE = 0.01  # of the peak learning rate: below it, where a schedule ends, weights may well stand still
 USUAL, ENOUGH = 50, 10  # losses that tell what is usual, and how many of them are needed
-
-
-class StopRequested(Exception):
-    """Raised by long work between steps when a signal has come: what it was doing will be done again."""
-
-
-class StopSignals:
-    """While this is entered, the first SIGINT or SIGTERM is a request, with a deadline; the second ends the process.
-
-    A request to one rank is one to all, and all hear of it at the same moment: nobody leaves while others wait for it.
-    """
-
-    HANDLED = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self, world: World = SINGLE_PROCESS) -> None:
-        self.received: int | None = None  # by anybody, as far as has been asked
-        self.deadline = Deadline(self.HANDLED)
-        self._own: int | None = None
-        self._world = world
-
-    def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._receive) for number in self.HANDLED}
-        self.deadline.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.deadline.__exit__()
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def asked(self) -> bool:
-        """Whether there is a request. Ranks must ask together."""
-        self.received = self._world.all_reduce_max(self._own or 0) or None
-        return self.received is not None
-
-    def attentive(self, items: Iterable[T]) -> Iterator[T]:
-        """The same items, for as long as nobody asks to stop."""
-        for item in items:
-            if self.asked():
-                raise StopRequested
-            yield item
-
-    def _receive(self, number: int, _: FrameType | None) -> None:
-        if self._own is not None:
-            end_now(number)
-        self._own = number
-        if self._world.is_main:
-            tell("\nstopping after this step, and saving; again to stop at once\n")
 
 
 COMPILER_HINT = "try --train.compile false, then --model.attention readable: one of them may compute wrongly here"

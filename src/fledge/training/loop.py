@@ -7,7 +7,8 @@ they asked for, in the order they were given.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fledge.training.divergence import DivergenceMonitor, StopRequested, StopSignals
+from fledge.core.signals import StopRequested, StopSignals
+from fledge.training.divergence import DivergenceMonitor
 from fledge.training.step import StepResult, TrainStep
 
 
@@ -42,7 +43,7 @@ def train_loop(
             call_hooks(hooks, result)
         except StopRequested:
             return RunEnd(result, pending_hooks=True)
-        if signals.asked():
+        if signals.requested():
             break
     return RunEnd(result)
 

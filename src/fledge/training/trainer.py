@@ -23,6 +23,7 @@ from fledge.core.device import Machine
 from fledge.core.distributed import World, is_dtensor
 from fledge.core.errors import Interrupted, UserError
 from fledge.core.formatting import short_path
+from fledge.core.signals import StopRequested, StopSignals
 from fledge.datasets.shards import Dataset
 from fledge.evaluation.loss import evaluate_loss
 from fledge.inference.generate import stream_text
@@ -38,7 +39,7 @@ from fledge.tracking.sinks import RECORDS, TrackerSink, rewind
 from fledge.training.anomaly import checksum, find_anomaly, is_finite
 from fledge.training.compiled import WITHOUT_COMPILER, CompileCheck, CompiledLoss
 from fledge.training.config import Settings
-from fledge.training.divergence import Diverged, DivergenceMonitor, NotLearning, StopRequested, StopSignals
+from fledge.training.divergence import Diverged, DivergenceMonitor, NotLearning
 from fledge.training.loop import Hook, RunEnd, call_hooks, every, train_loop
 from fledge.training.profiler import STEPS as PROFILED
 from fledge.training.profiler import StepProfiler
@@ -95,7 +96,7 @@ class Trainer:
                 end = self._through(state)
                 reached = end.last.step if end.last else reached
                 stopped = signals.received if reached < self.steps or end.pending_hooks else None
-                with signals.deadline.lifted():
+                with signals.deadline.suspended():
                     if stopped:
                         with contextlib.suppress(Diverged):  # what is not worth keeping: an older checkpoint stands
                             self._save(reached, end)
@@ -251,7 +252,7 @@ class Trainer:
 
     def _judge(self, step: int) -> None:
         begun = time.perf_counter()
-        split, attentive = self.dataset.split("val"), self.signals.attentive
+        split, attentive = self.dataset.split("val"), self.signals.interruptible
         found = evaluate_loss(self.model, split, self.byte_lengths, self.machine, watch=attentive)
         self.tracker.record(events.Evaluated(step=step, **asdict(found), seconds=time.perf_counter() - begun))
         if not math.isfinite(found.loss):
@@ -283,11 +284,11 @@ class Trainer:
         pieces = stream_text(
             self.model, tokenizer, prompt, row, self.machine, track.sample_tokens, self.settings.train.seed
         )
-        self.tracker.record(events.Sampled(step, prompt, "".join(self.signals.attentive(pieces))))
+        self.tracker.record(events.Sampled(step, prompt, "".join(self.signals.interruptible(pieces))))
 
     def _save(self, step: int, end: RunEnd | None = None) -> None:
         self._refuse_ruined(step)
-        with self.signals.deadline.lifted():
+        with self.signals.deadline.suspended():
             self._save_now(step, end)
 
     def _save_now(self, step: int, end: RunEnd | None) -> None:

@@ -1,0 +1,207 @@
+"""Signals: stop requests during training, their deadline, and what child processes do about them.
+
+    StopSignals        first SIGINT or SIGTERM: stop after this step; second: exit at once
+    Deadline           a stop request that is not met within STOP_SECONDS ends the process
+    sigterm_as_ctrl_c, default_signals, handlers_restored, sigint_blocked: for the time of a block
+    exit_with_parent   a child process does not outlive its parent
+
+This module does not import torch.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Self, TypeVar
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from fledge.core.distributed import World
+
+T = TypeVar("T")
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SECONDS = 8.0  # from the first signal until the current step is abandoned
+POLL_SECONDS = 0.2
+SHOW_CURSOR = "\x1b[?25h"
+ABANDONED = "this step takes too long and is abandoned: the run can be resumed from its last checkpoint\n"
+
+
+class Sigterm(KeyboardInterrupt):
+    """SIGTERM outside training: handled like Ctrl-C, with temporary files removed on the way out."""
+
+
+def signal_number(stop: KeyboardInterrupt) -> int:
+    """The signal that raised it."""
+    return signal.SIGTERM if isinstance(stop, Sigterm) else signal.SIGINT
+
+
+class StopRequested(Exception):
+    """Raised out of an evaluation or a sample when a stop signal has come: it is repeated after resuming."""
+
+
+class StopSignals:
+    """While entered, the first SIGINT or SIGTERM is a stop request with a deadline; the second ends the process.
+
+    A request to one rank becomes one to all ranks, in the same step, so that none waits in a collective for another.
+    """
+
+    def __init__(self, world: "World") -> None:
+        self.received: int | None = None  # by any rank, as of the last `requested()`
+        self.deadline = Deadline()
+        self._own: int | None = None
+        self._world = world
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._receive) for number in STOP_SIGNALS}
+        self.deadline.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.deadline.__exit__()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def requested(self) -> bool:
+        """Whether any rank has received a stop signal. A collective: all ranks must call it together."""
+        self.received = self._world.all_reduce_max(self._own or 0) or None
+        return self.received is not None
+
+    def interruptible(self, items: Iterable[T]) -> Iterator[T]:
+        """The same items; raises `StopRequested` between two of them."""
+        for item in items:
+            if self.requested():
+                raise StopRequested
+            yield item
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        if self._own is not None:
+            _exit_now(number)
+        self._own = number
+        if self._world.is_main:
+            _write_stderr("\nstopping after this step, and saving; again to stop at once\n")
+
+
+class Deadline:
+    """While entered: STOP_SECONDS after the first stop signal, or at the second, the process exits.
+
+    Python runs its own handlers only between bytecode instructions, and a backward pass is one instruction that may
+    take minutes. So the kernel also writes each signal to a pipe that a thread reads. An abandoned step equals a
+    SIGKILL: the last checkpoint stays whole.
+    """
+
+    _suspended = False
+
+    def __enter__(self) -> Self:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._watch, name="deadline", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(self._before)
+        os.close(self._writer)
+        self._thread.join()
+        os.close(self._reader)
+
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """No deadline for the block: a save that has begun may take as long as it needs."""
+        before, self._suspended = self._suspended, True
+        try:
+            yield
+        finally:
+            self._suspended = before
+
+    def _watch(self) -> None:
+        with contextlib.suppress(EOFError):  # the pipe was closed: training ended in time
+            number = self._next_signal()
+            end = time.monotonic() + STOP_SECONDS
+            while time.monotonic() < end or self._suspended:
+                if select.select([self._reader], [], [], POLL_SECONDS)[0]:
+                    _exit_now(self._next_signal())
+            _exit_now(number, ABANDONED)
+
+    def _next_signal(self) -> int:
+        """Wait for the next stop signal; other signals are ignored."""
+        while received := os.read(self._reader, 1):
+            if received[0] in STOP_SIGNALS:
+                return received[0]
+        raise EOFError
+
+
+def _exit_now(number: int, message: str = "") -> None:
+    _write_stderr(SHOW_CURSOR + message)
+    os._exit(128 + number)
+
+
+def _write_stderr(text: str) -> None:
+    """Unbuffered, because a handler may interrupt a print."""
+    with contextlib.suppress(OSError):
+        os.write(2, text.encode())
+
+
+@contextlib.contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM raises `Sigterm` in the block, so that `finally` clauses run. No effect outside the main thread."""
+
+    def stop(*_: object) -> None:
+        raise Sigterm
+
+    with handlers_restored():
+        if _in_main_thread():
+            signal.signal(signal.SIGTERM, stop)
+        yield
+
+
+@contextlib.contextmanager
+def default_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM end the process at once: torch's rendezvous may wait for an hour and run no handler."""
+    with handlers_restored():
+        if _in_main_thread():
+            for number in STOP_SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+        yield
+
+
+@contextlib.contextmanager
+def handlers_restored() -> Iterator[None]:
+    """Whatever a library (Ray, for one) does to the handlers of SIGINT and SIGTERM in the block is undone."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        if _in_main_thread():
+            for number, handler in before.items():
+                if handler is not None:  # None: installed by C code
+                    signal.signal(number, handler)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextlib.contextmanager
+def sigint_blocked() -> Iterator[None]:
+    """Processes started in the block ignore Ctrl-C, which a terminal sends to all of them: the parent handles it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def exit_with_parent(pipe: "Connection") -> None:
+    """In a child: exit when the parent's end of `pipe` closes, however the parent ended."""
+
+    def watch() -> None:
+        pipe.poll(None)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
