@@ -17,11 +17,11 @@ from fledge.model.flops import non_embedding_parameters, parameters, training_fl
 from fledge.planning.corpus_stats import CorpusStats, counted_stats
 from fledge.planning.loss_curve import LossCurve, LossPoint, fit, new_points
 from fledge.planning.probe import ProbeResult
-from fledge.recipes.train import complete_settings, decide_settings
 from fledge.runs.run_folder import RunFolder, list_runs
 from fledge.settings.pipeline import validated, without
 from fledge.settings.scaling_rules import FOLLOWS
 from fledge.tracking.sinks import read_metrics
+from fledge.training.complete import complete_settings, decide_settings
 from fledge.training.config import Settings
 from fledge.training.setup import compiles
 

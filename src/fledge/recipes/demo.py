@@ -18,11 +18,12 @@ from fledge.core.progress import notice
 from fledge.datasets.shards import Dataset
 from fledge.model.flops import parameters
 from fledge.recipes.prepare import ensure_dataset
-from fledge.recipes.train import complete_settings, train
+from fledge.recipes.train import train
 from fledge.recipes.train_result import TrainResult
 from fledge.settings.pipeline import resolve
 from fledge.tracking.plots import draw
 from fledge.tracking.sinks import read_events
+from fledge.training.complete import complete_settings
 from fledge.training.config import Settings
 from fledge.training.setup import build_training
 

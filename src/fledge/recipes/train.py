@@ -1,38 +1,29 @@
 """fledge train: a preset or a file → a run; or on from the weights of another run."""
 
 import argparse
-import math
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from fledge.batches.sampler import WindowSampler
 from fledge.checkpoint import store
 from fledge.cli.output import report
 from fledge.cluster.launch import launch_on_ray, refuse_idle
 from fledge.core import device as machines
 from fledge.core.config import to_layer, to_toml
-from fledge.core.device import Machine
 from fledge.core.distributed import SINGLE_PROCESS, World, init_distributed, restart_counts
 from fledge.core.errors import Interrupted, UserError
-from fledge.core.files import human_bytes
-from fledge.datasets.shards import Dataset
-from fledge.model.config import ModelConfig
-from fledge.model.flops import TRAINING_BYTES, parameters
 from fledge.recipes.prepare import ensure_dataset
 from fledge.recipes.resume import resume
 from fledge.recipes.train_result import TrainResult, print_result
 from fledge.runs import metadata, run_folder
 from fledge.runs.run_folder import RunFolder
 from fledge.settings.pipeline import resolve
-from fledge.text.inputs import is_url
 from fledge.tracking.sinks import read_events, read_metrics
 from fledge.training import init_from
-from fledge.training.attention_speed import fastest_attention
+from fledge.training.complete import complete_settings
 from fledge.training.config import Settings
 from fledge.training.init_from import InitialWeights
-from fledge.training.micro_batch import BUSY_TOKENS, chunked_loss_pays
 from fledge.training.setup import check_batch_divisible
 from fledge.training.trainer import Trainer, run_lock
 
@@ -168,109 +159,3 @@ def check_name(name: str) -> None:
     odd = name.startswith((".", "-")) or any(c in "/\\@" for c in name) or not name.isprintable()
     if not name or odd or len(name.encode()) > LONGEST_NAME:
         raise UserError(f"a run cannot be named '{name}'", "use letters, digits, '-' and '_'")
-
-
-def complete_settings(settings: Settings, dataset: Dataset, machine: Machine) -> Settings:
-    """Fill in what depends on data and machine. After this, nothing in the settings is left to chance."""
-    held = dataset.tokenizer.vocab_size
-    vocab_size = settings.model.vocab_size or held
-    if vocab_size < held:
-        raise UserError(
-            f"model.vocab_size = {vocab_size} is smaller than the tokenizer's {held}",
-            "leave model.vocab_size out: it then follows the tokenizer",
-        )
-    if vocab_size < 2:
-        raise UserError("a vocabulary of 1 token leaves nothing to predict", "train on a text with more characters")
-    model = replace(settings.model, vocab_size=vocab_size)
-    check_prompt(settings.track.prompt, dataset)
-    data = replace(settings.data, path=dataset_path(settings.data.path, dataset))
-    judged = len(dataset.splits["val"]) if "val" in dataset.held else 0
-    return decide_settings(replace(settings, model=model, data=data), len(dataset.split("train")), judged, machine)
-
-
-def decide_settings(settings: Settings, tokens: int, judged: int, machine: Machine) -> Settings:
-    """Fill in what depends on the machine, and on how many tokens there are to learn from and to be judged by."""
-    model = settings.model
-    check_memory(model, machine)
-    stride = settings.data.stride or model.context
-    steps = settings.train.steps
-    order = WindowSampler(tokens, model.context, stride, settings.train.seed)
-    if settings.train.epochs is not None:
-        steps = max(1, round(settings.train.epochs * order.epoch / settings.train.batch))
-        replace(settings.train, steps=steps)  # refuses a number of steps that nobody lives to see
-    compile, looks = settings.train.compile, settings.train.eval_every
-    if looks is None:
-        looks = evaluation_interval(steps, settings.train.batch * model.context, judged)
-    compile = compile_pays(settings, steps, machine) if compile == "auto" else compile
-    chunked = settings.train.chunked_loss
-    train = replace(
-        settings.train,
-        steps=steps,
-        epochs=None,
-        device=machine.device,
-        dtype=machine.dtype,
-        eval_every=looks,
-        save_every=settings.train.save_every or looks or steps,
-        compile=compile,
-        chunked_loss=decide_chunked_loss(settings, machine, compile) if chunked == "auto" else chunked,
-    )
-    if model.attention == "auto":
-        local = max(1, train.batch // machine.world.size)
-        sequences = local if train.micro_batch == "auto" else train.micro_batch or local
-        model = replace(model, attention=fastest_attention(model, sequences, machine))
-    return replace(settings, model=model, data=replace(settings.data, stride=stride), train=train)
-
-
-def decide_chunked_loss(settings: Settings, machine: Machine, compile: bool) -> bool:
-    model, wanted = settings.model, settings.train.micro_batch
-    local = max(1, settings.train.batch // machine.world.size)
-    sequences = -(-BUSY_TOKENS // model.context) if wanted == "auto" else wanted or local
-    return chunked_loss_pays(model, min(sequences, local), machine, compiled=compile)
-
-
-EVALUATION_SHARE = 0.05  # of the work; a token that is judged costs a third of one that is learned from
-MAX_EVALUATIONS = 40
-
-
-def evaluation_interval(steps: int, batch: int, judged: int) -> int:
-    """Steps between looks at so many tokens, rounded up to 1, 2 or 5 times a power of ten."""
-    # One more look is taken before the first step.
-    affordable = EVALUATION_SHARE * 3 * steps * batch / max(1, judged) - 1
-    wanted = steps / min(MAX_EVALUATIONS, max(1, affordable))
-    power = 10 ** math.floor(math.log10(max(1, wanted)))
-    return min(steps, next(n * power for n in (1, 2, 5, 10) if n * power >= wanted))
-
-
-def dataset_path(given: str | None, dataset: Dataset) -> str:
-    """Where the dataset is found again: a URL is good on every machine, the cache that it came through is not."""
-    return given if given and is_url(given) else str(dataset.folder.resolve())
-
-
-def check_memory(model: ModelConfig, machine: Machine) -> None:
-    needed, there = TRAINING_BYTES * parameters(model), machines.total_memory(machine.device)
-    if needed > there:
-        raise UserError(
-            f"a model of {parameters(model):,} parameters takes {human_bytes(needed)} to train;"
-            f" this machine has {human_bytes(there)}",
-            "make it smaller: fewer model.n_layer, or a smaller model.n_embd",
-        )
-
-
-def check_prompt(prompt: str | None, dataset: Dataset) -> None:
-    """Samples begin with the prompt, so the tokenizer must know its characters."""
-    try:
-        dataset.tokenizer.encode(prompt or "")
-    except UserError as error:
-        raise UserError(f"track.prompt {prompt!r}: {error.message}", "choose another: --track.prompt TEXT") from None
-
-
-# Multiplications of a whole run (six for each matrix number and token) above which compiling was measured to pay.
-WORTH_COMPILING = {"cpu": 2e13, "cuda": 1e16}
-
-
-def compile_pays(settings: Settings, steps: int, machine: Machine) -> bool:
-    """Compiling costs its time once, at the start; a short run is over before that is earned back."""
-    if machine.device not in WORTH_COMPILING:
-        return False
-    tokens = steps * settings.train.batch * settings.model.context
-    return 72 * tokens * settings.model.n_layer * settings.model.n_embd**2 > WORTH_COMPILING[machine.device]

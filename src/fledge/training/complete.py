@@ -1,0 +1,116 @@
+"""Fills in the settings that depend on the data or the machine, so that a saved run repeats exactly.
+
+    complete_settings   vocabulary size and path of the dataset, then decide_settings
+    decide_settings     steps, evaluation interval, compile, chunked loss, attention: needs token counts only
+
+Refuses what cannot work (memory, vocabulary, prompt) before anything starts.
+"""
+
+import math
+from dataclasses import replace
+
+from fledge.batches.sampler import WindowSampler
+from fledge.core.device import Machine, total_memory
+from fledge.core.errors import UserError
+from fledge.core.files import human_bytes
+from fledge.datasets.shards import Dataset
+from fledge.model.config import ModelConfig
+from fledge.model.flops import TRAINING_BYTES, parameters
+from fledge.text.inputs import is_url
+from fledge.training.attention_speed import fastest_attention
+from fledge.training.config import Settings
+from fledge.training.micro_batch import BUSY_TOKENS, chunked_loss_pays
+
+EVALUATION_SHARE = 0.05  # of the compute; a forward pass costs a third of a training step
+MAX_EVALUATIONS = 40
+# Multiplications of a whole run (six for each weight and token) above which compiling was measured to pay.
+WORTH_COMPILING = {"cpu": 2e13, "cuda": 1e16}
+
+
+def complete_settings(settings: Settings, dataset: Dataset, machine: Machine) -> Settings:
+    """All settings of a run on this dataset and machine; nothing is left to be decided later."""
+    known = dataset.tokenizer.vocab_size
+    vocab_size = settings.model.vocab_size or known
+    if vocab_size < known:
+        raise UserError(
+            f"model.vocab_size = {vocab_size} is smaller than the tokenizer's {known}",
+            "leave model.vocab_size out: it then follows the tokenizer",
+        )
+    if vocab_size < 2:
+        raise UserError("a vocabulary of 1 token leaves nothing to predict", "train on a text with more characters")
+    model = replace(settings.model, vocab_size=vocab_size)
+    check_prompt(settings.track.prompt, dataset)
+    data = replace(settings.data, path=dataset_path(settings.data.path, dataset))
+    val_tokens = len(dataset.splits["val"]) if "val" in dataset.held else 0
+    return decide_settings(replace(settings, model=model, data=data), len(dataset.split("train")), val_tokens, machine)
+
+
+def decide_settings(settings: Settings, train_tokens: int, val_tokens: int, machine: Machine) -> Settings:
+    """Fill in what depends on the machine and on the number of tokens in the two splits."""
+    model, train = settings.model, settings.train
+    check_memory(model, machine)
+    stride = settings.data.stride or model.context
+    sampler = WindowSampler(train_tokens, model.context, stride, train.seed)
+    steps = train.steps
+    if train.epochs is not None:
+        steps = max(1, round(train.epochs * sampler.epoch / train.batch))
+        train = replace(train, steps=steps)  # refuses an absurd number of steps
+    eval_every = train.eval_every
+    if eval_every is None:
+        eval_every = evaluation_interval(steps, train.batch * model.context, val_tokens)
+    compile = compile_pays(model, train.batch, steps, machine) if train.compile == "auto" else train.compile
+    sequences = max(1, train.batch // machine.world.size)
+    if train.chunked_loss == "auto":
+        wanted = -(-BUSY_TOKENS // model.context) if train.micro_batch == "auto" else train.micro_batch or sequences
+        train = replace(train, chunked_loss=chunked_loss_pays(model, min(sequences, wanted), machine, compiled=compile))
+    if model.attention == "auto":
+        at_once = sequences if train.micro_batch == "auto" else train.micro_batch or sequences
+        model = replace(model, attention=fastest_attention(model, at_once, machine))
+    train = replace(
+        train,
+        epochs=None,
+        device=machine.device,
+        dtype=machine.dtype,
+        eval_every=eval_every,
+        save_every=train.save_every or eval_every or steps,
+        compile=compile,
+    )
+    return replace(settings, model=model, data=replace(settings.data, stride=stride), train=train)
+
+
+def evaluation_interval(steps: int, batch_tokens: int, val_tokens: int) -> int:
+    """Steps between evaluations that cost EVALUATION_SHARE, rounded up to 1, 2 or 5 times a power of ten."""
+    affordable = EVALUATION_SHARE * 3 * steps * batch_tokens / max(1, val_tokens) - 1  # one is before the first step
+    wanted = steps / min(MAX_EVALUATIONS, max(1, affordable))
+    power = 10 ** math.floor(math.log10(max(1, wanted)))
+    return min(steps, next(n * power for n in (1, 2, 5, 10) if n * power >= wanted))
+
+
+def dataset_path(given: str | None, dataset: Dataset) -> str:
+    """Where resuming finds the dataset: its URL, if it has one, since the cache is different on every machine."""
+    return given if given and is_url(given) else str(dataset.folder.resolve())
+
+
+def check_memory(model: ModelConfig, machine: Machine) -> None:
+    needed, available = TRAINING_BYTES * parameters(model), total_memory(machine.device)
+    if needed > available:
+        raise UserError(
+            f"a model of {parameters(model):,} parameters takes {human_bytes(needed)} to train;"
+            f" this machine has {human_bytes(available)}",
+            "make it smaller: fewer model.n_layer, or a smaller model.n_embd",
+        )
+
+
+def check_prompt(prompt: str | None, dataset: Dataset) -> None:
+    """The tokenizer must be able to encode the prompt of the samples."""
+    try:
+        dataset.tokenizer.encode(prompt or "")
+    except UserError as error:
+        raise UserError(f"track.prompt {prompt!r}: {error.message}", "choose another: --track.prompt TEXT") from None
+
+
+def compile_pays(model: ModelConfig, batch: int, steps: int, machine: Machine) -> bool:
+    """Whether the run is long enough to earn back the time that compiling takes."""
+    if machine.device not in WORTH_COMPILING:
+        return False
+    return 72 * steps * batch * model.context * model.n_layer * model.n_embd**2 > WORTH_COMPILING[machine.device]
