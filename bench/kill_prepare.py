@@ -47,7 +47,7 @@ PROGRAM = """
 import sys
 from fledge.cli.main import main
 from fledge.datasets import plan
-plan.LEAST = plan.MOST = {}
+plan.MIN_PART = plan.MAX_PART = {}
 sys.exit(main())
 """
 

@@ -80,8 +80,8 @@ def small_parts() -> Iterator[None]:
     """Each file is a part of its own; and nobody waits for a disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
-        patch.setattr(plan, "LEAST", 1)
-        patch.setattr(plan, "MOST", 1)
+        patch.setattr(plan, "MIN_PART", 1)
+        patch.setattr(plan, "MAX_PART", 1)
         yield
 
 
@@ -91,10 +91,10 @@ def small_pieces() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         for room in (plain, formats, part):
-            patch.setattr(room, "PIECE", SMALL)
+            patch.setattr(room, "CHUNK_SIZE", SMALL)
         patch.setattr(plain, "WINDOW", 16)
         for room in (plain, jsonl):
             patch.setattr(room, "READ", 7)
-        patch.setattr(plan, "LEAST", 2 * SMALL)
-        patch.setattr(plan, "MOST", 2 * SMALL)
+        patch.setattr(plan, "MIN_PART", 2 * SMALL)
+        patch.setattr(plan, "MAX_PART", 2 * SMALL)
         yield

@@ -138,7 +138,7 @@ def test_a_tokenizer_that_was_made_is_not_made_again(make: "Maker", poems: Path)
 def test_a_text_of_some_megabytes_is_one_text_however_many_workers_share_it(
     make: "Maker", tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(plan, "LEAST", 1 << 20)
+    monkeypatch.setattr(plan, "MIN_PART", 1 << 20)
     content = "ä" + "🦆ßæ und so weiter, Käse.\n" * 110_000  # no whole number of MiB is the beginning of a character
     (tmp_path / "long.txt").write_text(content)
     order = make.order("long.txt", out="two", val=0.25, **data)

@@ -6,20 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.datasets.splits import Span, SplitRule, side, split_pieces
-from fledge.text.formats import Piece
+from fledge.datasets.splits import Span, SplitRule, side, split_chunks
+from fledge.text.formats import Chunk
 
 # Datasets that exist were divided like this.
 SIDES = ["train", "train", "train", "val", "train", "train", "test", "val", "train", "train", "val", "val"]
 BY_DOCUMENT = SplitRule("document", 0.3, 0.2)
 
 
-def in_pieces(text: str, cuts: list[int]) -> list[Piece]:
+def in_pieces(text: str, cuts: list[int]) -> list[Chunk]:
     """One document, cut at these characters."""
     edges = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
     size = len(text.encode())
     return [
-        Piece("x", text[a:b], b == len(text), len(text[:a].encode()), len(text[:b].encode()), size)
+        Chunk("x", text[a:b], b == len(text), len(text[:a].encode()), len(text[:b].encode()), size)
         for a, b in pairwise(edges)
     ]
 
@@ -28,9 +28,9 @@ def never() -> str:
     raise AssertionError("the document's beginning is here")
 
 
-def by_split(pieces: list[Piece], division: SplitRule) -> dict[str, str]:
+def by_split(chunks: list[Chunk], division: SplitRule) -> dict[str, str]:
     found = dict.fromkeys(("train", "val", "test"), "")
-    for stretch in split_pieces(pieces, division, never):
+    for stretch in split_chunks(chunks, division, never):
         found[stretch.split] += stretch.text
     return found
 
@@ -53,12 +53,12 @@ def test_more_validation_only_takes_from_training() -> None:
 
 
 def test_a_long_document_goes_where_its_first_piece_goes() -> None:
-    pieces = in_pieces("text 3 and more, and more", [6])
-    assert [(s.split, s.begins, s.ends) for s in split_pieces(pieces, BY_DOCUMENT, never)] == [
+    chunks = in_pieces("text 3 and more, and more", [6])
+    assert [(s.split, s.begins, s.ends) for s in split_chunks(chunks, BY_DOCUMENT, never)] == [
         ("val", True, False),
         ("val", False, True),
     ]
-    later = split_pieces(pieces[1:], BY_DOCUMENT, lambda: pieces[0].text)
+    later = split_chunks(chunks[1:], BY_DOCUMENT, lambda: chunks[0].text)
     assert list(later) == [Span("val", " and more, and more", False, True)]
 
 
@@ -88,7 +88,7 @@ def test_where_a_document_is_cut_into_pieces_plays_no_role(
 
 @given(st.text("aß🦆", min_size=1, max_size=60), st.lists(st.integers(0, 60), max_size=5))
 def test_every_stretch_begins_once_and_ends_once(text: str, cuts: list[int]) -> None:
-    found = list(split_pieces(in_pieces(text, cuts), SplitRule("tail", 0.3, 0.3), never))
+    found = list(split_chunks(in_pieces(text, cuts), SplitRule("tail", 0.3, 0.3), never))
     for split in {stretch.split for stretch in found}:
         mine = [stretch for stretch in found if stretch.split == split]
         assert [s.begins for s in mine] == [True] + [False] * (len(mine) - 1)
@@ -97,4 +97,4 @@ def test_every_stretch_begins_once_and_ends_once(text: str, cuts: list[int]) -> 
 
 @pytest.mark.parametrize(("val", "sides"), [(0.0, {"train"}), (0.5, {"train", "val"})])
 def test_a_side_that_gets_nothing_has_no_stretch(val: float, sides: set[str]) -> None:
-    assert {s.split for s in split_pieces(in_pieces("some text", []), SplitRule("tail", val, 0.0), never)} == sides
+    assert {s.split for s in split_chunks(in_pieces("some text", []), SplitRule("tail", val, 0.0), never)} == sides

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .conftest import Maker
 
 SEPARATOR = "\x1e"
-SHORT = 64  # bytes: a longer document comes in pieces
+SHORT = 64  # bytes: a longer document comes in chunks
 SHARES = [(0.0, 0.0), (0.1, 0.0), (0.3, 0.3), (0.0, 0.5)]
 
 pytestmark = pytest.mark.usefixtures("small_pieces")

@@ -93,9 +93,9 @@ def test_ray_holds_back_what_is_not_to_be_done_yet(cluster: str, deeds: ModuleTy
 
 def test_the_count_of_workers_follows_the_wish_and_else_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "usable_cores", lambda: 7)
-    assert executors.worker_count(3, 1) == executors.worker_count(3, executors.SMALL) == 3
-    assert executors.worker_count(None, executors.SMALL) == 7
-    assert executors.worker_count(None, executors.SMALL - 1) == 1
+    assert executors.worker_count(3, 1) == executors.worker_count(3, executors.MIN_PARALLEL_BYTES) == 3
+    assert executors.worker_count(None, executors.MIN_PARALLEL_BYTES) == 7
+    assert executors.worker_count(None, executors.MIN_PARALLEL_BYTES - 1) == 1
     assert executors.local_executor(1) is in_process
 
 

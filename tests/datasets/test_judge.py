@@ -13,13 +13,13 @@ from fledge.core.errors import UserError
 from fledge.datasets import filters
 from fledge.datasets.config import DataConfig
 from fledge.datasets.filters import FOREIGN, KEPT, LONG, SHORT, TWICE, FilterRules
-from fledge.text.formats import Piece, ReadOptions, Slice, read_slice
+from fledge.text.formats import Chunk, ReadOptions, Slice, read_slice
 from fledge.text.inputs import describe
 
 if TYPE_CHECKING:
     from .conftest import Maker
 
-LONGER = 2_500_000  # characters: three pieces
+LONGER = 2_500_000  # characters: three chunks
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def look(file: Path, rules: FilterRules, **options: str) -> filters.Seen:
 
 @pytest.mark.parametrize("name", ["long.txt", "long.jsonl"])
 def test_a_long_document_is_judged_whole(tmp_path: Path, name: str) -> None:
-    """Though it is read in pieces, none of which is too long, too short or foreign by itself."""
+    """Though it is read in chunks, none of which is too long, too short or foreign by itself."""
     content = "a" * (LONGER - 1) + "ä"
     (tmp_path / name).write_text(content if name.endswith("txt") else json.dumps({"text": content}))
     for rules, verdict in (
@@ -137,15 +137,15 @@ def test_the_share_that_is_kept_is_of_the_text() -> None:
 
 
 def test_what_is_kept_comes_with_the_size_of_its_document() -> None:
-    pieces = [
-        Piece("a", "1", last=False),
-        Piece("a", "2"),
-        Piece("b", "3"),
-        Piece("c", "4", last=False),
-        Piece("c", "5"),
+    chunks = [
+        Chunk("a", "1", last=False),
+        Chunk("a", "2"),
+        Chunk("b", "3"),
+        Chunk("c", "4", last=False),
+        Chunk("c", "5"),
     ]
     seen = np.array([(20, KEPT, 0, 0), (10, SHORT, 0, 0), (30, KEPT, 0, 0)], dtype=filters.SEEN)
-    found = [(piece.document, piece.text, piece.size) for piece in filters.kept_pieces(pieces, seen)]
+    found = [(chunk.document, chunk.text, chunk.size) for chunk in filters.kept_chunks(chunks, seen)]
     assert found == [("a", "1", 20), ("a", "2", 20), ("c", "4", 30), ("c", "5", 30)]
 
 
@@ -191,6 +191,6 @@ def test_a_text_that_grows_between_the_walks_is_refused(texts: "Maker") -> None:
     file = texts.folder / "a.txt"
     seen = look(file, FilterRules(dedup=True), separator="%")
     file.write_text(file.read_text() + "%five")
-    pieces = read_slice(Slice(describe("a.txt", str(file))), ReadOptions(separator="%"))
+    chunks = read_slice(Slice(describe("a.txt", str(file))), ReadOptions(separator="%"))
     with pytest.raises(UserError, match=r"'a\.txt@18' is new: the text changed while it was read"):
-        list(filters.kept_pieces(pieces, seen))
+        list(filters.kept_chunks(chunks, seen))

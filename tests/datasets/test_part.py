@@ -13,7 +13,7 @@ from fledge.datasets.shards import HEADER_BYTES
 from fledge.datasets.splits import SplitRule
 from fledge.datasets.storage import STAGING
 from fledge.text.formats import ReadCounts, Slice
-from fledge.text.inputs import PIECE, ReadOptions, describe
+from fledge.text.inputs import CHUNK_SIZE, ReadOptions, describe
 from fledge.tokenizers import base as tokenizers
 from fledge.tokenizers.char import CharTokenizer
 
@@ -61,7 +61,7 @@ def test_a_part_leaves_a_shard_of_each_split_that_got_something_and_a_record(job
         "val": (10, 3),
     }
     assert record.sizes == {"train": 4, "val": 7, "test": 0}
-    assert record.tally == ReadCounts(documents=3, bytes=11)
+    assert record.counts == ReadCounts(documents=3, bytes=11)
 
 
 def test_the_same_part_gives_the_same_bytes_again(job: PartSpec, text: Path) -> None:
@@ -104,7 +104,7 @@ def test_of_judged_documents_only_the_kept_ones_are_made(job: PartSpec, text: Pa
     seen = scan_part(part.slices[0], job.options, FilterRules(min_length=4))
     record = make_part(job, replace(part, seen=(seen,)))
     assert written(job, "train/00003.tokens") == "a bad|"
-    assert record.tally.documents == 3  # were read
+    assert record.counts.documents == 3  # were read
 
 
 def test_a_tokenizer_without_an_end_puts_none(job: PartSpec, text: Path) -> None:
@@ -117,10 +117,10 @@ def test_a_tokenizer_without_an_end_puts_none(job: PartSpec, text: Path) -> None
 def test_a_part_that_begins_in_the_middle_of_a_document_goes_where_its_beginning_goes(
     job: PartSpec, text: Path, shares: tuple[float, float]
 ) -> None:
-    text.write_text("a bad cab\n" * (2 * PIECE // 10))
+    text.write_text("a bad cab\n" * (2 * CHUNK_SIZE // 10))
     whole = replace(job, options=ReadOptions(), division=SplitRule("document", *shares))
-    first = make_part(whole, part_of(text, 0, start=0, end=PIECE))
-    later = make_part(whole, part_of(text, 1, start=PIECE))
+    first = make_part(whole, part_of(text, 0, start=0, end=CHUNK_SIZE))
+    later = make_part(whole, part_of(text, 1, start=CHUNK_SIZE))
     assert list(first.shards) == list(later.shards)
     (split,) = first.shards
     assert first.shards[split].documents == 1

@@ -30,7 +30,7 @@ SMALL_PARTS = """
 import sys
 from fledge.cli.main import main
 from fledge.datasets import plan
-plan.LEAST = plan.MOST = 1
+plan.MIN_PART = plan.MAX_PART = 1
 sys.exit(main())
 """
 ASKED = ["--tokenizer.kind", "char", "--data.dedup", "true", "--data.test", "0.2"]

@@ -419,8 +419,8 @@ def test_a_disk_that_fills_up_on_the_way_keeps_what_is_finished(
     tmp_path: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], room: int
 ) -> None:
     """Once there is space, the same command ends with the same bytes as if there had always been."""
-    monkeypatch.setattr(plan, "LEAST", 1)
-    monkeypatch.setattr(plan, "MOST", 1)  # each file is a part
+    monkeypatch.setattr(plan, "MIN_PART", 1)
+    monkeypatch.setattr(plan, "MAX_PART", 1)  # each file is a part
     (workplace / "ducks").mkdir()
     for number in range(9):
         (workplace / "ducks" / f"{number}.txt").write_text(TEXT * 3 + str(number))

@@ -19,7 +19,7 @@ SMALL_PARTS = """
 import sys
 from fledge.cli.main import main
 from fledge.datasets import plan
-plan.LEAST = plan.MOST = 1
+plan.MIN_PART = plan.MAX_PART = 1
 sys.exit(main())
 """
 FILES = 400  # each a part: enough that they are not over before somebody looks
@@ -43,8 +43,8 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def small_parts() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "LEAST", 1)
-        patch.setattr(plan, "MOST", 1)
+        patch.setattr(plan, "MIN_PART", 1)
+        patch.setattr(plan, "MAX_PART", 1)
         yield
 
 

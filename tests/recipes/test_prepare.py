@@ -212,8 +212,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "desk"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(plan, "LEAST", 1)
-    monkeypatch.setattr(plan, "MOST", 1)
+    monkeypatch.setattr(plan, "MIN_PART", 1)
+    monkeypatch.setattr(plan, "MAX_PART", 1)
     monkeypatch.setattr(recipe, "PROBE", 1 << 10)
     monkeypatch.setattr(os, "fsync", lambda _: None)
     return folder

@@ -14,7 +14,7 @@ from fsspec import AbstractFileSystem
 from fledge.core.errors import UserError
 from fledge.text import formats, sources
 from fledge.text.formats import ReadOptions
-from fledge.text.inputs import refusals
+from fledge.text.inputs import storage_errors
 
 TEXTS = [f"{number:x} " * 40_000 for number in range(30)]
 
@@ -65,8 +65,8 @@ def parquet() -> bytes:
 def test_it_is_the_storage_that_is_blamed_and_not_the_file(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = "\n".join(TEXTS).encode()
     Shaky.held[name] = {"a.txt": plain, "a.txt.gz": gzip.compress(plain, 0), "a.parquet": parquet()}[name]
-    [source] = sources.inputs(f"shaky://{name}")
-    assert sum(piece.last for piece in formats.read_documents(source, ReadOptions(separator="\n"))) == len(TEXTS)
+    [source] = sources.fetch_inputs(f"shaky://{name}")
+    assert sum(chunk.last for chunk in formats.read_documents(source, ReadOptions(separator="\n"))) == len(TEXTS)
     monkeypatch.setattr(Breaking, "broken", True)
     with pytest.raises(UserError, match=f"could not read 'shaky://{name}': the line went dead") as caught:
         list(formats.read_documents(source, ReadOptions(separator="\n")))
@@ -74,7 +74,7 @@ def test_it_is_the_storage_that_is_blamed_and_not_the_file(name: str, monkeypatc
 
 
 def test_a_disk_that_is_full_here_is_no_fault_of_the_storage() -> None:
-    with pytest.raises(OSError, match="No space"), refusals("s3://duck"):
+    with pytest.raises(OSError, match="No space"), storage_errors("s3://duck"):
         raise OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(UserError, match="could not write to 's3://duck'"), refusals("s3://duck", "write to"):
+    with pytest.raises(UserError, match="could not write to 's3://duck'"), storage_errors("s3://duck", "write to"):
         raise OSError(errno.EBUSY, "slow down")

@@ -71,10 +71,10 @@ def test_the_lines_of_wikitext_become_articles_however_they_are_sliced(tmp_path:
     pq.write_table(pa.table({"text": LINES}), file, row_group_size=group)
     source = describe("w", str(file))
     options = formats.ReadOptions(heading=CORPORA["wikitext-103"].heading)
-    whole = [d.text for d in formats.documents(formats.read_documents(source, options))]
-    sliced = [p for part in formats.slices(source, 1) for p in formats.read_slice(part, options)]
+    whole = [d.text for d in formats.join_chunks(formats.read_documents(source, options))]
+    sliced = [p for part in formats.slice_input(source, 1) for p in formats.read_slice(part, options)]
     assert whole == ARTICLES
-    assert [d.text for d in formats.documents(iter(sliced))] == ARTICLES
+    assert [d.text for d in formats.join_chunks(iter(sliced))] == ARTICLES
 
 
 def test_a_corpus_is_read_from_the_hub_the_way_it_needs(remote: "Remote", monkeypatch: pytest.MonkeyPatch) -> None:

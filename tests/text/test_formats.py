@@ -17,7 +17,7 @@ from fledge.core.errors import UserError
 from fledge.text import formats, jsonl
 from fledge.text import parquet as parquet_format
 from fledge.text.formats import Document, is_text, read_file
-from fledge.text.inputs import PIECE, Input, ReadCounts, ReadOptions, describe
+from fledge.text.inputs import CHUNK_SIZE, Input, ReadCounts, ReadOptions, describe
 
 
 def test_a_file_is_one_document_with_every_character_as_it_stands(tmp_path: Path) -> None:
@@ -72,9 +72,9 @@ def parquet(**columns: list[object]) -> bytes:
     return held.getvalue()
 
 
-def read(file: Path, tally: ReadCounts | None = None, **options: str) -> list[str]:
-    found = formats.read_documents(describe(file.name, str(file)), ReadOptions(**options), tally)  # type: ignore[arg-type]
-    return [document.text for document in formats.documents(found)]
+def read(file: Path, counts: ReadCounts | None = None, **options: str) -> list[str]:
+    found = formats.read_documents(describe(file.name, str(file)), ReadOptions(**options), counts)  # type: ignore[arg-type]
+    return [document.text for document in formats.join_chunks(found)]
 
 
 LINES = b'{"text": "one"}\n{"text": "two"}\n'
@@ -182,25 +182,25 @@ def test_a_missing_parquet_field_is_refused_with_those_that_exist(tmp_path: Path
 
 def test_what_is_odd_is_kept_or_replaced_and_counted(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"a" * 9000 + b"\0\xff\xfe z\xf0\x9f")
-    tally = ReadCounts()
-    assert read(tmp_path / "a.txt", tally) == ["a" * 9000 + "\0\ufffd\ufffd z\ufffd"]
-    assert (tally.documents, tally.nul, tally.replaced) == (1, 1, 4)
+    counts = ReadCounts()
+    assert read(tmp_path / "a.txt", counts) == ["a" * 9000 + "\0\ufffd\ufffd z\ufffd"]
+    assert (counts.documents, counts.nul, counts.replaced) == (1, 1, 4)
 
 
 def test_half_characters_in_json_are_replaced_and_counted_and_whole_ones_kept(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "\\ud83e\\udd86 \\ud800"}\n{"text": ""}\n{"text": null}\n')
-    tally = ReadCounts()
-    assert read(tmp_path / "a.jsonl", tally) == ["🦆 \ufffd"]
-    assert (tally.surrogates, tally.empty, tally.documents) == (1, 2, 1)
+    counts = ReadCounts()
+    assert read(tmp_path / "a.jsonl", counts) == ["🦆 \ufffd"]
+    assert (counts.surrogates, counts.empty, counts.documents) == (1, 2, 1)
 
 
 def test_a_nul_is_counted_however_it_is_spelled(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "a\\u0000b\\u0000"}\n')
     (tmp_path / "a.parquet").write_bytes(parquet(text=["a\0b\0"]))
     for name in ("a.jsonl", "a.parquet"):
-        tally = ReadCounts()
-        assert read(tmp_path / name, tally) == ["a\0b\0"]
-        assert tally.nul == 2
+        counts = ReadCounts()
+        assert read(tmp_path / name, counts) == ["a\0b\0"]
+        assert counts.nul == 2
 
 
 @pytest.mark.parametrize(
@@ -208,9 +208,9 @@ def test_a_nul_is_counted_however_it_is_spelled(tmp_path: Path) -> None:
 )
 def test_a_file_of_nothing_is_counted_as_an_empty_document(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a").write_bytes(content)
-    tally = ReadCounts()
-    assert read(tmp_path / "a", tally) == []
-    assert tally == ReadCounts(empty=1)
+    counts = ReadCounts()
+    assert read(tmp_path / "a", counts) == []
+    assert counts == ReadCounts(empty=1)
 
 
 def test_tallies_of_several_readers_add_up() -> None:
@@ -240,8 +240,8 @@ def test_a_long_text_on_one_line_takes_little_memory(tmp_path: Path, content: by
     del content
     tracemalloc.start()
     try:
-        assert sum(len(piece.text) for piece in formats.read_documents(source)) == length
-        assert sum(len(piece.text) for piece in formats.read_documents(source, ReadOptions(separator="\n"))) in (
+        assert sum(len(chunk.text) for chunk in formats.read_documents(source)) == length
+        assert sum(len(chunk.text) for chunk in formats.read_documents(source, ReadOptions(separator="\n"))) in (
             length,
             0,
         )
@@ -259,7 +259,7 @@ def test_inputs_and_slices_travel_between_processes() -> None:
 def test_long_documents_in_json_come_in_pieces(tmp_path: Path) -> None:
     text = "one word after another " * 7_000
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}))
-    pieces = list(formats.read_documents(describe("a", str(tmp_path / "a.jsonl"))))
-    assert [p.last for p in pieces] == [False, False, True]
-    assert "".join(p.text for p in pieces) == text
-    assert max(len(p.text) for p in pieces) < 1.1 * PIECE
+    chunks = list(formats.read_documents(describe("a", str(tmp_path / "a.jsonl"))))
+    assert [p.last for p in chunks] == [False, False, True]
+    assert "".join(p.text for p in chunks) == text
+    assert max(len(p.text) for p in chunks) < 1.1 * CHUNK_SIZE

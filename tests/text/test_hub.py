@@ -75,7 +75,7 @@ def test_an_address_is_taken_apart(url: str, repository: str, revision: str, pat
 @pytest.mark.parametrize("url", ["hf://o/n", "hf://datasets/o", "hf://datasets/../x", "hf://models/o/n/x"])
 def test_what_is_no_address_of_a_data_set_is_refused(url: str) -> None:
     with pytest.raises(UserError, match="no data set on the Hub"):
-        sources.inputs(url)
+        sources.fetch_inputs(url)
 
 
 def test_the_texts_of_a_glob_are_read_in_order(repo: "Remote") -> None:
@@ -100,11 +100,11 @@ def test_what_was_fetched_before_needs_no_network(repo: "Remote", monkeypatch: p
 
 def test_a_new_version_of_a_file_is_another_file(repo: "Remote") -> None:
     source = AT + "/data/train-0.parquet"
-    before = sources.fingerprint([source])
+    before = sources.source_fingerprint([source])
     assert [d.text for d in sources.read_source(source)] == ["train 0"]
     repo.files["data/train-0.parquet"] = File(parquet("new"))
     assert [d.text for d in sources.read_source(source)] == ["new"]
-    assert sources.fingerprint([source]) != before
+    assert sources.source_fingerprint([source]) != before
 
 
 @pytest.mark.parametrize("large", [True, False], ids=["sha256", "blob"])
@@ -121,7 +121,7 @@ def test_a_file_whose_hash_is_wrong_is_refused(repo: "Remote", large: bool, tmp_
 def test_a_file_of_another_length_than_listed_is_refused(repo: "Remote") -> None:
     repo.files["bad.jsonl"] = File(b'{"text": "x"}\n', announced=99)
     with pytest.raises(UserError, match="not the 99 that were announced"):
-        sources.inputs(AT + "/bad.jsonl")
+        sources.fetch_inputs(AT + "/bad.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_file_of_another_length_than_listed_is_refused(repo: "Remote") -> None
 )
 def test_what_matches_nothing_is_refused_with_what_there_is(repo: "Remote", path: str, words: str) -> None:
     with pytest.raises(UserError) as caught:
-        sources.inputs(AT + path)
+        sources.fetch_inputs(AT + path)
     assert words in caught.value.hint
 
 
@@ -141,7 +141,7 @@ def test_a_hub_that_cannot_be_reached_is_refused_with_a_way_round(
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     with pytest.raises(UserError, match="could not reach") as caught:
-        sources.inputs("tinystories")
+        sources.fetch_inputs("tinystories")
     assert "give its path" in caught.value.hint
 
 

@@ -30,7 +30,7 @@ def held(bucket: str) -> None:
     ],
 )
 def test_a_file_a_folder_and_a_glob_are_found_in_order(bucket: str, path: str, names: list[str]) -> None:
-    found = sources.inputs(bucket + path)
+    found = sources.fetch_inputs(bucket + path)
     assert [source.name.rpartition("/")[2] for source in found] == names
     assert all(source.name.startswith("s3://duck/texts/") and source.size for source in found)
 
@@ -40,28 +40,28 @@ def test_its_texts_come_as_they_stand(bucket: str) -> None:
 
 
 def test_slices_of_it_are_the_whole(bucket: str) -> None:
-    for source in sources.inputs(bucket + "/texts"):
-        sliced = [p for part in formats.slices(source, 1) for p in formats.read_slice(part)]
+    for source in sources.fetch_inputs(bucket + "/texts"):
+        sliced = [p for part in formats.slice_input(source, 1) for p in formats.read_slice(part)]
         assert sliced == list(formats.read_documents(source))
 
 
 def test_its_fingerprint_changes_with_its_content(bucket: str) -> None:
     import s3fs
 
-    before = sources.fingerprint([bucket + "/texts"])
-    assert before == sources.fingerprint([bucket + "/texts"])
+    before = sources.source_fingerprint([bucket + "/texts"])
+    assert before == sources.source_fingerprint([bucket + "/texts"])
     s3fs.S3FileSystem().pipe("duck/texts/c.txt", b"more")
-    assert sources.fingerprint([bucket + "/texts"]) != before
+    assert sources.source_fingerprint([bucket + "/texts"]) != before
     s3fs.S3FileSystem().rm("duck/texts/c.txt")
 
 
 @pytest.mark.parametrize("path", ["/none.txt", "/none/*.txt", "-of-nobody/x.txt"])
 def test_what_is_not_there_is_refused_by_address(bucket: str, path: str) -> None:
     with pytest.raises(UserError) as caught:
-        sources.inputs(bucket + path)
+        sources.fetch_inputs(bucket + path)
     assert bucket + path in caught.value.message
 
 
 def test_a_kind_of_address_that_nobody_knows_is_refused() -> None:
     with pytest.raises(UserError, match="nowhere://x"):
-        sources.inputs("nowhere://x/y.txt")
+        sources.fetch_inputs("nowhere://x/y.txt")

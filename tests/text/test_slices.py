@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fledge.text import formats, jsonl, plain
 from fledge.text.formats import Slice
-from fledge.text.inputs import Input, Piece, ReadCounts, ReadOptions, describe
+from fledge.text.inputs import Chunk, Input, ReadCounts, ReadOptions, describe
 
 SMALL = 64  # instead of a MiB, so that a short text has many cuts
 GRAINS = [
@@ -38,7 +38,7 @@ bytes_of_any_kind = st.lists(st.sampled_from(GRAINS), max_size=250).map(b"".join
 def small_pieces() -> object:
     with pytest.MonkeyPatch.context() as patch:
         for room in (plain, formats):
-            patch.setattr(room, "PIECE", SMALL)
+            patch.setattr(room, "CHUNK_SIZE", SMALL)
         patch.setattr(plain, "WINDOW", 16)
         for room in (plain, jsonl):
             patch.setattr(room, "READ", 7)
@@ -50,20 +50,20 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("slices") / "text"
 
 
-def check(source: Input, options: ReadOptions) -> list[Piece]:
-    """Every way of slicing gives the pieces and the counts of the whole."""
-    tally = ReadCounts()
-    whole = list(formats.read_documents(source, options, tally))
+def check(source: Input, options: ReadOptions) -> list[Chunk]:
+    """Every way of slicing gives the chunks and the counts of the whole."""
+    counts = ReadCounts()
+    whole = list(formats.read_documents(source, options, counts))
     for target in (1, 3 * SMALL, 10**9):
         counted = ReadCounts()
-        parts = formats.slices(source, target)
+        parts = formats.slice_input(source, target)
         assert [p for part in parts for p in formats.read_slice(part, options, counted)] == whole
-        assert counted == tally
+        assert counted == counts
     return whole
 
 
-def texts(pieces: list[Piece]) -> list[str]:
-    return [document.text for document in formats.documents(iter(pieces))]
+def texts(chunks: list[Chunk]) -> list[str]:
+    return [document.text for document in formats.join_chunks(iter(chunks))]
 
 
 @settings(max_examples=300)
@@ -71,9 +71,9 @@ def texts(pieces: list[Piece]) -> list[str]:
 def test_a_plain_text_is_the_same_in_slices_and_as_one(file: Path, content: bytes, mark: bool) -> None:
     content = b"\xef\xbb\xbf" * mark + content
     file.write_bytes(content)
-    pieces = check(Input("x", str(file), "txt", size=len(content)), ReadOptions())
-    assert "".join(p.text for p in pieces) == content.decode("utf-8", "replace").removeprefix("\ufeff")
-    assert [p.last for p in pieces] == [False] * (len(pieces) - 1) + [True] * bool(pieces)
+    chunks = check(Input("x", str(file), "txt", size=len(content)), ReadOptions())
+    assert "".join(p.text for p in chunks) == content.decode("utf-8", "replace").removeprefix("\ufeff")
+    assert [p.last for p in chunks] == [False] * (len(chunks) - 1) + [True] * bool(chunks)
 
 
 @settings(max_examples=300)
@@ -82,11 +82,11 @@ def test_documents_between_separators_are_the_same_in_slices_and_as_one(
     file: Path, content: bytes, separator: str
 ) -> None:
     file.write_bytes(content)
-    pieces = check(Input("x", str(file), "txt", size=len(content)), ReadOptions(separator=separator))
+    chunks = check(Input("x", str(file), "txt", size=len(content)), ReadOptions(separator=separator))
     covered = bytearray(content)  # the plain way: mark all occurrences, overlapping ones too, and take the rest
     for match in re.finditer(b"(?=" + re.escape(separator.encode()) + b")", content):
         covered[match.start() : match.start() + len(separator)] = b"\0" * len(separator)
-    assert texts(pieces) == [part.decode("utf-8", "replace") for part in re.split(b"\0+", bytes(covered)) if part]
+    assert texts(chunks) == [part.decode("utf-8", "replace") for part in re.split(b"\0+", bytes(covered)) if part]
 
 
 @settings(max_examples=200)
@@ -94,28 +94,28 @@ def test_documents_between_separators_are_the_same_in_slices_and_as_one(
 def test_json_lines_are_the_same_in_slices_and_as_one(file: Path, held: list[str], ending: str, raw: bool) -> None:
     body = "\n".join(json.dumps({"text": text}, ensure_ascii=not raw) for text in held) + ending
     file.write_bytes(body.encode())
-    pieces = check(Input("x", str(file), "jsonl", size=len(body.encode())), ReadOptions())
-    assert texts(pieces) == [text for text in held if text]
+    chunks = check(Input("x", str(file), "jsonl", size=len(body.encode())), ReadOptions())
+    assert texts(chunks) == [text for text in held if text]
 
 
 @settings(max_examples=50)
 @given(held=st.lists(st.text(max_size=150), min_size=1, max_size=12), group=st.integers(1, 5))
 def test_row_groups_are_the_same_in_slices_and_as_one(file: Path, held: list[str], group: int) -> None:
     pq.write_table(pa.table({"text": held}), file, row_group_size=group)
-    pieces = check(describe("x", str(file)), ReadOptions())
-    assert texts(pieces) == [text for text in held if text]
+    chunks = check(describe("x", str(file)), ReadOptions())
+    assert texts(chunks) == [text for text in held if text]
 
 
 def test_a_cut_lies_where_a_word_begins(file: Path) -> None:
     content = b"word and word, then 12 words\n" * 20
     file.write_bytes(content)
-    pieces = check(Input("x", str(file), "txt", size=len(content)), ReadOptions())
-    assert len(pieces) > 5
-    for before, after in itertools.pairwise(pieces):
+    chunks = check(Input("x", str(file), "txt", size=len(content)), ReadOptions())
+    assert len(chunks) > 5
+    for before, after in itertools.pairwise(chunks):
         assert (re.search(r"\w$", before.text) and re.match(r" [a-z]", after.text)) or before.text.endswith("\n")
 
 
 def test_what_is_compressed_stays_one_slice(file: Path) -> None:
-    assert formats.slices(Input("x", str(file), "txt", "gz", 10**6), 1) == [
+    assert formats.slice_input(Input("x", str(file), "txt", "gz", 10**6), 1) == [
         Slice(Input("x", str(file), "txt", "gz", 10**6))
     ]

@@ -9,7 +9,7 @@ import pytest
 from fledge.core.errors import UserError
 from fledge.text import sources
 from fledge.text.inputs import ReadCounts, ReadOptions
-from fledge.text.reading import open_sources
+from fledge.text.source_text import open_sources
 
 if TYPE_CHECKING:
     from .conftest import Remote
@@ -35,7 +35,7 @@ def test_hidden_and_binary_files_in_a_folder_are_passed_over(folder: Path) -> No
 
 def test_several_sources_keep_the_order_in_which_they_were_given(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "first.txt").write_text("F")
-    texts = [piece.text for piece in open_sources([str(tmp_path / "first.txt"), str(folder)]).pieces()]
+    texts = [chunk.text for chunk in open_sources([str(tmp_path / "first.txt"), str(folder)]).chunks()]
     assert texts == ["F", "Z", "B"]
 
 
@@ -78,22 +78,22 @@ def test_a_text_of_nothing_is_refused(tmp_path: Path, texts: list[str]) -> None:
 
 
 def test_the_fingerprint_stays_while_the_text_stays(folder: Path) -> None:
-    assert sources.fingerprint([str(folder)]) == sources.fingerprint([str(folder)])
+    assert sources.source_fingerprint([str(folder)]) == sources.source_fingerprint([str(folder)])
 
 
 def test_the_fingerprint_changes_with_size_time_or_a_new_file(folder: Path) -> None:
-    seen = {sources.fingerprint([str(folder)])}
+    seen = {sources.source_fingerprint([str(folder)])}
     (folder / "b.txt").write_text("BB")
-    seen.add(sources.fingerprint([str(folder)]))
+    seen.add(sources.source_fingerprint([str(folder)]))
     os.utime(folder / "b.txt", ns=(1, 1))
-    seen.add(sources.fingerprint([str(folder)]))
+    seen.add(sources.source_fingerprint([str(folder)]))
     (folder / "c.txt").write_text("C")
-    seen.add(sources.fingerprint([str(folder)]))
+    seen.add(sources.source_fingerprint([str(folder)]))
     assert len(seen) == 4
 
 
 def test_the_fingerprint_of_a_corpus_tells_its_version() -> None:
-    assert sources.fingerprint(["python"]) != sources.fingerprint(["shakespeare"])
+    assert sources.source_fingerprint(["python"]) != sources.source_fingerprint(["shakespeare"])
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_glob_that_matches_nothing_is_refused(folder: Path) -> None:
 
 def test_files_are_chosen_by_include_and_exclude(folder: Path) -> None:
     def names(**chosen: list[str]) -> list[str]:
-        return [Path(source.name).name for source in sources.inputs(str(folder), **chosen)]  # type: ignore[arg-type]
+        return [Path(source.name).name for source in sources.fetch_inputs(str(folder), **chosen)]  # type: ignore[arg-type]
 
     assert names(include=["*.md"]) == ["z.md"]
     assert names(exclude=["a/*"]) == ["b.txt"]
@@ -136,14 +136,14 @@ def test_a_binary_in_a_folder_is_passed_over_and_one_that_is_named_is_refused(fo
 def test_a_weight_is_told_from_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("log:12").write_text("a file with a colon")
-    assert sources.weighted("wikipedia-en:0.3") == ("wikipedia-en", 0.3)
-    assert sources.weighted("hf://datasets/o/n/a.txt:2") == ("hf://datasets/o/n/a.txt", 2.0)
-    assert sources.weighted("log:12") == ("log:12", 1.0)
-    assert sources.weighted("http://localhost:8000") == ("http://localhost:8000", 1.0)
-    assert sources.weighted("C:stuff") == ("C:stuff", 1.0)
+    assert sources.split_weight("wikipedia-en:0.3") == ("wikipedia-en", 0.3)
+    assert sources.split_weight("hf://datasets/o/n/a.txt:2") == ("hf://datasets/o/n/a.txt", 2.0)
+    assert sources.split_weight("log:12") == ("log:12", 1.0)
+    assert sources.split_weight("http://localhost:8000") == ("http://localhost:8000", 1.0)
+    assert sources.split_weight("C:stuff") == ("C:stuff", 1.0)
     assert [d.text for d in sources.read_source("log:12")] == ["a file with a colon"]
     with pytest.raises(UserError, match="makes no sense"):
-        sources.weighted("python:0")
+        sources.split_weight("python:0")
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def many(tmp_path: Path) -> str:
 
 
 def taken(source: str) -> list[str]:
-    return [piece.text for piece in sources.mix(sources.inputs(source), ReadOptions(separator="\n"))]
+    return [chunk.text for chunk in sources.read_inputs(sources.fetch_inputs(source), ReadOptions(separator="\n"))]
 
 
 def test_a_share_is_always_the_same_documents_and_a_larger_one_holds_a_smaller_one(many: str) -> None:
@@ -171,14 +171,14 @@ def test_a_weight_above_one_repeats(many: str) -> None:
 
 
 def test_several_sources_are_mixed_by_their_weights_one_after_another(many: str, folder: Path) -> None:
-    several = [*sources.inputs(str(folder) + ":2"), *sources.inputs(many + ":0.1")]
-    tally = ReadCounts()
-    texts = [piece.text for piece in sources.mix(several, ReadOptions(separator="\n"), tally)]
+    several = [*sources.fetch_inputs(str(folder) + ":2"), *sources.fetch_inputs(many + ":0.1")]
+    counts = ReadCounts()
+    texts = [chunk.text for chunk in sources.read_inputs(several, ReadOptions(separator="\n"), counts)]
     assert texts == ["Z", "Z", "B", "B", *taken(many + ":0.1")]
 
 
 def test_a_weight_changes_the_fingerprint(many: str) -> None:
-    assert len({sources.fingerprint([many + end]) for end in ("", ":2", ":0.5")}) == 3
+    assert len({sources.source_fingerprint([many + end]) for end in ("", ":2", ":0.5")}) == 3
 
 
 def test_a_pipe_is_refused_as_it_can_be_read_only_once(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from fledge.datasets.plan import Watch, digest, plan
 from fledge.datasets.splits import SplitRule
 from fledge.datasets.storage import STAGING, LocalStorage, Storage, open_storage
 from fledge.text.inputs import ReadCounts
-from fledge.text.reading import SourceText
+from fledge.text.source_text import SourceText
 from fledge.tokenizers import base as tokenizers
 from fledge.tokenizers.base import Tokenizer
 
@@ -198,9 +198,9 @@ def split_method(data: DataConfig, reading: SourceText) -> By:
     if data.split_by != "auto":
         return data.split_by
     documents = held = 0
-    for piece in reading.pieces():
-        documents += piece.last
-        held += len(piece.text)
+    for chunk in reading.chunks():
+        documents += chunk.last
+        held += len(chunk.text)
         if documents >= MANY_DOCUMENTS:
             return "document"
         if held >= PREVIEW_DOCUMENTS:
@@ -236,11 +236,11 @@ def write_manifest(
         place.forget_work()  # it would help nobody
         why = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
         raise UserError(f"nothing is left of the text in {order.reading.name} ({why})", "loosen the filters of [data]")
-    tally = ReadCounts()
+    counts = ReadCounts()
     for record in records:
-        tally.add(record.tally)
+        counts.add(record.counts)
     sizes = {split: sum(record.sizes[split] for record in records) for split in shards.SPLITS}
-    facts = {"made": order.key, "source": order.facts, "split_by": by, "read": asdict(tally), "dropped": dropped}
+    facts = {"made": order.key, "source": order.facts, "split_by": by, "read": asdict(counts), "dropped": dropped}
     wanted = {shards.TOKENIZER, *(info.file for infos in splits.values() for info in infos)}
     for name in place.names() - wanted:
         if OURS.fullmatch(name):

@@ -20,7 +20,7 @@ from fledge.core.signals import exit_with_parent, sigint_blocked
 Work = Callable[[Any], Any]
 Executor = Callable[[Work, Sequence[Any]], Iterator[tuple[Any, Any]]]
 
-SMALL = 64 << 20  # bytes of text: less is done sooner than processes are started
+MIN_PARALLEL_BYTES = 64 << 20  # bytes of text: less is done sooner than processes are started
 ATTEMPTS = 3  # before a worker that dies is nobody's accident
 
 
@@ -35,7 +35,7 @@ def usable_cores() -> int:
 
 def worker_count(asked: int | None, size: int) -> int:
     """As many as asked for; else one a core, and only one for a text of little `size`."""
-    return asked or (usable_cores() if size >= SMALL else 1)
+    return asked or (usable_cores() if size >= MIN_PARALLEL_BYTES else 1)
 
 
 def local_executor(count: int) -> Executor:

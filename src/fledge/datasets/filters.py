@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fledge.core.errors import UserError
 from fledge.datasets.config import DataConfig
-from fledge.text.formats import Piece, ReadOptions, Slice, read_slice
+from fledge.text.formats import Chunk, ReadOptions, Slice, read_slice
 
 KEPT, SHORT, LONG, FOREIGN, TWICE = range(5)
 REASONS = {SHORT: "too short", LONG: "too long", FOREIGN: "not in the charset", TWICE: "there already"}
@@ -64,12 +64,12 @@ def scan_part(part: Slice, options: ReadOptions, rules: FilterRules) -> Seen:
     """Every document of a slice, judged by itself."""
     rows = bytearray()
     length, inside, digest = 0, 0, hashlib.sha256()
-    for piece in read_slice(part, options):
-        length += len(piece.text)
-        inside += rules.inside(piece.text)
-        digest.update(piece.text.encode())
-        if piece.last:
-            rows += ROW.pack(piece.end, rules.verdict(length, inside), digest.digest()[:16])
+    for chunk in read_slice(part, options):
+        length += len(chunk.text)
+        inside += rules.inside(chunk.text)
+        digest.update(chunk.text.encode())
+        if chunk.last:
+            rows += ROW.pack(chunk.end, rules.verdict(length, inside), digest.digest()[:16])
             length, inside, digest = 0, 0, hashlib.sha256()
     return np.frombuffer(rows, dtype=SEEN)
 
@@ -101,12 +101,12 @@ def kept_fraction(seen: Iterable[Seen]) -> float:
     return float(sum(kept for _, kept in sizes)) / max(1, sum(size for size, _ in sizes)) if sizes else 1.0
 
 
-def kept_pieces(pieces: Iterable[Piece], seen: Seen) -> Iterator[Piece]:
-    """What the verdicts leave, each piece with the size of its document."""
+def kept_chunks(chunks: Iterable[Chunk], seen: Seen) -> Iterator[Chunk]:
+    """What the verdicts leave, each chunk with the size of its document."""
     number = 0
-    for piece in pieces:
+    for chunk in chunks:
         if number == len(seen):
-            raise UserError(f"'{piece.document}' is new: the text changed while it was read", "run it again")
+            raise UserError(f"'{chunk.document}' is new: the text changed while it was read", "run it again")
         if seen["verdict"][number] == KEPT:
-            yield replace(piece, size=int(seen["size"][number]))
-        number += piece.last
+            yield replace(chunk, size=int(seen["size"][number]))
+        number += chunk.last

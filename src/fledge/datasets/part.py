@@ -1,6 +1,6 @@
 """One part of a text → its shards: the pure function that all engines run, here or elsewhere.
 
-    slices → pieces ─ verdicts ─ share ─→ stretches of train, val, test → ids → a shard of each split → record
+    slices → chunks ─ verdicts ─ share ─→ stretches of train, val, test → ids → a shard of each split → record
 
 The same part gives the same bytes on every machine. The record is written last, so where it is, the shards are too.
 """
@@ -18,11 +18,11 @@ import numpy as np
 from fledge.core import fast_json
 from fledge.datasets import filters
 from fledge.datasets.shards import SPLITS, ShardInfo, ShardWriter
-from fledge.datasets.splits import Span, SplitRule, split_pieces
+from fledge.datasets.splits import Span, SplitRule, split_chunks
 from fledge.datasets.storage import STAGING, open_storage
 from fledge.text.formats import ReadCounts, ReadOptions, Slice, read_slice
-from fledge.text.inputs import PIECE
-from fledge.text.sources import share
+from fledge.text.inputs import CHUNK_SIZE
+from fledge.text.sources import sample_chunks
 from fledge.tokenizers import base as tokenizers
 from fledge.tokenizers.base import Tokenizer
 
@@ -58,7 +58,7 @@ class PartRecord:
     key: str
     shards: dict[str, ShardInfo] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)  # of the text, in bytes
-    tally: ReadCounts = field(default_factory=ReadCounts)
+    counts: ReadCounts = field(default_factory=ReadCounts)
 
     def to_file(self) -> bytes:
         return with_checksum(json.dumps(asdict(self)).encode())
@@ -70,7 +70,7 @@ class PartRecord:
         if value.get("key") != key:
             return None
         shards = {split: ShardInfo(**info) for split, info in value["shards"].items()}
-        return cls(key, shards, value["sizes"], ReadCounts(**value["tally"]))
+        return cls(key, shards, value["sizes"], ReadCounts(**value["counts"]))
 
 
 def with_checksum(content: bytes) -> bytes:
@@ -88,16 +88,16 @@ def record_name(number: int) -> str:
 
 
 def make_part(job: PartSpec, part: Part) -> PartRecord:
-    tokenizer, place, tally = open_tokenizer(job.tokenizer), open_storage(job.out), ReadCounts()
+    tokenizer, place, counts = open_tokenizer(job.tokenizer), open_storage(job.out), ReadCounts()
     with place.staging() as folder:
         writers = {split: SplitWriter(folder / split, tokenizer) for split in SPLITS}
-        for stretch in spans(job, part, tally):
+        for stretch in spans(job, part, counts):
             writers[stretch.split].add(stretch)
         done = {split: writer.close(f"{split}/{part.number:05d}.tokens") for split, writer in writers.items()}
         shards = {split: info for split, info in done.items() if info.tokens}
         for split, info in shards.items():
             place.adopt(folder / split, info.file)
-    record = PartRecord(part.key, shards, {split: writer.bytes for split, writer in writers.items()}, tally)
+    record = PartRecord(part.key, shards, {split: writer.bytes for split, writer in writers.items()}, counts)
     place.write(record_name(part.number), record.to_file())
     return record
 
@@ -108,17 +108,17 @@ def open_tokenizer(content: bytes) -> Tokenizer:
     return tokenizers.parse(fast_json.loads(content), "the dataset's tokenizer")
 
 
-def spans(job: PartSpec, part: Part, tally: ReadCounts) -> Iterator[Span]:
+def spans(job: PartSpec, part: Part, counts: ReadCounts) -> Iterator[Span]:
     for number, each in enumerate(part.slices):
-        pieces = read_slice(each, job.options, tally)
+        chunks = read_slice(each, job.options, counts)
         if part.seen is not None:
-            pieces = filters.kept_pieces(pieces, part.seen[number])
-        yield from split_pieces(share(pieces, each.share), job.division, partial(opening, each, job.options))
+            chunks = filters.kept_chunks(chunks, part.seen[number])
+        yield from split_chunks(sample_chunks(chunks, each.fraction), job.division, partial(opening, each, job.options))
 
 
 def opening(part: Slice, options: ReadOptions) -> str:
-    """The first piece of the document in whose middle a slice begins: only a plain text is cut so."""
-    return next(read_slice(Slice(part.source, 0, PIECE), options)).text
+    """The first chunk of the document in whose middle a slice begins: only a plain text is cut so."""
+    return next(read_slice(Slice(part.source, 0, CHUNK_SIZE), options)).text
 
 
 class SplitWriter:

@@ -26,9 +26,9 @@ from fledge.datasets.storage import STAGING, Storage, open_storage
 from fledge.text import formats, sources
 from fledge.text.formats import Slice
 from fledge.text.inputs import Input, is_url
-from fledge.text.reading import SourceText
+from fledge.text.source_text import SourceText
 
-LEAST, MOST, MOST_PARTS = 8 << 20, 64 << 20, 4096  # bytes of text in a part; parts
+MIN_PART, MAX_PART, MAX_PARTS = 8 << 20, 64 << 20, 4096  # bytes of text in a part; parts
 
 Advance = Callable[[int], None]  # so many bytes more
 Watch = Callable[[str, int], contextlib.AbstractContextManager[Advance]]  # what is done, how many bytes there are
@@ -44,15 +44,15 @@ def plan(
     """All parts; and what was seen of the documents, if anything. The number of workers plays no role."""
     options, by_tail = job.options, job.division.by == "tail"
     walk = rules.any or (by_tail and not all(formats.sizes_known(each, options) for each in reading.inputs))
-    target = max(LEAST, min(MOST, reading.size // 64), reading.size // MOST_PARTS)
+    target = max(MIN_PART, min(MAX_PART, reading.size // 64), reading.size // MAX_PARTS)
     once: list[Slice] = []
     read: list[tuple[Slice, int]] = []  # as often as weights say; the number is a place in `once`
     for each in reading.inputs:
         whole = walk and formats.is_one_document(each, options)  # so that one reader sees all of a document
-        held = formats.slices(each, sources.ENDLESS if whole else target)
+        held = formats.slice_input(each, sources.WHOLE_FILE if whole else target)
         numbers = range(len(once), len(once) + len(held))
         once += held
-        read += zip(sources.again(held, each.weight), cycle(numbers), strict=False)
+        read += zip(sources.repeat_slices(held, each.weight), cycle(numbers), strict=False)
     slices = [part for part, _ in read]
     if not walk:
         return parts_of(slices, target, job), []
@@ -85,7 +85,7 @@ def parts_of(slices: Sequence[Slice], target: int, job: PartSpec, seen: Sequence
 def source_version(source: Input) -> str:
     """Changes whenever the text may have changed."""
     if is_url(source.path):
-        return sources.stored_version(source.path)
+        return sources.remote_version(source.path)
     return str(Path(source.path).stat().st_mtime_ns)
 
 

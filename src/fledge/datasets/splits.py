@@ -1,9 +1,9 @@
-"""Which text is trained on, which judged by: documents, in pieces, → stretches of the splits. Pure.
+"""Which text is trained on, which judged by: documents, in chunks, → stretches of the splits. Pure.
 
     document   a document goes whole to the side that its own hash says: the same in every dataset
     tail       the end of each document is held out: [ train | val | test ], counted in bytes
 
-A stretch is what one split gets of a document; it may be spread over many pieces, and over several readers.
+A stretch is what one split gets of a document; it may be spread over many chunks, and over several readers.
 """
 
 import hashlib
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fledge.datasets.shards import SPLITS
-from fledge.text.formats import Piece
-from fledge.text.sources import ENDLESS
+from fledge.text.formats import Chunk
+from fledge.text.sources import WHOLE_FILE
 
-Opening = Callable[[], str]  # the first piece of a document of which only later ones are here
+Opening = Callable[[], str]  # the first chunk of a document of which only later ones are here
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,17 @@ class Span:
     ends: bool
 
 
-def split_pieces(pieces: Iterable[Piece], division: SplitRule, opening: Opening) -> Iterator[Span]:
+def split_chunks(chunks: Iterable[Chunk], division: SplitRule, opening: Opening) -> Iterator[Span]:
     if division.by == "tail":
-        for piece in pieces:
-            assert piece.size, "a document whose size is not known cannot be cut"
-            yield from tails(piece, cuts(piece.size, division))
+        for chunk in chunks:
+            assert chunk.size, "a document whose size is not known cannot be cut"
+            yield from tails(chunk, cuts(chunk.size, division))
         return
     chosen = ""
-    for piece in pieces:
-        if piece.start == 0 or not chosen:
-            chosen = side(opening() if piece.start else piece.text, division)
-        yield Span(chosen, piece.text, piece.start == 0, piece.last)
+    for chunk in chunks:
+        if chunk.start == 0 or not chosen:
+            chosen = side(opening() if chunk.start else chunk.text, division)
+        yield Span(chosen, chunk.text, chunk.start == 0, chunk.last)
 
 
 def side(text: str, division: SplitRule) -> str:
@@ -60,16 +60,16 @@ def cuts(size: int, division: SplitRule) -> tuple[int, int]:
     return int(size * (1 - division.val - division.test)), int(size * (1 - division.test))
 
 
-def tails(piece: Piece, at: tuple[int, int]) -> Iterator[Span]:
-    """What each split gets of this piece. A character that a cut would split goes to the side before it."""
+def tails(chunk: Chunk, at: tuple[int, int]) -> Iterator[Span]:
+    """What each split gets of this chunk. A character that a cut would split goes to the side before it."""
     taken = 0  # characters
-    for split, start, end in zip(SPLITS, (0, *at), (*at, ENDLESS), strict=True):
-        if end <= piece.start:
+    for split, start, end in zip(SPLITS, (0, *at), (*at, WHOLE_FILE), strict=True):
+        if end <= chunk.start:
             continue
-        over = end >= piece.end  # the next split has nothing of this piece
-        upto = len(piece.text) if over else characters(piece.text, end - piece.start)
-        text, taken = piece.text[taken:upto], upto
-        begins, ends = start >= piece.start, end <= piece.end or piece.last
+        over = end >= chunk.end  # the next split has nothing of this chunk
+        upto = len(chunk.text) if over else characters(chunk.text, end - chunk.start)
+        text, taken = chunk.text[taken:upto], upto
+        begins, ends = start >= chunk.start, end <= chunk.end or chunk.last
         if text or not (begins and ends):
             yield Span(split, text, begins, ends)
         if over:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from fledge.core.files import PARTIAL, sync_file, sync_folder, user_path, write_atomic
 from fledge.core.files import sha256 as hash_of
-from fledge.text.inputs import is_url, refusals
+from fledge.text.inputs import is_url, storage_errors
 
 STAGING = ".parts"  # what is needed until the dataset is whole
 
@@ -103,7 +103,7 @@ class RemoteStorage:
     def __init__(self, url: str) -> None:
         import fsspec
 
-        with refusals(url):
+        with storage_errors(url):
             self.system, self.root = fsspec.core.url_to_fs(url.rstrip("/"))
         self.url = url
 
@@ -111,7 +111,7 @@ class RemoteStorage:
         return f"{self.root}/{name}"
 
     def read(self, name: str) -> bytes | None:
-        with refusals(self.url):
+        with storage_errors(self.url):
             try:
                 content: bytes = self.system.cat_file(self._at(name))
             except FileNotFoundError:
@@ -120,7 +120,7 @@ class RemoteStorage:
 
     def fetch(self, name: str, to: Path) -> bool:
         """Whether there was such a file."""
-        with refusals(self.url):
+        with storage_errors(self.url):
             try:
                 self.system.get_file(self._at(name), str(to))
             except FileNotFoundError:
@@ -128,7 +128,7 @@ class RemoteStorage:
         return True
 
     def write(self, name: str, content: bytes) -> None:
-        with refusals(self.url, "write to"):
+        with storage_errors(self.url, "write to"):
             self.system.pipe_file(self._at(name), content)
 
     @contextlib.contextmanager
@@ -137,13 +137,13 @@ class RemoteStorage:
             yield Path(folder)
 
     def adopt(self, file: Path, name: str) -> None:
-        with refusals(self.url, "write to"):
+        with storage_errors(self.url, "write to"):
             self.system.put_file(str(file), self._at(name))
         file.unlink()
 
     def holds(self, name: str, _: str, /) -> bool:
         """An object store keeps what it has taken."""
-        with refusals(self.url):
+        with storage_errors(self.url):
             return bool(self.system.exists(self._at(name)))
 
     def settle(self, names: Iterable[str]) -> None: ...
@@ -155,17 +155,17 @@ class RemoteStorage:
         return self._below(self._at(STAGING))
 
     def _below(self, folder: str) -> set[str]:
-        with refusals(self.url):
+        with storage_errors(self.url):
             self.system.invalidate_cache()
             found: list[Any] = self.system.find(folder)
         return {str(path)[len(self.root) :].lstrip("/") for path in found}
 
     def remove(self, name: str) -> None:
-        with refusals(self.url, "write to"), contextlib.suppress(FileNotFoundError):
+        with storage_errors(self.url, "write to"), contextlib.suppress(FileNotFoundError):
             self.system.rm_file(self._at(name))
 
     def forget_work(self) -> None:
-        with refusals(self.url, "write to"), contextlib.suppress(FileNotFoundError):
+        with storage_errors(self.url, "write to"), contextlib.suppress(FileNotFoundError):
             self.system.rm(self._at(STAGING), recursive=True)
 
 

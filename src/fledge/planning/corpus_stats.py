@@ -13,7 +13,7 @@ from fledge.recipes.prepare import PACKED, cached, ensure_dataset
 from fledge.settings.pipeline import known_vocabulary
 from fledge.text.corpora import CORPORA
 from fledge.text.inputs import is_url
-from fledge.text.sources import weighted
+from fledge.text.sources import split_weight
 from fledge.training.config import Settings
 
 AT_HAND = 64 << 20  # bytes of a local text that are prepared for a plan; more would take longer than a plan should
@@ -40,7 +40,7 @@ def read_corpus_stats(settings: Settings) -> CorpusStats:
         return estimated_stats(settings, 0)
     if data.path is not None:
         return counted_stats(settings, ensure_dataset(data, tokenizer))
-    source, share = weighted(data.corpus)
+    source, share = split_weight(data.corpus)
     far, here = remote_stats(source), local_stats(source)
     if (far or here > AT_HAND) and not (cached(data, tokenizer) / MANIFEST).exists():
         return estimated_stats(settings, int(share * (far or here)))

@@ -34,7 +34,7 @@ from fledge.datasets.storage import open_storage
 from fledge.recipes.tokenizer import readable
 from fledge.text import sources
 from fledge.text.inputs import ReadOptions, is_url
-from fledge.text.reading import SourceText, open_sources
+from fledge.text.source_text import SourceText, open_sources
 from fledge.tokenizers import base as tokenizers
 from fledge.tokenizers.base import Tokenizer
 from fledge.tokenizers.config import TokenizerConfig
@@ -114,14 +114,14 @@ def build_spec(named: Sequence[str], data: DataConfig, tokenizer: TokenizerConfi
 def refuse_inside(out: str, named: Sequence[str]) -> None:
     """A dataset in the folder that it is made of would be text of that folder the next time."""
     for source in named:
-        folder, target = user_path(sources.weighted(source)[0]).resolve(), Path(out).resolve()
-        if folder in target.parents and folder.is_dir() and not sources.hidden(target.relative_to(folder).parts):
+        folder, target = user_path(sources.split_weight(source)[0]).resolve(), Path(out).resolve()
+        if folder in target.parents and folder.is_dir() and not sources.is_hidden(target.relative_to(folder).parts):
             raise UserError(f"'{out}' lies inside the text in '{source}'", "choose an --out outside of that folder")
 
 
 def dataset_key(named: Sequence[str], data: DataConfig, tokenizer: TokenizerConfig) -> tuple[str, str]:
     """What is known of the text without reading it, and a key for all that a dataset depends on."""
-    facts = sources.fingerprint(named)
+    facts = sources.source_fingerprint(named)
     content = tokenizers.fingerprint(tokenizers.load(user_path(tokenizer.file))) if tokenizer.file else ""
     chosen = {name: value for name, value in asdict(data).items() if name not in NOT_TEXT}
     return facts, digest(facts, chosen, {**asdict(tokenizer), "file": content})
@@ -200,14 +200,14 @@ def preview(ahead: BuildPlan, workers: int) -> None:
     notice(f"{counted(len(reading.inputs), 'file')}, {human_bytes(reading.size)}; held out: {held_out}")
     taken = tokens = shown = 0
     clock = [(0, time.perf_counter())]
-    for piece in reading.sample(PROBE):
-        ids = tokenizer.encode(piece.text)
-        if piece.start == 0 and shown < PREVIEWED:
+    for chunk in reading.sample(PROBE):
+        ids = tokenizer.encode(chunk.text)
+        if chunk.start == 0 and shown < PREVIEWED:
             shown += 1
-            name = shorten(printable(piece.document)[::-1], NAME)[::-1]  # of a long path the end tells more
+            name = shorten(printable(chunk.document)[::-1], NAME)[::-1]  # of a long path the end tells more
             notice(f"  {fit_cells(name, NAME)}  {as_tokens(tokenizer, ids.tolist())}")
-        taken += piece.end - piece.start
-        tokens += len(ids) + piece.last
+        taken += chunk.end - chunk.start
+        tokens += len(ids) + chunk.last
         clock.append((taken, time.perf_counter()))
         if taken >= PROBE:
             break

@@ -9,7 +9,7 @@ from fledge.cli.output import report
 from fledge.core.errors import UserError
 from fledge.core.formatting import printable, short_path
 from fledge.text.inputs import ReadOptions
-from fledge.text.reading import open_sources
+from fledge.text.source_text import open_sources
 from fledge.tokenizers import base as tokenizers
 from fledge.tokenizers import gpt2
 from fledge.tokenizers.base import Tokenizer
@@ -54,32 +54,32 @@ def make(args: argparse.Namespace) -> Tokenizer:
 def show(args: argparse.Namespace) -> None:
     loaded = tokenizers.load(args.file)
     ids = loaded.encode(args.text).tolist()
-    pieces = [loaded.bytes_of(i) for i in ids]
+    chunks = [loaded.bytes_of(i) for i in ids]
     said = [loaded.decode([i]) for i in ids]
     if sys.stdout.isatty() and not args.json and find_spec("rich"):
-        print_coloured(pieces)
-    text = " ".join(f"{readable(piece)}·{i}" for piece, i in zip(pieces, ids, strict=True))
+        print_coloured(chunks)
+    text = " ".join(f"{readable(chunk)}·{i}" for chunk, i in zip(chunks, ids, strict=True))
     report({"ids": ids, "tokens": said}, as_json=args.json, text=f"{text}\n{len(ids)} tokens")
 
 
-def print_coloured(pieces: list[bytes]) -> None:
+def print_coloured(chunks: list[bytes]) -> None:
     """The text as it is, each token on its own ground."""
     from rich.console import Console
     from rich.text import Text
 
     parts = (
-        Text(readable(piece).replace("\n", "⏎\n"), style=f"white {colour}")
-        for piece, colour in zip(pieces, cycle(COLOURS), strict=False)
+        Text(readable(chunk).replace("\n", "⏎\n"), style=f"white {colour}")
+        for chunk, colour in zip(chunks, cycle(COLOURS), strict=False)
     )
     Console().print(Text("").join(parts), soft_wrap=True)
 
 
-def readable(piece: bytes) -> str:
+def readable(chunk: bytes) -> str:
     """As text; a token that holds half a character as its bytes."""
     try:
-        return printable(piece.decode())
+        return printable(chunk.decode())
     except UnicodeDecodeError:
-        return f"<{piece.hex(' ')}>"
+        return f"<{chunk.hex(' ')}>"
 
 
 def report_on(args: argparse.Namespace) -> None:
@@ -93,5 +93,5 @@ def report_on(args: argparse.Namespace) -> None:
             raise
         missing = f"GPT-2 is not beside it: {error.message}; {error.hint}"
     reading = open_sources(args.sources, ReadOptions(args.field))
-    found = compare({short_path(args.file): loaded, **others}, (piece.text for piece in reading.pieces()))
+    found = compare({short_path(args.file): loaded, **others}, (chunk.text for chunk in reading.chunks()))
     report({"tokenizers": found, "note": missing}, as_json=args.json, text=in_words(found, missing))

@@ -25,7 +25,7 @@ from fledge.core.errors import UserError
 from fledge.core.files import PARTIAL, human_bytes, new_folders, sync_folder
 from fledge.core.progress import byte_progress
 
-CHUNK = 1 << 20
+READ_SIZE = 1 << 20
 PASSING = {408, 425, 429, 500, 502, 503, 504}
 HINT = "check the network, or fetch the file another way and give its path instead"
 
@@ -56,7 +56,7 @@ class RetryDownload(Exception):
         self.wait = wait
 
 
-def fetch(url: str, path: Path, expected: ExpectedFile | None = None, patience: RetryPolicy | None = None) -> Path:
+def fetch(url: str, path: Path, expected: ExpectedFile | None = None, retry: RetryPolicy | None = None) -> Path:
     """`path`, downloaded once. A second process that wants it too waits for the first."""
     if path.exists():
         return path
@@ -65,7 +65,7 @@ def fetch(url: str, path: Path, expected: ExpectedFile | None = None, patience: 
         fcntl.flock(file, fcntl.LOCK_EX)
         try:
             if not path.exists():
-                _fill(url, partial, file, expected or ExpectedFile(), patience or RetryPolicy())
+                _fill(url, partial, file, expected or ExpectedFile(), retry or RetryPolicy())
                 os.fsync(file.fileno())
                 partial.replace(path)
                 sync_folder(path.parent)
@@ -76,18 +76,18 @@ def fetch(url: str, path: Path, expected: ExpectedFile | None = None, patience: 
     return path
 
 
-def _fill(url: str, partial: Path, file: IO[bytes], expected: ExpectedFile, patience: RetryPolicy) -> None:
+def _fill(url: str, partial: Path, file: IO[bytes], expected: ExpectedFile, retry: RetryPolicy) -> None:
     """Try until all bytes are here and right; give up after some tries that brought nothing."""
     failed, wrong = 0, False
     while True:
         before = partial.stat().st_size
         try:
-            _continue(url, partial, file, expected, patience)
+            _continue(url, partial, file, expected, retry)
         except RetryDownload as error:
             failed = 0 if partial.stat().st_size > before else failed + 1
-            if failed >= patience.tries:
+            if failed >= retry.tries:
                 raise UserError(f"could not download {url}: {error}", HINT) from None
-            time.sleep(max(error.wait, patience.pause * 2 ** min(failed, 5)))
+            time.sleep(max(error.wait, retry.pause * 2 ** min(failed, 5)))
             continue
         if not (why := _mismatch(partial, expected)):
             return
@@ -97,7 +97,7 @@ def _fill(url: str, partial: Path, file: IO[bytes], expected: ExpectedFile, pati
         wrong = True  # once more from the beginning: it may have been the joining of two downloads
 
 
-def _continue(url: str, partial: Path, file: IO[bytes], expected: ExpectedFile, patience: RetryPolicy) -> None:
+def _continue(url: str, partial: Path, file: IO[bytes], expected: ExpectedFile, retry: RetryPolicy) -> None:
     """One request: the rest of the file, or all of it."""
     have, mark = partial.stat().st_size, _mark(partial, url)
     if have and (not mark or (expected.size is not None and have > expected.size)):
@@ -108,7 +108,7 @@ def _continue(url: str, partial: Path, file: IO[bytes], expected: ExpectedFile, 
     if have:
         request.add_header("Range", f"bytes={have}-")
         request.add_header("If-Range", mark)
-    with ask(request, patience.timeout) as answer:
+    with ask(request, retry.timeout) as answer:
         if answer is None:  # 416: what is here is not a beginning of what is there
             _restart(partial, file)
             raise RetryDownload("the part that was here does not fit")
@@ -132,7 +132,7 @@ def _continues(answer: Any, have: int) -> bool:
 def _pour(answer: Any, file: IO[bytes], url: str, have: int, total: int | None) -> None:
     with byte_progress(url.rpartition("/")[2], total, have) as advance:
         try:
-            while data := answer.read1(CHUNK):
+            while data := answer.read1(READ_SIZE):
                 file.write(data)
                 file.flush()
                 have += len(data)
@@ -198,7 +198,7 @@ def _mismatch(partial: Path, expected: ExpectedFile) -> str:
         if wanted:
             digest = hashlib.new(name, start, usedforsecurity=False)
             with partial.open("rb") as file:
-                while data := file.read(CHUNK):
+                while data := file.read(READ_SIZE):
                     digest.update(data)
             if (got := digest.hexdigest()) != wanted:
                 return f"{name} {got[:12]}…, not {wanted[:12]}…"

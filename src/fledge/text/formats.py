@@ -1,6 +1,6 @@
-"""One input → documents, in pieces: plain text, JSON lines, parquet; plain, gzip or zstd. Always as a stream.
+"""One input → documents, in chunks: plain text, JSON lines, parquet; plain, gzip or zstd. Always as a stream.
 
-A document of up to 64 KiB comes whole; a longer one in pieces that are cut where every usual tokenizer begins a
+A document of up to 64 KiB comes whole; a longer one in chunks that are cut where every usual tokenizer begins a
 new word. `slices` divides an input among several readers so that each document has exactly one: put together, what
 they read is what one reader would have read. Names tell where a document stands: NAME for a whole file, else
 NAME@PLACE (the first byte in a text or of a JSON line, the row in a parquet).
@@ -15,12 +15,12 @@ from pathlib import Path
 
 from fledge.text import jsonl, parquet, plain
 from fledge.text.inputs import (
-    HEAD,
-    MARK,
-    PIECE,
+    BOM,
+    CHUNK_SIZE,
+    HEAD_SIZE,
+    Chunk,
     Document,
     Input,
-    Piece,
     Readable,
     ReadCounts,
     ReadOptions,
@@ -30,9 +30,9 @@ from fledge.text.inputs import (
 )
 
 __all__ = [
+    "Chunk",
     "Document",
     "Input",
-    "Piece",
     "ReadCounts",
     "ReadOptions",
     "Slice",
@@ -55,18 +55,18 @@ class Slice:
     source: Input
     start: int = 0
     end: int | None = None
-    share: float = 1.0
+    fraction: float = 1.0
     size: int = field(default=0, compare=False)
 
 
 def read_documents(
-    source: Input, options: ReadOptions | None = None, tally: ReadCounts | None = None
-) -> Iterator[Piece]:
+    source: Input, options: ReadOptions | None = None, counts: ReadCounts | None = None
+) -> Iterator[Chunk]:
     """Every document of an input."""
-    return read_slice(Slice(source), options, tally)
+    return read_slice(Slice(source), options, counts)
 
 
-def slices(source: Input, target: int) -> list[Slice]:
+def slice_input(source: Input, target: int) -> list[Slice]:
     """Parts of about `target` bytes. What is compressed is read from its beginning, so it stays whole."""
     if source.format == "parquet":
         sizes = parquet.row_groups(source)
@@ -83,7 +83,7 @@ def slices(source: Input, target: int) -> list[Slice]:
         ]
     if source.compression != "none" or not source.size:
         return [Slice(source, size=source.size or 0)]
-    step = max(1, -(-target // PIECE)) * PIECE  # whole pieces: every reader cuts in the same places
+    step = max(1, -(-target // CHUNK_SIZE)) * CHUNK_SIZE  # whole chunks: every reader cuts in the same places
     edges = list(range(0, source.size, step))
     return [
         Slice(source, start, None if end == source.size else end, size=end - start)
@@ -93,53 +93,53 @@ def slices(source: Input, target: int) -> list[Slice]:
 
 def is_one_document(source: Input, options: ReadOptions) -> bool:
     """A plain text in which nothing stands between documents, however long it is."""
-    return source.format == "txt" and not options.of(source).separator
+    return source.format == "txt" and not options.for_input(source).separator
 
 
 def sizes_known(source: Input, options: ReadOptions) -> bool:
-    """Whether the first piece of a document tells already how large the document is."""
+    """Whether the first chunk of a document tells already how large the document is."""
     if source.format == "txt":
         return is_one_document(source, options) and source.compression == "none" and source.size is not None
-    return source.format == "jsonl" or not options.of(source).heading
+    return source.format == "jsonl" or not options.for_input(source).heading
 
 
-def read_slice(part: Slice, options: ReadOptions | None = None, tally: ReadCounts | None = None) -> Iterator[Piece]:
+def read_slice(part: Slice, options: ReadOptions | None = None, counts: ReadCounts | None = None) -> Iterator[Chunk]:
     source = part.source
-    options = (options or ReadOptions()).of(source)
-    tally = ReadCounts() if tally is None else tally
+    options = (options or ReadOptions()).for_input(source)
+    counts = ReadCounts() if counts is None else counts
     reader = {"txt": _read_plain, "jsonl": _read_lines, "parquet": _read_parquet}[source.format]
-    for piece in reader(part, options, tally):
-        tally.bytes += piece.end - piece.start
-        tally.documents += piece.last
-        yield piece
+    for chunk in reader(part, options, counts):
+        counts.bytes += chunk.end - chunk.start
+        counts.documents += chunk.last
+        yield chunk
 
 
-def _read_plain(part: Slice, options: ReadOptions, tally: ReadCounts) -> Iterator[Piece]:
+def _read_plain(part: Slice, options: ReadOptions, counts: ReadCounts) -> Iterator[Chunk]:
     source, separator = part.source, options.separator.encode()
     whole = source.size or 0 if source.compression == "none" and not separator else 0
     with open_bytes(source, max(0, part.start - len(separator))) as file:
         if not part.start:
             file = peeked = Peeked(file)
             plain.refuse_binary(peeked.head, source.name)
-            tally.empty += not peeked.head.removeprefix(MARK.encode())
+            counts.empty += not peeked.head.removeprefix(BOM.encode())
         if separator:
-            parts = plain.byte_pieces(plain.separated_chunks(file, separator, part.start, part.end))
+            parts = plain.byte_chunks(plain.separated_blocks(file, separator, part.start, part.end))
         else:
-            parts = plain.byte_pieces(plain.whole_chunks(file), part.start, part.end)
+            parts = plain.byte_chunks(plain.whole_blocks(file), part.start, part.end)
         for begin, place, data, last in parts:
-            text = plain.decode(data, (source, begin + place), options.errors, tally)
+            text = plain.decode(data, (source, begin + place), options.errors, counts)
             if begin + place == 0:
-                text = text.removeprefix(MARK)
+                text = text.removeprefix(BOM)
             if text:
                 name = f"{source.name}@{begin}" if separator else source.name
-                yield Piece(name, text, last, place, place + len(data), whole)
+                yield Chunk(name, text, last, place, place + len(data), whole)
 
 
 class Peeked:
     """A stream whose beginning was looked at; it can no longer be sought in."""
 
     def __init__(self, file: Readable) -> None:
-        self.head, self.file = file.read(HEAD), file
+        self.head, self.file = file.read(HEAD_SIZE), file
         self.held = self.head
 
     def read(self, size: int, /) -> bytes:
@@ -149,7 +149,7 @@ class Peeked:
         return self.file.read(size)
 
 
-def _read_lines(part: Slice, options: ReadOptions, tally: ReadCounts) -> Iterator[Piece]:
+def _read_lines(part: Slice, options: ReadOptions, counts: ReadCounts) -> Iterator[Chunk]:
     source = part.source
 
     def number(offset: int) -> int:
@@ -157,12 +157,12 @@ def _read_lines(part: Slice, options: ReadOptions, tally: ReadCounts) -> Iterato
 
     with open_bytes(source, max(0, part.start - 1)) as file:
         for at, line in jsonl.lines(file, source, part.start, part.end, number):
-            text = jsonl.text_of(line, at, source, options, tally, number)
-            tally.nul += text.count("\0")  # in JSON it must be spelled out
+            text = jsonl.text_of(line, at, source, options, counts, number)
+            counts.nul += text.count("\0")  # in JSON it must be spelled out
             if text:
-                yield from _in_pieces(f"{source.name}@{at}", text, tally)
+                yield from text_chunks(f"{source.name}@{at}", text, counts)
             else:
-                tally.empty += bool(line.strip())
+                counts.empty += bool(line.strip())
 
 
 def _line_number(source: Input, offset: int) -> int:
@@ -174,54 +174,54 @@ def _line_number(source: Input, offset: int) -> int:
     return count
 
 
-def _read_parquet(part: Slice, options: ReadOptions, tally: ReadCounts) -> Iterator[Piece]:
+def _read_parquet(part: Slice, options: ReadOptions, counts: ReadCounts) -> Iterator[Chunk]:
     source, field = part.source, options.field
     with parquet.opened(source) as file:
         if options.heading:
-            joined = parquet.joined_chunks(file, source, field, options.heading, part.start, part.end)
-            for begin, place, data, last in plain.byte_pieces(parquet.as_bytes(joined)):
-                yield Piece(f"{source.name}@{begin}", data.decode(), last, place, place + len(data))
+            joined = parquet.joined_blocks(file, source, field, options.heading, part.start, part.end)
+            for begin, place, data, last in plain.byte_chunks(parquet.as_bytes(joined)):
+                yield Chunk(f"{source.name}@{begin}", data.decode(), last, place, place + len(data))
             return
         for _, number, text in parquet.rows(file, source, field, part.start, part.end):
             if text:
-                tally.nul += text.count("\0")
-                yield from _in_pieces(f"{source.name}@{number}", text, tally)
+                counts.nul += text.count("\0")
+                yield from text_chunks(f"{source.name}@{number}", text, counts)
             else:
-                tally.empty += 1
+                counts.empty += 1
 
 
-def _in_pieces(name: str, text: str, tally: ReadCounts) -> Iterator[Piece]:
+def text_chunks(name: str, text: str, counts: ReadCounts) -> Iterator[Chunk]:
     try:
         data = text.encode()
     except UnicodeEncodeError:  # JSON can spell half a character; no UTF-8 can hold it
         text, count = SURROGATE.subn("\ufffd", text)
-        tally.surrogates += count
+        counts.surrogates += count
         data = text.encode()
-    if len(data) <= PIECE:
-        yield Piece(name, text, end=len(data), size=len(data))
+    if len(data) <= CHUNK_SIZE:
+        yield Chunk(name, text, end=len(data), size=len(data))
         return
-    chunks = ((0, data[at : at + PIECE], at + PIECE >= len(data)) for at in range(0, len(data), PIECE))
-    for _, place, part, last in plain.byte_pieces(chunks):
-        yield Piece(name, part.decode(), last, place, place + len(part), len(data))
+    blocks = ((0, data[at : at + CHUNK_SIZE], at + CHUNK_SIZE >= len(data)) for at in range(0, len(data), CHUNK_SIZE))
+    for _, place, part, last in plain.byte_chunks(blocks):
+        yield Chunk(name, part.decode(), last, place, place + len(part), len(data))
 
 
-def documents(pieces: Iterator[Piece]) -> Iterator[Document]:
+def join_chunks(chunks: Iterator[Chunk]) -> Iterator[Document]:
     """Pieces put together again, for readers that hold everything anyway."""
     held: list[str] = []
-    for piece in pieces:
-        held.append(piece.text)
-        if piece.last:
-            yield Document(piece.document, "".join(held))
+    for chunk in chunks:
+        held.append(chunk.text)
+        if chunk.last:
+            yield Document(chunk.document, "".join(held))
             held = []
 
 
 def is_text(path: Path) -> bool:
     """A cheap look at the beginning: text holds no NUL byte. What is packed or parquet counts as text too."""
     with path.open("rb") as file:
-        head = file.read(HEAD)
+        head = file.read(HEAD_SIZE)
     return head.startswith((b"PAR1", b"\x1f\x8b", b"\x28\xb5\x2f\xfd")) or not looks_binary(head)
 
 
 def read_file(path: Path) -> Iterator[Document]:
     """The documents of one local file; what is not UTF-8 is refused."""
-    return documents(read_documents(describe(str(path), str(path)), ReadOptions(errors="strict")))
+    return join_chunks(read_documents(describe(str(path), str(path)), ReadOptions(errors="strict")))

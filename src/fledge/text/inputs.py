@@ -3,7 +3,7 @@
 `describe` looks at the first bytes, because endings lie. Nothing here turns bytes into documents (formats.py),
 and nothing here knows which files belong to a SOURCE (sources.py).
 
-    INPUT.gz  →  open_bytes: the plain bytes, as a stream  →  pieces of documents
+    INPUT.gz  →  open_bytes: the plain bytes, as a stream  →  chunks of documents
 """
 
 import errno
@@ -20,14 +20,14 @@ Format = Literal["txt", "jsonl", "parquet"]
 Compression = Literal["none", "gz", "zst"]
 Errors = Literal["replace", "strict"]
 
-PIECE = 1 << 16  # bytes: longer documents come in pieces of about this size, small enough for a core's own cache
-HEAD = 8192  # bytes that are looked at to tell text from binary
-MARK = "\ufeff"  # at the beginning of a file it says that this is UTF-8, and is no part of the text
+CHUNK_SIZE = 1 << 16  # bytes: longer documents come in chunks of about this size, small enough for a core's own cache
+HEAD_SIZE = 8192  # bytes that are looked at to tell text from binary
+BOM = "\ufeff"  # at the beginning of a file it says that this is UTF-8, and is no part of the text
 MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gz", b"\x28\xb5\x2f\xfd": "zst"}
 CODEC = {"gz": "gzip", "zst": "zstd"}
 LINES = (".jsonl", ".ndjson")
-DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
-CHOOSE = "choose the field that holds the text: --data.field NAME; of fledge tokenizer: --field NAME"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+FIELD_HINT = "choose the field that holds the text: --data.field NAME; of fledge tokenizer: --field NAME"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class ReadOptions:
     heading: str = ""
     errors: Errors = "replace"
 
-    def of(self, source: Input) -> "ReadOptions":
+    def for_input(self, source: Input) -> "ReadOptions":
         return ReadOptions(
             source.field or self.field, source.separator or self.separator, source.heading or self.heading, self.errors
         )
@@ -78,7 +78,7 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Chunk:
     """A document, or a part of a long one: the bytes [start, end) of it, as stored. `last`: the document ends here.
 
     `size` is that of the whole document; 0 where it shows only at the end.
@@ -119,7 +119,7 @@ def is_url(path: str) -> bool:
 
 
 @contextmanager
-def refusals(name: str, act: str = "read") -> Iterator[None]:
+def storage_errors(name: str, act: str = "read") -> Iterator[None]:
     """Whatever a storage library raises, in our two lines. A full disk is this machine's, and keeps its own words."""
     try:
         yield
@@ -131,7 +131,7 @@ def refusals(name: str, act: str = "read") -> Iterator[None]:
     except FileNotFoundError:
         raise UserError(f"there is no '{name}'", "check the address") from None
     except Exception as error:  # botocore's, aiohttp's, … have no common root
-        if isinstance(error, OSError) and error.errno in DISK_IS_FULL:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
         words = " ".join(str(error).split()) or type(error).__name__
         hint = "check the address, the network and your credentials; a local file always works"
@@ -147,7 +147,7 @@ def open_stored(source: Input) -> Iterator[IO[bytes]]:
         return
     import fsspec
 
-    with refusals(source.name):
+    with storage_errors(source.name):
         opened = fsspec.open(source.path, "rb").open()
     with opened as file:
         yield cast(IO[bytes], RemoteFile(file, source.name))
@@ -160,7 +160,7 @@ class RemoteFile:
         self.file, self.name = file, name
 
     def read(self, size: int = -1, /) -> bytes:
-        with refusals(self.name):
+        with storage_errors(self.name):
             return self.file.read(size)
 
     def __getattr__(self, other: str) -> Any:
@@ -217,7 +217,7 @@ def describe(name: str, path: str, size: int | None = None) -> Input:
         raise UserError(f"'{name}' is damaged: it does not begin as a parquet file does", "fetch or make it again")
     packed = Input(name, path, "txt", compression, probe.size)
     with open_bytes(packed) as plain:
-        head = plain.read(HEAD)
+        head = plain.read(HEAD_SIZE)
     inner = ending[:-1] if ending[-1:] in ([".gz"], [".zst"]) else ending
     lines = inner[-1:] in ([end] for end in LINES) or looks_like_json_lines(head)
     return Input(name, path, "jsonl" if lines else "txt", compression, probe.size)
@@ -225,11 +225,11 @@ def describe(name: str, path: str, size: int | None = None) -> Input:
 
 def looks_like_json_lines(head: bytes) -> bool:
     """Whether a file that is not called so holds JSON lines: two objects alike, or one with a text in it."""
-    lines = head.removeprefix(MARK.encode()).split(b"\n")
+    lines = head.removeprefix(BOM.encode()).split(b"\n")
     if not lines[0].startswith(b"{"):
         return False
     if len(lines) == 1:
-        return lines[0].startswith(b'{"text"') and (len(head) == HEAD or "text" in keys(lines[0]))
+        return lines[0].startswith(b'{"text"') and (len(head) == HEAD_SIZE or "text" in keys(lines[0]))
     first = keys(lines[0])
     return "text" in first or (bool(first) and len(lines) > 2 and keys(lines[1]) == first)
 

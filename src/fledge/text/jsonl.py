@@ -11,7 +11,7 @@ from typing import Any
 from fledge.core import fast_json
 from fledge.core.errors import UserError
 from fledge.core.files import human_bytes
-from fledge.text.inputs import CHOOSE, MARK, Input, Readable, ReadCounts, ReadOptions
+from fledge.text.inputs import BOM, FIELD_HINT, Input, Readable, ReadCounts, ReadOptions
 from fledge.text.plain import READ, decode
 
 LINE_LIMIT = 64 << 20
@@ -46,9 +46,9 @@ def lines(
             mine, offset = True, offset + len(line) + 1
 
 
-def text_of(line: bytes, at: int, source: Input, options: ReadOptions, tally: ReadCounts, number: LinePosition) -> str:
+def text_of(line: bytes, at: int, source: Input, options: ReadOptions, counts: ReadCounts, number: LinePosition) -> str:
     """The text in one line; '' where it holds none."""
-    value = value_of(line, at, source, options, tally, number)
+    value = value_of(line, at, source, options, counts, number)
     if not isinstance(value, dict):
         raise UserError(
             f"'{source.name}' line {number(at)} is no JSON object but {kind(value)}",
@@ -58,7 +58,7 @@ def text_of(line: bytes, at: int, source: Input, options: ReadOptions, tally: Re
         known = ", ".join(f"'{key}'" for key in value) or "nothing"
         raise UserError(
             f"'{source.name}' line {number(at)} has no field '{options.field}'; it has: {known}",
-            CHOOSE,
+            FIELD_HINT,
         )
     text = value[options.field]
     if text is None:
@@ -66,19 +66,21 @@ def text_of(line: bytes, at: int, source: Input, options: ReadOptions, tally: Re
     if not isinstance(text, str):
         raise UserError(
             f"'{source.name}' line {number(at)}: the field '{options.field}' is {kind(text)}, not text",
-            CHOOSE,
+            FIELD_HINT,
         )
     return text
 
 
-def value_of(line: bytes, at: int, source: Input, options: ReadOptions, tally: ReadCounts, number: LinePosition) -> Any:
+def value_of(
+    line: bytes, at: int, source: Input, options: ReadOptions, counts: ReadCounts, number: LinePosition
+) -> Any:
     """What the line says; a blank one says nothing. What the fast parser does not take, the standard one judges."""
     try:
         return fast_json.loads(line)
     except ValueError:
-        words = decode(line, (source, at), options.errors, tally)
+        words = decode(line, (source, at), options.errors, counts)
     if at == 0:
-        words = words.removeprefix(MARK)
+        words = words.removeprefix(BOM)
     if not words.strip():
         return {options.field: None}
     try:

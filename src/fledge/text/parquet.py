@@ -10,8 +10,8 @@ from typing import Any
 
 from fledge.core.errors import UserError
 from fledge.core.files import human_bytes
-from fledge.text.inputs import CHOOSE, Input, open_stored
-from fledge.text.plain import Chunk
+from fledge.text.inputs import FIELD_HINT, Input, open_stored
+from fledge.text.plain import Block
 
 BATCH = 8 << 20  # bytes of text that one batch of rows should hold
 TEXT_LIMIT = 64 << 20  # bytes: a text is held whole, a few times over
@@ -73,14 +73,14 @@ def check_field(file: Any, source: Input, field: str) -> None:
     schema = file.schema_arrow
     if field not in schema.names:
         known = ", ".join(f"'{name}'" for name in schema.names) or "nothing"
-        raise UserError(f"'{source.name}' has no field '{field}'; it has: {known}", CHOOSE)
+        raise UserError(f"'{source.name}' has no field '{field}'; it has: {known}", FIELD_HINT)
     kind = schema.field(field).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        raise UserError(f"'{source.name}': the field '{field}' is {kind}, not text", CHOOSE)
+        raise UserError(f"'{source.name}': the field '{field}' is {kind}, not text", FIELD_HINT)
 
 
-def joined_chunks(
+def joined_blocks(
     file: Any, source: Input, field: str, heading: str, start: int, end: int | None
 ) -> Iterator[tuple[int, str, bool]]:
     """Rows put together from one heading to the next; a document belongs to the row group in which it begins."""
@@ -103,8 +103,8 @@ def joined_chunks(
         yield begin, "", True
 
 
-def as_bytes(chunks: Iterator[tuple[int, str, bool]]) -> Iterator[Chunk]:
-    return ((begin, text.encode(), last) for begin, text, last in chunks)
+def as_bytes(blocks: Iterator[tuple[int, str, bool]]) -> Iterator[Block]:
+    return ((begin, text.encode(), last) for begin, text, last in blocks)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,6 +1,6 @@
-"""Plain text: bytes → documents → pieces, as a stream.
+"""Plain text: bytes → documents → chunks, as a stream.
 
-    bytes ─ split by the separator ─→ chunks of one document ─ cut near each 64 KiB ─→ pieces ─ decode ─→ text
+    bytes ─ split by the separator ─→ blocks of one document ─ cut near each 64 KiB ─→ chunks ─ decode ─→ text
 
 A cut lies at the first safe place at or after each whole number of 64 KiB of the document: where every usual
 tokenizer begins a new word anyway. It is found from the bytes behind that number alone, so two readers that
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from fledge.core.errors import UserError
-from fledge.text.inputs import PIECE, Errors, Input, Readable, ReadCounts, looks_binary
+from fledge.text.inputs import CHUNK_SIZE, Errors, Input, Readable, ReadCounts, looks_binary
 
 READ = 1 << 17
 WINDOW = 1 << 14  # how far behind the nominal place a safe one is looked for
@@ -20,8 +20,8 @@ NEAR = 1 << 9  # where most are found
 SAFE = re.compile(r"(?<=[^\W_])(?= [^\W\d_])|(?<=\S\n)(?=[^\W_])")
 ESCAPED = re.compile("[\udc80-\udcff]")
 
-Chunk = tuple[int, bytes, bool]  # where the document begins, some of its bytes, whether they are its last
-Part = tuple[int, int, bytes, bool]  # where the document begins, where in it this is, the bytes, whether they end it
+Block = tuple[int, bytes, bool]  # where the document begins, some of its bytes, whether they are its last
+ByteChunk = tuple[int, int, bytes, bool]  # document start, offset in it, bytes, whether they end it
 
 
 def safe_cut(window: bytes) -> int:
@@ -39,7 +39,7 @@ def safe_cut(window: bytes) -> int:
     return start if len(window) >= WINDOW else len(window)
 
 
-def whole_chunks(file: Readable) -> Iterator[Chunk]:
+def whole_blocks(file: Readable) -> Iterator[Block]:
     """A file without separators is one document, from wherever `file` stands."""
     held = file.read(READ)
     while more := file.read(READ):
@@ -48,7 +48,7 @@ def whole_chunks(file: Readable) -> Iterator[Chunk]:
     yield 0, held, True
 
 
-def separated_chunks(file: Readable, separator: bytes, start: int, end: int | None) -> Iterator[Chunk]:
+def separated_blocks(file: Readable, separator: bytes, start: int, end: int | None) -> Iterator[Block]:
     """The documents that begin in [start, end); `file` stands at `start`, or one separator before it."""
     length, run = len(separator), re.compile(_run_of(separator), re.DOTALL)
     offset = max(0, start - length)  # of data[0] in the file
@@ -85,12 +85,12 @@ def _run_of(separator: bytes) -> bytes:
     return re.escape(separator) + b"(?:" + tails + b")*+"
 
 
-def byte_pieces(chunks: Iterable[Chunk], first: int = 0, end: int | None = None) -> Iterator[Part]:
+def byte_chunks(blocks: Iterable[Block], first: int = 0, end: int | None = None) -> Iterator[ByteChunk]:
     """Each document cut near every 64 KiB. `first` and `end` bound a part of one long document, in whole ones."""
     data, place = b"", first  # place: of data[0] in the document
-    nominal, skipping = first or PIECE, first > 0
-    for begin, chunk, last in chunks:
-        data += chunk
+    nominal, skipping = first or CHUNK_SIZE, first > 0
+    for begin, block, last in blocks:
+        data += block
         while nominal < place + len(data) and (last or nominal + WINDOW <= place + len(data)):
             cut = nominal - place
             cut += safe_cut(data[cut : cut + WINDOW])
@@ -99,16 +99,16 @@ def byte_pieces(chunks: Iterable[Chunk], first: int = 0, end: int | None = None)
             data, place, skipping = data[cut:], place + cut, False
             if end is not None and nominal >= end:
                 return
-            nominal += PIECE
+            nominal += CHUNK_SIZE
         if last:
             if data and not skipping:
                 yield begin, place, data, True
-            data, place, nominal, skipping = b"", 0, PIECE, False
+            data, place, nominal, skipping = b"", 0, CHUNK_SIZE, False
 
 
-def decode(data: bytes, where: tuple[Input, int], errors: Errors, tally: ReadCounts) -> str:
+def decode(data: bytes, where: tuple[Input, int], errors: Errors, counts: ReadCounts) -> str:
     """`where` is the input and the place of data[0] in it, for the refusal."""
-    tally.nul += data.count(b"\0") if b"\0" in data else 0  # to look is much faster than to count
+    counts.nul += data.count(b"\0") if b"\0" in data else 0  # to look is much faster than to count
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -118,7 +118,7 @@ def decode(data: bytes, where: tuple[Input, int], errors: Errors, tally: ReadCou
                 f"'{source.name}' is not UTF-8: byte {place + error.start} is 0x{data[error.start]:02x}",
                 "convert it first, for example: iconv -f latin1 -t utf-8 FILE > NEW",
             ) from None
-    tally.replaced += len(ESCAPED.findall(data.decode("utf-8", "surrogateescape")))
+    counts.replaced += len(ESCAPED.findall(data.decode("utf-8", "surrogateescape")))
     return data.decode("utf-8", "replace")
 
 

@@ -23,36 +23,36 @@ from fledge.core.errors import UserError
 from fledge.core.files import cache_dir, user_path
 from fledge.text import corpora, download, formats, hub
 from fledge.text.formats import Slice, is_text
-from fledge.text.inputs import Document, Input, Piece, ReadCounts, ReadOptions, describe, is_url, refusals
+from fledge.text.inputs import Chunk, Document, Input, ReadCounts, ReadOptions, describe, is_url, storage_errors
 
 Fetch = Callable[[], Input]  # an input that may have to be downloaded first
 WEIGHT = re.compile(r"(?P<source>.+):(?P<weight>\d+(\.\d+)?|\.\d+)")
-ENDLESS = sys.maxsize  # bytes: a slice that is the whole input
-WILD = re.compile(r"[*?\[]")
+WHOLE_FILE = sys.maxsize  # bytes: a slice that is the whole input
+GLOB_CHARS = re.compile(r"[*?\[]")
 STRICT = ReadOptions(errors="strict")
 
 
-def inputs(source: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Input]:
+def fetch_inputs(source: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Input]:
     """What a SOURCE means, each file looked at, remote ones downloaded. `include`, `exclude`: globs on names."""
     return [fetch() for fetch in find_inputs(source, include, exclude)]
 
 
 def find_inputs(source: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Fetch]:
     """The same, but nothing is downloaded before it is asked for."""
-    bare, weight = weighted(source)
-    named = _named(bare)
+    bare, weight = split_weight(source)
+    named = _find_files(bare)
     if include or exclude:
-        named = [(name, fetch) for name, fetch in named if _chosen(name, include, exclude)]
+        named = [(name, fetch) for name, fetch in named if _is_selected(name, include, exclude)]
         if not named:
             raise UserError(f"nothing in '{bare}' is left after data.include and data.exclude", "loosen them")
-    return [partial(_heavy, fetch, weight) for _, fetch in named]
+    return [partial(_fetch_weighted, fetch, weight) for _, fetch in named]
 
 
-def _heavy(fetch: Fetch, weight: float) -> Input:
+def _fetch_weighted(fetch: Fetch, weight: float) -> Input:
     return replace(fetch(), weight=weight)
 
 
-def weighted(source: str) -> tuple[str, float]:
+def split_weight(source: str) -> tuple[str, float]:
     """`wikipedia-en:0.3` → what to read, and how much of it."""
     match = WEIGHT.fullmatch(source)
     if match is None or (not is_url(source) and user_path(source).exists()):
@@ -65,29 +65,29 @@ def weighted(source: str) -> tuple[str, float]:
     return bare, weight
 
 
-def _named(source: str) -> list[tuple[str, Fetch]]:
+def _find_files(source: str) -> list[tuple[str, Fetch]]:
     """Every file of a source: a name for it, and how to get it."""
     if source.startswith("hf://"):
         return [(file.name, partial(_from_hub, file)) for file in hub.files(source)]
     if source.startswith(("http://", "https://")):
         return [(source, partial(_from_web, source))]
     if is_url(source):
-        return [(url, partial(describe, url, url, size)) for url, size in _stored(source)]
+        return [(url, partial(describe, url, url, size)) for url, size in _list_remote(source)]
     path = user_path(source)
-    if path.exists() or WILD.search(source):
-        return [(str(file), partial(describe, str(file), str(file))) for file in _local(path)]
+    if path.exists() or GLOB_CHARS.search(source):
+        return [(str(file), partial(describe, str(file), str(file))) for file in _list_local(path)]
     if "/" in source or path.suffix:
         raise UserError(f"no such file or folder: '{source}'", "check the path; 'fledge corpora' lists the named texts")
-    return _of_corpus(corpora.find_corpus(source))
+    return _corpus_files(corpora.find_corpus(source))
 
 
-def _of_corpus(corpus: corpora.Corpus) -> list[tuple[str, Fetch]]:
+def _corpus_files(corpus: corpora.Corpus) -> list[tuple[str, Fetch]]:
     def own(fetch: Fetch) -> Input:
         return replace(fetch(), field=corpus.field, separator=corpus.separator, heading=corpus.heading)
 
     if corpus.files:
         return [(name, partial(_from_file, name, path)) for name, path in corpus.files()]
-    return [(name, partial(own, fetch)) for name, fetch in _named(corpus.origin)]
+    return [(name, partial(own, fetch)) for name, fetch in _find_files(corpus.origin)]
 
 
 def _from_file(name: str, path: Callable[[], str]) -> Input:
@@ -104,23 +104,23 @@ def _from_web(url: str) -> Input:
     return describe(url, str(download.fetch(url, cache_dir() / "downloads" / "web" / name)))
 
 
-def _stored(url: str) -> list[tuple[str, int | None]]:
+def _list_remote(url: str) -> list[tuple[str, int | None]]:
     """What a URL means to fsspec: a file, all below a folder, or what matches a glob."""
     import fsspec
 
-    with refusals(url):
+    with storage_errors(url):
         system, path = fsspec.core.url_to_fs(url)
-        if WILD.search(path):
+        if GLOB_CHARS.search(path):
             found = {p: facts for p, facts in system.glob(path, detail=True).items() if facts["type"] == "file"}
         else:
             found = system.find(path, detail=True)
-        shown = {p: facts for p, facts in found.items() if not hidden(Path(p).parts)}
+        shown = {p: facts for p, facts in found.items() if not is_hidden(Path(p).parts)}
         if not shown:
             raise UserError(f"there is no file at '{url}'", "check the address")
         return [(system.unstrip_protocol(p), facts.get("size")) for p, facts in sorted(shown.items())]
 
 
-def _local(path: Path) -> list[Path]:
+def _list_local(path: Path) -> list[Path]:
     """A file; every text file below a folder, in the order of its path; or what matches a glob.
 
     Hidden files are passed over, and binary ones, unless one is named.
@@ -134,61 +134,61 @@ def _local(path: Path) -> list[Path]:
     elif any("**" in part != "**" for part in path.parts):
         raise UserError(f"'{path}': ** stands for whole folders", "write it between slashes: logs/**/*.txt")
     else:
-        plain = next(i for i, part in enumerate(path.parts) if WILD.search(part))
+        plain = next(i for i, part in enumerate(path.parts) if GLOB_CHARS.search(part))
         root = Path(*path.parts[:plain])
         found = root.glob(str(Path(*path.parts[plain:])))
-    shown = (p for p in sorted(found) if not hidden(p.relative_to(root).parts))
+    shown = (p for p in sorted(found) if not is_hidden(p.relative_to(root).parts))
     files = [p for p in shown if p.is_file() and is_text(p)]
     if not files and not path.is_dir():
         raise UserError(f"no text file matches '{path}'", "check the pattern; ** reaches into folders")
     return files
 
 
-def hidden(parts: Iterable[str]) -> bool:
+def is_hidden(parts: Iterable[str]) -> bool:
     return any(part.startswith(".") for part in parts)
 
 
-def _chosen(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
+def _is_selected(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
     def matches(pattern: str) -> bool:
         return fnmatch(name, pattern) or fnmatch(name, "*/" + pattern)
 
     return (not include or any(map(matches, include))) and not any(map(matches, exclude))
 
 
-def slices(several: Iterable[Input], target: int) -> list[Slice]:
+def slice_inputs(several: Iterable[Input], target: int) -> list[Slice]:
     """All that is to be read, in parts of about `target` bytes."""
-    return [part for each in several for part in again(formats.slices(each, target), each.weight)]
+    return [part for each in several for part in repeat_slices(formats.slice_input(each, target), each.weight)]
 
 
-def again(once: list[Slice], weight: float) -> list[Slice]:
+def repeat_slices(once: list[Slice], weight: float) -> list[Slice]:
     """The slices of an input, as often as its weight says; of the last time perhaps only a share."""
     fraction = weight - int(weight)
-    return once * int(weight) + [replace(part, share=fraction) for part in once if fraction]
+    return once * int(weight) + [replace(part, fraction=fraction) for part in once if fraction]
 
 
-def share(pieces: Iterable[Piece], part: float) -> Iterator[Piece]:
+def sample_chunks(chunks: Iterable[Chunk], part: float) -> Iterator[Chunk]:
     """The same documents every time, by their hash.
 
-    A document longer than a piece is taken in pieces, each a document of its own; so a share of one endless text
+    A document longer than a chunk is taken in chunks, each a document of its own; so a share of one endless text
     is a share of it too.
     """
     if part == 1:
-        yield from pieces
+        yield from chunks
         return
-    for piece in pieces:
-        digest = hashlib.sha256(b"share\0" + piece.text.encode()).digest()
+    for chunk in chunks:
+        digest = hashlib.sha256(b"share\0" + chunk.text.encode()).digest()
         if int.from_bytes(digest[:8], "big") < part * 2**64:
-            length = piece.end - piece.start
-            yield replace(piece, last=True, start=0, end=length, size=length)
+            length = chunk.end - chunk.start
+            yield replace(chunk, last=True, start=0, end=length, size=length)
 
 
-def mix(
-    several: Iterable[Input], options: ReadOptions | None = None, tally: ReadCounts | None = None
-) -> Iterator[Piece]:
+def read_inputs(
+    several: Iterable[Input], options: ReadOptions | None = None, counts: ReadCounts | None = None
+) -> Iterator[Chunk]:
     """The documents of all inputs, each as often as its weight says, one input after another."""
     for each in several:
-        for part in slices([each], ENDLESS):
-            yield from share(formats.read_slice(part, options, tally), part.share)
+        for part in slice_inputs([each], WHOLE_FILE):
+            yield from sample_chunks(formats.read_slice(part, options, counts), part.fraction)
 
 
 def read_source(source: str) -> Iterator[Document]:
@@ -196,38 +196,38 @@ def read_source(source: str) -> Iterator[Document]:
     found = find_inputs(
         source
     )  # here, so that a source that is not there is refused before the first document is wanted
-    return formats.documents(mix((fetch() for fetch in found), STRICT))
+    return formats.join_chunks(read_inputs((fetch() for fetch in found), STRICT))
 
 
-def fingerprint(sources: Iterable[str]) -> str:
+def source_fingerprint(sources: Iterable[str]) -> str:
     """Changes whenever the text may have changed, without reading it: names, sizes, times, hashes, versions."""
     lines = []
     for source in sources:
-        bare, weight = weighted(source)
-        lines += [line if weight == 1 else f"{line} x{weight}" for line in _facts(bare)]
+        bare, weight = split_weight(source)
+        lines += [line if weight == 1 else f"{line} x{weight}" for line in _fingerprint_lines(bare)]
     return "\n".join(lines)
 
 
-def _facts(source: str) -> Iterator[str]:
+def _fingerprint_lines(source: str) -> Iterator[str]:
     if source.startswith("hf://"):
         yield from (f"{file.name} {file.size} {file.sha256 or file.blob}" for file in hub.files(source))
     elif source.startswith(("http://", "https://")):
         yield source
     elif is_url(source):
-        yield from (f"{url} {size} {stored_version(url)}" for url, size in _stored(source))
-    elif (path := user_path(source)).exists() or WILD.search(source):
-        for file in _local(path):  # the files that are read, and no others
+        yield from (f"{url} {size} {remote_version(url)}" for url, size in _list_remote(source))
+    elif (path := user_path(source)).exists() or GLOB_CHARS.search(source):
+        for file in _list_local(path):  # the files that are read, and no others
             stat = file.stat()
             yield f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}"
     else:
         yield f"{source} {corpora.find_corpus(source).version()}"
 
 
-def stored_version(url: str) -> str:
+def remote_version(url: str) -> str:
     """Changes when somebody writes there again."""
     import fsspec
 
-    with refusals(url):
+    with storage_errors(url):
         system, path = fsspec.core.url_to_fs(url)
         facts = system.info(path)
     return str(next((facts[key] for key in ("ETag", "etag", "mtime", "LastModified") if facts.get(key)), ""))

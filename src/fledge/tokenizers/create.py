@@ -9,8 +9,8 @@ from fledge.core.errors import UserError
 from fledge.core.files import cache_dir, human_bytes, user_path
 from fledge.core.progress import notice, progress
 from fledge.text import download
-from fledge.text.formats import Piece
-from fledge.text.reading import SourceText
+from fledge.text.formats import Chunk
+from fledge.text.source_text import SourceText
 from fledge.tokenizers import base as tokenizers
 from fledge.tokenizers import gpt2
 from fledge.tokenizers.base import Tokenizer
@@ -27,13 +27,13 @@ def make_tokenizer(reading: SourceText | None, config: TokenizerConfig, gpt2_fol
     assert reading is not None, "a tokenizer is made from text"
     special = tokenizers.END_OF_TEXT if config.end_of_text else None
     if config.kind == "char":
-        return CharTokenizer.train(texts(reading.pieces()), config.vocab_size, config.unknown, special)
+        return CharTokenizer.train(texts(reading.chunks()), config.vocab_size, config.unknown, special)
     size, exact = config.size, config.vocab_size is not None
     return HFTokenizer.train(sampled(reading, config), size, special, pattern=config.pattern, exact=exact)
 
 
-def texts(pieces: Iterable[Piece]) -> Iterator[str]:
-    return (piece.text for piece in progress(pieces, "learning the tokens"))
+def texts(chunks: Iterable[Chunk]) -> Iterator[str]:
+    return (chunk.text for chunk in progress(chunks, "learning the tokens"))
 
 
 def sampled(reading: SourceText, config: TokenizerConfig) -> Iterator[str]:

@@ -9,12 +9,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fledge.core.errors import UserError
-from fledge.text import formats, plain, reading
+from fledge.text import formats, plain, source_text
 from fledge.text.inputs import ReadCounts, ReadOptions
-from fledge.text.reading import open_sources
+from fledge.text.source_text import open_sources
 
 LINE = "line %05d\n"  # ten bytes and a line's end
-PIECE = 110
+CHUNK_SIZE = 110
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -22,10 +22,10 @@ def small_pieces() -> Iterator[None]:
     """As in a text of many megabytes."""
     with pytest.MonkeyPatch.context() as patch:
         for room in (plain, formats):
-            patch.setattr(room, "PIECE", PIECE)
+            patch.setattr(room, "CHUNK_SIZE", CHUNK_SIZE)
         patch.setattr(plain, "WINDOW", 16)
         patch.setattr(plain, "READ", 64)
-        patch.setattr(reading, "STRIDE", 4 * PIECE)
+        patch.setattr(source_text, "STRIDE", 4 * CHUNK_SIZE)
         yield
 
 
@@ -43,23 +43,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The slices that are read."""
     found: list[Any] = []
-    read = reading.read_slice
+    read = source_text.read_slice
 
     def noted(part: Any, *rest: Any) -> Any:
         found.append(part)
         return read(part, *rest)
 
-    monkeypatch.setattr(reading, "read_slice", noted)
+    monkeypatch.setattr(source_text, "read_slice", noted)
     return found
 
 
 def test_the_pieces_are_all_there_is_in_the_order_it_was_named(folder: Path) -> None:
-    tally = ReadCounts()
+    counts = ReadCounts()
     found = open_sources([str(folder / "short-b.txt"), str(folder / "short-a.txt")])
-    assert "".join(piece.text for piece in found.pieces(tally)) == "".join(
+    assert "".join(chunk.text for chunk in found.chunks(counts)) == "".join(
         (folder / f"short-{name}.txt").read_text() for name in "ba"
     )
-    assert (tally.documents, tally.bytes) == (2, 2200)
+    assert (counts.documents, counts.bytes) == (2, 2200)
 
 
 def test_the_size_counts_each_text_as_often_as_it_is_read(folder: Path) -> None:
@@ -69,14 +69,14 @@ def test_the_size_counts_each_text_as_often_as_it_is_read(folder: Path) -> None:
 
 def test_a_sample_of_more_than_there_is_is_all_of_it(folder: Path) -> None:
     found = open_sources([str(folder)])
-    assert list(found.sample(found.size)) == list(found.pieces())
+    assert list(found.sample(found.size)) == list(found.chunks())
 
 
 @settings(max_examples=50)
 @given(limit=st.integers(1, 11_000))
 def test_a_sample_is_about_as_large_as_asked_for_and_never_comes_twice(folder: Path, limit: int) -> None:
-    texts = [piece.text for piece in open_sources([str(folder / "long.txt")]).sample(limit)]
-    assert limit <= sum(map(len, texts)) < limit + 2 * PIECE
+    texts = [chunk.text for chunk in open_sources([str(folder / "long.txt")]).sample(limit)]
+    assert limit <= sum(map(len, texts)) < limit + 2 * CHUNK_SIZE
     assert texts == sorted(set(texts))
 
 
@@ -88,15 +88,15 @@ def test_a_sample_is_from_everywhere(folder: Path, limit: int) -> None:
     before = taken = 0
     for each in found.inputs:
         before += each.size or 0
-        taken += sum(len(piece.text) for piece in sampled if piece.document == each.name)
-        assert abs(taken - limit * before / found.size) <= 4 * PIECE
+        taken += sum(len(chunk.text) for chunk in sampled if chunk.document == each.name)
+        assert abs(taken - limit * before / found.size) <= 4 * CHUNK_SIZE
 
 
 def test_of_a_small_sample_what_is_not_taken_is_not_even_opened(folder: Path, opened: list[Any]) -> None:
     found = open_sources([str(folder / "long.txt")])
-    taken = list(found.sample(3 * PIECE))
+    taken = list(found.sample(3 * CHUNK_SIZE))
     assert len(opened) == len(taken) == 3
-    assert len(found.slices(reading.STRIDE)) == 25
+    assert len(found.slices(source_text.STRIDE)) == 25
 
 
 @settings(max_examples=50)
@@ -104,7 +104,7 @@ def test_of_a_small_sample_what_is_not_taken_is_not_even_opened(folder: Path, op
 def test_a_sample_of_a_share_holds_nothing_that_the_share_does_not(folder: Path, weight: float, limit: int) -> None:
     found = open_sources([f"{folder}/long.txt:{weight}"])
     assume(limit < found.size)
-    sampled, shared = ({piece.text for piece in pieces} for pieces in (found.sample(limit), found.pieces()))
+    sampled, shared = ({chunk.text for chunk in chunks} for chunks in (found.sample(limit), found.chunks()))
     assert sampled
     assert sampled <= shared
 
@@ -112,7 +112,7 @@ def test_a_sample_of_a_share_holds_nothing_that_the_share_does_not(folder: Path,
 def test_options_reach_the_text(folder: Path) -> None:
     found = open_sources([str(folder)], ReadOptions(separator="00"), include=["long.txt"])
     assert [each.name for each in found.inputs] == [str(folder / "long.txt")]
-    assert next(found.pieces()).text == "line "
+    assert next(found.chunks()).text == "line "
 
 
 @pytest.mark.parametrize("content", ["", "\ufeff", " \n\t\n", "\n" * 1000])
