@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fledge.cli.main import main
+from fledge.cluster.prepare import ray_executor
 from fledge.core.errors import UserError
 from fledge.datasets import executors
-from fledge.datasets.executors import ATTEMPTS, Executor, in_process, on_ray, process_pool
+from fledge.datasets.executors import ATTEMPTS, Executor, in_process, process_pool
 from small_ray import small_ray
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def workers(request: pytest.FixtureRequest) -> Iterator[Executor]:
         yield process_pool(2)
         return
     request.getfixturevalue("cluster")
-    with on_ray(None, None) as engine:
+    with ray_executor(None, None) as engine:
         yield engine
 
 
@@ -72,7 +73,7 @@ def test_each_result_comes_with_what_it_was_made_of(workers: Executor, deeds: Mo
 
 def test_no_work_starts_nobody(workers: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "ProcessPoolExecutor", None)
-    monkeypatch.setattr("fledge.datasets.executors.islice", None)
+    monkeypatch.setattr("fledge.cluster.prepare.islice", None)
     assert list(workers(print, [])) == []
 
 
@@ -87,7 +88,7 @@ def test_parts_are_the_same_whoever_makes_them(workers: Executor, make: "Maker",
 
 
 def test_ray_holds_back_what_is_not_to_be_done_yet(cluster: str, deeds: ModuleType, marks: Path) -> None:
-    with on_ray(None, 1) as engine:
+    with ray_executor(None, 1) as engine:
         assert dict(engine(partial(deeds.world, marks), NUMBERS)) == dict.fromkeys(NUMBERS, 1)
 
 

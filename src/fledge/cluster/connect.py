@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, or starting a small one here for the time of some work. What is done there is for others."""
+"""Connect to a Ray cluster, or start a small local one for the duration of a block."""
 
 import contextlib
 import importlib
@@ -16,15 +16,16 @@ from fledge.core.signals import handlers_restored
 CONNECT_TIMEOUT = 5  # seconds
 
 
-def require_ray(wanted_by: str, module: str = "ray") -> None:
+def require_ray(option: str, module: str = "ray") -> None:
+    """Raise a UserError where Ray is not installed; `option` is the command-line option that needs it."""
     try:
         importlib.import_module(module)
     except ImportError:
-        raise UserError(f"{wanted_by} needs Ray, which is not installed", "pip install 'fledge[ray]'") from None
+        raise UserError(f"{option} needs Ray, which is not installed", "pip install 'fledge[ray]'") from None
 
 
 def check_reachable(address: str) -> None:
-    """Ray itself tries for a quarter of an hour to reach what is not there."""
+    """Refuse an address where nothing listens: Ray itself would retry for a quarter of an hour."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), CONNECT_TIMEOUT).close()
@@ -35,16 +36,16 @@ def check_reachable(address: str) -> None:
 
 @contextlib.contextmanager
 def ray_session(address: str | None) -> Iterator[None]:
-    """The cluster at `address`, or one that is started here; or the one that this process has joined before."""
+    """Connect to the cluster at `address`, or start a local one; an existing connection is reused and kept."""
     import ray
 
     if ray.is_initialized():
         yield
         return
-    with contextlib.redirect_stdout(sys.stderr):  # Ray prints what becomes of its workers; stdout is for results
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints worker failures; stdout is for results
         _connect(address or "local")
         try:
-            _require_same_code()
+            _require_same_version()
             yield
         finally:
             ray.shutdown()
@@ -53,20 +54,20 @@ def ray_session(address: str | None) -> Iterator[None]:
 def _connect(address: str) -> None:
     import ray
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told that fledge runs here
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
     try:
         with handlers_restored():  # Ray would turn SIGTERM into an ordinary exit with status 15
             ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError) as error:
-        hint = "check --address; where the cluster asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
-        raise UserError(f"could not join Ray at '{address}': {first_line(error)}", hint) from None
+        hint = "check --address; if the cluster needs a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+        raise UserError(f"could not connect to Ray at '{address}': {first_line(error)}", hint) from None
 
 
-def _require_same_code() -> None:
-    """Workers with another fledge, or none, would make something else, or nothing."""
+def _require_same_version() -> None:
+    """Refuse a cluster whose workers have another version of fledge, or none."""
     import ray
 
-    def version() -> str:  # goes to the worker as it stands here
+    def version() -> str:  # pickled by value, so it runs on workers without fledge, too
         try:
             from fledge import __version__
         except ImportError:
@@ -75,13 +76,14 @@ def _require_same_code() -> None:
 
     there = ray.get(ray.remote(version).remote())
     if there != __version__:
-        hint = "install the same one on all its machines"
+        hint = "install the same version on every machine of the cluster"
         raise UserError(f"this is fledge {__version__}, and the Ray cluster has {there}", hint)
 
 
 def ray_error(error: Exception) -> UserError:
     return UserError(
-        f"Ray gave up: {first_line(error)}", "its machines need this very fledge, and must all see the files"
+        f"Ray failed: {first_line(error)}",
+        "every machine of the cluster needs the same version of fledge and must see the same files",
     )
 
 
@@ -89,23 +91,20 @@ def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-# How large it is, once it has been joined
-
-
 def ray_nodes() -> list[tuple[int, int]]:
-    """The cores and the GPUs of each."""
+    """(cores, GPUs) of each live node that has a core. Needs a connection."""
     import ray
 
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    there = [node["Resources"] for node in nodes if node["Alive"]]
-    return [(int(found["CPU"]), int(found.get("GPU", 0))) for found in there if found.get("CPU", 0) >= 1]
+    resources = [node["Resources"] for node in nodes if node["Alive"]]
+    return [(int(each["CPU"]), int(each.get("GPU", 0))) for each in resources if each.get("CPU", 0) >= 1]
 
 
-def cores_per_worker(machines: list[tuple[int, int]], count: int, *, with_gpu: bool) -> int:
-    """The most that `count` workers can have at a time, none of them on two machines; 0 if there is no room for all."""
+def cores_per_worker(nodes: list[tuple[int, int]], count: int, *, with_gpu: bool) -> int:
+    """The most cores that each of `count` workers can have, each on one node; 0 if they do not all fit."""
 
-    def places(each: int) -> int:
-        return sum(min(cores // each, gpus) if with_gpu else cores // each for cores, gpus in machines)
+    def slots(cores_each: int) -> int:
+        return sum(min(cores // cores_each, gpus) if with_gpu else cores // cores_each for cores, gpus in nodes)
 
-    most = max((cores for cores, _ in machines), default=0)
-    return next((each for each in range(most, 0, -1) if places(each) >= count), 0)
+    most = max((cores for cores, _ in nodes), default=0)
+    return next((each for each in range(most, 0, -1) if slots(each) >= count), 0)

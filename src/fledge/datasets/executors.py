@@ -10,10 +10,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
 from typing import Any
 
-from fledge.cluster import connect
 from fledge.core.errors import UserError
 from fledge.core.signals import exit_with_parent, sigint_blocked
 
@@ -51,12 +49,12 @@ def process_pool(count: int) -> Executor:
                 yield waiting.pop(place), result
             failures = failures + 1 if len(waiting) == before else 0
             if failures == ATTEMPTS:
-                raise _worker_killed()
+                raise workers_killed()
 
     return run
 
 
-def _worker_killed() -> UserError:
+def workers_killed() -> UserError:
     hint = "they may have run out of memory: use fewer, --workers 1"
     return UserError(f"workers were killed {ATTEMPTS} times in a row", hint)
 
@@ -76,51 +74,3 @@ def _in_pool(work: Work, items: dict[int, Any], count: int) -> Iterator[tuple[in
         ours.close()  # whatever is still at work stops now
         pool.shutdown(cancel_futures=True)
         life.close()
-
-
-@contextlib.contextmanager
-def on_ray(address: str | None, count: int | None) -> Iterator[Executor]:
-    """On a cluster, or on one that is started here for the time of the block. Its machines must all see the files.
-
-    At most `count` are at work at a time. Ray is joined when there is work, unless this process has joined one before.
-    """
-    connect.require_ray("--engine ray")
-    import ray
-
-    if address is not None:
-        connect.check_reachable(address)
-
-    def run(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-        if not items:
-            return
-        session.enter_context(connect.ray_session(address))
-        task = ray.remote(max_retries=ATTEMPTS - 1)(_call)  # where a worker dies, Ray begins its task anew
-        shared, queue = ray.put(work), iter(items)
-        waiting = {task.remote(shared, item): item for item in islice(queue, count)}
-        while waiting:
-            (done, *_), _ = ray.wait(list(waiting))
-            try:
-                result = ray.get(done)
-            except ray.exceptions.RayError as error:
-                raise _from_ray(error) from error
-            yield waiting.pop(done), result
-            waiting.update((task.remote(shared, item), item) for item in islice(queue, 1))
-
-    with contextlib.ExitStack() as session:
-        yield run
-
-
-def _call(work: Work, item: Any) -> Any:
-    return work(item)
-
-
-def _from_ray(error: Exception) -> Exception:
-    """What a worker raised, as it would be raised here; Ray's own troubles in our words."""
-    from ray import exceptions
-
-    cause: Exception = error.cause if isinstance(error, exceptions.RayTaskError) else error
-    if isinstance(cause, exceptions.WorkerCrashedError | exceptions.OutOfMemoryError):
-        return _worker_killed()
-    if isinstance(cause, exceptions.RayError):
-        return connect.ray_error(cause)
-    return cause

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from fledge.cli.output import report
+from fledge.cluster.prepare import ray_executor
 from fledge.core.config import Layer, read_overrides
 from fledge.core.config import build as build_settings
 from fledge.core.errors import UserError
@@ -95,7 +96,7 @@ def refuse_idle(overrides: Layer) -> None:
 def ray_if_asked(args: argparse.Namespace) -> contextlib.AbstractContextManager[Executor | None]:
     """A cluster that is not there is refused before any text is looked at."""
     if args.engine == "ray":
-        return executors.on_ray(args.address, args.workers)
+        return ray_executor(args.address, args.workers)
     if args.address:
         raise UserError("--address is a Ray cluster's", "add --engine ray, or leave it out")
     return contextlib.nullcontext()

@@ -3,13 +3,14 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from fledge.checkpoint import store
 from fledge.checkpoint.state import State
 from fledge.checkpoint.store import Checkpoint
 from fledge.cli.output import report
-from fledge.cluster.launch import launch_on_ray, refuse_idle
+from fledge.cluster.train import train_on_ray
 from fledge.core import device as machines
 from fledge.core.config import merge, read_overrides, to_layer, to_toml
 from fledge.core.distributed import SINGLE_PROCESS, World, init_distributed
@@ -18,7 +19,7 @@ from fledge.core.files import remove_partials
 from fledge.core.progress import notice
 from fledge.datasets.shards import Dataset
 from fledge.recipes.prepare import open_dataset_at
-from fledge.recipes.train_result import TrainResult, print_result
+from fledge.recipes.train_result import TrainResult, print_result, refuse_ray_options, saved_result
 from fledge.runs import run_folder
 from fledge.runs.config_diff import config_changes, refuse_changes
 from fledge.runs.run_folder import RunFolder
@@ -32,7 +33,7 @@ from fledge.training.verify import Verification, in_words, verify_checkpoint
 
 
 def run(args: argparse.Namespace) -> None:
-    refuse_idle(args)
+    refuse_ray_options(args)
     if args.verify and (args.overrides or args.launcher):
         raise UserError("--verify looks at a checkpoint as it is", "leave settings and --launcher out")
     if args.launcher:
@@ -49,7 +50,9 @@ def run(args: argparse.Namespace) -> None:
 def launched(args: argparse.Namespace) -> TrainResult:
     name, _ = run_folder.split_reference(args.run)
     settings = validated(merge(run_folder.open_run(name, args.runs).config(), read_overrides(args.overrides)))
-    return launch_on_ray(resumed, args, name, settings)
+    where = {"workers": args.workers, "address": args.address}
+    train_on_ray(partial(resumed, args), run=name, runs=args.runs, train=settings.train, **where)
+    return saved_result(name, args.runs)
 
 
 def resumed(args: argparse.Namespace, world: World) -> TrainResult:

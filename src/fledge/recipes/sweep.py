@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fledge.cli.output import report
+from fledge.cluster.sweep import ray_workers
 from fledge.core.config import Layer, build, read_toml, refuse_odd_counts, setting, to_toml
 from fledge.core.errors import Interrupted, UserError
 from fledge.core.files import file_lock, new_folders, user_path, write_atomic
@@ -102,7 +103,7 @@ def again(args: argparse.Namespace) -> str:
 
 def crew_of(args: argparse.Namespace) -> TrialRunner:
     if args.engine == "ray":
-        return workers.on_ray(args.address, args.workers)
+        return ray_workers(args.address, args.workers)
     if args.address:
         raise UserError("--address is a Ray cluster's", "add --engine ray, or leave it out")
     return workers.local_workers(args.workers)
@@ -200,9 +201,7 @@ class Sweep:
         if code in STOPPED:
             return  # it has saved, and goes on next time
         if code != DONE:
-            self._failed(
-                trial, failure_reason(job.errand.log) if code < STOPPED[0] else f"killed by signal {code - 128}"
-            )
+            self._failed(trial, failure_reason(job.job.log) if code < STOPPED[0] else f"killed by signal {code - 128}")
             return
         loss, step = best_of(self.folder / trial.name, self.plan.config.metric)
         if loss is None:

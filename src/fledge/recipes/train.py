@@ -4,18 +4,19 @@ import argparse
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from fledge.checkpoint import store
 from fledge.cli.output import report
-from fledge.cluster.launch import launch_on_ray, refuse_idle
+from fledge.cluster.train import train_on_ray
 from fledge.core import device as machines
 from fledge.core.config import to_layer, to_toml
 from fledge.core.distributed import SINGLE_PROCESS, World, init_distributed, restart_counts
 from fledge.core.errors import Interrupted, UserError
 from fledge.recipes.prepare import ensure_dataset
 from fledge.recipes.resume import resume
-from fledge.recipes.train_result import TrainResult, print_result
+from fledge.recipes.train_result import TrainResult, print_result, refuse_ray_options, saved_result
 from fledge.runs import metadata, run_folder
 from fledge.runs.run_folder import RunFolder
 from fledge.settings.pipeline import resolve
@@ -31,7 +32,7 @@ LONGEST_NAME = 200  # bytes; a file system takes 255, and folders beside it carr
 
 
 def run(args: argparse.Namespace) -> None:
-    refuse_idle(args)
+    refuse_ray_options(args)
     if args.launcher and not args.print_config:
         print_result(launched(args), as_json=args.json)
         return
@@ -49,7 +50,10 @@ def launched(args: argparse.Namespace) -> TrainResult:
         raise unnamed()
     check_name(args.run)
     run_folder.refuse_existing(args.runs / args.run)
-    return launch_on_ray(train_in_world, args, args.run, settings)
+    work = partial(train_in_world, args)
+    where = {"workers": args.workers, "address": args.address}
+    train_on_ray(work, run=args.run, runs=args.runs, train=settings.train, **where)
+    return saved_result(args.run, args.runs)
 
 
 def train_in_world(args: argparse.Namespace, world: World) -> TrainResult:

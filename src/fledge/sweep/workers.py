@@ -14,14 +14,12 @@ from itertools import islice
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from fledge.checkpoint import store
-from fledge.cluster import connect
 from fledge.core.errors import UserError
-from fledge.core.jobs import BROKEN, DONE, FRESH, KILLED, REFUSED, STOPPED, Job, status, stop
+from fledge.core.jobs import BROKEN, DONE, FRESH, REFUSED, STOPPED, Job, status, stop
 from fledge.datasets.executors import ATTEMPTS, usable_cores
 from fledge.recipes.resume import resume
 from fledge.recipes.train import train
@@ -37,12 +35,12 @@ class TrialJob:
     """A trial to be trained: `name`.toml → its run folder and its log, all in the folder of the sweep."""
 
     name: str
-    errand: Job
+    job: Job
     on_gpu: bool
 
 
-Ends = Generator[tuple[TrialJob, int], None, None]
-TrialRunner = Callable[[Iterator[TrialJob]], Ends]
+TrialEnds = Generator[tuple[TrialJob, int], None, None]
+TrialRunner = Callable[[Iterator[TrialJob]], TrialEnds]
 
 
 def job_of(folder: Path, name: str, device: str) -> TrialJob:
@@ -86,12 +84,12 @@ class TrialWorker:
 
 
 def local_workers(count: int) -> TrialRunner:
-    def run(jobs: Iterator[TrialJob]) -> Ends:
+    def run(jobs: Iterator[TrialJob]) -> TrialEnds:
         life, ours = FRESH.Pipe(duplex=False)
         working: list[TrialWorker] = []
 
         def started(job: TrialJob, place: int) -> BaseProcess:
-            return job.errand.start(life, partial(use_share, place, count))
+            return job.job.start(life, partial(use_share, place, count))
 
         try:
             while True:
@@ -125,47 +123,3 @@ def use_share(place: int, count: int) -> None:
     gpus = seen.split(",") if seen is not None else [str(gpu) for gpu in range(torch.cuda.device_count())]
     if len(gpus) > 1:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[place % len(gpus)]
-
-
-# Ray
-
-
-def on_ray(address: str | None, count: int) -> TrialRunner:
-    connect.require_ray("--engine ray")
-    if address is not None:
-        connect.check_reachable(address)
-
-    def run(jobs: Iterator[TrialJob]) -> Ends:
-        import ray
-
-        with connect.ray_session(address):
-            there, waiting = connect.ray_nodes(), dict[Any, TrialJob]()
-            while True:
-                waiting |= {_sent(job, there, count): job for job in islice(jobs, count - len(waiting))}
-                if not waiting:
-                    return
-                (done, *_), _ = ray.wait(list(waiting))
-                yield waiting.pop(done), _answer(done)
-
-    return run
-
-
-def _sent(job: TrialJob, there: list[tuple[int, int]], count: int) -> Any:
-    import ray
-
-    on_gpu = job.on_gpu and any(gpus for _, gpus in there)
-    cores = max(1, connect.cores_per_worker(there, count, with_gpu=on_gpu))  # where there is no room for all, some wait
-    # A process of its own for each; Ray begins those anew whose process dies.
-    task = ray.remote(max_calls=1, max_retries=ATTEMPTS - 1, num_cpus=cores, num_gpus=int(on_gpu))
-    return task(Job.do).remote(job.errand)
-
-
-def _answer(done: Any) -> int:
-    from ray import exceptions, get
-
-    try:
-        return int(get(done))
-    except (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError):
-        return KILLED
-    except exceptions.RayError as error:
-        raise connect.ray_error(error) from error

@@ -124,7 +124,7 @@ def test_mistakes_are_refused_before_any_ray_is_asked(
 def test_one_launcher_at_a_time(home: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert home.do("train", str(home.toml), "--run", "two", "--launcher", "ray") == 2
-    assert "torchrun has started this" in capsys.readouterr().err
+    assert "--launcher ray starts its own processes" in capsys.readouterr().err
 
 
 def test_a_run_that_is_there_is_not_begun_again_and_one_that_is_looked_at_not_launched(

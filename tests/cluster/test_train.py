@@ -1,11 +1,11 @@
-"""What is made here of the words and the status of a training that goes on elsewhere."""
+"""The log and the exit status of rank 0, as the command that launched a training on Ray shows them."""
 
 import signal
 from pathlib import Path
 
 import pytest
 
-from fledge.cluster.launch import exit_result, follow_log
+from fledge.cluster.train import follow_log, raise_for_status
 from fledge.core.errors import Interrupted, UserError
 from fledge.core.jobs import Job
 
@@ -15,17 +15,17 @@ def refuse() -> None:
     raise UserError("no such text", "name another")
 
 
-def test_a_refusal_there_is_one_here_and_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refusal_of_rank_0_is_raised_and_not_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "rank-0.log"
     with follow_log(log):
         code = Job(refuse, log).do()
     assert capsys.readouterr().err == "two: 4,352 parameters, and a ä\n"
     with pytest.raises(UserError, match="no such text") as caught:
-        exit_result(code, log, "two", tmp_path)
+        raise_for_status(code, log, "two")
     assert caught.value.hint == "name another"
 
 
-def test_what_is_said_is_heard_once_however_it_comes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_lines_written_in_pieces_are_copied_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log, lines = tmp_path / "rank-0.log", [f"step {number}\n" for number in range(50)]
     with follow_log(log):
         for line in lines:
@@ -36,8 +36,8 @@ def test_what_is_said_is_heard_once_however_it_comes(tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_there_is_one_here(tmp_path: Path, number: signal.Signals) -> None:
+def test_signal_of_rank_0_is_raised_as_interrupted(tmp_path: Path, number: signal.Signals) -> None:
     with pytest.raises(Interrupted) as caught:
-        exit_result(128 + number, tmp_path / "log", "two", tmp_path)
+        raise_for_status(128 + number, tmp_path / "log", "two")
     assert caught.value.code == 128 + number
     assert caught.value.resume_with == "fledge resume two"
