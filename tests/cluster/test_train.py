@@ -18,7 +18,7 @@ def refuse() -> None:
 def test_refusal_of_rank_0_is_raised_and_not_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "rank-0.log"
     with follow_log(log):
-        code = Job(refuse, log).do()
+        code = Job(refuse, log).run()
     assert capsys.readouterr().err == "two: 4,352 parameters, and a ä\n"
     with pytest.raises(UserError, match="no such text") as caught:
         raise_for_status(code, log, "two")

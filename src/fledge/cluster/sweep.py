@@ -38,7 +38,7 @@ def _submit(job: TrialJob, nodes: list[tuple[int, int]], count: int) -> Any:
     cores = max(1, connect.cores_per_worker(nodes, count, with_gpu=on_gpu))  # if they do not all fit, some wait
     # max_calls=1: a new process for each trial. Ray repeats the task if that process dies.
     task = ray.remote(max_calls=1, max_retries=ATTEMPTS - 1, num_cpus=cores, num_gpus=int(on_gpu))
-    return task(Job.do).remote(job.job)
+    return task(Job.run).remote(job.job)
 
 
 def _exit_status(done: Any) -> int:

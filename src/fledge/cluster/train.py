@@ -18,7 +18,7 @@ from fledge.cluster import connect
 from fledge.core.distributed import World, init_distributed, peer_lost, world_size_of_launcher
 from fledge.core.errors import Interrupted, UserError
 from fledge.core.files import new_folders
-from fledge.core.jobs import DONE, ERROR, HINT, STOPPED, Job, failure_reason, refusal
+from fledge.core.jobs import DONE, ERROR, HINT, STOPPED, Job, failure_reason, logged_error
 from fledge.core.progress import notice
 from fledge.core.signals import signal_number
 from fledge.training.config import TrainConfig
@@ -112,7 +112,7 @@ def raise_for_status(status: int, log: Path, run: str) -> None:
     if status in STOPPED:
         raise Interrupted(status - 128, f"fledge resume {run}")
     if status != DONE:
-        raise refusal(log)
+        raise logged_error(log)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from ray.train.backend import Backend, BackendConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch exports it all the same
 
-from fledge.core.jobs import DONE, FRESH, REFUSED, STOPPED, Job, failure_reason, status
+from fledge.core.jobs import DONE, FORKSERVER, REFUSED, STOPPED, Job, exit_status, failure_reason
 
 MAX_RESTARTS = 3
 POLL_SECONDS = 0.3
@@ -83,7 +83,7 @@ def run_worker(config: dict[str, Any]) -> int:
     job: Job = replace(config["job"], log=folder / f"rank-{rank}.log")
     ranks = {"RANK": rank, "WORLD_SIZE": context.get_world_size(), "LOCAL_RANK": context.get_local_rank()}
     set_environment({name: str(value) for name, value in ranks.items()})
-    child_end, parent_end = FRESH.Pipe(duplex=False)
+    child_end, parent_end = FORKSERVER.Pipe(duplex=False)
     process = job.start(child_end, partial(set_environment, dict(os.environ)))
     while not wait([process.sentinel], POLL_SECONDS):
         if (folder / STOP_FILE).exists():
@@ -91,7 +91,7 @@ def run_worker(config: dict[str, Any]) -> int:
             break
     process.join()
     parent_end.close()
-    code = status(process)
+    code = exit_status(process)
     if code not in (DONE, REFUSED, *STOPPED):
         raise RuntimeError(f"rank {rank} ended with status {code}: {failure_reason(job.log)}")
     return code

@@ -1,6 +1,10 @@
-"""A recipe done in a process of its own, whose words go into a log and whose end is an exit status, as a verb's is.
+"""Runs a recipe in a process of its own: output goes to a log file, the result is an exit status as a verb's is.
 
-Such a process ends with the one that wants its work, however that one ends; and it can be asked to stop, by SIGTERM.
+    job = Job(partial(train, …), folder / "trial-1.log", preload=["fledge.recipes.train"])
+    process = job.start(pipe)
+    process.join();  exit_status(process)    # DONE, CRASHED, REFUSED, PEER_LOST, 128 + signal
+
+The process exits with its parent, however that ends, and saves its work on SIGTERM.
 """
 
 import contextlib
@@ -9,30 +13,29 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from fledge.core.distributed import PeerLost
+from fledge.core import distributed
 from fledge.core.errors import Interrupted, UserError, from_os_error, out_of_memory
 from fledge.core.files import cache_dir
 from fledge.core.signals import exit_with_parent, sigint_blocked, signal_number
 
-DONE, BROKEN, REFUSED, LEFT_ALONE = 0, 1, 2, 3
+DONE, CRASHED, REFUSED, PEER_LOST = 0, 1, 2, 3
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 KILLED = 128 + signal.SIGKILL
-TIDYING = 20.0  # seconds to save and end
+STOP_TIMEOUT = 20.0  # seconds to save and exit after SIGTERM
 ERROR, HINT = "error: ", "hint: "
 
-FRESH = multiprocessing.get_context("forkserver")  # a fork of this one would copy threads in the middle of their work
-FRESH.set_forkserver_preload(["fledge.recipes.resume", "fledge.recipes.train"])  # each finds torch imported
+FORKSERVER = multiprocessing.get_context("forkserver")  # forking this process would copy threads that hold locks
 
 
 @dataclass(frozen=True)
 class JobContext:
-    """Where a worker on another machine must go to find what people name from here."""
+    """The directories that relative paths and the cache refer to, for a process elsewhere."""
 
     folder: Path = field(default_factory=Path.cwd)
     cache: Path = field(default_factory=lambda: cache_dir().absolute())
@@ -44,76 +47,79 @@ class JobContext:
 
 @dataclass(frozen=True)
 class Job:
-    work: Callable[[], object]  # that another process can be told
+    work: Callable[[], object]  # picklable
     log: Path
-    place: JobContext = field(default_factory=JobContext)
+    context: JobContext = field(default_factory=JobContext)
+    preload: Sequence[str] = ()  # modules that the fork server imports once, for all its children
 
-    def do(self) -> int:
-        """Here and now."""
+    def run(self) -> int:
+        """Run it in this process; returns the exit status."""
         with self.log.open("a", buffering=1) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             try:
-                self.place.enter()
+                self.context.enter()
                 self.work()
             except Interrupted as stop:
                 return stop.code
             except KeyboardInterrupt as stop:
                 return 128 + signal_number(stop)
             except (UserError, OSError, MemoryError, RuntimeError) as error:
-                return _told(error)
+                return _log_error(error)
             return DONE
 
-    def start(self, life: Connection, first: Callable[[], None] | None = None) -> BaseProcess:
-        """As a process that lives no longer than the other end of `life` is open; `first` it does before all else."""
-        process = FRESH.Process(target=_run_child, args=(self, life, first))
+    def start(self, pipe: Connection, first: Callable[[], None] | None = None) -> BaseProcess:
+        """Run it in a new process, which exits when the other end of `pipe` closes; `first` runs before everything."""
+        FORKSERVER.set_forkserver_preload(list(self.preload))  # no effect once the fork server runs
+        process = FORKSERVER.Process(target=_run_child, args=(self, pipe, first))
         with sigint_blocked():
             process.start()
         return process
 
 
-def _told(error: UserError | OSError | MemoryError | RuntimeError) -> int:
+def _log_error(error: UserError | OSError | MemoryError | RuntimeError) -> int:
     if isinstance(error, RuntimeError) and not out_of_memory(error):
         traceback.print_exc()
-        return BROKEN
+        return CRASHED
     mistake = error if isinstance(error, UserError) else from_os_error(error)
-    print(f"{ERROR}{mistake.message}\n{HINT}{mistake.hint}")
-    return LEFT_ALONE if isinstance(error, PeerLost) else REFUSED
+    sys.stderr.write(f"{ERROR}{mistake.message}\n{HINT}{mistake.hint}\n")
+    return PEER_LOST if isinstance(error, distributed.PeerLost) else REFUSED
 
 
-def _run_child(errand: Job, life: Connection, first: Callable[[], None] | None) -> None:
-    exit_with_parent(life)
+def _run_child(job: Job, pipe: Connection, first: Callable[[], None] | None) -> None:
+    exit_with_parent(pipe)
     if first:
         first()
-    sys.exit(errand.do())
+    sys.exit(job.run())
 
 
 def failure_reason(log: Path) -> str:
-    """What one said last that has failed."""
-    return _last(log, ERROR) or _last(log, "")
+    """The last error in the log, else its last line."""
+    return _last_line(log, ERROR) or _last_line(log, "")
 
 
-def refusal(log: Path) -> UserError:
-    return UserError(failure_reason(log), _last(log, HINT))
+def logged_error(log: Path) -> UserError:
+    """The last error in the log, with its hint."""
+    return UserError(failure_reason(log), _last_line(log, HINT))
 
 
-def _last(log: Path, beginning: str) -> str:
-    """Of the lines that begin so, the last, without that."""
+def _last_line(log: Path, prefix: str) -> str:
+    """The last line with that prefix, without it."""
     with contextlib.suppress(OSError):
-        said = log.read_text(errors="replace").splitlines()
-        return next((line.removeprefix(beginning) for line in reversed(said) if line.startswith(beginning)), "")
+        lines = log.read_text(errors="replace").splitlines()
+        return next((line.removeprefix(prefix) for line in reversed(lines) if line.startswith(prefix)), "")
     return ""
 
 
-def status(process: BaseProcess) -> int:
-    """Of one that has ended; killed by a signal is 128 and its number."""
+def exit_status(process: BaseProcess) -> int:
+    """Of a process that has ended; 128 + the signal, where one killed it, as in a shell."""
     code = process.exitcode
     assert code is not None
     return code if code >= 0 else 128 - code
 
 
-def stop(processes: list[BaseProcess]) -> None:
-    """They save what they have."""
+def stop_all(processes: Sequence[BaseProcess]) -> None:
+    """SIGTERM to all, STOP_TIMEOUT to save, then SIGKILL."""
     for process in processes:
         process.terminate()
     for process in processes:
-        process.join(TIDYING)
+        process.join(STOP_TIMEOUT)
         process.kill()

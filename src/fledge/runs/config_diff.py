@@ -7,8 +7,8 @@ if meant   everything else: told one by one, and done with --allow-changes
 from dataclasses import dataclass
 from typing import Any
 
-from fledge.core.errors import UserError
 from fledge.core.config import Layer
+from fledge.core.errors import UserError
 from fledge.core.progress import notice
 
 FIXED_SECTIONS = ("model", "data", "tokenizer")

@@ -10,11 +10,11 @@ import torch
 
 from fledge import __version__
 from fledge.core import device as machines
-from fledge.core.device import Machine
 from fledge.core.config import to_layer
+from fledge.core.device import Machine
 from fledge.datasets.shards import Dataset
-from fledge.training.config import Settings
 from fledge.tokenizers.base import Tokenizer, fingerprint
+from fledge.training.config import Settings
 
 
 def tokenizer_summary(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fledge.core.errors import UserError, nearest
-from fledge.core.files import atomic_folder, file_lock, read_json, sha256, user_path, write_atomic
-from fledge.core.checksums import CHECKSUM_KEY, verify, with_checksum
-from fledge.core.config import read_toml
 from fledge.checkpoint import store
 from fledge.checkpoint.state import State, load_weights
+from fledge.core.checksums import CHECKSUM_KEY, verify, with_checksum
+from fledge.core.config import read_toml
+from fledge.core.errors import UserError, nearest
+from fledge.core.files import atomic_folder, file_lock, read_json, sha256, user_path, write_atomic
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.tokenizers import base as tokenizers

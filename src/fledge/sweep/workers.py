@@ -19,7 +19,7 @@ import torch
 
 from fledge.checkpoint import store
 from fledge.core.errors import UserError
-from fledge.core.jobs import BROKEN, DONE, FRESH, REFUSED, STOPPED, Job, status, stop
+from fledge.core.jobs import CRASHED, DONE, FORKSERVER, REFUSED, STOPPED, Job, exit_status, stop_all
 from fledge.datasets.executors import ATTEMPTS, usable_cores
 from fledge.recipes.resume import resume
 from fledge.recipes.train import train
@@ -45,9 +45,10 @@ TrialRunner = Callable[[Iterator[TrialJob]], TrialEnds]
 
 def job_of(folder: Path, name: str, device: str) -> TrialJob:
     folder = folder.absolute()
-    return TrialJob(
-        name, Job(partial(train_or_go_on, folder, name), folder / f"{name}.log"), device in ("auto", "cuda")
+    job = Job(
+        partial(train_or_go_on, folder, name), folder / f"{name}.log", preload=(train.__module__, resume.__module__)
     )
+    return TrialJob(name, job, device in ("auto", "cuda"))
 
 
 def train_or_go_on(folder: Path, name: str) -> None:
@@ -85,7 +86,7 @@ class TrialWorker:
 
 def local_workers(count: int) -> TrialRunner:
     def run(jobs: Iterator[TrialJob]) -> TrialEnds:
-        life, ours = FRESH.Pipe(duplex=False)
+        life, ours = FORKSERVER.Pipe(duplex=False)
         working: list[TrialWorker] = []
 
         def started(job: TrialJob, place: int) -> BaseProcess:
@@ -100,15 +101,15 @@ def local_workers(count: int) -> TrialRunner:
                     return
                 wait([worker.process.sentinel for worker in working])
                 for worker in [worker for worker in working if worker.process.exitcode is not None]:
-                    code = status(worker.process)
-                    if code in (DONE, BROKEN, REFUSED, *STOPPED) or worker.attempts == ATTEMPTS:
+                    code = exit_status(worker.process)
+                    if code in (DONE, CRASHED, REFUSED, *STOPPED) or worker.attempts == ATTEMPTS:
                         working.remove(worker)
                         yield worker.job, code
                     else:
                         worker.attempts += 1
                         worker.process = started(worker.job, worker.place)
         finally:
-            stop([worker.process for worker in working])
+            stop_all([worker.process for worker in working])
             ours.close()
             life.close()
 

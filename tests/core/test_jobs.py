@@ -13,18 +13,18 @@ import pytest
 from fledge.core.distributed import peer_lost
 from fledge.core.errors import Interrupted, UserError
 from fledge.core.jobs import (
-    BROKEN,
+    CRASHED,
     DONE,
-    FRESH,
+    FORKSERVER,
     KILLED,
-    LEFT_ALONE,
+    PEER_LOST,
     REFUSED,
     STOPPED,
     Job,
     JobContext,
+    exit_status,
     failure_reason,
-    refusal,
-    status,
+    logged_error,
 )
 from fledge.core.signals import Sigterm
 
@@ -41,15 +41,15 @@ def fail(error: BaseException) -> None:
         (partial(fail, UserError("no such text", "name another")), REFUSED),
         (partial(fail, OSError(28, "full")), REFUSED),
         (partial(fail, RuntimeError("DefaultCPUAllocator: can't allocate memory")), REFUSED),
-        (partial(fail, RuntimeError("a bug")), BROKEN),
-        (partial(fail, peer_lost()), LEFT_ALONE),
+        (partial(fail, RuntimeError("a bug")), CRASHED),
+        (partial(fail, peer_lost()), PEER_LOST),
         (partial(fail, Interrupted(signal.SIGTERM, "fledge resume bird")), 128 + signal.SIGTERM),
         (partial(fail, KeyboardInterrupt()), 128 + signal.SIGINT),
         (partial(fail, Sigterm()), 128 + signal.SIGTERM),
     ],
 )
 def test_an_end_is_a_status(tmp_path: Path, work: Callable[[], object], code: int) -> None:
-    assert Job(work, tmp_path / "log").do() == code
+    assert Job(work, tmp_path / "log").run() == code
 
 
 def test_its_words_are_in_its_log_and_the_last_refusal_is_known(
@@ -57,29 +57,29 @@ def test_its_words_are_in_its_log_and_the_last_refusal_is_known(
 ) -> None:
     log = tmp_path / "log"
     for what in ("first", "second"):
-        Job(partial(fail, UserError(what, f"mend the {what}")), log).do()
+        Job(partial(fail, UserError(what, f"mend the {what}")), log).run()
     assert log.read_text().count("so far, so good") == 2
     assert capsys.readouterr().out == ""
-    assert refusal(log).message == failure_reason(log) == "second"
-    assert refusal(log).hint == "mend the second"
+    assert logged_error(log).message == failure_reason(log) == "second"
+    assert logged_error(log).hint == "mend the second"
 
 
 def test_what_failed_without_a_refusal_is_told_by_its_last_line(tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert failure_reason(log) == ""
-    Job(partial(fail, RuntimeError("a bug")), log).do()
+    Job(partial(fail, RuntimeError("a bug")), log).run()
     assert failure_reason(log) == "RuntimeError: a bug"
 
 
 def test_a_folder_that_is_not_there_is_a_refusal(tmp_path: Path) -> None:
     errand = Job(print, tmp_path / "log", JobContext(tmp_path / "nowhere", tmp_path))
-    assert errand.do() == REFUSED
+    assert errand.run() == REFUSED
     assert "nowhere" in failure_reason(errand.log)
 
 
 @pytest.fixture
 def life() -> Iterator[tuple[Connection, Connection]]:
-    theirs, ours = FRESH.Pipe(duplex=False)
+    theirs, ours = FORKSERVER.Pipe(duplex=False)
     with theirs, ours:
         yield theirs, ours
 
@@ -101,7 +101,7 @@ def test_a_process_ends_with_the_one_that_wants_its_work(tmp_path: Path, life: t
     wait_for(tmp_path / "begun")
     life[1].close()
     process.join(60)
-    assert status(process) == 1
+    assert exit_status(process) == 1
 
 
 def test_one_that_is_killed_or_asked_to_stop_says_so_by_its_status(
@@ -114,5 +114,5 @@ def test_one_that_is_killed_or_asked_to_stop_says_so_by_its_status(
         assert process.pid
         os.kill(process.pid, number)
         process.join(60)
-        assert status(process) in (KILLED, *STOPPED)
-        assert status(process) == 128 + number
+        assert exit_status(process) in (KILLED, *STOPPED)
+        assert exit_status(process) == 128 + number

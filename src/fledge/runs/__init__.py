@@ -1,0 +1,1 @@
+"""Run folders: open one, read its files, compare its settings."""
