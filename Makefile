@@ -15,7 +15,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 # Several at once: threads that wait for work must not keep others from theirs.
 PYTEST := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2
 
-NUMERICS := tests/losses tests/model tests/optim tests/train tests/batches tests/evaluate tests/generate \
+NUMERICS := tests/losses tests/model tests/optim tests/training tests/batches tests/evaluation tests/inference \
             tests/checkpoint tests/exchange/test_eject.py tests/exchange/test_huggingface.py \
             tests/journey/test_compile.py tests/journey/test_train_and_resume.py tests/journey/test_accidents.py \
             tests/journey/parallel/test_together.py tests/journey/gpu

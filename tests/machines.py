@@ -17,7 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 JOURNEYS = ("journey/test_train_and_resume.py", "journey/test_bad_input.py", "journey/test_generate.py",
             "journey/test_evaluate.py", "journey/test_plan.py", "journey/test_plot_and_runs.py")  # fmt: skip
-NUMERICS = ("losses", "model", "optim", "train", "batches", "evaluate", "generate", "journey/test_compile.py")
+NUMERICS = ("losses", "model", "optim", "training", "batches", "evaluation", "inference", "journey/test_compile.py")
 OPTIONAL = "ray,optuna,wandb,tensorboard,s3fs,moto,transformers,xllamacpp,tiktoken,gigatoken"
 # What a machine with a GPU may lack; transformers 5 needs rich for itself.
 BARE = "rich,orjson,gguf,gigatoken,ray,optuna,wandb,tensorboard,s3fs,moto,xllamacpp,transformers"
@@ -33,17 +33,17 @@ class Machine:
 
 
 MACHINES = [
-    Machine("bf16 units", ("base", "recipes", "train", *JOURNEYS, "journey/test_exchange.py"), "bf16=yes"),
-    Machine("no bf16 units", ("base", *JOURNEYS)),
-    Machine("one core", ("base", "datasets", "train", "journey/test_killed_prepare.py", *JOURNEYS), "bf16=no cores=1"),
-    Machine("no C++ compiler", ("train", "journey/test_compile.py", "faults/test_signals.py", *JOURNEYS),
+    Machine("bf16 units", ("core", "recipes", "training", *JOURNEYS, "journey/test_exchange.py"), "bf16=yes"),
+    Machine("no bf16 units", ("core", *JOURNEYS)),
+    Machine("one core", ("core", "datasets", "training", "journey/test_killed_prepare.py", *JOURNEYS), "bf16=no cores=1"),
+    Machine("no C++ compiler", ("training", "journey/test_compile.py", "faults/test_signals.py", *JOURNEYS),
             without=("g++", "c++", "gcc", "cc", "clang", "clang++")),
     Machine("no strace", ("faults/test_system_calls.py", "faults/test_kills.py"), without=("strace",)),
-    Machine("no test data", ("tokens", "text", "exchange"), variables={"FLEDGE_TEST_DATA": ""}),
+    Machine("no test data", ("tokenizers", "text", "exchange"), variables={"FLEDGE_TEST_DATA": ""}),
     Machine("AVX2 only", NUMERICS, variables={"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}),
-    Machine("no optional packages", ("tokens", "text", "datasets", "track", "recipes", *JOURNEYS),
+    Machine("no optional packages", ("tokenizers", "text", "datasets", "tracking", "recipes", *JOURNEYS),
             f"bf16=no absent={OPTIONAL}"),
-    Machine("bare GPU machine", ("base", "losses", "model", "train", "track", *JOURNEYS), f"bf16=yes absent={BARE}"),
+    Machine("bare GPU machine", ("core", "losses", "model", "training", "tracking", *JOURNEYS), f"bf16=yes absent={BARE}"),
 ]  # fmt: skip
 
 
