@@ -35,7 +35,8 @@ class Machine:
 MACHINES = [
     Machine("bf16 units", ("core", "recipes", "training", *JOURNEYS, "journey/test_exchange.py"), "bf16=yes"),
     Machine("no bf16 units", ("core", *JOURNEYS)),
-    Machine("one core", ("core", "datasets", "training", "journey/test_killed_prepare.py", *JOURNEYS), "bf16=no cores=1"),
+    Machine("one core", ("core", "datasets", "training", "journey/test_killed_prepare.py", *JOURNEYS),
+            "bf16=no cores=1"),
     Machine("no C++ compiler", ("training", "journey/test_compile.py", "faults/test_signals.py", *JOURNEYS),
             without=("g++", "c++", "gcc", "cc", "clang", "clang++")),
     Machine("no strace", ("faults/test_system_calls.py", "faults/test_kills.py"), without=("strace",)),
@@ -43,7 +44,8 @@ MACHINES = [
     Machine("AVX2 only", NUMERICS, variables={"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}),
     Machine("no optional packages", ("tokenizers", "text", "datasets", "tracking", "recipes", *JOURNEYS),
             f"bf16=no absent={OPTIONAL}"),
-    Machine("bare GPU machine", ("core", "losses", "model", "training", "tracking", *JOURNEYS), f"bf16=yes absent={BARE}"),
+    Machine("bare GPU machine", ("core", "losses", "model", "training", "tracking", *JOURNEYS),
+            f"bf16=yes absent={BARE}"),
 ]  # fmt: skip
 
 
