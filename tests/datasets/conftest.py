@@ -15,7 +15,7 @@ from fledge.datasets.build import BuildSpec, build
 from fledge.datasets.config import DataConfig
 from fledge.datasets.executors import Executor, Work
 from fledge.datasets.shards import Dataset, open_dataset
-from fledge.recipes.prepare import build_spec
+from fledge.datasets.spec import build_spec
 from fledge.text import formats, jsonl, plain
 from fledge.text.inputs import is_url
 from fledge.tokenizers.config import TokenizerConfig

@@ -20,7 +20,7 @@ from fledge.datasets.build import BuildSpec, build
 from fledge.datasets.config import DataConfig
 from fledge.datasets.executors import Work, in_process
 from fledge.datasets.shards import open_dataset
-from fledge.recipes.prepare import build_spec
+from fledge.datasets.spec import build_spec
 from fledge.tokenizers.config import TokenizerConfig
 
 from .conftest import unwatched

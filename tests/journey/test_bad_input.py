@@ -437,7 +437,7 @@ def test_a_disk_that_fills_up_on_the_way_keeps_what_is_finished(
         assert finished or room < 100
         (disk / "filling").unlink()
         assert main([*prepare, str(disk / "out")]) == 0
-        assert (f"{finished} of 9 parts are there already" in capsys.readouterr().err) == (finished > 0)
+        assert (f"{finished} of 9 parts are finished already" in capsys.readouterr().err) == (finished > 0)
         assert listing(disk / "out") == listing(workplace / "whole")
 
 

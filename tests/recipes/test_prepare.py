@@ -20,12 +20,12 @@ from rich.cells import cell_len
 
 from fledge.cli.main import main
 from fledge.core.errors import UserError
-from fledge.datasets import plan
+from fledge.datasets import plan, preview
 from fledge.datasets.build import claim
+from fledge.datasets.cache import build_local, ensure_dataset
 from fledge.datasets.config import DataConfig
 from fledge.datasets.shards import Dataset, open_dataset
-from fledge.recipes import prepare as recipe
-from fledge.recipes.prepare import ensure_dataset, prepare
+from fledge.datasets.spec import build_spec
 from fledge.tokenizers import base as tokenizers
 from fledge.tokenizers.char import CharTokenizer
 from fledge.tokenizers.config import TokenizerConfig
@@ -47,6 +47,10 @@ def poems(tmp_path: Path) -> Path:
     for number in range(130):
         (folder / f"{number:03d}.txt").write_text(f"poem {number}: {'la ' * (number % 7 + 1)}\n")
     return folder
+
+
+def prepare(sources: list[str], tokenizer: TokenizerConfig, data: DataConfig, out: Path) -> Dataset:
+    return build_local(build_spec(sources, data, tokenizer, str(out)))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -214,7 +218,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(plan, "MIN_PART", 1)
     monkeypatch.setattr(plan, "MAX_PART", 1)
-    monkeypatch.setattr(recipe, "PROBE", 1 << 10)
+    monkeypatch.setattr(preview, "SAMPLE_BYTES", 1 << 10)
     monkeypatch.setattr(os, "fsync", lambda _: None)
     return folder
 
@@ -249,7 +253,7 @@ def test_a_person_is_told_what_will_be_and_what_has_become_of_it(desk: Path, say
         "1 file, 2.1 KB; held out: the end of each document",
         "  one.txt                       a·3  ·1 b·4 a·3 d·6  ·1 c·5 a·3 b·4 ,·2  ·1 a·3 …",
     ]
-    assert re.fullmatch(r"about 2\.1 thousand tokens, 4\.2 KB on disk, 1 s with \d+ at work", err[2])
+    assert re.fullmatch(r"about 2\.1 thousand tokens, 4\.2 KB on disk, 1 s with \d+ workers?", err[2])
     assert len(err) == 3
     assert out == [
         "my data: a vocabulary of 12 tokens",
@@ -313,7 +317,7 @@ def test_with_json_stdout_holds_one_document_and_stderr_the_words(desk: Path, sa
         found = json.loads("\n".join(out))
         assert found["splits"]["train"] == {"tokens": 11, "documents": 1, "bytes": 10}
         assert found["folder"] == "data"
-        assert err[0] == ("'data' holds this very dataset already: nothing was done" if again else SEEN_ONCE)
+        assert err[0] == ("'data' holds this very dataset already: nothing to do" if again else SEEN_ONCE)
 
 
 SEEN_ONCE = "1 file, 10 B; held out: nothing"
@@ -367,7 +371,7 @@ def test_parts_that_are_there_already_are_told(desk: Path, say: Say) -> None:
     (desk / "texts" / "c.txt").write_text("a fed")
     code, _, err = say("texts", "--out", "data", *MADE)
     assert code == 0
-    assert err[-1] == "2 of 3 parts are there already"
+    assert err[-1] == "2 of 3 parts are finished already"
 
 
 @pytest.mark.parametrize("setting", ["corpus", "path", "stride"])
@@ -375,7 +379,7 @@ def test_a_setting_that_plays_no_role_is_refused(desk: Path, say: Say, setting: 
     (desk / "one.txt").write_text("a bad cab")
     code, _, err = say("one.txt", "--out", "data", f"--data.{setting}", "3")
     assert code == 2
-    assert err[0] == f"error: data.{setting} plays no role here"
+    assert err[0] == f"error: data.{setting} has no effect here"
     assert not (desk / "data").exists()
 
 
@@ -412,7 +416,7 @@ def test_a_separator_that_is_no_text_is_refused(desk: Path, say: Say) -> None:
         ("--tokenizer.vocab_size 60000", "the text allows only", "ask for fewer"),
         ("--data.min_length 1000", "nothing is left of the text in 'one.txt' (1 too short)", "loosen the filters"),
         ("--workers 0", "'0' is not a whole number from 1 up", "--help"),
-        ("--address here:1", "--address is a Ray cluster's", "--engine ray"),
+        ("--address here:1", "--address is the address of a Ray cluster", "--engine ray"),
     ],
 )
 def test_what_cannot_be_is_refused_and_leaves_nothing(

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from fledge.cli.main import main
-from fledge.recipes.prepare import prepare
+from fledge.datasets.cache import build_local
+from fledge.datasets.spec import build_spec
 from fledge.recipes.tokenizer import print_coloured, readable
 from fledge.tokenizers import base as tokenizers
 from fledge.tokenizers import gpt2
@@ -78,7 +79,7 @@ def test_gpt2s_files_are_found_in_tiktokens_cache_and_used_for_a_dataset(
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     from fledge.datasets.config import DataConfig
 
-    dataset = prepare(["duck.txt"], TokenizerConfig(kind="gpt2"), DataConfig(), Path("data"))
+    dataset = build_local(build_spec(["duck.txt"], DataConfig(), TokenizerConfig(kind="gpt2"), "data"))
     assert dataset.tokenizer.vocab_size == 50257
     assert dataset.tokenizer.decode(dataset.split("train").read(0, 5)) == "Once upon a time there"
 

@@ -46,9 +46,9 @@ def add_device_argument(parser: Parser) -> None:
 
 
 def add_engine_arguments(parser: Parser, local: str) -> None:
-    help = f"this machine, or a Ray cluster (default: {local})"
+    help = f"this machine or Ray (default: {local})"
     parser.add_argument("--engine", choices=[local, "ray"], default=local, help=help)
-    parser.add_argument("--address", metavar="HOST:PORT", help="of the Ray cluster (default: start one here)")
+    parser.add_argument("--address", metavar="HOST:PORT", help="of the Ray cluster (default: start one)")
 
 
 def add_launcher_arguments(parser: Parser) -> None:

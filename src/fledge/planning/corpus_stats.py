@@ -8,8 +8,9 @@ import math
 from dataclasses import dataclass
 
 from fledge.core.files import user_path
+from fledge.datasets.cache import cache_folder, ensure_dataset
+from fledge.datasets.preview import COMPRESSION
 from fledge.datasets.shards import MANIFEST, Dataset
-from fledge.recipes.prepare import PACKED, cached, ensure_dataset
 from fledge.settings.pipeline import known_vocabulary
 from fledge.text.corpora import CORPORA
 from fledge.text.inputs import is_url
@@ -42,7 +43,7 @@ def read_corpus_stats(settings: Settings) -> CorpusStats:
         return counted_stats(settings, ensure_dataset(data, tokenizer))
     source, share = split_weight(data.corpus)
     far, here = remote_stats(source), local_stats(source)
-    if (far or here > AT_HAND) and not (cached(data, tokenizer) / MANIFEST).exists():
+    if (far or here > AT_HAND) and not (cache_folder(data, tokenizer) / MANIFEST).exists():
         return estimated_stats(settings, int(share * (far or here)))
     return counted_stats(settings, ensure_dataset(data, tokenizer))
 
@@ -53,7 +54,7 @@ def remote_stats(source: str) -> int:
     if corpus is None or not corpus.network or user_path(source).exists():
         return 0
     number, unit = corpus.size.split()
-    return int(float(number) * UNITS[unit]) * (PACKED if corpus.origin.endswith(".parquet") else 1)
+    return int(float(number) * UNITS[unit]) * (COMPRESSION if corpus.origin.endswith(".parquet") else 1)
 
 
 def local_stats(source: str) -> int:

@@ -15,8 +15,8 @@ from fledge.cli.output import report
 from fledge.core.config import listed_divisors
 from fledge.core.errors import UserError
 from fledge.core.formatting import printable
+from fledge.datasets.cache import open_dataset_at
 from fledge.datasets.shards import Split
-from fledge.recipes.prepare import open_dataset_at
 from fledge.runs import run_folder
 from fledge.runs.run_folder import RunFolder
 from fledge.settings.pipeline import validated

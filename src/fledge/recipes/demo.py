@@ -15,9 +15,9 @@ from fledge.core.device import Machine
 from fledge.core.errors import UserError
 from fledge.core.formatting import format_duration, printable, short_path
 from fledge.core.progress import notice
+from fledge.datasets.cache import ensure_dataset
 from fledge.datasets.shards import Dataset
 from fledge.model.flops import parameters
-from fledge.recipes.prepare import ensure_dataset
 from fledge.recipes.train import train
 from fledge.recipes.train_result import TrainResult
 from fledge.settings.pipeline import resolve

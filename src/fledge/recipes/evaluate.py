@@ -8,8 +8,8 @@ from fledge.core import device as machines
 from fledge.core.distributed import World, init_distributed
 from fledge.core.errors import UserError
 from fledge.core.progress import notice, progress
+from fledge.datasets.cache import open_dataset_at
 from fledge.evaluation.loss import evaluate_loss
-from fledge.recipes.prepare import open_dataset_at
 from fledge.runs import run_folder
 from fledge.settings.pipeline import validated
 from fledge.tokenizers.base import byte_lengths, fingerprint

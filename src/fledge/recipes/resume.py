@@ -17,8 +17,8 @@ from fledge.core.distributed import SINGLE_PROCESS, World, init_distributed
 from fledge.core.errors import UserError
 from fledge.core.files import remove_partials
 from fledge.core.progress import notice
+from fledge.datasets.cache import open_dataset_at
 from fledge.datasets.shards import Dataset
-from fledge.recipes.prepare import open_dataset_at
 from fledge.recipes.train_result import TrainResult, print_result, refuse_ray_options, saved_result
 from fledge.runs import run_folder
 from fledge.runs.config_diff import config_changes, refuse_changes

@@ -14,7 +14,7 @@ from fledge.core import device as machines
 from fledge.core.config import to_layer, to_toml
 from fledge.core.distributed import SINGLE_PROCESS, World, init_distributed, restart_counts
 from fledge.core.errors import Interrupted, UserError
-from fledge.recipes.prepare import ensure_dataset
+from fledge.datasets.cache import ensure_dataset
 from fledge.recipes.resume import resume
 from fledge.recipes.train_result import TrainResult, print_result, refuse_ray_options, saved_result
 from fledge.runs import metadata, run_folder

@@ -1,8 +1,20 @@
 """fledge prepare: text → a dataset of tokens."""
 
 import argparse
+import shlex
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from fledge.cli.arguments import Parser, add_engine_arguments, add_settings_argument, positive_int
+from fledge.cli.output import report, token_text
+from fledge.core.config import read_overrides
+from fledge.core.files import human_bytes
+from fledge.core.formatting import counted, fit_cells, printable, shorten
+from fledge.core.progress import notice
+
+if TYPE_CHECKING:
+    from fledge.datasets.preview import DocumentPreview, Preview
+    from fledge.recipes.prepare import PrepareResult
 
 EXAMPLES = (
     "fledge prepare my-notes/ --out data/notes",
@@ -11,20 +23,85 @@ EXAMPLES = (
     "fledge train demo --data.path data/notes",
 )
 TAKES_SETTINGS = True
+NAME_CELLS, TOKEN_CELLS = 28, 68  # of a terminal of 100
+HELD_OUT = {"document": "whole documents", "tail": "the end of each document", None: "nothing"}
+ODD_TEXT = {
+    "empty": ("empty document, left out", "empty documents, left out"),
+    "replaced": ("byte that was not UTF-8, now '�'", "bytes that were not UTF-8, now '�'"),
+    "nul": ("NUL character, kept", "NUL characters, kept"),
+    "surrogates": ("half of a character, now '�'", "halves of characters, now '�'"),
+}
 
 
 def add_arguments(parser: Parser) -> None:
-    source = "a file, folder, glob, named corpus, https://, hf://datasets/… or s3://; SOURCE:0.3 takes a share of it"
+    source = "file, folder, glob, named corpus, https://, hf://datasets/…, s3://; SOURCE:0.3 takes a share"
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help=source)
     parser.add_argument("--out", required=True, metavar="DIR", help="where to write the dataset: a folder, or s3://…")
     parser.add_argument("--tokenizer", metavar="KIND|FILE", help="bpe, char, gpt2 or a tokenizer.json (default: bpe)")
     workers = "number of processes (default: one per core, if the text is large)"
     parser.add_argument("--workers", type=positive_int, metavar="N", help=workers)
     add_engine_arguments(parser, "local")
-    add_settings_argument(parser, "a setting of [data] or [tokenizer]: see 'fledge train demo --print-config'")
+    add_settings_argument(parser, "a setting of [data] or [tokenizer]")
 
 
 def run(args: argparse.Namespace) -> None:
-    from fledge.recipes import prepare
+    from fledge.recipes.prepare import prepare
 
-    prepare.run(args)
+    result = prepare(
+        args.sources,
+        args.out,
+        read_overrides(args.overrides),
+        tokenizer=args.tokenizer,
+        workers=args.workers,
+        engine=args.engine,
+        address=args.address,
+        on_preview=print_preview,
+    )
+    if not result.built:
+        notice(f"'{args.out}' holds this very dataset already: nothing to do")
+    report(asdict(result), as_json=args.json, text=describe_result(result))
+
+
+def print_preview(preview: "Preview") -> None:
+    held_out = HELD_OUT[preview.held_out]
+    notice(f"{counted(preview.files, 'file')}, {human_bytes(preview.source_bytes)}; held out: {held_out}")
+    for document in preview.documents:
+        name = shorten(printable(document.name)[::-1], NAME_CELLS)[::-1]  # of a long path the end says more
+        notice(f"  {fit_cells(name, NAME_CELLS)}  {describe_tokens(document)}")
+    notice(
+        f"about {short_count(preview.tokens)} tokens, {human_bytes(preview.dataset_bytes)} on disk,"
+        f" {rough_time(preview.seconds)} with {counted(preview.workers, 'worker')}"
+    )
+    if preview.finished_parts:
+        notice(f"{preview.finished_parts} of {counted(preview.parts, 'part')} are finished already")
+
+
+def describe_tokens(document: "DocumentPreview") -> str:
+    words = [f"{token_text(content)}·{i}" for i, content in document.tokens] + ["…"] * (not document.complete)
+    return shorten(" ".join(words).replace("\n", "⏎").replace("\t", "⇥"), TOKEN_CELLS)
+
+
+def describe_result(result: "PrepareResult") -> str:
+    lines = [f"{result.folder}: a vocabulary of {counted(result.vocab_size, 'token')}"]
+    for name, split in result.splits.items():
+        if split.tokens:
+            number, unit = counted(split.documents, "document").split()
+            size = human_bytes(split.bytes)
+            lines.append(f"  {name:<6}{split.tokens:>14,} tokens  {number:>10} {unit:<9}  {size:>9}")
+    lines += [f"  {counted(count, 'document')} left out: {reason}" for reason, count in result.dropped.items()]
+    lines += [f"  {counted(result.read[name], *words)}" for name, words in ODD_TEXT.items() if result.read[name]]
+    command = f"fledge train demo --data.path {shlex.quote(result.folder)}"
+    return "\n".join([*lines, f"done in {rough_time(result.seconds)}; next: {command}"])
+
+
+def short_count(count: float) -> str:
+    for unit, size in (("billion", 1e9), ("million", 1e6), ("thousand", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count:.0f}"
+
+
+def rough_time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,54 @@
+"""The sources and the settings of a dataset → a `BuildSpec`, with the key by which a finished dataset is recognised."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from fledge.core.errors import UserError
+from fledge.core.files import user_path
+from fledge.datasets.build import BuildSpec
+from fledge.datasets.config import DataConfig
+from fledge.datasets.plan import digest
+from fledge.text import sources
+from fledge.text.inputs import ReadOptions, is_url
+from fledge.text.source_text import open_sources
+from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers.config import TokenizerConfig
+from fledge.tokenizers.create import make_tokenizer
+
+TRAINING_ONLY = ("path", "stride", "corpus")  # settings of [data] that do not change the dataset
+
+
+def build_spec(names: Sequence[str], data: DataConfig, tokenizer: TokenizerConfig, out: str) -> BuildSpec:
+    """Find the text in the sources and describe the dataset to build. Reads only the beginning of the text."""
+    facts, key = dataset_key(names, data, tokenizer)
+    options = ReadOptions(data.field, unescape(data.separator), "", data.errors)
+    reading = open_sources(names, options, split_globs(data.include), split_globs(data.exclude))
+    place = out if is_url(out) else str(user_path(out).absolute())
+    refuse_out_inside_source(place, names)
+    return BuildSpec(reading, data, lambda: make_tokenizer(reading, tokenizer), key, facts, place)
+
+
+def dataset_key(names: Sequence[str], data: DataConfig, tokenizer: TokenizerConfig) -> tuple[str, str]:
+    """(fingerprint of the sources without reading them, hash of everything that the dataset depends on)"""
+    facts = sources.source_fingerprint(names)
+    content = tokenizers.fingerprint(tokenizers.load(user_path(tokenizer.file))) if tokenizer.file else ""
+    settings = {name: value for name, value in asdict(data).items() if name not in TRAINING_ONLY}
+    return facts, digest(facts, settings, {**asdict(tokenizer), "file": content})
+
+
+def refuse_out_inside_source(out: str, names: Sequence[str]) -> None:
+    """A dataset inside its own source folder would be read as text the next time."""
+    for source in names:
+        folder, target = user_path(sources.split_weight(source)[0]).resolve(), Path(out).resolve()
+        if folder in target.parents and folder.is_dir() and not sources.is_hidden(target.relative_to(folder).parts):
+            raise UserError(f"'{out}' lies inside the text in '{source}'", "choose an --out outside of that folder")
+
+
+def split_globs(words: str) -> list[str]:
+    return [word.strip() for word in words.split(",") if word.strip()]
+
+
+def unescape(separator: str) -> str:
+    r"""Turn the two characters `\n`, `\r`, `\t` of a command line into the one they mean."""
+    return separator.replace("\\n", "\n").replace("\\r", "\r").replace("\\t", "\t")
