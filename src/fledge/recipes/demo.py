@@ -19,12 +19,12 @@ from fledge.datasets.cache import ensure_dataset
 from fledge.datasets.shards import Dataset
 from fledge.model.flops import parameters
 from fledge.recipes.train import train
-from fledge.recipes.train_result import TrainResult
 from fledge.settings.pipeline import resolve
 from fledge.tracking.plots import draw
 from fledge.tracking.sinks import read_events
 from fledge.training.complete import complete_settings
 from fledge.training.config import Settings
+from fledge.training.result import TrainResult
 from fledge.training.setup import build_training
 
 # layers, width, heads: from what a slow laptop can teach in time to what a fast machine can

@@ -19,7 +19,7 @@ from fledge.core.files import remove_partials
 from fledge.core.progress import notice
 from fledge.datasets.cache import open_dataset_at
 from fledge.datasets.shards import Dataset
-from fledge.recipes.train_result import TrainResult, print_result, refuse_ray_options, saved_result
+from fledge.recipes.train_result import print_result, refuse_ray_options
 from fledge.runs import run_folder
 from fledge.runs.config_diff import config_changes, refuse_changes
 from fledge.runs.run_folder import RunFolder
@@ -27,6 +27,7 @@ from fledge.settings.pipeline import validated
 from fledge.tokenizers.base import fingerprint
 from fledge.tracking.sinks import rewind
 from fledge.training.config import Settings
+from fledge.training.result import TrainResult, saved_result
 from fledge.training.setup import check_batch_divisible
 from fledge.training.trainer import Trainer, run_lock
 from fledge.training.verify import Verification, in_words, verify_checkpoint

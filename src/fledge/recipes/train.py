@@ -16,15 +16,16 @@ from fledge.core.distributed import SINGLE_PROCESS, World, init_distributed, res
 from fledge.core.errors import Interrupted, UserError
 from fledge.datasets.cache import ensure_dataset
 from fledge.recipes.resume import resume
-from fledge.recipes.train_result import TrainResult, print_result, refuse_ray_options, saved_result
+from fledge.recipes.train_result import print_result, refuse_ray_options
 from fledge.runs import metadata, run_folder
 from fledge.runs.run_folder import RunFolder
-from fledge.settings.pipeline import resolve
+from fledge.settings.pipeline import resolve, resolve_init
 from fledge.tracking.sinks import read_events, read_metrics
 from fledge.training import init_from
 from fledge.training.complete import complete_settings
 from fledge.training.config import Settings
 from fledge.training.init_from import InitialWeights
+from fledge.training.result import TrainResult, saved_result
 from fledge.training.setup import check_batch_divisible
 from fledge.training.trainer import Trainer, run_lock
 
@@ -66,7 +67,7 @@ def asked_for(args: argparse.Namespace) -> tuple[Settings, str, InitialWeights |
     if args.preset is None and args.init is None:
         raise UserError("what is to be trained?", "name a preset or a FILE.toml, or a run to go on from: --init RUN")
     start = init_from.find_initial_weights(args.init, args.runs) if args.init else None
-    settings = start.settings(args.preset, args.overrides) if start else resolve(args.preset, args.overrides)
+    settings = resolve_init(start.run, args.preset, args.overrides) if start else resolve(args.preset, args.overrides)
     base_name = run_name(args.preset) if args.preset else start.run.name if start else ""
     return settings, base_name, start
 

@@ -1,33 +1,11 @@
-"""What a training came to, and the words in which train and resume say so."""
+"""How train and resume print their result."""
 
 import argparse
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 
-from fledge.checkpoint import store
 from fledge.cli.output import report
 from fledge.core.errors import UserError
-from fledge.runs import run_folder
-from fledge.runs.run_folder import RunFolder
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    run: str
-    folder: str
-    step: int
-    val_loss: float | None  # the best there was
-
-
-def train_result(run: RunFolder, step: int) -> TrainResult:
-    best = store.best_checkpoint(run.checkpoints)
-    return TrainResult(run.name, str(run.folder), step, best.val_loss if best else None)
-
-
-def saved_result(name: str, runs: Path) -> TrainResult:
-    """The result of a run that other processes have trained, from its checkpoints."""
-    run = run_folder.open_run(name, runs)
-    return train_result(run, max((saved.step for saved in store.complete_checkpoints(run.checkpoints)), default=0))
+from fledge.training.result import TrainResult
 
 
 def refuse_ray_options(args: argparse.Namespace) -> None:

@@ -10,11 +10,10 @@ import torch
 
 from fledge import __version__
 from fledge.core import device as machines
-from fledge.core.config import to_layer
+from fledge.core.config import Layer
 from fledge.core.device import Machine
 from fledge.datasets.shards import Dataset
 from fledge.tokenizers.base import Tokenizer, fingerprint
-from fledge.training.config import Settings
 
 
 def tokenizer_summary(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -42,10 +41,10 @@ def training_metadata(dataset: Dataset, machine: Machine) -> dict[str, Any]:
     }
 
 
-def describe_run(settings: Settings, dataset: Dataset) -> dict[str, Any]:
+def describe_run(settings: Layer, dataset: Dataset) -> dict[str, Any]:
     """What a checkpoint was made of, so that nobody goes on with something else unawares."""
     return {
-        "settings": to_layer(settings),
+        "settings": settings,
         "dataset_sha256": dataset.fingerprint,
         "tokenizer_sha256": fingerprint(dataset.tokenizer),
     }

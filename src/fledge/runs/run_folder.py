@@ -43,6 +43,10 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.folder / CHECKPOINTS
 
+    @property
+    def tokenizer_file(self) -> Path:
+        return self.folder / TOKENIZER
+
     def alone(self) -> AbstractContextManager[None]:
         """For the time of the block no other process writes into this run."""
         busy = UserError(f"'{self.name}' is being trained by another process", "wait for it, or stop it first")
@@ -61,7 +65,7 @@ class RunFolder:
         return value
 
     def tokenizer(self) -> Tokenizer:
-        return tokenizers.load(self.folder / TOKENIZER)
+        return tokenizers.load(self.tokenizer_file)
 
     def changed(self) -> list[str]:
         """The files that are not what they were when the run was made. Of older runs, without a seal, nobody knows."""

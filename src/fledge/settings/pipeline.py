@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fledge.core.config import Layer, build, merge, read_overrides, read_toml, refuse_unknown
 from fledge.core.errors import UserError, nearest
@@ -12,6 +12,9 @@ from fledge.core.files import user_path
 from fledge.settings import scaling_rules
 from fledge.tokenizers.config import GPT2_VOCABULARY
 from fledge.training.config import Settings
+
+if TYPE_CHECKING:
+    from fledge.runs.run_folder import RunFolder
 
 CHARACTERS = 128  # as a guess, until the text is seen
 
@@ -44,6 +47,25 @@ def read_preset(name_or_file: str, above: tuple[Path, ...] = ()) -> tuple[dict[s
 def resolve(name_or_file: str, overrides: list[str]) -> Settings:
     layer, _ = read_preset(name_or_file)
     return validated(layer, read_overrides(overrides))
+
+
+def resolve_init(origin: "RunFolder", name_or_file: str | None, overrides: list[str]) -> Settings:
+    """Settings of a training that starts from another run's weights: model and tokenizer are those of that run.
+
+    All else comes from the preset or file, or from the other run where there is none.
+    """
+    layer = read_preset(name_or_file)[0] if name_or_file else origin.config()
+    layer["model"] = origin.config()["model"]
+    layer["tokenizer"] = {"file": str(origin.tokenizer_file.resolve())}
+    over = read_overrides(overrides)
+    if unwanted := over.get("tokenizer"):
+        raise UserError(
+            f"tokenizer.{next(iter(unwanted))}: a model that starts from '{origin.name}' keeps its tokenizer",
+            "leave that setting out, or train without --init",
+        )
+    if "corpus" in over.get("data", {}):
+        layer["data"] = {key: value for key, value in layer.get("data", {}).items() if key != "path"}
+    return validated(layer, over)
 
 
 def validated(*layers: Layer) -> Settings:

@@ -8,14 +8,12 @@ from pathlib import Path
 
 from fledge.checkpoint import store
 from fledge.checkpoint.state import State, Tensors, blank_weights, check_fit, initial_state
-from fledge.core.config import read_overrides
 from fledge.core.errors import UserError
 from fledge.core.progress import notice
 from fledge.datasets.shards import Dataset
 from fledge.model.config import ModelConfig
 from fledge.runs import run_folder
 from fledge.runs.run_folder import RunFolder
-from fledge.settings.pipeline import read_preset, validated
 from fledge.tokenizers.base import fingerprint
 from fledge.training.config import Settings
 
@@ -30,21 +28,6 @@ class InitialWeights:
     @property
     def name(self) -> str:
         return f"{self.run.name}@{self.checkpoint.step}"
-
-    def settings(self, preset: str | None, words: list[str]) -> Settings:
-        """Shape and tokenizer are the origin's; of the shape the command line may say more."""
-        layer = read_preset(preset)[0] if preset else self.run.config()
-        tokenizer = {"file": str((self.run.folder / "tokenizer.json").resolve())}
-        layer = {**layer, "model": self.run.config()["model"], "tokenizer": tokenizer}
-        overrides = read_overrides(words)
-        if other := overrides.get("tokenizer"):
-            raise UserError(
-                f"tokenizer.{next(iter(other))}: a model that goes on from '{self.run.name}' keeps its tokenizer",
-                "leave that setting out, or train without --init",
-            )
-        if "corpus" in overrides.get("data", {}):
-            layer["data"] = {key: value for key, value in layer.get("data", {}).items() if key != "path"}
-        return validated(layer, overrides)
 
     def weights(self, model: ModelConfig) -> Tensors:
         """The origin's, in the model that the settings describe. A shorter context has the first of its places."""

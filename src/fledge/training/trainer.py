@@ -19,6 +19,7 @@ from fledge.checkpoint import store
 from fledge.checkpoint.async_saver import AsyncSaver, SavedCheckpoint
 from fledge.checkpoint.state import State, capture, capture_part, restore, seed_rng
 from fledge.core import device as machines
+from fledge.core.config import to_layer
 from fledge.core.device import Machine
 from fledge.core.distributed import World, is_dtensor
 from fledge.core.errors import Interrupted, UserError
@@ -29,7 +30,6 @@ from fledge.evaluation.loss import evaluate_loss
 from fledge.inference.generate import stream_text
 from fledge.inference.sampler import strategies
 from fledge.model.flops import parameters
-from fledge.recipes.train_result import TrainResult, train_result
 from fledge.runs.metadata import describe_run
 from fledge.runs.run_folder import RunFolder
 from fledge.tokenizers.base import byte_lengths
@@ -43,6 +43,7 @@ from fledge.training.divergence import Diverged, DivergenceMonitor, NotLearning
 from fledge.training.loop import Hook, RunEnd, call_hooks, every, train_loop
 from fledge.training.profiler import STEPS as PROFILED
 from fledge.training.profiler import StepProfiler
+from fledge.training.result import TrainResult, train_result
 from fledge.training.setup import build_training, compiles, reservations
 from fledge.training.step import StepResult
 
@@ -210,7 +211,9 @@ class Trainer:
 
     def _heard(self, reached: int) -> TrackerSink:
         """The first of a world writes and speaks."""
-        return TrackerSink(build_sinks(self.run.folder, self.settings, reached) if self.world.is_main else [])
+        if not self.world.is_main:
+            return TrackerSink([])
+        return TrackerSink(build_sinks(self.run.folder, self.settings.track, to_layer(self.settings), reached))
 
     def _announce(self, step: int) -> None:
         machine, compiled = self.machine, compiles(self.settings, self.machine)
@@ -321,7 +324,7 @@ class Trainer:
             skipped=self.stepper.route.skipped,
             compiled=self.stepper.loss.in_use if isinstance(self.stepper.loss, CompiledLoss) else None,
             guard=self.guard.state_dict(),
-            about=describe_run(self.settings, self.dataset),
+            about=describe_run(to_layer(self.settings), self.dataset),
         )
 
     def _refuse_ruined(self, step: int) -> None:

@@ -1,0 +1,27 @@
+"""The result of `train` and `resume`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fledge.checkpoint import store
+from fledge.runs import run_folder
+from fledge.runs.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    run: str
+    folder: str
+    step: int  # of the last update
+    val_loss: float | None  # the best of all checkpoints
+
+
+def train_result(run: RunFolder, step: int) -> TrainResult:
+    best = store.best_checkpoint(run.checkpoints)
+    return TrainResult(run.name, str(run.folder), step, best.val_loss if best else None)
+
+
+def saved_result(name: str, runs: Path) -> TrainResult:
+    """The result of a run that other processes have trained, from its checkpoints."""
+    run = run_folder.open_run(name, runs)
+    return train_result(run, max((saved.step for saved in store.complete_checkpoints(run.checkpoints)), default=0))
