@@ -15,8 +15,8 @@ from pathlib import Path
 
 from common import machine, timed, versions
 from fledge.text import sources
-from fledge.tokenizers.bpe import BpeTokenizer, Pair, count_chunks, merge_in_word
-from fledge.tokenizers.bytelevel import ALPHABET
+from fledge.tokenizers.bpe import BpeTokenizer, Pair, count_chunks, merge_pair
+from fledge.tokenizers.byte_level import ALPHABET
 
 BYTES = 256
 
@@ -74,7 +74,7 @@ def remaining(text: str, made: BpeTokenizer) -> list[float]:
         shares.append(left / total)
         for place in holds.get(pair, ()):
             before = len(words[place])
-            for changed, change in merge_in_word(words[place], pair, BYTES + number):
+            for changed, change in merge_pair(words[place], pair, BYTES + number):
                 if change > 0:
                     holds.setdefault(changed, set()).add(place)
             left -= (before - len(words[place])) * times[place]

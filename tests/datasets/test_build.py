@@ -16,7 +16,7 @@ from fledge.datasets.build import TOKENIZER_KEY, BuildSpec, DatasetBusy, build
 from fledge.datasets.executors import Executor, Work, in_process, process_pool
 from fledge.datasets.shards import TOKENIZER, open_dataset
 from fledge.datasets.storage import STAGING, LocalStorage, Storage, open_storage
-from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers.base import save_tokenizer
 from fledge.tokenizers.char import CharTokenizer
 from fledge.tokenizers.config import TokenizerConfig
 
@@ -76,7 +76,7 @@ def poems(tmp_path: Path, small_parts: None) -> Path:
 def letters(tmp_path: Path) -> TokenizerConfig:
     """A tokenizer that does not change with the text."""
     characters = sorted(set("a small poem: la und Käse 🦆\n"))
-    tokenizers.save(CharTokenizer(characters, "<|endoftext|>"), tmp_path / "letters.json")
+    save_tokenizer(CharTokenizer(characters, "<|endoftext|>"), tmp_path / "letters.json")
     return TokenizerConfig(file=str(tmp_path / "letters.json"))
 
 

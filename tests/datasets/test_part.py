@@ -14,7 +14,7 @@ from fledge.datasets.splits import SplitRule
 from fledge.datasets.storage import STAGING
 from fledge.text.formats import ReadCounts, Slice
 from fledge.text.inputs import CHUNK_SIZE, ReadOptions, describe
-from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers.base import serialize_tokenizer
 from fledge.tokenizers.char import CharTokenizer
 
 END = "|"  # of a document, when ids are shown as text
@@ -31,7 +31,7 @@ def text(tmp_path: Path) -> Path:
 @pytest.fixture
 def job(tmp_path: Path) -> PartSpec:
     (tmp_path / "out" / STAGING).mkdir(parents=True)
-    tokenizer = tokenizers.to_file(CharTokenizer(LETTERS, "<|endoftext|>"))
+    tokenizer = serialize_tokenizer(CharTokenizer(LETTERS, "<|endoftext|>"))
     return PartSpec(str(tmp_path / "out"), tokenizer, ReadOptions(separator="%"), SplitRule("document", 0.0, 0.0))
 
 
@@ -108,7 +108,7 @@ def test_of_judged_documents_only_the_kept_ones_are_made(job: PartSpec, text: Pa
 
 
 def test_a_tokenizer_without_an_end_puts_none(job: PartSpec, text: Path) -> None:
-    plain = replace(job, tokenizer=tokenizers.to_file(CharTokenizer(LETTERS)))
+    plain = replace(job, tokenizer=serialize_tokenizer(CharTokenizer(LETTERS)))
     make_part(plain, part_of(text))
     assert written(job, "train/00003.tokens") == "a badcabfed"
 

@@ -18,7 +18,7 @@ from fledge.core.errors import UserError
 from fledge.core.files import sha256
 from fledge.datasets import shards
 from fledge.datasets.shards import MANIFEST, Dataset, ShardInfo, ShardWriter, open_dataset
-from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers.base import save_tokenizer
 from fledge.tokenizers.char import CharTokenizer
 
 LETTERS = CharTokenizer("abcdefgh")
@@ -43,7 +43,7 @@ def make(
 ) -> Path:
     """A dataset of these ids: split → documents → ids; so many documents a shard."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizers.save(tokenizer, folder / "tokenizer.json")
+    save_tokenizer(tokenizer, folder / "tokenizer.json")
     written: dict[str, list[ShardInfo]] = {}
     for name, documents in splits.items():
         (folder / name).mkdir(exist_ok=True)
@@ -201,7 +201,7 @@ def test_any_flipped_byte_is_refused_or_changes_no_id(folder: Path, data: st.Dat
 
 
 def test_a_tokenizer_that_is_not_the_datasets_own_is_refused_by_name(folder: Path) -> None:
-    tokenizers.save(CharTokenizer("hgfedcba"), folder / "tokenizer.json")
+    save_tokenizer(CharTokenizer("hgfedcba"), folder / "tokenizer.json")
     with pytest.raises(UserError, match=r"tokenizer\.json"):
         open_dataset(folder)
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from fledge.core.config import read_overrides
 from fledge.core.errors import UserError
-from fledge.exchange import compatibility, configs, gguf
-from fledge.exchange.configs import CLASSES, QWEN2, HFClass
+from fledge.exchange import compatibility, gguf, hf_config
+from fledge.exchange.hf_config import HF_ARCHITECTURES, QWEN2, HFArchitecture
 from fledge.model.config import ModelConfig
 from fledge.model.flops import parameters
 from fledge.settings.pipeline import read_preset, validated
@@ -107,15 +107,15 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_models_have_the_size_that_is_published(name: str) -> None:
     config, size = PUBLISHED[name]
-    _, model = configs.model_from_config(config, name)
+    _, model = hf_config.model_from_config(config, name)
     assert parameters(model) == size
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_what_is_written_is_read_as_the_same(name: str) -> None:
-    kind, model = configs.model_from_config(configs.config_from_model(SHAPES[name], CLASSES[name]), "x")
+    kind, model = hf_config.model_from_config(hf_config.config_from_model(SHAPES[name], HF_ARCHITECTURES[name]), "x")
     assert kind.name == name
-    assert compatibility.made_of(model) == compatibility.made_of(SHAPES[name])
+    assert compatibility.resolved_settings(model) == compatibility.resolved_settings(SHAPES[name])
 
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
@@ -149,10 +149,10 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("name", "changed", "words"), WRONG, ids=lambda value: str(value)[:60])
 def test_what_we_have_no_part_for_is_refused_by_name(name: str, changed: dict[str, Any], words: str) -> None:
-    config = {**configs.config_from_model(SHAPES[name], CLASSES[name]), **changed}
+    config = {**hf_config.config_from_model(SHAPES[name], HF_ARCHITECTURES[name]), **changed}
     config = {key: value for key, value in config.items() if value != "gone"}
     with pytest.raises(UserError) as caught:
-        configs.model_from_config(config, "their-model")
+        hf_config.model_from_config(config, "their-model")
     assert words in caught.value.message
     assert "their-model" in caught.value.message
     assert caught.value.hint
@@ -160,8 +160,8 @@ def test_what_we_have_no_part_for_is_refused_by_name(name: str, changed: dict[st
 
 def test_the_refusal_of_an_unknown_class_lists_the_known_ones() -> None:
     with pytest.raises(UserError) as caught:
-        configs.model_from_config({"model_type": "bert"}, "x")
-    for each in CLASSES.values():
+        hf_config.model_from_config({"model_type": "bert"}, "x")
+    for each in HF_ARCHITECTURES.values():
         assert f"{each.model_type} ({each.name})" in caught.value.hint
 
 
@@ -182,10 +182,13 @@ GOES_AS = {
 @pytest.mark.parametrize("preset", GOES_AS)
 def test_where_a_preset_can_go_is_known_before_it_is_trained(preset: str) -> None:
     model = replace(validated(read_preset(preset)[0]).model, vocab_size=300)
-    kinds = {name: kind.parts for name, kind in gguf.KINDS.items()}
+    kinds = {name: kind.parts for name, kind in gguf.GGUF_ARCHITECTURES.items()}
     for goes, choose in zip(
         GOES_AS[preset],
-        (lambda: configs.held_settings(model).name, lambda: compatibility.choose(model, kinds, "x")),
+        (
+            lambda: hf_config.choose_hf_architecture(model).name,
+            lambda: compatibility.choose_architecture(model, kinds, "x"),
+        ),
         strict=True,
     ):
         assert goes in said(choose)
@@ -226,21 +229,25 @@ MODELS = st.builds(
 def test_a_model_is_either_told_exactly_or_refused_with_settings_that_would_do(model: ModelConfig) -> None:
     kind = held_or_hint(model)
     if isinstance(kind, str):
-        assert configs.held_settings(followed(model, kind)) is not QWEN2
+        assert hf_config.choose_hf_architecture(followed(model, kind)) is not QWEN2
         return
     assert kind is not QWEN2
-    _, back = configs.model_from_config(
-        configs.config_from_model(compatibility.with_biases(model, kind.parts(model)), kind), "x"
+    _, back = hf_config.model_from_config(
+        hf_config.config_from_model(compatibility.with_biases(model, kind.parts(model)), kind), "x"
     )
-    changed = {key for key, value in compatibility.made_of(back).items() if value != compatibility.made_of(model)[key]}
-    grown = compatibility.new_biases(model, kind.parts(model))
+    changed = {
+        key
+        for key, value in compatibility.resolved_settings(back).items()
+        if value != compatibility.resolved_settings(model)[key]
+    }
+    grown = compatibility.added_biases(model, kind.parts(model))
     unused = {"rotary_base"} if model.positions != "rotary" else set()
     assert changed - {"dropout"} <= grown.keys() | unused
 
 
-def held_or_hint(model: ModelConfig) -> HFClass | str:
+def held_or_hint(model: ModelConfig) -> HFArchitecture | str:
     try:
-        return configs.held_settings(model)
+        return hf_config.choose_hf_architecture(model)
     except UserError as error:
         return error.hint
 
@@ -249,6 +256,6 @@ def followed(model: ModelConfig, hint: str) -> ModelConfig:
     """The model with the settings that a hint names."""
     settings = hint.removeprefix("a model trained with ").partition(" can go there")[0]
     wanted = read_overrides(settings.split())["model"]
-    changed = configs.checked({**vars(model), **wanted}, "x")
+    changed = hf_config.build_model_config({**vars(model), **wanted}, "x")
     assert changed != model
     return changed

@@ -31,7 +31,7 @@ from fledge.model.init import build
 from fledge.optim.groups import build_optimizer
 from fledge.optim.schedule import lr_multiplier
 from fledge.settings.pipeline import expected_vocab_size, preset_files, resolve
-from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers.base import save_tokenizer
 from fledge.tokenizers.char import CharTokenizer
 from fledge.training.parallel import LossModel
 from fledge.training.step import TrainStep
@@ -351,7 +351,7 @@ def test_it_reads_and_writes_text_with_the_tokenizer_of_a_run(
 ) -> None:
     text = "a bird sings\na bird é flies\n" * 4
     tokenizer = CharTokenizer.train([text])
-    tokenizers.save(tokenizer, tmp_path / "tokenizer.json")
+    save_tokenizer(tokenizer, tmp_path / "tokenizer.json")
     Path("text.txt").write_text(text, encoding="utf-8")
     module = demo("train text.txt --steps 2")
     assert module.read(Path("text.txt"), "tokenizer.json").tolist() == tokenizer.encode(text).tolist()

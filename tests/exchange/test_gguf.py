@@ -13,7 +13,7 @@ import torch
 from fledge.checkpoint.state import weights_of
 from fledge.core.errors import UserError
 from fledge.exchange import compatibility, gguf
-from fledge.exchange.parity import readable
+from fledge.exchange.parity import reference_model
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.tokenizers.base import Tokenizer
@@ -76,8 +76,8 @@ def test_what_is_written_comes_back(tmp_path: Path, make: Make, tokenizer: HFTok
     gguf.write_gguf(path, model, tokenizer, dtype, "model")
     found = gguf.read_gguf(path)
     assert found.kind == kind
-    held = compatibility.make_compatible(config, weights_of(model), gguf.KINDS[kind].parts(config))
-    assert compatibility.made_of(found.model) == compatibility.made_of(held.model)
+    held = compatibility.make_compatible(config, weights_of(model), gguf.GGUF_ARCHITECTURES[kind].parts(config))
+    assert compatibility.resolved_settings(found.model) == compatibility.resolved_settings(held.model)
     assert found.tokenizer.to_json()["model"] == tokenizer.to_json()["model"]
     parity = gguf.check_gguf(path, model, tokenizer, dtype)
     if dtype == "f32":
@@ -122,7 +122,7 @@ def test_the_rules_of_known_models_are_known_by_name(
     tmp_path: Path, make: Make, tokenizer: HFTokenizer, llama: Any, rule: str
 ) -> None:
     content = tokenizer.to_json()
-    content["pre_tokenizer"] = gguf.gguf_vocabulary.RULES[rule].cutter
+    content["pre_tokenizer"] = gguf.gguf_tokenizer.SPLIT_RULES[rule].cutter
     content["model"]["ignore_merges"] = rule == "llama-bpe"
     content["normalizer"] = {"type": "NFC"} if rule == "qwen2" else None
     cut = HFTokenizer(content)
@@ -236,4 +236,4 @@ def test_a_foreign_kind_of_tokenizer_asks_for_the_file(tmp_path: Path, make: Mak
         gguf.read_gguf(path)
     assert "--tokenizer" in caught.value.hint
     found = gguf.read_gguf(path, tokenizer)
-    assert torch.equal(readable(found.model, found.weights).embed.weight, model.embed.weight)
+    assert torch.equal(reference_model(found.model, found.weights).embed.weight, model.embed.weight)

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from fledge.checkpoint.state import weights_of
 from fledge.core.errors import UserError
-from fledge.exchange import configs, huggingface
-from fledge.exchange.parity import readable
-from fledge.exchange.sources import local_folder
+from fledge.exchange import hf_config, huggingface
+from fledge.exchange.model_source import local_model_folder
+from fledge.exchange.parity import reference_model
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
-from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers.base import fingerprint, save_tokenizer
 from fledge.tokenizers.char import CharTokenizer
 from fledge.tokenizers.hf import HFTokenizer
 
@@ -32,8 +32,8 @@ IDS = torch.randint(VOCABULARY, (2, 40), generator=torch.Generator().manual_seed
 
 def their_model(name: str, **changed: Any) -> Any:
     """A random model of transformers' own making, in the shape of one of ours."""
-    kind = configs.CLASSES[name]
-    told = {**configs.config_from_model(SHAPES[name], kind), "bos_token_id": None, "eos_token_id": None, **changed}
+    kind = hf_config.HF_ARCHITECTURES[name]
+    told = {**hf_config.config_from_model(SHAPES[name], kind), "bos_token_id": None, "eos_token_id": None, **changed}
     config = transformers.AutoConfig.for_model(**told)
     torch.manual_seed(0)
     return shaken(getattr(transformers, name)(config))
@@ -43,7 +43,7 @@ def their_model(name: str, **changed: Any) -> Any:
 def folder(tmp_path: Path, tokenizer: HFTokenizer) -> Callable[..., Path]:
     def save(theirs: Any, **options: Any) -> Path:
         theirs.save_pretrained(tmp_path / "theirs", **options)
-        tokenizers.save(tokenizer, tmp_path / "theirs" / "tokenizer.json")
+        save_tokenizer(tokenizer, tmp_path / "theirs" / "tokenizer.json")
         return tmp_path / "theirs"
 
     return save
@@ -63,7 +63,7 @@ def edit_tensors(path: Path, change: Callable[[dict[str, torch.Tensor]], object]
 
 @torch.no_grad()
 def distance(found: Any, theirs: Any) -> float:
-    ours = readable(found.model, found.weights)(IDS)
+    ours = reference_model(found.model, found.weights)(IDS)
     assert ours.std() > 0.1
     return float((ours - theirs(IDS).logits).abs().max())
 
@@ -84,11 +84,11 @@ def test_every_class_gives_the_logits_and_the_text_of_transformers(
     folder: Callable[..., Path], greedy: Any, name: str, tied: bool
 ) -> None:
     theirs = their_model(name, tie_word_embeddings=tied)
-    found = huggingface.read_folder_model(local_folder(folder(theirs)))
+    found = huggingface.read_hf_folder(local_model_folder(folder(theirs)))
     assert (found.kind, found.model.tied) == (name, tied)
     assert distance(found, theirs) < 1e-4
     prompt = IDS[0, :12].tolist()
-    assert goes_on_alike(theirs, prompt, greedy(readable(found.model, found.weights), prompt, 64))
+    assert goes_on_alike(theirs, prompt, greedy(reference_model(found.model, found.weights), prompt, 64))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_what_a_class_leaves_open_is_read_from_its_config(
     folder: Callable[..., Path], name: str, changed: dict[str, Any]
 ) -> None:
     theirs = their_model(name, **changed)
-    assert distance(huggingface.read_folder_model(local_folder(folder(theirs))), theirs) < 1e-4
+    assert distance(huggingface.read_hf_folder(local_model_folder(folder(theirs))), theirs) < 1e-4
 
 
 def test_old_files_that_say_less_mean_the_same(folder: Callable[..., Path]) -> None:
@@ -128,14 +128,14 @@ def test_old_files_that_say_less_mean_the_same(folder: Callable[..., Path]) -> N
         tensors |= {f"h.{i}.attn.bias": torch.ones(1, 1, 96, 96).tril() for i in range(2)}
 
     edit_tensors(where / "model.safetensors", age)
-    assert distance(huggingface.read_folder_model(local_folder(where)), theirs) < 1e-4
+    assert distance(huggingface.read_hf_folder(local_model_folder(where)), theirs) < 1e-4
 
 
 def test_the_old_name_of_the_rotary_base_is_read(folder: Callable[..., Path]) -> None:
     theirs = their_model("LlamaForCausalLM")
     where = folder(theirs)
     edit(where / "config.json", rope_parameters="gone", rope_theta=5e5, rope_scaling=None)
-    assert distance(huggingface.read_folder_model(local_folder(where)), theirs) < 1e-4
+    assert distance(huggingface.read_hf_folder(local_model_folder(where)), theirs) < 1e-4
 
 
 def test_a_tied_head_that_is_written_down_too_is_no_stranger(folder: Callable[..., Path]) -> None:
@@ -143,10 +143,10 @@ def test_a_tied_head_that_is_written_down_too_is_no_stranger(folder: Callable[..
     where = folder(theirs)
     embed = "model.embed_tokens.weight"
     edit_tensors(where / "model.safetensors", lambda x: x.update({"lm_head.weight": x[embed].clone()}))
-    assert distance(huggingface.read_folder_model(local_folder(where)), theirs) < 1e-4
+    assert distance(huggingface.read_hf_folder(local_model_folder(where)), theirs) < 1e-4
     edit_tensors(where / "model.safetensors", lambda x: x.update({"lm_head.weight": x[embed] + 1}))
     with pytest.raises(UserError, match=r"'lm_head\.weight' is unexpected"):
-        huggingface.read_folder_model(local_folder(where))
+        huggingface.read_hf_folder(local_model_folder(where))
 
 
 def test_weights_in_several_files_are_put_together(folder: Callable[..., Path]) -> None:
@@ -154,17 +154,17 @@ def test_weights_in_several_files_are_put_together(folder: Callable[..., Path]) 
     where = folder(theirs, max_shard_size="100KB")
     parts = sorted(where.glob("model-*.safetensors"))
     assert len(parts) > 2
-    assert distance(huggingface.read_folder_model(local_folder(where)), theirs) < 1e-4
+    assert distance(huggingface.read_hf_folder(local_model_folder(where)), theirs) < 1e-4
     parts[1].unlink()
     with pytest.raises(UserError, match=parts[1].name):
-        huggingface.read_folder_model(local_folder(where))
+        huggingface.read_hf_folder(local_model_folder(where))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_read_exactly(folder: Callable[..., Path], dtype: torch.dtype) -> None:
     where = folder(their_model("LlamaForCausalLM").to(dtype))
     assert {tensor.dtype for tensor in load_file(where / "model.safetensors").values()} == {dtype}
-    found = huggingface.read_folder_model(local_folder(where))
+    found = huggingface.read_hf_folder(local_model_folder(where))
     assert {tensor.dtype for tensor in found.weights.values()} == {torch.float32}
     theirs = transformers.AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32)
     assert distance(found, theirs.eval()) < 1e-4
@@ -175,7 +175,7 @@ def test_pytorch_files_are_read_for_their_tensors_alone(folder: Callable[..., Pa
     where = folder(theirs)
     (where / "model.safetensors").unlink()
     torch.save(theirs.state_dict(), where / "pytorch_model.bin")
-    assert distance(huggingface.read_folder_model(local_folder(where)), theirs) < 1e-4
+    assert distance(huggingface.read_hf_folder(local_model_folder(where)), theirs) < 1e-4
 
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:
@@ -183,20 +183,20 @@ def test_pytorch_files_are_read_for_their_tensors_alone(folder: Callable[..., Pa
 
     torch.save({"x": Trap()}, where / "pytorch_model.bin")
     with pytest.raises(UserError, match="more than tensors"):
-        huggingface.read_folder_model(local_folder(where))
+        huggingface.read_hf_folder(local_model_folder(where))
     (where / "pytorch_model.bin").write_bytes(pickle.dumps({"x": Trap()}, protocol=2))
     with pytest.raises(UserError, match=r"pytorch_model\.bin"):
-        huggingface.read_folder_model(local_folder(where))
+        huggingface.read_hf_folder(local_model_folder(where))
     assert not (tmp_path / "sprung").exists()
 
 
 def test_a_model_may_have_more_places_than_there_are_tokens_but_not_fewer(
     folder: Callable[..., Path], tokenizer: HFTokenizer
 ) -> None:
-    found = huggingface.read_folder_model(local_folder(folder(their_model("LlamaForCausalLM", vocab_size=320))))
+    found = huggingface.read_hf_folder(local_model_folder(folder(their_model("LlamaForCausalLM", vocab_size=320))))
     assert (found.model.vocab_size, found.tokenizer.vocab_size) == (320, 300)
     with pytest.raises(UserError, match="the tokenizer has 300 tokens, and the model 299"):
-        huggingface.read_folder_model(local_folder(folder(their_model("LlamaForCausalLM", vocab_size=299))))
+        huggingface.read_hf_folder(local_model_folder(folder(their_model("LlamaForCausalLM", vocab_size=299))))
 
 
 def test_the_two_old_tokenizer_files_are_the_same_tokenizer(
@@ -207,11 +207,11 @@ def test_the_two_old_tokenizer_files_are_the_same_tokenizer(
     (where / "tokenizer.json").unlink()
     (where / "vocab.json").write_text(json.dumps(model["vocab"]))
     (where / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, model["merges"])) + "\n")
-    found = huggingface.read_folder_model(local_folder(where)).tokenizer
-    assert tokenizers.fingerprint(found) == tokenizers.fingerprint(tokenizer)
+    found = huggingface.read_hf_folder(local_model_folder(where)).tokenizer
+    assert fingerprint(found) == fingerprint(tokenizer)
     (where / "merges.txt").write_text("#version: 0.2\nno such\n")
     with pytest.raises(UserError, match=r"merges\.txt"):
-        huggingface.read_folder_model(local_folder(where))
+        huggingface.read_hf_folder(local_model_folder(where))
 
 
 def test_how_words_are_cut_is_not_guessed(folder: Callable[..., Path], tokenizer: HFTokenizer) -> None:
@@ -221,13 +221,11 @@ def test_how_words_are_cut_is_not_guessed(folder: Callable[..., Path], tokenizer
     (where / "vocab.json").write_text(json.dumps(model["vocab"]))
     (where / "merges.txt").write_text("\n".join(map(" ".join, model["merges"])))
     with pytest.raises(UserError, match=r"no tokenizer\.json") as caught:
-        huggingface.read_folder_model(local_folder(where))
+        huggingface.read_hf_folder(local_model_folder(where))
     assert "--tokenizer" in caught.value.hint
-    assert huggingface.read_folder_model(local_folder(where), tokenizer).tokenizer is tokenizer
+    assert huggingface.read_hf_folder(local_model_folder(where), tokenizer).tokenizer is tokenizer
     (where / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
-    assert tokenizers.fingerprint(
-        huggingface.read_folder_model(local_folder(where)).tokenizer
-    ) == tokenizers.fingerprint(tokenizer)
+    assert fingerprint(huggingface.read_hf_folder(local_model_folder(where)).tokenizer) == fingerprint(tokenizer)
 
 
 # What does not fit
@@ -244,7 +242,7 @@ def test_missing_extra_and_misshapen_tensors_are_named(folder: Callable[..., Pat
 
     edit_tensors(where / "model.safetensors", spoil)
     with pytest.raises(UserError) as caught:
-        huggingface.read_folder_model(local_folder(where))
+        huggingface.read_hf_folder(local_model_folder(where))
     for words in (
         "'model.layers.1.mlp.up_proj.weight' is missing",
         "'model.layers.7.mlp.up_proj.weight' is unexpected",
@@ -273,7 +271,7 @@ def test_tensors_without_numbers_or_names_are_refused(
     (where / "model.safetensors").unlink()
     torch.save({**theirs.state_dict(), **changed}, where / "pytorch_model.bin")
     with pytest.raises(UserError) as caught:
-        huggingface.read_folder_model(local_folder(where))
+        huggingface.read_hf_folder(local_model_folder(where))
     assert words in caught.value.message
 
 
@@ -283,7 +281,7 @@ def test_a_truncated_file_is_named(folder: Callable[..., Path], kept: int) -> No
     path = where / "model.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(UserError, match=r"model\.safetensors' is damaged"):
-        huggingface.read_folder_model(local_folder(where))
+        huggingface.read_hf_folder(local_model_folder(where))
 
 
 @pytest.mark.parametrize("gone", ["config.json", "model.safetensors", "tokenizer.json"])
@@ -291,7 +289,7 @@ def test_what_a_folder_lacks_is_named(folder: Callable[..., Path], gone: str) ->
     where = folder(their_model("LlamaForCausalLM"))
     (where / gone).unlink()
     with pytest.raises(UserError, match=gone.partition(".")[0] if gone != "model.safetensors" else "no weights"):
-        huggingface.read_folder_model(local_folder(where))
+        huggingface.read_hf_folder(local_model_folder(where))
 
 
 @pytest.mark.parametrize(
@@ -302,7 +300,7 @@ def test_an_index_that_is_none_is_refused(folder: Callable[..., Path], index: by
     (where / "model.safetensors").rename(where.parent / "secret")
     (where / "model.safetensors.index.json").write_bytes(index)
     with pytest.raises(UserError):
-        huggingface.read_folder_model(local_folder(where))
+        huggingface.read_hf_folder(local_model_folder(where))
 
 
 # Out
@@ -313,9 +311,12 @@ def test_what_came_in_goes_out_bit_for_bit(
     folder: Callable[..., Path], tmp_path: Path, tokenizer: HFTokenizer, name: str
 ) -> None:
     where = folder(their_model(name))
-    found = huggingface.read_folder_model(local_folder(where))
+    found = huggingface.read_hf_folder(local_model_folder(where))
     (tmp_path / "out").mkdir()
-    assert huggingface.write_folder(tmp_path / "out", readable(found.model, found.weights), found.tokenizer) == name
+    assert (
+        huggingface.write_hf_folder(tmp_path / "out", reference_model(found.model, found.weights), found.tokenizer)
+        == name
+    )
     before, after = load_file(where / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[tensor], after[tensor]) for tensor in before)
@@ -341,7 +342,7 @@ def test_transformers_loads_what_is_written_and_says_the_same(
 ) -> None:
     config, name = EXPRESSIBLE[what]
     model = make(config)
-    assert huggingface.write_folder(tmp_path, model, tokenizer) == name
+    assert huggingface.write_hf_folder(tmp_path, model, tokenizer) == name
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     assert type(theirs).__name__ == name
     with torch.no_grad():
@@ -352,7 +353,7 @@ def test_transformers_loads_what_is_written_and_says_the_same(
 
 def test_their_own_generator_says_the_same(tmp_path: Path, make: Make, greedy: Any, tokenizer: HFTokenizer) -> None:
     model = make(MODERN)
-    huggingface.write_folder(tmp_path, model, tokenizer)
+    huggingface.write_hf_folder(tmp_path, model, tokenizer)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     theirs.generation_config.eos_token_id = None  # so that it does not stop before
     said = theirs.generate(IDS[:1, :12], do_sample=False, max_new_tokens=64, pad_token_id=0)[0, 12:]
@@ -368,7 +369,7 @@ def test_the_tokenizer_loads_without_code_of_its_own(tmp_path: Path, make: Make,
         "char": lambda: CharTokenizer.train([TEXT], special="<|endoftext|>"),
         "endless": lambda: HFTokenizer.train([TEXT], VOCABULARY),
     }[kind]()
-    huggingface.write_folder(tmp_path, make(SHAPES[name]), tokenizer)
+    huggingface.write_hf_folder(tmp_path, make(SHAPES[name]), tokenizer)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     text = "The duck wrote 12345 letters.\n\nOnce, it's  café!"
     ids = tokenizer.encode(text).tolist()
@@ -384,26 +385,26 @@ def test_the_check_compares_what_was_written(
     if not with_transformers:
         monkeypatch.setattr(huggingface, "_transformers", lambda _: None)
     model = make(MODERN)
-    kind = huggingface.write_folder(tmp_path, model, tokenizer)
-    parity = huggingface.check_folder(tmp_path, model, tokenizer, kind)
-    assert parity.judge.startswith("transformers" if with_transformers else "fledge")
+    kind = huggingface.write_hf_folder(tmp_path, model, tokenizer)
+    parity = huggingface.check_hf_folder(tmp_path, model, tokenizer, kind)
+    assert parity.checked_with.startswith("transformers" if with_transformers else "fledge")
     assert 0 <= parity.difference < 1e-4 < parity.largest
     edit_tensors(tmp_path / "model.safetensors", lambda tensors: tensors["model.norm.weight"].mul_(1.01))
     with pytest.raises(UserError, match="differ"):
-        huggingface.check_folder(tmp_path, model, tokenizer, kind)
+        huggingface.check_hf_folder(tmp_path, model, tokenizer, kind)
 
 
 def test_the_check_asks_for_the_same_tokens(
     tmp_path: Path, make: Make, tokenizer: HFTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make(MODERN)
-    kind = huggingface.write_folder(tmp_path, model, tokenizer)
+    kind = huggingface.write_hf_folder(tmp_path, model, tokenizer)
     other = HFTokenizer.train(["another text, about another thing"], 280, "<|endoftext|>", exact=False)
     with pytest.raises(UserError, match="cuts a text otherwise"):
-        huggingface.check_folder(tmp_path, model, other, kind)
+        huggingface.check_hf_folder(tmp_path, model, other, kind)
     monkeypatch.setattr(huggingface, "_transformers", lambda _: None)
     with pytest.raises(UserError, match="written tokenizer"):
-        huggingface.check_folder(tmp_path, model, other, kind)
+        huggingface.check_hf_folder(tmp_path, model, other, kind)
 
 
 def test_without_transformers_the_files_are_read_by_ourselves(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,7 +419,7 @@ def test_a_model_without_a_class_is_refused_with_what_could_be_trained_instead(
     tmp_path: Path, make: Make, tokenizer: HFTokenizer
 ) -> None:
     with pytest.raises(UserError) as caught:
-        huggingface.write_folder(tmp_path, make(replace(MODERN, mlp="relu2", softcap=15.0)), tokenizer)
+        huggingface.write_hf_folder(tmp_path, make(replace(MODERN, mlp="relu2", softcap=15.0)), tokenizer)
     assert "model.mlp = relu2, model.softcap = 15.0" in caught.value.message
     assert "--model.mlp swiglu --model.softcap null" in caught.value.hint
     assert "Qwen3ForCausalLM" in caught.value.hint
@@ -429,13 +430,13 @@ def test_heads_that_do_not_divide_the_width_have_no_class_where_they_must(
     tmp_path: Path, make: Make, tokenizer: HFTokenizer
 ) -> None:
     with pytest.raises(UserError) as caught:
-        huggingface.write_folder(tmp_path, make(replace(CLASSIC, n_embd=67, head_dim=16)), tokenizer)
+        huggingface.write_hf_folder(tmp_path, make(replace(CLASSIC, n_embd=67, head_dim=16)), tokenizer)
     assert caught.value.message.endswith("model.n_embd = 67")
     assert "--model.n_embd 64" in caught.value.hint
 
 
 def test_weights_are_those_of_the_model_and_no_more(tmp_path: Path, make: Make, tokenizer: HFTokenizer) -> None:
     model = make(MODERN)
-    huggingface.write_folder(tmp_path, model, tokenizer)
+    huggingface.write_hf_folder(tmp_path, model, tokenizer)
     written = sum(tensor.numel() for tensor in load_file(tmp_path / "model.safetensors").values())
     assert written == sum(tensor.numel() for tensor in weights_of(model).values())

@@ -10,8 +10,8 @@ import torch
 
 from fledge.checkpoint.state import weights_of
 from fledge.core.errors import UserError
-from fledge.exchange import compatibility, configs, names, nanogpt
-from fledge.exchange.parity import readable
+from fledge.exchange import compatibility, hf_config, names, nanogpt
+from fledge.exchange.parity import reference_model
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.tokenizers.char import CharTokenizer
@@ -54,15 +54,17 @@ def test_a_checkpoint_is_read_as_the_model_it_was(tmp_path: Path, make: Make, bi
     model = make(shape(bias))
     torch.save(checkpoint(model, prefix, bias=bias), tmp_path / "ckpt.pt")
     found = nanogpt.read_nanogpt(tmp_path / "ckpt.pt", CHARACTERS)
-    assert compatibility.made_of(found.model) == compatibility.made_of(replace(shape(bias), dropout=0.1))
-    held = compatibility.make_compatible(model.config, weights_of(model), configs.GPT2.parts(model.config))
+    assert compatibility.resolved_settings(found.model) == compatibility.resolved_settings(
+        replace(shape(bias), dropout=0.1)
+    )
+    held = compatibility.make_compatible(model.config, weights_of(model), hf_config.GPT2.parts(model.config))
     theirs = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(**configs.config_from_model(held.model, configs.GPT2))
+        transformers.GPT2Config(**hf_config.config_from_model(held.model, hf_config.GPT2))
     )
     theirs.load_state_dict(names.to_theirs(held.weights, held.model, names.HF_GPT2), strict=False)
     ids = torch.randint(SIZE, (2, 40), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        ours = readable(found.model, found.weights)(ids)
+        ours = reference_model(found.model, found.weights)(ids)
         assert ours.std() > 0.1
         assert float((ours - theirs.eval()(ids).logits).abs().max()) < 1e-4
 

@@ -8,8 +8,8 @@ import torch
 
 from fledge.checkpoint.state import weights_of
 from fledge.core.errors import UserError
-from fledge.exchange import huggingface, sources
-from fledge.exchange.sources import ModelFolder
+from fledge.exchange import huggingface, model_source
+from fledge.exchange.model_source import ModelFolder
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.tokenizers.hf import HFTokenizer
@@ -21,7 +21,7 @@ from .conftest import MODERN
 def test_a_folder_holds_its_files_and_no_folders(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "deeper").mkdir()
-    found = sources.find_model(str(tmp_path))
+    found = model_source.locate_model(str(tmp_path))
     assert isinstance(found, ModelFolder)
     assert "config.json" in found
     assert "deeper" not in found
@@ -30,14 +30,14 @@ def test_a_folder_holds_its_files_and_no_folders(tmp_path: Path) -> None:
 
 def test_a_file_is_itself(tmp_path: Path) -> None:
     (tmp_path / "ckpt.pt").write_bytes(b"x")
-    assert sources.find_model(str(tmp_path / "ckpt.pt")) == tmp_path / "ckpt.pt"
+    assert model_source.locate_model(str(tmp_path / "ckpt.pt")) == tmp_path / "ckpt.pt"
 
 
 @pytest.mark.parametrize("name", ["o/n", "hf://o/n", "o/n@main"])
 def test_a_name_on_the_hub_brings_only_the_files_that_are_asked_for(remote: Remote, name: str) -> None:  # noqa: F811
     remote.files |= {"config.json": File(b"{}", large=False), "model.safetensors": File(b"large")}
     remote.files["onnx/config.json"] = File(b"other")
-    found = sources.find_model(name)
+    found = model_source.locate_model(name)
     assert isinstance(found, ModelFolder)
     assert set(found.files) == {"config.json", "model.safetensors"}
     assert found.path("config.json").read_bytes() == b"{}"
@@ -48,7 +48,7 @@ def test_what_lies_here_wins_over_the_hub(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     (tmp_path / "o" / "n").mkdir(parents=True)
     (tmp_path / "o" / "n" / "config.json").write_text("here")
-    found = sources.find_model("o/n")
+    found = model_source.locate_model("o/n")
     assert isinstance(found, ModelFolder)
     assert found.path("config.json").read_text() == "here"
 
@@ -56,7 +56,7 @@ def test_what_lies_here_wins_over_the_hub(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("name", ["gpt2", "./o/n", "/o/n", "models/n.gguf", "out/ckpt.pt", "a/b/c"])
 def test_what_is_neither_here_nor_a_name_is_refused_with_an_example(name: str) -> None:
     with pytest.raises(UserError, match="no such file or folder") as caught:
-        sources.find_model(name)
+        model_source.locate_model(name)
     assert "openai-community/gpt2" in caught.value.hint
 
 
@@ -67,10 +67,10 @@ def test_a_model_on_the_hub_is_the_one_that_was_put_there(
     tokenizer: HFTokenizer,
 ) -> None:
     model = make(MODERN)
-    huggingface.write_folder(tmp_path, model, tokenizer)
+    huggingface.write_hf_folder(tmp_path, model, tokenizer)
     remote.files |= {file.name: File(file.read_bytes(), large=file.suffix != ".json") for file in tmp_path.iterdir()}
-    found = sources.find_model("o/n")
+    found = model_source.locate_model("o/n")
     assert isinstance(found, ModelFolder)
-    read = huggingface.read_folder_model(found)
+    read = huggingface.read_hf_folder(found)
     assert all(torch.equal(read.weights[name], weight) for name, weight in weights_of(model).items())
     assert not any("generation_config" in path for path, _ in remote.asked)  # nobody needs it

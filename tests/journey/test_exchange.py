@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from fledge.cli.main import main
 from fledge.exchange import huggingface, names
 from fledge.runs.run_folder import RunFolder, load_run
-from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers.base import save_tokenizer
 from fledge.tokenizers.char import CharTokenizer
 from fledge.tokenizers.hf import HFTokenizer
 
@@ -33,7 +33,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = transformers.Qwen3Config(**shape, **heads, tie_word_embeddings=True, initializer_range=0.3)
     transformers.Qwen3ForCausalLM(config).save_pretrained(folder)
     text = " ".join(["the quick brown fox jumps over a lazy dog and then it sleeps until"] * 20)
-    tokenizers.save(HFTokenizer.train([text], 300, "<|endoftext|>", exact=False), folder / "tokenizer.json")
+    save_tokenizer(HFTokenizer.train([text], 300, "<|endoftext|>", exact=False), folder / "tokenizer.json")
     return folder
 
 
@@ -64,7 +64,7 @@ def test_import_generate_judge_train_on_and_export(home, foreign: Path, capsys: 
     assert home.do("export", "on@latest", "--to", "hf", "--out", str(home.folder / "hf"), "--json") == 0
     told = answer(capsys)
     assert (told["kind"], told["step"]) == ("Qwen3ForCausalLM", 4)
-    assert told["judge"].startswith("transformers")
+    assert told["checked_with"].startswith("transformers")
     assert told["difference"] < 1e-4
     ours = load_run("on@latest", home.runs)
     ids = ours.tokenizer.encode("the quick brown").tolist()

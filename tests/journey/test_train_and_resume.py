@@ -13,7 +13,7 @@ import torch
 
 from fledge.checkpoint import async_saver, store
 from fledge.cli.main import main
-from fledge.tokenizers.base import save
+from fledge.tokenizers.base import save_tokenizer
 from fledge.tokenizers.char import CharTokenizer
 from fledge.tracking.events import Event
 from fledge.training import setup, trainer
@@ -334,7 +334,7 @@ def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(home, monkeyp
 
 def test_ids_that_nanogpt_wrote_are_trained_on_resumed_and_judged(home, outcome_of: Outcome) -> None:
     tokenizer = CharTokenizer(sorted(set("".join(path.read_text() for path in home.text.iterdir()))))
-    save(tokenizer, home.folder / "letters.json")
+    save_tokenizer(tokenizer, home.folder / "letters.json")
     ids = tokenizer.encode("".join(path.read_text() for path in sorted(home.text.iterdir())))
     (home.folder / "bins").mkdir()
     for name, part in (("train", ids[:-700]), ("val", ids[-700:])):

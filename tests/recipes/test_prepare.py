@@ -26,7 +26,7 @@ from fledge.datasets.cache import build_local, ensure_dataset
 from fledge.datasets.config import DataConfig
 from fledge.datasets.shards import Dataset, open_dataset
 from fledge.datasets.spec import build_spec
-from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers.base import END_OF_TEXT, save_tokenizer
 from fledge.tokenizers.char import CharTokenizer
 from fledge.tokenizers.config import TokenizerConfig
 
@@ -127,13 +127,13 @@ def test_what_exists_is_never_overwritten(poems: Path, tmp_path: Path) -> None:
 
 def test_a_given_tokenizer_is_used_as_it_is(poems: Path, tmp_path: Path) -> None:
     given_one = CharTokenizer.train(["zyx poem:la0123456789\n"])
-    tokenizers.save(given_one, tmp_path / "t.json")
+    save_tokenizer(given_one, tmp_path / "t.json")
     made = prepare([str(poems)], TokenizerConfig(file=str(tmp_path / "t.json")), DataConfig(), tmp_path / "out")
     assert made.tokenizer.to_json() == given_one.to_json()
 
 
 def test_a_text_the_given_tokenizer_cannot_write_is_refused_and_leaves_nothing(poems: Path, tmp_path: Path) -> None:
-    tokenizers.save(CharTokenizer.train(["poem"]), tmp_path / "t.json")
+    save_tokenizer(CharTokenizer.train(["poem"]), tmp_path / "t.json")
     config = TokenizerConfig(file=str(tmp_path / "t.json"))
     with pytest.raises(UserError, match="not in the vocabulary"):
         prepare([str(poems)], config, DataConfig(), tmp_path / "new" / "out")
@@ -188,7 +188,7 @@ def test_the_stride_is_no_part_of_a_dataset(poems: Path) -> None:
 def test_a_tokenizer_file_whose_content_changed_gives_another_dataset(poems: Path, tmp_path: Path) -> None:
     file, folders = tmp_path / "t.json", set()
     for extra in "!?":
-        tokenizers.save(CharTokenizer.train(["poem:la 0123456789\n" + extra]), file)
+        save_tokenizer(CharTokenizer.train(["poem:la 0123456789\n" + extra]), file)
         folders.add(ensure_dataset(DataConfig(corpus=str(poems)), TokenizerConfig(file=str(file))).folder)
     assert len(folders) == 2
 
@@ -242,7 +242,7 @@ MADE = ["--tokenizer", LETTERS]
 
 def write_letters(folder: Path) -> None:
     """A tokenizer that does not change with the text."""
-    tokenizers.save(CharTokenizer(sorted(set("abcdefgh \n�")), tokenizers.END_OF_TEXT), folder / LETTERS)
+    save_tokenizer(CharTokenizer(sorted(set("abcdefgh \n�")), END_OF_TEXT), folder / LETTERS)
 
 
 def test_a_person_is_told_what_will_be_and_what_has_become_of_it(desk: Path, say: Say) -> None:
@@ -269,8 +269,8 @@ def test_a_tokenizer_is_named_by_kind_or_file(desk: Path, say: Say, monkeypatch:
     assert say("one.txt", "--out", "by-setting", "--tokenizer.kind", "char")[0] == 0
     kind, setting = ((desk / name / "tokenizer.json").read_bytes() for name in ("by-kind", "by-setting"))
     assert kind == setting
-    monkeypatch.setattr("fledge.tokenizers.create.usual_gpt2_folders", list)
-    monkeypatch.setattr("fledge.tokenizers.create.fetch", lambda name, *_: desk / "absent" / name)
+    monkeypatch.setattr("fledge.tokenizers.create.default_gpt2_folders", list)
+    monkeypatch.setattr("fledge.tokenizers.create.download_gpt2_file", lambda name, *_: desk / "absent" / name)
     _, _, err = say("one.txt", "--out", "gpt2", "--tokenizer", "gpt2")
     assert "absent" in err[0], "OpenAI's files were looked for, not a file named gpt2"
     assert "'chars'" in say("one.txt", "--out", "wrong", "--tokenizer", "chars")[2][0]

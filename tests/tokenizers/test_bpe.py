@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 
 import tokenizers as hf
 from fledge.core.errors import UserError
-from fledge.tokenizers import base as tokenizers
-from fledge.tokenizers import bytelevel
-from fledge.tokenizers.base import END_OF_TEXT
+from fledge.tokenizers import byte_level
+from fledge.tokenizers.base import END_OF_TEXT, encode_with_end_of_text, save_tokenizer
 from fledge.tokenizers.bpe import BpeTokenizer
-from fledge.tokenizers.bytelevel import byte_signs
+from fledge.tokenizers.byte_level import unicode_to_bytes
 from fledge.tokenizers.hf import HFTokenizer
-from fledge.tokenizers.patterns import PATTERNS, splitter
+from fledge.tokenizers.patterns import PATTERNS, split_regex
 from fledge.tokenizers.streaming import TextStreamer
 from tokenizers import models, pre_tokenizers, trainers
 
@@ -28,7 +27,7 @@ SIGNS = st.text(alphabet="'sStTdmLl ſ \t\n\r\x0b\x1c\x85\xa0\u2003\u3000aé\u03
 
 
 def trained_by_the_library(texts: list[str], vocab_size: int, special: str | None, pattern: str) -> hf.Tokenizer:
-    shape = hf.Tokenizer.from_str(json.dumps(bytelevel.content({}, [], None, pattern)))
+    shape = hf.Tokenizer.from_str(json.dumps(byte_level.bpe_json({}, [], None, pattern)))
     library = hf.Tokenizer(models.BPE())
     library.pre_tokenizer, library.decoder = shape.pre_tokenizer, shape.decoder
     trainer = trainers.BpeTrainer(
@@ -81,19 +80,19 @@ def test_it_learns_and_encodes_as_the_library_does_in_any_script(texts: list[str
 @pytest.mark.parametrize("pattern", PATTERNS)
 @given(text=st.text() | SIGNS)
 def test_the_chunks_of_a_text_are_the_text(pattern: str, text: str) -> None:
-    assert "".join(splitter(pattern).findall(text)) == text
+    assert "".join(split_regex(pattern).findall(text)) == text
 
 
 def test_the_patterns_cut_as_their_models_do() -> None:
-    assert splitter("gpt2").findall("It's 123  new\n\nx") == ["It", "'s", " 123", " ", " new", "\n", "\n", "x"]
-    assert splitter("gpt4").findall("IT'S 12345\n\nx") == ["IT", "'S", " ", "123", "45", "\n\n", "x"]
+    assert split_regex("gpt2").findall("It's 123  new\n\nx") == ["It", "'s", " 123", " ", " new", "\n", "\n", "x"]
+    assert split_regex("gpt4").findall("IT'S 12345\n\nx") == ["IT", "'S", " ", "123", "45", "\n\n", "x"]
 
 
 @given(st.text())
 def test_any_text_in_any_language_comes_back_unchanged(text: str) -> None:
     ids = BPE.encode(text)
     assert BPE.decode(ids) == text
-    assert b"".join(BPE.bytes_of(i) for i in ids) == text.encode()
+    assert b"".join(BPE.id_to_bytes(i) for i in ids) == text.encode()
 
 
 @pytest.mark.parametrize("text", ["\0", "a\0b", "\ufeffmark", "one\r\ntwo\r\n", "\r", "\x85\x1c", "", "\U0010ffff"])
@@ -128,18 +127,18 @@ def test_a_text_that_spells_the_special_token_is_plain_text() -> None:
 
 
 def test_a_mark_that_is_meant_becomes_the_special_token() -> None:
-    ids = tokenizers.encode_marked(BPE, f"a{END_OF_TEXT}{END_OF_TEXT}duck")
+    ids = encode_with_end_of_text(BPE, f"a{END_OF_TEXT}{END_OF_TEXT}duck")
     end = BPE.end_of_text
     assert ids.tolist() == [*BPE.encode("a"), end, end, *BPE.encode("duck")]
     with pytest.raises(UserError, match="end-of-text"):
-        tokenizers.encode_marked(BpeTokenizer.train([TEXT], 256), "a")
+        encode_with_end_of_text(BpeTokenizer.train([TEXT], 256), "a")
 
 
 @pytest.mark.parametrize("special", [None, END_OF_TEXT])
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_the_file_is_the_same_to_the_byte_as_the_fast_one(tmp_path: Path, special: str | None, pattern: str) -> None:
-    tokenizers.save(BpeTokenizer.train([TEXT], 290, special, pattern=pattern), tmp_path / "here.json")
-    tokenizers.save(HFTokenizer.train([TEXT], 290, special, pattern=pattern), tmp_path / "fast.json")
+    save_tokenizer(BpeTokenizer.train([TEXT], 290, special, pattern=pattern), tmp_path / "here.json")
+    save_tokenizer(HFTokenizer.train([TEXT], 290, special, pattern=pattern), tmp_path / "fast.json")
     assert (tmp_path / "here.json").read_bytes() == (tmp_path / "fast.json").read_bytes()
 
 
@@ -184,7 +183,7 @@ def test_a_vocabulary_too_small_for_bytes_or_too_large_for_the_text_is_refused(v
 
 @pytest.mark.parametrize("token", [-1, 280, 2**40])
 def test_an_id_outside_the_vocabulary_is_refused(token: int) -> None:
-    for act in (lambda: BPE.bytes_of(token), lambda: BPE.decode([5, token])):
+    for act in (lambda: BPE.id_to_bytes(token), lambda: BPE.decode([5, token])):
         with pytest.raises(UserError, match=f"no token {token} in a vocabulary of 280"):
             act()
 
@@ -197,8 +196,8 @@ def test_no_text_teaches_nothing_but_bytes() -> None:
 
 def test_many_texts_are_encoded_each_by_itself() -> None:
     texts = [TEXT, "", "x"]
-    assert [ids.tolist() for ids in BPE.encode_many(texts)] == [BPE.encode(text).tolist() for text in texts]
+    assert [ids.tolist() for ids in BPE.encode_batch(texts)] == [BPE.encode(text).tolist() for text in texts]
 
 
 def test_every_byte_has_one_sign() -> None:
-    assert sorted(byte_signs().values()) == list(range(256))
+    assert sorted(unicode_to_bytes().values()) == list(range(256))

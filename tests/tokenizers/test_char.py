@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 import tokenizers as hf
 from fledge.core.errors import UserError
-from fledge.tokenizers import base as tokenizers
-from fledge.tokenizers.base import END_OF_TEXT
+from fledge.tokenizers.base import END_OF_TEXT, byte_lengths, fingerprint, load_tokenizer, save_tokenizer
 from fledge.tokenizers.char import REPLACEMENT, CharTokenizer
 
 SPELLED = "He said <|endoftext|> aloud: 'naïve 🦆'\r\n"
@@ -98,8 +97,8 @@ def test_a_vocabulary_larger_than_the_text_needs_is_no_larger_than_the_text() ->
 def test_the_bytes_of_the_tokens_are_the_bytes_of_the_text(text: str) -> None:
     made = CharTokenizer.train([text, "x"], special=END_OF_TEXT)
     ids = made.encode(text)
-    assert b"".join(made.bytes_of(i) for i in ids) == text.encode()
-    assert tokenizers.byte_lengths(made)[ids].sum() == len(text.encode())
+    assert b"".join(made.id_to_bytes(i) for i in ids) == text.encode()
+    assert byte_lengths(made)[ids].sum() == len(text.encode())
 
 
 def test_the_end_of_text_is_the_last_id_and_says_nothing() -> None:
@@ -107,7 +106,7 @@ def test_the_end_of_text_is_the_last_id_and_says_nothing() -> None:
     assert made.end_of_text == 3
     assert made.vocab_size == 4
     assert made.decode([0, 3, 1]) == "ab"
-    assert made.bytes_of(3) == b""
+    assert made.id_to_bytes(3) == b""
 
 
 def test_a_tokenizer_without_a_special_token_has_no_end_of_text() -> None:
@@ -131,11 +130,11 @@ def test_a_text_that_spells_the_special_token_in_unknown_characters_is_refused()
 @pytest.mark.parametrize("special", [None, END_OF_TEXT])
 def test_a_saved_tokenizer_comes_back_the_same(tmp_path: Path, unknown: str, special: str | None) -> None:
     made = CharTokenizer.train([SPELLED], unknown=unknown, special=special)
-    tokenizers.save(made, tmp_path / "tokenizer.json")
-    back = tokenizers.load(tmp_path / "tokenizer.json")
+    save_tokenizer(made, tmp_path / "tokenizer.json")
+    back = load_tokenizer(tmp_path / "tokenizer.json")
     assert isinstance(back, CharTokenizer)
     assert back.to_json() == made.to_json()
-    assert tokenizers.fingerprint(back) == tokenizers.fingerprint(made)
+    assert fingerprint(back) == fingerprint(made)
     assert back.encode(SPELLED).tolist() == made.encode(SPELLED).tolist()
     assert (back.end_of_text, back.maps_unknown) == (made.end_of_text, made.maps_unknown)
 
@@ -193,4 +192,4 @@ def test_a_tokenizer_file_that_is_not_one_of_ours_is_refused_by_name(tmp_path: P
     change(content)  # type: ignore[operator]
     (tmp_path / "odd.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"odd\.json"):
-        tokenizers.load(tmp_path / "odd.json")
+        load_tokenizer(tmp_path / "odd.json")

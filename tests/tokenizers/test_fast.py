@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fledge.core.errors import UserError
-from fledge.tokenizers import base as tokenizers
-from fledge.tokenizers.base import END_OF_TEXT
+from fledge.tokenizers.base import END_OF_TEXT, byte_lengths, fingerprint, load_tokenizer, save_tokenizer
 from fledge.tokenizers.hf import HFTokenizer
 from fledge.tokenizers.streaming import TextStreamer
 
@@ -20,7 +19,7 @@ BPE = HFTokenizer.train([TEXT], 280, END_OF_TEXT)
 def test_any_text_in_any_language_comes_back_unchanged(text: str) -> None:
     ids = BPE.encode(text)
     assert BPE.decode(ids) == text
-    assert b"".join(BPE.bytes_of(i) for i in ids) == text.encode()
+    assert b"".join(BPE.id_to_bytes(i) for i in ids) == text.encode()
 
 
 @given(st.text())
@@ -40,18 +39,18 @@ def test_a_text_that_spells_the_special_token_is_plain_text() -> None:
 
 def test_the_end_of_text_says_nothing() -> None:
     assert BPE.end_of_text is not None
-    assert BPE.bytes_of(BPE.end_of_text) == b""
+    assert BPE.id_to_bytes(BPE.end_of_text) == b""
     assert BPE.decode([BPE.end_of_text]) == ""
 
 
 def test_a_saved_tokenizer_comes_back_the_same(tmp_path: Path) -> None:
-    tokenizers.save(BPE, tmp_path / "tokenizer.json")
-    back = tokenizers.load(tmp_path / "tokenizer.json")
+    save_tokenizer(BPE, tmp_path / "tokenizer.json")
+    back = load_tokenizer(tmp_path / "tokenizer.json")
     assert (back.kind, back.vocab_size, back.end_of_text) == ("bpe", 280, BPE.end_of_text)
     assert (
         back.encode(f"{TEXT} naïve 🦆 {END_OF_TEXT}").tolist() == BPE.encode(f"{TEXT} naïve 🦆 {END_OF_TEXT}").tolist()
     )
-    assert tokenizers.fingerprint(back) == tokenizers.fingerprint(BPE)
+    assert fingerprint(back) == fingerprint(BPE)
 
 
 def test_training_again_gives_the_same_tokenizer() -> None:
@@ -64,7 +63,7 @@ def test_frequent_pieces_are_one_token() -> None:
 
 def test_the_bytes_of_all_tokens_are_counted() -> None:
     ids = BPE.encode(TEXT)
-    assert tokenizers.byte_lengths(BPE)[ids].sum() == len(TEXT.encode())
+    assert byte_lengths(BPE)[ids].sum() == len(TEXT.encode())
 
 
 @pytest.mark.parametrize(("vocab_size", "named"), [(256, "256"), (2, "2"), (100_000, "100000")])

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fledge.core.errors import UserError
-from fledge.tokenizers import base as tokenizers
 from fledge.tokenizers import gpt2
+from fledge.tokenizers.base import fingerprint, load_tokenizer, save_tokenizer
 from fledge.tokenizers.bpe import BpeTokenizer
 from fledge.tokenizers.gpt2 import TIKTOKEN_NAMES
 from fledge.tokenizers.hf import HFTokenizer
@@ -96,9 +96,9 @@ def test_it_is_as_large_as_it_should_be_and_ends_where_it_should(ours: HFTokeniz
 
 
 def test_a_saved_one_comes_back_the_same(ours: HFTokenizer, tmp_path: Path) -> None:
-    tokenizers.save(ours, tmp_path / "gpt2.json")
-    back = tokenizers.load(tmp_path / "gpt2.json")
-    assert tokenizers.fingerprint(back) == tokenizers.fingerprint(ours)
+    save_tokenizer(ours, tmp_path / "gpt2.json")
+    back = load_tokenizer(tmp_path / "gpt2.json")
+    assert fingerprint(back) == fingerprint(ours)
     assert back.encode("naïve ducks").tolist() == ours.encode("naïve ducks").tolist()
 
 

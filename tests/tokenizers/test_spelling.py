@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import tokenizers as hf
 from fledge.core.errors import UserError
-from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers.base import load_tokenizer
 from fledge.tokenizers.bpe import BpeTokenizer
 from fledge.tokenizers.hf import HFTokenizer
 from fledge.tokenizers.streaming import TextStreamer
@@ -95,10 +95,10 @@ def test_a_file_of_word_pieces_is_decoded_as_the_library_decodes_it() -> None:
 @pytest.mark.parametrize("make", [llama, lambda: unigram("always"), wordpiece])
 def test_files_of_every_kind_are_loaded_by_path(tmp_path: Path, make: "type[hf.Tokenizer]") -> None:
     make().save(str(tmp_path / "theirs.json"))
-    ours = tokenizers.load(tmp_path / "theirs.json")
+    ours = load_tokenizer(tmp_path / "theirs.json")
     assert ours.end_of_text == 2
-    assert ours.bytes_of(2) == b""
-    for ids in (ours.encode("a</s>b"), *ours.encode_many(["a</s>b", "</s> </s>"])):
+    assert ours.id_to_bytes(2) == b""
+    for ids in (ours.encode("a</s>b"), *ours.encode_batch(["a</s>b", "</s> </s>"])):
         assert not {1, 2} & set(ids.tolist())
     with pytest.raises(UserError, match="no token -1"):
         ours.decode([-1])
@@ -117,7 +117,7 @@ def test_ids_without_a_token_say_nothing_and_have_their_place() -> None:
     content["model"]["vocab"][last] = 300
     ours = HFTokenizer.from_json(content)
     assert ours.vocab_size == 301
-    assert ours.bytes_of(280) == b""
+    assert ours.id_to_bytes(280) == b""
     assert ours.decode(ours.encode(TEXT)) == TEXT
 
 
@@ -149,4 +149,4 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, change: object) -> No
     change(content)  # type: ignore[operator]
     (tmp_path / "odd.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"odd\.json"):
-        tokenizers.load(tmp_path / "odd.json")
+        load_tokenizer(tmp_path / "odd.json")

@@ -31,7 +31,7 @@ class Pieces:
     def decode(self, ids: Iterable[int]) -> str:
         return b"".join(self.pieces[i] for i in ids).decode(errors="replace")
 
-    def bytes_of(self, token: int) -> bytes:
+    def id_to_bytes(self, token: int) -> bytes:
         return self.pieces[token]
 
     def to_json(self) -> dict[str, Any]:

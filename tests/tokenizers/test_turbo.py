@@ -8,9 +8,9 @@ import pytest
 from fledge.tokenizers import gigatoken
 from fledge.tokenizers.base import END_OF_TEXT
 from fledge.tokenizers.bpe import BpeTokenizer
-from fledge.tokenizers.bytelevel import BLOCK, learnable
+from fledge.tokenizers.byte_level import BLOCK, split_long_runs
 from fledge.tokenizers.hf import HFTokenizer, joined, train_in_process
-from fledge.tokenizers.patterns import splitter
+from fledge.tokenizers.patterns import split_regex
 
 pytest.importorskip("gigatoken", reason="the fast engine is not installed")
 TEXT = "Once upon a time there was a duck, and the duck could write. " * 20
@@ -52,12 +52,12 @@ def test_it_learns_what_is_learned_from_scratch_where_everything_is_a_tie() -> N
 
 def test_an_engine_that_differs_is_not_used() -> None:
     content = HFTokenizer.train([TEXT], 280, END_OF_TEXT).to_json()
-    assert gigatoken.encoder(content, lambda _: [0]) is None
+    assert gigatoken.fast_encoder(content, lambda _: [0]) is None
 
 
 def test_an_engine_that_fails_is_not_used() -> None:
     made = HFTokenizer.train([TEXT], 280, END_OF_TEXT)
-    assert gigatoken.encoder({"model": "none", "added_tokens": []}, made._reference) is None
+    assert gigatoken.fast_encoder({"model": "none", "added_tokens": []}, made._reference) is None
 
 
 def test_texts_that_come_only_once_are_kept_for_the_reference() -> None:
@@ -79,7 +79,7 @@ def test_a_text_with_nothing_left_to_merge_gives_no_more_tokens_than_it_holds(te
     made = HFTokenizer.train([text], 1024, exact=False)
     assert made.to_json() == BpeTokenizer.train([text], 1024, exact=False).to_json()
     assert made.to_json() == train_in_process([text], 1024, None, "gpt2").to_json()
-    assert len(made.encode(text)) == len(list(splitter("gpt2").finditer(text)))
+    assert len(made.encode(text)) == len(list(split_regex("gpt2").finditer(text)))
 
 
 @pytest.mark.parametrize("run", ["a", " ", "\n", "ACGTTGCA", "- "])
@@ -88,6 +88,6 @@ def test_a_long_run_is_cut_for_everyone_who_learns(run: str) -> None:
     made = HFTokenizer.train([text], 300, exact=False)
     assert made.to_json() == BpeTokenizer.train([text], 300, exact=False).to_json()
     assert made.to_json() == train_in_process([text], 300, None, "gpt2").to_json()
-    assert "".join(learnable([text])) == text
-    words = splitter("gpt2")
-    assert all(len(chunk.group()) < 3 * BLOCK for part in learnable([text]) for chunk in words.finditer(part))
+    assert "".join(split_long_runs([text])) == text
+    words = split_regex("gpt2")
+    assert all(len(chunk.group()) < 3 * BLOCK for part in split_long_runs([text]) for chunk in words.finditer(part))

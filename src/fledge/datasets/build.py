@@ -31,8 +31,7 @@ from fledge.datasets.splits import SplitRule
 from fledge.datasets.storage import STAGING, LocalStorage, Storage, open_storage
 from fledge.text.inputs import ReadCounts
 from fledge.text.source_text import SourceText
-from fledge.tokenizers import base as tokenizers
-from fledge.tokenizers.base import Tokenizer
+from fledge.tokenizers.base import Tokenizer, fingerprint, parse_tokenizer, serialize_tokenizer
 
 MANY_DOCUMENTS = 100  # from here on a split by whole documents is fair to every split
 PREVIEW_DOCUMENTS = 64 << 20  # bytes: in so much text they should show
@@ -84,7 +83,7 @@ def build(order: BuildSpec, engine: Executor, watch: Watch, ready: Callable[[Bui
         tokenizer = load_or_train_tokenizer(order, place)
         by = split_method(order.data, order.reading)
         division = SplitRule(by, order.data.val, order.data.test)
-        job = PartSpec(order.out, tokenizers.to_file(tokenizer), order.reading.options, division)
+        job = PartSpec(order.out, serialize_tokenizer(tokenizer), order.reading.options, division)
         parts, seen = plan(order.reading, FilterRules.of(order.data), job, place, engine, watch)
         records = finished_parts(place, parts)
         missing = [part for part in parts if part.number not in records]
@@ -120,9 +119,9 @@ def is_whole(place: Storage, manifest: dict[str, Any]) -> bool:
     """Whether what the manifest names is there, undamaged."""
     content = place.read(shards.TOKENIZER) or b""
     with contextlib.suppress(ValueError, AttributeError):
-        tokenizer = tokenizers.parse(fast_json.loads(content), "the dataset's tokenizer")
+        tokenizer = parse_tokenizer(fast_json.loads(content), "the dataset's tokenizer")
         held = [info for split in manifest["splits"].values() for info in split["shards"]]
-        return tokenizers.fingerprint(tokenizer) == manifest["tokenizer"] and all(
+        return fingerprint(tokenizer) == manifest["tokenizer"] and all(
             place.holds(info["file"], info["sha256"]) for info in held
         )
     return False
@@ -186,9 +185,9 @@ def load_or_train_tokenizer(order: BuildSpec, place: Storage) -> Tokenizer:
     """The tokenizer of an earlier attempt, if it was made of the same text; else a new one."""
     content = place.read(shards.TOKENIZER)
     if content is not None and place.read(TOKENIZER_KEY) == digest(order.key, content.hex()).encode():
-        return tokenizers.parse(fast_json.loads(content), f"'{order.out}/{shards.TOKENIZER}'")
+        return parse_tokenizer(fast_json.loads(content), f"'{order.out}/{shards.TOKENIZER}'")
     made = order.make_tokenizer()
-    content = tokenizers.to_file(made)
+    content = serialize_tokenizer(made)
     place.write(shards.TOKENIZER, content)
     place.write(TOKENIZER_KEY, digest(order.key, content.hex()).encode())
     return made

@@ -18,7 +18,7 @@ from fledge.datasets.spec import build_spec, dataset_key
 from fledge.text.inputs import is_url
 from fledge.tokenizers.base import Tokenizer
 from fledge.tokenizers.config import TokenizerConfig
-from fledge.tokenizers.create import named_tokenizer
+from fledge.tokenizers.create import pretrained_tokenizer
 
 BUSY_SECONDS = 0.2  # between two looks at a dataset that another process is building
 Check = Callable[[Dataset], object]  # raises UserError where the dataset does not suit
@@ -27,7 +27,7 @@ Check = Callable[[Dataset], object]  # raises UserError where the dataset does n
 def ensure_dataset(data: DataConfig, tokenizer: TokenizerConfig, check: Check = lambda _: None) -> Dataset:
     """Open `data.path`, or the cached dataset of `data.corpus`, which is built first if it is missing or damaged."""
     if data.path is not None:
-        return open_dataset_at(data.path, lambda: named_tokenizer(tokenizer))
+        return open_dataset_at(data.path, lambda: pretrained_tokenizer(tokenizer))
     folder = cache_folder(data, tokenizer)
     if (folder / shards.MANIFEST).exists():
         try:

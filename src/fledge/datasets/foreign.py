@@ -19,8 +19,7 @@ from fledge.core.errors import UserError
 from fledge.core.files import sha256
 from fledge.datasets import shards
 from fledge.datasets.shards import MANIFEST, SPLITS, Dataset, Split
-from fledge.tokenizers import base as tokenizers
-from fledge.tokenizers.base import Tokenizer
+from fledge.tokenizers.base import Tokenizer, fingerprint
 
 LLMC_MAGIC = 20240520
 LLMC_HEADER = 256  # int32 each: magic, version, number of ids, then zeros
@@ -40,7 +39,7 @@ def open_dataset_or_bin(folder: Path, given: Callable[[], Tokenizer | None]) -> 
     parts: dict[str, list[Path]] = {split: [f for f in files if split_of(f) == split] for split in SPLITS}
     if not parts["train"]:
         raise UserError(f"'{folder}' has no training split among its .bin files", "one needs 'train' in its name")
-    manifest: dict[str, Any] = {"tokenizer": tokenizers.fingerprint(tokenizer), "splits": {}}
+    manifest: dict[str, Any] = {"tokenizer": fingerprint(tokenizer), "splits": {}}
     splits = {}
     for name, paths in parts.items():
         opened = [read_bin(path, tokenizer.vocab_size) for path in paths]

@@ -23,8 +23,7 @@ from fledge.datasets.storage import STAGING, open_storage
 from fledge.text.formats import ReadCounts, ReadOptions, Slice, read_slice
 from fledge.text.inputs import CHUNK_SIZE
 from fledge.text.sources import sample_chunks
-from fledge.tokenizers import base as tokenizers
-from fledge.tokenizers.base import Tokenizer
+from fledge.tokenizers.base import Tokenizer, parse_tokenizer
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def make_part(job: PartSpec, part: Part) -> PartRecord:
 @lru_cache(maxsize=1)
 def open_tokenizer(content: bytes) -> Tokenizer:
     """Once for all parts that a process makes: opening a large vocabulary takes a second."""
-    return tokenizers.parse(fast_json.loads(content), "the dataset's tokenizer")
+    return parse_tokenizer(fast_json.loads(content), "the dataset's tokenizer")
 
 
 def spans(job: PartSpec, part: Part, counts: ReadCounts) -> Iterator[Span]:

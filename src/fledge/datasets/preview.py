@@ -42,7 +42,7 @@ def preview(plan: BuildPlan, workers: int) -> Preview:
     for chunk in reading.sample(SAMPLE_BYTES):
         ids = tokenizer.encode(chunk.text)
         if chunk.start == 0 and len(documents) < DOCUMENTS:
-            first = [(i, tokenizer.bytes_of(i)) for i in ids[:TOKENS].tolist()]
+            first = [(i, tokenizer.id_to_bytes(i)) for i in ids[:TOKENS].tolist()]
             documents.append(DocumentPreview(chunk.document, first, len(ids) <= TOKENS))
         encoded += chunk.end - chunk.start
         tokens += len(ids) + chunk.last

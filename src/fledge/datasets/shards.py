@@ -28,8 +28,7 @@ from numpy.typing import NDArray
 from fledge.core.checksums import verify, with_checksum
 from fledge.core.errors import UserError
 from fledge.core.files import read_json, sha256
-from fledge.tokenizers import base as tokenizers
-from fledge.tokenizers.base import Tokenizer
+from fledge.tokenizers.base import Tokenizer, fingerprint, load_tokenizer
 
 MAGIC = b"FLEDGE01"
 HEADER = struct.Struct("<8sIxxxxQQ")  # magic, bytes per id, ids, documents; padded to 64 bytes
@@ -85,7 +84,7 @@ def manifest(
     """The last file: a folder without it is not a dataset. `facts` tell where it comes from."""
     content = {
         "format": 1,
-        "tokenizer": tokenizers.fingerprint(tokenizer),
+        "tokenizer": fingerprint(tokenizer),
         "vocab_size": tokenizer.vocab_size,
         **facts,
         "splits": {
@@ -182,7 +181,7 @@ def open_dataset(folder: Path) -> Dataset:
     damaged = UserError(f"the dataset's manifest is damaged: '{folder / MANIFEST}'", "prepare the dataset anew")
     if not verify((folder / MANIFEST).read_bytes(), indent=1):
         raise damaged
-    tokenizer = tokenizers.load(folder / TOKENIZER)
+    tokenizer = load_tokenizer(folder / TOKENIZER)
     try:
         return _open(folder, manifest, tokenizer)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -194,7 +193,7 @@ def open_dataset(folder: Path) -> Dataset:
 def _open(folder: Path, manifest: dict[str, Any], tokenizer: Tokenizer) -> Dataset:
     if manifest["format"] != 1:
         raise UserError(f"'{folder / MANIFEST}' has format {manifest['format']}", "this fledge reads format 1 only")
-    if tokenizers.fingerprint(tokenizer) != manifest["tokenizer"]:
+    if fingerprint(tokenizer) != manifest["tokenizer"]:
         raise UserError(f"'{folder / TOKENIZER}' is not the tokenizer of this dataset", "prepare the dataset anew")
     splits = {}
     for name, split in manifest["splits"].items():

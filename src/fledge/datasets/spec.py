@@ -12,7 +12,7 @@ from fledge.datasets.plan import digest
 from fledge.text import sources
 from fledge.text.inputs import ReadOptions, is_url
 from fledge.text.source_text import open_sources
-from fledge.tokenizers import base as tokenizers
+from fledge.tokenizers.base import fingerprint, load_tokenizer
 from fledge.tokenizers.config import TokenizerConfig
 from fledge.tokenizers.create import make_tokenizer
 
@@ -32,7 +32,7 @@ def build_spec(names: Sequence[str], data: DataConfig, tokenizer: TokenizerConfi
 def dataset_key(names: Sequence[str], data: DataConfig, tokenizer: TokenizerConfig) -> tuple[str, str]:
     """(fingerprint of the sources without reading them, hash of everything that the dataset depends on)"""
     facts = sources.source_fingerprint(names)
-    content = tokenizers.fingerprint(tokenizers.load(user_path(tokenizer.file))) if tokenizer.file else ""
+    content = fingerprint(load_tokenizer(user_path(tokenizer.file))) if tokenizer.file else ""
     settings = {name: value for name, value in asdict(data).items() if name not in TRAINING_ONLY}
     return facts, digest(facts, settings, {**asdict(tokenizer), "file": content})
 

@@ -18,17 +18,17 @@ from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from fledge.checkpoint.state import weights_of
-from fledge.exchange.huggingface import fill
-from fledge.exchange.parity import Parity, compare, probe
+from fledge.exchange.huggingface import write_model_files
+from fledge.exchange.parity import Parity, compare_logits, probe_tokens
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.tokenizers.base import Tokenizer
 
-NAME = "FledgeForCausalLM"
-PROGRAM, AROUND = "gpt.py", "modeling_fledge.py"
+CLASS_NAME = "FledgeForCausalLM"
+MODEL_FILE, WRAPPER_FILE = "gpt.py", "modeling_fledge.py"
 PREFIX = "model."  # of the weights, within that class
 
-SOURCE = f'''"""The class that transformers asks for, around the model in {PROGRAM}."""
+SOURCE = f'''"""The class that transformers asks for, around the model in {MODEL_FILE}."""
 
 from typing import Any
 
@@ -38,14 +38,14 @@ from torch.nn import functional as F
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from .{PROGRAM.removesuffix(".py")} import GPT, ModelConfig, build
+from .{MODEL_FILE.removesuffix(".py")} import GPT, ModelConfig, build
 
 
 class FledgeConfig(PretrainedConfig):
     model_type = "fledge"
 
 
-class {NAME}(PreTrainedModel, GenerationMixin):
+class {CLASS_NAME}(PreTrainedModel, GenerationMixin):
     config_class = FledgeConfig
     _tied_weights_keys = TIED
 
@@ -83,29 +83,29 @@ class {NAME}(PreTrainedModel, GenerationMixin):
 def write_custom_code(folder: Path, model: GPT, tokenizer: Tokenizer, program: str) -> str:
     """Into an empty folder; `program` is the ejected file. Gives back the name of the class."""
     tied = {f"{PREFIX}head.weight": f"{PREFIX}embed.weight"} if model.config.tied else {}
-    (folder / PROGRAM).write_text(program, encoding="utf-8")
-    (folder / AROUND).write_text(SOURCE.replace("TIED", json.dumps(tied)), encoding="utf-8")
+    (folder / MODEL_FILE).write_text(program, encoding="utf-8")
+    (folder / WRAPPER_FILE).write_text(SOURCE.replace("TIED", json.dumps(tied)), encoding="utf-8")
     weights = {f"{PREFIX}{name}": tensor for name, tensor in weights_of(model).items()}
-    fill(folder, _config(model.config), weights, model.config, tokenizer, use_cache=False)
-    return NAME
+    write_model_files(folder, _config(model.config), weights, model.config, tokenizer, use_cache=False)
+    return CLASS_NAME
 
 
 def _config(model: ModelConfig) -> dict[str, Any]:
-    module = AROUND.removesuffix(".py")
-    places = {"AutoConfig": f"{module}.FledgeConfig", "AutoModelForCausalLM": f"{module}.{NAME}"}
+    module = WRAPPER_FILE.removesuffix(".py")
+    places = {"AutoConfig": f"{module}.FledgeConfig", "AutoModelForCausalLM": f"{module}.{CLASS_NAME}"}
     told = {**asdict(model), "tie_word_embeddings": model.tied, "max_position_embeddings": model.context}
-    return {"architectures": [NAME], "model_type": "fledge", "auto_map": places, **told, "dtype": "float32"}
+    return {"architectures": [CLASS_NAME], "model_type": "fledge", "auto_map": places, **told, "dtype": "float32"}
 
 
 @torch.inference_mode()
 def check_custom_code(folder: Path, model: GPT) -> Parity:
     """The written program with the written weights, by itself."""
-    spec = importlib.util.spec_from_file_location("ejected", folder / PROGRAM)
+    spec = importlib.util.spec_from_file_location("ejected", folder / MODEL_FILE)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     inner = nn.ModuleDict({PREFIX.rstrip("."): module.GPT(module.ModelConfig())})
     load_model(inner, folder / "model.safetensors")
-    ids: Tensor = probe(model)
-    return compare(model, ids, inner[PREFIX.rstrip(".")].eval()(ids), f"{PROGRAM} alone")
+    ids: Tensor = probe_tokens(model)
+    return compare_logits(model, ids, inner[PREFIX.rstrip(".")].eval()(ids), f"{MODEL_FILE} alone")

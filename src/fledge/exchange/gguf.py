@@ -22,13 +22,13 @@ from torch import Tensor
 
 from fledge.checkpoint.state import weights_of
 from fledge.core.errors import UserError
-from fledge.exchange import compatibility, gguf_vocabulary, names, vocabulary
-from fledge.exchange.compatibility import Parts, made_of
-from fledge.exchange.configs import checked
+from fledge.exchange import compatibility, gguf_tokenizer, hf_tokenizer, names
+from fledge.exchange.compatibility import Constraints, resolved_settings
+from fledge.exchange.hf_config import build_model_config
+from fledge.exchange.model_source import ForeignModel
 from fledge.exchange.names import Names
-from fledge.exchange.parity import ALLOWED, Parity, compare, probe, readable, text_of
-from fledge.exchange.sources import ForeignModel
-from fledge.exchange.tensors import AGAIN, fitted
+from fledge.exchange.parity import ALLOWED, Parity, compare_logits, probe_text, probe_tokens, reference_model
+from fledge.exchange.tensors import AGAIN, convert_weights
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.tokenizers.base import Tokenizer
@@ -39,12 +39,12 @@ ROUNDING = {"f32": 0.0, "f16": 2**-11, "q8_0": 0.005}  # how far a number may mo
 
 
 @dataclass(frozen=True)
-class GGUFKind:
+class GGUFArchitecture:
     """One architecture of llama.cpp: keys begin with its name."""
 
     name: str
     names: Names
-    parts: Callable[[ModelConfig], Parts]
+    parts: Callable[[ModelConfig], Constraints]
     keys: Mapping[str, str]  # theirs → ours
 
 
@@ -70,33 +70,37 @@ OPTIONAL = {"attention.key_length", "attention.value_length", "rope.dimension_co
 }
 
 
-def _gpt2(model: ModelConfig) -> Parts:
+def _gpt2(model: ModelConfig) -> Constraints:
     """llama.cpp computes this one with GPT-2's own GELU only."""
     return compatibility.gpt2(model, mlps=("gelu_tanh",))
 
 
-def _qwen3(model: ModelConfig) -> Parts:
+def _qwen3(model: ModelConfig) -> Constraints:
     return {**compatibility.qwen3(model), "qkv_bias": False, "output_bias": False}
 
 
-KINDS = {
-    "llama": GGUFKind("llama", names.GGUF_LLAMA, compatibility.llama, MODERN),
-    "qwen2": GGUFKind("qwen2", names.GGUF_QWEN, compatibility.qwen2, MODERN),
-    "qwen3": GGUFKind("qwen3", names.GGUF_QWEN, _qwen3, MODERN),
-    "gpt2": GGUFKind("gpt2", names.GGUF_GPT2, _gpt2, {**SIZES, "attention.layer_norm_epsilon": "norm_eps"}),
+GGUF_ARCHITECTURES = {
+    "llama": GGUFArchitecture("llama", names.GGUF_LLAMA, compatibility.llama, MODERN),
+    "qwen2": GGUFArchitecture("qwen2", names.GGUF_QWEN, compatibility.qwen2, MODERN),
+    "qwen3": GGUFArchitecture("qwen3", names.GGUF_QWEN, _qwen3, MODERN),
+    "gpt2": GGUFArchitecture("gpt2", names.GGUF_GPT2, _gpt2, {**SIZES, "attention.layer_norm_epsilon": "norm_eps"}),
 }
 
 
 def write_gguf(path: Path, model: GPT, tokenizer: Tokenizer, dtype: str, name: str) -> str:
     """The whole model and its tokenizer as one file; gives back the architecture's name."""
-    kind = KINDS[compatibility.choose(model.config, {each: KINDS[each].parts for each in KINDS}, "GGUF files")]
-    said = gguf_vocabulary.describe(tokenizer, model.config)  # may refuse: before anything is written
+    kind = GGUF_ARCHITECTURES[
+        compatibility.choose_architecture(
+            model.config, {each: GGUF_ARCHITECTURES[each].parts for each in GGUF_ARCHITECTURES}, "GGUF files"
+        )
+    ]
+    said = gguf_tokenizer.to_gguf_vocabulary(tokenizer, model.config)  # may refuse: before anything is written
     held = compatibility.make_compatible(model.config, weights_of(model), kind.parts(model.config))
     file = gguf.GGUFWriter(path, kind.name)
     file.add_name(name)
     file.add_file_type(DTYPES[dtype][1])
     file.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    ours = made_of(held.model)
+    ours = resolved_settings(held.model)
     for key, setting in kind.keys.items():
         add = file.add_float32 if setting in FLOATS else file.add_uint32
         add(f"{kind.name}.{key}", ours[setting])
@@ -123,19 +127,19 @@ def _type(name: str, tensor: Tensor, wanted: Type) -> Type:
 def read_gguf(path: Path, given: Tokenizer | None = None) -> ForeignModel:
     """A GGUF of an architecture that we can build, its numbers made whole again."""
     tensors, said = _open(path)
-    kind = KINDS.get(str(said.get("general.architecture")))
+    kind = GGUF_ARCHITECTURES.get(str(said.get("general.architecture")))
     if kind is None:
         raise UserError(
             f"'{path}' is of an architecture that fledge does not know: {said.get('general.architecture')}",
-            f"it knows {', '.join(KINDS)}",
+            f"it knows {', '.join(GGUF_ARCHITECTURES)}",
         )
     if _is_scaled(said, f"{kind.name}.rope."):
         raise UserError(f"'{path}' has scaled rotary positions, for which fledge has no part", "plain ones can be read")
     model = _model(path, said, {name: [int(n) for n in reversed(x.shape)] for name, x in tensors.items()}, kind)
-    tokenizer = given or gguf_vocabulary.read_vocabulary(said, str(path))
-    vocabulary.check_tokenizer(tokenizer, model)
+    tokenizer = given or gguf_tokenizer.read_gguf_tokenizer(said, str(path))
+    hf_tokenizer.check_tokenizer_size(tokenizer, model)
     whole = {name: _whole(path, tensor) for name, tensor in tensors.items()}
-    return ForeignModel(kind.name, model, fitted(whole, model, kind.names, str(path)), tokenizer)
+    return ForeignModel(kind.name, model, convert_weights(whole, model, kind.names, str(path)), tokenizer)
 
 
 def _is_scaled(said: Mapping[str, Any], rope: str) -> bool:
@@ -164,7 +168,7 @@ def _whole(path: Path, tensor: gguf.ReaderTensor) -> Tensor:
         ) from None
 
 
-def _model(path: Path, said: Mapping[str, Any], shapes: Mapping[str, list[int]], kind: GGUFKind) -> ModelConfig:
+def _model(path: Path, said: Mapping[str, Any], shapes: Mapping[str, list[int]], kind: GGUFArchitecture) -> ModelConfig:
     """What the keys say, and, where they are silent, what the tensors show."""
     shape: dict[str, Any] = {}
     for key, setting in kind.keys.items():
@@ -178,24 +182,26 @@ def _model(path: Path, said: Mapping[str, Any], shapes: Mapping[str, list[int]],
     biases = {"output_bias": f"{first}attn_output.bias", "mlp_bias": f"{first}ffn_up.bias"}
     shape |= {setting: name in shapes for setting, name in biases.items()}
     shape |= {"tied": "output.weight" not in shapes, "vocab_size": shapes.get("token_embd.weight", [0])[0]}
-    model = checked({**shape, "positions": "learned"}, str(path))  # what all of the kind have comes from its parts
-    return checked({**shape, **kind.parts(model)}, str(path))
+    model = build_model_config({**shape, "positions": "learned"}, str(path))
+    return build_model_config({**shape, **kind.parts(model)}, str(path))
 
 
 def check_gguf(path: Path, model: GPT, tokenizer: Tokenizer, dtype: str) -> Parity:
     """The written file, read back and made whole: no weight further off than rounding, and its scores beside ours."""
     found = read_gguf(path)
-    meant = compatibility.make_compatible(model.config, weights_of(model), KINDS[found.kind].parts(model.config))
+    meant = compatibility.make_compatible(
+        model.config, weights_of(model), GGUF_ARCHITECTURES[found.kind].parts(model.config)
+    )
     for name, weight in meant.weights.items():
         difference = (found.weights[name] - weight.cpu()).abs().max()
         if not difference <= ROUNDING[dtype] * weight.abs().max() + 2**-24 * (dtype != "f32"):
             raise UserError(
                 f"'{name}' does not fit into {dtype}", "its numbers are too large: export it with --dtype f32"
             )
-    ids = probe(model)
-    said = text_of(ids, tokenizer)
+    ids = probe_tokens(model)
+    said = probe_text(ids, tokenizer)
     if found.tokenizer.encode(said).tolist() != tokenizer.encode(said).tolist():
         raise UserError("the written tokenizer is not the one that was meant", "please report this")
-    scores = readable(found.model, found.weights)(ids)
+    scores = reference_model(found.model, found.weights)(ids)
     allowed = ALLOWED if dtype == "f32" else math.inf  # what rounding does to scores is told, not judged
-    return compare(model, ids, scores, f"fledge, from the {dtype} file", allowed)
+    return compare_logits(model, ids, scores, f"fledge, from the {dtype} file", allowed)

@@ -15,38 +15,39 @@ from torch import Tensor
 from fledge.checkpoint.state import Tensors, weights_of
 from fledge.core.errors import UserError
 from fledge.core.files import read_json
-from fledge.exchange import compatibility, configs, names, vocabulary
-from fledge.exchange.parity import Parity, compare, probe, readable, text_of
-from fledge.exchange.sources import ForeignModel, ModelFolder, local_folder
-from fledge.exchange.tensors import fitted, read_folder
+from fledge.exchange import compatibility, hf_config, hf_tokenizer, names
+from fledge.exchange.model_source import ForeignModel, ModelFolder, local_model_folder
+from fledge.exchange.parity import Parity, compare_logits, probe_text, probe_tokens, reference_model
+from fledge.exchange.tensors import convert_weights, read_folder_tensors
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
-from fledge.tokenizers import base as tokenizers
-from fledge.tokenizers.base import Tokenizer
+from fledge.tokenizers.base import Tokenizer, fingerprint
 
 CONFIG = "config.json"
 
 
-def read_folder_model(folder: ModelFolder, given: Tokenizer | None = None) -> ForeignModel:
+def read_hf_folder(folder: ModelFolder, given: Tokenizer | None = None) -> ForeignModel:
     """The model of a folder; its own tokenizer, unless another is given. Weights come last: they are what is large."""
     if CONFIG not in folder:
         raise UserError(f"'{folder.name}' holds no {CONFIG}", "give a folder as save_pretrained writes it")
-    kind, model = configs.model_from_config(read_json(folder.path(CONFIG), CONFIG), folder.name)
-    tokenizer = given or vocabulary.read_tokenizer(folder, cuts_as_gpt2=kind is configs.GPT2)
-    vocabulary.check_tokenizer(tokenizer, model)
-    return ForeignModel(kind.name, model, fitted(read_folder(folder), model, kind.names, folder.name), tokenizer)
+    kind, model = hf_config.model_from_config(read_json(folder.path(CONFIG), CONFIG), folder.name)
+    tokenizer = given or hf_tokenizer.read_hf_tokenizer(folder, cuts_as_gpt2=kind is hf_config.GPT2)
+    hf_tokenizer.check_tokenizer_size(tokenizer, model)
+    return ForeignModel(
+        kind.name, model, convert_weights(read_folder_tensors(folder), model, kind.names, folder.name), tokenizer
+    )
 
 
-def write_folder(folder: Path, model: GPT, tokenizer: Tokenizer) -> str:
+def write_hf_folder(folder: Path, model: GPT, tokenizer: Tokenizer) -> str:
     """Everything that transformers needs, into an empty folder; gives back the name of the class that it will use."""
-    kind = configs.held_settings(model.config)
+    kind = hf_config.choose_hf_architecture(model.config)
     held = compatibility.make_compatible(model.config, weights_of(model), kind.parts(model.config))
     weights = names.to_theirs(held.weights, held.model, kind.names)
-    fill(folder, configs.config_from_model(held.model, kind), weights, model.config, tokenizer)
+    write_model_files(folder, hf_config.config_from_model(held.model, kind), weights, model.config, tokenizer)
     return kind.name
 
 
-def fill(
+def write_model_files(
     folder: Path, config: dict[str, Any], weights: Tensors, model: ModelConfig, tokenizer: Tokenizer, **generation: Any
 ) -> None:
     """The files that every model has there, of a class of theirs or of its own."""
@@ -55,27 +56,27 @@ def fill(
     _write_json(folder / "generation_config.json", {**end, "do_sample": True, "temperature": 0.8, **generation})
     whole = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
     save_file(whole, folder / "model.safetensors", metadata={"format": "pt"})
-    vocabulary.write_tokenizer(tokenizer, model, folder)
+    hf_tokenizer.write_hf_tokenizer(tokenizer, model, folder)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def check_folder(folder: Path, model: GPT, tokenizer: Tokenizer, kind: str) -> Parity:
+def check_hf_folder(folder: Path, model: GPT, tokenizer: Tokenizer, kind: str) -> Parity:
     """The written files, read by transformers where it is there, else by ourselves with the readable attention."""
-    ids = probe(model)
+    ids = probe_tokens(model)
     transformers = _transformers(kind)
     if transformers is None:
-        found = read_folder_model(local_folder(folder))
-        if tokenizers.fingerprint(found.tokenizer) != tokenizers.fingerprint(tokenizer):
+        found = read_hf_folder(local_model_folder(folder))
+        if fingerprint(found.tokenizer) != fingerprint(tokenizer):
             raise UserError("the written tokenizer is not the one that was meant", "please report this")
-        return compare(model, ids, readable(found.model, found.weights)(ids), "fledge, from the files")
-    said = text_of(ids, tokenizer)
+        return compare_logits(model, ids, reference_model(found.model, found.weights)(ids), "fledge, from the files")
+    said = probe_text(ids, tokenizer)
     theirs = transformers.AutoTokenizer.from_pretrained(folder)(said, add_special_tokens=False)["input_ids"]
     if theirs != tokenizer.encode(said).tolist():
         raise UserError("transformers cuts a text otherwise than this tokenizer", "export with another tokenizer")
-    return compare(model, ids, _logits(transformers, folder, ids), f"transformers {transformers.__version__}")
+    return compare_logits(model, ids, _logits(transformers, folder, ids), f"transformers {transformers.__version__}")
 
 
 @torch.inference_mode()

@@ -28,30 +28,30 @@ print(tokenizer.decode(model.generate(ids, max_new_tokens=100)[0]))
 ```"""
 
 
-def for_transformers(loaded: LoadedCheckpoint, kind: str, parity: Parity, *, code: bool = False) -> str:
+def transformers_card(loaded: LoadedCheckpoint, kind: str, parity: Parity, *, code: bool = False) -> str:
     """With `code`, the model comes with its own, which one must agree to run."""
     use = IN_PYTHON.format(trust=", trust_remote_code=True" if code else "")
     return FRONT.format(library="transformers") + _body(loaded, kind, parity, use)
 
 
-def for_llama_cpp(loaded: LoadedCheckpoint, file: str, kind: str, parity: Parity) -> str:
+def llama_cpp_card(loaded: LoadedCheckpoint, file: str, kind: str, parity: Parity) -> str:
     use = f"```\nllama-cli -m {file} -no-cnv -p 'Once' -n 100\n```"
     return FRONT.format(library="llama.cpp") + _body(loaded, kind, parity, use)
 
 
 def _body(loaded: LoadedCheckpoint, kind: str, parity: Parity, use: str) -> str:
-    rows = "\n".join(f"| {name} | {value} |" for name, value in figures(loaded, kind).items())
+    rows = "\n".join(f"| {name} | {value} |" for name, value in card_rows(loaded, kind).items())
     parts = (
         f"# {loaded.run.name}",
         "A small language model, made with fledge.",
         f"| | |\n|---|---|\n{rows}",
         f"## Use\n\n{use}",
-        f"## Check\n\nWhen these files were written: {parity.words}.",
+        f"## Check\n\nWhen these files were written: {parity.summary}.",
     )
     return "\n" + "\n\n".join(parts) + "\n"
 
 
-def figures(loaded: LoadedCheckpoint, kind: str) -> dict[str, str]:
+def card_rows(loaded: LoadedCheckpoint, kind: str) -> dict[str, str]:
     """What the run knows about itself; what it does not know is left out."""
     model, about, train = loaded.model.config, loaded.run.facts(), loaded.run.config().get("train", {})
     told = {

@@ -43,8 +43,8 @@ def _halve(x: Tensor, D: int) -> Tensor:
 
 
 SAME = Layout(lambda x, _: x, lambda x, _: x)
-TURNED = Layout(_turn, _turn)
-PAIRED = Layout(_pair, _halve)
+TRANSPOSED = Layout(_turn, _turn)
+INTERLEAVED = Layout(_pair, _halve)
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _gpt2(layout: Layout) -> Names:
     )
 
 
-HF_GPT2 = _gpt2(TURNED)
+HF_GPT2 = _gpt2(TRANSPOSED)
 NANOGPT = _gpt2(SAME)
 
 HF_LLAMA = Names(
@@ -182,7 +182,7 @@ def _gguf(attention: Block) -> Names:
 
 
 GGUF_GPT2 = _gguf({"attn_qkv": f"{QUERY} {KEY} {VALUE}"})
-GGUF_LLAMA = _gguf({"attn_q": (QUERY, PAIRED), "attn_k": (KEY, PAIRED), "attn_v": VALUE})
+GGUF_LLAMA = _gguf({"attn_q": (QUERY, INTERLEAVED), "attn_k": (KEY, INTERLEAVED), "attn_v": VALUE})
 GGUF_QWEN = _gguf(
     {
         "attn_q": QUERY,

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from fledge.core.errors import UserError
-from fledge.exchange import vocabulary
-from fledge.exchange.configs import checked
+from fledge.exchange import hf_tokenizer
+from fledge.exchange.hf_config import build_model_config
+from fledge.exchange.model_source import ForeignModel
 from fledge.exchange.names import NANOGPT
-from fledge.exchange.sources import ForeignModel
-from fledge.exchange.tensors import fitted, read_pickle
+from fledge.exchange.tensors import convert_weights, read_torch_file
 from fledge.tokenizers.base import Tokenizer
 
 WRAPPER = "_orig_mod."  # what torch.compile puts before each name
@@ -26,24 +26,24 @@ VOCABULARY = (
 
 
 def read_nanogpt(path: Path, given: Tokenizer | None) -> ForeignModel:
-    content = read_pickle(path)
+    content = read_torch_file(path)
     tensors, args = (content.get(key) if isinstance(content, dict) else None for key in ("model", "model_args"))
     if not isinstance(args, dict) or not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
         raise UserError(
             f"'{path}' is no checkpoint of nanoGPT: it lacks a model of tensors, or its model_args",
             "its files are called ckpt.pt",
         )
-    model = checked(_settings(args, path), str(path))
+    model = build_model_config(_settings(args, path), str(path))
     tensors = {str(name).removeprefix(WRAPPER): tensor for name, tensor in tensors.items()}
     if given is None:
         raise UserError(f"'{path}' does not hold its vocabulary", VOCABULARY)
-    vocabulary.check_tokenizer(given, model)
+    hf_tokenizer.check_tokenizer_size(given, model)
     if given.kind == "char" and given.vocab_size != model.vocab_size:
         raise UserError(
             f"the text has {given.vocab_size} different characters, and the model {model.vocab_size}",
             "give the very text that it was trained on, whole",
         )
-    return ForeignModel("nanoGPT", model, fitted(tensors, model, NANOGPT, str(path)), given)
+    return ForeignModel("nanoGPT", model, convert_weights(tensors, model, NANOGPT, str(path)), given)
 
 
 def _settings(args: Mapping[str, Any], path: Path) -> dict[str, Any]:

@@ -19,31 +19,31 @@ ALLOWED = 1e-4  # of the largest score: sums in another order differ by less, an
 class Parity:
     """What a second reader of the files found."""
 
-    judge: str
+    checked_with: str
     difference: float  # the largest, over all scores
     largest: float  # of the scores themselves
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         return (
-            f"read back by {self.judge}, its scores differ from the run's by {self.difference:.2g} at most"
+            f"read back by {self.checked_with}, its scores differ from the run's by {self.difference:.2g} at most"
             f" (they reach {self.largest:.3g})"
         )
 
 
-def probe(model: GPT) -> Tensor:
+def probe_tokens(model: GPT) -> Tensor:
     """Tokens to ask about: any do, the same every time. [1, T]"""
     assert model.config.vocab_size is not None
     length = min(TOKENS, model.config.context)
     return torch.randint(model.config.vocab_size, (1, length), generator=torch.Generator().manual_seed(0))
 
 
-def text_of(ids: Tensor, tokenizer: Tokenizer) -> str:
+def probe_text(ids: Tensor, tokenizer: Tokenizer) -> str:
     """The same as text, for the second reader's tokenizer; a model may have more places than there are tokens."""
     return tokenizer.decode(ids[ids < tokenizer.vocab_size].tolist())
 
 
-def readable(model: ModelConfig, weights: Tensors) -> GPT:
+def reference_model(model: ModelConfig, weights: Tensors) -> GPT:
     """A model with every step of its attention in the open, so that it shares no kernel with the one it judges."""
     made = GPT(replace(model, attention="readable")).eval()
     load_weights(made, weights)
@@ -51,12 +51,12 @@ def readable(model: ModelConfig, weights: Tensors) -> GPT:
 
 
 @torch.inference_mode()
-def compare(model: GPT, ids: Tensor, theirs: Tensor, judge: str, allowed: float = ALLOWED) -> Parity:
+def compare_logits(model: GPT, ids: Tensor, theirs: Tensor, checked_with: str, allowed: float = ALLOWED) -> Parity:
     ours = model.eval()(ids)
     difference, largest = float((ours - theirs).abs().max()), float(ours.abs().max())
     if not difference <= allowed * max(1.0, largest):
         raise UserError(
-            f"{judge} computes scores that differ by {difference:.2g} from ours, and nothing was written",
+            f"{checked_with} computes scores that differ by {difference:.2g} from ours, and nothing was written",
             "please report this, with the config.toml of the run",
         )
-    return Parity(judge, difference, largest)
+    return Parity(checked_with, difference, largest)

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from fledge.checkpoint.state import Tensors, blank_weights
 from fledge.core.errors import UserError
 from fledge.core.files import read_json
+from fledge.exchange.model_source import ModelFolder
 from fledge.exchange.names import Names, to_ours, to_theirs
-from fledge.exchange.sources import ModelFolder
 from fledge.model.config import ModelConfig
 
 NUMBERS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
@@ -25,12 +25,12 @@ AGAIN = "fetch or copy the file again"
 STEMS = (("model", ".safetensors"), ("pytorch_model", ".bin"))
 
 
-def read_folder(folder: ModelFolder) -> Tensors:
+def read_folder_tensors(folder: ModelFolder) -> Tensors:
     """All tensors of a folder, from one file or from several; safetensors where there is a choice."""
     for stem, ending in STEMS:
         whole, index = f"{stem}{ending}", f"{stem}{ending}.index.json"
         if whole in folder:
-            return read_file(folder.path(whole))
+            return read_tensor_file(folder.path(whole))
         if index in folder:
             return _read_parts(folder, index)
     raise UserError(f"'{folder.name}' holds no weights", "they are called model.safetensors or pytorch_model.bin")
@@ -44,14 +44,14 @@ def _read_parts(folder: ModelFolder, index: str) -> Tensors:
     for name in sorted(set(places.values())):
         if name not in folder:
             raise UserError(f"'{folder.name}' lacks '{name}', which its index names", "fetch or copy that file too")
-        tensors |= read_file(folder.path(name))
+        tensors |= read_tensor_file(folder.path(name))
     return tensors
 
 
-def read_file(path: Path) -> Tensors:
+def read_tensor_file(path: Path) -> Tensors:
     if path.suffix == ".safetensors":
         return read_safetensors(path)
-    content = read_pickle(path)
+    content = read_torch_file(path)
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
     ):
@@ -66,7 +66,7 @@ def read_safetensors(path: Path) -> Tensors:
         raise UserError(f"'{path}' is damaged: {error}", AGAIN) from None
 
 
-def read_pickle(path: Path) -> Any:
+def read_torch_file(path: Path) -> Any:
     """PyTorch's own files, for which torch refuses whatever is neither a tensor nor a plain value."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -82,7 +82,7 @@ def read_pickle(path: Path) -> Any:
         ) from None
 
 
-def fitted(found: Mapping[str, torch.Tensor], model: ModelConfig, names: Names, where: str) -> Tensors:
+def convert_weights(found: Mapping[str, torch.Tensor], model: ModelConfig, names: Names, where: str) -> Tensors:
     """Their tensors under our names, in fp32: all of them, or an error that names what does not fit."""
     wanted = to_theirs(blank_weights(model), model, names)
     if not any(name.startswith(names.prefix) for name in found):
@@ -118,7 +118,7 @@ def _oddity(tensor: torch.Tensor) -> str:
     return "" if tensor.layout is torch.strided and not tensor.is_meta else "does not hold a number for each place"
 
 
-def refuse_infinite(weights: Tensors, where: str) -> None:
+def check_finite(weights: Tensors, where: str) -> None:
     """One number that is none makes every score one that is none."""
     for name, tensor in weights.items():
         if not tensor.isfinite().all():

@@ -9,7 +9,7 @@ from fledge.core.errors import UserError
 from fledge.core.files import atomic_folder, human_bytes, user_path
 from fledge.core.progress import notice
 from fledge.exchange import custom_code, huggingface, model_card
-from fledge.exchange.compatibility import NoClass
+from fledge.exchange.compatibility import UnsupportedArchitecture
 from fledge.exchange.parity import Parity
 from fledge.recipes.eject import program, settings_of
 from fledge.runs import run_folder
@@ -38,12 +38,12 @@ def run(args: argparse.Namespace) -> None:
 
 def to_hf(loaded: LoadedCheckpoint, folder: Path) -> tuple[str, Parity]:
     try:
-        kind = huggingface.write_folder(folder, loaded.model, loaded.tokenizer)
-    except NoClass as error:
+        kind = huggingface.write_hf_folder(folder, loaded.model, loaded.tokenizer)
+    except UnsupportedArchitecture as error:
         notice(f"{error.message}: its own code goes along, and is loaded with trust_remote_code=True ({error.hint})")
         return to_hf_with_code(loaded, folder)
-    parity = huggingface.check_folder(folder, loaded.model, loaded.tokenizer, kind)
-    (folder / "README.md").write_text(model_card.for_transformers(loaded, kind, parity), encoding="utf-8")
+    parity = huggingface.check_hf_folder(folder, loaded.model, loaded.tokenizer, kind)
+    (folder / "README.md").write_text(model_card.transformers_card(loaded, kind, parity), encoding="utf-8")
     return kind, parity
 
 
@@ -51,7 +51,7 @@ def to_hf_with_code(loaded: LoadedCheckpoint, folder: Path) -> tuple[str, Parity
     code = program(loaded.run.name, settings_of(loaded.run))
     kind = custom_code.write_custom_code(folder, loaded.model, loaded.tokenizer, code)
     parity = custom_code.check_custom_code(folder, loaded.model)
-    (folder / "README.md").write_text(model_card.for_transformers(loaded, kind, parity, code=True), encoding="utf-8")
+    (folder / "README.md").write_text(model_card.transformers_card(loaded, kind, parity, code=True), encoding="utf-8")
     return kind, parity
 
 
@@ -61,11 +61,11 @@ def to_gguf(loaded: LoadedCheckpoint, folder: Path, dtype: str) -> tuple[str, Pa
     file = folder / f"{loaded.run.name}-{dtype}.gguf"
     kind = gguf.write_gguf(file, loaded.model, loaded.tokenizer, dtype, loaded.run.name)
     parity = gguf.check_gguf(file, loaded.model, loaded.tokenizer, dtype)
-    (folder / "README.md").write_text(model_card.for_llama_cpp(loaded, file.name, kind, parity), encoding="utf-8")
+    (folder / "README.md").write_text(model_card.llama_cpp_card(loaded, file.name, kind, parity), encoding="utf-8")
     return kind, parity
 
 
 def in_words(loaded: LoadedCheckpoint, kind: str, out: Path, sizes: dict[str, int], parity: Parity) -> str:
     lines = [f"'{loaded.run.name}' at step {loaded.checkpoint.step:,} is a {kind} in {out}"]
     lines += [f"  {name:<28}{human_bytes(size):>10}" for name, size in sizes.items()]
-    return "\n".join([*lines, f"checked: {parity.words}"])
+    return "\n".join([*lines, f"checked: {parity.summary}"])

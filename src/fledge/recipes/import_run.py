@@ -10,9 +10,9 @@ from fledge.cli.output import report
 from fledge.core.config import to_toml
 from fledge.core.errors import UserError
 from fledge.core.files import user_path
-from fledge.exchange import huggingface, nanogpt, sources
-from fledge.exchange.sources import ForeignModel, ModelFolder
-from fledge.exchange.tensors import refuse_infinite
+from fledge.exchange import huggingface, model_source, nanogpt
+from fledge.exchange.model_source import ForeignModel, ModelFolder
+from fledge.exchange.tensors import check_finite
 from fledge.model.flops import parameters
 from fledge.recipes.train import check_name, run_name
 from fledge.runs import metadata, run_folder
@@ -21,7 +21,7 @@ from fledge.text import sources as texts
 from fledge.tokenizers.base import Tokenizer
 from fledge.tokenizers.char import CharTokenizer
 from fledge.tokenizers.config import TokenizerConfig
-from fledge.tokenizers.create import named_tokenizer
+from fledge.tokenizers.create import pretrained_tokenizer
 from fledge.training.config import Settings
 
 CHECKPOINT = "ckpt.pt"
@@ -35,7 +35,7 @@ GENTLE: dict[str, dict[str, Any]] = {
 def run(args: argparse.Namespace) -> None:
     folder = destination(args.out, args.source, args.runs)
     found = read(args.source, given_tokenizer(args.tokenizer, args.characters))
-    refuse_infinite(found.weights, args.source)
+    check_finite(found.weights, args.source)
     about = {**metadata.tokenizer_summary(found.tokenizer), "imported": args.source, "kind": found.kind}
     settings = settings_of(found, folder)
     start = initial_state(found.weights, settings.train.seed)
@@ -70,16 +70,16 @@ def given_tokenizer(named: str | None, characters: str | None) -> Tokenizer | No
     if characters:
         return CharTokenizer.train(document.text for document in texts.read_source(characters))
     if named == "gpt2":
-        return named_tokenizer(TokenizerConfig(kind="gpt2"))
-    return named_tokenizer(TokenizerConfig(file=named)) if named else None
+        return pretrained_tokenizer(TokenizerConfig(kind="gpt2"))
+    return pretrained_tokenizer(TokenizerConfig(file=named)) if named else None
 
 
 def read(source: str, given: Tokenizer | None) -> ForeignModel:
-    where = sources.find_model(source)
+    where = model_source.locate_model(source)
     if isinstance(where, ModelFolder):
         if huggingface.CONFIG not in where and CHECKPOINT in where:
             return nanogpt.read_nanogpt(where.path(CHECKPOINT), given)
-        return huggingface.read_folder_model(where, given)
+        return huggingface.read_hf_folder(where, given)
     if where.suffix == ".gguf":
         from fledge.exchange import gguf
 

@@ -10,12 +10,11 @@ from fledge.core.errors import UserError
 from fledge.core.formatting import printable, short_path
 from fledge.text.inputs import ReadOptions
 from fledge.text.source_text import open_sources
-from fledge.tokenizers import base as tokenizers
 from fledge.tokenizers import gpt2
-from fledge.tokenizers.base import Tokenizer
+from fledge.tokenizers.base import END_OF_TEXT, Tokenizer, load_tokenizer, save_tokenizer
 from fledge.tokenizers.config import TokenizerConfig
-from fledge.tokenizers.create import make_tokenizer, sampled, usual_gpt2_folders
-from fledge.tokenizers.report import compare, in_words
+from fledge.tokenizers.create import default_gpt2_folders, make_tokenizer, training_texts
+from fledge.tokenizers.report import compare_tokenizers, comparison_table
 
 COLOURS = ("on blue", "on dark_green", "on dark_red", "on purple4", "on grey35")
 
@@ -28,7 +27,7 @@ def train(args: argparse.Namespace) -> None:
     if args.out.exists():
         raise UserError(f"'{args.out}' exists already", "choose another --out, or remove it first")
     made = make(args)
-    tokenizers.save(made, args.out)
+    save_tokenizer(made, args.out)
     file = short_path(args.out)
     text = f"{file}: {made.vocab_size:,} tokens\nnext: fledge tokenizer show {file} 'some text'"
     report({"file": str(args.out), "kind": made.kind, "vocab_size": made.vocab_size}, as_json=args.json, text=text)
@@ -47,14 +46,14 @@ def make(args: argparse.Namespace) -> Tokenizer:
         return make_tokenizer(reading, config, [args.gpt2] if args.gpt2 else [])
     from fledge.tokenizers.bpe import BpeTokenizer
 
-    exact, texts = config.vocab_size is not None, sampled(reading, config)
-    return BpeTokenizer.train(texts, config.size, tokenizers.END_OF_TEXT, pattern=config.pattern, exact=exact)
+    exact, texts = config.vocab_size is not None, training_texts(reading, config)
+    return BpeTokenizer.train(texts, config.size, END_OF_TEXT, pattern=config.pattern, exact=exact)
 
 
 def show(args: argparse.Namespace) -> None:
-    loaded = tokenizers.load(args.file)
+    loaded = load_tokenizer(args.file)
     ids = loaded.encode(args.text).tolist()
-    chunks = [loaded.bytes_of(i) for i in ids]
+    chunks = [loaded.id_to_bytes(i) for i in ids]
     said = [loaded.decode([i]) for i in ids]
     if sys.stdout.isatty() and not args.json and find_spec("rich"):
         print_coloured(chunks)
@@ -83,15 +82,15 @@ def readable(chunk: bytes) -> str:
 
 
 def report_on(args: argparse.Namespace) -> None:
-    loaded = tokenizers.load(args.file)
+    loaded = load_tokenizer(args.file)
     others: dict[str, Tokenizer] = {}
     missing = None
     try:
-        others["GPT-2"] = gpt2.load_gpt2([*([args.gpt2] if args.gpt2 else []), *usual_gpt2_folders()])
+        others["GPT-2"] = gpt2.load_gpt2([*([args.gpt2] if args.gpt2 else []), *default_gpt2_folders()])
     except UserError as error:
         if args.gpt2:
             raise
         missing = f"GPT-2 is not beside it: {error.message}; {error.hint}"
     reading = open_sources(args.sources, ReadOptions(args.field))
-    found = compare({short_path(args.file): loaded, **others}, (chunk.text for chunk in reading.chunks()))
-    report({"tokenizers": found, "note": missing}, as_json=args.json, text=in_words(found, missing))
+    found = compare_tokenizers({short_path(args.file): loaded, **others}, (chunk.text for chunk in reading.chunks()))
+    report({"tokenizers": found, "note": missing}, as_json=args.json, text=comparison_table(found, missing))

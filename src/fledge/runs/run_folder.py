@@ -21,8 +21,7 @@ from fledge.core.errors import UserError, nearest
 from fledge.core.files import atomic_folder, file_lock, read_json, sha256, user_path, write_atomic
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
-from fledge.tokenizers import base as tokenizers
-from fledge.tokenizers.base import Tokenizer
+from fledge.tokenizers.base import Tokenizer, load_tokenizer, save_tokenizer
 
 CONFIG = "config.toml"
 METADATA = "run.json"
@@ -65,7 +64,7 @@ class RunFolder:
         return value
 
     def tokenizer(self) -> Tokenizer:
-        return tokenizers.load(self.tokenizer_file)
+        return load_tokenizer(self.tokenizer_file)
 
     def changed(self) -> list[str]:
         """The files that are not what they were when the run was made. Of older runs, without a seal, nobody knows."""
@@ -121,7 +120,7 @@ def create_run(
     refuse_existing(folder)
     with atomic_folder(folder) as inside:
         (inside / CONFIG).write_text(config, encoding="utf-8")
-        tokenizers.save(tokenizer, inside / TOKENIZER)
+        save_tokenizer(tokenizer, inside / TOKENIZER)
         hashes = {name: sha256(inside / name) for name in HASHED}
         (inside / METADATA).write_bytes(with_checksum({**facts, HASHES: hashes}, indent=1))
         (inside / CHECKPOINTS).mkdir()

@@ -36,41 +36,41 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> Ids:
         """Plain text to ids. Text that looks like a special token is still plain text."""
 
-    def encode_many(self, texts: Iterable[str]) -> list[Ids]:
+    def encode_batch(self, texts: Iterable[str]) -> list[Ids]:
         """Each text by itself."""
 
     def decode(self, ids: Iterable[int]) -> str:
         """Bytes that are no UTF-8 become '�'. An id that the vocabulary has no place for is refused."""
 
-    def bytes_of(self, token: int) -> bytes:
+    def id_to_bytes(self, token: int) -> bytes:
         """The UTF-8 bytes that this id adds to a text: often less than a character, nothing for a special token."""
 
     def to_json(self) -> dict[str, Any]:
         """The content of `tokenizer.json`."""
 
 
-def encode_marked(tokenizer: Tokenizer, text: str, mark: str = END_OF_TEXT) -> Ids:
+def encode_with_end_of_text(tokenizer: Tokenizer, text: str, mark: str = END_OF_TEXT) -> Ids:
     """For texts whose marks are meant: each `mark` in them becomes the end-of-text token."""
     end = tokenizer.end_of_text
     if end is None:
         raise UserError("this tokenizer has no end-of-text token", "make one that has: --tokenizer.end_of_text true")
-    first, *others = tokenizer.encode_many(text.split(mark))
+    first, *others = tokenizer.encode_batch(text.split(mark))
     return np.concatenate([first, *(part for ids in others for part in (np.array([end], dtype=np.uint32), ids))])
 
 
-def to_file(tokenizer: Tokenizer) -> bytes:
+def serialize_tokenizer(tokenizer: Tokenizer) -> bytes:
     return fast_json.dumps(tokenizer.to_json(), indent=True)
 
 
-def save(tokenizer: Tokenizer, path: Path) -> None:
-    write_atomic(path, to_file(tokenizer))
+def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
+    write_atomic(path, serialize_tokenizer(tokenizer))
 
 
-def load(path: Path) -> Tokenizer:
-    return parse(read_json(path, "the tokenizer"), f"'{path}'")
+def load_tokenizer(path: Path) -> Tokenizer:
+    return parse_tokenizer(read_json(path, "the tokenizer"), f"'{path}'")
 
 
-def parse(content: dict[str, Any], name: str) -> Tokenizer:
+def parse_tokenizer(content: dict[str, Any], name: str) -> Tokenizer:
     known: dict[str, Callable[[dict[str, Any]], Tokenizer]] = {
         "WordLevel": CharTokenizer.from_json,
         "BPE": HFTokenizer.from_json,
@@ -92,4 +92,4 @@ def fingerprint(tokenizer: Tokenizer) -> str:
 
 def byte_lengths(tokenizer: Tokenizer) -> NDArray[np.int64]:
     """How many bytes of text each id stands for: what bits per byte are counted with."""
-    return np.array([len(tokenizer.bytes_of(i)) for i in range(tokenizer.vocab_size)], dtype=np.int64)
+    return np.array([len(tokenizer.id_to_bytes(i)) for i in range(tokenizer.vocab_size)], dtype=np.int64)

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fledge.core.errors import UserError
-from fledge.tokenizers import bytelevel
-from fledge.tokenizers.bytelevel import ALPHABET, learnable, spell, unspell, well_formed
-from fledge.tokenizers.hf_json import outside
-from fledge.tokenizers.patterns import PATTERNS, splitter
+from fledge.tokenizers import byte_level
+from fledge.tokenizers.byte_level import ALPHABET, bytes_to_token, replace_surrogates, split_long_runs, token_to_bytes
+from fledge.tokenizers.hf_json import unknown_id_error
+from fledge.tokenizers.patterns import PATTERNS, split_regex
 
 Pair = tuple[int, int]
 REMEMBERED = 200_000  # chunks whose ids are kept: most of a text is the same few words
@@ -46,7 +46,7 @@ class BpeTokenizer:
         self.pairs = list(reversed(dict.fromkeys(reversed(list(merges)))))
         self._rank = {pair: rank for rank, pair in enumerate(self.pairs)}
         self._merged = [ids[pieces[a] + pieces[b]] for a, b in self.pairs]
-        self._byte = [ids[bytes([byte])] for byte in range(bytelevel.BYTES)]
+        self._byte = [ids[bytes([byte])] for byte in range(byte_level.BYTES)]
         self._remembered: dict[str, list[int]] = {}
 
     @classmethod
@@ -61,11 +61,11 @@ class BpeTokenizer:
     ) -> "BpeTokenizer":
         """A vocabulary of `vocab_size`: the special token, every byte, and merges. With `exact`, a text too poor for
         that many is refused; without, the vocabulary is as large as the text allows."""
-        bytelevel.check_size(vocab_size, bool(special))
+        byte_level.check_vocab_size(vocab_size, bool(special))
         pieces = [b""] * bool(special) + ALPHABET
-        merges = learn(count_chunks(texts, pattern), pieces, vocab_size)
+        merges = learn_merges(count_chunks(texts, pattern), pieces, vocab_size)
         if exact and len(pieces) < vocab_size:
-            raise bytelevel.too_large(vocab_size, len(pieces))
+            raise byte_level.vocab_too_large(vocab_size, len(pieces))
         return cls(pieces, merges, (special, 0) if special else None, pattern)
 
     @property
@@ -79,11 +79,11 @@ class BpeTokenizer:
     def encode(self, text: str) -> NDArray[np.uint32]:
         """What spells a special token is text like any other. A lone surrogate is read as '�'."""
         ids: list[int] = []
-        for chunk in splitter(self.pattern).finditer(well_formed(text)):
+        for chunk in split_regex(self.pattern).finditer(replace_surrogates(text)):
             ids += self._encode_chunk(chunk.group())
         return np.array(ids, dtype=np.uint32)
 
-    def encode_many(self, texts: Iterable[str]) -> list[NDArray[np.uint32]]:
+    def encode_batch(self, texts: Iterable[str]) -> list[NDArray[np.uint32]]:
         return [self.encode(text) for text in texts]
 
     def _encode_chunk(self, chunk: str) -> list[int]:
@@ -128,18 +128,18 @@ class BpeTokenizer:
         return [i for i in ids if i >= 0]
 
     def decode(self, ids: Iterable[int]) -> str:
-        return b"".join(map(self.bytes_of, ids)).decode("utf-8", "replace")
+        return b"".join(map(self.id_to_bytes, ids)).decode("utf-8", "replace")
 
-    def bytes_of(self, token: int) -> bytes:
+    def id_to_bytes(self, token: int) -> bytes:
         if not 0 <= token < self.vocab_size:
-            raise outside(token, self.vocab_size)
+            raise unknown_id_error(token, self.vocab_size)
         return self.pieces[token]
 
     def to_json(self) -> dict[str, Any]:
         name = self.special[0] if self.special else None
-        signs = [spell(piece) for piece in self.pieces]
+        signs = [bytes_to_token(piece) for piece in self.pieces]
         vocabulary = {(name or "") if i == self.end_of_text else sign: i for i, sign in enumerate(signs)}
-        return bytelevel.content(vocabulary, ((signs[a], signs[b]) for a, b in self.pairs), name, self.pattern)
+        return byte_level.bpe_json(vocabulary, ((signs[a], signs[b]) for a, b in self.pairs), name, self.pattern)
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "BpeTokenizer":
@@ -149,12 +149,12 @@ class BpeTokenizer:
         except (KeyError, IndexError, TypeError, ValueError, AttributeError):
             raise UserError(
                 "this tokenizer.json is no byte-level BPE with a pattern that fledge knows",
-                "load it through the library: fledge.tokenizers.base.load",
+                "load it through the library: fledge.tokenizers.base.load_tokenizer",
             ) from None
 
     @classmethod
     def _from_json(cls, content: dict[str, Any]) -> "BpeTokenizer":
-        pattern = {str(bytelevel.cutter(name)): name for name in PATTERNS}[str(content["pre_tokenizer"])]
+        pattern = {str(byte_level.pre_tokenizer_json(name)): name for name in PATTERNS}[str(content["pre_tokenizer"])]
         model, added = content["model"], content["added_tokens"]
         if content["normalizer"] or len(added) > 1 or any(model.get(key) for key in UNKNOWN_WAYS):
             raise ValueError
@@ -163,7 +163,7 @@ class BpeTokenizer:
         vocabulary = model["vocab"]
         pieces = [b""] * len(vocabulary)
         for sign, i in vocabulary.items():
-            pieces[i] = b"" if sign == name else unspell(sign)
+            pieces[i] = b"" if sign == name else token_to_bytes(sign)
         pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
         merges = [(vocabulary[a], vocabulary[b]) for a, b in pairs]
         return cls(pieces, merges, special, pattern)
@@ -175,12 +175,12 @@ UNKNOWN_WAYS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "b
 def count_chunks(texts: Iterable[str], pattern: str) -> Counter[str]:
     """How often each chunk occurs. All that training needs to know of the text."""
     counts: Counter[str] = Counter()
-    for text in learnable(texts):
-        counts.update(chunk.group() for chunk in splitter(pattern).finditer(text))
+    for text in split_long_runs(texts):
+        counts.update(chunk.group() for chunk in split_regex(pattern).finditer(text))
     return counts
 
 
-def learn(chunks: Counter[str], pieces: list[bytes], vocab_size: int) -> list[Pair]:
+def learn_merges(chunks: Counter[str], pieces: list[bytes], vocab_size: int) -> list[Pair]:
     """The merges, first learned first. Adds the new tokens to `pieces`, until there are `vocab_size`.
 
     The most frequent pair wins; of equally frequent ones, the smallest pair of ids. The heap is lazy: counts change
@@ -207,7 +207,7 @@ def learn(chunks: Counter[str], pieces: list[bytes], vocab_size: int) -> list[Pa
         merges.append(pair)
         born: defaultdict[Pair, list[int]] = defaultdict(list)
         for place in held:
-            for changed, change in merge_in_word(words[place], pair, new):
+            for changed, change in merge_pair(words[place], pair, new):
                 counts[changed] += change * times[place]
                 if change > 0:
                     born[changed].append(place)
@@ -231,7 +231,7 @@ def count_pairs(words: list[list[int]], times: list[int]) -> tuple[defaultdict[P
     return counts, places
 
 
-def merge_in_word(word: list[int], pair: Pair, new: int) -> Iterator[tuple[Pair, int]]:
+def merge_pair(word: list[int], pair: Pair, new: int) -> Iterator[tuple[Pair, int]]:
     """Put `new` in the place of every `pair`, from left to right, and tell what that changes for the pairs beside it:
     each is one less of what was there, and one more of what is there now."""
     first, second = pair

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fledge.core.errors import UserError
-from fledge.tokenizers.hf_json import frame, outside
+from fledge.tokenizers.hf_json import tokenizer_json, unknown_id_error
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 REFUSED = "<|unknown|>"  # named as the unknown token but in no vocabulary: other programs refuse too
@@ -22,12 +22,12 @@ NOT_THERE = -1
 def count_characters(texts: Iterable[str]) -> dict[str, int]:
     counts = np.zeros(UNICODE, dtype=np.int64)
     for text in texts:
-        here = np.bincount(codes_of(text))  # as long as the largest code asks for: for most texts that is short
+        here = np.bincount(code_points(text))  # as long as the largest code asks for: for most texts that is short
         counts[: len(here)] += here
     return {chr(code): int(counts[code]) for code in np.flatnonzero(counts)}
 
 
-def codes_of(text: str) -> NDArray[np.uint32]:
+def code_points(text: str) -> NDArray[np.uint32]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
 
 
@@ -74,7 +74,7 @@ class CharTokenizer:
         return len(self.characters) if self.special else None
 
     def encode(self, text: str) -> NDArray[np.uint32]:
-        ids = self._id[codes_of(text)]
+        ids = self._id[code_points(text)]
         if len(ids) and ids.min() == NOT_THERE:
             at = int(np.argmax(ids == NOT_THERE))
             what = f"{text[at]!r} (U+{ord(text[at]):04X})"
@@ -85,18 +85,18 @@ class CharTokenizer:
             )
         return ids.astype(np.uint32)
 
-    def encode_many(self, texts: Iterable[str]) -> list[NDArray[np.uint32]]:
+    def encode_batch(self, texts: Iterable[str]) -> list[NDArray[np.uint32]]:
         return [self.encode(text) for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
         return "".join(map(self._text_of, ids))
 
-    def bytes_of(self, token: int) -> bytes:
+    def id_to_bytes(self, token: int) -> bytes:
         return self._text_of(token).encode("utf-8", "surrogatepass")
 
     def _text_of(self, token: int) -> str:
         if not 0 <= token < self.vocab_size:
-            raise outside(token, self.vocab_size)
+            raise unknown_id_error(token, self.vocab_size)
         return self._text[token]
 
     def to_json(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class CharTokenizer:
         if end:
             vocabulary[end[1]] = end[0]
         unknown = REPLACEMENT if self.maps_unknown else REFUSED
-        return frame(
+        return tokenizer_json(
             {"type": "WordLevel", "vocab": vocabulary, "unk_token": unknown},
             {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False},
             {"type": "Fuse"},

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from fledge.core import fast_json
 from fledge.tokenizers import bpe
-from fledge.tokenizers.bytelevel import ALPHABET, BYTES, learnable
-from fledge.tokenizers.patterns import splitter
+from fledge.tokenizers.byte_level import ALPHABET, BYTES, split_long_runs
+from fledge.tokenizers.patterns import split_regex
 
 Encode = Callable[[bytes], NDArray[np.uint32]]
 SEPARATOR = b"\xff"  # no UTF-8 text holds this byte
@@ -40,7 +40,7 @@ PROBE = (
 ) * 2
 
 
-def encoder(content: dict[str, Any], reference: Callable[[str], list[int]]) -> Encode | None:
+def fast_encoder(content: dict[str, Any], reference: Callable[[str], list[int]]) -> Encode | None:
     """Encodes UTF-8 on one core, as `reference` does. Without the special tokens: all text is plain."""
     plain = {**content, "added_tokens": [token for token in content["added_tokens"] if not token["special"]]}
 
@@ -64,7 +64,7 @@ class Spool:
 
     def __enter__(self) -> "Spool":
         self._file = tempfile.NamedTemporaryFile(prefix="fledge-", suffix=".txt")
-        for text in learnable(self._texts):
+        for text in split_long_runs(self._texts):
             self._file.write(text.encode() + SEPARATOR)
         self._file.flush()
         self.path = Path(self._file.name)
@@ -103,7 +103,7 @@ def exhausted(texts: Iterable[str], merges: list[tuple[bytes, bytes]]) -> bool:
     """
     tokens, seen = {*ALPHABET, *(a + b for a, b in merges)}, set[str]()
     for text in texts:
-        for chunk in splitter("gpt2").finditer(text):
+        for chunk in split_regex("gpt2").finditer(text):
             if chunk.group() not in seen and chunk.group().encode() not in tokens:
                 return False
             seen.add(chunk.group())
@@ -112,7 +112,7 @@ def exhausted(texts: Iterable[str], merges: list[tuple[bytes, bytes]]) -> bool:
 
 def learned_from_scratch(texts: Iterable[str], vocab_size: int) -> list[tuple[bytes, bytes]]:
     pieces = list(ALPHABET)
-    merges = bpe.learn(bpe.count_chunks(texts, "gpt2"), pieces, vocab_size)
+    merges = bpe.learn_merges(bpe.count_chunks(texts, "gpt2"), pieces, vocab_size)
     return [(pieces[a], pieces[b]) for a, b in merges]
 
 

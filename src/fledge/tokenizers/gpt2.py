@@ -10,7 +10,7 @@ from pathlib import Path
 from fledge.core import fast_json
 from fledge.core.errors import UserError
 from fledge.core.files import sha256
-from fledge.tokenizers import bytelevel
+from fledge.tokenizers import byte_level
 from fledge.tokenizers.hf import HFTokenizer
 
 Fetch = Callable[[str, str, str], Path]  # name, url, SHA-256 → where the file is now
@@ -29,23 +29,23 @@ TIKTOKEN_NAMES = {
 def load_gpt2(folders: Iterable[Path], fetch: Fetch | None = None) -> HFTokenizer:
     """From the first folder that holds each file; else through `fetch`."""
     folders = list(folders)
-    return build(*(find(name, folders, fetch) for name in SHA256))
+    return build_gpt2(*(find_gpt2_file(name, folders, fetch) for name in SHA256))
 
 
-def find(name: str, folders: list[Path], fetch: Fetch | None = None) -> Path:
+def find_gpt2_file(name: str, folders: list[Path], fetch: Fetch | None = None) -> Path:
     for path in (folder / known for folder in folders for known in (name, TIKTOKEN_NAMES[name])):
         if path.is_file():
-            return checked(path, name)
+            return verify_gpt2_file(path, name)
     if fetch is None:
         where = ", ".join(f"'{folder}'" for folder in folders)
         raise UserError(
             f"GPT-2's '{name}' is in none of: {where or 'no folders'}",
             "give the folder that holds vocab.bpe and encoder.json, or set TIKTOKEN_CACHE_DIR to tiktoken's cache",
         )
-    return checked(fetch(name, ORIGIN + name, SHA256[name]), name)
+    return verify_gpt2_file(fetch(name, ORIGIN + name, SHA256[name]), name)
 
 
-def checked(path: Path, name: str) -> Path:
+def verify_gpt2_file(path: Path, name: str) -> Path:
     if (got := sha256(path)) != SHA256[name]:
         raise UserError(
             f"'{path}' is not GPT-2's {name} (sha256 {got[:12]}…, not {SHA256[name][:12]}…)",
@@ -54,8 +54,8 @@ def checked(path: Path, name: str) -> Path:
     return path
 
 
-def build(merges: Path, vocabulary: Path) -> HFTokenizer:
+def build_gpt2(merges: Path, vocabulary: Path) -> HFTokenizer:
     """The two files as one tokenizer. The first line of the merges is a comment."""
     pairs = [tuple(line.split(" ")) for line in merges.read_text("utf-8").splitlines()[1:]]
     ids = fast_json.loads(vocabulary.read_bytes())
-    return HFTokenizer(bytelevel.content(ids, [(a, b) for a, b in pairs], END_OF_TEXT, "gpt2"))
+    return HFTokenizer(byte_level.bpe_json(ids, [(a, b) for a, b in pairs], END_OF_TEXT, "gpt2"))

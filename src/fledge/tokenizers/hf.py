@@ -17,10 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fledge.core import fast_json
-from fledge.tokenizers import bytelevel, gigatoken
-from fledge.tokenizers.bytelevel import ALPHABET, BYTE_OF, learnable, spell, utf8, well_formed
-from fledge.tokenizers.hf_json import outside
-from fledge.tokenizers.token_bytes import TokenBytes, size_of, token_bytes
+from fledge.tokenizers import byte_level, gigatoken
+from fledge.tokenizers.byte_level import (
+    ALPHABET,
+    UNICODE_TO_BYTE,
+    bytes_to_token,
+    replace_surrogates,
+    split_long_runs,
+    to_utf8,
+)
+from fledge.tokenizers.hf_json import unknown_id_error
+from fledge.tokenizers.token_bytes import TokenBytes, read_token_bytes, vocab_size_of
 from tokenizers import Tokenizer, models, trainers
 
 # How the files of well-known models call the token after a document.
@@ -36,7 +43,7 @@ class HFTokenizer:
         self._library.no_truncation()  # such files can hold a length to cut at, and one to fill up to
         self._library.no_padding()
         self._library.encode_special_tokens = True  # a text that spells "<|endoftext|>" is text, not an end
-        self._vocab_size = size_of(self._library)
+        self._vocab_size = vocab_size_of(self._library)
         specials = [token["content"] for token in content["added_tokens"] if token["special"]]
         names = sorted(set(specials) - {content["model"].get("unk_token")})
         unknown = content["model"].get("unk_id")  # text may well be unknown, and is then this one
@@ -57,17 +64,17 @@ class HFTokenizer:
     ) -> "HFTokenizer":
         """A vocabulary of `vocab_size`: the special token, every byte, and merges. With `exact`, a text too poor for
         that many is refused; without, the vocabulary is as large as the text allows."""
-        bytelevel.check_size(vocab_size, bool(special))
+        byte_level.check_vocab_size(vocab_size, bool(special))
         if pattern == "gpt2" and gigatoken.trainer_available():
             with gigatoken.Spool(texts) as spool:
-                merges = gigatoken.learn(spool, vocab_size - bytelevel.BYTES - bool(special))
+                merges = gigatoken.learn(spool, vocab_size - byte_level.BYTES - bool(special))
                 made = (
                     train_in_process(spool, vocab_size, special, pattern) if merges is None else joined(merges, special)
                 )
         else:
             made = train_in_process(texts, vocab_size, special, pattern)
         if exact and made.vocab_size < vocab_size:
-            raise bytelevel.too_large(vocab_size, made.vocab_size)
+            raise byte_level.vocab_too_large(vocab_size, made.vocab_size)
         return made
 
     @property
@@ -77,7 +84,7 @@ class HFTokenizer:
 
     @cached_property
     def _spelling(self) -> TokenBytes:
-        return token_bytes(self.to_json(), self._library, self._vocab_size)
+        return read_token_bytes(self.to_json(), self._library, self._vocab_size)
 
     @property
     def end_of_text(self) -> int | None:
@@ -85,7 +92,7 @@ class HFTokenizer:
 
     @cached_property
     def _turbo(self) -> gigatoken.Encode | None:
-        return gigatoken.encoder(self.to_json(), self._reference)
+        return gigatoken.fast_encoder(self.to_json(), self._reference)
 
     def _reference(self, text: str) -> list[int]:
         ids = self._library.encode(text, add_special_tokens=False).ids
@@ -101,13 +108,13 @@ class HFTokenizer:
     def encode(self, text: str) -> NDArray[np.uint32]:
         """What spells a special token is text like any other. A lone surrogate is read as '�'."""
         if self._turbo:
-            return self._turbo(utf8(text))
-        return np.array(self._reference(well_formed(text)), dtype=np.uint32)
+            return self._turbo(to_utf8(text))
+        return np.array(self._reference(replace_surrogates(text)), dtype=np.uint32)
 
-    def encode_many(self, texts: Iterable[str]) -> list[NDArray[np.uint32]]:
+    def encode_batch(self, texts: Iterable[str]) -> list[NDArray[np.uint32]]:
         if self._turbo:
             return [self.encode(text) for text in texts]
-        texts = [well_formed(text) for text in texts]
+        texts = [replace_surrogates(text) for text in texts]
         batch = [encoding.ids for encoding in self._library.encode_batch_fast(texts, add_special_tokens=False)]
         apart = (
             ids if self._never.isdisjoint(ids) else self._apart(text) for text, ids in zip(texts, batch, strict=True)
@@ -116,14 +123,14 @@ class HFTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         ids = [int(i) for i in ids]
-        said = b"".join(map(self.bytes_of, ids))
+        said = b"".join(map(self.id_to_bytes, ids))
         if not self._spelling.exact:
             return self._library.decode(ids)
         return said.removeprefix(b" " * self._spelling.drops_space).decode("utf-8", "replace")
 
-    def bytes_of(self, token: int) -> bytes:
+    def id_to_bytes(self, token: int) -> bytes:
         if not 0 <= token < self.vocab_size:
-            raise outside(token, self.vocab_size)
+            raise unknown_id_error(token, self.vocab_size)
         return self._spelling.pieces[token]
 
     def to_json(self) -> dict[str, Any]:
@@ -142,21 +149,21 @@ class HFTokenizer:
 def train_in_process(texts: Iterable[str], vocab_size: int, special: str | None, pattern: str) -> HFTokenizer:
     """Through `tokenizers`."""
     library = Tokenizer(models.BPE())
-    shape = Tokenizer.from_str(json.dumps(bytelevel.content({}, [], None, pattern)))
+    shape = Tokenizer.from_str(json.dumps(byte_level.bpe_json({}, [], None, pattern)))
     library.pre_tokenizer, library.decoder = shape.pre_tokenizer, shape.decoder
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         show_progress=False,
-        initial_alphabet=sorted(BYTE_OF),
+        initial_alphabet=sorted(UNICODE_TO_BYTE),
         special_tokens=[special] if special else [],
     )
-    library.train_from_iterator(learnable(texts), trainer)
+    library.train_from_iterator(split_long_runs(texts), trainer)
     return HFTokenizer(json.loads(library.to_str()))
 
 
 def joined(merges: list[tuple[bytes, bytes]], special: str | None) -> HFTokenizer:
     """A tokenizer from its merges alone: what they make are the tokens after the bytes."""
-    names = [special] * bool(special) + [spell(piece) for piece in (*ALPHABET, *(a + b for a, b in merges))]
+    names = [special] * bool(special) + [bytes_to_token(piece) for piece in (*ALPHABET, *(a + b for a, b in merges))]
     vocabulary = {name: i for i, name in enumerate(dict.fromkeys(filter(None, names)))}
-    last_first = dict.fromkeys((spell(a), spell(b)) for a, b in reversed(merges))
-    return HFTokenizer(bytelevel.content(vocabulary, reversed(last_first), special, "gpt2"))
+    last_first = dict.fromkeys((bytes_to_token(a), bytes_to_token(b)) for a, b in reversed(merges))
+    return HFTokenizer(byte_level.bpe_json(vocabulary, reversed(last_first), special, "gpt2"))

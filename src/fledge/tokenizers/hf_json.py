@@ -6,7 +6,7 @@ from typing import Any
 from fledge.core.errors import UserError
 
 
-def frame(
+def tokenizer_json(
     model: Mapping[str, Any],
     pre_tokenizer: Mapping[str, Any],
     decoder: Mapping[str, Any],
@@ -28,7 +28,7 @@ def frame(
     }
 
 
-def outside(token: int, vocab_size: int) -> UserError:
+def unknown_id_error(token: int, vocab_size: int) -> UserError:
     """An id that the vocabulary has no place for: most often another tokenizer's."""
     return UserError(
         f"there is no token {token} in a vocabulary of {vocab_size}",

@@ -21,7 +21,7 @@ PATTERNS = {"gpt2": GPT2, "gpt4": GPT4}
 
 
 @functools.cache
-def splitter(name: str) -> "regex.Pattern[str]":
+def split_regex(name: str) -> "regex.Pattern[str]":
     """Finds the chunks of a text, one after the other: nothing is left out, nothing overlaps."""
     spelled = PATTERNS[name].replace(r"\s", r"\p{White_Space}").replace(r"\S", r"\P{White_Space}")
     return regex.compile(spelled)

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from fledge.core.formatting import printable, shorten
 from fledge.core.progress import progress
-from fledge.tokenizers import base as tokenizers
-from fledge.tokenizers.base import Tokenizer
+from fledge.tokenizers.base import Tokenizer, byte_lengths
 
 PASSAGE = 64  # tokens
 LONGEST = 10
@@ -30,7 +29,7 @@ class TokenizerCounts:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self.lengths = tokenizers.byte_lengths(tokenizer)
+        self.lengths = byte_lengths(tokenizer)
         self.uses = np.zeros(tokenizer.vocab_size, dtype=np.int64)
         self.bytes = self.words = 0
         self.worst: list[tuple[float, str]] = []
@@ -65,7 +64,7 @@ class TokenizerCounts:
         }
 
 
-def compare(candidates: dict[str, Tokenizer], texts: Iterable[str]) -> dict[str, dict[str, Any]]:
+def compare_tokenizers(candidates: dict[str, Tokenizer], texts: Iterable[str]) -> dict[str, dict[str, Any]]:
     tallies = {name: TokenizerCounts(tokenizer) for name, tokenizer in candidates.items()}
     for text in progress(texts, "encoding"):
         for tally in tallies.values():
@@ -73,7 +72,7 @@ def compare(candidates: dict[str, Tokenizer], texts: Iterable[str]) -> dict[str,
     return {name: tally.result() for name, tally in tallies.items()}
 
 
-def in_words(found: dict[str, dict[str, Any]], note: str | None) -> str:
+def comparison_table(found: dict[str, dict[str, Any]], note: str | None) -> str:
     width = max(14, *(len(name) + 2 for name in found))
     lines = [" " * 18 + "".join(name.rjust(width) for name in found)]
     for key, (label, form) in ROWS.items():

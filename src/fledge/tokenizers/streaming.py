@@ -15,7 +15,7 @@ class TextStreamer:
 
     def add(self, token: int) -> str:
         """The text that this token completes; empty while a character is still open."""
-        return self._decoder.decode(self._tokenizer.bytes_of(token))
+        return self._decoder.decode(self._tokenizer.id_to_bytes(token))
 
     def end(self) -> str:
         """What never became a character is shown as '�', as any reader of the bytes would show it."""

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from fledge.tokenizers.bytelevel import BYTE_OF, unspell
+from fledge.tokenizers.byte_level import UNICODE_TO_BYTE, token_to_bytes
 from tokenizers import Tokenizer
 
 BYTE_NAME = re.compile(r"<0x([0-9A-F]{2})>")
@@ -26,7 +26,7 @@ class TokenBytes:
     exact: bool = True  # a text is the sum of its pieces
 
 
-def size_of(library: Tokenizer) -> int:
+def vocab_size_of(library: Tokenizer) -> int:
     """One more than the largest id."""
     ids = library.get_vocab().values()
     size = 1 + max(ids, default=-1)
@@ -35,7 +35,7 @@ def size_of(library: Tokenizer) -> int:
     return size
 
 
-def token_bytes(content: dict[str, Any], library: Tokenizer, size: int) -> TokenBytes:
+def read_token_bytes(content: dict[str, Any], library: Tokenizer, size: int) -> TokenBytes:
     steps = _flat(content.get("decoder"))
     kinds = {step["type"] for step in steps}
     added = {token["id"]: "" if token["special"] else token["content"] for token in content["added_tokens"]}
@@ -60,7 +60,7 @@ def _flat(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _byte_level(token: str) -> bytes:
-    return unspell(token) if BYTE_OF.keys() >= set(token) else token.encode()
+    return token_to_bytes(token) if UNICODE_TO_BYTE.keys() >= set(token) else token.encode()
 
 
 def _is_plain(step: dict[str, Any]) -> bool:

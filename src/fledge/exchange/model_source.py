@@ -44,11 +44,11 @@ class ModelFolder:
         return self.files[name]()
 
 
-def find_model(source: str) -> Path | ModelFolder:
+def locate_model(source: str) -> Path | ModelFolder:
     """A file, or the files of a folder or of a repository. What lies here wins over what lies on the Hub."""
     path = user_path(source)
     if path.is_dir():
-        return local_folder(path)
+        return local_model_folder(path)
     if path.exists():
         return path
     match = ON_THE_HUB.fullmatch(source)
@@ -61,7 +61,7 @@ def find_model(source: str) -> Path | ModelFolder:
     return ModelFolder(source, {file.place.path: partial(hub.download, file) for file in at_the_top})
 
 
-def local_folder(folder: Path) -> ModelFolder:
+def local_model_folder(folder: Path) -> ModelFolder:
     return ModelFolder(
         str(folder), {file.name: partial(Path, file) for file in sorted(folder.iterdir()) if file.is_file()}
     )

@@ -13,7 +13,7 @@ from gguf import TokenType
 
 from fledge.core.errors import UserError
 from fledge.model.config import ModelConfig
-from fledge.tokenizers import bytelevel
+from fledge.tokenizers import byte_level
 from fledge.tokenizers.base import Tokenizer
 from fledge.tokenizers.hf import HFTokenizer
 from fledge.tokenizers.patterns import GPT4
@@ -24,7 +24,7 @@ OTHERS = "export it with --to hf, or train with bytes: --tokenizer.kind bpe"
 
 
 @dataclass(frozen=True)
-class Rule:
+class SplitRule:
     """How text is cut, as `tokenizer.json` has it; and whether a word that is a token is one, whatever the merges."""
 
     cutter: Json
@@ -32,27 +32,27 @@ class Rule:
 
 
 def _digit_by_digit() -> Json:
-    cutter = bytelevel.cutter("gpt4")
+    cutter = byte_level.pre_tokenizer_json("gpt4")
     cutter["pretokenizers"][0]["pattern"] = {"Regex": GPT4.replace(r"\p{N}{1,3}", r"\p{N}")}
     return cutter
 
 
 def _digits_first() -> Json:
     digits = {"type": "Digits", "individual_digits": True}
-    return {"type": "Sequence", "pretokenizers": [digits, bytelevel.cutter("gpt2")]}
+    return {"type": "Sequence", "pretokenizers": [digits, byte_level.pre_tokenizer_json("gpt2")]}
 
 
-RULES = {
-    "gpt-2": Rule(bytelevel.cutter("gpt2")),
-    "dbrx": Rule(bytelevel.cutter("gpt4")),
-    "llama-bpe": Rule(bytelevel.cutter("gpt4"), ignores_merges=True),
-    "qwen2": Rule(_digit_by_digit()),
-    "smollm": Rule(_digits_first()),
+SPLIT_RULES = {
+    "gpt-2": SplitRule(byte_level.pre_tokenizer_json("gpt2")),
+    "dbrx": SplitRule(byte_level.pre_tokenizer_json("gpt4")),
+    "llama-bpe": SplitRule(byte_level.pre_tokenizer_json("gpt4"), ignores_merges=True),
+    "qwen2": SplitRule(_digit_by_digit()),
+    "smollm": SplitRule(_digits_first()),
 }
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class GGUFVocabulary:
     rule: str
     tokens: list[str]
     types: list[TokenType]
@@ -70,7 +70,7 @@ class Vocabulary:
         file.add_add_bos_token(False)
 
 
-def describe(tokenizer: Tokenizer, model: ModelConfig) -> Vocabulary:
+def to_gguf_vocabulary(tokenizer: Tokenizer, model: ModelConfig) -> GGUFVocabulary:
     """The tokenizer as llama.cpp wants it, if it can be told there."""
     content = tokenizer.to_json()
     if "ByteLevel" not in {step["type"] for step in _steps(content["decoder"])} or content["model"]["type"] != "BPE":
@@ -92,7 +92,7 @@ def describe(tokenizer: Tokenizer, model: ModelConfig) -> Vocabulary:
         i = added["id"]
         tokens[i], types[i] = added["content"], TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
     merges = [" ".join(pair) for pair in content["model"]["merges"]]
-    return Vocabulary(rule, tokens, types, merges, tokenizer.end_of_text)
+    return GGUFVocabulary(rule, tokens, types, merges, tokenizer.end_of_text)
 
 
 def _kind(tokenizer: Tokenizer) -> str:
@@ -105,7 +105,9 @@ def _rule(content: Json) -> str | None:
     if normalizer is not None and normalizer["type"] != "NFC":
         return None
     meant = (_essence(content["pre_tokenizer"]), bool(content["model"].get("ignore_merges")))
-    return next((name for name, rule in RULES.items() if (_essence(rule.cutter), rule.ignores_merges) == meant), None)
+    return next(
+        (name for name, rule in SPLIT_RULES.items() if (_essence(rule.cutter), rule.ignores_merges) == meant), None
+    )
 
 
 def _essence(cutter: Json | None) -> list[Json]:
@@ -120,9 +122,9 @@ def _steps(part: Json | None) -> list[Json]:
     return inner if isinstance(inner, list) else [part]
 
 
-def read_vocabulary(said: Mapping[str, Any], where: str) -> HFTokenizer:
+def read_gguf_tokenizer(said: Mapping[str, Any], where: str) -> HFTokenizer:
     """The tokenizer of a GGUF, from what its keys say."""
-    kind, rule = said.get(f"{KEY}model"), RULES.get(str(said.get(f"{KEY}pre")))
+    kind, rule = said.get(f"{KEY}model"), SPLIT_RULES.get(str(said.get(f"{KEY}pre")))
     if kind != "gpt2" or rule is None:
         raise UserError(
             f"the tokenizer in '{where}' is of a kind that fledge does not read from a GGUF"
@@ -135,11 +137,11 @@ def read_vocabulary(said: Mapping[str, Any], where: str) -> HFTokenizer:
         raise UserError(f"the tokenizer in '{where}' is damaged ({error})", "fetch or copy the file again") from None
 
 
-def _content(tokens: list[str], types: list[int], merges: Iterable[str], rule: Rule) -> Json:
+def _content(tokens: list[str], types: list[int], merges: Iterable[str], rule: SplitRule) -> Json:
     named = [(token, i, TokenType(kind)) for i, (token, kind) in enumerate(zip(tokens, types, strict=True))]
     vocabulary = {token: i for token, i, kind in named if kind is not TokenType.UNUSED}
     pairs = [(first, second) for first, second in (merge.split(" ") for merge in merges)]
-    content = bytelevel.content(vocabulary, pairs, None, "gpt2")
+    content = byte_level.bpe_json(vocabulary, pairs, None, "gpt2")
     content["model"]["ignore_merges"] = rule.ignores_merges
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     added = [

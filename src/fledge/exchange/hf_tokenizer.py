@@ -10,11 +10,10 @@ from typing import Any
 
 from fledge.core.errors import UserError
 from fledge.core.files import read_json
-from fledge.exchange.sources import ModelFolder
+from fledge.exchange.model_source import ModelFolder
 from fledge.model.config import ModelConfig
-from fledge.tokenizers import base as tokenizers
-from fledge.tokenizers import bytelevel
-from fledge.tokenizers.base import END_OF_TEXT, Tokenizer
+from fledge.tokenizers import byte_level
+from fledge.tokenizers.base import END_OF_TEXT, Tokenizer, load_tokenizer, save_tokenizer
 from fledge.tokenizers.hf import HFTokenizer
 
 TOKENIZER = "tokenizer.json"
@@ -22,11 +21,11 @@ OLD = ("vocab.json", "merges.txt")
 GPT2_WAYS = ("GPT2Tokenizer", "GPT2TokenizerFast")
 
 
-def read_tokenizer(folder: ModelFolder, cuts_as_gpt2: bool) -> Tokenizer:
+def read_hf_tokenizer(folder: ModelFolder, cuts_as_gpt2: bool) -> Tokenizer:
     if TOKENIZER in folder:
-        return tokenizers.load(folder.path(TOKENIZER))
+        return load_tokenizer(folder.path(TOKENIZER))
     if all(name in folder for name in OLD) and (cuts_as_gpt2 or _says_gpt2(folder)):
-        return join(*(folder.path(name) for name in OLD))
+        return join_vocab_and_merges(*(folder.path(name) for name in OLD))
     raise UserError(
         f"'{folder.name}' holds no {TOKENIZER}, nor GPT-2's vocab.json and merges.txt", "name one: --tokenizer FILE"
     )
@@ -37,20 +36,20 @@ def _says_gpt2(folder: ModelFolder) -> bool:
     return name in folder and read_json(folder.path(name), name).get("tokenizer_class") in GPT2_WAYS
 
 
-def join(vocabulary: Path, merges: Path) -> HFTokenizer:
+def join_vocab_and_merges(vocabulary: Path, merges: Path) -> HFTokenizer:
     """The two old files as one tokenizer; the first line of the merges may be a comment."""
     ids = read_json(vocabulary, "the vocabulary")
     try:
         lines = [line for line in merges.read_text("utf-8").split("\n") if line and not line.startswith("#version")]
         pairs = [(first, second) for first, second in (line.split(" ") for line in lines)]
-        return HFTokenizer(bytelevel.content(ids, pairs, END_OF_TEXT if END_OF_TEXT in ids else None, "gpt2"))
+        return HFTokenizer(byte_level.bpe_json(ids, pairs, END_OF_TEXT if END_OF_TEXT in ids else None, "gpt2"))
     except Exception as error:  # the library raises bare Exceptions for merges of unknown tokens
         raise UserError(
             f"'{vocabulary}' and '{merges}' are no tokenizer ({error})", "fetch both again, from the same model"
         ) from None
 
 
-def check_tokenizer(tokenizer: Tokenizer, model: ModelConfig) -> None:
+def check_tokenizer_size(tokenizer: Tokenizer, model: ModelConfig) -> None:
     """A model may have more places than there are tokens, as rounded sizes are faster; never fewer."""
     assert model.vocab_size is not None
     if tokenizer.vocab_size > model.vocab_size:
@@ -60,19 +59,19 @@ def check_tokenizer(tokenizer: Tokenizer, model: ModelConfig) -> None:
         )
 
 
-def write_tokenizer(tokenizer: Tokenizer, model: ModelConfig, folder: Path) -> None:
-    tokenizers.save(tokenizer, folder / TOKENIZER)
+def write_hf_tokenizer(tokenizer: Tokenizer, model: ModelConfig, folder: Path) -> None:
+    save_tokenizer(tokenizer, folder / TOKENIZER)
     described: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": model.context,
         "clean_up_tokenization_spaces": False,
     }
-    if end := end_name(tokenizer):
+    if end := end_of_text_token(tokenizer):
         described |= {"bos_token": end, "eos_token": end}
     (folder / "tokenizer_config.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
 
 
-def end_name(tokenizer: Tokenizer) -> str | None:
+def end_of_text_token(tokenizer: Tokenizer) -> str | None:
     """How the end-of-text token is spelled."""
     added = {token["id"]: str(token["content"]) for token in tokenizer.to_json()["added_tokens"]}
     return None if tokenizer.end_of_text is None else added[tokenizer.end_of_text]
