@@ -13,7 +13,7 @@ import torch
 
 from fledge.core.device import Machine
 from fledge.inference.generate import generate
-from fledge.inference.sampler import strategies
+from fledge.inference.sampler import sampling_strategies
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
@@ -98,7 +98,7 @@ def greedy() -> Callable[..., list[int]]:
     """How one of our models goes on."""
 
     def go_on(model: GPT, prompt: list[int], count: int, never: int | None = None) -> list[int]:
-        row = (*([] if never is None else [Never(never)]), *strategies(0.0))
+        row = (*([] if never is None else [Never(never)]), *sampling_strategies(0.0))
         said = generate(model, torch.tensor([prompt]), row, Machine("cpu", "float32"), count, 0)
         return [int(token) for token in said]
 

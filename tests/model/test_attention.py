@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fledge.model import attention
-from fledge.model.attention import ATTENTIONS, attention_weights, readable_attention, visible, visible_blocks
+from fledge.model.attention import ATTENTIONS, attention_weights, causal_mask, readable_attention, visible_blocks
 
 CPU = torch.device("cpu")
 
@@ -33,8 +33,8 @@ def test_fast_attentions_equal_the_readable_one(
     q, k, v = random_heads(B, K * group, K, max(1, S - fewer), S, D, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "BLOCK", 3)
-        fast = ATTENTIONS[name](q, k, v, window, 0.0)
-    readable = readable_attention(q, k, v, window)
+        fast = ATTENTIONS[name](q, k, v, None, window, 0.0)
+    readable = readable_attention(q, k, v, None, window)
     assert readable.shape == q.shape
     assert (readable - fast).abs().max() < 1e-5
 
@@ -43,9 +43,9 @@ def test_fast_attentions_equal_the_readable_one(
 @pytest.mark.parametrize("K", [4, 2, 1])
 def test_in_bfloat16_both_are_within_its_rounding_of_the_exact_answer(T: int, S: int, window: int, K: int) -> None:
     q, k, v = (t.bfloat16() for t in random_heads(2, 4, K, T, S, 32, seed=0))
-    exact = readable_attention(q.double(), k.double(), v.double(), window)
+    exact = readable_attention(q.double(), k.double(), v.double(), None, window)
     for attend in ATTENTIONS.values():
-        answers = attend(q, k, v, window, 0.0)
+        answers = attend(q, k, v, None, window, 0.0)
         assert answers.dtype == torch.bfloat16
         assert (answers - exact).abs().max() < 0.025  # values of up to 4 have steps of 1/64
 
@@ -56,7 +56,7 @@ def test_their_gradients_agree_too(K: int, window: int) -> None:
     found = []
     for attend in ATTENTIONS.values():
         tensors = [t.requires_grad_() for t in random_heads(2, 4, K, 9, 9, 8, seed=0)]
-        attend(*tensors, window, 0.0).square().sum().backward()
+        attend(*tensors, None, window, 0.0).square().sum().backward()
         found.append([t.grad for t in tensors])
     for one, other in (
         (gradient, reference) for each in found for gradient, reference in zip(each, found[-1], strict=True)
@@ -80,7 +80,7 @@ def test_attention_weights_sum_to_one_over_the_window_and_never_look_ahead(
 ) -> None:
     T = max(1, S - fewer)
     q, k, _ = random_heads(2, 4, 2, T, S, 8, seed)
-    weights = attention_weights(q, k, window)
+    weights = attention_weights(q, k, None, window)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, T))
     for row in range(T):
         end = S - T + row + 1
@@ -90,22 +90,22 @@ def test_attention_weights_sum_to_one_over_the_window_and_never_look_ahead(
 
 
 def test_new_tokens_see_all_that_came_before_or_a_window_of_it() -> None:
-    assert visible(2, 4, 4, CPU).tolist() == [[True, True, True, False], [True] * 4]
-    assert visible(2, 4, 2, CPU).tolist() == [[False, True, True, False], [False, False, True, True]]
-    assert visible(3, 3, 1, CPU).tolist() == torch.eye(3, dtype=torch.bool).tolist()
+    assert causal_mask(2, 4, 4, CPU).tolist() == [[True, True, True, False], [True] * 4]
+    assert causal_mask(2, 4, 2, CPU).tolist() == [[False, True, True, False], [False, False, True, True]]
+    assert causal_mask(3, 3, 1, CPU).tolist() == torch.eye(3, dtype=torch.bool).tolist()
 
 
 def test_a_window_of_one_answers_with_the_tokens_own_value() -> None:
     q, k, v = random_heads(2, 4, 2, 6, 6, 8, seed=0)
     for attend in ATTENTIONS.values():
-        torch.testing.assert_close(attend(q, k, v, 1, 0.0), v.repeat_interleave(2, dim=1))
+        torch.testing.assert_close(attend(q, k, v, None, 1, 0.0), v.repeat_interleave(2, dim=1))
 
 
 def test_query_heads_of_one_group_share_keys_and_values() -> None:
     q, k, v = random_heads(1, 4, 2, 5, 5, 8, seed=1)
-    whole = readable_attention(q, k, v, 5)
+    whole = readable_attention(q, k, v, None, 5)
     for head in range(4):
-        alone = readable_attention(q[:, [head]], k[:, [head // 2]], v[:, [head // 2]], 5)
+        alone = readable_attention(q[:, [head]], k[:, [head // 2]], v[:, [head // 2]], None, 5)
         torch.testing.assert_close(whole[:, [head]], alone)
 
 
@@ -114,6 +114,6 @@ def test_dropout_drops_weights_and_keeps_the_mean(name: str) -> None:
     torch.manual_seed(0)
     q, k = torch.zeros(1, 1, 4, 8), torch.zeros(1, 1, 4, 8)
     v = torch.ones(1, 1, 4, 8)
-    draws = torch.stack([ATTENTIONS[name](q, k, v, 4, 0.5) for _ in range(400)])
+    draws = torch.stack([ATTENTIONS[name](q, k, v, None, 4, 0.5) for _ in range(400)])
     assert len(draws.unique()) > 2
     assert abs(float(draws.mean()) - 1) < 0.1

@@ -58,7 +58,7 @@ def test_an_mlp_may_have_any_width(kind: str, width: int) -> None:
 
 def test_sines_and_cosines_stand_where_the_formula_says() -> None:
     positions = POSITIONS["sinusoidal"](SMALL)
-    table = positions(torch.zeros(1, 12, 16), 0)[0]
+    table = positions(torch.zeros(1, 12, 16), slice(12))[0]
     for place in range(12):
         for i in range(8):
             angle = place / 10_000 ** (2 * i / 16)
@@ -69,8 +69,8 @@ def test_sines_and_cosines_stand_where_the_formula_says() -> None:
 @pytest.mark.parametrize("kind", ["learned", "sinusoidal"])
 def test_what_is_added_depends_on_where_the_first_token_stands(kind: str) -> None:
     positions = build(replace(SMALL, positions=kind), 0).positions
-    whole = positions(torch.zeros(1, 12, 16), 0)
-    torch.testing.assert_close(positions(torch.zeros(1, 3, 16), 7), whole[:, 7:10])
+    whole = positions(torch.zeros(1, 12, 16), slice(12))
+    torch.testing.assert_close(positions(torch.zeros(1, 3, 16), slice(7, 10)), whole[:, 7:10])
 
 
 def test_fixed_positions_are_neither_trained_nor_saved() -> None:
@@ -83,7 +83,7 @@ def test_rotary_turns_each_pair_by_its_own_speed(base: float) -> None:
     rotate = ROTATIONS["rotary"](replace(SMALL, head_dim=8, rotary_base=base))
     x = torch.zeros(1, 1, 12, 8)
     x[..., :4] = 1  # each pair (i, i + 4) points along its first axis
-    turned = rotate(x, 0)[0, 0]
+    turned = rotate(x, slice(12))[0, 0]
     for place in range(12):
         for i in range(4):
             angle = place / base ** (2 * i / 8)

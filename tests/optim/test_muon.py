@@ -137,7 +137,9 @@ def test_each_parameter_follows_its_rule_at_its_rate() -> None:
     for name, group in found.items():
         matrix = name.startswith("blocks.") and "norm" not in name
         assert ("momentum" in group) == matrix, name
-        peak = 0.05 if matrix else 0.2 if name in ("embed.weight", "pairs.weight") else 0.01 if "head" in name else 3e-3
+        peak = (
+            0.05 if matrix else 0.2 if name in ("embed.weight", "bigram.weight") else 0.01 if "head" in name else 3e-3
+        )
         assert (group["peak"], group["weight_decay"]) == (peak, 0.3 if matrix else 0.0), name
 
 

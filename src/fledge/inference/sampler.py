@@ -1,6 +1,6 @@
-"""How the next token is chosen from the model's scores: one small frozen object per strategy.
+"""How the next token is drawn from the logits: one small frozen object per sampling strategy.
 
-Each turns logits [B, V] into logits [B, V], so they can be put in a row; `choose` then draws, or takes the best.
+Each maps logits [B, V] to logits [B, V], so they can be chained; `sample` applies them and draws.
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fledge.core.errors import UserError
 
-NEVER = float("-inf")
-COLDEST = 1e-4  # below this a division would overflow, and the best token is certain anyway
+NEG_INF = float("-inf")
+MIN_TEMPERATURE = 1e-4  # below this the division could overflow, and the best token is certain anyway
 
 
 class Strategy(Protocol):
@@ -21,7 +21,7 @@ class Strategy(Protocol):
 
 @dataclass(frozen=True)
 class Temperature:
-    """Below 1: bolder where the model is sure. Above 1: more surprises."""
+    """Below 1 the probabilities get sharper, above 1 flatter."""
 
     value: float
 
@@ -31,71 +31,73 @@ class Temperature:
 
 @dataclass(frozen=True)
 class TopK:
-    """Only the k best; among equals the first."""
+    """Keep the k best tokens; among equal logits, the lower ids."""
 
     k: int
 
     def __call__(self, logits: Tensor) -> Tensor:
         best = logits.sort(descending=True, stable=True).indices[..., : self.k]
-        return torch.full_like(logits, NEVER).scatter(-1, best, logits.gather(-1, best))
+        return torch.full_like(logits, NEG_INF).scatter(-1, best, logits.gather(-1, best))
 
 
 @dataclass(frozen=True)
 class TopP:
-    """The best ones that together reach probability p; the best one always stays."""
+    """Nucleus sampling: keep the fewest best tokens whose probabilities add up to p; always at least one."""
 
     p: float
 
     def __call__(self, logits: Tensor) -> Tensor:
-        ordered, places = logits.sort(descending=True, stable=True)
-        chances = ordered.softmax(-1)
-        beyond = chances.cumsum(-1) - chances >= self.p  # what came before already suffices
-        return logits.masked_fill(beyond.scatter(-1, places, beyond), NEVER)
+        ordered, ids = logits.sort(descending=True, stable=True)
+        probabilities = ordered.softmax(-1)
+        dropped = probabilities.cumsum(-1) - probabilities >= self.p  # the better ones already reach p
+        return logits.masked_fill(dropped.scatter(-1, ids, dropped), NEG_INF)
 
 
 @dataclass(frozen=True)
-class TopN:
-    """Only the first `size` ids: a model may have more places than its tokenizer has tokens."""
+class KnownTokens:
+    """Keep ids below `size`: the vocabulary of a model may be larger than that of its tokenizer."""
 
     size: int
 
     def __call__(self, logits: Tensor) -> Tensor:
-        known = torch.arange(logits.shape[-1], device=logits.device) < self.size
-        return logits.masked_fill(~known, NEVER)
+        unknown = torch.arange(logits.shape[-1], device=logits.device) >= self.size
+        return logits.masked_fill(unknown, NEG_INF)
 
 
 @dataclass(frozen=True)
 class Greedy:
-    """Only the very best; among equals the first."""
+    """Keep the best token; among equal logits, the lowest id."""
 
     def __call__(self, logits: Tensor) -> Tensor:
         best = logits.argmax(-1, keepdim=True)
-        return torch.full_like(logits, NEVER).scatter(-1, best, 0.0)
+        return torch.full_like(logits, NEG_INF).scatter(-1, best, 0.0)
 
 
-def strategies(temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> tuple[Strategy, ...]:
-    """The row of strategies that these usual settings ask for."""
+def sampling_strategies(
+    temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+) -> tuple[Strategy, ...]:
+    """The strategies that the usual three settings stand for."""
     if not 0 <= temperature < float("inf"):
-        raise UserError(f"temperature cannot be {temperature}", "0 is greedy, 1 is the model's own, 2 is wild")
+        raise UserError(f"temperature cannot be {temperature}", "0 is greedy, 1 leaves the probabilities as they are")
     if top_k is not None and top_k < 1:
-        raise UserError(f"top-k cannot be {top_k}", "it is how many tokens may be chosen from: 1 or more")
+        raise UserError(f"top-k cannot be {top_k}", "it is the number of tokens to draw from: 1 or more")
     if top_p is not None and not 0 < top_p <= 1:
         raise UserError(f"top-p cannot be {top_p}", "it is a probability: above 0, at most 1")
-    if temperature < COLDEST:
+    if temperature < MIN_TEMPERATURE:
         return (Greedy(),)
-    row: list[Strategy] = [Temperature(temperature)]
+    chain: list[Strategy] = [Temperature(temperature)]
     if top_k is not None:
-        row.append(TopK(top_k))
+        chain.append(TopK(top_k))
     if top_p is not None:
-        row.append(TopP(top_p))
-    return tuple(row)
+        chain.append(TopP(top_p))
+    return tuple(chain)
 
 
-def sample(logits: Tensor, row: tuple[Strategy, ...], generator: torch.Generator) -> Tensor:
+def sample(logits: Tensor, strategies: tuple[Strategy, ...], generator: torch.Generator) -> Tensor:
     """logits [B, V] → tokens [B]. Drawn on the CPU in fp32: the same seed gives the same text on every device."""
     logits = logits.float().cpu()
     if not logits.amax(-1).isfinite().all():
-        raise UserError("the model's scores are no numbers: its training went wrong", "take an earlier one: RUN@best")
-    for strategy in row:
+        raise UserError("the logits are not finite: the training of this model diverged", "use RUN@best instead")
+    for strategy in strategies:
         logits = strategy(logits)
     return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(-1)

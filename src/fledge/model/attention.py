@@ -1,18 +1,18 @@
-"""Attention: each token gathers what it needs from the tokens before it.
+"""Attention: each token mixes the values of the tokens before it, weighted by how well its query fits their keys.
 
-readable   every step in the open: the reference
-sdpa       scores, weights and mixture in one fused kernel, torch's scaled_dot_product_attention
+readable   every step in the open: the reference implementation
+sdpa       scores, softmax and mixing in one fused kernel: torch's scaled_dot_product_attention
 blocked    the readable steps for a block of queries at a time, without the keys that these cannot see
 
     B  sequences in the batch    H  query heads        D  width of a head
-    T  tokens                    K  key/value heads    C  width of the model
-    S  tokens attended to: those in a cache, and the T given ones
+    T  new tokens                K  key/value heads    C  width of the model
+    S  tokens attended to: those in a cache, and the T new ones
 
-All kinds take the same arguments and give the same result. Which is fastest depends on the machine: on a GPU sdpa, on
-a CPU with bf16 units often blocked. `auto` lets training measure it, and is sdpa elsewhere.
-Head h of H shares the keys and values of group h // (H // K). With K = H that is plain multi-head attention. With a
+All implementations take the same arguments and give the same result. Which one is fastest depends on the machine: on a
+GPU sdpa, on a CPU with bf16 units often blocked. `auto` lets training measure it, and is sdpa elsewhere.
+Head h of H uses the keys and values of group h // (H // K). With K = H that is plain multi-head attention. With a
 window, a token sees itself and the window - 1 tokens before it.
-Does not know where tokens stand (positions.py) and does not keep the past (cache.py).
+Positions are in positions.py, and keys and values of earlier tokens in kv_cache.py.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,32 +25,36 @@ from fledge.model.config import ModelConfig
 from fledge.model.kv_cache import LayerCache
 from fledge.model.norms import RMSNorm
 
-Attend = Callable[[Tensor, Tensor, Tensor, int | None, float], Tensor]
+# q [B, H, T, D], k and v [B, K, S, D], mask, window, dropout → [B, H, T, D]. The mask is True where a query sees a key
+# [B, 1, T, S]; without one, attention is causal: the queries are the last T of the S tokens, and see `window` of them.
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, int | None, float], Tensor]
 
 BLOCK = 128  # queries of a block, at least: smaller matrix products are slower
-BLOCKS = 4  # at most: each is compiled by itself, in every layer
+BLOCKS = 4  # at most: torch.compile compiles each of them by itself, in every layer
 
 
-def visible(T: int, S: int, window: int | None, device: torch.device) -> Tensor:
-    """True where a new token may look: never at what comes after it. [T, S]"""
+def causal_mask(T: int, S: int, window: int | None, device: torch.device) -> Tensor:
+    """True where a new token sees a token: itself and earlier ones, within the window. [T, S]"""
     seen = torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
     if window is not None:
-        seen = seen.triu(S - T - window + 1)  # nor further back than the window
+        seen = seen.triu(S - T - window + 1)
     return seen
 
 
-def attention_weights(q: Tensor, k: Tensor, window: int | None) -> Tensor:
-    """How much each new token looks at each token: rows that sum to one. [B, H, T, S]"""
+def attention_weights(q: Tensor, k: Tensor, mask: Tensor | None, window: int | None) -> Tensor:
+    """How much each new token attends to each token: rows that sum to one. [B, H, T, S]"""
     H, T, D = q.shape[1:]
     k = repeat_heads(k, H)
+    seen = causal_mask(T, k.shape[2], window, q.device) if mask is None else mask
     scores = q @ k.transpose(-2, -1) / D**0.5  # [B, H, T, S]
-    scores = scores.masked_fill(~visible(T, k.shape[2], window, q.device), float("-inf"))
-    return scores.softmax(dim=-1)
+    return scores.masked_fill(~seen, float("-inf")).softmax(dim=-1)
 
 
-def readable_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None, dropout: float = 0.0) -> Tensor:
-    """q [B, H, T, D], k and v [B, K, S, D] → [B, H, T, D]. Every step in the open."""
-    weights = F.dropout(attention_weights(q, k, window), dropout)  # [B, H, T, S]
+def readable_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int | None, dropout: float = 0.0
+) -> Tensor:
+    """The reference implementation."""
+    weights = F.dropout(attention_weights(q, k, mask, window), dropout)  # [B, H, T, S]
     return weights @ repeat_heads(v, q.shape[1])
 
 
@@ -60,19 +64,23 @@ def repeat_heads(x: Tensor, H: int) -> Tensor:
     return x if K == H else x.repeat_interleave(H // K, dim=1)
 
 
-def blocked_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None, dropout: float = 0.0) -> Tensor:
-    """Plain matrix products, and with four blocks or more hardly more of them than needed."""
+def blocked_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int | None, dropout: float = 0.0
+) -> Tensor:
+    """Plain matrix products: with four blocks, 5/8 of the whole square, where half of it is needed."""
+    if mask is not None:  # rows of different lengths have no blocks in common
+        return readable_attention(q, k, v, mask, window, dropout)
     H, T, S = q.shape[1], q.shape[2], k.shape[2]
     k, v = repeat_heads(k, H), repeat_heads(v, H)
-    answers = []
+    outputs = []
     for start, stop, first, last in visible_blocks(T, S, window):
         block = q[:, :, start:stop]
-        answers.append(readable_attention(block, k[:, :, first:last], v[:, :, first:last], window, dropout))
-    return torch.cat(answers, dim=2)
+        outputs.append(readable_attention(block, k[:, :, first:last], v[:, :, first:last], mask, window, dropout))
+    return torch.cat(outputs, dim=2)
 
 
 def visible_blocks(T: int, S: int, window: int | None) -> Iterator[tuple[int, int, int, int]]:
-    """Blocks of queries, start to stop, and which keys they can see: first to last."""
+    """Blocks of queries, start to stop, and the keys that they see, first to last."""
     size = max(BLOCK, -(-T // BLOCKS))
     for start in range(0, T, size):
         stop = min(start + size, T)
@@ -80,16 +88,18 @@ def visible_blocks(T: int, S: int, window: int | None) -> Iterator[tuple[int, in
         yield start, stop, first, S - T + stop
 
 
-def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, window: int | None, dropout: float = 0.0) -> Tensor:
-    """All of it in one kernel, which never writes the matrix of weights to memory."""
+def sdpa_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int | None, dropout: float = 0.0
+) -> Tensor:
+    """One kernel, which never writes the matrix of weights to memory."""
     T, S = q.shape[2], k.shape[2]
     narrow = window is not None and window < S
-    triangle = T == S and not narrow  # the kernel knows this pattern by itself, and looks at half of it only
-    all_seen = T == 1 and not narrow
-    mask = None if triangle or all_seen else visible(T, S, window, q.device)
+    is_causal = mask is None and T == S and not narrow  # the kernel knows this pattern, and computes half of it only
+    sees_all = mask is None and T == 1 and not narrow
+    seen = mask if mask is not None or is_causal or sees_all else causal_mask(T, S, window, q.device)
     grouped = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=triangle, enable_gqa=grouped
+        q, k, v, attn_mask=seen, dropout_p=dropout, is_causal=is_causal, enable_gqa=grouped
     )
 
 
@@ -102,7 +112,7 @@ ATTENTIONS: dict[str, Attend] = {
 
 
 class Attention(nn.Module):
-    """Each token asks (query), each token offers (key, value), and the answers are mixed (output)."""
+    """Project to queries, keys and values; attend in each head; project the concatenated heads back."""
 
     def __init__(self, config: ModelConfig, rotation: nn.Module) -> None:
         super().__init__()
@@ -119,15 +129,15 @@ class Attention(nn.Module):
         self.window = config.window
         self.dropout = config.dropout
 
-    def forward(self, x: Tensor, cache: LayerCache) -> Tensor:
+    def forward(self, x: Tensor, positions: slice | Tensor, cache: LayerCache) -> Tensor:
         q = self.heads(self.query(x))  # [B, H, T, D]
         k = self.heads(self.key(x))  # [B, K, T, D]
         v = self.heads(self.value(x))
-        q = self.rotate(self.query_norm(q), cache.length)
-        k = self.rotate(self.key_norm(k), cache.length)
+        q = self.rotate(self.query_norm(q), positions)
+        k = self.rotate(self.key_norm(k), positions)
         k, v = cache.append(k, v)  # [B, K, S, D]
         dropout = self.dropout if self.training else 0.0
-        y = self.attend(q, k, v, self.window, dropout)  # [B, H, T, D]
+        y = self.attend(q, k, v, cache.mask, self.window, dropout)  # [B, H, T, D]
         return self.output(y.transpose(1, 2).flatten(2))  # [B, T, C]
 
     def heads(self, x: Tensor) -> Tensor:

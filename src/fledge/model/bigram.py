@@ -1,8 +1,8 @@
-"""What a token means after the one before it: a vector for each pair, added to the token's own.
+"""Bigram embedding: a learned vector for each pair (previous token, token), added to the token's embedding.
 
-Two tokens in a row say much about the third, and a table learns that at once, where attention needs many steps.
-With V tokens there are V² pairs; where that is more than `bigram_rows`, several share a row, by a hash.
-At the beginning of a text, token 0 stands before the first.
+Two tokens predict much of the third, and a table learns that at once, where attention needs many steps.
+A vocabulary of V has V² pairs; where that is more than `bigram_rows`, pairs share rows by a hash.
+The first token of a text counts as preceded by token 0.
 """
 
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from fledge.model.config import ModelConfig
 from fledge.model.kv_cache import Cache
 
-STEP = 2_654_435_761  # an odd number near 2³² / golden ratio: neighbours land far apart
-LOW = 2**32 - 1  # the digits that are stirred
+MULTIPLIER = 2_654_435_761  # Knuth's multiplicative hash: odd, near 2³² / golden ratio
+MASK = 2**32 - 1  # the hash has 32 bits
 
 
 class NoBigram(nn.Module):
@@ -34,7 +34,7 @@ class Bigram(nn.Module):
 
     def forward(self, x: Tensor, ids: Tensor, cache: Cache) -> Tensor:
         """x [B, T, C], ids [B, T]"""
-        pair = cache.before(ids) * self.vocab_size + ids  # [B, T]
+        pair = cache.previous(ids) * self.vocab_size + ids  # [B, T]
         return x + nn.functional.embedding(self.row(pair), self.weight)
 
     def row(self, pair: Tensor) -> Tensor:
@@ -43,9 +43,9 @@ class Bigram(nn.Module):
 
 class HashedBigram(Bigram):
     def row(self, pair: Tensor) -> Tensor:
-        """Twice stirred: of one product alone, some digits know only the second token."""
-        once = pair * STEP & LOW
-        twice = (once ^ once >> 16) * STEP & LOW
+        """Two rounds: after a single product, some bits depend on the second token only."""
+        once = pair * MULTIPLIER & MASK
+        twice = (once ^ once >> 16) * MULTIPLIER & MASK
         return twice * self.rows >> 32
 
 

@@ -1,4 +1,4 @@
-"""A block: look around, then think. Both add to what is there ("residual"), so nothing is ever lost on the way."""
+"""A transformer block: attention, then an MLP, each with a norm before it (pre-norm) and a residual connection."""
 
 from torch import Tensor, nn
 
@@ -18,7 +18,7 @@ class Block(nn.Module):
         self.mlp = MLPS[config.mlp](config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, cache: LayerCache) -> Tensor:
+    def forward(self, x: Tensor, positions: slice | Tensor, cache: LayerCache) -> Tensor:
         """x [B, T, C] → [B, T, C]"""
-        x = x + self.dropout(self.attention(self.attention_norm(x), cache))
+        x = x + self.dropout(self.attention(self.attention_norm(x), positions, cache))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))

@@ -62,8 +62,8 @@ def cache_bytes_per_token(config: ModelConfig, number: int = BFLOAT16) -> int:
 
 
 def cache_bytes(config: ModelConfig, number: int = BFLOAT16) -> int:
-    """The cache of one full sequence: with a window, no more than the window is kept."""
-    return config.reach * cache_bytes_per_token(config, number)
+    """The cache of one row: a whole context, also where a window reads less of it."""
+    return config.context * cache_bytes_per_token(config, number)
 
 
 def logits_bytes(config: ModelConfig, tokens: int, number: int = FLOAT32) -> int:

@@ -1,9 +1,9 @@
-"""The GPT: token ids in, a score for every possible next token out.
+"""The GPT: token ids in, logits of the next token out.
 
-    ids [B, T]  →  embed  →  (+ pair)  →  + place  →  blocks  →  norm  →  head  →  logits [B, T, V]
+    ids [B, T]  →  embed  →  (+ bigram)  →  (+ positions)  →  blocks  →  norm  →  head  →  logits [B, T, V]
 
-With a cache, ids are the tokens that follow what it holds.
-One device, no batching tricks, no tokenizer, no loss: those stand around it (train/, losses/, generate/).
+With a cache, ids are the tokens that follow those in the cache.
+Plain single-device code without tokenizer, loss or sampling: see training/, losses/ and inference/.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from fledge.model.bigram import make_bigram
 from fledge.model.block import Block
 from fledge.model.config import ModelConfig
 from fledge.model.head import Head, make_head
-from fledge.model.kv_cache import Cache, no_cache
+from fledge.model.kv_cache import Cache
 from fledge.model.norms import make_norm
 from fledge.model.positions import POSITIONS, ROTATIONS
 
-HeadLoss = Callable[[Tensor, Head, Tensor], Tensor]  # hidden [B, T, C], head, targets [B, T] → summed loss
+HeadLoss = Callable[[Tensor, Head, Tensor], Tensor]  # hidden [B, T, C], head, targets [B, T] → loss
 
 
 class GPT(nn.Module):
@@ -27,16 +27,16 @@ class GPT(nn.Module):
         super().__init__()
         assert config.vocab_size is not None, "the vocabulary must be known before a model is built"
         self.config = config
-        table = torch.empty(config.vocab_size, config.n_embd)  # drawn by initialise(), and not here too
+        table = torch.empty(config.vocab_size, config.n_embd)  # filled by initialise(), and only there
         self.embed = nn.Embedding.from_pretrained(table, freeze=False)
-        self.pairs = make_bigram(config)
+        self.bigram = make_bigram(config)
         self.positions = POSITIONS[config.positions](config)
         rotation = ROTATIONS[config.positions](config)  # one table of angles for all blocks
         self.blocks = nn.ModuleList(Block(config, rotation) for _ in range(config.n_layer))
         self.norm = make_norm(config)
         self.head = make_head(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.no_cache = no_cache(config)
+        self.no_cache = Cache(config)
         if config.tied:
             self.head.weight = self.embed.weight
 
@@ -45,19 +45,20 @@ class GPT(nn.Module):
         return self.head(self.hidden(ids, cache))
 
     def forward_loss(self, ids: Tensor, targets: Tensor, head_loss: HeadLoss) -> Tensor:
-        """ids and targets [B, T] → summed loss. The head is part of the loss, which may never hold all the logits."""
+        """ids and targets [B, T] → loss. `head_loss` applies the head itself, and need not hold all the logits."""
         return head_loss(self.hidden(ids), self.head, targets)
 
     def next_token_logits(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
-        """ids [B, T] → logits of the token that follows, [B, V]: only the last position goes through the head."""
+        """ids [B, T] → logits of the token that follows the last, [B, V]: the head sees one position only."""
         return self.head(self.hidden(ids, cache)[:, -1])
 
     def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
-        """ids [B, T] → what the model thinks at each place, just before it scores tokens. [B, T, C]"""
+        """ids [B, T] → hidden vectors, the input of the head [B, T, C]"""
+        assert ids.shape[1] <= self.config.context, "more tokens than the context holds"
         past = cache or self.no_cache
-        assert past.length + ids.shape[1] <= self.config.context, "more tokens than the context holds"
-        x = self.pairs(self.embed(ids), ids, past)
-        x = self.dropout(self.positions(x, past.length))
+        positions = past.extend(ids)
+        x = self.bigram(self.embed(ids), ids, past)
+        x = self.dropout(self.positions(x, positions))
         for block, layer_past in zip(self.blocks, past.layers, strict=True):
-            x = block(x, layer_past)
+            x = block(x, positions, layer_past)
         return self.norm(x)

@@ -4,7 +4,7 @@ embed, query, key, value, inputs of the MLP    normal, 0.02
 learned positions                              normal, 0.02
 untied head                                    normal, 0.02
 output, down           normal, 0.02 / √(2L)    2L of them add up in the residual: keep the sum near 0.02
-pairs                                          0: a pair begins as its second token
+bigram                                         0: at first, a pair adds nothing
 norms and biases                               weights 1, biases 0
 """
 
@@ -33,8 +33,8 @@ def initialise(model: GPT, generator: torch.Generator) -> None:
         weight.normal_(0.0, std, generator=generator)
 
     normal(model.embed.weight)
-    if isinstance(model.pairs, Bigram):
-        model.pairs.weight.zero_()
+    if isinstance(model.bigram, Bigram):
+        model.bigram.weight.zero_()
     if isinstance(model.positions, LearnedPositions):
         normal(model.positions.weight)
     for block in model.blocks:

@@ -1,6 +1,17 @@
-"""The keys and values of tokens already seen, so that the next token costs one token and not the whole text.
+"""The key/value cache: keys and values of earlier tokens, so that a new token costs one token and not the whole text.
 
-A plain `LayerCache` stands in wherever nothing is remembered (training, evaluation): the model's code is the same.
+    cache = KVCache.allocate(config, rows=8, dtype=torch.float32, device="cpu")
+    model(prompts, cache)                   # [8, T]: prefill; long prompts may come in several calls
+    cache.truncate(3, 10)                   # row 3 holds its first 10 tokens again
+    cache.free(5)                           # row 5 is empty, for another text
+    model(next_tokens, cache)               # [8, 1]: decodes all rows in one call, whatever their lengths
+    model(other_prompt, cache.rows(5, 6))   # [1, T]: prefills row 5 while the others wait
+
+Every row has a length of its own; positions and the causal mask follow from it. Prompts of different lengths can share
+a call: pad them on the right, then truncate each row to its own length.
+
+Training and evaluation use the plain `Cache`, which keeps nothing: the code of the model is the same.
+A window limits which keys are read, not which are kept: a truncated row needs the older ones again.
 """
 
 from dataclasses import dataclass, field
@@ -13,82 +24,112 @@ from fledge.model.config import ModelConfig
 
 
 class LayerCache:
-    """What one block remembers: nothing. `length` is how many tokens came before."""
+    """What one block gets. This one keeps nothing: the new keys and values are all there are."""
 
-    length: int = 0
+    @property
+    def mask(self) -> Tensor | None:
+        """Which keys each query sees [B, 1, T, S]; None: causal, where all rows have the same length."""
+        return None
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """New keys and values [B, K, T, D] → all there are [B, K, S, D]."""
+        """New keys and values [B, K, T, D] → all that the new tokens attend to [B, K, S, D]."""
         return k, v
 
 
-class StaticLayerCache(LayerCache):
-    """Keeps every token of a context."""
-
-    def __init__(self, context: int) -> None:
-        self.context = context
-        self.length = 0
-        self._store: Tensor | None = None  # [2, B, K, context, D], made when the first keys show dtype and device
-
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        B, K, T, D = k.shape
-        if self._store is None:
-            self._store = torch.empty(2, B, K, self.context, D, dtype=k.dtype, device=k.device)
-        self._store[:, :, :, self.length : self.length + T] = torch.stack((k, v))
-        self.length += T
-        keys, values = self._store[:, :, :, : self.length]
-        return keys, values
-
-
-class SlidingLayerCache(LayerCache):
-    """Keeps what the next token can still see: itself, and the window - 1 tokens before it."""
-
-    def __init__(self, window: int) -> None:
-        self.window = window
-        self.length = 0
-        self._store: Tensor | None = None  # [2, B, K, up to window, D]
-
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        T, new = k.shape[2], torch.stack((k, v))
-        seen = new if self._store is None else torch.cat((self._store, new), dim=3)
-        self._store = seen[:, :, :, -self.window :].clone()  # what no new token sees is left behind
-        self.length += T
-        keys, values = seen[:, :, :, -(T + self.window - 1) :]
-        return keys, values
-
-
-@dataclass
 class Cache:
-    """Of all blocks. Remembers nothing itself."""
+    """What a model gets. This one keeps nothing: every row is a whole sequence that starts at position 0."""
 
-    layers: list[LayerCache] = field(default_factory=list)
+    def __init__(self, config: ModelConfig) -> None:
+        """One for each block."""
+        self.layers = [LayerCache() for _ in range(config.n_layer)]
 
-    @property
-    def length(self) -> int:
-        return self.layers[0].length
+    def extend(self, ids: Tensor) -> slice | Tensor:
+        """New tokens [B, T] → their positions, as an index into a table of all positions."""
+        return slice(ids.shape[1])
 
-    def before(self, ids: Tensor) -> Tensor:
-        """Which token stands before each of `ids` [B, T]; token 0 before the first of all."""
+    def previous(self, ids: Tensor) -> Tensor:
+        """The token before each new token [B, T]; token 0 before the first."""
         return F.pad(ids[:, :-1], (1, 0))
 
 
-class TokenCache(Cache):
-    """Knows the last token, too."""
+class KVLayerCache(LayerCache):
+    """Keys and values of one block."""
 
-    _last: Tensor | None = None  # [B, 1]
+    def __init__(self, cache: "KVCache", store: Tensor) -> None:
+        self.cache = cache
+        self.keys, self.values = store  # each [B, K, context, D]
 
-    def before(self, ids: Tensor) -> Tensor:
-        last = torch.zeros_like(ids[:, :1]) if self._last is None else self._last
-        self._last = ids[:, -1:]
-        return torch.cat((last, ids[:, :-1]), dim=1)
+    @property
+    def mask(self) -> Tensor | None:
+        return self.cache.mask
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        where = self.cache.positions[:, None, :, None].expand_as(k)  # [B, K, T, D]
+        self.keys.scatter_(2, where, k.to(self.keys.dtype))
+        self.values.scatter_(2, where, v.to(self.values.dtype))
+        visible = self.cache.visible
+        return self.keys[:, :, visible], self.values[:, :, visible]
 
 
-def no_cache(config: ModelConfig) -> Cache:
-    return Cache([LayerCache() for _ in range(config.n_layer)])
+@dataclass
+class KVCache(Cache):
+    """The cache of all blocks. `lengths` is on the CPU, so that planning with it never waits for a GPU."""
 
+    config: ModelConfig
+    lengths: Tensor  # [B], int64: how many tokens each row holds
+    tokens: Tensor  # [B, context]: their ids
+    store: Tensor  # [n_layer, 2, B, K, context, D]
+    positions: Tensor = field(init=False)  # [B, T], of the tokens of the latest call
+    visible: slice = field(init=False)  # the S positions that any of them sees
+    mask: Tensor | None = field(init=False)  # [B, 1, T, S]
 
-def new_cache(config: ModelConfig) -> Cache:
-    """Room for all that a token can see: a whole context, or a window of it."""
-    if config.window is not None:
-        return TokenCache([SlidingLayerCache(config.window) for _ in range(config.n_layer)])
-    return TokenCache([StaticLayerCache(config.context) for _ in range(config.n_layer)])
+    def __post_init__(self) -> None:
+        self.layers: list[LayerCache] = [KVLayerCache(self, store) for store in self.store]
+
+    @classmethod
+    def allocate(cls, config: ModelConfig, rows: int, dtype: torch.dtype, device: torch.device | str) -> "KVCache":
+        """An empty cache. Zeros, as a masked value still takes part in a product: 0 · NaN would be NaN."""
+        shape = (config.n_layer, 2, rows, config.kv_heads, config.context, config.head_width)
+        return cls(
+            config,
+            torch.zeros(rows, dtype=torch.long),
+            torch.zeros(rows, config.context, dtype=torch.long, device=device),
+            torch.zeros(shape, dtype=dtype, device=device),
+        )
+
+    def rows(self, start: int, stop: int) -> "KVCache":
+        """A view of some rows: what is appended to it is appended to them."""
+        rows = slice(start, stop)
+        return KVCache(self.config, self.lengths[rows], self.tokens[rows], self.store[:, :, rows])
+
+    def truncate(self, row: int, length: int) -> None:
+        """Keep the first `length` tokens of a row."""
+        assert 0 <= length <= self.lengths[row], "a row can only become shorter"
+        self.lengths[row] = length
+
+    def free(self, row: int) -> None:
+        """Empty a row, so that another text can use it."""
+        self.truncate(row, 0)
+
+    def extend(self, ids: Tensor) -> Tensor:
+        """Make room for T more tokens in every row. Where a call fails after this, truncate the rows again."""
+        B, T = ids.shape
+        assert len(self.lengths) == B, "one row of tokens for each row of the cache"
+        shortest, longest = int(self.lengths.min()), int(self.lengths.max())
+        assert longest + T <= self.config.context, "more tokens than the context holds"
+        self.positions = (self.lengths[:, None] + torch.arange(T)).to(ids.device)
+        self.visible = slice(max(0, shortest + 1 - self.config.reach), longest + T)
+        self.mask = None if shortest == longest else self._mask()
+        self.tokens.scatter_(1, self.positions, ids)
+        self.lengths += T
+        return self.positions
+
+    def _mask(self) -> Tensor:
+        key = torch.arange(self.visible.start, self.visible.stop, device=self.positions.device)  # [S]
+        query = self.positions[:, None, :, None]  # [B, 1, T, 1]
+        return (key <= query) & (key > query - self.config.reach)
+
+    def previous(self, ids: Tensor) -> Tensor:
+        start = self.positions[:, :1]
+        before = self.tokens.gather(1, (start - 1).clamp(min=0)).where(start > 0, 0)
+        return torch.cat((before, ids[:, :-1]), dim=1)

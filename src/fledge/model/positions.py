@@ -1,11 +1,11 @@
-"""How a model knows which token comes before which.
+"""How a model knows the order of tokens.
 
-learned      a vector for each place, learned as the tokens' own are, is added to them
-sinusoidal   a fixed vector for each place is added to the tokens': waves, from fast to slow
-rotary       queries and keys are turned by an angle that grows with their place
+learned      a learned vector for each position is added to the token's embedding
+sinusoidal   a fixed vector for each position is added: sines and cosines, from fast to slow
+rotary       queries and keys are rotated by an angle that grows with their position
 
-There are two places to say it, and each kind uses one: POSITIONS and ROTATIONS below.
-`start` is the place of the first token given: 0, or the number of tokens already in the cache.
+Each kind acts in one of two places: on the embedding (POSITIONS), or on queries and keys (ROTATIONS).
+`positions` is an index into a table of all positions: a slice for whole sequences, [B, T] with a cache.
 """
 
 import torch
@@ -16,13 +16,13 @@ from fledge.model.config import ModelConfig
 SINUSOIDAL_BASE = 10_000.0
 
 
-def sinusoids(places: int, width: int, base: float) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of place / base^(2i/width), for each i below width/2: from fast to slow. [places, width/2]"""
+def sinusoids(count: int, width: int, base: float) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of position / base^(2i/width), for each i below width/2. Each [count, width/2]"""
     # On the CPU and in double precision, so that they are the same numbers wherever the model is built.
-    place = torch.arange(places, dtype=torch.float64, device="cpu")
-    speed = base ** -(torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width)
-    angle, here = torch.outer(place, speed), torch.get_default_device()
-    return angle.cos().float().to(here), angle.sin().float().to(here)
+    position = torch.arange(count, dtype=torch.float64, device="cpu")
+    frequency = base ** -(torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width)
+    angle, device = torch.outer(position, frequency), torch.get_default_device()
+    return angle.cos().float().to(device), angle.sin().float().to(device)
 
 
 class LearnedPositions(nn.Module):
@@ -30,13 +30,13 @@ class LearnedPositions(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(config.context, config.n_embd))
 
-    def forward(self, x: Tensor, start: int) -> Tensor:
+    def forward(self, x: Tensor, positions: slice | Tensor) -> Tensor:
         """x [B, T, C]"""
-        return x + self.weight[start : start + x.shape[1]]
+        return x + self.weight[positions]
 
 
 class SinusoidalPositions(nn.Module):
-    """Dimensions 2i and 2i + 1 are the sine and the cosine of place / 10000^(2i/C)."""
+    """Dimensions 2i and 2i + 1 are the sine and the cosine of position / 10000^(2i/C)."""
 
     table: Tensor
 
@@ -45,16 +45,16 @@ class SinusoidalPositions(nn.Module):
         cos, sin = sinusoids(config.context, config.n_embd, SINUSOIDAL_BASE)  # [context, C/2]
         self.register_buffer("table", torch.stack((sin, cos), dim=-1).flatten(1), persistent=False)  # [context, C]
 
-    def forward(self, x: Tensor, start: int) -> Tensor:
+    def forward(self, x: Tensor, positions: slice | Tensor) -> Tensor:
         """x [B, T, C]"""
-        return x + self.table[start : start + x.shape[1]]
+        return x + self.table[positions]
 
 
 class NoPositions(nn.Module):
     def __init__(self, _: ModelConfig) -> None:
         super().__init__()
 
-    def forward(self, x: Tensor, _start: int) -> Tensor:
+    def forward(self, x: Tensor, _positions: slice | Tensor) -> Tensor:
         return x
 
 
@@ -62,14 +62,14 @@ class NoRotation(nn.Module):
     def __init__(self, _: ModelConfig) -> None:
         super().__init__()
 
-    def forward(self, x: Tensor, _start: int) -> Tensor:
+    def forward(self, x: Tensor, _positions: slice | Tensor) -> Tensor:
         return x
 
 
 class Rotary(nn.Module):
-    """Dimension i of the first half and i of the second are one point in a plane, turned by place / base^(2i/D).
+    """Rotate dimensions i and i + D/2, as a point in a plane, by the angle position / base^(2i/D).
 
-    The score of a query and a key then depends on their distance alone.
+    The score of a query and a key then depends on their distance only.
     """
 
     cos: Tensor
@@ -81,18 +81,20 @@ class Rotary(nn.Module):
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
-    def forward(self, x: Tensor, start: int) -> Tensor:
+    def forward(self, x: Tensor, positions: slice | Tensor) -> Tensor:
         """x [B, heads, T, D]"""
-        cos, sin = (table[start : start + x.shape[2]].to(x.dtype) for table in (self.cos, self.sin))
+        cos, sin = (
+            table[positions].unsqueeze(-3).to(x.dtype) for table in (self.cos, self.sin)
+        )  # the same in all heads
         a, b = x.chunk(2, dim=-1)
         return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
 
 
-# what is added to the embedding
+# added to the embedding
 POSITIONS: dict[str, type[nn.Module]] = {
     "learned": LearnedPositions,
     "sinusoidal": SinusoidalPositions,
     "rotary": NoPositions,
 }
-# what turns queries and keys
+# applied to queries and keys
 ROTATIONS: dict[str, type[nn.Module]] = {"learned": NoRotation, "sinusoidal": NoRotation, "rotary": Rotary}

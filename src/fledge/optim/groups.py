@@ -40,7 +40,7 @@ def _muon(model: GPT, config: OptimConfig, dtype: torch.dtype) -> torch.optim.Op
         for shape, alike in shapes.items()
         if len(shape) == 2
     ]
-    embedding = [model.embed.weight] if model.config.bigram_rows is None else [model.embed.weight, model.pairs.weight]
+    embedding = [model.embed.weight] if model.config.bigram_rows is None else [model.embed.weight, model.bigram.weight]
     head = [] if model.config.tied else [model.head.weight]
     groups += [_group(embedding, config.embed_lr or config.lr), _group(head, config.head_lr or config.lr)]
     placed = {id(p) for group in groups for p in group["params"]}

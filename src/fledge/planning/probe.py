@@ -27,7 +27,7 @@ from fledge.core.progress import notice
 from fledge.datasets.shards import Split
 from fledge.evaluation.loss import evaluate_loss, rows_at_once
 from fledge.inference.generate import generate
-from fledge.inference.sampler import strategies
+from fledge.inference.sampler import sampling_strategies
 from fledge.model import flops
 from fledge.model.config import ModelConfig
 from fledge.training.config import Settings
@@ -134,7 +134,7 @@ def seconds_of_evaluation(stepper: TrainStep, noise: Split, machine: Machine) ->
 
 
 def seconds_of_sampling(stepper: TrainStep, settings: Settings, machine: Machine) -> float:
-    row, wanted = strategies(settings.track.temperature), settings.track.sample_tokens
+    row, wanted = sampling_strategies(settings.track.temperature), settings.track.sample_tokens
     begun, written = time.perf_counter(), 0
     for _ in generate(stepper.model, torch.zeros(1, 1, dtype=torch.long), row, machine, wanted, 0):
         written += 1

@@ -9,7 +9,7 @@ from fledge.core.errors import UserError
 from fledge.core.formatting import printable
 from fledge.core.progress import notice
 from fledge.inference.generate import stream_text
-from fledge.inference.sampler import strategies
+from fledge.inference.sampler import sampling_strategies
 from fledge.runs import run_folder
 from fledge.settings.pipeline import validated
 
@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--tokens cannot be {args.tokens}", "it takes a whole number from 0 up")
     if not 0 <= args.seed < 2**63:
         raise UserError(f"--seed cannot be {args.seed}", "it takes a whole number from 0 up")
-    row = strategies(0.0 if args.greedy else args.temperature, args.top_k, args.top_p)
+    row = sampling_strategies(0.0 if args.greedy else args.temperature, args.top_k, args.top_p)
     # Text is drawn in fp32: one sequence is bound by memory, and the same seed then writes the same text everywhere.
     machine = machines.choose_machine(args.device, "float32")
     loaded = run_folder.load_run(args.run, args.runs, machine.device)

@@ -43,7 +43,7 @@ def measure(model: ModelConfig, rows: int, dtype: torch.dtype) -> dict[str, floa
     for turn in range(ROUNDS + 1):
         for name, times in spent.items():
             begun = time.perf_counter()
-            ATTENTIONS[name](q, k, v, model.window, 0.0).sum().backward()
+            ATTENTIONS[name](q, k, v, None, model.window, 0.0).sum().backward()
             times.append(time.perf_counter() - begun)
         if turn and time.perf_counter() > end:
             break

@@ -28,7 +28,7 @@ from fledge.core.signals import StopRequested, StopSignals
 from fledge.datasets.shards import Dataset
 from fledge.evaluation.loss import evaluate_loss
 from fledge.inference.generate import stream_text
-from fledge.inference.sampler import strategies
+from fledge.inference.sampler import sampling_strategies
 from fledge.model.flops import parameters
 from fledge.runs.metadata import describe_run
 from fledge.runs.run_folder import RunFolder
@@ -283,7 +283,7 @@ class Trainer:
         self._refuse_ruined(step)
         track, tokenizer = self.settings.track, self.dataset.tokenizer
         prompt = track.prompt or ""
-        row = strategies(track.temperature)
+        row = sampling_strategies(track.temperature)
         pieces = stream_text(
             self.model, tokenizer, prompt, row, self.machine, track.sample_tokens, self.settings.train.seed
         )

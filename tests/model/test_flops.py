@@ -14,7 +14,7 @@ from fledge.model import flops
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
-from fledge.model.kv_cache import new_cache
+from fledge.model.kv_cache import KVCache
 from fledge.training.parallel import wrap
 
 NAMES: dict[torch.dtype, Any] = {dtype: name for name, dtype in DTYPES.items()}
@@ -83,7 +83,7 @@ def test_one_more_token_costs_what_the_formula_says_with_a_window_too(window: in
     config = ModelConfig(
         n_layer=2, n_head=4, n_kv_head=2, n_embd=32, context=12, vocab_size=40, window=window, attention="readable"
     )
-    model, cache = build(config, 0).eval(), new_cache(config)
+    model, cache = build(config, 0).eval(), KVCache.allocate(config, 1, torch.float32, "cpu")
     with torch.no_grad():
         for _ in range(11):
             model(torch.zeros(1, 1, dtype=torch.long), cache)
@@ -96,13 +96,13 @@ def test_one_more_token_costs_what_the_formula_says_with_a_window_too(window: in
 @pytest.mark.parametrize("window", [None, 5])
 def test_the_cache_takes_the_bytes_that_the_formula_says(dtype: torch.dtype, window: int | None) -> None:
     config = ModelConfig(n_layer=3, n_head=4, n_kv_head=2, n_embd=32, context=12, vocab_size=40, window=window)
-    model, cache = build(config, 0).eval().to(dtype), new_cache(config)
+    model, cache = build(config, 0).eval().to(dtype), KVCache.allocate(config, 1, dtype, "cpu")
     with torch.no_grad():
         for _ in range(12):
             model(torch.zeros(1, 1, dtype=torch.long), cache)
-    kept = sum(layer._store.untyped_storage().nbytes() for layer in cache.layers)  # type: ignore[attr-defined]
+    kept = cache.store.untyped_storage().nbytes()
     assert kept == flops.cache_bytes(config, dtype.itemsize)
-    assert kept == (window or 12) * flops.cache_bytes_per_token(config, dtype.itemsize)
+    assert kept == 12 * flops.cache_bytes_per_token(config, dtype.itemsize)
 
 
 def kept_bytes(config: ModelConfig, batch: int, dtype: torch.dtype, **options: bool) -> int:

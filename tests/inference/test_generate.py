@@ -8,7 +8,7 @@ import torch
 from fledge.core.device import Machine
 from fledge.core.errors import UserError
 from fledge.inference.generate import generate, stream_text
-from fledge.inference.sampler import strategies
+from fledge.inference.sampler import sampling_strategies
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
@@ -35,7 +35,7 @@ def lively(config: ModelConfig, seed: int = 0) -> GPT:
 
 
 def drawn(model: GPT, prompt: torch.Tensor, count: int, seed: int = 0, temperature: float = 0.0) -> torch.Tensor:
-    return torch.stack(list(generate(model, prompt, strategies(temperature), CPU, count, seed)), dim=1)
+    return torch.stack(list(generate(model, prompt, sampling_strategies(temperature), CPU, count, seed)), dim=1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -111,7 +111,9 @@ def test_rows_of_a_batch_do_not_touch_each_other() -> None:
 
 
 def text_of(prompt: str, count: int, seed: int = 0, model: GPT | None = None, temperature: float = 1.5) -> list[str]:
-    return list(stream_text(model or lively(CONFIG), TOKENIZER, prompt, strategies(temperature), CPU, count, seed))
+    return list(
+        stream_text(model or lively(CONFIG), TOKENIZER, prompt, sampling_strategies(temperature), CPU, count, seed)
+    )
 
 
 def test_pieces_come_as_they_are_made_and_join_to_the_text() -> None:
@@ -142,7 +144,9 @@ def test_an_empty_prompt_begins_as_a_document_begins(special: str | None) -> Non
     first = tokenizer.end_of_text if special else 0
     tokens = drawn(model, torch.tensor([[first]]), 12, seed=5, temperature=1.0)[0].tolist()
     expected = tokens[: tokens.index(3)] if special and 3 in tokens else tokens
-    assert "".join(stream_text(model, tokenizer, "", strategies(1.0), CPU, 12, 5)) == tokenizer.decode(expected)
+    assert "".join(stream_text(model, tokenizer, "", sampling_strategies(1.0), CPU, 12, 5)) == tokenizer.decode(
+        expected
+    )
 
 
 def test_a_prompt_with_an_unknown_character_is_refused_by_name() -> None:
