@@ -1,4 +1,4 @@
-"""A plan as a person asks for it: a forecast, a proposal for a budget, and a look back."""
+"""fledge plan: a forecast, the choice of a size for a budget, and the check of a forecast against a run."""
 
 import json
 import shlex
@@ -15,11 +15,11 @@ from .conftest import Home
 
 
 @pytest.fixture(autouse=True)
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is measured is not judged here, so a moment is enough."""
-    monkeypatch.setattr(probe, "STEPPING", 0.05)
-    monkeypatch.setattr(probe, "SAMPLING", 0.05)
-    monkeypatch.setattr(probe, "AT_A_TIME", 0.05)
+def fast_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests do not check the measured values, so a moment is enough."""
+    monkeypatch.setattr(probe, "STEP_SECONDS", 0.05)
+    monkeypatch.setattr(probe, "SAMPLE_SECONDS", 0.05)
+    monkeypatch.setattr(probe, "MICRO_BATCH_SECONDS", 0.05)
 
 
 def planned(home: Home, capsys: pytest.CaptureFixture[str], *words: str) -> Any:
@@ -31,9 +31,7 @@ def about(home: Home) -> list[str]:
     return [str(home.toml), "--data.corpus", str(home.text)]
 
 
-def test_a_plan_tells_time_memory_cost_and_loss_and_leaves_no_run(
-    home: Home, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_plan_reports_time_memory_cost_loss_and_makes_no_run(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     found = planned(home, capsys, *about(home), "--price", "3.6")
     assert found["steps"] == 12
     assert found["tokens"] == 12 * 4 * 16
@@ -42,51 +40,51 @@ def test_a_plan_tells_time_memory_cost_and_loss_and_leaves_no_run(
     assert found["step_seconds"] > 0
     assert found["memory"] > 0
     assert 0 < found["loss"] < 10
-    assert found["text_known"]
-    assert found["loss_from"] == []
+    assert found["corpus_known"]
+    assert found["fitted_runs"] == []
     assert not home.runs.exists()
     assert not list(home.folder.glob("tmp*"))
 
 
-def test_its_settings_are_those_that_training_would_have(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_planned_settings_are_those_of_training(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     found = planned(home, capsys, *about(home), "--train.steps", "5")
     run = home.train("same", "--train.steps", "5")
     assert resolve(str(run / "config.toml"), []) == validated(found["settings"])
     assert shlex.split(found["command"])[:3] == ["fledge", "train", str(home.toml)]
 
 
-def test_a_person_gets_a_short_table(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_output_is_a_short_table(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     assert home.do("plan", *about(home)) == 0
     out = capsys.readouterr().out
     assert [line.split()[0] for line in out.splitlines()] == [
-        *("model", "length", "work", "machine", "speed", "memory", "time", "loss", "next:"),
+        *("model", "length", "compute", "machine", "speed", "memory", "time", "loss", "next:"),
     ]
     assert "rough" in out
 
 
-def test_gathered_portions_cost_as_much_again(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gradient_accumulation_is_planned(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     found = planned(home, capsys, *about(home), "--train.batch", "64", "--train.micro_batch", "2")
     assert found["batch"] == 64
     assert found["step_seconds"] > 0
 
 
-def test_a_budget_is_spent_on_a_size_and_not_exceeded(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_budget_is_used_up_and_not_exceeded(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--model.n_layer", "1", "--train.eval_every", "0", "--train.sample_every", "0"]
     found = planned(home, capsys, *about(home), *words, "--budget", "30s")
     assert 0 < found["seconds"] <= 30
-    assert found["settings"]["model"]["n_embd"] == 16  # what the command line says of the shape stays
+    assert found["settings"]["model"]["n_embd"] == 16  # the shape given on the command line stays
     more = found["seconds"] + found["step_seconds"]
     assert more > 30 * 0.99
 
 
-def test_a_budget_is_spent_where_looks_follow_from_the_length(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_budget_with_automatic_evaluation_interval(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     home.toml.write_text(home.toml.read_text().replace("eval_every = 4\n", ""))
     words = ["--model.n_layer", "1", "--train.sample_every", "0"]
     found = planned(home, capsys, *about(home), *words, "--budget", "30s")
     assert 30 * 0.9 < found["seconds"] <= 30
 
 
-def test_a_size_is_proposed_with_a_command_that_trains_it(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_budget_chooses_a_size_and_prints_its_command(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--train.eval_every", "0", "--train.sample_every", "0"]
     found = planned(home, capsys, *about(home), *words, "--budget", "20s")
     assert 0 < found["seconds"] <= 20
@@ -99,23 +97,21 @@ def test_a_size_is_proposed_with_a_command_that_trains_it(home: Home, capsys: py
     assert found["parameters"] == parameters(validated(found["settings"]).model)
 
 
-def test_a_batch_that_was_asked_for_stays_whatever_the_budget(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_budget_keeps_a_given_batch(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--model.n_layer", "1", "--train.eval_every", "0", "--train.sample_every", "0", "--train.batch", "6"]
     found = planned(home, capsys, *about(home), *words, "--budget", "10s")
     assert found["batch"] == 6
     assert "--train.batch 6" in found["command"]
 
 
-def test_a_budget_too_small_for_a_step_is_refused_with_the_time_of_one(
-    home: Home, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_budget_below_one_step_is_refused(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     assert home.do("plan", *about(home), "--model.n_layer", "1", "--budget", "0.0001s") == 2
     error, hint = capsys.readouterr().err.splitlines()[-2:]
     assert "one step takes" in error
     assert "--budget" in hint
 
 
-def test_looking_back_shows_prediction_and_truth(trained: Home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_against_compares_prediction_and_measurement(trained: Home, capsys: pytest.CaptureFixture[str]) -> None:
     found = planned(trained, capsys, "--against", "bird")
     assert found["run"] == "bird"
     for name in ("seconds", "step_seconds", "tokens_per_second", "memory", "loss"):
@@ -123,35 +119,31 @@ def test_looking_back_shows_prediction_and_truth(trained: Home, capsys: pytest.C
         assert row["predicted"] > 0
         assert row["measured"] > 0
         assert row["difference_percent"] == pytest.approx(100 * (row["predicted"] / row["measured"] - 1))
-    assert found["loss_from"] == []  # not from itself
+    assert found["fitted_runs"] == []  # the run itself is left out
 
 
-def test_a_finished_run_on_the_same_text_bends_the_curve(trained: Home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_loss_is_fitted_to_finished_runs_on_the_same_text(trained: Home, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*about(trained), "--train.steps", "40"]
     found = planned(trained, capsys, *words)
-    assert found["loss_from"] == ["bird"]
+    assert found["fitted_runs"] == ["bird"]
     real = planned(trained, capsys, "--against", "bird")["loss"]["measured"]
     assert found["loss"] == pytest.approx(real, rel=0.1)
     other = planned(trained, capsys, *words, "--model.mlp", "gelu")
-    assert other["loss_from"] == []  # a run of other parts says nothing of this one
+    assert other["fitted_runs"] == []  # another architecture does not count
 
 
-def test_a_run_that_tells_nothing_of_memory_or_end_is_shown_with_gaps(
-    own: Home, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_against_shows_gaps_where_the_run_has_no_end(own: Home, capsys: pytest.CaptureFixture[str]) -> None:
     events = own.runs / "bird" / "events.jsonl"
     events.write_text("".join(line for line in events.read_text().splitlines(True) if '"Ended"' not in line))
     found = planned(own, capsys, "--against", "bird")
     assert found["memory"]["measured"] is None
     assert found["seconds"] == {**found["seconds"], "measured": None, "difference_percent": None}
-    assert found["loss"]["measured"] is None  # it may not have been the end
+    assert found["loss"]["measured"] is None  # it may not be the final loss
     assert own.do("plan", "--against", "bird") == 0
     assert " - " in capsys.readouterr().out
 
 
-def test_the_time_of_a_run_whose_first_process_was_killed_is_not_known(
-    own: Home, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_against_has_no_time_if_a_process_was_killed(own: Home, capsys: pytest.CaptureFixture[str]) -> None:
     events = own.runs / "bird" / "events.jsonl"
     started = next(line for line in events.read_text().splitlines(True) if '"Started"' in line)
     events.write_text(started + events.read_text())
@@ -160,9 +152,7 @@ def test_the_time_of_a_run_whose_first_process_was_killed_is_not_known(
     assert found["loss"]["measured"] > 0
 
 
-def test_a_half_written_line_and_odd_line_ends_in_a_sample_are_no_damage(
-    own: Home, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_against_reads_torn_lines_and_odd_line_ends(own: Home, capsys: pytest.CaptureFixture[str]) -> None:
     events = own.runs / "bird" / "events.jsonl"
     sample = {"event": "Sampled", "step": 40, "prompt": "", "text": "a\u2028b\x85c"}
     events.write_text(
@@ -171,7 +161,7 @@ def test_a_half_written_line_and_odd_line_ends_in_a_sample_are_no_damage(
     assert planned(own, capsys, "--against", "bird")["seconds"]["measured"] > 0
 
 
-def test_an_end_that_does_not_say_when_is_damage(own: Home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_against_refuses_an_incomplete_end_event(own: Home, capsys: pytest.CaptureFixture[str]) -> None:
     with (own.runs / "bird" / "events.jsonl").open("a") as events:
         events.write('{"event": "Ended", "step": 40, "reason": "finished"}\n')
     assert own.do("plan", "--against", "bird") == 2
@@ -181,7 +171,7 @@ def test_an_end_that_does_not_say_when_is_damage(own: Home, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], "what is to be planned"),
+        ([], "what should be planned"),
         (["demo", "--against", "bird"], "--against"),
         (["--against", "brd"], "brd"),
         (["dmo"], "dmo"),
@@ -194,7 +184,7 @@ def test_an_end_that_does_not_say_when_is_damage(own: Home, capsys: pytest.Captu
     ],
     ids=str,
 )
-def test_what_cannot_be_planned_is_refused(
+def test_wrong_arguments_are_refused(
     trained: Home, capsys: pytest.CaptureFixture[str], words: list[str], told: str
 ) -> None:
     assert main(trained.words("plan", *words)) == 2

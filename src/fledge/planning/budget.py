@@ -1,8 +1,8 @@
-"""So much time, and which model? The rung of the dial's ladder that reaches the lowest expected loss in it.
+"""Which model reaches the lowest expected loss in a given time? Searches the size ladder of settings/scaling_rules.py.
 
-guess by operations → probe that rung → guess again → probe that one → the best rung on the line between both
+    guess from FLOPs → probe that size → guess again → probe that size → the best size on the line between both
 
-The text and its tokenizer stay as they are: only size, rates, batch and length are searched.
+The text and its tokenizer are given: only size, learning rates, batch and length are searched.
 """
 
 import bisect
@@ -21,121 +21,125 @@ from fledge.core.progress import notice
 from fledge.model.config import ModelConfig
 from fledge.model.flops import TRAINING_BYTES, non_embedding_parameters, parameters, training_flops
 from fledge.planning.corpus_stats import CorpusStats
-from fledge.planning.forecast import complete_for_forecast, seconds_of_run, seconds_of_step
-from fledge.planning.loss_curve import LossCurve, new_points
-from fledge.planning.probe import ProbeResult, affordable, measure
+from fledge.planning.forecast import LossCurve, complete_for_forecast, effective_data, run_seconds, step_seconds
+from fledge.planning.probe import Costs, measure_costs, tokens_per_second_guess
 from fledge.settings import scaling_rules
 from fledge.settings.pipeline import validated
 from fledge.training.config import Settings
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-LONGEST = 1000  # days
+MAX_DAYS = 1000
 
 
-def read_time(text: str) -> float:
+def parse_duration(text: str) -> float:
     """'90s', '30m', '1h30m' → seconds"""
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
     seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
     if not 0 < seconds < math.inf or "".join(number + unit for number, unit in parts) != text:
         raise UserError(f"--budget cannot be {text!r}", "it takes a time, such as 90s, 30m or 1h30m")
-    if seconds > LONGEST * UNITS["d"]:
-        raise UserError(f"--budget cannot be {text}", f"it takes a time up to {LONGEST}d, such as 30m or 1h30m")
+    if seconds > MAX_DAYS * UNITS["d"]:
+        raise UserError(f"--budget cannot be {text}", f"it takes a time up to {MAX_DAYS}d, such as 30m or 1h30m")
     return seconds
 
 
 @dataclass(frozen=True)
 class BudgetSearch:
-    """Everything that stays the same while sizes are tried. `below` is the preset, `said` the command line."""
+    """The search for the best size: the inputs that stay the same while sizes are tried."""
 
-    below: Layer
-    said: Layer
-    base: Settings
-    text: CorpusStats
+    preset: Layer
+    overrides: Layer  # of the command line; they win over whatever is found
+    base: Settings  # both of them, validated
+    corpus: CorpusStats
     curve: LossCurve
     machine: Machine
     seconds: float
-    folder: Path  # where checkpoints would go
+    folder: Path  # on the disk that checkpoints will go to
 
-    def best(self) -> tuple[Settings, ProbeResult]:
-        """The settings that the time is spent best on, and what they cost."""
-        rungs = self.rungs()
-        guess = self.choose(rungs, lambda model: 1 / affordable(model, self.machine))
-        one = self.probe(guess, 1 / affordable(guess, self.machine))
-        again = self.choose(rungs, lambda model: one.token * training_flops(model) / training_flops(guess))
-        if again == guess:
-            return self.filled(guess, one), one
-        other = self.probe(again, one.token * training_flops(again) / training_flops(guess))
-        way = training_flops(again) - training_flops(guess)
+    def best(self) -> tuple[Settings, Costs]:
+        """The completed settings that use the time best, and their costs."""
+        sizes = self.candidates()
+        first = self.lowest_loss(sizes, lambda model: 1 / tokens_per_second_guess(model, self.machine))
+        costs = self.probe(first, 1 / tokens_per_second_guess(first, self.machine))
+        second = self.lowest_loss(sizes, lambda model: costs.per_token * self.relative_flops(model, first))
+        if second == first:
+            return self.filled(first, costs), costs
+        other = self.probe(second, costs.per_token * self.relative_flops(second, first))
+        distance = training_flops(second) - training_flops(first)
 
-        def between(model: ModelConfig) -> ProbeResult:
-            return one.between(other, (training_flops(model) - training_flops(guess)) / way)
+        def interpolated(model: ModelConfig) -> Costs:
+            return costs.interpolate(other, (training_flops(model) - training_flops(first)) / distance)
 
-        # Beyond the two that were measured a line through them would be a guess, and a bold one where they are near.
-        low, high = sorted((rungs.index(guess), rungs.index(again)))
-        chosen = self.choose(rungs[low : high + 1], lambda model: between(model).token)
-        return self.filled(chosen, between(chosen)), between(chosen)
+        # Only between the two measured sizes: extrapolating from two near sizes would be unreliable.
+        low, high = sorted((sizes.index(first), sizes.index(second)))
+        chosen = self.lowest_loss(sizes[low : high + 1], lambda model: interpolated(model).per_token)
+        return self.filled(chosen, interpolated(chosen)), interpolated(chosen)
 
-    def choose(self, rungs: list[ModelConfig], seconds_per_token: Callable[[ModelConfig], float]) -> ModelConfig:
-        """The one of the lowest expected loss, if all the time went into steps."""
+    @staticmethod
+    def relative_flops(model: ModelConfig, base: ModelConfig) -> float:
+        return training_flops(model) / training_flops(base)
+
+    def lowest_loss(self, sizes: list[ModelConfig], seconds_per_token: Callable[[ModelConfig], float]) -> ModelConfig:
+        """The model of the lowest expected loss if all of the time went into steps."""
 
         def loss(model: ModelConfig) -> float:
-            seen = self.seconds / seconds_per_token(model) * self.text.bytes_per_token
-            return self.curve.loss(non_embedding_parameters(model), new_points(seen, self.text.bytes or seen))
+            seen = self.seconds / seconds_per_token(model) * self.corpus.bytes_per_token
+            data = effective_data(seen, self.corpus.train_bytes or seen)
+            return self.curve.loss(non_embedding_parameters(model), data)
 
-        return min(rungs, key=loss)
+        return min(sizes, key=loss)
 
-    def shaped(self) -> bool:
-        """Whether the command line says which model it is to be."""
-        return bool(set(scaling_rules.FOLLOWS["model"]) & set(self.said.get("model", {})))
+    def shape_is_given(self) -> bool:
+        """Whether the overrides set the size or shape of the model."""
+        return bool(set(scaling_rules.FOLLOWS["model"]) & set(self.overrides.get("model", {})))
 
-    def rungs(self) -> list[ModelConfig]:
-        """The sizes that this machine has room for; or the only one."""
-        if self.shaped():
-            return [replace(self.base.model, vocab_size=self.text.vocab_size)]
-        room = machines.total_memory(self.machine.device)
-        ladder = scaling_rules.ladder(replace(self.base.model, n_kv_head=None), self.text.vocab_size)
-        return [model for count, model in ladder if TRAINING_BYTES * count < room]
+    def candidates(self) -> list[ModelConfig]:
+        """The models of the size ladder that fit into memory, smallest first; or the one whose shape is given."""
+        if self.shape_is_given():
+            return [replace(self.base.model, vocab_size=self.corpus.vocab_size)]
+        memory = machines.total_memory(self.machine.device)
+        ladder = scaling_rules.ladder(replace(self.base.model, n_kv_head=None), self.corpus.vocab_size)
+        return [model for count, model in ladder if TRAINING_BYTES * count < memory]
 
-    def probe(self, model: ModelConfig, token: float) -> ProbeResult:
-        tokens = self.seconds / token
+    def probe(self, model: ModelConfig, seconds_per_token: float) -> Costs:
+        tokens = self.seconds / seconds_per_token
         batch = self.batch_for(tokens, model)
         settings = self.settings(model, batch, max(1, int(tokens / (batch * model.context))))
         notice(f"trying {counted(parameters(settings.model), 'parameter')}")
-        return measure(settings, self.machine, self.folder)
+        return measure_costs(settings, self.machine, self.folder)
 
     def batch_for(self, tokens: float, model: ModelConfig) -> int:
-        said = "batch" in self.said.get("train", {})
-        return self.base.train.batch if said else scaling_rules.batch_for(tokens, model)
+        given = "batch" in self.overrides.get("train", {})
+        return self.base.train.batch if given else scaling_rules.batch_for(tokens, model)
 
     def settings(self, model: ModelConfig, batch: int, steps: int) -> Settings:
-        """As `fledge train` would have them with this size, batch and length; what the command line says wins."""
-        sized = {} if self.shaped() else {"model": {"size": parameters(model), "vocab_size": model.vocab_size}}
+        """The settings that `fledge train` would use with this size, batch and length."""
+        sized = {} if self.shape_is_given() else {"model": {"size": parameters(model), "vocab_size": model.vocab_size}}
         train = {
             "batch": batch,
             "micro_batch": scaling_rules.micro_batch_for(batch, model.context),
-            **self.said.get("train", {}),
+            **self.overrides.get("train", {}),
         }
-        return complete_for_forecast(
-            validated(self.below, sized, self.said, {"train": {**train, "steps": steps}}), self.text, self.machine
-        )
+        settings = validated(self.preset, sized, self.overrides, {"train": {**train, "steps": steps}})
+        return complete_for_forecast(settings, self.corpus, self.machine)
 
-    def filled(self, model: ModelConfig, measured: ProbeResult) -> Settings:
-        """As many steps as there is time for."""
-        batch = self.batch_for(self.seconds / measured.token, model)
+    def filled(self, model: ModelConfig, costs: Costs) -> Settings:
+        """The settings with as many steps as fit into the time."""
+        batch = self.batch_for(self.seconds / costs.per_token, model)
 
-        def seconds(steps: int) -> float:
-            return seconds_of_run(self.settings(model, batch, steps), measured, self.text).total
+        def total(steps: int) -> float:
+            return run_seconds(self.settings(model, batch, steps), costs, self.corpus).total
 
-        step = seconds_of_step(self.settings(model, batch, 1), measured)
-        if seconds(1) > self.seconds:
+        step = step_seconds(self.settings(model, batch, 1), costs)
+        if total(1) > self.seconds:
             raise UserError(
-                f"a budget of {brief(self.seconds)} is too small: one step takes {brief(step)} here,"
-                f" and everything around it {brief(seconds(1) - step)}",
-                f"give it at least --budget {math.ceil(seconds(1))}s, or a smaller --train.batch",
+                f"a budget of {precise_duration(self.seconds)} is too small: one step takes {precise_duration(step)}"
+                f" here, and everything around it {precise_duration(total(1) - step)}",
+                f"give it at least --budget {math.ceil(total(1))}s, or a smaller --train.batch",
             )
-        steps = bisect.bisect_right(range(1, int(self.seconds / step) + 2), self.seconds, key=seconds)
+        steps = bisect.bisect_right(range(1, int(self.seconds / step) + 2), self.seconds, key=total)
         return self.settings(model, batch, steps)
 
 
-def brief(seconds: float) -> str:
+def precise_duration(seconds: float) -> str:
+    """0.0031 s · 4.2 s · 3 min 20 s"""
     return format_duration(seconds) if seconds >= 10 else f"{seconds:.2g} s"

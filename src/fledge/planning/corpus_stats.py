@@ -1,7 +1,6 @@
-"""What a plan has to know of a text: how many tokens, of how many bytes each, out of how many kinds.
+"""What a forecast needs to know of a text: its number of tokens, their mean length in bytes, and the vocabulary size.
 
-Read off the dataset where there is one, or where one is made in a moment; otherwise guessed. Nothing is fetched for a
-plan.
+Counted where the dataset exists or is made in a moment; otherwise estimated. Nothing is downloaded.
 """
 
 import math
@@ -17,39 +16,40 @@ from fledge.text.inputs import is_url
 from fledge.text.sources import split_weight
 from fledge.training.config import Settings
 
-AT_HAND = 64 << 20  # bytes of a local text that are prepared for a plan; more would take longer than a plan should
+MAX_PREPARED_BYTES = 64 << 20  # of a local text; preparing more would take too long for a forecast
 UNITS = {"MB": 10**6, "GB": 10**9}
 
 
 @dataclass(frozen=True)
 class CorpusStats:
     vocab_size: int
-    train: int  # tokens
-    val: int
+    train_tokens: int
+    val_tokens: int
     bytes_per_token: float
-    dataset: Dataset | None = None  # None: all of it is guessed
+    dataset: Dataset | None = None  # None: all numbers are estimates
 
     @property
-    def bytes(self) -> float:
-        """Of the text to learn from; 0 where nothing is known."""
-        return self.train * self.bytes_per_token
+    def train_bytes(self) -> float:
+        """0 where the length of the text is unknown."""
+        return self.train_tokens * self.bytes_per_token
 
 
 def read_corpus_stats(settings: Settings) -> CorpusStats:
+    """Statistics of the text of these settings; a small local text is prepared into the cache for it."""
     data, tokenizer = settings.data, settings.tokenizer
     if is_url(data.path or data.corpus):
         return estimated_stats(settings, 0)
     if data.path is not None:
-        return counted_stats(settings, ensure_dataset(data, tokenizer))
+        return dataset_stats(settings, ensure_dataset(data, tokenizer))
     source, share = split_weight(data.corpus)
-    far, here = remote_stats(source), local_stats(source)
-    if (far or here > AT_HAND) and not (cache_folder(data, tokenizer) / MANIFEST).exists():
-        return estimated_stats(settings, int(share * (far or here)))
-    return counted_stats(settings, ensure_dataset(data, tokenizer))
+    remote, local = remote_bytes(source), local_bytes(source)
+    if (remote or local > MAX_PREPARED_BYTES) and not (cache_folder(data, tokenizer) / MANIFEST).exists():
+        return estimated_stats(settings, int(share * (remote or local)))
+    return dataset_stats(settings, ensure_dataset(data, tokenizer))
 
 
-def remote_stats(source: str) -> int:
-    """Bytes of a named corpus that has to be fetched; 0 where it is none."""
+def remote_bytes(source: str) -> int:
+    """Bytes of text in a named corpus that would be downloaded; 0 for any other source."""
     corpus = CORPORA.get(source)
     if corpus is None or not corpus.network or user_path(source).exists():
         return 0
@@ -57,28 +57,28 @@ def remote_stats(source: str) -> int:
     return int(float(number) * UNITS[unit]) * (COMPRESSION if corpus.origin.endswith(".parquet") else 1)
 
 
-def local_stats(source: str) -> int:
-    """Bytes of a file or a folder; 0 where there is none, and preparing it will say so."""
+def local_bytes(source: str) -> int:
+    """Bytes of a file or a folder; 0 where it does not exist, which preparing it will report."""
     path = user_path(source)
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def counted_stats(settings: Settings, dataset: Dataset) -> CorpusStats:
-    train, val = len(dataset.split("train")), len(dataset.splits["val"]) if "val" in dataset.held else 0
-    held = dataset.tokenizer.vocab_size
+def dataset_stats(settings: Settings, dataset: Dataset) -> CorpusStats:
+    train_tokens, known = len(dataset.split("train")), dataset.tokenizer.vocab_size
+    val_tokens = len(dataset.splits["val"]) if "val" in dataset.held else 0
     manifest = dataset.manifest["splits"]["train"]
-    each = manifest["bytes"] / manifest["tokens"] if "bytes" in manifest else usual_bytes(settings, held)
-    return CorpusStats(settings.model.vocab_size or held, train, val, each, dataset)
+    mean = manifest["bytes"] / manifest["tokens"] if "bytes" in manifest else typical_token_bytes(settings, known)
+    return CorpusStats(settings.model.vocab_size or known, train_tokens, val_tokens, mean, dataset)
 
 
 def estimated_stats(settings: Settings, size: int) -> CorpusStats:
-    held = known_vocabulary(settings) or settings.tokenizer.size
-    each = usual_bytes(settings, held)
-    held_out = settings.data.val + settings.data.test
-    return CorpusStats(held, int(size * (1 - held_out) / each), int(size * settings.data.val / each), each)
+    """Estimates for a text of `size` bytes; 0 means unknown."""
+    data, vocab_size = settings.data, known_vocabulary(settings) or settings.tokenizer.size
+    mean, held_out = typical_token_bytes(settings, vocab_size), data.val + data.test
+    return CorpusStats(vocab_size, int(size * (1 - held_out) / mean), int(size * data.val / mean), mean)
 
 
-def usual_bytes(settings: Settings, vocab_size: int) -> float:
-    """Of English, measured: 3.0 for 1,024 tokens, 4.7 for GPT-2's; a character is one."""
+def typical_token_bytes(settings: Settings, vocab_size: int) -> float:
+    """Mean bytes of a token, as measured on English: 3.0 for a vocabulary of 1,024, 4.7 for GPT-2's; 1 for char."""
     return 1.0 if settings.tokenizer.kind == "char" else 0.3 * math.log2(vocab_size)

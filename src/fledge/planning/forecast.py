@@ -1,22 +1,31 @@
-"""What a run will take and come to: what was measured once, times how often it will happen.
+"""Forecast a run: its time, its peak memory and its final loss, from measured costs and how often each occurs.
 
-    settings + text + measured  →  seconds by kind, memory, expected loss
+    settings + corpus + costs  →  seconds for each activity, memory, expected loss
 
-Arithmetic only: what is measured is in probe.py, the curve of the loss in curve.py.
+    loss = floor + size / parameters^0.216 + data / bytes^0.178        nats for each byte of text
+
+`PRIOR` passes through two points: nanoGPT's CPU example as measured with fledge (0.8M parameters, 1.5 MB of
+Shakespeare, 1.90 nats a byte), and 125M parameters trained on 20 tokens each (0.75, by the fit of Hoffmann et al.,
+2022, whose floor it uses). There, size and data weigh so that 20 tokens for a parameter use the compute best. GPT-2's
+0.65 lies within 0.02 of it. Texts differ by far more than that: the prior is rough, and finished runs on the same text
+correct it.
+
+The parameters in the law are those of the blocks. This module measures nothing: probe.py does.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from fledge.core.device import Machine
 from fledge.core.errors import UserError
 from fledge.datasets.shards import Dataset
 from fledge.model.flops import non_embedding_parameters, parameters, training_flops
-from fledge.planning.corpus_stats import CorpusStats, counted_stats
-from fledge.planning.loss_curve import LossCurve, LossPoint, fit, new_points
-from fledge.planning.probe import ProbeResult
+from fledge.planning.corpus_stats import CorpusStats, dataset_stats
+from fledge.planning.probe import Costs
 from fledge.runs.run_folder import RunFolder, list_runs
 from fledge.settings.pipeline import validated, without
 from fledge.settings.scaling_rules import FOLLOWS
@@ -25,18 +34,25 @@ from fledge.training.complete import complete_settings, decide_settings
 from fledge.training.config import Settings
 from fledge.training.setup import compiles
 
+SIZE_POWER, DATA_POWER = 0.216, 0.178
+PRIOR_WEIGHT = 0.5  # relative uncertainty of each constant of the prior
+NOISE = 0.02  # relative uncertainty of a measured loss: another seed, another learning rate
+WORTH_REPEATING = 15  # passes after which a text teaches little more: Muennighoff et al., 2023
+
 
 @dataclass(frozen=True)
 class TimeParts:
-    start: float
+    """Seconds of a run by activity."""
+
+    startup: float
     steps: float
     evaluations: float
     samples: float
-    saves: float
+    checkpoints: float
 
     @property
     def total(self) -> float:
-        return self.start + self.steps + self.evaluations + self.samples + self.saves
+        return self.startup + self.steps + self.evaluations + self.samples + self.checkpoints
 
 
 @dataclass(frozen=True)
@@ -45,124 +61,174 @@ class Forecast:
     steps: int
     batch: int
     tokens: int  # of the whole run
-    operations: int
+    flops: int
     device: str
     dtype: str
     compiled: bool
     tokens_per_second: float
     step_seconds: float
     seconds: float
-    parts: TimeParts  # of those seconds
-    memory: int  # bytes
-    loss: float
-    loss_from: list[str]  # runs that the curve was fitted to
-    text_known: bool
+    parts: TimeParts
+    memory: int  # bytes at the peak
+    loss: float  # nats for each token of the validation text, at the end
+    fitted_runs: list[str]  # the finished runs that the loss curve was fitted to
+    corpus_known: bool  # False: the size of the text and the vocabulary are estimates
 
 
 def make_forecast(
-    settings: Settings, machine: Machine, measured: ProbeResult, text: CorpusStats, curve: LossCurve, runs: list[str]
+    settings: Settings, machine: Machine, costs: Costs, corpus: CorpusStats, curve: "LossCurve", fitted_runs: list[str]
 ) -> Forecast:
-    train, step = settings.train, seconds_of_step(settings, measured)
-    tokens = train.batch * settings.model.context
-    parts = seconds_of_run(settings, measured, text)
+    train, step = settings.train, step_seconds(settings, costs)
+    step_tokens = train.batch * settings.model.context
+    parts = run_seconds(settings, costs, corpus)
     return Forecast(
         parameters=parameters(settings.model),
         steps=train.steps,
         batch=train.batch,
-        tokens=train.steps * tokens,
-        operations=train.steps * tokens * training_flops(settings.model),
+        tokens=train.steps * step_tokens,
+        flops=train.steps * step_tokens * training_flops(settings.model),
         device=machine.device,
         dtype=machine.dtype,
         compiled=compiles(settings, machine),
-        tokens_per_second=tokens / step,
+        tokens_per_second=step_tokens / step,
         step_seconds=step,
         seconds=parts.total,
         parts=parts,
-        memory=round(measured.memory),
-        loss=expected_loss(settings, text, curve),
-        loss_from=runs,
-        text_known=text.dataset is not None,
+        memory=round(costs.peak_memory),
+        loss=expected_loss(settings, corpus, curve),
+        fitted_runs=fitted_runs,
+        corpus_known=corpus.dataset is not None,
     )
 
 
-def complete_for_forecast(settings: Settings, text: CorpusStats, machine: Machine) -> Settings:
-    """As training would settle it; of a text that is not here yet, with what is guessed of it."""
-    if text.dataset is not None:
-        return complete_settings(settings, text.dataset, machine)
-    if settings.train.epochs is not None and not text.train:
+def complete_for_forecast(settings: Settings, corpus: CorpusStats, machine: Machine) -> Settings:
+    """Complete the settings as training would, with estimates where the corpus is not prepared yet."""
+    if corpus.dataset is not None:
+        return complete_settings(settings, corpus.dataset, machine)
+    if settings.train.epochs is not None and not corpus.train_tokens:
         raise UserError(
-            "how long train.epochs would take cannot be told: the length of the text is not known here",
-            "say --train.steps instead, or prepare the text first: fledge prepare",
+            "train.epochs cannot be planned: the length of this text is not known before it is prepared",
+            "set --train.steps instead, or prepare the text first: fledge prepare",
         )
-    model = replace(settings.model, vocab_size=text.vocab_size)
-    return decide_settings(replace(settings, model=model), text.train or 2 * model.context + 1, text.val, machine)
+    model = replace(settings.model, vocab_size=corpus.vocab_size)
+    train_tokens = corpus.train_tokens or 2 * model.context + 1
+    return decide_settings(replace(settings, model=model), train_tokens, corpus.val_tokens, machine)
 
 
-def seconds_of_run(settings: Settings, measured: ProbeResult, text: CorpusStats) -> TimeParts:
-    """By the clock of the run itself, which begins when the text is prepared and the model is built."""
+# Time
+
+
+def run_seconds(settings: Settings, costs: Costs, corpus: CorpusStats) -> TimeParts:
+    """Seconds from the moment that the text is prepared and the model is built, as a run itself counts them."""
     train, steps = settings.train, settings.train.steps
-    looks = occasions(train.eval_every or 0, steps) if text.val > 1 else set()
-    samples = len(occasions(train.sample_every, steps)) + 1 if train.sample_every else 0
-    saves = looks | occasions(train.save_every or steps, steps)  # on schedule, and when a look found it better
+    evaluated = scheduled_steps(train.eval_every or 0, steps) if corpus.val_tokens > 1 else set()
+    samples = len(scheduled_steps(train.sample_every, steps)) + 1 if train.sample_every else 0
+    saved = evaluated | scheduled_steps(train.save_every or steps, steps)  # an improved loss is saved, too
     return TimeParts(
-        start=measured.start,
-        steps=steps * seconds_of_step(settings, measured),
-        evaluations=(len(looks) + bool(looks)) * text.val * measured.judging,
-        samples=samples * settings.track.sample_tokens * measured.sampling,
-        saves=len(saves) * measured.saving,
+        startup=costs.startup,
+        steps=steps * step_seconds(settings, costs),
+        evaluations=(len(evaluated) + bool(evaluated)) * corpus.val_tokens * costs.per_eval_token,  # and before step 1
+        samples=samples * settings.track.sample_tokens * costs.per_sampled_token,
+        checkpoints=len(saved) * costs.per_checkpoint,
     )
 
 
-def occasions(every: int, steps: int) -> set[int]:
-    """After each of so many steps, and after the last; never where it is 0."""
+def scheduled_steps(every: int, steps: int) -> set[int]:
+    """Every `every`-th step, and the last; none if `every` is 0."""
     return {*range(every, steps + 1, every), steps} if every else set()
 
 
-def seconds_of_step(settings: Settings, measured: ProbeResult) -> float:
-    return measured.update + settings.train.batch * settings.model.context * measured.token
+def step_seconds(settings: Settings, costs: Costs) -> float:
+    return costs.per_step + settings.train.batch * settings.model.context * costs.per_token
 
 
-def expected_loss(settings: Settings, text: CorpusStats, curve: LossCurve) -> float:
-    """Nats for each token, of the validation text at the end. Knowing nothing costs the logarithm of the vocabulary."""
-    by_byte = curve.loss(non_embedding_parameters(settings.model), bytes_seen(settings, text))
-    return min(math.log(text.vocab_size), by_byte * text.bytes_per_token)
+# Loss
 
 
-def fitted(settings: Settings, text: CorpusStats, runs: Path, leave_out: str = "") -> tuple[LossCurve, list[str]]:
-    """The curve, and the names of the runs that bent it: finished, on the same text, of the same parts."""
-    if text.dataset is None:
-        return fit([]), []
-    points = {run.name: point for run, point in finished(runs, text.dataset, settings) if run.name != leave_out}
-    return fit(list(points.values())), list(points)
+@dataclass(frozen=True)
+class LossPoint:
+    """The final loss of one finished run, in nats for each byte."""
+
+    parameters: int
+    bytes: float
+    loss: float
 
 
-def finished(runs: Path, dataset: Dataset, like: Settings) -> Iterator[tuple[RunFolder, LossPoint]]:
+@dataclass(frozen=True)
+class LossCurve:
+    floor: float
+    size: float
+    data: float
+
+    def loss(self, parameters: int, bytes: float) -> float:
+        return float(np.dot(_features(parameters, bytes), (self.floor, self.size, self.data)))
+
+
+PRIOR = LossCurve(floor=0.376, size=9.41, data=12.7)
+
+
+def _features(parameters: int, bytes: float) -> tuple[float, float, float]:
+    return 1.0, parameters**-SIZE_POWER, bytes**-DATA_POWER
+
+
+def fit_curve(points: Sequence[LossPoint], prior: LossCurve = PRIOR) -> LossCurve:
+    """Least squares of the three constants; the prior counts as one more equation for each of them."""
+    constants = np.array([prior.floor, prior.size, prior.data])
+    rows = [np.eye(3) / (PRIOR_WEIGHT * constants)]
+    values = [np.full(3, 1 / PRIOR_WEIGHT)]
+    for point in points:
+        weight = 1 / (NOISE * point.loss)
+        rows.append(np.array([_features(point.parameters, point.bytes)]) * weight)
+        values.append(np.array([point.loss * weight]))
+    solution = np.linalg.lstsq(np.concatenate(rows), np.concatenate(values), rcond=None)[0]
+    return LossCurve(*(float(value) for value in np.maximum(solution, 0.0)))
+
+
+def effective_data(seen: float, unique: float) -> float:
+    """What reading `seen` bytes of a text of `unique` bytes is worth in new text: each repetition teaches less."""
+    if seen <= unique:
+        return seen
+    repetitions = seen / unique - 1
+    return unique * (1 + WORTH_REPEATING * (1 - math.exp(-repetitions / WORTH_REPEATING)))
+
+
+def run_data(settings: Settings, corpus: CorpusStats) -> float:
+    """Bytes of text that the run reads, repetitions discounted; a text of unknown length counts as new."""
+    seen = settings.train.steps * settings.train.batch * settings.model.context * corpus.bytes_per_token
+    return effective_data(seen, corpus.train_bytes or seen)
+
+
+def expected_loss(settings: Settings, corpus: CorpusStats, curve: LossCurve) -> float:
+    """Final validation loss in nats a token, at most that of a uniform guess, ln(vocabulary)."""
+    per_byte = curve.loss(non_embedding_parameters(settings.model), run_data(settings, corpus))
+    return min(math.log(corpus.vocab_size), per_byte * corpus.bytes_per_token)
+
+
+def fit_to_runs(settings: Settings, corpus: CorpusStats, runs: Path, exclude: str = "") -> tuple[LossCurve, list[str]]:
+    """The curve fitted to finished runs on the same dataset with the same architecture, and the names of these runs."""
+    if corpus.dataset is None:
+        return fit_curve([]), []
+    points = {run.name: point for run, point in finished_runs(runs, corpus.dataset, settings) if run.name != exclude}
+    return fit_curve(list(points.values())), list(points)
+
+
+def finished_runs(runs: Path, dataset: Dataset, like: Settings) -> Iterator[tuple[RunFolder, LossPoint]]:
     for run in list_runs(runs):
         try:
             settings = validated(run.config())
-            if run.facts().get("dataset_sha256") != dataset.fingerprint or kind(settings) != kind(like):
+            if run.facts().get("dataset_sha256") != dataset.fingerprint or architecture(settings) != architecture(like):
                 continue
             columns = read_metrics(run.folder)
-        except UserError:  # damaged: 'fledge runs' says so
+        except UserError:  # a damaged run, which 'fledge runs' reports
             continue
         losses = [loss for loss in columns["val_loss"] if math.isfinite(loss)]
         if losses and max(columns["step"]) == settings.train.steps:
-            yield run, point_of(settings, dataset, losses[-1])
+            corpus = dataset_stats(settings, dataset)
+            size = non_embedding_parameters(settings.model)
+            yield run, LossPoint(size, run_data(settings, corpus), losses[-1] / corpus.bytes_per_token)
 
 
-def kind(settings: Settings) -> object:
-    """Everything about a model and its rule that no dial turns."""
+def architecture(settings: Settings) -> object:
+    """What must be equal for two runs to lie on one loss curve: all of the model but its size, and the optimizer."""
     model = {"model": {**vars(settings.model)}}
     return without(model, {"model": (*FOLLOWS["model"], "vocab_size", "context", "attention")}), settings.optim.rule
-
-
-def point_of(settings: Settings, dataset: Dataset, loss: float) -> LossPoint:
-    text = counted_stats(settings, dataset)
-    seen = bytes_seen(settings, text)
-    return LossPoint(non_embedding_parameters(settings.model), seen, loss / text.bytes_per_token)
-
-
-def bytes_seen(settings: Settings, text: CorpusStats) -> float:
-    """What was read, weighed by how new it was; of a text whose length is not known all of it is new."""
-    seen = settings.train.steps * settings.train.batch * settings.model.context * text.bytes_per_token
-    return new_points(seen, text.bytes or seen)

@@ -1,10 +1,9 @@
-"""What a training would cost, measured: a model of these settings makes a few real updates, and is thrown away.
+"""Measure the costs of a run in a few seconds: build the model, make some real updates, throw it away.
 
-build → first update (a compiler writes its code) → updates until their median is steady → judge → sample → save
+    build → first step (compilation) → steps until their median is stable → evaluate → sample → save a checkpoint
 
-The ids are random, so no text is needed. What would take too long here is measured on fewer sequences at once, and
-scaled.
-Says nothing of how many updates there will be: plan.py does.
+Token ids are random, so no text is needed. A micro-batch that would take too long is measured at a smaller size and
+scaled up. How often each cost occurs in a run is for forecast.py.
 """
 
 import statistics
@@ -35,67 +34,75 @@ from fledge.training.micro_batch import FixedMicroBatch
 from fledge.training.setup import activations_kept, build_training, initial_micro_batch
 from fledge.training.step import TrainStep
 
-STEPPING = 4.0  # seconds of updates, for each of two sizes of batch
-AT_A_TIME = 1.5  # seconds that one portion should take here at most
-STEADY = 0.02  # two halves whose medians are this near tell the same
-ENOUGH = 12  # updates
-SAMPLING = 1.0  # seconds
-SAVED = 256 << 20  # bytes; larger states are saved in part
-# Operations a second where nothing was measured: only to guess how much can be tried in a moment.
-RATES = {"cuda": 2e13, "mps": 1e12}
+STEP_SECONDS = 4.0  # spent on updates, for each of two batch sizes
+MICRO_BATCH_SECONDS = 1.5  # the longest micro-batch that is measured at its full size
+SAMPLE_SECONDS = 1.0
+MIN_STEPS = 12
+STABLE = 0.02  # relative difference between the median of all steps and that of the later half
+MAX_SAVED_BYTES = 256 << 20  # of a larger checkpoint, only a part is written
+# FLOP/s assumed before anything is measured, to guess what can be tried in a moment.
+ASSUMED_RATES = {"cuda": 2e13, "mps": 1e12}
 
 
 @dataclass(frozen=True)
-class ProbeResult:
-    """Seconds, and the most bytes that were held."""
+class Costs:
+    """Seconds for each occurrence, and peak memory in bytes."""
 
-    start: float  # what the first update takes more than others, building before it left out
-    token: float  # forward and backward, for each token
-    update: float  # the rest of an update, once a batch
-    judging: float  # for each token of the validation text
-    sampling: float  # for each token written
-    saving: float  # for each checkpoint
-    memory: float
+    startup: float  # of the first step, beyond an ordinary one: mostly compilation
+    per_token: float  # forward and backward
+    per_step: float  # the rest of an update: optimizer, clipping
+    per_eval_token: float
+    per_sampled_token: float
+    per_checkpoint: float
+    peak_memory: float
 
-    def between(self, other: "ProbeResult", share: float) -> "ProbeResult":
-        """As of a model that is `share` of the way to another, from 0 to 1: each cost grows evenly with the model's."""
+    def interpolate(self, other: "Costs", share: float) -> "Costs":
+        """The costs of a model `share` of the way (0 to 1) from this one to another; every cost is linear in size."""
         pairs = zip(astuple(self), astuple(other), strict=True)
-        return ProbeResult(*(a + share * (b - a) for a, b in pairs))
+        return Costs(*(a + share * (b - a) for a, b in pairs))
 
 
-def measure(settings: Settings, machine: Machine, folder: Path) -> ProbeResult:
-    """`settings` are decided to the last; `folder` is on the disk that checkpoints will go to."""
+def measure_costs(settings: Settings, machine: Machine, folder: Path) -> Costs:
+    """The costs of a run with these completed settings; `folder` is on the disk that checkpoints will go to."""
     model, train = settings.model, settings.train
     assert model.vocab_size is not None
     planned = initial_micro_batch(settings, machine)
-    tried = int(AT_A_TIME * affordable(model, machine)) // model.context  # sequences
-    rows = min(planned, max(1, tried))
+    affordable = int(MICRO_BATCH_SECONDS * tokens_per_second_guess(model, machine)) // model.context
+    rows = min(planned, max(1, affordable))
     machines.reset_peak_memory(machine.device)
-    # Judging takes a third of learning, and its portion is often the larger one: it should be as large here.
-    noise = random_split(model, max(2 * rows, min(3 * tried, rows_at_once(model.context, model.vocab_size, machine))))
-    stepper = build_training(replace(settings, train=replace(train, batch=rows, micro_batch=rows)), machine, noise)
-    stepper.multiplier = lambda _: 0.0  # an update takes as long, and noise teaches nothing
-    first = stepper(0).seconds
-    one = steady(stepper, STEPPING)
-    gathered = one
-    if train.batch > rows:  # gradients of several portions are gathered: what does one more cost?
-        stepper.batches = FixedMicroBatch(Loader(noise, _order(model, noise), 2 * rows, machine), rows, notice)
-        gathered = steady(stepper, STEPPING)
-    # In a batch of one portion nothing tells the two apart, and nothing has to.
-    portions = min(one, max(one / 2, gathered - one)) if train.batch > rows else one
-    judging = seconds_of_evaluation(stepper, noise, machine)
-    sampling = seconds_of_sampling(stepper, settings, machine)
-    saving = seconds_of_saving(stepper, folder)
+    # Evaluation costs a third of training, and its batches are often larger: measure it at its own size.
+    eval_rows = min(3 * affordable, rows_at_once(model.context, model.vocab_size, machine))
+    noise = random_split(model, max(2 * rows, eval_rows))
+    step = build_training(replace(settings, train=replace(train, batch=rows, micro_batch=rows)), machine, noise)
+    step.multiplier = lambda _: 0.0  # an update takes as long, and the weights stay finite
+    first = step(0).seconds
+    one = median_step_seconds(step, STEP_SECONDS)
+    two = one
+    if train.batch > rows:  # gradient accumulation: measure what a second micro-batch adds
+        sampler = WindowSampler(len(noise), model.context, model.context, 0)
+        step.batches = FixedMicroBatch(Loader(noise, sampler, 2 * rows, machine), rows, notice)
+        two = median_step_seconds(step, STEP_SECONDS)
+    # With one micro-batch in a step the two parts cannot be told apart, and need not be.
+    micro_batch = min(one, max(one / 2, two - one)) if train.batch > rows else one
     width = machine.torch_dtype.itemsize
     wanted, held = (flops.activation_bytes(model, n, width, **activations_kept(settings)) for n in (planned, rows))
-    memory = machines.peak_memory(machine.device) + wanted - held
-    token = portions / (rows * model.context)
-    return ProbeResult(max(0.0, first - one), token, one - portions, judging, sampling, saving, memory)
+    per_eval_token = eval_token_seconds(step, noise, machine)
+    per_sampled_token = sampled_token_seconds(step, settings, machine)
+    per_checkpoint = checkpoint_seconds(step, folder)
+    return Costs(
+        startup=max(0.0, first - one),
+        per_token=micro_batch / (rows * model.context),
+        per_step=one - micro_batch,
+        per_eval_token=per_eval_token,
+        per_sampled_token=per_sampled_token,
+        per_checkpoint=per_checkpoint,
+        peak_memory=machines.peak_memory(machine.device) + wanted - held,
+    )
 
 
-def affordable(model: ModelConfig, machine: Machine) -> float:
-    """About how many tokens can be learned from in a second, if half of what the machine can do arrives."""
-    rate = RATES.get(machine.device) or 1e9 * machines.matmul_rates()[machine.dtype == "bfloat16"] / 2
+def tokens_per_second_guess(model: ModelConfig, machine: Machine) -> float:
+    """Training speed of this model if half of the machine's matmul rate is reached."""
+    rate = ASSUMED_RATES.get(machine.device) or 1e9 * machines.matmul_rates()[machine.dtype == "bfloat16"] / 2
     return rate / flops.training_flops(model)
 
 
@@ -105,54 +112,53 @@ def random_split(model: ModelConfig, sequences: int) -> Split:
     return Split("noise", [ids], [np.zeros(1, dtype=np.int64)])
 
 
-def _order(model: ModelConfig, split: Split) -> WindowSampler:
-    return WindowSampler(len(split), model.context, model.context, 0)
-
-
-def steady(stepper: TrainStep, limit: float) -> float:
-    """Seconds of an update: the median, once the later half tells the same as all."""
-    end, spent = time.perf_counter() + limit, [stepper(0).seconds]
+def median_step_seconds(step: TrainStep, limit: float) -> float:
+    """Median seconds of a step, over up to `limit` seconds or until the median is stable."""
+    end, spent = time.perf_counter() + limit, [step(0).seconds]
     while time.perf_counter() < end:
-        spent.append(stepper(len(spent)).seconds)
-        middle, late = statistics.median(spent), statistics.median(spent[len(spent) // 2 :])
-        if len(spent) >= ENOUGH and time.perf_counter() > end - limit / 2 and abs(late / middle - 1) < STEADY:
+        spent.append(step(len(spent)).seconds)
+        median, late = statistics.median(spent), statistics.median(spent[len(spent) // 2 :])
+        if len(spent) >= MIN_STEPS and time.perf_counter() > end - limit / 2 and abs(late / median - 1) < STABLE:
             break
     return statistics.median(spent)
 
 
-def seconds_of_evaluation(stepper: TrainStep, noise: Split, machine: Machine) -> float:
-    """For each token. The first look is not counted: it makes room that the others use again."""
-    vocab_size = stepper.model.config.vocab_size
+def eval_token_seconds(step: TrainStep, noise: Split, machine: Machine) -> float:
+    """Seconds for each evaluated token. The first, slow evaluation counts only if it takes too long to repeat."""
+    vocab_size = step.model.config.vocab_size
     assert vocab_size is not None
     lengths = np.ones(vocab_size, dtype=np.int64)
-    spent = seconds_of(lambda: evaluate_loss(stepper.model, noise, lengths, machine))
-    if spent < AT_A_TIME:
-        spent = statistics.median(
-            seconds_of(lambda: evaluate_loss(stepper.model, noise, lengths, machine)) for _ in range(3)
-        )
+
+    def evaluate() -> object:
+        return evaluate_loss(step.model, noise, lengths, machine)
+
+    spent = seconds_of(evaluate)
+    if spent < MICRO_BATCH_SECONDS:
+        spent = statistics.median(seconds_of(evaluate) for _ in range(3))
     return spent / (len(noise) - 1)
 
 
-def seconds_of_sampling(stepper: TrainStep, settings: Settings, machine: Machine) -> float:
+def sampled_token_seconds(step: TrainStep, settings: Settings, machine: Machine) -> float:
     row, wanted = sampling_strategies(settings.track.temperature), settings.track.sample_tokens
     begun, written = time.perf_counter(), 0
-    for _ in generate(stepper.model, torch.zeros(1, 1, dtype=torch.long), row, machine, wanted, 0):
+    for _ in generate(step.model, torch.zeros(1, 1, dtype=torch.long), row, machine, wanted, 0):
         written += 1
-        if time.perf_counter() - begun > SAMPLING:
+        if time.perf_counter() - begun > SAMPLE_SECONDS:
             break
     return (time.perf_counter() - begun) / max(1, written)
 
 
-def seconds_of_saving(stepper: TrainStep, folder: Path) -> float:
-    state = capture(stepper.model, stepper.optimizer, 0)
-    part = State(0, first_of(state.weights, SAVED), first_of(state.optimizer, 2 * SAVED), state.rng)
-    with tempfile.TemporaryDirectory(dir=folder) as here:
-        spent = seconds_of(lambda: store.save(Path(here), snapshot(part)))
+def checkpoint_seconds(step: TrainStep, folder: Path) -> float:
+    state = capture(step.model, step.optimizer, 0)
+    weights = first_tensors(state.weights, MAX_SAVED_BYTES)
+    part = State(0, weights, first_tensors(state.optimizer, 2 * MAX_SAVED_BYTES), state.rng)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        spent = seconds_of(lambda: store.save(Path(temporary), snapshot(part)))
     return spent * state_bytes(state) / state_bytes(part)
 
 
-def first_of(tensors: Tensors, limit: int) -> Tensors:
-    """As many as there is room for, and at least one."""
+def first_tensors(tensors: Tensors, limit: int) -> Tensors:
+    """The first tensors that together hold at most `limit` bytes, and at least one."""
     kept: Tensors = {}
     for name, tensor in tensors.items():
         if kept and sum(each.nbytes for each in kept.values()) + tensor.nbytes > limit:
@@ -161,7 +167,7 @@ def first_of(tensors: Tensors, limit: int) -> Tensors:
     return kept
 
 
-def seconds_of(act: Callable[[], object]) -> float:
+def seconds_of(fn: Callable[[], object]) -> float:
     begun = time.perf_counter()
-    act()
+    fn()
     return time.perf_counter() - begun

@@ -1,8 +1,13 @@
 """fledge plan: what a training will take, measured in seconds."""
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
 from fledge.cli.arguments import Parser, add_settings_argument
+from fledge.core.errors import UserError
+
+if TYPE_CHECKING:
+    from fledge.recipes.plan import BacktestResult, PlanResult
 
 EXAMPLES = (
     "fledge plan demo",
@@ -24,6 +29,77 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from fledge.recipes import plan
+    from dataclasses import asdict
 
-    plan.run(args)
+    from fledge.cli.output import report
+    from fledge.core.config import read_overrides, to_layer
+    from fledge.planning.budget import parse_duration
+    from fledge.recipes.plan import backtest, plan
+
+    if args.against:
+        if args.preset or args.overrides or (args.budget, args.price) != (None, None):
+            raise UserError("--against takes no preset and no settings", "give only the run: fledge plan --against RUN")
+        checked = backtest(args.against, args.runs)
+        value = {"run": checked.run, **checked.rows, "fitted_runs": checked.fitted_runs}
+        report(value, as_json=args.json, text=backtest_text(checked))
+        return
+    if not args.preset:
+        raise UserError("what should be planned?", "name a preset or a FILE.toml, or a finished run: --against RUN")
+    budget = None if args.budget is None else parse_duration(args.budget)
+    planned = plan(args.preset, read_overrides(args.overrides), args.runs, budget=budget, price=args.price)
+    answer: dict[str, Any] = {
+        "preset": planned.preset,
+        **asdict(planned.forecast),
+        "cost": planned.cost,
+        "command": planned.command,
+        "settings": to_layer(planned.settings),
+    }
+    report(answer, as_json=args.json, text=plan_text(planned))
+
+
+def plan_text(planned: "PlanResult") -> str:
+    from dataclasses import asdict
+
+    from fledge.core.files import human_bytes
+    from fledge.core.formatting import counted, format_duration
+    from fledge.planning.budget import precise_duration
+    from fledge.recipes.presets import short
+
+    model, forecast = planned.settings.model, planned.forecast
+    parts = [f"{name} {format_duration(seconds)}" for name, seconds in asdict(forecast.parts).items()]
+    fitted = f"fitted to {counted(len(forecast.fitted_runs), 'finished run')}" if forecast.fitted_runs else "rough"
+    rows = {
+        "model": f"{forecast.parameters:,} parameters: {model.n_layer} blocks, width {model.n_embd}",
+        "length": f"{forecast.steps:,} steps of {forecast.batch:,} × {model.context:,} tokens: {forecast.tokens:,}",
+        "compute": f"{short(forecast.flops)} FLOPs",
+        "machine": f"{forecast.device}, {forecast.dtype}, {'compiled' if forecast.compiled else 'not compiled'}",
+        "speed": f"{forecast.tokens_per_second:,.0f} tokens/s; {precise_duration(forecast.step_seconds)} per step",
+        "memory": human_bytes(forecast.memory),
+        "time": f"{format_duration(forecast.seconds)}: {', '.join(parts)}",
+        "cost": None if planned.cost is None else f"{planned.cost:.2f}",
+        "loss": f"about {forecast.loss:.2f} nats per token ({fitted})",
+    }
+    lines = [f"{name:<9}{text}" for name, text in rows.items() if text]
+    if not forecast.corpus_known:
+        lines.append(f"the text of '{planned.preset}' is not prepared yet: its length and vocabulary are estimates")
+    return "\n".join([*lines, f"next: {planned.command}"])
+
+
+def backtest_text(checked: "BacktestResult") -> str:
+    from fledge.core.files import human_bytes
+    from fledge.core.formatting import format_duration
+
+    formats = {
+        "seconds": ("time", format_duration),
+        "step_seconds": ("step", lambda seconds: f"{1000 * seconds:,.1f} ms"),
+        "tokens_per_second": ("tokens/s", lambda speed: f"{speed:,.0f}"),
+        "memory": ("memory", human_bytes),
+        "loss": ("loss", lambda loss: f"{loss:.4f}"),
+    }
+    lines = [f"{'':<10}{'predicted':>14}{'measured':>14}{'difference':>12}"]
+    for name, (title, show) in formats.items():
+        row = checked.rows[name]
+        cells = ["-" if (value := row[key]) is None else show(value) for key in ("predicted", "measured")]
+        off = row["difference_percent"]
+        lines.append(f"{title:<10}{cells[0]:>14}{cells[1]:>14}{'-' if off is None else f'{off:+.1f} %':>12}")
+    return "\n".join(lines)
