@@ -12,8 +12,7 @@ from conftest import Undisturbed
 from fledge.checkpoint import store
 from fledge.core.errors import UserError
 from fledge.datasets.shards import open_dataset
-from fledge.runs import run_folder
-from fledge.runs.run_folder import RunFolder
+from fledge.runs.run_folder import RunFolder, open_run
 from house import House
 
 FLIPS, CUTS = 1000, 200
@@ -59,7 +58,7 @@ def of_checkpoint(house: House) -> Check:
 def of_run(house: House) -> Check:
     def check() -> str:
         try:
-            run_folder.load_run(house.run.name, house.runs)
+            open_run(house.run.name, house.runs, default="best").load()
         except UserError as refusal:
             return refusal.message
         return ""

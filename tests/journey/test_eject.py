@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from fledge.runs import run_folder
+from fledge.runs.run_folder import open_run
 
 
 def module_of(file: Path) -> ModuleType:
@@ -39,7 +39,7 @@ def test_a_run_becomes_a_file_that_has_its_scores(
     out = tmp_path / "new" / "gpt.py"
     assert trained.do("eject", "bird", "--out", str(out), "--json") == 0
     answer = told(capsys)
-    loaded = run_folder.load_run("bird", trained.runs)
+    loaded = open_run("bird", trained.runs, default="best").load()
     assert answer["name"] == "bird"
     assert answer["lines"] == len(out.read_text().splitlines()) <= 450
     assert answer["parameters"] == sum(p.numel() for p in loaded.model.parameters())

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fledge.datasets.shards import open_dataset
-from fledge.runs import run_folder
+from fledge.runs.run_folder import open_run
 
 
 def answer(home, capsys: pytest.CaptureFixture[str], *words: str) -> dict:  # type: ignore[no-untyped-def,type-arg]
@@ -23,7 +23,7 @@ def dataset_of(home):  # type: ignore[no-untyped-def]
 
 def test_it_gives_the_numbers_of_a_slow_direct_reckoning(trained, capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(trained, capsys, "bird")
-    model = run_folder.load_run("bird", trained.runs).model
+    model = open_run("bird", trained.runs, default="best").load().model
     split = dataset_of(trained).split("val")
     ids = split.read(0, len(split))
     nats, right = 0.0, 0

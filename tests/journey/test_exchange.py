@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from fledge.cli.main import main
 from fledge.exchange import huggingface, names
-from fledge.runs.run_folder import RunFolder, load_run
+from fledge.runs.run_folder import RunFolder, open_run
 from fledge.tokenizers.base import save_tokenizer
 from fledge.tokenizers.char import CharTokenizer
 from fledge.tokenizers.hf import HFTokenizer
@@ -66,7 +66,7 @@ def test_import_generate_judge_train_on_and_export(home, foreign: Path, capsys: 
     assert (told["kind"], told["step"]) == ("Qwen3ForCausalLM", 4)
     assert told["checked_with"].startswith("transformers")
     assert told["difference"] < 1e-4
-    ours = load_run("on@latest", home.runs)
+    ours = open_run("on@latest", home.runs).load()
     ids = ours.tokenizer.encode("the quick brown").tolist()
     theirs = transformers.AutoModelForCausalLM.from_pretrained(home.folder / "hf").eval()
     with torch.no_grad():
@@ -266,7 +266,7 @@ def test_what_transformers_has_no_class_for_takes_its_own_code_along(
     assert "trust_remote_code=True" in err
     assert "trust_remote_code=True" in (home.folder / "hf" / "README.md").read_text()
 
-    ours = load_run("odd", home.runs)
+    ours = open_run("odd", home.runs, default="best").load()
     theirs = transformers.AutoModelForCausalLM.from_pretrained(home.folder / "hf", trust_remote_code=True).eval()
     ids = torch.from_numpy(ours.tokenizer.encode("the quick brown").astype("int64"))[None]
     with torch.no_grad():

@@ -42,7 +42,7 @@ def test_a_finished_run_is_made_longer_when_that_is_meant(home, capsys) -> None:
     assert home.do("resume", "bird", "--train.steps", "16", "--allow-changes") == 0
     assert [int(step) for step in read_metrics(run)["step"]][-1] == 16
     assert validated(RunFolder(run).config()).train.steps == 16
-    assert RunFolder(run).changed() == []
+    assert RunFolder(run).changed_files() == []
     assert home.do("generate", "bird", "--tokens", "2") == 0
 
 
@@ -53,7 +53,7 @@ def test_what_somebody_wrote_into_the_config_is_a_change_too(home, capsys) -> No
     assert any(line.startswith("  optim.lr: ") and line.endswith(" → 0.0123") for line in said(capsys))
     assert home.do("resume", "bird@6", "--allow-changes") == 0
     assert validated(RunFolder(run).config()).optim.lr == 0.0123
-    assert RunFolder(run).changed() == []
+    assert RunFolder(run).changed_files() == []
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def test_a_reader_that_goes_away_does_not_end_the_training(home) -> None:
 
 def test_two_processes_cannot_train_one_run(home, capsys: pytest.CaptureFixture[str]) -> None:
     run = home.train("bird")
-    with RunFolder(run).alone():
+    with RunFolder(run).lock():
         assert home.do("resume", "bird@9") == 2
     assert "another process" in capsys.readouterr().err
     assert home.do("resume", "bird@9") == 0
@@ -57,7 +57,7 @@ def test_a_dataset_prepared_again_from_the_same_text_is_the_same(home) -> None:
     for text in home.text.iterdir():
         os.utime(text, (1, 1))
     assert home.do("train", str(home.toml), "--run", "other", "--data.corpus", str(home.text)) == 0
-    facts = [RunFolder(home.runs / name).facts()["dataset_sha256"] for name in ("bird", "other")]
+    facts = [RunFolder(home.runs / name).metadata()["dataset_sha256"] for name in ("bird", "other")]
     assert facts[0] == facts[1]
 
 

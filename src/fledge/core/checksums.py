@@ -1,6 +1,6 @@
-"""JSON objects that carry their own hash: a changed byte anywhere shows.
+"""JSON objects that carry their own SHA-256, so that any changed byte is detected.
 
-Against accidents of disks and copies, not against people: who changes a file can make a new seal for it.
+Against failing disks and incomplete copies, not against people: anyone can compute a new checksum.
 """
 
 import hashlib
@@ -8,34 +8,30 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-CHECKSUM_KEY = "seal"
-SEALED = "sealed"  # says that there is a seal: one flipped bit cannot hide both
+CHECKSUM_KEY = "checksum"
 
 
 def with_checksum(content: Mapping[str, Any], indent: int | None = None) -> bytes:
-    marked = {**content, SEALED: True}
-    return json.dumps({**marked, CHECKSUM_KEY: _hash(marked)}, indent=indent).encode()
+    return json.dumps({**content, CHECKSUM_KEY: _hash(content)}, indent=indent).encode()
 
 
 def checked_content(raw: bytes, indent: int | None = None) -> dict[str, Any]:
-    """What was sealed; a ValueError where anything has changed since. There is one spelling: not even a space may."""
+    """The object without its checksum; ValueError where anything has changed, white space included."""
     try:
         content = dict(json.loads(raw))
-        whole = raw == json.dumps(content, indent=indent).encode() and content.pop(CHECKSUM_KEY) == _hash(content)
+        intact = raw == json.dumps(content, indent=indent).encode() and content.pop(CHECKSUM_KEY) == _hash(content)
     except (KeyError, TypeError, RecursionError):
-        whole = False
-    if not whole:
-        raise ValueError("the seal does not fit")
+        intact = False
+    if not intact:
+        raise ValueError("the checksum does not match")
     return content
 
 
 def verify(raw: bytes, indent: int | None = None) -> bool:
-    """Whether the seal fits. Of a file that was written before there were seals nobody can tell."""
+    """Whether the checksum matches."""
     try:
-        content = json.loads(raw)
-        if CHECKSUM_KEY in content or SEALED in content:
-            checked_content(raw, indent)
-    except (ValueError, TypeError, RecursionError):
+        checked_content(raw, indent)
+    except ValueError:
         return False
     return True
 

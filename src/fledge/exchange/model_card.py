@@ -53,7 +53,7 @@ def _body(loaded: LoadedCheckpoint, kind: str, parity: Parity, use: str) -> str:
 
 def card_rows(loaded: LoadedCheckpoint, kind: str) -> dict[str, str]:
     """What the run knows about itself; what it does not know is left out."""
-    model, about, train = loaded.model.config, loaded.run.facts(), loaded.run.config().get("train", {})
+    model, about, train = loaded.model.config, loaded.run.metadata(), loaded.run.config().get("train", {})
     told = {
         "architecture": f"{kind}: {model.n_layer} layers, {model.n_head} heads, width {model.n_embd}",
         "parameters": f"{parameters(model):,}",

@@ -216,7 +216,9 @@ def finished_runs(runs: Path, dataset: Dataset, like: Settings) -> Iterator[tupl
     for run in list_runs(runs):
         try:
             settings = validated(run.config())
-            if run.facts().get("dataset_sha256") != dataset.fingerprint or architecture(settings) != architecture(like):
+            if run.metadata().get("dataset_sha256") != dataset.fingerprint or architecture(settings) != architecture(
+                like
+            ):
                 continue
             columns = read_metrics(run.folder)
         except UserError:  # a damaged run, which 'fledge runs' reports

@@ -17,8 +17,7 @@ from fledge.core.errors import UserError
 from fledge.core.formatting import printable
 from fledge.datasets.cache import open_dataset_at
 from fledge.datasets.shards import Split
-from fledge.runs import run_folder
-from fledge.runs.run_folder import RunFolder
+from fledge.runs.run_folder import RunFolder, open_run
 from fledge.settings.pipeline import validated
 from fledge.tokenizers.base import Tokenizer
 from fledge.tracking.sinks import read_events
@@ -38,13 +37,12 @@ class WindowText:
 
 
 def run(args: argparse.Namespace) -> None:
-    found = run_folder.open_run(args.run, args.runs)
-    found.refuse_changed()  # another seed or batch would show another text
+    found = open_run(args.run, args.runs)
     settings = validated(found.config())
-    if "imported" in found.facts() or settings.data.path is None:
+    if "imported" in found.metadata() or settings.data.path is None:
         raise UserError(f"'{found.name}' was not trained here: it has no steps", "name a run that was: fledge runs")
     dataset = open_dataset_at(settings.data.path, found.tokenizer)
-    if dataset.fingerprint != found.fact("dataset_sha256"):
+    if dataset.fingerprint != found.metadata_value("dataset_sha256"):
         raise UserError(f"the dataset '{dataset.folder}' is not the one of '{found.name}'", "put the old one back")
     wanted = args.samples
     numbers = read_numbers(wanted) if wanted is not None else of_step(args.step, settings, skipped_batches_of(found))

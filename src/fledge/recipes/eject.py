@@ -13,8 +13,7 @@ from fledge.core.progress import notice
 from fledge.exchange.eject import EjectPlan, eject
 from fledge.model.flops import parameters
 from fledge.recipes.presets import parts
-from fledge.runs import run_folder
-from fledge.runs.run_folder import RunFolder
+from fledge.runs.run_folder import RunFolder, find_run, list_runs
 from fledge.settings.pipeline import expected_vocab_size, preset_files, read_preset, resolve, validated
 from fledge.training.config import Settings
 
@@ -54,17 +53,16 @@ def program(name: str, settings: Settings) -> str:
 
 
 def eject_source(name: str, overrides: list[str], runs: Path) -> EjectSource:
-    reference, which = run_folder.split_reference(name, otherwise="best")
-    run = run_folder.open_path(reference, runs)
+    run = find_run(name, runs, default="best")
     is_preset = name in preset_files() or name.endswith(".toml")
     if run and not overrides:
         if is_preset:
             notice(f"'{name}' is a run and a preset: this is the run")
-        return of_run(run, which)
+        return of_run(run)
     if run and not is_preset:
         raise UserError(f"'{name}' is a run, and its settings are what they are", f"leave out {overrides[0]}")
     if not is_preset:
-        known = [*preset_files(), *(each.name for each in run_folder.list_runs(runs))]
+        known = [*preset_files(), *(each.name for each in list_runs(runs))]
         hint = nearest(name, known) or "'fledge presets' and 'fledge runs' list those there are"
         raise UserError(f"no preset and no run is called '{name}'", hint)
     settings = resolve(name, overrides)
@@ -72,12 +70,10 @@ def eject_source(name: str, overrides: list[str], runs: Path) -> EjectSource:
     return EjectSource(Path(name).stem, replace(settings, model=model))
 
 
-def of_run(run: RunFolder, which: str) -> EjectSource:
+def of_run(run: RunFolder) -> EjectSource:
     run.refuse_changed()
-    checkpoint, damaged = store.find_checkpoint(run.checkpoints, which)
-    for what in damaged:
-        notice(f"warning: {what}; using step {checkpoint.step}")
-    weights, tokenizer = checkpoint.folder / store.WEIGHTS, run.folder / "tokenizer.json"
+    checkpoint = run.checkpoint()
+    weights, tokenizer = checkpoint.folder / store.WEIGHTS, run.tokenizer_file
     if not weights.exists():
         raise UserError(
             f"step {checkpoint.step} of '{run.name}' was saved in parts, and an ejected file reads one",

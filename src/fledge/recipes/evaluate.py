@@ -7,10 +7,10 @@ from fledge.cli.output import report
 from fledge.core import device as machines
 from fledge.core.distributed import World, init_distributed
 from fledge.core.errors import UserError
-from fledge.core.progress import notice, progress
+from fledge.core.progress import progress
 from fledge.datasets.cache import open_dataset_at
 from fledge.evaluation.loss import evaluate_loss
-from fledge.runs import run_folder
+from fledge.runs.run_folder import open_run
 from fledge.settings.pipeline import validated
 from fledge.tokenizers.base import byte_lengths, fingerprint
 
@@ -22,9 +22,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _run(args: argparse.Namespace, world: World) -> None:
     device = machines.choose_device(args.device).value
-    loaded = run_folder.load_run(args.run, args.runs)
-    for warning in loaded.warnings:
-        notice(f"warning: {warning}")
+    loaded = open_run(args.run, args.runs, default="best").load()
     settings = validated(loaded.run.config())
     data = args.data or settings.data.path
     if data is None:

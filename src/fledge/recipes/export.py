@@ -12,8 +12,7 @@ from fledge.exchange import custom_code, huggingface, model_card
 from fledge.exchange.compatibility import UnsupportedArchitecture
 from fledge.exchange.parity import Parity
 from fledge.recipes.eject import program, settings_of
-from fledge.runs import run_folder
-from fledge.runs.run_folder import LoadedCheckpoint
+from fledge.runs.run_folder import LoadedCheckpoint, open_run
 
 DTYPE = "f16"  # of a GGUF: what llama.cpp's own converter makes
 
@@ -24,9 +23,7 @@ def run(args: argparse.Namespace) -> None:
     out = user_path(args.out)
     if out.exists():
         raise UserError(f"'{out}' exists already", "choose another --out, or remove it first")
-    loaded = run_folder.load_run(args.run, args.runs)
-    for warning in loaded.warnings:
-        notice(f"warning: {warning}")
+    loaded = open_run(args.run, args.runs, default="best").load()
     with atomic_folder(out) as folder:
         kind, parity = to_gguf(loaded, folder, args.dtype or DTYPE) if args.to == "gguf" else to_hf(loaded, folder)
         sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}

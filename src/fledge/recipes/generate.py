@@ -7,10 +7,9 @@ from fledge.cli.output import report
 from fledge.core import device as machines
 from fledge.core.errors import UserError
 from fledge.core.formatting import printable
-from fledge.core.progress import notice
 from fledge.inference.generate import stream_text
 from fledge.inference.sampler import sampling_strategies
-from fledge.runs import run_folder
+from fledge.runs.run_folder import open_run
 from fledge.settings.pipeline import validated
 
 
@@ -22,9 +21,7 @@ def run(args: argparse.Namespace) -> None:
     row = sampling_strategies(0.0 if args.greedy else args.temperature, args.top_k, args.top_p)
     # Text is drawn in fp32: one sequence is bound by memory, and the same seed then writes the same text everywhere.
     machine = machines.choose_machine(args.device, "float32")
-    loaded = run_folder.load_run(args.run, args.runs, machine.device)
-    for warning in loaded.warnings:
-        notice(f"warning: {warning}")
+    loaded = open_run(args.run, args.runs, default="best").load(machine.device)
     prompt = args.prompt
     if prompt is None:
         prompt = validated(loaded.run.config()).track.prompt or ""

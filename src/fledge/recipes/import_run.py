@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     folder = destination(args.out, args.source, args.runs)
     found = read(args.source, given_tokenizer(args.tokenizer, args.characters))
     check_finite(found.weights, args.source)
-    about = {**metadata.tokenizer_summary(found.tokenizer), "imported": args.source, "kind": found.kind}
+    about = {**metadata.software_metadata(found.tokenizer), "imported": args.source, "kind": found.kind}
     settings = settings_of(found, folder)
     start = initial_state(found.weights, settings.train.seed)
     made = run_folder.create_run(folder, to_toml(settings), about, found.tokenizer, start)

@@ -20,7 +20,7 @@ from fledge.planning.budget import BudgetSearch
 from fledge.planning.corpus_stats import read_corpus_stats
 from fledge.planning.forecast import Forecast, complete_for_forecast, fit_to_runs, make_forecast
 from fledge.planning.probe import measure_costs
-from fledge.runs import run_folder
+from fledge.runs.run_folder import open_run
 from fledge.settings import scaling_rules
 from fledge.settings.pipeline import read_preset, validated
 from fledge.training.config import Settings
@@ -74,14 +74,13 @@ def plan(
 
 def backtest(name: str, runs: Path) -> BacktestResult:
     """Compare today's forecast for a finished run with what it measured. The run itself is left out of the loss fit."""
-    run = run_folder.open_run(name, runs)
-    run.refuse_changed()
-    if "imported" in run.facts():
+    run = open_run(name, runs)
+    if "imported" in run.metadata():
         raise UserError(f"'{run.name}' was imported, not trained here", "choose a run that was trained here")
     settings = validated(run.config())
     machine = machines.choose_machine(settings.train.device, settings.train.dtype)
     processor = machines.hardware(machine.device)
-    if (trained_on := run.facts().get("processor")) != processor:
+    if (trained_on := run.metadata().get("processor")) != processor:
         notice(f"warning: '{run.name}' was trained on another machine ({trained_on}); this is {processor}")
     corpus = read_corpus_stats(settings)
     settings = complete_for_forecast(settings, corpus, machine)

@@ -20,16 +20,15 @@ from fledge.core.progress import notice
 from fledge.datasets.cache import open_dataset_at
 from fledge.datasets.shards import Dataset
 from fledge.recipes.train_result import print_result, refuse_ray_options
-from fledge.runs import run_folder
 from fledge.runs.config_diff import config_changes, refuse_changes
-from fledge.runs.run_folder import RunFolder
+from fledge.runs.run_folder import CONFIG, RunFolder, open_run
 from fledge.settings.pipeline import validated
 from fledge.tokenizers.base import fingerprint
 from fledge.tracking.sinks import rewind
 from fledge.training.config import Settings
 from fledge.training.result import TrainResult, saved_result
 from fledge.training.setup import check_batch_divisible
-from fledge.training.trainer import Trainer, run_lock
+from fledge.training.trainer import Trainer
 from fledge.training.verify import Verification, in_words, verify_checkpoint
 
 
@@ -49,11 +48,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def launched(args: argparse.Namespace) -> TrainResult:
-    name, _ = run_folder.split_reference(args.run)
-    settings = validated(merge(run_folder.open_run(name, args.runs).config(), read_overrides(args.overrides)))
+    run = open_run(args.run, args.runs, verify=False)
+    settings = validated(merge(run.config(), read_overrides(args.overrides)))
     where = {"workers": args.workers, "address": args.address}
-    train_on_ray(partial(resumed, args), run=name, runs=args.runs, train=settings.train, **where)
-    return saved_result(name, args.runs)
+    train_on_ray(partial(resumed, args), run=run.name, runs=args.runs, train=settings.train, **where)
+    return saved_result(run.name, args.runs)
 
 
 def resumed(args: argparse.Namespace, world: World) -> TrainResult:
@@ -68,11 +67,10 @@ def resume(
     *,
     allow_changes: bool = False,
 ) -> TrainResult:
-    name, which = run_folder.split_reference(reference)
+    run = open_run(reference, runs, verify=False)
     if world.broadcast_from_main(lambda: "again" if world.has_flag(reference) else ""):
-        which = "latest"  # processes that were started again go on from where they had come to
-    run = run_folder.open_run(name, runs)
-    edited = run.changed() == [run_folder.CONFIG]
+        run = RunFolder(run.folder)  # restarted processes continue from the latest checkpoint
+    edited = run.changed_files() == [CONFIG]
     if not edited:
         run.refuse_changed()
     settings = validated(merge(run.config(), read_overrides(list(overrides))))
@@ -80,9 +78,9 @@ def resume(
         raise UserError("a run that goes on counts steps", "say --train.steps instead of train.epochs")
     dataset = open_run_dataset(run, settings, world)
     machine = machines.choose_machine(settings.train.device, settings.train.dtype, world)
-    with run_lock(run, world):
+    with run.lock(world):
         found = world.broadcast_from_main(
-            lambda: start_state(run, which, settings, dataset, edited=edited, allow=allow_changes)
+            lambda: start_state(run, settings, dataset, edited=edited, allow=allow_changes)
         )
         training = Trainer(run, settings, machine, dataset)
         state = training.load(found) if found else None
@@ -94,20 +92,18 @@ def resume(
 
 
 def verify_run(reference: str, runs: Path, world: World) -> Verification:
-    name, which = run_folder.split_reference(reference)
-    run = run_folder.open_run(name, runs)
-    run.refuse_changed()
+    run = open_run(reference, runs)
     settings = validated(run.config())
     dataset = open_run_dataset(run, settings, world)
     machine = machines.choose_machine(settings.train.device, settings.train.dtype, world)
-    with run_lock(run, world):
-        found = world.broadcast_from_main(lambda: store.find_checkpoint(run.checkpoints, which)[0].folder.name)
+    with run.lock(world):
+        found = world.broadcast_from_main(lambda: run.checkpoint().folder.name)
         return verify_checkpoint(Trainer(run, settings, machine, dataset), found)
 
 
 def open_run_dataset(run: RunFolder, settings: Settings, world: World) -> Dataset:
     """What the run was trained on, unchanged."""
-    if "imported" in run.facts():
+    if "imported" in run.metadata():
         raise UserError(
             f"'{run.name}' was imported: there is no training to go on with",
             f"train on from it: fledge train --init {run.name} --data.corpus my-notes/",
@@ -117,20 +113,20 @@ def open_run_dataset(run: RunFolder, settings: Settings, world: World) -> Datase
     check_batch_divisible(settings.train.batch, world)
     with world.main_process_first("text"):
         dataset = open_dataset_at(settings.data.path, run.tokenizer)
-    if dataset.fingerprint != run.fact("dataset_sha256"):
+    if dataset.fingerprint != run.metadata_value("dataset_sha256"):
         raise UserError(
             f"the dataset '{dataset.folder}' is not the one that '{run.name}' was trained on:"
-            f" {dataset.fingerprint[:12]}… instead of {run.fact('dataset_sha256')[:12]}…",
+            f" {dataset.fingerprint[:12]}… instead of {run.metadata_value('dataset_sha256')[:12]}…",
             "put the old one back, or train a new run on the new text",
         )
     return dataset
 
 
-def start_state(run: RunFolder, which: str, settings: Settings, dataset: Dataset, *, edited: bool, allow: bool) -> str:
+def start_state(run: RunFolder, settings: Settings, dataset: Dataset, *, edited: bool, allow: bool) -> str:
     """The name of the checkpoint to go on from; none is the very beginning. Refused where anything is not right."""
     for folder in (run.folder, run.checkpoints):  # nobody else would, where it was killed in its last moment
         remove_partials(folder)
-    checkpoint = starting_point(run, which, settings.train.steps)
+    checkpoint = starting_point(run, settings.train.steps)
     checked_state(run, checkpoint, settings, dataset, edited=edited, allow=allow)
     return checkpoint.folder.name if checkpoint else ""
 
@@ -156,15 +152,13 @@ def checked_state(
     refuse_changes(run.name, found, allow=allow)
 
 
-def starting_point(run: RunFolder, which: str, steps: int) -> Checkpoint | None:
+def starting_point(run: RunFolder, steps: int) -> Checkpoint | None:
     """None for a run that was stopped before it had saved anything."""
-    if which == "latest" and not store.checkpoint_folders(run.checkpoints):
-        if (init := run.facts().get("init")) is None:
+    if run.which == "latest" and not store.checkpoint_folders(run.checkpoints):
+        if (init := run.metadata().get("init")) is None:
             return None
         raise UserError(f"'{run.name}' has lost its checkpoints", f"begin again: fledge train --init {init}")
-    checkpoint, damaged = store.find_checkpoint(run.checkpoints, which)
-    for what in damaged:
-        notice(f"warning: {what}; it is passed over")
+    checkpoint = run.checkpoint()
     if checkpoint.step >= steps and not checkpoint.pending_hooks:
         longer = f"to make it longer: fledge resume {run.name} --train.steps {2 * steps} --allow-changes"
         raise UserError(f"'{run.name}' is finished: it has made all its {steps} steps", longer)
@@ -174,7 +168,7 @@ def starting_point(run: RunFolder, which: str, steps: int) -> Checkpoint | None:
 def rewind_records(run: RunFolder, state: State | None, settings: Settings, *, edited: bool) -> str:
     """Everything later is taken back, and settings that were agreed to are the run's own."""
     if (config := to_toml(settings)) != to_toml(validated(run.config())) or edited:
-        run.take_on(config)
+        run.replace_config(config)
     step, pending_hooks = (state.step, state.pending_hooks is not None) if state else (-1, False)
     later = ", ".join(str(each.step) for each in store.complete_checkpoints(run.checkpoints) if each.step > step)
     store.remove_later(run.checkpoints, step)

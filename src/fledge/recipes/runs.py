@@ -38,7 +38,7 @@ def describe(run: RunFolder) -> dict[str, Any]:
         "steps": validated(run.config()).train.steps,
         "best_val_loss": best.val_loss if best else None,
         "checkpoints": [c.step for c in good],
-        "started": run.fact("started"),
+        "started": run.metadata_value("started"),
     }
 
 

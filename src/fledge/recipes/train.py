@@ -27,7 +27,7 @@ from fledge.training.config import Settings
 from fledge.training.init_from import InitialWeights
 from fledge.training.result import TrainResult, saved_result
 from fledge.training.setup import check_batch_divisible
-from fledge.training.trainer import Trainer, run_lock
+from fledge.training.trainer import Trainer
 
 LONGEST_NAME = 200  # bytes; a file system takes 255, and folders beside it carry longer names
 
@@ -139,7 +139,7 @@ def train(
 
     run = RunFolder(runs / world.broadcast_from_main(create))
     try:
-        with run_lock(run, world):
+        with run.lock(world):
             return Trainer(run, settings, machine, dataset, profile=profile).go(first)
     except Interrupted:
         raise

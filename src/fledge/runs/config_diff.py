@@ -1,7 +1,7 @@
-"""What differs between a checkpoint and the settings that somebody wants to go on with.
+"""Compares the settings of a checkpoint with those that it is to be continued with.
 
-never      what a weight means and which text comes when: model, data, tokenizer, batch, seed
-if meant   everything else: told one by one, and done with --allow-changes
+never allowed             what gives a weight its meaning, and the data order: model, data, tokenizer, batch, seed
+with --allow-changes      everything else; each change is printed
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from fledge.core.progress import notice
 
 FIXED_SECTIONS = ("model", "data", "tokenizer")
 FIXED = ("train.batch", "train.seed")
-FREE = ("data.path",)  # where the text lies; that it is the same text shows in its hash
+FREE = ("data.path",)  # the dataset is identified by its hash
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,18 @@ def _value(layer: Layer, name: str) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def refuse_changes(run: str, found: list[Change], *, allow: bool) -> None:
-    """Each is told. Those that would make another run of it are refused, and the others unless they are meant."""
-    for change in found:
+def refuse_changes(run: str, changes: list[Change], *, allow: bool) -> None:
+    """Print every change; refuse those that are never allowed, and the others unless `allow`."""
+    for change in changes:
         notice(f"  {change}")
-    fixed = [change.name for change in found if not change.allowed]
+    fixed = [change.name for change in changes if not change.allowed]
     if fixed:
         raise UserError(
-            f"'{run}' cannot go on with another {', '.join(fixed)}",
-            f"put the old setting back, or begin from its weights: fledge train --init {run}",
+            f"'{run}' cannot be resumed with a different {', '.join(fixed)}",
+            f"restore the old setting, or start a new run from its weights: fledge train --init {run}",
         )
-    if found and not allow:
-        names = ", ".join(change.name for change in found)
-        raise UserError(f"'{run}' was trained with other settings: {names}", "if that is meant, add --allow-changes")
+    if changes and not allow:
+        names = ", ".join(change.name for change in changes)
+        raise UserError(
+            f"'{run}' was trained with other settings: {names}", "if the change is intended, add --allow-changes"
+        )

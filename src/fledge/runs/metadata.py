@@ -1,4 +1,4 @@
-"""What a run says of its own making, for those who read it later: `run.json`."""
+"""What run.json and every checkpoint record about their origin: versions, hardware, hashes."""
 
 import platform
 import subprocess
@@ -9,18 +9,17 @@ from typing import Any
 import torch
 
 from fledge import __version__
-from fledge.core import device as machines
 from fledge.core.config import Layer
-from fledge.core.device import Machine
+from fledge.core.device import Machine, cores, hardware
 from fledge.datasets.shards import Dataset
 from fledge.tokenizers.base import Tokenizer, fingerprint
 
 
-def tokenizer_summary(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Programs, system and tokenizer: what every run has, also one that was never trained here."""
+def software_metadata(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Versions, system and tokenizer: what an imported run has, too."""
     return {
         "fledge": __version__,
-        "commit": commit(),
+        "commit": git_commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "system": platform.platform(),
@@ -30,19 +29,19 @@ def tokenizer_summary(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def training_metadata(dataset: Dataset, machine: Machine) -> dict[str, Any]:
-    """The same, with the machine that trains and the text that it trains on."""
+    """The same with the hardware and the dataset."""
     return {
-        **tokenizer_summary(dataset.tokenizer),
-        "processor": machines.hardware(machine.device),
-        "cores": machines.cores(),
+        **software_metadata(dataset.tokenizer),
+        "processor": hardware(machine.device),
+        "cores": cores(),
         "machine": {"device": machine.device, "dtype": machine.dtype, "processes": machine.world.size},
         "dataset": str(dataset.folder.resolve()),
         "dataset_sha256": dataset.fingerprint,
     }
 
 
-def describe_run(settings: Layer, dataset: Dataset) -> dict[str, Any]:
-    """What a checkpoint was made of, so that nobody goes on with something else unawares."""
+def checkpoint_metadata(settings: Layer, dataset: Dataset) -> dict[str, Any]:
+    """What a checkpoint was made with: resuming it with anything else is refused."""
     return {
         "settings": settings,
         "dataset_sha256": dataset.fingerprint,
@@ -50,12 +49,16 @@ def describe_run(settings: Layer, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def commit() -> str | None:
-    """Which state of fledge's own code this is, where it runs from a checkout."""
-    here = Path(__file__).parent
+def git_commit() -> str | None:
+    """The commit of fledge itself, where it runs from a checkout."""
     try:
         answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5, check=True
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None

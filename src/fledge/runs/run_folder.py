@@ -1,9 +1,14 @@
-"""A run folder: where everything about one training lies, from the first moment on.
+"""The folder of one run: where every file of a training lies, and how a run is created and opened.
 
     config.toml   run.json   tokenizer.json   metrics.csv   events.jsonl   samples.md   checkpoints/   plots/
 
-Here it is made, found by name, and read. A run is called `NAME`, `NAME@best`, `NAME@latest`, `NAME@1000` or by path.
-What never changes is sealed: run.json holds the SHA-256 of config.toml and of tokenizer.json, and its own.
+`open_run` is the one way to open a run. A reference names it and one of its checkpoints: `NAME`, `NAME@best`,
+`NAME@latest`, `NAME@1000`, with a path in place of NAME, or None for the latest run:
+
+    run = open_run("bird@best", Path("runs"))
+    run.config();  run.checkpoint();  run.load(device).model
+
+run.json holds the SHA-256 of config.toml and tokenizer.json, and its own checksum.
 """
 
 import contextlib
@@ -17,8 +22,10 @@ from fledge.checkpoint import store
 from fledge.checkpoint.state import State, load_weights
 from fledge.core.checksums import CHECKSUM_KEY, verify, with_checksum
 from fledge.core.config import read_toml
+from fledge.core.distributed import SINGLE_PROCESS, World
 from fledge.core.errors import UserError, nearest
 from fledge.core.files import atomic_folder, file_lock, read_json, sha256, user_path, write_atomic
+from fledge.core.progress import notice
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.tokenizers.base import Tokenizer, load_tokenizer, save_tokenizer
@@ -26,13 +33,25 @@ from fledge.tokenizers.base import Tokenizer, load_tokenizer, save_tokenizer
 CONFIG = "config.toml"
 METADATA = "run.json"
 TOKENIZER = "tokenizer.json"
-HASHED, HASHES = (CONFIG, TOKENIZER), "sha256"  # under which name their hashes stand in FACTS
 CHECKPOINTS = "checkpoints"
+FORMAT = 1  # of run.json
+HASHED, HASHES = (CONFIG, TOKENIZER), "sha256"  # run.json has their hashes under this key
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A trained model in evaluation mode, with its tokenizer."""
+
+    run: "RunFolder"
+    model: GPT
+    tokenizer: Tokenizer
+    checkpoint: store.Checkpoint
 
 
 @dataclass(frozen=True)
 class RunFolder:
     folder: Path
+    which: str = "latest"  # checkpoint that the reference named: latest, best or a step
 
     @property
     def name(self) -> str:
@@ -46,53 +65,30 @@ class RunFolder:
     def tokenizer_file(self) -> Path:
         return self.folder / TOKENIZER
 
-    def alone(self) -> AbstractContextManager[None]:
-        """For the time of the block no other process writes into this run."""
+    def lock(self, world: World = SINGLE_PROCESS) -> AbstractContextManager[None]:
+        """No other process writes into this run during the block. In a process group, the main process locks."""
+        if not world.is_main:
+            return contextlib.nullcontext()
         busy = UserError(f"'{self.name}' is being trained by another process", "wait for it, or stop it first")
         return file_lock(self.folder / ".lock", busy)
 
     def config(self) -> dict[str, dict[str, Any]]:
         return read_toml(self.folder / CONFIG)
 
-    def facts(self) -> dict[str, Any]:
-        return read_json(self.folder / METADATA, "the run's record")
+    def metadata(self) -> dict[str, Any]:
+        return read_json(self.folder / METADATA, "the run's metadata")
 
-    def fact(self, key: str) -> str:
-        value = self.facts().get(key)
+    def metadata_value(self, key: str) -> str:
+        value = self.metadata().get(key)
         if not isinstance(value, str):
-            raise UserError(f"'{self.folder / METADATA}' is damaged: it lacks {key}", "restore it from a copy")
+            raise UserError(f"'{self.folder / METADATA}' is damaged: '{key}' is missing", "restore it from a copy")
         return value
 
     def tokenizer(self) -> Tokenizer:
         return load_tokenizer(self.tokenizer_file)
 
-    def changed(self) -> list[str]:
-        """The files that are not what they were when the run was made. Of older runs, without a seal, nobody knows."""
-        facts = self.facts()
-        if not verify((self.folder / METADATA).read_bytes(), indent=1):
-            return [METADATA]
-        hashes = facts.get(HASHES)
-        return [name for name in HASHED if isinstance(hashes, dict) and _hash(self.folder / name) != hashes.get(name)]
-
-    def refuse_changed(self) -> None:
-        """Before a run is trained on or answers for itself: a rate or a letter that flipped shows nowhere else."""
-        if changed := self.changed():
-            files = ", ".join(f"'{self.folder / name}'" for name in changed)
-            meant = f"; if the change is meant: fledge resume {self.name} --allow-changes"
-            raise UserError(
-                f"damaged, or edited since the run was made: {files}",
-                f"restore it from a copy{meant if changed == [CONFIG] else ''}",
-            )
-
-    def take_on(self, config: str) -> None:
-        """From now on with these settings; only for who has shown the difference and was told to go on."""
-        write_atomic(self.folder / CONFIG, config)
-        facts = {name: value for name, value in self.facts().items() if name != CHECKSUM_KEY}
-        hashes = {**facts.get(HASHES, {}), CONFIG: sha256(self.folder / CONFIG)}
-        write_atomic(self.folder / METADATA, with_checksum({**facts, HASHES: hashes}, indent=1))
-
     def model_config(self) -> ModelConfig:
-        """The run's [model] section; every run is written with all of it."""
+        """The [model] section, which every run saves completely."""
         try:
             model = ModelConfig(**self.config()["model"])
         except (KeyError, TypeError):
@@ -101,74 +97,77 @@ class RunFolder:
             raise UserError(f"'{self.folder / CONFIG}' is damaged", "restore it from a copy")
         return model
 
+    def changed_files(self) -> list[str]:
+        """The files that differ from what the run was created with."""
+        metadata = self.metadata()
+        if not verify((self.folder / METADATA).read_bytes(), indent=1):
+            return [METADATA]
+        return [name for name in HASHED if _hash(self.folder / name) != metadata[HASHES][name]]
 
-@dataclass(frozen=True)
-class LoadedCheckpoint:
-    """A trained model, ready to be asked."""
+    def refuse_changed(self) -> None:
+        """A changed learning rate or vocabulary would show nowhere else."""
+        if changed := self.changed_files():
+            files = ", ".join(f"'{self.folder / name}'" for name in changed)
+            intended = f"; if the change is intended: fledge resume {self.name} --allow-changes"
+            raise UserError(
+                f"damaged, or edited since the run was created: {files}",
+                f"restore it from a copy{intended if changed == [CONFIG] else ''}",
+            )
 
-    run: RunFolder
-    model: GPT
-    tokenizer: Tokenizer
-    checkpoint: store.Checkpoint
-    warnings: list[str]
+    def replace_config(self, config: str) -> None:
+        """Change the settings of the run; the caller has shown the changes and had them confirmed."""
+        write_atomic(self.folder / CONFIG, config)
+        metadata = {name: value for name, value in self.metadata().items() if name != CHECKSUM_KEY}
+        metadata[HASHES] |= {CONFIG: sha256(self.folder / CONFIG)}
+        write_atomic(self.folder / METADATA, with_checksum(metadata, indent=1))
 
+    def checkpoint(self) -> store.Checkpoint:
+        """The checkpoint that the reference named, verified. Damaged ones are skipped with a warning."""
+        checkpoint, damaged = store.find_checkpoint(self.checkpoints, self.which)
+        for what in damaged:
+            notice(f"warning: {what}; using step {checkpoint.step}")
+        return checkpoint
 
-def create_run(
-    folder: Path, config: str, facts: Mapping[str, Any], tokenizer: Tokenizer, start: State | None = None
-) -> RunFolder:
-    """A new run folder, whole from its first moment; `start` is where it begins, if it does not begin from nothing."""
-    refuse_existing(folder)
-    with atomic_folder(folder) as inside:
-        (inside / CONFIG).write_text(config, encoding="utf-8")
-        save_tokenizer(tokenizer, inside / TOKENIZER)
-        hashes = {name: sha256(inside / name) for name in HASHED}
-        (inside / METADATA).write_bytes(with_checksum({**facts, HASHES: hashes}, indent=1))
-        (inside / CHECKPOINTS).mkdir()
-        if start is not None:
-            store.save(inside / CHECKPOINTS, start)
-    return RunFolder(folder)
-
-
-def _hash(path: Path) -> str | None:
-    with contextlib.suppress(FileNotFoundError):
-        return sha256(path)
-    return None
-
-
-def refuse_existing(folder: Path) -> None:
-    if folder.exists():
-        raise UserError(
-            f"a run named '{folder.name}' exists already in '{folder.parent}'",
-            f"choose another --run NAME, or go on with it: fledge resume {folder.name}",
-        )
+    def load(self, device: str = "cpu") -> LoadedCheckpoint:
+        checkpoint = self.checkpoint()
+        model = GPT(self.model_config())
+        load_weights(model, store.load_weights(checkpoint))
+        return LoadedCheckpoint(self, model.to(device).eval(), self.tokenizer(), checkpoint)
 
 
-def free_name(runs: Path, wanted: str) -> str:
-    """`wanted`, or `wanted-2`, `wanted-3` …: the first that no run has."""
-    name, number = wanted, 1
-    while (runs / name).exists():
-        number += 1
-        name = f"{wanted}-{number}"
-    return name
+def open_run(reference: str | None, runs: Path, *, default: str = "latest", verify: bool = True) -> RunFolder:
+    """The run that a reference names; None: the latest run.
+
+    `default`: the checkpoint meant where the reference names none. `verify`: refuse a run whose files were changed.
+    """
+    run = _latest_run(runs, default) if reference is None else find_run(reference, runs, default=default)
+    if run is None:
+        name, known = split_reference(reference or "")[0], [run.name for run in list_runs(runs)]
+        hint = nearest(name, known) or (f"there are: {', '.join(known)}" if known else "train one first: fledge demo")
+        raise UserError(f"no run '{name}' in '{runs}'", hint)
+    if verify:
+        run.refuse_changed()
+    return run
 
 
-def split_reference(reference: str, otherwise: str = "latest") -> tuple[str, str]:
-    """`NAME@which` → its two parts; a folder's own name may hold an @ too."""
-    name, at, which = reference.rpartition("@")
-    return (name, which) if at and "/" not in which else (reference, otherwise)
-
-
-def open_path(name: str, runs: Path) -> RunFolder | None:
+def find_run(reference: str, runs: Path, *, default: str = "latest") -> RunFolder | None:
+    """`open_run` without its checks; None where there is no such run."""
+    name, which = split_reference(reference, default)
     folders = (runs / name, user_path(name or "."))
-    return next((RunFolder(folder) for folder in folders if (folder / CONFIG).exists()), None)
+    return next((RunFolder(folder, which) for folder in folders if (folder / CONFIG).exists()), None)
 
 
-def open_run(name: str, runs: Path) -> RunFolder:
-    if run := open_path(name, runs):
-        return run
-    known = [run.name for run in list_runs(runs)]
-    hint = nearest(name, known) or (f"there are: {', '.join(known)}" if known else "train one first: fledge demo")
-    raise UserError(f"no run '{name}' in '{runs}'", hint)
+def _latest_run(runs: Path, which: str) -> RunFolder:
+    if not (known := list_runs(runs)):
+        raise UserError(f"no runs in '{runs}'", "train one first: fledge demo")
+    notice(f"using the latest run: {known[-1].name}")
+    return RunFolder(known[-1].folder, which)
+
+
+def split_reference(reference: str, default: str = "latest") -> tuple[str, str]:
+    """`NAME@which` → both parts. A path may contain an @ too."""
+    name, at, which = reference.rpartition("@")
+    return (name, which) if at and "/" not in which else (reference, default)
 
 
 def list_runs(runs: Path) -> list[RunFolder]:
@@ -177,13 +176,40 @@ def list_runs(runs: Path) -> list[RunFolder]:
     return [RunFolder(path.parent) for path in configs if not path.parent.name.startswith(".")]
 
 
-def load_run(reference: str, runs: Path, device: str = "cpu") -> LoadedCheckpoint:
-    """The model that a reference names. `best` is meant where nothing is said: it is what people want to talk to."""
-    name, which = split_reference(reference, otherwise="best")
-    run = open_run(name, runs)
-    run.refuse_changed()
-    checkpoint, damaged = store.find_checkpoint(run.checkpoints, which)
-    model = GPT(run.model_config())
-    load_weights(model, store.load_weights(checkpoint))
-    warnings = [f"{what}; using step {checkpoint.step}" for what in damaged]
-    return LoadedCheckpoint(run, model.to(device).eval(), run.tokenizer(), checkpoint, warnings)
+def create_run(
+    folder: Path, config: str, metadata: Mapping[str, Any], tokenizer: Tokenizer, start: State | None = None
+) -> RunFolder:
+    """Create a run folder atomically; `start` becomes its first checkpoint."""
+    refuse_existing(folder)
+    with atomic_folder(folder) as inside:
+        (inside / CONFIG).write_text(config, encoding="utf-8")
+        save_tokenizer(tokenizer, inside / TOKENIZER)
+        hashes = {name: sha256(inside / name) for name in HASHED}
+        (inside / METADATA).write_bytes(with_checksum({"format": FORMAT, **metadata, HASHES: hashes}, indent=1))
+        (inside / CHECKPOINTS).mkdir()
+        if start is not None:
+            store.save(inside / CHECKPOINTS, start)
+    return RunFolder(folder)
+
+
+def refuse_existing(folder: Path) -> None:
+    if folder.exists():
+        raise UserError(
+            f"a run named '{folder.name}' exists already in '{folder.parent}'",
+            f"choose another --run NAME, or continue it: fledge resume {folder.name}",
+        )
+
+
+def free_name(runs: Path, wanted: str) -> str:
+    """`wanted`, or the first of `wanted-2`, `wanted-3`, … that does not exist."""
+    name, number = wanted, 1
+    while (runs / name).exists():
+        number += 1
+        name = f"{wanted}-{number}"
+    return name
+
+
+def _hash(path: Path) -> str | None:
+    with contextlib.suppress(FileNotFoundError):
+        return sha256(path)
+    return None

@@ -23,8 +23,7 @@ from fledge.core.jobs import CRASHED, DONE, FORKSERVER, REFUSED, STOPPED, Job, e
 from fledge.datasets.executors import ATTEMPTS, usable_cores
 from fledge.recipes.resume import resume
 from fledge.recipes.train import train
-from fledge.runs import run_folder
-from fledge.runs.run_folder import RunFolder
+from fledge.runs.run_folder import RunFolder, find_run
 from fledge.settings.pipeline import resolve, validated
 
 LOCK_TIMEOUT = 60.0  # seconds for a trial whose sweep was killed to notice that
@@ -52,7 +51,7 @@ def job_of(folder: Path, name: str, device: str) -> TrialJob:
 
 
 def train_or_go_on(folder: Path, name: str) -> None:
-    run = run_folder.open_path(name, folder)
+    run = find_run(name, folder)
     if run is None:
         train(resolve(str(folder / f"{name}.toml"), []), folder, name=name, base_name=name)
         return
@@ -68,7 +67,7 @@ def _wait_until_left(run: RunFolder) -> None:
     """Where a sweep is killed and begun anew at once, its trials may not have noticed yet."""
     end = time.monotonic() + LOCK_TIMEOUT
     while time.monotonic() < end:
-        with contextlib.suppress(UserError), run.alone():
+        with contextlib.suppress(UserError), run.lock():
             return
         time.sleep(0.2)
 

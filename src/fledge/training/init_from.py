@@ -9,11 +9,9 @@ from pathlib import Path
 from fledge.checkpoint import store
 from fledge.checkpoint.state import State, Tensors, blank_weights, check_fit, initial_state
 from fledge.core.errors import UserError
-from fledge.core.progress import notice
 from fledge.datasets.shards import Dataset
 from fledge.model.config import ModelConfig
-from fledge.runs import run_folder
-from fledge.runs.run_folder import RunFolder
+from fledge.runs.run_folder import RunFolder, open_run
 from fledge.tokenizers.base import fingerprint
 from fledge.training.config import Settings
 
@@ -50,10 +48,5 @@ class InitialWeights:
 
 def find_initial_weights(reference: str, runs: Path) -> InitialWeights:
     """The run that `--init` names; its best checkpoint where none is named."""
-    name, which = run_folder.split_reference(reference, otherwise="best")
-    run = run_folder.open_run(name, runs)
-    run.refuse_changed()
-    checkpoint, damaged = store.find_checkpoint(run.checkpoints, which)
-    for what in damaged:
-        notice(f"warning: {what}; using step {checkpoint.step}")
-    return InitialWeights(run, checkpoint)
+    run = open_run(reference, runs, default="best")
+    return InitialWeights(run, run.checkpoint())

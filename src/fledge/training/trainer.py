@@ -21,7 +21,7 @@ from fledge.checkpoint.state import State, capture, capture_part, restore, seed_
 from fledge.core import device as machines
 from fledge.core.config import to_layer
 from fledge.core.device import Machine
-from fledge.core.distributed import World, is_dtensor
+from fledge.core.distributed import is_dtensor
 from fledge.core.errors import Interrupted, UserError
 from fledge.core.formatting import short_path
 from fledge.core.signals import StopRequested, StopSignals
@@ -30,7 +30,7 @@ from fledge.evaluation.loss import evaluate_loss
 from fledge.inference.generate import stream_text
 from fledge.inference.sampler import sampling_strategies
 from fledge.model.flops import parameters
-from fledge.runs.metadata import describe_run
+from fledge.runs.metadata import checkpoint_metadata
 from fledge.runs.run_folder import RunFolder
 from fledge.tokenizers.base import byte_lengths
 from fledge.tracking import events
@@ -49,11 +49,6 @@ from fledge.training.step import StepResult
 
 PROFILE = "profile"  # folder of a run
 MAX_ROLLBACKS = 3  # to one checkpoint; what goes wrong once more is not the text's fault
-
-
-def run_lock(run: RunFolder, world: World) -> contextlib.AbstractContextManager[None]:
-    """The first keeps other programs out, for all."""
-    return run.alone() if world.is_main else contextlib.nullcontext()
 
 
 class Trainer:
@@ -324,7 +319,7 @@ class Trainer:
             skipped=self.stepper.route.skipped,
             compiled=self.stepper.loss.in_use if isinstance(self.stepper.loss, CompiledLoss) else None,
             guard=self.guard.state_dict(),
-            about=describe_run(to_layer(self.settings), self.dataset),
+            about=checkpoint_metadata(to_layer(self.settings), self.dataset),
         )
 
     def _refuse_ruined(self, step: int) -> None:

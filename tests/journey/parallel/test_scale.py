@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fledge.model.flops import parameters
-from fledge.runs import run_folder
+from fledge.runs.run_folder import open_run
 from fledge.settings.pipeline import validated
 
 HOME = Path(__file__).parents[3]
@@ -110,7 +110,7 @@ def test_ranks_hold_send_and_save_what_the_formulas_say(
     script.write_text(LOOK)
     in_parts = ("--train.parallel", way, "--train.sharded_save", str(size == 4).lower())
     together(home.training("bird", *SHAPE, *STEPS, *BATCH, *in_parts), size, first=str(script))
-    model = validated(run_folder.open_run("bird", home.runs).config()).model
+    model = validated(open_run("bird", home.runs).config()).model
     plan = SCALE["Plan"](model, way, size, micro_batch=4, batch=16)
     assert plan.micro_batches == 4 // size
     held = plan.held()
