@@ -1,1 +1,1 @@
-"""What training minimises: always a sum and a count, never a mean."""
+"""Losses and log-probabilities: sums and counts, never means."""

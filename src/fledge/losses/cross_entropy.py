@@ -1,7 +1,7 @@
-"""Cross-entropy in nats: how surprised the model is by each token that really came.
+"""Cross-entropy in nats: minus the log-probability that the model gives to each target.
 
-Always a sum and a count, never a mean: sums from micro-batches, ranks and evaluation windows add up to the same
-number however the work was split, and the mean is taken once, at the very end.
+Always a sum and a count, never a mean: sums of micro-batches, ranks and evaluation windows add up to the same number
+however the work was split, and the mean is taken once, at the very end.
 
 cross_entropy_sum       logits → loss: the reference
 full_logits_loss        hidden vectors and the head → loss: all logits at once
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fledge.model.head import Head, SoftcapHead, padding
+from fledge.model.head import Head, padding
 
 IGNORE = -1  # targets that do not count: padding
 
@@ -31,7 +31,7 @@ def count_valid(targets: Tensor) -> Tensor:
 
 
 def full_logits_loss(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
-    """hidden [B, T, C], targets [B, T] → summed loss. Fastest where the logits [B, T, V] fit, and compiled."""
+    """hidden [B, T, C], targets [B, T] → summed loss. The fastest where the logits [B, T, V] fit; can be compiled."""
     return cross_entropy_sum(head.padded(hidden), targets)
 
 
@@ -47,9 +47,8 @@ class ChunkedLoss:
     dtype: torch.dtype  # of the matrix products
 
     def __call__(self, hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
-        x, softcap = hidden.flatten(0, -2), head.softcap if isinstance(head, SoftcapHead) else None
         return _Chunked.apply(  # type: ignore[no-untyped-call]
-            x, head.weight, head.bias, softcap, targets.flatten(), self.tokens, self.dtype
+            hidden.flatten(0, -2), head.weight, head.bias, head, targets.flatten(), self.tokens, self.dtype
         )
 
 
@@ -60,29 +59,26 @@ class _Chunked(torch.autograd.Function):
         hidden: Tensor,  # [N, C]
         weight: Tensor,  # [V, C]
         bias: Tensor | None,  # [V]
-        softcap: float | None,
+        head: Head,
         targets: Tensor,  # [N]
         tokens: int,
         dtype: torch.dtype,
     ) -> Tensor:
         V = weight.shape[0]
-        matrix = F.pad(weight, (0, 0, 0, padding(V))).to(dtype)
-        shift = None if bias is None else F.pad(bias, (0, padding(V))).to(dtype)
+        padded_weight = F.pad(weight, (0, 0, 0, padding(V))).to(dtype)
+        padded_bias = None if bias is None else F.pad(bias, (0, padding(V))).to(dtype)
         loss, d_hidden = torch.zeros((), device=hidden.device), torch.empty_like(hidden)
-        d_weight = torch.zeros(matrix.shape, device=hidden.device)  # added up in float32
-        d_bias = torch.zeros(matrix.shape[0], device=hidden.device)
+        d_weight = torch.zeros(padded_weight.shape, device=hidden.device)  # summed in float32
+        d_bias = torch.zeros(padded_weight.shape[0], device=hidden.device)
         for start in range(0, len(hidden), tokens):
             chunk = slice(start, start + tokens)
             x = hidden[chunk].to(dtype)
-            logits = F.linear(x, matrix, shift)
-            if softcap is not None:
-                logits = softcap * (logits / softcap).tanh()
+            logits = head.cap(F.linear(x, padded_weight, padded_bias))
             chunk_loss, d_logits = _loss_and_gradient(logits, targets[chunk], V)
-            if softcap is not None:
-                d_logits *= 1 - (logits[:, :V] / softcap).square()  # the slope of softcap · tanh(x / softcap)
+            d_logits = head.cap_gradient(d_logits, logits[:, :V])
             loss += chunk_loss
             d_logits = F.pad(d_logits.to(dtype), (0, padding(V)))
-            d_hidden[chunk] = d_logits @ matrix
+            d_hidden[chunk] = d_logits @ padded_weight
             d_weight += d_logits.mT @ x
             if bias is not None:
                 d_bias += d_logits.sum(0)
@@ -100,8 +96,8 @@ def _loss_and_gradient(logits: Tensor, targets: Tensor, V: int) -> tuple[Tensor,
     """The summed loss, and its gradient by the logits [n, V]: the probabilities, minus one at the target."""
     valid = targets != IGNORE
     target = torch.arange(len(targets), device=targets.device), targets.clamp(min=0)
-    log_probabilities = logits[:, :V].float().log_softmax(-1)
-    loss = -(log_probabilities[target] * valid).sum()
-    gradient = log_probabilities.exp_()
+    logprobs = logits[:, :V].float().log_softmax(-1)
+    loss = -(logprobs[target] * valid).sum()
+    gradient = logprobs.exp_()
     gradient[target] -= 1
     return loss, gradient.mul_(valid.unsqueeze(-1))

@@ -1,10 +1,10 @@
-"""The head: a vector for each position → a logit for every token of the vocabulary. [..., C] → [..., V]
+"""The head: hidden vectors → logits of every token of the vocabulary. [..., C] → [..., V]
 
 Head            weight · x, plus a bias where one is wanted
-SoftcapHead     logits squeezed between -softcap and softcap: small ones stay as they are
+SoftcapHead     the same, squeezed smoothly between -softcap and softcap
 
 Matrix products are slow where V is no multiple of 64: GPT-2's 50,257 takes a third longer than 50,304 on a GPU, and a
-tenth on a CPU. `padded` computes on a padded vocabulary and returns the same logits; the weights that are trained,
+tenth on a CPU. `padded` computes with a padded vocabulary and returns the same logits; the weights that are trained,
 saved and counted always have the exact size.
 """
 
@@ -30,7 +30,7 @@ class Head(nn.Linear):
         return self.cap(F.linear(x, self.weight, self.bias))
 
     def padded(self, x: Tensor) -> Tensor:
-        """The same, faster where x holds many tokens: for one token, copying the weights would cost more."""
+        """The same as forward, faster for many tokens: for a single one, copying the weights would cost more."""
         V = self.out_features
         weight = F.pad(self.weight, (0, 0, 0, padding(V)))
         bias = None if self.bias is None else F.pad(self.bias, (0, padding(V)))
@@ -38,6 +38,10 @@ class Head(nn.Linear):
 
     def cap(self, logits: Tensor) -> Tensor:
         return logits
+
+    def cap_gradient(self, gradient: Tensor, _capped: Tensor) -> Tensor:
+        """The gradient of the capped logits → that of the logits before, for code that computes gradients by itself."""
+        return gradient
 
 
 class SoftcapHead(Head):
@@ -48,6 +52,9 @@ class SoftcapHead(Head):
 
     def cap(self, logits: Tensor) -> Tensor:
         return self.softcap * (logits / self.softcap).tanh()
+
+    def cap_gradient(self, gradient: Tensor, capped: Tensor) -> Tensor:
+        return gradient * (1 - (capped / self.softcap).square())  # tanh' = 1 - tanh²
 
 
 def make_head(config: ModelConfig) -> Head:

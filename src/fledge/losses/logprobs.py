@@ -1,0 +1,43 @@
+"""Log-probability of each token: what alignment losses (DPO, PPO, GRPO) and scoring are made of.
+
+logits_logprobs         logits → log-probabilities: the reference
+token_logprobs          hidden vectors and the head → the same; a large vocabulary goes through in chunks of tokens
+
+    logprobs = model.forward_loss(inputs, targets, token_logprobs)      # [B, T]
+
+Ignored targets have log-probability 0, so a sum over a row needs no mask.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from fledge.losses.cross_entropy import IGNORE
+from fledge.model.flops import CHUNK, LARGE_VOCABULARY
+from fledge.model.head import Head
+
+
+def logits_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
+    """logits [..., V], targets [...] → log-probability of each target [...], in float32."""
+    flat = logits.flatten(0, -2).float()
+    losses = F.cross_entropy(flat, targets.flatten(), ignore_index=IGNORE, reduction="none")
+    return -losses.view(targets.shape)
+
+
+def token_logprobs(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
+    """hidden [B, T, C], targets [B, T] → log-probability of each target [B, T].
+
+    In chunks the logits [B, T, V] are never held: the backward pass computes those of a chunk a second time.
+    """
+
+    def logprobs(hidden: Tensor, targets: Tensor) -> Tensor:
+        return logits_logprobs(head.padded(hidden), targets)
+
+    if head.out_features < LARGE_VOCABULARY or targets.numel() <= CHUNK:
+        return logprobs(hidden, targets)
+    chunks = [
+        checkpoint(logprobs, *chunk, use_reentrant=False, preserve_rng_state=False)
+        for chunk in zip(hidden.flatten(0, -2).split(CHUNK), targets.flatten().split(CHUNK), strict=True)
+    ]
+    return torch.cat(chunks).view(targets.shape)
