@@ -1,4 +1,4 @@
-"""One model as one file: it needs no fledge, reads well, and is fledge to the bit."""
+"""eject: the file needs no fledge, is clean and short, and computes the same bits as fledge."""
 
 import ast
 import functools
@@ -22,7 +22,7 @@ from fledge.batches.sampler import WindowSampler
 from fledge.checkpoint.state import weights_of
 from fledge.core.device import Machine
 from fledge.datasets.shards import ShardWriter
-from fledge.exchange.eject import EjectPlan, eject, number
+from fledge.exchange.eject import number, render
 from fledge.inference import generate
 from fledge.inference.sampler import Greedy, Temperature
 from fledge.model.config import ModelConfig
@@ -30,9 +30,11 @@ from fledge.model.gpt import GPT
 from fledge.model.init import build
 from fledge.optim.groups import build_optimizer
 from fledge.optim.schedule import lr_multiplier
+from fledge.recipes.presets import parts
 from fledge.settings.pipeline import expected_vocab_size, preset_files, resolve
 from fledge.tokenizers.base import save_tokenizer
 from fledge.tokenizers.char import CharTokenizer
+from fledge.training.config import Settings
 from fledge.training.parallel import LossModel
 from fledge.training.step import TrainStep
 
@@ -42,62 +44,69 @@ LONGEST = 450
 LONGEST_WITH_MUON = 520
 CONTEXT, VOCABULARY = 12, 31
 
-# Parts that no preset has, in world.
+# Settings that no preset has, by a name for each combination.
 RARE: dict[str, dict[str, Any]] = {
     "readable": {"attention": "readable", "n_kv_head": 1, "dropout": 0.2, "softcap": 5.0},
     "window": {"window": 5, "n_kv_head": 1, "mlp": "relu2", "tied": False, "head_bias": True},
     "readable window": {"window": 5, "attention": "readable", "positions": "sinusoidal", "output_bias": True},
-    "normed": {"norm": "layernorm", "positions": "learned", "softcap": 5.0, "head_bias": True, "mlp_bias": True},
+    "layernorm": {"norm": "layernorm", "positions": "learned", "softcap": 5.0, "head_bias": True, "mlp_bias": True},
+    "bigrams, one row a pair": {"bigram_rows": 100_000, "tied": False, "mlp": "relu"},
+    "bigrams, hashed": {"bigram_rows": 50, "mlp": "gelu", "positions": "sinusoidal", "tied": False},
 }
 ALL = "everything at once"
 RARE[ALL] = RARE["window"] | {"dropout": 0.2, "softcap": 5.0, "qkv_bias": True, "output_bias": True, "mlp": "swiglu"}
+RARE[ALL] |= {"bigram_rows": 50}
+ADAMW = {"readable window", "bigrams, hashed"}  # the others: Muon
 
 
-def plan_of(name: str) -> EjectPlan:
+def full_settings(name: str) -> Settings:
     settings = resolve("modern-5m" if name in RARE else name, [])
-    vocab_size = expected_vocab_size(settings, {})
-    model = replace(settings.model, **RARE.get(name, {}), vocab_size=vocab_size)
-    return EjectPlan(name, "some parts", model, settings.optim, settings.train, settings.data)
+    optim = replace(settings.optim, rule="adamw", schedule="constant") if name in ADAMW else settings.optim
+    model = replace(settings.model, **RARE.get(name, {}), vocab_size=expected_vocab_size(settings, {}))
+    return replace(settings, model=model, optim=optim)
 
 
-def choices_of(plan: EjectPlan) -> tuple[object, ...]:
-    """What makes the text another, and not only its numbers."""
-    values = [getattr(plan.model, field.name) for field in fields(plan.model)]
+def choices_of(settings: Settings) -> tuple[object, ...]:
+    """What changes the code of the file, and not only its numbers."""
+    values = [getattr(settings.model, field.name) for field in fields(settings.model)]
     choices = [value if isinstance(value, str | bool) else bool(value) for value in values]
-    return (*choices, plan.model.kv_heads == plan.model.n_head, plan.optim.schedule, bool(plan.train.epochs))
+    grouped = settings.model.kv_heads == settings.model.n_head
+    return (*choices, grouped, settings.optim.rule, settings.optim.schedule, bool(settings.train.epochs))
 
 
-# One preset of each kind: the others of its family differ in numbers.
-PRESETS = list({choices_of(plan_of(name)): name for name in preset_files()}.values())
+# One preset of each kind: the others of its family differ in numbers only.
+PRESETS = list({choices_of(full_settings(name)): name for name in preset_files()}.values())
 EVERY = [*PRESETS, *RARE]
 
 
-def small(plan: EjectPlan) -> EjectPlan:
-    grouped = plan.model.kv_heads != plan.model.n_head
+def small_settings(name: str) -> Settings:
+    settings = full_settings(name)
+    grouped = settings.model.kv_heads != settings.model.n_head
     model = replace(
-        plan.model,
+        settings.model,
         n_layer=2,
         n_head=4,
         n_kv_head=2 if grouped else None,
         n_embd=24,
-        head_dim=6 if plan.model.head_dim else None,
-        mlp_width=20 if plan.model.mlp_width else None,
+        head_dim=6 if settings.model.head_dim else None,
+        mlp_width=20 if settings.model.mlp_width else None,
         context=CONTEXT,
         vocab_size=VOCABULARY,
     )
-    train = replace(plan.train, batch=4, micro_batch=plan.train.micro_batch and 2)
-    return replace(plan, model=model, train=train, optim=replace(plan.optim, warmup_steps=3))
+    micro_batch = settings.train.micro_batch and 2
+    train = replace(settings.train, batch=4, micro_batch=micro_batch)
+    return replace(settings, model=model, train=train, optim=replace(settings.optim, warmup_steps=3))
 
 
 @functools.cache
 def ejected(name: str) -> str:
-    """The text for a small model of this kind: it differs in its numbers."""
-    return eject(small(plan_of(name)))
+    """The file for a small model with the choices of a preset."""
+    return render(name, ["some parts"], small_settings(name))
 
 
 @pytest.fixture
 def imported(tmp_path: Path) -> Callable[[str], ModuleType]:
-    """A text as a module of its own."""
+    """Import a text as a module."""
 
     def load(text: str) -> ModuleType:
         file = tmp_path / "gpt.py"
@@ -112,8 +121,8 @@ def imported(tmp_path: Path) -> Callable[[str], ModuleType]:
     return load
 
 
-def lively(config: ModelConfig) -> GPT:
-    """A model whose weights are large enough that a mistake shows, and no two alike."""
+def random_model(config: ModelConfig) -> GPT:
+    """A model with large weights, no two of them alike, so that every mistake shows."""
     model, chance = build(config, 3), torch.Generator().manual_seed(4)
     with torch.no_grad():
         for p in model.parameters():
@@ -121,21 +130,26 @@ def lively(config: ModelConfig) -> GPT:
     return model.eval()
 
 
-def of_file(module: ModuleType, model: GPT, folder: Path) -> Any:
-    """The ejected model with the weights of a run."""
+def load(module: ModuleType, model: GPT, folder: Path) -> Any:
+    """The ejected model with the weights of `model`, by way of a file."""
     from safetensors.torch import load_model
 
     save_file({name: p.contiguous() for name, p in weights_of(model).items()}, folder / "model.safetensors")
-    theirs = module.GPT(module.ModelConfig())
+    theirs = module.GPT()
     load_model(theirs, folder / "model.safetensors")
     return theirs.eval()
 
 
+def new_model(module: ModuleType, seed: int) -> Any:
+    model = module.GPT()
+    module.init_weights(model, seed)
+    return model
+
+
 @pytest.mark.parametrize("name", EVERY)
-def test_the_file_computes_the_same_bits(name: str, imported: Callable[[str], ModuleType], tmp_path: Path) -> None:
-    plan = small(plan_of(name))
-    model = lively(plan.model)
-    theirs = of_file(imported(ejected(name)), model, tmp_path)
+def test_logits_are_bit_identical(name: str, imported: Callable[[str], ModuleType], tmp_path: Path) -> None:
+    model = random_model(small_settings(name).model)
+    theirs = load(imported(ejected(name)), model, tmp_path)
     ids = torch.randint(VOCABULARY, (3, CONTEXT), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         assert torch.equal(theirs(ids), model(ids))
@@ -143,34 +157,32 @@ def test_the_file_computes_the_same_bits(name: str, imported: Callable[[str], Mo
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a_new_model_is_the_same_new_model(name: str, imported: Callable[[str], ModuleType]) -> None:
-    plan, module = small(plan_of(name)), imported(ejected(name))
-    ours, theirs = build(plan.model, 7), module.build(module.ModelConfig(), 7)
+def test_initial_weights_are_bit_identical(name: str, imported: Callable[[str], ModuleType]) -> None:
+    ours, theirs = build(small_settings(name).model, 7), new_model(imported(ejected(name)), 7)
     named = dict(theirs.named_parameters())
     assert list(named) == [key for key, _ in ours.named_parameters()]
     assert all(torch.equal(p, named[key]) for key, p in ours.named_parameters())
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_ten_updates_have_the_same_losses(name: str, imported: Callable[[str], ModuleType]) -> None:
-    plan, module = small(plan_of(name)), imported(ejected(name))
+def test_ten_training_steps_are_bit_identical(name: str, imported: Callable[[str], ModuleType]) -> None:
+    settings, module = small_settings(name), imported(ejected(name))
+    seed, size = settings.train.seed, settings.train.micro_batch or settings.train.batch
     chance = torch.Generator().manual_seed(2)
     data = [torch.randint(VOCABULARY, (4, CONTEXT + 1), generator=chance) for _ in range(10)]
-    model = build(plan.model, plan.train.seed)
+    model = build(settings.model, seed)
     stepper = TrainStep(
         model=model,
         loss=LossModel(model, CPU),
-        optimizer=build_optimizer(model, plan.optim, CPU.torch_dtype),
-        batches=lambda step: [
-            Batch(rows[:, :-1], rows[:, 1:]) for rows in data[step].split(plan.train.micro_batch or plan.train.batch)
-        ],
-        multiplier=partial(lr_multiplier, plan.optim, steps=10),
-        peak=plan.optim.lr,
-        clip=plan.train.grad_clip,
+        optimizer=build_optimizer(model, settings.optim, CPU.torch_dtype),
+        batches=lambda step: [Batch(rows[:, :-1], rows[:, 1:]) for rows in data[step].split(size)],
+        multiplier=partial(lr_multiplier, settings.optim, steps=10),
+        peak=settings.optim.lr,
+        clip=settings.train.grad_clip,
     )
-    torch.manual_seed(plan.train.seed)
+    torch.manual_seed(seed)
     ours = [stepper(step).loss for step in range(10)]
-    theirs = module.build(module.ModelConfig(), plan.train.seed)
+    theirs = new_model(module, seed)
     assert list(module.train(theirs, iter(data), 10)) == ours
     assert len(set(ours)) == 10
     named = dict(theirs.named_parameters())
@@ -179,49 +191,49 @@ def test_ten_updates_have_the_same_losses(name: str, imported: Callable[[str], M
 
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
-def test_it_writes_the_same_tokens_past_the_context_too(
+def test_generated_tokens_are_the_same_past_the_context(
     name: str, temperature: float, imported: Callable[[str], ModuleType], tmp_path: Path
 ) -> None:
-    plan, module = small(plan_of(name)), imported(ejected(name))
-    model = lively(plan.model)
+    settings, module = small_settings(name), imported(ejected(name))
+    model = random_model(settings.model)
     row = (Temperature(temperature) if temperature else Greedy(),)
     count = 2 * CONTEXT + 3
     ours = [int(token) for (token,) in generate.generate(model, torch.tensor([[5, 9, 2]]), row, CPU, count, seed=6)]
-    assert module.generate(of_file(module, model, tmp_path), [5, 9, 2], count, temperature, 6) == ours
+    assert module.generate(load(module, model, tmp_path), [5, 9, 2], count, temperature, 6) == ours
     assert len(set(ours)) > 1
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with every kind of file."""
-    folder = tmp_path_factory.mktemp("shelf")
-    for place, name in enumerate(EVERY):
-        (folder / f"gpt_{place}.py").write_text(ejected(name), encoding="utf-8")
-    return folder
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the file of every kind of model."""
+    path = tmp_path_factory.mktemp("ejected")
+    for index, name in enumerate(EVERY):
+        (path / f"gpt_{index}.py").write_text(ejected(name), encoding="utf-8")
+    return path
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_is_a_file_of_few_and_short_lines(name: str) -> None:
+def test_file_of_a_preset_is_short(name: str) -> None:
     lines = ejected(name).splitlines()
-    assert len(lines) <= (LONGEST_WITH_MUON if plan_of(name).optim.rule == "muon" else LONGEST)
+    assert len(lines) <= (LONGEST_WITH_MUON if full_settings(name).optim.rule == "muon" else LONGEST)
     assert max(map(len, lines)) <= 120
 
 
-def test_it_is_written_as_a_formatter_would_and_a_linter_finds_nothing(shelf: Path) -> None:
-    for words in (["check"], ["format", "--diff"]):
+def test_files_pass_ruff_check_and_ruff_format(folder: Path) -> None:
+    for words in (["check", "--ignore", "T20"], ["format", "--diff"]):
         command = [sys.executable, "-m", "ruff", *words, "--no-cache", "--config", str(ROOT / "pyproject.toml"), "."]
-        done = subprocess.run(command, cwd=shelf, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout
 
 
-def test_it_runs_where_there_is_no_fledge_and_imports_few_packages(shelf: Path) -> None:
+def test_file_runs_without_fledge_and_imports_few_packages(folder: Path) -> None:
     code = f"""
 import importlib, sys
 sys.modules["fledge"] = None
-sys.path.insert(0, {str(shelf)!r})
+sys.path.insert(0, {str(folder)!r})
 for number in range({len(EVERY)}):
     module = importlib.import_module(f"gpt_{{number}}")
-    assert module.ModelConfig().n_layer
+    assert module.N_LAYER == 2
 assert not {{"safetensors", "tokenizers"}} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False)
@@ -235,7 +247,7 @@ assert not {{"safetensors", "tokenizers"}} & set(sys.modules)
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_it_holds_nothing_that_it_does_not_use(name: str) -> None:
+def test_file_defines_nothing_unused(name: str) -> None:
     tree = ast.parse(ejected(name))
     nodes = list(ast.walk(tree))
     read = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
@@ -248,11 +260,9 @@ def test_it_holds_nothing_that_it_does_not_use(name: str) -> None:
                 assert defined in read, defined
     for node in nodes:
         match node:
-            case ast.ClassDef(bases=[], body=body):  # the settings, and the machine
-                assert {member.target.id for member in body if isinstance(member, ast.AnnAssign)} <= asked
             case ast.Attribute(value=ast.Name(id="self"), attr=attribute, ctx=ast.Store()):
                 assert attribute in asked, attribute
-            case ast.FunctionDef(name=method) if method not in {"__init__", "forward"} | read:
+            case ast.FunctionDef(name=method) if method not in {"__init__", "forward", "step"} | read:
                 assert method in asked, method
             case ast.If(test=test) | ast.IfExp(test=test):
                 assert not isinstance(test, ast.Constant)
@@ -260,31 +270,31 @@ def test_it_holds_nothing_that_it_does_not_use(name: str) -> None:
 
 GPT2, MODERN, TOYGPT = (next(n for n in PRESETS if n.startswith(family)) for family in ("gpt2", "modern", "toygpt"))
 ABSENT = {
-    GPT2: ["cos,", "RMSNorm(", "gate", "window", "softcap", "repeat_interleave", "cache", "Identity"],
-    MODERN: ["LayerNorm(", "Learned", "dropout", "Dropout", "gelu", "window", "bias=True", "cache"],
-    TOYGPT: ["Rotary", "rotary", "RMSNorm(", "LearnedPositions", "query_norm", "_trapezoid"],
-    "scratch-char": ["Rotary", "waves", "self.dropout", "micro_batch", "is_causal=False", "weight = self.embed.weight"],
+    GPT2: ["cos,", "RMSNorm(", "gate", "WINDOW", "SOFTCAP", "KV_HEAD", "Identity", "Muon", "BIGRAM"],
+    MODERN: ["LayerNorm(", "Learned", "DROPOUT", "Dropout", "gelu", "WINDOW", "bias=True", "BIGRAM"],
+    TOYGPT: ["Rotary", "ROTARY", "RMSNorm(", "model.positions.weight", "query_norm", "COOLDOWN"],
+    "scratch-char": ["Rotary", "sinusoids", "self.dropout", "SOFTCAP", "\nSTEPS", "weight = self.embed.weight"],
+    "bigrams, hashed": ["math", "MIN_LR", "COOLDOWN", "Muon", "gate", "GRAD_CLIP = 0"],
 }
 
 
 @pytest.mark.parametrize("name", ABSENT)
-def test_other_models_parts_are_not_even_mentioned(name: str) -> None:
+def test_parts_of_other_models_are_absent(name: str) -> None:
     assert [word for word in ABSENT[name] if word in ejected(name)] == []
 
 
-def test_what_is_there_is_said_of_it() -> None:
-    gpt2, modern, rare = eject(plan_of("gpt2")), ejected(MODERN), ejected(ALL)
+def test_introduction_and_settings_describe_the_model() -> None:
+    gpt2 = render("gpt2", ["learned", "layernorm"], full_settings("gpt2"))
     assert gpt2.startswith('"""gpt2: a GPT of 124,439,808 parameters')
-    assert "n_layer: int = 12  # how many blocks\n" in gpt2
-    assert "vocab_size: int = 50_257  # how many different tokens\n" in gpt2
-    assert "# gelu_tanh   down(gelu(up(x)))" in gpt2
-    assert "# learned positions " in gpt2
-    assert "# rmsnorm   divided by the root of the mean square" in modern
-    assert "# trapezoid " in modern
-    assert "# untied head " not in modern
-    assert "# untied head " in rare
-    assert "#     S  tokens attended to" in rare
-    assert "#     S  tokens attended to" not in modern
+    assert "Parts: learned, layernorm." in gpt2
+    assert "N_LAYER = 12  # blocks\n" in gpt2
+    assert "VOCAB_SIZE = 50_257  # V\n" in gpt2
+    assert 'F.gelu(self.up(x), approximate="tanh")' in gpt2
+
+
+def test_introduction_names_the_bigram_table() -> None:
+    settings = full_settings("sprint-shakespeare")
+    assert "bigram table (4,225 rows)" in render("sprint", parts(settings.model), settings)
 
 
 @pytest.mark.parametrize(
@@ -299,24 +309,24 @@ def test_what_is_there_is_said_of_it() -> None:
         (0.0, "0.0"),
     ],
 )
-def test_numbers_are_written_as_a_person_writes_them(value: float, written: str) -> None:
+def test_number_is_written_as_a_person_would(value: float, written: str) -> None:
     assert number(value) == written
     assert ast.literal_eval(written) == value
 
 
-def test_epochs_become_as_many_updates_as_in_fledge(imported: Callable[[str], ModuleType]) -> None:
-    plan = small(plan_of("scratch-char"))
+def test_epochs_make_as_many_steps_as_in_fledge(imported: Callable[[str], ModuleType]) -> None:
+    settings = small_settings("scratch-char")
     module = imported(ejected("scratch-char"))
-    order = WindowSampler(5000, CONTEXT, plan.data.stride or CONTEXT, 1)
-    assert plan.train.epochs
-    assert module.updates(5000) == round(plan.train.epochs * order.epoch / plan.train.batch)
+    order = WindowSampler(5000, CONTEXT, settings.data.stride or CONTEXT, 1)
+    assert settings.train.epochs
+    assert module.count_steps(5000) == round(settings.train.epochs * order.epoch / settings.train.batch)
 
 
 @pytest.fixture
 def demo(
     imported: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., ModuleType]:
-    """Words of a command line → the ejected demo, run with them in a folder of its own."""
+    """Run the ejected demo in an empty folder, with the words of a command line."""
     module = imported(ejected("demo"))
     monkeypatch.chdir(tmp_path)
 
@@ -328,7 +338,7 @@ def demo(
     return run
 
 
-def test_it_learns_from_ids_and_writes_from_what_it_learned(
+def test_training_on_ids_lowers_the_loss(
     demo: Callable[..., ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.save("ids.npy", np.tile(np.arange(VOCABULARY, dtype=np.uint16), 40))
@@ -346,7 +356,7 @@ def test_it_learns_from_ids_and_writes_from_what_it_learned(
     assert (tmp_path / "trained.safetensors").exists()
 
 
-def test_it_reads_and_writes_text_with_the_tokenizer_of_a_run(
+def test_text_in_and_out_with_a_tokenizer_file(
     demo: Callable[..., ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = "a bird sings\na bird é flies\n" * 4
@@ -354,23 +364,22 @@ def test_it_reads_and_writes_text_with_the_tokenizer_of_a_run(
     save_tokenizer(tokenizer, tmp_path / "tokenizer.json")
     Path("text.txt").write_text(text, encoding="utf-8")
     module = demo("train text.txt --steps 2")
-    assert module.read(Path("text.txt"), "tokenizer.json").tolist() == tokenizer.encode(text).tolist()
+    assert module.read_ids(Path("text.txt"), "tokenizer.json").tolist() == tokenizer.encode(text).tolist()
     capsys.readouterr()
     demo("generate --weights trained.safetensors --tokens 5 --temperature 0 --prompt", "a bird")
     assert capsys.readouterr().out.startswith("a bird")
 
 
-def test_a_text_that_is_too_short_is_said_in_words(
-    demo: Callable[..., ModuleType], capsys: pytest.CaptureFixture[str]
+def test_text_shorter_than_the_context_is_refused(
+    demo: Callable[..., ModuleType],
 ) -> None:
     np.save("ids.npy", np.zeros(CONTEXT, dtype=np.uint16))
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="too few"):
         demo("train ids.npy")
-    assert "too few" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("vocabulary", [VOCABULARY, 70_000])
-def test_it_reads_the_shards_of_a_dataset(
+def test_token_shards_of_a_dataset_are_read(
     vocabulary: int, imported: Callable[[str], ModuleType], tmp_path: Path
 ) -> None:
     ids = np.arange(0, vocabulary, 7, dtype=np.uint32)
@@ -378,10 +387,10 @@ def test_it_reads_the_shards_of_a_dataset(
     writer.begin_document()
     writer.add(ids)
     writer.close("00000.tokens")
-    assert np.array_equal(imported(ejected("demo")).read(tmp_path / "00000.tokens", ""), ids)
+    assert np.array_equal(imported(ejected("demo")).read_ids(tmp_path / "00000.tokens", ""), ids)
 
 
-def test_windows_come_from_anywhere_and_the_same_ones_every_time(imported: Callable[[str], ModuleType]) -> None:
+def test_random_windows_cover_the_text_and_repeat_by_seed(imported: Callable[[str], ModuleType]) -> None:
     module, ids = imported(ejected("demo")), np.arange(50, dtype=np.uint16)
     drawn = [tokens for tokens, _ in zip(module.batches(ids), range(60), strict=False)]
     again = [tokens for tokens, _ in zip(module.batches(ids), range(60), strict=False)]

@@ -1,10 +1,10 @@
-"""For a model that transformers has no class for: its own code, beside the weights.
+"""Export a model that transformers has no class for: its code goes with the weights.
 
-    gpt.py                what `fledge eject` writes: the model, whole
-    modeling_fledge.py    what transformers asks of a class, around it
+    gpt.py                the model as one file, written by `fledge eject`
+    modeling_fledge.py    the class for transformers around it
 
-It computes the whole context again for every token, as it keeps no cache. Whoever loads it must say
-`trust_remote_code=True`, as for all code that comes with a model.
+It has no KV cache, so it computes the whole context again for every token. It is loaded with `trust_remote_code=True`,
+like all code that comes with a model.
 """
 
 import importlib.util
@@ -26,9 +26,9 @@ from fledge.tokenizers.base import Tokenizer
 
 CLASS_NAME = "FledgeForCausalLM"
 MODEL_FILE, WRAPPER_FILE = "gpt.py", "modeling_fledge.py"
-PREFIX = "model."  # of the weights, within that class
+PREFIX = "model."  # of the weight names in that class
 
-SOURCE = f'''"""The class that transformers asks for, around the model in {MODEL_FILE}."""
+SOURCE = f'''"""The class for transformers, around the model in {MODEL_FILE}."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from .{MODEL_FILE.removesuffix(".py")} import GPT, ModelConfig, build
+from .{MODEL_FILE.removesuffix(".py")} import CONTEXT, GPT, SEED, init_weights
 
 
 class FledgeConfig(PretrainedConfig):
@@ -52,27 +52,28 @@ class {CLASS_NAME}(PreTrainedModel, GenerationMixin):
     def __init__(self, config: FledgeConfig) -> None:
         super().__init__(config)
         with torch.device("cpu"):
-            self.model = build(ModelConfig(), seed=0)
+            self.model = GPT()
+            init_weights(self.model, SEED)
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Weights have been drawn or read; but transformers forgets tables that are in no file."""
-        if tables := dict(module.named_buffers(recurse=False)):
-            place = next(name for name, each in self.model.named_modules() if each is module)
+        """The weights are there already. Buffers are in no file, so transformers leaves them empty: fill them."""
+        if buffers := dict(module.named_buffers(recurse=False)):
+            path = next(path for path, each in self.model.named_modules() if each is module)
             with torch.device("cpu"):
-                fresh = GPT(ModelConfig()).get_submodule(place)
-            for name, table in tables.items():
-                table.copy_(fresh.get_buffer(name))
+                new_module = GPT().get_submodule(path)
+            for name, buffer in buffers.items():
+                buffer.copy_(new_module.get_buffer(name))
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.embed
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, **_: Any) -> dict[str, Any]:
-        return {{"input_ids": input_ids[:, -ModelConfig().context :]}}
+        return {{"input_ids": input_ids[:, -CONTEXT:]}}
 
     def forward(self, input_ids: Tensor, labels: Tensor | None = None, **_: Any) -> CausalLMOutput:
-        """Tokens [B, T] → scores [B, T, V]; with labels, the loss of saying each from those before it."""
+        """input_ids [B, T] → logits [B, T, V]; with labels also the mean loss of predicting each next token."""
         logits, loss = self.model(input_ids), None
         if labels is not None:
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
@@ -81,7 +82,7 @@ class {CLASS_NAME}(PreTrainedModel, GenerationMixin):
 
 
 def write_custom_code(folder: Path, model: GPT, tokenizer: Tokenizer, program: str) -> str:
-    """Into an empty folder; `program` is the ejected file. Gives back the name of the class."""
+    """Write all files into an empty folder, and return the name of the class. `program` is the ejected file."""
     tied = {f"{PREFIX}head.weight": f"{PREFIX}embed.weight"} if model.config.tied else {}
     (folder / MODEL_FILE).write_text(program, encoding="utf-8")
     (folder / WRAPPER_FILE).write_text(SOURCE.replace("TIED", json.dumps(tied)), encoding="utf-8")
@@ -92,20 +93,20 @@ def write_custom_code(folder: Path, model: GPT, tokenizer: Tokenizer, program: s
 
 def _config(model: ModelConfig) -> dict[str, Any]:
     module = WRAPPER_FILE.removesuffix(".py")
-    places = {"AutoConfig": f"{module}.FledgeConfig", "AutoModelForCausalLM": f"{module}.{CLASS_NAME}"}
-    told = {**asdict(model), "tie_word_embeddings": model.tied, "max_position_embeddings": model.context}
-    return {"architectures": [CLASS_NAME], "model_type": "fledge", "auto_map": places, **told, "dtype": "float32"}
+    auto_map = {"AutoConfig": f"{module}.FledgeConfig", "AutoModelForCausalLM": f"{module}.{CLASS_NAME}"}
+    settings = {**asdict(model), "tie_word_embeddings": model.tied, "max_position_embeddings": model.context}
+    return {"architectures": [CLASS_NAME], "model_type": "fledge", "auto_map": auto_map, **settings, "dtype": "float32"}
 
 
 @torch.inference_mode()
 def check_custom_code(folder: Path, model: GPT) -> Parity:
-    """The written program with the written weights, by itself."""
+    """Compare the written model file, loaded with the written weights, with the model."""
     spec = importlib.util.spec_from_file_location("ejected", folder / MODEL_FILE)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    inner = nn.ModuleDict({PREFIX.rstrip("."): module.GPT(module.ModelConfig())})
+    inner = nn.ModuleDict({PREFIX.rstrip("."): module.GPT()})
     load_model(inner, folder / "model.safetensors")
     ids: Tensor = probe_tokens(model)
     return compare_logits(model, ids, inner[PREFIX.rstrip(".")].eval()(ids), f"{MODEL_FILE} alone")

@@ -11,7 +11,7 @@ from fledge.core.progress import notice
 from fledge.exchange import custom_code, huggingface, model_card
 from fledge.exchange.compatibility import UnsupportedArchitecture
 from fledge.exchange.parity import Parity
-from fledge.recipes.eject import program, settings_of
+from fledge.recipes.eject import render_model, run_settings
 from fledge.runs.run_folder import LoadedCheckpoint, open_run
 
 DTYPE = "f16"  # of a GGUF: what llama.cpp's own converter makes
@@ -45,7 +45,7 @@ def to_hf(loaded: LoadedCheckpoint, folder: Path) -> tuple[str, Parity]:
 
 
 def to_hf_with_code(loaded: LoadedCheckpoint, folder: Path) -> tuple[str, Parity]:
-    code = program(loaded.run.name, settings_of(loaded.run))
+    code = render_model(loaded.run.name, run_settings(loaded.run))
     kind = custom_code.write_custom_code(folder, loaded.model, loaded.tokenizer, code)
     parity = custom_code.check_custom_code(folder, loaded.model)
     (folder / "README.md").write_text(model_card.transformers_card(loaded, kind, parity, code=True), encoding="utf-8")

@@ -80,6 +80,7 @@ def parts(model: ModelConfig) -> list[str]:
         model.mlp,
         BIASES.get(tuple(biased)) or f"biases: {' '.join(biased)}",
         model.tied and "tied",
+        model.bigram_rows and f"bigram table ({model.bigram_rows:,} rows)",
         model.window and f"window {model.window}",
         model.softcap and f"softcap {model.softcap:g}",
         model.dropout and f"dropout {model.dropout:g}",

@@ -1,8 +1,16 @@
 """fledge eject: a model as one readable file that does not need fledge."""
 
 import argparse
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fledge.cli.arguments import Parser, add_settings_argument
+from fledge.cli.output import report
+
+if TYPE_CHECKING:
+    from fledge.recipes.eject import EjectResult
 
 EXAMPLES = (
     "fledge eject hamlet --out gpt.py",
@@ -18,6 +26,19 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from fledge.recipes import eject
+    from fledge.recipes.eject import eject
 
-    eject.run(args)
+    result = eject(args.model, args.out, overrides=args.overrides, runs=args.runs)
+    size = f"a GPT of {result.parameters:,} parameters, in {result.lines} lines"
+    answer = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(result).items()}
+    text = f"{result.file}: '{result.name}', {size}\nnext: {next_command(result)}"
+    report(answer, as_json=args.json, text=text)
+
+
+def next_command(result: "EjectResult") -> str:
+    """The command line that trains the file, or writes a text with the weights of its run."""
+    if result.weights:
+        words = ["generate", "--weights", str(result.weights), "--tokenizer", str(result.tokenizer)]
+    else:
+        words = ["train", "book.txt", "--tokenizer", "tokenizer.json"]
+    return shlex.join(["python", str(result.file), *words])

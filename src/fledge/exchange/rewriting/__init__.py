@@ -1,1 +1,0 @@
-"""Python source that serves every model, rewritten for one."""
