@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fledge.tracking.events import Event, Notice, Sampled, Started
-from fledge.tracking.live_view import LiveView
 from fledge.tracking.terminal import BARS, LineView, sparkline, view
+
+LiveView = pytest.importorskip("fledge.tracking.live_view", exc_type=ImportError, reason="needs rich").LiveView
 
 
 class Terminal(io.StringIO):
