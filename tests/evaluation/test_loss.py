@@ -57,7 +57,7 @@ def test_it_gives_the_numbers_of_a_slow_direct_reckoning(length: int, context: i
             right += int(scores.argmax()) == ids[place]
             spelled += int(lengths[ids[place]])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "TOKENS_AT_ONCE", {"cpu": rows * context})
+        patch.setattr(evaluation, "MAX_TOKENS", {"cpu": rows * context})
         found = evaluate_loss(model, split, lengths, CPU)
     assert found.tokens == length - 1
     assert (found.split, found.context) == ("val", context)
@@ -96,7 +96,7 @@ def test_a_model_that_knows_nothing_is_as_surprised_as_a_die() -> None:
 def test_out_of_memory_halves_the_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     model, split, lengths = lively(8), a_split(90), np.ones(9, dtype=np.int64)
     whole = evaluate_loss(model, split, lengths, CPU)
-    usual, sizes = evaluation._loss_and_hits, []
+    usual, sizes = evaluation._loss_and_correct, []
 
     def narrow(model: GPT, ids: np.ndarray, machine: Machine) -> torch.Tensor:
         sizes.append(len(ids))
@@ -104,7 +104,7 @@ def test_out_of_memory_halves_the_windows(monkeypatch: pytest.MonkeyPatch) -> No
             raise torch.OutOfMemoryError("CUDA out of memory")
         return usual(model, ids, machine)
 
-    monkeypatch.setattr(evaluation, "_loss_and_hits", narrow)
+    monkeypatch.setattr(evaluation, "_loss_and_correct", narrow)
     found = evaluate_loss(model, split, lengths, CPU)
     assert max(sizes) > 2
     assert (found.tokens, found.accuracy) == (whole.tokens, whole.accuracy)
@@ -115,6 +115,6 @@ def test_out_of_memory_with_a_single_window_is_an_error(monkeypatch: pytest.Monk
     def never(*_: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(evaluation, "_loss_and_hits", never)
+    monkeypatch.setattr(evaluation, "_loss_and_correct", never)
     with pytest.raises(torch.OutOfMemoryError):
         evaluate_loss(lively(8), a_split(90), np.ones(9, dtype=np.int64), CPU)

@@ -1,7 +1,7 @@
-"""How surprised is the model by a whole split? One deterministic pass, every token asked once.
+"""The loss of a model on a whole split: deterministic, every token counted once.
 
-The split is cut into windows of one context, side by side; the last is shorter. Each token but the very first is a
-target exactly once, seen with what came before it in its window. Ranks take portions in turn.
+The split is cut into windows of one context, side by side; the last one is shorter. Each token but the very first is a
+target exactly once, predicted from the tokens before it in its window. Batches of windows go to the ranks in turn.
 """
 
 import math
@@ -20,9 +20,9 @@ from fledge.losses.cross_entropy import IGNORE, cross_entropy_sum
 from fledge.model.gpt import GPT
 from fledge.model.head import Head
 
-TOKENS_AT_ONCE = {"cpu": 4096, "mps": 16_384, "cuda": 16_384}  # a CPU is faster, too, where its caches hold more of it
-NOTHING = (0, 0)  # a window that asks nothing: ranks that share a model must call it equally often
-SCORES_AT_ONCE = 2**26  # a score for every token and every word of the vocabulary: a quarter of a gigabyte
+MAX_TOKENS = {"cpu": 4096, "mps": 16_384, "cuda": 16_384}  # of a batch; a CPU is faster where its caches hold the batch
+MAX_LOGITS = 2**26  # of a batch: a quarter of a gigabyte
+PADDING = (0, 0)  # an empty window: all FSDP ranks must run the same number of forward passes
 
 
 @dataclass(frozen=True)
@@ -31,66 +31,73 @@ class LossResult:
     loss: float  # nats per token
     perplexity: float
     bits_per_byte: float  # comparable between tokenizers
-    accuracy: float  # share of tokens that were the model's first guess
+    accuracy: float  # fraction of tokens that got the highest logit
     tokens: int
     context: int
 
 
 def windows(length: int, context: int) -> list[tuple[int, int]]:
-    """(start, targets) of each window: [0, context], [context, 2·context], …"""
+    """(start, number of targets) of each window: [0, context], [context, 2·context], …"""
     return [(start, min(context, length - 1 - start)) for start in range(0, length - 1, context)]
 
 
-def rows_at_once(context: int, vocab_size: int, machine: Machine) -> int:
-    """How many windows are judged at once."""
-    return max(1, min(TOKENS_AT_ONCE[machine.device], SCORES_AT_ONCE // vocab_size) // context)
+def eval_batch_size(context: int, vocab_size: int, machine: Machine) -> int:
+    """How many windows go through the model at once."""
+    return max(1, min(MAX_TOKENS[machine.device], MAX_LOGITS // vocab_size) // context)
 
 
-@torch.no_grad()  # not inference_mode: weights that ranks have borrowed in it could never be learned from
+@torch.no_grad()  # inference_mode would poison the parameters that FSDP has gathered
 def evaluate_loss(
     model: GPT,
     split: Split,
-    lengths: NDArray[np.int64],
+    byte_lengths: NDArray[np.int64],
     machine: Machine,
-    watch: Callable[[Sequence[int]], Iterable[int]] = iter,
+    progress: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> LossResult:
-    """`lengths` says how many bytes of text each token stands for; `watch` may show how far it has come."""
-    context = model.config.context
+    """`byte_lengths` [V]: the bytes of text that each token stands for; `progress` wraps the loop over batches."""
+    context, world = model.config.context, machine.world
     cuts = windows(len(split), context)
-    rows, world = rows_at_once(context, lengths.size, machine), machine.world
-    sums = torch.zeros(4, dtype=torch.float64)
+    rows = eval_batch_size(context, byte_lengths.size, machine)
+    sums = torch.zeros(4, dtype=torch.float64)  # nats, correct tokens, tokens, bytes
     was_training = model.training
     model.eval()
     try:
-        for turn in watch(range(0, len(cuts), rows * world.size)):
-            first = turn + world.rank * rows
-            ids = rows_of(split, cuts[first : first + rows] or [NOTHING], context)
+        for start in progress(range(0, len(cuts), rows * world.size)):
+            first = start + world.rank * rows
+            ids = read_windows(split, cuts[first : first + rows] or [PADDING], context)
             valid = ids[:, 1:][ids[:, 1:] != IGNORE]
-            sums += torch.cat((loss_and_hits(model, ids, machine), torch.tensor([len(valid), lengths[valid].sum()])))
+            counts = torch.tensor([len(valid), byte_lengths[valid].sum()])
+            sums += torch.cat((loss_and_correct(model, ids, machine), counts))
     finally:
         model.train(was_training)
-    all_nats, all_right, all_counted, all_spelled = world.all_reduce_sum(sums).tolist()
-    loss = all_nats / all_counted
-    bits = all_nats / math.log(2) / max(1, all_spelled)
-    perplexity = math.exp(loss) if loss < 700 else math.inf
-    return LossResult(split.name, loss, perplexity, bits, all_right / all_counted, int(all_counted), context)
+    nats, correct, tokens, length = world.all_reduce_sum(sums).tolist()
+    loss = nats / tokens
+    return LossResult(
+        split=split.name,
+        loss=loss,
+        perplexity=math.exp(loss) if loss < 700 else math.inf,
+        bits_per_byte=nats / math.log(2) / max(1, length),
+        accuracy=correct / tokens,
+        tokens=int(tokens),
+        context=context,
+    )
 
 
-def loss_and_hits(model: GPT, ids: NDArray[np.int64], machine: Machine) -> Tensor:
-    """ids [B, T + 1] → the summed loss, and how often the right token was the model's first guess. [2]
+def loss_and_correct(model: GPT, ids: NDArray[np.int64], machine: Machine) -> Tensor:
+    """ids [B, T + 1] → the summed loss, and the number of targets with the highest logit. [2]
 
-    Out of memory: one half after the other. Ranks that share a model must call it equally often, so they give up.
+    Out of memory: retry with half of the windows at a time. Several ranks must call the model equally often: they fail.
     """
     try:
-        return _loss_and_hits(model, ids, machine)
+        return _loss_and_correct(model, ids, machine)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error) or len(ids) == 1 or machine.world.size > 1:
             raise
-    half = len(ids) // 2  # outside of the handler: what the error refers to still holds memory
-    return loss_and_hits(model, ids[:half], machine) + loss_and_hits(model, ids[half:], machine)
+    half = len(ids) // 2  # outside of the handler, as the traceback keeps tensors alive
+    return loss_and_correct(model, ids[:half], machine) + loss_and_correct(model, ids[half:], machine)
 
 
-def _loss_and_hits(model: GPT, ids: NDArray[np.int64], machine: Machine) -> Tensor:
+def _loss_and_correct(model: GPT, ids: NDArray[np.int64], machine: Machine) -> Tensor:
     inputs = torch.from_numpy(ids[:, :-1].clip(min=0)).to(machine.device)
     targets = torch.from_numpy(ids[:, 1:]).to(machine.device)
 
@@ -102,8 +109,8 @@ def _loss_and_hits(model: GPT, ids: NDArray[np.int64], machine: Machine) -> Tens
         return model.forward_loss(inputs, targets, sums).double().cpu()
 
 
-def rows_of(split: Split, cuts: Sequence[tuple[int, int]], context: int) -> NDArray[np.int64]:
-    """A window a row, one token longer than the context; what a short window lacks is IGNORE."""
+def read_windows(split: Split, cuts: Sequence[tuple[int, int]], context: int) -> NDArray[np.int64]:
+    """One window a row, one token longer than the context; short windows are padded with IGNORE."""
     ids = np.full((len(cuts), context + 1), IGNORE, dtype=np.int64)
     for row, (start, count) in enumerate(cuts):
         ids[row, : count + 1] = split.read(start, count + 1)

@@ -1,4 +1,4 @@
-"""[model]: the shape of a GPT, and which parts it is made of. No torch here."""
+"""[model]: the shape of a GPT and the parts it is made of. Without torch, so that the command line starts fast."""
 
 import math
 from dataclasses import dataclass
@@ -12,34 +12,34 @@ EPS = {"layernorm": 1e-5, "rmsnorm": 1e-6}
 
 @dataclass(frozen=True)
 class ModelConfig:
-    n_layer: int = setting(6, "how many blocks")
-    n_head: int = setting(6, "how many attention heads a block has")
-    n_kv_head: int | None = setting(None, "heads for keys and values, shared by groups; unset: n_head")
-    n_embd: int = setting(192, "width: numbers that describe a token between blocks")
+    n_layer: int = setting(6, "number of blocks")
+    n_head: int = setting(6, "attention heads of a block")
+    n_kv_head: int | None = setting(None, "key/value heads, shared by groups of query heads (GQA); unset: n_head")
+    n_embd: int = setting(192, "width of the model: the size of a hidden vector")
     head_dim: int | None = setting(None, "width of a head; unset: n_embd / n_head")
-    context: int = setting(256, "how many tokens the model sees at once")
-    vocab_size: int | None = setting(None, "how many different tokens; unset: the tokenizer's")
-    dropout: float = setting(0.0, "share of activations dropped in training")
+    context: int = setting(256, "context length: how many tokens the model sees at once")
+    vocab_size: int | None = setting(None, "size of the vocabulary; unset: that of the tokenizer")
+    dropout: float = setting(0.0, "fraction of activations dropped in training")
     positions: Literal["learned", "sinusoidal", "rotary"] = setting("rotary", "how the model knows the order of tokens")
-    rotary_base: float = setting(10_000.0, "rotary: the larger, the slower the slowest pairs turn")
-    norm: Literal["layernorm", "rmsnorm"] = setting("rmsnorm", "how activations are kept in range")
-    norm_eps: float | None = setting(None, "added before a norm divides; unset: layernorm 1e-5, rmsnorm 1e-6")
-    mlp: Literal["gelu", "gelu_tanh", "relu", "relu2", "swiglu"] = setting(
-        "swiglu", "what a block does after attending"
-    )
-    mlp_width: int | None = setting(None, "hidden width of the MLP; unset: 4 n_embd (swiglu: 8/3)")
-    qkv_bias: bool = setting(False, "biases of queries, keys and values")
-    output_bias: bool = setting(False, "bias of the attention's output")
+    rotary_base: float = setting(10_000.0, "rotary: base of the frequencies; larger for long contexts")
+    norm: Literal["layernorm", "rmsnorm"] = setting("rmsnorm", "how activations are normalised")
+    norm_eps: float | None = setting(None, "epsilon of the norms; unset: layernorm 1e-5, rmsnorm 1e-6")
+    mlp: Literal["gelu", "gelu_tanh", "relu", "relu2", "swiglu"] = setting("swiglu", "activation of the MLP")
+    mlp_width: int | None = setting(None, "hidden width of the MLP; unset: 4 · n_embd (swiglu: 8/3 · n_embd)")
+    qkv_bias: bool = setting(False, "biases of the query, key and value projections")
+    output_bias: bool = setting(False, "bias of the attention's output projection")
     mlp_bias: bool = setting(False, "biases in the MLP")
     norm_bias: bool = setting(False, "biases in the norms (layernorm only)")
-    head_bias: bool = setting(False, "a bias for each token's score")
-    qk_norm: bool = setting(True, "normalise queries and keys, which keeps attention healthy")
-    window: int | None = setting(None, "a token sees itself and the window - 1 before it; unset: everything")
-    softcap: float | None = setting(None, "keep scores between -softcap and softcap, gently; unset: as they are")
-    bigram_rows: int | None = setting(None, "rows for what a token means after the one before it; unset: none")
-    tied: bool = setting(False, "one matrix for reading tokens in and out")
+    head_bias: bool = setting(False, "bias of the head")
+    qk_norm: bool = setting(True, "normalise queries and keys, which keeps training stable")
+    window: int | None = setting(
+        None, "sliding window: a token sees itself and the window - 1 tokens before it; unset: all"
+    )
+    softcap: float | None = setting(None, "squeeze logits smoothly between -softcap and softcap; unset: no cap")
+    bigram_rows: int | None = setting(None, "rows of the bigram embedding (previous token, token); unset: none")
+    tied: bool = setting(False, "share one matrix between the embedding and the head")
     attention: Literal["auto", "sdpa", "blocked", "readable"] = setting(
-        "auto", "how it is computed: a fused kernel, blocks of matrix products, or step by step; auto: the fastest here"
+        "auto", "implementation: a fused kernel, blocks of matrix products, or step by step; auto: the fastest here"
     )
 
     def __post_init__(self) -> None:
@@ -62,27 +62,27 @@ class ModelConfig:
 
     def _check_numbers(self) -> None:
         if not 0 <= self.dropout < 1:
-            raise UserError(
-                f"model.dropout cannot be {self.dropout}", "it takes a number from 0 up to, not including, 1"
-            )
+            raise UserError(f"model.dropout cannot be {self.dropout}", "use a number from 0 to below 1")
         if self.norm_eps is not None and not 0 < self.norm_eps < 1:
             raise UserError(
                 f"model.norm_eps cannot be {self.norm_eps}",
-                f"it takes a small number above 0; {EPS[self.norm]:g} is usual for {self.norm}",
+                f"use a small number above 0; {EPS[self.norm]:g} is usual for {self.norm}",
             )
         if self.softcap is not None and not 0 < self.softcap < math.inf:
             raise UserError(
                 f"model.softcap cannot be {self.softcap}",
-                "it takes a number above 0, such as 15 or 30; left out, scores stay as they are",
+                "use a number above 0, such as 15 or 30, or leave it out for no cap",
             )
 
     def _check_parts(self) -> None:
         if self.norm_bias and self.norm == "rmsnorm":
-            raise UserError("model.norm_bias: an rmsnorm has no bias", "use model.norm layernorm, or norm_bias false")
+            raise UserError(
+                "model.norm_bias = true, but an rmsnorm has no bias", "use model.norm layernorm, or norm_bias false"
+            )
         if self.window is not None and not 1 <= self.window <= self.context:
             raise UserError(
                 f"model.window cannot be {self.window} where model.context = {self.context}",
-                f"it takes a whole number from 1 to {self.context}; left out, a token sees all that came before",
+                f"use a whole number from 1 to {self.context}, or leave it out: then a token sees all earlier ones",
             )
 
     def _check_heads(self) -> None:
@@ -95,28 +95,26 @@ class ModelConfig:
         if self.n_head % self.kv_heads:
             raise UserError(
                 f"model.n_kv_head = {self.n_kv_head} does not divide model.n_head = {self.n_head}",
-                f"it can be {listed_divisors(self.n_head)}",
+                f"use one of {listed_divisors(self.n_head)}",
             )
 
     def _check_positions(self) -> None:
         if self.positions == "rotary" and self.head_width % 2:
             raise UserError(
-                f"rotary positions turn pairs, and a head is {self.head_width} wide",
-                f"use an even model.head_dim, {self.head_width + 1} for example, or model.positions learned",
+                f"rotary positions need an even head width, and a head is {self.head_width} wide",
+                f"use an even model.head_dim such as {self.head_width + 1}, or model.positions learned",
             )
         if not 1 < self.rotary_base < math.inf:
-            raise UserError(
-                f"model.rotary_base cannot be {self.rotary_base}", "it takes a number above 1; 10000 is usual"
-            )
+            raise UserError(f"model.rotary_base cannot be {self.rotary_base}", "use a number above 1; 10000 is usual")
         if self.positions == "sinusoidal" and self.n_embd % 2:
             raise UserError(
-                f"sinusoidal positions are pairs of a sine and a cosine, and model.n_embd = {self.n_embd} is odd",
+                f"sinusoidal positions need an even width, and model.n_embd = {self.n_embd}",
                 "use an even n_embd, or model.positions learned",
             )
 
     @property
     def kv_heads(self) -> int:
-        """heads for keys and values, shared by groups"""
+        """key/value heads, shared by groups of query heads"""
         return self.n_kv_head or self.n_head
 
     @property
@@ -126,12 +124,12 @@ class ModelConfig:
 
     @property
     def reach(self) -> int:
-        """how many tokens a token sees at most, itself among them"""
+        """how many tokens a token sees at most, including itself"""
         return self.window or self.context
 
     @property
     def eps(self) -> float:
-        """added before a norm divides"""
+        """epsilon of the norms"""
         return self.norm_eps or EPS[self.norm]
 
     @property
@@ -139,5 +137,5 @@ class ModelConfig:
         """hidden width of the MLP"""
         if self.mlp_width:
             return self.mlp_width
-        # swiglu has three matrices instead of two: at 8/3 of the width it costs the same as 4 in the others.
+        # swiglu has three matrices instead of two: a width of 8/3 costs the same as 4 with two.
         return 4 * self.n_embd if self.mlp != "swiglu" else -(-8 * self.n_embd // (3 * 16)) * 16

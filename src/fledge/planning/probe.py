@@ -24,7 +24,7 @@ from fledge.core import device as machines
 from fledge.core.device import Machine
 from fledge.core.progress import notice
 from fledge.datasets.shards import Split
-from fledge.evaluation.loss import evaluate_loss, rows_at_once
+from fledge.evaluation.loss import eval_batch_size, evaluate_loss
 from fledge.inference.generate import generate
 from fledge.inference.sampler import sampling_strategies
 from fledge.model import flops
@@ -71,7 +71,7 @@ def measure_costs(settings: Settings, machine: Machine, folder: Path) -> Costs:
     rows = min(planned, max(1, affordable))
     machines.reset_peak_memory(machine.device)
     # Evaluation costs a third of training, and its batches are often larger: measure it at its own size.
-    eval_rows = min(3 * affordable, rows_at_once(model.context, model.vocab_size, machine))
+    eval_rows = min(3 * affordable, eval_batch_size(model.context, model.vocab_size, machine))
     noise = random_split(model, max(2 * rows, eval_rows))
     step = build_training(replace(settings, train=replace(train, batch=rows, micro_batch=rows)), machine, noise)
     step.multiplier = lambda _: 0.0  # an update takes as long, and the weights stay finite

@@ -45,7 +45,7 @@ def _run(args: argparse.Namespace, world: World) -> None:
         dataset.split(args.split),
         byte_lengths(loaded.tokenizer),
         machine,
-        watch=lambda windows: progress(windows, "judging"),
+        progress=lambda windows: progress(windows, "judging"),
     )
     answer = {"run": loaded.run.name, "step": loaded.checkpoint.step, **asdict(found), "dtype": machine.dtype}
     words = (

@@ -251,7 +251,7 @@ class Trainer:
     def _judge(self, step: int) -> None:
         begun = time.perf_counter()
         split, attentive = self.dataset.split("val"), self.signals.interruptible
-        found = evaluate_loss(self.model, split, self.byte_lengths, self.machine, watch=attentive)
+        found = evaluate_loss(self.model, split, self.byte_lengths, self.machine, progress=attentive)
         self.tracker.record(events.Evaluated(step=step, **asdict(found), seconds=time.perf_counter() - begun))
         if not math.isfinite(found.loss):
             raise Diverged(step, f"the validation loss became {found.loss} at step {step}")
