@@ -40,8 +40,8 @@ from fledge.training.step import TrainStep
 
 ROOT = Path(__file__).parents[2]
 CPU = Machine("cpu", "float32")
-LONGEST = 450
-LONGEST_WITH_MUON = 520
+LONGEST = 330
+LONGEST_WITH_MUON = 390
 CONTEXT, VOCABULARY = 12, 31
 
 # Settings that no preset has, by a name for each combination.

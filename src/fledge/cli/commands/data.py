@@ -1,8 +1,17 @@
 """fledge data show: the text that a training step learned from."""
 
 import argparse
+import re
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from fledge.cli.arguments import Parser, add_common_arguments, add_run_argument
+from fledge.cli.output import report
+from fledge.core.errors import UserError
+from fledge.core.formatting import printable
+
+if TYPE_CHECKING:
+    from fledge.insight.provenance import TrainingSample
 
 EXAMPLES = (
     "fledge data show hamlet --step 1234",
@@ -27,6 +36,27 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from fledge.recipes import data
+    from fledge.recipes.data import show
 
-    data.run(args)
+    which = args.step if args.samples is None else sample_range(args.samples)
+    batch = show(args.run, which, runs=args.runs, ranks=args.ranks, rank=args.rank, micro_batch=args.micro_batch)
+    report(asdict(batch), as_json=args.json, text="\n\n".join(map(describe, batch.samples)))
+
+
+def sample_range(text: str) -> range:
+    """Parse '32-35', as in the event of an accident, or '7'."""
+    ends = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", text)
+    numbers = range(int(ends[1]), int(ends[2] or ends[1]) + 1) if ends else range(0)
+    if not 1 <= len(numbers) <= 10**6:
+        raise UserError(f"--samples cannot be '{text}'", "it takes a number, or the first and the last: 32-35")
+    return numbers
+
+
+def describe(sample: "TrainingSample") -> str:
+    first, last = sample.documents
+    documents = f"document {first}" if first == last else f"documents {first} to {last}"
+    lines = "\n".join(f"  | {line}" for line in printable(sample.text).split("\n"))
+    return (
+        f"sample {sample.number}: rank {sample.rank}, micro-batch {sample.micro_batch}, from token {sample.start:,},"
+        f" {documents}\n{lines}"
+    )

@@ -1,0 +1,1 @@
+"""Look into a trained model and its training: which text a step learned from."""

@@ -1,0 +1,89 @@
+"""Provenance: which text did a training step learn from?
+
+Training records nothing for this, because the data order is a pure function of the step:
+
+    step → global batch (skipped batches left out) → sample numbers → windows of the training split → text
+"""
+
+from dataclasses import dataclass
+
+from fledge.batches.sampler import SkippedBatches, WindowSampler
+from fledge.checkpoint import store
+from fledge.core.config import listed_divisors
+from fledge.core.errors import UserError
+from fledge.datasets.cache import open_dataset_at
+from fledge.runs.run_folder import RunFolder
+from fledge.settings.pipeline import validated
+from fledge.tracking.sinks import read_events
+
+
+@dataclass(frozen=True)
+class TrainingSample:
+    """One sequence of a global batch: a window of the training split."""
+
+    number: int
+    rank: int
+    micro_batch: int
+    start: int  # its first token in the split; it is one token longer than the context, for the targets
+    documents: tuple[int, int]  # of the split: the first and the last that the window touches
+    text: str
+
+
+class Provenance:
+    """The training data of a run, by step and by sample number."""
+
+    def __init__(self, run: RunFolder) -> None:
+        """Open the dataset of the run; refuse a run that was imported, and a dataset that has changed."""
+        self.run, self.settings = run, validated(run.config())
+        if "imported" in run.metadata() or self.settings.data.path is None:
+            raise UserError(f"'{run.name}' was not trained here: it has no steps", "choose a trained run: fledge runs")
+        self.dataset = open_dataset_at(self.settings.data.path, run.tokenizer)
+        if self.dataset.fingerprint != run.metadata_value("dataset_sha256"):
+            raise UserError(
+                f"the dataset '{self.dataset.folder}' has changed since '{run.name}' was trained", "restore the old one"
+            )
+
+    def step(self, step: int, ranks: int = 1) -> list[TrainingSample]:
+        """The global batch of a step. Steps are counted from 1."""
+        train = self.settings.train
+        if not 1 <= step <= train.steps:
+            raise UserError(f"there is no step {step}", f"this run has steps 1 to {train.steps}")
+        first = skipped_batches(self.run).batch(step - 1) * train.batch
+        return self.samples(range(first, first + train.batch), ranks)
+
+    def samples(self, numbers: range, ranks: int = 1) -> list[TrainingSample]:
+        """Samples by their numbers, which count from the beginning of training."""
+        local_batch, micro_batch = self.batch_sizes(ranks)
+        context, split = self.settings.model.context, self.dataset.split("train")
+        stride = self.settings.data.stride or context
+        starts = WindowSampler(len(split), context, stride, self.settings.train.seed).starts(
+            numbers.start, len(numbers)
+        )
+        samples = []
+        for number, start in zip(numbers, starts.tolist(), strict=True):
+            rank, index = divmod(number % self.settings.train.batch, local_batch)
+            text = self.dataset.tokenizer.decode(split.read(start, context + 1).tolist())
+            documents = split.documents_in(start, context + 1)
+            samples.append(TrainingSample(number, rank, index // micro_batch, start, documents, text))
+        return samples
+
+    def batch_sizes(self, ranks: int) -> tuple[int, int]:
+        """Sequences per rank, and how many of them are in a micro-batch."""
+        batch, micro_batch = self.settings.train.batch, self.settings.train.micro_batch
+        if ranks < 1 or batch % ranks:
+            raise UserError(
+                f"--ranks cannot be {ranks}", f"a batch of {batch} can be split over {listed_divisors(batch)}"
+            )
+        local_batch = batch // ranks
+        return local_batch, min(micro_batch, local_batch) if isinstance(micro_batch, int) else local_batch
+
+
+def skipped_batches(run: RunFolder) -> SkippedBatches:
+    """The batches that rollbacks skipped: those in the newest checkpoint, and those in the events since."""
+    newest = store.find_checkpoint(run.checkpoints)[0] if store.complete_checkpoints(run.checkpoints) else None
+    skipped = [(first, count) for first, count in store.read_progress(newest).get("skipped", [])] if newest else []
+    for event in read_events(run.folder):
+        if event["event"] == "RolledBack" and event["step"] >= (newest.step if newest else 0):
+            first, last = event["batches"]
+            skipped.append((event["step"], last - first + 1))
+    return SkippedBatches(tuple(skipped))
