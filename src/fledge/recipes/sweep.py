@@ -1,283 +1,143 @@
-"""fledge sweep: many trainings of which each tries other settings, the next chosen by what came of those before.
+"""Search for the best settings: many trainings with different settings, each chosen by the results so far.
 
-    RUNS/NAME/sweep.json                      what was tried, and what came of it (trials.py)
-              trial-0007.toml, .log, /        its settings, what it said, its run folder
-
-Which settings may be tried, and which come next, stands in space.py; who trains, in crews.py.
+RUNS/NAME/sweep.journal                   the settings and the result of every trial (sweep/study.py)
+          trial-0007.toml, .log, /        its settings, its output, its run folder
 """
 
-import argparse
-import math
+import contextlib
 import shlex
 import signal
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from fledge.cli.output import report
+from fledge.checkpoint import store
 from fledge.cluster.sweep import ray_workers
-from fledge.core.config import Layer, build, read_toml, refuse_odd_counts, setting, to_toml
 from fledge.core.errors import Interrupted, UserError
-from fledge.core.files import file_lock, new_folders, user_path, write_atomic
-from fledge.core.formatting import printable, short_path
-from fledge.core.jobs import DONE, STOPPED, failure_reason
-from fledge.core.progress import notice
+from fledge.core.files import file_lock, new_folders, user_path
+from fledge.core.formatting import short_path
 from fledge.core.signals import signal_number
-from fledge.recipes.train import check_name, run_name
-from fledge.runs import run_folder
-from fledge.settings.pipeline import merge_layers, read_preset, validated
-from fledge.sweep import workers
-from fledge.sweep.space import RangeDimension, Space, read_space, refuse_missing_sampler, suggest
-from fledge.sweep.study import BEGUN, FAILED, FINISHED, Study, Trial
-from fledge.sweep.workers import TrialJob, TrialRunner
-from fledge.tracking.sinks import read_metrics
+from fledge.recipes.resume import resume
+from fledge.recipes.train import check_name, run_name, train
+from fledge.runs.run_folder import CONFIG, RunFolder, find_run
+from fledge.settings.pipeline import resolve, validated
+from fledge.sweep.space import SweepPlan, read_sweep, require_optuna
+from fledge.sweep.workers import TrialRunner, local_workers
 from fledge.training.config import Settings
 
-DRAWS = 10  # of which one should be possible
-LONGER = 4  # times the steps of a trial, for the best
-WIDEST = 60  # characters of what a failed trial said
+if TYPE_CHECKING:
+    from fledge.sweep.study import Study, Trial
+
+LONGER = 4  # times the steps of a trial, for the best settings
+LOCK_TIMEOUT = 60.0  # seconds for the trials of a killed sweep to notice that it is gone
+POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
-class SweepConfig:
-    preset: str | None = setting(None, "what is to be trained: a preset, or a FILE.toml")
-    metric: Literal["val_loss", "val_bits_per_byte"] = setting(
-        "val_loss", "what is to be small; bits per byte where tokenizers differ"
-    )
-    trials: int = setting(20, "how many trainings")
-    seed: int = setting(1, "another seed, other trials")
-
-    def __post_init__(self) -> None:
-        refuse_odd_counts(self, "sweep", ["trials"])
-        if self.preset is None:
-            raise UserError("[sweep] does not say what is to be trained", 'write preset = "demo", or a FILE.toml')
+class SweepResult:
+    sweep: str
+    folder: str
+    metric: str
+    trials: "list[Trial]"  # best first
+    best: str | None  # the name of a trial
+    command: str | None  # trains the best settings for longer
+    picture: str | None
 
 
-@dataclass(frozen=True)
-class SweepFile:
-    sweep: SweepConfig
+def sweep(
+    file: str,
+    runs: Path,
+    *,
+    name: str | None = None,
+    trials: int | None = None,
+    workers: int = 1,
+    engine: Literal["processes", "ray"] = "processes",
+    address: str | None = None,
+) -> SweepResult:
+    """Run, or continue, the sweep that `file` describes, with up to `workers` trials at a time."""
+    require_optuna()
+    from fledge.sweep.search import Search
+    from fledge.sweep.study import UNFINISHED, Study
 
-
-@dataclass(frozen=True)
-class SweepPlan:
-    """A sweep's file, read and checked."""
-
-    config: SweepConfig
-    space: Space
-    fixed: Layer
-
-    def settings(self, chosen: dict[str, Any]) -> Settings:
-        return validated(self.fixed, as_layer(chosen))
-
-    def about(self) -> dict[str, Any]:
-        """What makes it this sweep; how many trials there are does not."""
-        rest = {"metric": self.config.metric, "seed": self.config.seed}
-        return {**self.fixed, "space": {name: choice.plain() for name, choice in self.space.items()}, "sweep": rest}
-
-
-def run(args: argparse.Namespace) -> None:
-    refuse_missing_sampler()
-    plan = read_plan(user_path(args.file))
-    trials, name = args.trials or plan.config.trials, run_name(args.file) if args.run is None else args.run
+    plan = read_sweep(user_path(file))
+    name = run_name(file) if name is None else name
     check_name(name)
-    crew = crew_of(args)
-    folder = args.runs / name
-    refuse_foreign(folder)
-    with new_folders(folder), file_lock(folder / ".lock", UserError(f"'{name}' is at work already", "wait for it")):
-        record = Study(folder, plan.about())
+    runner = trial_runner(engine, address, workers)
+    folder = runs / name
+    if (folder / CONFIG).exists():
+        raise UserError(f"'{name}' is a run, not a sweep", "choose another --run NAME")
+    busy = UserError(f"the sweep '{name}' is running already", "wait for it, or choose another --run NAME")
+    command = f"fledge sweep {shlex.quote(file)}, with the same options"
+    with new_folders(folder), file_lock(folder / ".lock", busy):
+        study = Study(folder, plan)
         try:
-            Sweep(folder, plan, record, trials).go(crew)
+            Search(folder, study, trials or plan.config.trials, train_trial).run(runner)
         except KeyboardInterrupt as stop:
-            raise Interrupted(signal_number(stop), again(args)) from None
-        if record.in_state(BEGUN):
-            raise Interrupted(signal.SIGTERM, again(args))
-        outcome = outcome_of(folder, plan, record)
-    report(outcome, as_json=args.json, text=in_words(outcome, list(plan.space)))
+            raise Interrupted(signal_number(stop), command) from None
+        if study.trials(UNFINISHED):
+            raise Interrupted(signal.SIGTERM, command)
+        return sweep_result(folder, plan, study)
 
 
-def again(args: argparse.Namespace) -> str:
-    return f"fledge sweep {shlex.quote(args.file)}, with the same options"
+def trial_runner(engine: str, address: str | None, workers: int) -> TrialRunner:
+    if engine == "ray":
+        return ray_workers(address, workers)
+    if address:
+        raise UserError("--address is for --engine ray", "add --engine ray, or leave it out")
+    return local_workers(workers)
 
 
-def crew_of(args: argparse.Namespace) -> TrialRunner:
-    if args.engine == "ray":
-        return ray_workers(args.address, args.workers)
-    if args.address:
-        raise UserError("--address is a Ray cluster's", "add --engine ray, or leave it out")
-    return workers.local_workers(args.workers)
+def train_trial(folder: Path, name: str) -> None:
+    """Train the settings in `name`.toml as the run `name` of `folder`; a run that exists is resumed if unfinished."""
+    run = find_run(name, folder)
+    if run is None:
+        train(resolve(str(folder / f"{name}.toml"), []), folder, name=name, base_name=name)
+        return
+    wait_for_lock(run)
+    steps = validated(run.config()).train.steps
+    saved = store.complete_checkpoints(run.checkpoints)
+    if not any(each.step == steps and not each.pending_hooks for each in saved):
+        resume(name, folder)
 
 
-def refuse_foreign(folder: Path) -> None:
-    if (folder / run_folder.CONFIG).exists():
-        raise UserError(f"'{folder.name}' is a run, and no sweep", "choose another --run NAME")
-
-
-# The file
-
-
-def read_plan(path: Path) -> SweepPlan:
-    sections = read_toml(path)
-    for name in ("sweep", "space"):
-        if name not in sections:
-            raise UserError(f"'{path}' has no [{name}]: it is no sweep", "see: fledge sweep --help")
-    config = build(SweepFile, {"sweep": sections.pop("sweep")}).sweep
-    space = read_space(sections.pop("space"))
-    assert config.preset is not None
-    preset, _ = read_preset(config.preset)
-    sections.pop("about", None)
-    for name in space:
-        section, _, key = name.partition(".")
-        if key in sections.get(section, {}):
-            raise UserError(f"{name} is fixed, and in [space], too", "leave it out of one of them")
-    plan = SweepPlan(config, space, merge_layers(preset, sections))
-    refuse_hopeless(plan)
-    return plan
-
-
-def refuse_hopeless(plan: SweepPlan) -> None:
-    """What is wrong without any trial. Settings that are wrong only together are a trial that fails."""
-    fixed = validated(plan.fixed)
-    if fixed.train.eval_every == 0 and "train.eval_every" not in plan.space:
-        raise UserError("train.eval_every = 0: trials could not be compared", "leave it out")
-    refusals = []
-    for seed in range(DRAWS):
-        try:
-            plan.settings(suggest(plan.space, seed, []))
+def wait_for_lock(run: RunFolder) -> None:
+    """If a sweep was killed and restarted at once, the process of an earlier attempt may still be ending."""
+    end = time.monotonic() + LOCK_TIMEOUT
+    while time.monotonic() < end:
+        with contextlib.suppress(UserError), run.lock():
             return
-        except UserError as error:
-            refusals.append(error)
-    raise refusals[0]
+        time.sleep(POLL_SECONDS)
 
 
-def as_layer(chosen: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    layer: dict[str, dict[str, Any]] = {}
-    for name, value in chosen.items():
-        section, _, key = name.partition(".")
-        layer.setdefault(section, {})[key] = value
-    return layer
+def sweep_result(folder: Path, plan: SweepPlan, study: "Study") -> SweepResult:
+    ranked = study.ranked()
+    best = ranked[0] if ranked and ranked[0].loss is not None else None
+    return SweepResult(
+        sweep=folder.name,
+        folder=str(folder),
+        metric=plan.config.metric,
+        trials=ranked,
+        best=best.name if best else None,
+        command=longer_command(folder, best, plan.settings(best.settings)) if best else None,
+        picture=str(draw(folder, plan, ranked)) if best else None,
+    )
 
 
-# The work
-
-
-@dataclass(frozen=True)
-class Sweep:
-    folder: Path
-    plan: SweepPlan
-    record: Study
-    trials: int
-
-    def go(self, crew: TrialRunner) -> None:
-        begun = {trial.name: trial for trial in self.record.in_state(BEGUN)}
-        if self.record.trials:
-            notice(f"going on with '{self.folder.name}': {self._so_far()}")
-        with closing(crew(self._jobs(begun))) as ends:
-            for job, code in ends:
-                self._ended(begun.pop(job.name), job, code)
-
-    def _jobs(self, begun: dict[str, Trial]) -> Iterator[TrialJob]:
-        """First those that were left, then new ones. Asked for when there is room, so that all that is known counts."""
-        for trial in list(begun.values()):
-            yield self._job(trial, self.plan.settings(trial.chosen))
-        while len(self.record.trials) < self.trials:
-            chosen = suggest(self.plan.space, self.plan.config.seed, self.record.trials)
-            trial = self.record.begin(chosen)
-            notice(f"{trial.name} of {self.trials}: {settings_in_words(chosen)}")
-            try:
-                job = self._job(trial, self.plan.settings(chosen))
-            except UserError as error:
-                self._failed(trial, error.message)
-                continue
-            begun[trial.name] = trial
-            yield job
-
-    def _job(self, trial: Trial, settings: Settings) -> TrialJob:
-        write_atomic(self.folder / f"{trial.name}.toml", to_toml(settings))
-        return workers.job_of(self.folder, trial.name, settings.train.device)
-
-    def _ended(self, trial: Trial, job: TrialJob, code: int) -> None:
-        if code in STOPPED:
-            return  # it has saved, and goes on next time
-        if code != DONE:
-            self._failed(trial, failure_reason(job.job.log) if code < STOPPED[0] else f"killed by signal {code - 128}")
-            return
-        loss, step = best_of(self.folder / trial.name, self.plan.config.metric)
-        if loss is None:
-            self._failed(trial, f"it has no {self.plan.config.metric}: its text holds nothing out")
-            return
-        self.record.end(trial, state=FINISHED, loss=loss, step=step)
-        notice(f"{trial.name}: {self.plan.config.metric} {loss:.4f}")
-
-    def _failed(self, trial: Trial, why: str) -> None:
-        self.record.end(trial, state=FAILED, why=why)
-        notice(f"{trial.name} failed: {printable(why)}")
-
-    def _so_far(self) -> str:
-        counts = {state: len(self.record.in_state(state)) for state in (FINISHED, FAILED, BEGUN)}
-        return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-
-
-def best_of(run: Path, metric: str) -> tuple[float | None, int]:
-    """The least that a trial came to, and how far it went."""
-    columns = read_metrics(run)
-    losses = [loss for loss in columns[metric] if math.isfinite(loss)]
-    return min(losses, default=None), int(max(columns["step"], default=0))
-
-
-# What comes of it
-
-
-def outcome_of(folder: Path, plan: SweepPlan, record: Study) -> dict[str, Any]:
-    best = record.best()
-    return {
-        "sweep": folder.name,
-        "folder": str(folder),
-        "metric": plan.config.metric,
-        "trials": [{"trial": trial.name, **asdict(trial)} for trial in record.ranked()],
-        "best": best and best.name,
-        "next": best and longer_run(folder, best, plan.settings(best.chosen)),
-        "picture": best and str(picture(folder, plan, record)),
-    }
-
-
-def longer_run(folder: Path, best: Trial, settings: Settings) -> str:
-    """The command that trains the best for longer."""
+def longer_command(folder: Path, best: "Trial", settings: Settings) -> str:
     train = settings.train
-    further = f"--train.steps {LONGER * train.steps}"
+    length = f"--train.steps {LONGER * train.steps}"
     if train.epochs is not None:
-        further = f"--train.epochs {LONGER * train.epochs:g}"
+        length = f"--train.epochs {LONGER * train.epochs:g}"
     file = shlex.quote(short_path(folder / f"{best.name}.toml"))
     runs = "" if folder.parent == Path("runs") else f" --runs {shlex.quote(short_path(folder.parent))}"
-    return f"fledge train {file} --run {shlex.quote(folder.name)}-best {further}{runs}"
+    return f"fledge train {file} --run {shlex.quote(folder.name)}-best {length}{runs}"
 
 
-def picture(folder: Path, plan: SweepPlan, record: Study) -> Path:
-    from fledge.tracking.plots import scatter  # a second that an early refusal need not wait for
+def draw(folder: Path, plan: SweepPlan, ranked: "list[Trial]") -> Path:
+    from fledge.tracking.plots import scatter  # matplotlib takes a second to import
 
-    finished = record.in_state(FINISHED)
-    tried = {name: [trial.chosen[name] for trial in finished] for name in plan.space}
-    logarithmic = [name for name, choice in plan.space.items() if isinstance(choice, RangeDimension) and choice.log]
+    finished = [trial for trial in ranked if trial.loss is not None]
+    tried = {name: [trial.settings[name] for trial in finished] for name in plan.space}
+    logarithmic = [name for name, values in plan.space.items() if getattr(values, "log", False)]
     return scatter(tried, [trial.loss or 0.0 for trial in finished], logarithmic, plan.config.metric, folder)
-
-
-def in_words(outcome: dict[str, Any], names: list[str]) -> str:
-    rows = [["trial", outcome["metric"], "step", "state", *names]]
-    for trial in outcome["trials"]:
-        loss = "-" if trial["loss"] is None else f"{trial['loss']:.4f}"
-        state = f"failed: {printable(trial['why'])[:WIDEST]}" if trial["why"] else trial["state"]
-        rows.append([trial["trial"], loss, f"{trial['step']:,}", state, *map(in_short, trial["chosen"].values())])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    if outcome["best"] is None:
-        return "\n".join([*lines, "", f"no trial came to an end; what each said: {outcome['folder']}/trial-*.log"])
-    return "\n".join([*lines, "", f"picture: {short_path(Path(outcome['picture']))}", f"next: {outcome['next']}"])
-
-
-def settings_in_words(chosen: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {in_short(value)}" for name, value in chosen.items())
-
-
-def in_short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,30 +1,40 @@
-"""What is known of a sweep's trials: `sweep.json`, one sealed file that is written anew at each event.
+"""The trials of a sweep, kept in an Optuna journal: one line is appended and synced for each event.
 
-So it is whole after any kill. It says what was tried and what came of it; what is unfinished lies in its run folder.
+So the record is complete after a kill at any moment. What a trial has learned so far is in its own run folder. Optuna's
+tools (its dashboard, `optuna.load_study`) read the file as it is. Imports Optuna, so import it after `require_optuna`.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+import hashlib
+import json
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fledge.core.checksums import checked_content, with_checksum
-from fledge.core.errors import UserError
-from fledge.core.files import write_atomic
-from fledge.runs.config_diff import config_changes
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, TrialState
 
-RECORD = "sweep.json"
-BEGUN, FINISHED, FAILED = "begun", "finished", "failed"
+from fledge.core.errors import UserError
+from fledge.runs.config_diff import config_changes
+from fledge.sweep.space import SweepPlan, suggest
+
+JOURNAL = "sweep.journal"
+NAME = "sweep"  # of the study in the journal
+UNFINISHED, FINISHED, FAILED = "unfinished", "finished", "failed"
+STATES = {TrialState.COMPLETE: FINISHED, TrialState.FAIL: FAILED}
+CHECKSUM = "sha256"
 
 
 @dataclass(frozen=True)
 class Trial:
-    number: int
-    chosen: dict[str, Any]
-    state: str = BEGUN
-    loss: float | None = None  # the least there was, by the sweep's metric
-    step: int = 0
-    why: str = ""  # it failed
+    number: int  # from 1
+    settings: dict[str, Any]  # those that are tried: "optim.lr" → value
+    state: str
+    loss: float | None  # the lowest value of the sweep's metric
+    step: int = 0  # the last that was logged
+    reason: str = ""  # why it has failed
 
     @property
     def name(self) -> str:
@@ -32,49 +42,80 @@ class Trial:
 
 
 class Study:
-    """The trials of a sweep, on disk as here."""
+    """The trials of the sweep in `folder`, which the caller has locked."""
 
-    def __init__(self, folder: Path, about: Mapping[str, Mapping[str, Any]]) -> None:
-        """Opened where it is there, and then it must be of the same sweep."""
-        self.path, self.about = folder / RECORD, about
-        self.trials: list[Trial] = []
-        if not self.path.exists():
-            return
+    def __init__(self, folder: Path, plan: SweepPlan) -> None:
+        """Open the study, or create it. One of another sweep is refused, with the settings that differ."""
+        self.plan = plan
+        storage = open_journal(folder / JOURNAL)
         try:
-            held = checked_content(self.path.read_bytes(), indent=1)
-        except ValueError:
+            self._study = optuna.load_study(study_name=NAME, storage=storage)
+        except KeyError:
+            self._study = optuna.create_study(study_name=NAME, storage=storage)
+        if "identity" not in self._study.user_attrs:
+            self._study.set_user_attr("identity", plan.identity)
+        if changes := config_changes(self._study.user_attrs["identity"], plan.identity):
             raise UserError(
-                f"'{self.path}' is damaged", "restore it from a copy, or sweep under another --run"
-            ) from None
-        if found := config_changes(held["about"], about):
-            raise UserError(
-                f"the sweep '{folder.name}' was begun with other settings: {'; '.join(map(str, found))}",
-                "put them back, or choose another --run NAME",
+                f"the sweep '{folder.name}' was started with other settings: {'; '.join(map(str, changes))}",
+                "restore them, or choose another --run NAME",
             )
-        self.trials = [Trial(**trial) for trial in held["trials"]]
 
-    def begin(self, chosen: dict[str, Any]) -> Trial:
-        trial = Trial(len(self.trials) + 1, chosen)
-        self.trials.append(trial)
-        self._write()
-        return trial
-
-    def end(self, trial: Trial, **known: Any) -> Trial:
-        ended = replace(trial, **known)
-        self.trials[trial.number - 1] = ended
-        self._write()
-        return ended
-
-    def in_state(self, state: str) -> list[Trial]:
-        return [trial for trial in self.trials if trial.state == state]
+    def trials(self, state: str | None = None) -> list[Trial]:
+        """In the order in which they were started."""
+        trials = [_trial(each) for each in self._study.get_trials(deepcopy=False)]
+        return [trial for trial in trials if state in (None, trial.state)]
 
     def ranked(self) -> list[Trial]:
-        """Best first, then those that are not finished."""
-        return sorted(self.trials, key=lambda trial: (trial.loss is None, trial.loss or 0.0, trial.number))
+        """Best first; then those without a loss."""
+        return sorted(self.trials(), key=lambda trial: (trial.loss is None, trial.loss or 0.0, trial.number))
 
-    def best(self) -> Trial | None:
-        return next((trial for trial in self.ranked() if trial.loss is not None), None)
+    def ask(self) -> Trial:
+        """Start the next trial. It is drawn in memory and stored as one record, so no kill leaves half of it."""
+        self._study.add_trial(suggest(self.plan.space, self.plan.config.seed, self._study.trials))
+        return self.trials()[-1]
 
-    def _write(self) -> None:
-        content = {"format": 1, "about": self.about, "trials": [asdict(trial) for trial in self.trials]}
-        write_atomic(self.path, with_checksum(content, indent=1))
+    def finish(self, trial: Trial, loss: float, step: int) -> None:
+        self._set_attribute(trial, "step", step)
+        self._study.tell(trial.number - 1, loss)
+
+    def fail(self, trial: Trial, reason: str) -> None:
+        self._set_attribute(trial, "reason", reason)
+        self._study.tell(trial.number - 1, state=TrialState.FAIL)
+
+    def _set_attribute(self, trial: Trial, name: str, value: Any) -> None:
+        stored = self._study.trials[trial.number - 1]
+        optuna.trial.Trial(self._study, stored._trial_id).set_user_attr(name, value)
+
+
+def _trial(stored: FrozenTrial) -> Trial:
+    state = STATES.get(stored.state, UNFINISHED)
+    return Trial(stored.number + 1, stored.params, state, stored.value, **stored.user_attrs)
+
+
+class CheckedJournal(JournalFileBackend):
+    """Optuna's journal file, with a checksum in every record."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        super().append_logs([{**log, CHECKSUM: _checksum(log)} for log in logs])
+
+
+def open_journal(path: Path) -> JournalStorage:
+    """Open the journal for this process alone. A torn last record is dropped; any other damage is refused."""
+    content = path.read_bytes() if path.exists() else b""
+    complete = content[: content.rfind(b"\n") + 1]
+    try:
+        for line in complete.splitlines():
+            record = dict(json.loads(line))
+            if record.pop(CHECKSUM) != _checksum(record):
+                raise ValueError
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise UserError(f"'{path}' is damaged", "restore it from a copy, or choose another --run NAME") from None
+    if complete != content:
+        os.truncate(path, len(complete))
+    lock = JournalFileOpenLock(str(path))
+    Path(f"{path}.lock").unlink(missing_ok=True)  # left by a process that was killed while writing
+    return JournalStorage(CheckedJournal(str(path), lock))
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -1,8 +1,15 @@
 """fledge sweep: search for the best settings with many trainings."""
 
 import argparse
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from fledge.cli.arguments import Parser, add_engine_arguments, positive_int
+
+if TYPE_CHECKING:
+    from fledge.recipes.sweep import SweepResult
+
+REASON_WIDTH = 60  # characters
 
 EXAMPLES = (
     "fledge sweep rates.toml",
@@ -34,6 +41,36 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from fledge.recipes import sweep
+    from fledge.cli.output import report
+    from fledge.recipes.sweep import sweep
 
-    sweep.run(args)
+    result = sweep(
+        args.file,
+        args.runs,
+        name=args.run,
+        trials=args.trials,
+        workers=args.workers,
+        engine=args.engine,
+        address=args.address,
+    )
+    trials = [{"trial": trial.name, **asdict(trial)} for trial in result.trials]
+    report({**asdict(result), "trials": trials}, as_json=args.json, text=describe(result))
+
+
+def describe(result: "SweepResult") -> str:
+    """A table of all trials, and what to do next."""
+    from pathlib import Path
+
+    from fledge.core.formatting import printable, short_path
+    from fledge.sweep.search import format_value
+
+    rows = [["trial", result.metric, "step", "state", *result.trials[0].settings]]
+    for trial in result.trials:
+        loss = "-" if trial.loss is None else f"{trial.loss:.4f}"
+        state = f"failed: {printable(trial.reason)[:REASON_WIDTH]}" if trial.reason else trial.state
+        rows.append([trial.name, loss, f"{trial.step:,}", state, *map(format_value, trial.settings.values())])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if result.picture is None:
+        return "\n".join([*lines, "", f"no trial finished; their output: {result.folder}/trial-*.log"])
+    return "\n".join([*lines, "", f"picture: {short_path(Path(result.picture))}", f"next: {result.command}"])
