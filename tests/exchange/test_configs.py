@@ -14,7 +14,8 @@ from fledge.exchange import compatibility, gguf, hf_config
 from fledge.exchange.hf_config import HF_ARCHITECTURES, QWEN2, HFArchitecture
 from fledge.model.config import ModelConfig
 from fledge.model.flops import parameters
-from fledge.settings.pipeline import read_preset, validated
+from fledge.settings.layers import read_preset
+from fledge.settings.pipeline import validated
 
 from .conftest import SHAPES
 

@@ -30,8 +30,9 @@ from fledge.model.gpt import GPT
 from fledge.model.init import build
 from fledge.optim.groups import build_optimizer
 from fledge.optim.schedule import lr_multiplier
-from fledge.recipes.presets import parts
-from fledge.settings.pipeline import expected_vocab_size, preset_files, resolve
+from fledge.settings.layers import preset_files
+from fledge.settings.pipeline import resolve
+from fledge.settings.presets import expected_vocab_size, model_parts
 from fledge.tokenizers.base import save_tokenizer
 from fledge.tokenizers.char import CharTokenizer
 from fledge.training.config import Settings
@@ -60,9 +61,9 @@ ADAMW = {"readable window", "bigrams, hashed"}  # the others: Muon
 
 
 def full_settings(name: str) -> Settings:
-    settings = resolve("modern-5m" if name in RARE else name, [])
+    settings = resolve("modern-5m" if name in RARE else name)
     optim = replace(settings.optim, rule="adamw", schedule="constant") if name in ADAMW else settings.optim
-    model = replace(settings.model, **RARE.get(name, {}), vocab_size=expected_vocab_size(settings, {}))
+    model = replace(settings.model, **RARE.get(name, {}), vocab_size=expected_vocab_size(settings))
     return replace(settings, model=model, optim=optim)
 
 
@@ -294,7 +295,7 @@ def test_introduction_and_settings_describe_the_model() -> None:
 
 def test_introduction_names_the_bigram_table() -> None:
     settings = full_settings("sprint-shakespeare")
-    assert "bigram table (4,225 rows)" in render("sprint", parts(settings.model), settings)
+    assert "bigram table (4,225 rows)" in render("sprint", model_parts(settings.model), settings)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from fledge.cli.main import main
+from fledge.core.config import read_overrides
 from fledge.model.flops import parameters
 from fledge.planning import probe
 from fledge.settings.pipeline import resolve, validated
@@ -49,7 +50,7 @@ def test_plan_reports_time_memory_cost_loss_and_makes_no_run(home: Home, capsys:
 def test_planned_settings_are_those_of_training(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     found = planned(home, capsys, *about(home), "--train.steps", "5")
     run = home.train("same", "--train.steps", "5")
-    assert resolve(str(run / "config.toml"), []) == validated(found["settings"])
+    assert resolve(str(run / "config.toml")) == validated(found["settings"])
     assert shlex.split(found["command"])[:3] == ["fledge", "train", str(home.toml)]
 
 
@@ -89,7 +90,7 @@ def test_budget_chooses_a_size_and_prints_its_command(home: Home, capsys: pytest
     found = planned(home, capsys, *about(home), *words, "--budget", "20s")
     assert 0 < found["seconds"] <= 20
     _, verb, preset, *flags = shlex.split(found["command"])
-    settings = resolve(preset, flags)
+    settings = resolve(preset, read_overrides(flags))
     proposed = found["settings"]["model"]
     assert (verb, settings.train.steps, settings.train.batch) == ("train", found["steps"], found["batch"])
     assert (settings.model.n_layer, settings.model.n_embd) == (proposed["n_layer"], proposed["n_embd"])

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fledge.core.config import read_overrides
 from fledge.core.device import Machine
 from fledge.core.errors import UserError
 from fledge.planning.corpus_stats import CorpusStats, read_corpus_stats
@@ -42,7 +43,7 @@ SETTINGS = [
 
 
 def test_time_is_each_cost_times_its_occurrences() -> None:
-    parts = run_seconds(resolve("nanogpt-shakespeare-cpu", SETTINGS), COSTS, CORPUS)
+    parts = run_seconds(resolve("nanogpt-shakespeare-cpu", read_overrides(SETTINGS)), COSTS, CORPUS)
     assert parts.startup == 5.0
     assert parts.steps == pytest.approx(1000 * (0.5 + 12 * 64 * 0.001))
     assert parts.evaluations == pytest.approx(5 * 10_000 * 0.0001)  # at 0, 300, 600, 900, 1000
@@ -52,7 +53,9 @@ def test_time_is_each_cost_times_its_occurrences() -> None:
 
 
 def test_disabled_evaluations_and_samples_take_no_time() -> None:
-    settings = resolve("nanogpt-shakespeare-cpu", ["--train.eval_every", "0", "--train.sample_every", "0"])
+    settings = resolve(
+        "nanogpt-shakespeare-cpu", read_overrides(["--train.eval_every", "0", "--train.sample_every", "0"])
+    )
     parts = run_seconds(settings, COSTS, CORPUS)
     assert (parts.evaluations, parts.samples) == (0, 0)
     assert parts.checkpoints == 2.0  # of the last step
@@ -66,7 +69,8 @@ def test_scheduled_steps_include_the_last(every: int, steps: int, expected: set[
 
 
 def test_numbers_of_a_forecast_are_consistent() -> None:
-    forecast = make_forecast(resolve("nanogpt-shakespeare-cpu", SETTINGS), CPU, COSTS, CORPUS, PRIOR, [])
+    settings = resolve("nanogpt-shakespeare-cpu", read_overrides(SETTINGS))
+    forecast = make_forecast(settings, CPU, COSTS, CORPUS, PRIOR, [])
     assert forecast.tokens == 1000 * 12 * 64
     assert forecast.tokens_per_second * forecast.step_seconds == pytest.approx(12 * 64)
     assert forecast.seconds == forecast.parts.total
@@ -75,12 +79,12 @@ def test_numbers_of_a_forecast_are_consistent() -> None:
 
 
 def test_expected_loss_is_at_most_that_of_a_uniform_guess() -> None:
-    settings = resolve("nanogpt-shakespeare-cpu", ["--train.steps", "1"])
+    settings = resolve("nanogpt-shakespeare-cpu", read_overrides(["--train.steps", "1"]))
     assert expected_loss(settings, CORPUS, PRIOR) == pytest.approx(4.174, abs=0.001)  # ln 65
 
 
 def test_epochs_over_a_text_of_unknown_length_are_refused() -> None:
-    settings = resolve("scratch-owt10k", ["--data.corpus", "https://example.invalid/book.txt"])
+    settings = resolve("scratch-owt10k", read_overrides(["--data.corpus", "https://example.invalid/book.txt"]))
     with pytest.raises(UserError, match=r"train\.epochs"):
         complete_for_forecast(settings, read_corpus_stats(settings), CPU)
 

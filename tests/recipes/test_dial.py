@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fledge.core.config import read_overrides
 from fledge.core.errors import UserError
 from fledge.model.config import ModelConfig
 from fledge.model.flops import parameters
@@ -24,13 +25,13 @@ def whole(settings: Settings) -> ModelConfig:
 
 @given(sizes)
 def test_a_model_has_about_the_size_that_was_asked_for(size: int) -> None:
-    model = scaling_rules.nearest_rung(size, TIED, None)
+    model = scaling_rules.nearest_model(size, TIED, None)
     assert abs(parameters(model) / size - 1) <= 0.15
 
 
 @given(sizes, st.sampled_from([None, 65, 256, 1024]))
 def test_heads_are_64_wide_and_share_keys_evenly(size: int, vocab_size: int | None) -> None:
-    model = scaling_rules.nearest_rung(size, TIED, vocab_size)
+    model = scaling_rules.nearest_model(size, TIED, vocab_size)
     assert model.n_embd == 64 * model.n_head == model.head_width * model.n_head
     assert model.hidden_width % 64 == 0
     assert model.n_head in (model.kv_heads, 4 * model.kv_heads)
@@ -39,17 +40,17 @@ def test_heads_are_64_wide_and_share_keys_evenly(size: int, vocab_size: int | No
 @given(sizes, sizes, st.sampled_from([None, 65, 1024]), st.sampled_from(["swiglu", "gelu"]))
 def test_what_is_larger_is_nowhere_smaller(one: int, other: int, vocab_size: int | None, mlp: str) -> None:
     kinds = replace(TIED, mlp=mlp)  # type: ignore[arg-type]
-    small, large = (scaling_rules.nearest_rung(size, kinds, vocab_size) for size in sorted((one, other)))
+    small, large = (scaling_rules.nearest_model(size, kinds, vocab_size) for size in sorted((one, other)))
     assert parameters(small) <= parameters(large)
     assert (small.n_embd, small.n_layer) <= (large.n_embd, large.n_layer)
-    assert scaling_rules.rates(small)["lr"] >= scaling_rules.rates(large)["lr"]
-    assert scaling_rules.horizon(small)["batch"] <= scaling_rules.horizon(large)["batch"]
+    assert scaling_rules.learning_rates(small)["lr"] >= scaling_rules.learning_rates(large)["lr"]
+    assert scaling_rules.batch_and_steps(small)["batch"] <= scaling_rules.batch_and_steps(large)["batch"]
 
 
 @given(sizes, st.sampled_from([64, 200, 1024, 2048]))
 def test_the_length_is_twenty_tokens_for_each_parameter(size: int, context: int) -> None:
-    model = scaling_rules.nearest_rung(size, replace(TIED, context=context), None)
-    found = scaling_rules.horizon(model)
+    model = scaling_rules.nearest_model(size, replace(TIED, context=context), None)
+    found = scaling_rules.batch_and_steps(model)
     tokens = found["steps"] * found["batch"] * context
     assert tokens == pytest.approx(20 * parameters(model), rel=0.02)
     assert found["warmup_steps"] < found["steps"]
@@ -59,16 +60,19 @@ def test_the_length_is_twenty_tokens_for_each_parameter(size: int, context: int)
 def test_a_portion_divides_its_batch_and_is_small(batch: int, context: int) -> None:
     part = scaling_rules.micro_batch_for(batch, context)
     assert batch % part == 0
-    assert part == 1 or part * context <= scaling_rules.AT_ONCE
+    assert part == 1 or part * context <= scaling_rules.MICRO_BATCH_TOKENS
 
 
 @pytest.mark.parametrize("preset", ["modern-5m", "modern-30m", "modern-125m", "modern-350m"])
 def test_presets_of_a_size_are_near_the_dial(preset: str) -> None:
-    known, found = whole(resolve(preset, [])), whole(resolve("modern", ["--model.size", preset.partition("-")[2]]))
+    known, found = (
+        whole(resolve(preset)),
+        whole(resolve("modern", read_overrides(["--model.size", preset.partition("-")[2]]))),
+    )
     assert (found.n_embd, found.vocab_size) == (known.n_embd, known.vocab_size)
     assert abs(found.n_layer - known.n_layer) <= 1
     assert found.hidden_width == pytest.approx(known.hidden_width, rel=0.12)
-    assert resolve(preset, []).optim.lr == pytest.approx(scaling_rules.rates(found)["lr"], rel=0.4)
+    assert resolve(preset).optim.lr == pytest.approx(scaling_rules.learning_rates(found)["lr"], rel=0.4)
 
 
 @pytest.mark.parametrize(
@@ -88,25 +92,28 @@ def test_what_is_no_size_is_refused_with_an_example(text: object) -> None:
 @pytest.mark.parametrize("size", ["0", "10", "100B"])
 def test_a_size_that_cannot_be_is_refused_with_the_nearest(size: str) -> None:
     with pytest.raises(UserError, match="parameters") as refusal:
-        resolve("modern", ["--model.size", size])
-    resolve("modern", ["--model.size", refusal.value.hint.split()[-1]])
+        resolve("modern", read_overrides(["--model.size", size]))
+    resolve("modern", read_overrides(["--model.size", refusal.value.hint.split()[-1]]))
 
 
 @pytest.mark.parametrize("word", ["--model.siz", "--model.sise", "--modl.size"])
 def test_a_misspelt_size_is_offered_in_its_right_spelling(word: str) -> None:
     with pytest.raises(UserError) as refusal:
-        resolve("demo", [word, "30M"])
+        resolve("demo", read_overrides([word, "30M"]))
     assert refusal.value.hint == "did you mean 'model.size'?"
 
 
 def test_a_vocabulary_too_large_for_the_size_is_named() -> None:
     with pytest.raises(UserError, match="50,257"):
-        resolve("gpt2", ["--model.size", "1M"])
+        resolve("gpt2", read_overrides(["--model.size", "1M"]))
 
 
 def test_what_is_set_beside_the_size_wins_and_the_rest_follows_from_it() -> None:
-    found = resolve("modern", ["--model.size", "30M", "--model.n_layer", "6", "--train.batch", "24", "--optim.lr=1e-3"])
-    alone = resolve("modern", ["--model.size", "30M"])
+    found = resolve(
+        "modern",
+        read_overrides(["--model.size", "30M", "--model.n_layer", "6", "--train.batch", "24", "--optim.lr=1e-3"]),
+    )
+    alone = resolve("modern", read_overrides(["--model.size", "30M"]))
     assert (found.model.n_layer, found.train.batch, found.optim.lr) == (6, 24, 1e-3)
     assert found.model.n_embd == alone.model.n_embd
     assert found.train.steps * 24 * 1024 == pytest.approx(20 * parameters(whole(found)), rel=0.01)
@@ -114,7 +121,7 @@ def test_what_is_set_beside_the_size_wins_and_the_rest_follows_from_it() -> None
 
 
 def test_a_size_wins_over_the_shape_of_the_preset_below_it() -> None:
-    found, alone = resolve("modern-5m", ["--model.size", "30M"]), resolve("modern-5m", [])
+    found, alone = resolve("modern-5m", read_overrides(["--model.size", "30M"])), resolve("modern-5m")
     assert 25e6 < parameters(whole(found)) < 35e6
     assert found.train.steps != alone.train.steps
     assert (found.model.context, found.data, found.tokenizer) == (alone.model.context, alone.data, alone.tokenizer)
@@ -123,24 +130,26 @@ def test_a_size_wins_over_the_shape_of_the_preset_below_it() -> None:
 def test_a_file_may_turn_the_dial_of_the_preset_it_stands_on(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('[about]\npreset = "demo"\n[model]\nsize = 5_000_000\nn_head = 8\n')
-    found = resolve(str(file), [])
+    found = resolve(str(file))
     assert (found.model.n_head, found.data.corpus) == (8, "python")
-    assert found.model.n_embd == resolve("demo", ["--model.size", "5M"]).model.n_embd
-    assert resolve(str(file), ["--model.size", "30M"]) == resolve("demo", ["--model.size", "30M"])
+    assert found.model.n_embd == resolve("demo", read_overrides(["--model.size", "5M"])).model.n_embd
+    assert resolve(str(file), read_overrides(["--model.size", "30M"])) == resolve(
+        "demo", read_overrides(["--model.size", "30M"])
+    )
 
 
 def test_passes_over_the_text_give_way_to_the_horizon() -> None:
-    assert resolve("smollgpt-130m", []).train.epochs
-    assert resolve("smollgpt-130m", ["--model.size", "30M"]).train.epochs is None
-    assert resolve("smollgpt-130m", ["--model.size", "30M", "--train.epochs", "2"]).train.epochs == 2
+    assert resolve("smollgpt-130m").train.epochs
+    assert resolve("smollgpt-130m", read_overrides(["--model.size", "30M"])).train.epochs is None
+    assert resolve("smollgpt-130m", read_overrides(["--model.size", "30M", "--train.epochs", "2"])).train.epochs == 2
 
 
 def test_a_batch_that_cannot_be_divided_is_refused() -> None:
     with pytest.raises(UserError, match="micro_batch"):
-        resolve("modern", ["--model.size", "30M", "--train.batch", "10", "--train.micro_batch", "4"])
+        resolve("modern", read_overrides(["--model.size", "30M", "--train.batch", "10", "--train.micro_batch", "4"]))
 
 
 def test_a_model_by_character_has_no_table_to_speak_of() -> None:
-    found = resolve("nanogpt-shakespeare-cpu", ["--model.size", "1M"])
+    found = resolve("nanogpt-shakespeare-cpu", read_overrides(["--model.size", "1M"]))
     assert found.model.vocab_size is found.tokenizer.vocab_size is None
     assert parameters(replace(found.model, vocab_size=65)) == pytest.approx(1e6, rel=0.1)

@@ -253,7 +253,7 @@ def test_a_person_is_told_what_will_be_and_what_has_become_of_it(desk: Path, say
         "1 file, 2.1 KB; held out: the end of each document",
         "  one.txt                       a·3  ·1 b·4 a·3 d·6  ·1 c·5 a·3 b·4 ,·2  ·1 a·3 …",
     ]
-    assert re.fullmatch(r"about 2\.1 thousand tokens, 4\.2 KB on disk, 1 s with \d+ workers?", err[2])
+    assert re.fullmatch(r"about 2,101 tokens, 4\.2 KB on disk, 1 s with \d+ workers?", err[2])
     assert len(err) == 3
     assert out == [
         "my data: a vocabulary of 12 tokens",

@@ -1,7 +1,6 @@
 """The known GPTs: exactly the published sizes and settings, told in words, as JSON and as docs/presets.md."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,15 @@ import pytest
 import torch
 
 from fledge.cli.main import main
+from fledge.core.config import read_overrides
 from fledge.core.errors import UserError
+from fledge.core.formatting import short_count
 from fledge.model import flops
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
-from fledge.recipes.presets import describe, short
-from fledge.settings.pipeline import expected_vocab_size, preset_files, read_preset, resolve
+from fledge.settings.layers import preset_files
+from fledge.settings.pipeline import resolve
+from fledge.settings.presets import describe_preset, preset_settings
 from fledge.text.corpora import CORPORA
 
 transformers = pytest.importorskip("transformers")
@@ -37,14 +39,13 @@ MODERN = {"modern-5m": 5e6, "modern-30m": 30e6, "modern-125m": 125e6, "modern-35
 
 @pytest.mark.parametrize("name", preset_files())
 def test_no_preset_by_character_fixes_its_vocabulary(name: str) -> None:
-    settings = resolve(name, [])
+    settings = resolve(name)
     if settings.tokenizer.kind == "char":
         assert settings.model.vocab_size is settings.tokenizer.vocab_size is None
 
 
 def model_of(name: str) -> ModelConfig:
-    settings = resolve(name, [])
-    return replace(settings.model, vocab_size=expected_vocab_size(settings, read_preset(name)[1]))
+    return preset_settings(name)[0].model
 
 
 def told(capsys: pytest.CaptureFixture[str], *argv: str) -> Any:
@@ -54,7 +55,7 @@ def told(capsys: pytest.CaptureFixture[str], *argv: str) -> Any:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_model_has_its_published_size(name: str) -> None:
-    assert describe(name)["parameters"] == PUBLISHED[name]
+    assert describe_preset(name).parameters == PUBLISHED[name]
 
 
 @pytest.mark.parametrize("name", list(preset_files()))
@@ -62,7 +63,7 @@ def test_every_preset_is_built_of_as_many_numbers_as_it_says_without_taking_memo
     with torch.device("meta"):
         model = GPT(model_of(name))
     assert all(t.is_meta for t in [*model.parameters(), *model.buffers()])
-    assert sum(p.numel() for p in model.parameters()) == describe(name)["parameters"]
+    assert sum(p.numel() for p in model.parameters()) == describe_preset(name).parameters
 
 
 @pytest.mark.parametrize("name", GPT2)
@@ -71,7 +72,7 @@ def test_gpt2_has_the_shape_that_transformers_knows(name: str) -> None:
     shape = transformers.GPT2Config(n_layer=ours.n_layer, n_head=ours.n_head, n_embd=ours.n_embd)
     with torch.device("meta"):
         theirs = transformers.GPT2LMHeadModel(shape)
-    assert theirs.num_parameters() == describe(name)["parameters"]
+    assert theirs.num_parameters() == describe_preset(name).parameters
     assert (shape.n_positions, shape.vocab_size, shape.layer_norm_epsilon) == (ours.context, ours.vocab_size, ours.eps)
     assert (shape.activation_function, ours.mlp) == ("gelu_new", "gelu_tanh")
     assert shape.resid_pdrop == ours.dropout
@@ -92,9 +93,9 @@ def test_a_modern_model_is_a_stock_qwen3_of_about_its_size(name: str) -> None:
     )
     with torch.device("meta"):
         theirs = transformers.Qwen3ForCausalLM(shape)
-    assert theirs.num_parameters() == describe(name)["parameters"]
-    assert abs(describe(name)["parameters"] / MODERN[name] - 1) < 0.05
-    assert describe(name)["parts"] == ["rotary", "rmsnorm", "qk_norm", "swiglu", "no biases", "tied"]
+    assert theirs.num_parameters() == describe_preset(name).parameters
+    assert abs(describe_preset(name).parameters / MODERN[name] - 1) < 0.05
+    assert describe_preset(name).parts == ["rotary", "rmsnorm", "qk_norm", "swiglu", "no biases", "tied"]
     assert (ours.kv_heads < ours.n_head) == (name in ("modern-125m", "modern-350m"))
     assert ours.head_width % 32 == ours.n_embd % 32 == ours.hidden_width % 32 == 0  # blocks of q8_0
 
@@ -107,35 +108,35 @@ def test_the_toygpts_have_sines_and_a_head_with_biases() -> None:
 
 
 def test_smallgpt_is_trained_as_published() -> None:
-    found = resolve("smallgpt-shakespeare", [])
+    found = resolve("smallgpt-shakespeare")
     assert (found.optim.lr, found.optim.weight_decay, found.optim.schedule) == (3e-4, 0.1, "cosine")
     assert (found.train.grad_clip, found.train.batch, found.train.epochs) == (1.0, 16, 15)
     assert (found.model.hidden_width, found.model.dropout) == (2 * 768, 0.1)
 
 
 def test_smol_gpt_gathers_8_times_32_sequences() -> None:
-    found = resolve("smol-gpt-22m", [])
+    found = resolve("smol-gpt-22m")
     assert (found.train.batch, found.train.micro_batch) == (256, 32)
     assert (found.optim.lr, found.optim.min_lr, found.optim.warmup_steps) == (5e-3, 1e-5, 750)
     assert (found.data.corpus, found.model.mlp, found.model.dropout) == ("wikitext-103", "relu", 0.3)
 
 
 def test_smollgpt_reads_wikipedia_4_times() -> None:
-    found = resolve("smollgpt-130m", [])
+    found = resolve("smollgpt-130m")
     assert (found.train.batch, found.train.epochs, found.data.corpus) == (256, 4, "wikipedia-en")
     assert found.optim.min_lr == pytest.approx(found.optim.lr / 10)
 
 
 def test_scratch_char_sees_every_window_5_times() -> None:
-    found = resolve("scratch-char", [])
+    found = resolve("scratch-char")
     assert (found.data.stride, found.train.epochs, found.train.batch, found.optim.lr) == (1, 5, 64, 5e-4)
     assert (found.model.n_layer, found.model.n_head, found.model.head_width, found.model.context) == (4, 4, 16, 32)
 
 
 def test_scratch_owt10k_says_what_it_uses_instead_of_the_published_minimum() -> None:
     with pytest.raises(UserError, match=r"optim\.min_lr = 0\.0006 must lie between 0 and optim\.lr = 0\.0005"):
-        resolve("scratch-owt10k", ["--optim.min_lr", "6e-4"])
-    found = resolve("scratch-owt10k", [])
+        resolve("scratch-owt10k", read_overrides(["--optim.min_lr", "6e-4"]))
+    found = resolve("scratch-owt10k")
     assert (found.optim.lr, found.optim.min_lr) == (5e-4, 5e-5)
     assert "not the published 6e-4" in preset_files()["scratch-owt10k"].read_text()
     assert (found.model.n_head, found.model.head_width, found.train.micro_batch) == (4, 4, 32)
@@ -143,17 +144,17 @@ def test_scratch_owt10k_says_what_it_uses_instead_of_the_published_minimum() -> 
 
 
 def test_nanogpts_gpu_example_is_nanogpts() -> None:
-    found = resolve("nanogpt-shakespeare-char", [])
+    found = resolve("nanogpt-shakespeare-char")
     model, train, optim = found.model, found.train, found.optim
     assert (model.n_layer, model.n_head, model.n_embd, model.context, model.dropout) == (6, 6, 384, 256, 0.2)
     assert (train.steps, train.batch, optim.lr, optim.min_lr, optim.betas) == (5000, 64, 1e-3, 1e-4, (0.9, 0.99))
-    without_places = describe("nanogpt-shakespeare-char")["parameters"] - 256 * 384
+    without_places = describe_preset("nanogpt-shakespeare-char").parameters - 256 * 384
     assert f"{without_places / 1e6:.2f}M" == "10.65M"  # as nanoGPT prints it
 
 
 @pytest.mark.parametrize("name", list(preset_files()))
 def test_every_preset_names_a_corpus_that_there_is(name: str) -> None:
-    assert resolve(name, []).data.corpus in CORPORA
+    assert resolve(name).data.corpus in CORPORA
 
 
 def test_the_page_about_presets_is_what_the_code_says(capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,7 +184,7 @@ def test_a_person_sees_what_a_preset_costs(capsys: pytest.CaptureFixture[str]) -
     assert main(["presets", "gpt2"]) == 0
     out = capsys.readouterr().out
     assert "# 124,439,808 parameters, 85,056,000 without embeddings and head" in out
-    assert "36.9 KB a token, 37.7 MB at most" in out
+    assert "36.9 KB per token, 37.7 MB for a full context" in out
     assert "for a micro-batch of 16" in out
 
 
@@ -191,4 +192,4 @@ def test_a_person_sees_what_a_preset_costs(capsys: pytest.CaptureFixture[str]) -
     ("number", "words"), [(999_999, "999,999"), (10**6, "1 million"), (1_057_000_000, "1.06 billion")]
 )
 def test_large_numbers_are_told_in_words(number: int, words: str) -> None:
-    assert short(number) == words
+    assert short_count(number) == words

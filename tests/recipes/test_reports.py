@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from fledge.cli.main import main
+from fledge.core.config import read_overrides
 from fledge.core.files import cache_dir
-from fledge.settings.pipeline import preset_files, resolve
+from fledge.settings.layers import preset_files
+from fledge.settings.pipeline import resolve
 from fledge.text.corpora import CORPORA
 
 TEXT = "Once upon a time there was a duck.\n" * 40
@@ -92,13 +94,13 @@ def test_all_presets_are_told(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_preset_is_shown_as_a_file_that_can_be_trained(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["presets", "demo"]) == 0
     (workplace / "mine.toml").write_text(capsys.readouterr().out)
-    assert resolve("mine.toml", []) == resolve("demo", [])
+    assert resolve("mine.toml") == resolve("demo")
 
 
 def test_the_printed_config_of_a_preset_can_be_trained(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "demo", "--model.n_layer", "2", "--print-config"]) == 0
     (workplace / "mine.toml").write_text(capsys.readouterr().out)
-    assert resolve("mine.toml", []) == resolve("demo", ["--model.n_layer", "2"])
+    assert resolve("mine.toml") == resolve("demo", read_overrides(["--model.n_layer", "2"]))
     assert sorted(path.name for path in workplace.iterdir()) == ["duck.txt", "mine.toml"]
 
 

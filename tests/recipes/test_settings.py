@@ -10,12 +10,13 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from fledge.core.config import build, known_keys, to_toml
+from fledge.core.config import build, known_keys, read_overrides, to_toml
 from fledge.core.errors import UserError
 from fledge.datasets.config import DataConfig
 from fledge.model.config import ModelConfig
 from fledge.optim.config import OptimConfig
-from fledge.settings.pipeline import preset_files, read_preset, resolve, validated
+from fledge.settings.layers import preset_files, read_preset
+from fledge.settings.pipeline import resolve, validated
 from fledge.tokenizers.config import TokenizerConfig
 from fledge.tracking.config import TrackConfig
 from fledge.training.config import Settings, TrainConfig
@@ -241,17 +242,17 @@ def test_what_may_be_unset_is_unset_by_default_as_a_file_has_no_word_for_it() ->
 
 @pytest.mark.parametrize("name", list(preset_files()))
 def test_every_preset_is_valid_and_its_explained_print_is_the_same_settings(name: str, tmp_path: Path) -> None:
-    whole = resolve(name, [])
+    whole = resolve(name)
     file = tmp_path / "mine.toml"
     file.write_text(to_toml(whole, explain=True), encoding="utf-8")
-    assert resolve(str(file), []) == whole
+    assert resolve(str(file)) == whole
 
 
 def test_a_file_may_stand_on_a_preset_and_an_override_on_the_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('[about]\npreset = "demo"\n[model]\nn_layer = 2\nn_head = 8\n')
-    found = resolve(str(file), ["--model.n_layer", "3"]).model
-    assert (found.n_layer, found.n_head, found.n_embd) == (3, 8, resolve("demo", []).model.n_embd)
+    found = resolve(str(file), read_overrides(["--model.n_layer", "3"])).model
+    assert (found.n_layer, found.n_head, found.n_embd) == (3, 8, resolve("demo").model.n_embd)
 
 
 @pytest.mark.parametrize("base", ['"mine.toml"', '"other.toml"', '"absent"', "5", "[]"])
@@ -262,11 +263,11 @@ def test_a_file_that_stands_on_nothing_solid_is_refused(
     (tmp_path / "mine.toml").write_text(f"[about]\npreset = {base}\n")
     (tmp_path / "other.toml").write_text('[about]\npreset = "mine.toml"\n')
     with pytest.raises(UserError):
-        resolve("mine.toml", []) and read_preset("other.toml")
+        resolve("mine.toml") and read_preset("other.toml")
 
 
 def test_the_nanogpt_preset_is_nanogpts_example() -> None:
-    found = resolve("nanogpt-shakespeare-cpu", [])
+    found = resolve("nanogpt-shakespeare-cpu")
     model, train, optim = found.model, found.train, found.optim
     assert (model.n_layer, model.n_head, model.n_embd, model.context, model.dropout) == (4, 4, 128, 64, 0.0)
     assert (train.steps, train.batch, train.grad_clip) == (2000, 12, 1.0)
@@ -276,5 +277,5 @@ def test_the_nanogpt_preset_is_nanogpts_example() -> None:
 
 def test_a_misspelt_dial_is_recognised() -> None:
     with pytest.raises(UserError) as caught:
-        resolve("modern", ["--model.siz", "30M"])
+        resolve("modern", read_overrides(["--model.siz", "30M"]))
     assert caught.value.hint == "did you mean 'model.size'?"

@@ -12,6 +12,14 @@ def counted(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
+def short_count(number: float) -> str:
+    """999,999 · 1.06 billion"""
+    for unit, name in ((10**12, "trillion"), (10**9, "billion"), (10**6, "million")):
+        if number >= unit:
+            return f"{number / unit:.3g} {name}"
+    return f"{number:,.0f}"
+
+
 def fit_cells(text: str, width: int) -> str:
     """`text` in exactly so many cells of a terminal, where Chinese characters take two: cut, or filled with spaces."""
     kept, used = [], 0

@@ -24,6 +24,7 @@ from fledge.planning.corpus_stats import CorpusStats
 from fledge.planning.forecast import LossCurve, complete_for_forecast, effective_data, run_seconds, step_seconds
 from fledge.planning.probe import Costs, measure_costs, tokens_per_second_guess
 from fledge.settings import scaling_rules
+from fledge.settings.layers import FOLLOWS_FROM_SIZE
 from fledge.settings.pipeline import validated
 from fledge.training.config import Settings
 
@@ -90,14 +91,14 @@ class BudgetSearch:
 
     def shape_is_given(self) -> bool:
         """Whether the overrides set the size or shape of the model."""
-        return bool(set(scaling_rules.FOLLOWS["model"]) & set(self.overrides.get("model", {})))
+        return bool(set(FOLLOWS_FROM_SIZE["model"]) & set(self.overrides.get("model", {})))
 
     def candidates(self) -> list[ModelConfig]:
         """The models of the size ladder that fit into memory, smallest first; or the one whose shape is given."""
         if self.shape_is_given():
             return [replace(self.base.model, vocab_size=self.corpus.vocab_size)]
         memory = machines.total_memory(self.machine.device)
-        ladder = scaling_rules.ladder(replace(self.base.model, n_kv_head=None), self.corpus.vocab_size)
+        ladder = scaling_rules.candidate_models(replace(self.base.model, n_kv_head=None), self.corpus.vocab_size)
         return [model for count, model in ladder if TRAINING_BYTES * count < memory]
 
     def probe(self, model: ModelConfig, seconds_per_token: float) -> Costs:

@@ -10,7 +10,7 @@ from fledge.core.files import user_path
 from fledge.datasets.cache import cache_folder, ensure_dataset
 from fledge.datasets.preview import COMPRESSION
 from fledge.datasets.shards import MANIFEST, Dataset
-from fledge.settings.pipeline import known_vocabulary
+from fledge.settings.scaling_rules import known_vocabulary
 from fledge.text.corpora import CORPORA
 from fledge.text.inputs import is_url
 from fledge.text.sources import split_weight

@@ -27,8 +27,8 @@ from fledge.model.flops import non_embedding_parameters, parameters, training_fl
 from fledge.planning.corpus_stats import CorpusStats, dataset_stats
 from fledge.planning.probe import Costs
 from fledge.runs.run_folder import RunFolder, list_runs
-from fledge.settings.pipeline import validated, without
-from fledge.settings.scaling_rules import FOLLOWS
+from fledge.settings.layers import FOLLOWS_FROM_SIZE, without
+from fledge.settings.pipeline import validated
 from fledge.tracking.sinks import read_metrics
 from fledge.training.complete import complete_settings, decide_settings
 from fledge.training.config import Settings
@@ -233,4 +233,6 @@ def finished_runs(runs: Path, dataset: Dataset, like: Settings) -> Iterator[tupl
 def architecture(settings: Settings) -> object:
     """What must be equal for two runs to lie on one loss curve: all of the model but its size, and the optimizer."""
     model = {"model": {**vars(settings.model)}}
-    return without(model, {"model": (*FOLLOWS["model"], "vocab_size", "context", "attention")}), settings.optim.rule
+    return without(
+        model, {"model": (*FOLLOWS_FROM_SIZE["model"], "vocab_size", "context", "attention")}
+    ), settings.optim.rule

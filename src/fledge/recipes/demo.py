@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     if not 0.5 <= args.minutes < float("inf"):
         raise UserError(f"--minutes cannot be {args.minutes}", "a demo takes half a minute or more")
     begun = time.perf_counter()
-    settings = resolve("demo", [])
+    settings = resolve("demo")
     machine = machines.choose_machine()
     tell(
         "1. machine", f"{machines.cores()} cores; training on {machine.device} in {machine.dtype}. More: fledge doctor"

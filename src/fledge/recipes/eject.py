@@ -4,14 +4,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fledge.checkpoint import store
+from fledge.core.config import read_overrides
 from fledge.core.errors import UserError, nearest
 from fledge.core.files import user_path, write_atomic
 from fledge.core.progress import notice
 from fledge.exchange.eject import render
 from fledge.model.flops import parameters
-from fledge.recipes.presets import parts
 from fledge.runs.run_folder import RunFolder, find_run, list_runs
-from fledge.settings.pipeline import expected_vocab_size, preset_files, read_preset, resolve, validated
+from fledge.settings.layers import preset_files
+from fledge.settings.pipeline import validated
+from fledge.settings.presets import model_parts, preset_settings
 from fledge.training.config import Settings
 
 
@@ -49,7 +51,7 @@ def eject(model: str, out: str, *, overrides: list[str], runs: Path) -> EjectRes
 
 def render_model(name: str, settings: Settings) -> str:
     """The text of the file."""
-    return render(printable_name(name), parts(settings.model), settings)
+    return render(printable_name(name), model_parts(settings.model), settings)
 
 
 def find_source(name: str, overrides: list[str], runs: Path) -> EjectSource:
@@ -65,9 +67,7 @@ def find_source(name: str, overrides: list[str], runs: Path) -> EjectSource:
         known = [*preset_files(), *(each.name for each in list_runs(runs))]
         hint = nearest(name, known) or "'fledge presets' and 'fledge runs' list them"
         raise UserError(f"no preset or run is called '{name}'", hint)
-    settings = resolve(name, overrides)
-    model = replace(settings.model, vocab_size=expected_vocab_size(settings, read_preset(name)[1]))
-    return EjectSource(Path(name).stem, replace(settings, model=model))
+    return EjectSource(Path(name).stem, preset_settings(name, read_overrides(overrides))[0])
 
 
 def run_source(run: RunFolder) -> EjectSource:

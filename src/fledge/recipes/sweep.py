@@ -92,7 +92,7 @@ def train_trial(folder: Path, name: str) -> None:
     """Train the settings in `name`.toml as the run `name` of `folder`; a run that exists is resumed if unfinished."""
     run = find_run(name, folder)
     if run is None:
-        train(resolve(str(folder / f"{name}.toml"), []), folder, name=name, base_name=name)
+        train(resolve(str(folder / f"{name}.toml")), folder, name=name, base_name=name)
         return
     wait_for_lock(run)
     steps = validated(run.config()).train.steps

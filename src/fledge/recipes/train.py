@@ -11,7 +11,7 @@ from fledge.checkpoint import store
 from fledge.cli.output import report
 from fledge.cluster.train import train_on_ray
 from fledge.core import device as machines
-from fledge.core.config import to_layer, to_toml
+from fledge.core.config import read_overrides, to_layer, to_toml
 from fledge.core.distributed import SINGLE_PROCESS, World, init_distributed, restart_counts
 from fledge.core.errors import Interrupted, UserError
 from fledge.datasets.cache import ensure_dataset
@@ -67,7 +67,11 @@ def asked_for(args: argparse.Namespace) -> tuple[Settings, str, InitialWeights |
     if args.preset is None and args.init is None:
         raise UserError("what is to be trained?", "name a preset or a FILE.toml, or a run to go on from: --init RUN")
     start = init_from.find_initial_weights(args.init, args.runs) if args.init else None
-    settings = resolve_init(start.run, args.preset, args.overrides) if start else resolve(args.preset, args.overrides)
+    settings = (
+        resolve_init(start.run, args.preset, args.overrides)
+        if start
+        else resolve(args.preset, read_overrides(args.overrides))
+    )
     base_name = run_name(args.preset) if args.preset else start.run.name if start else ""
     return settings, base_name, start
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from fledge.core.config import Layer, build, cast, read_toml, refuse_odd_counts, refuse_unknown, setting
 from fledge.core.errors import UserError, nearest
-from fledge.settings.pipeline import merge_layers, read_preset, validated
+from fledge.settings.layers import merge_layers, read_preset
+from fledge.settings.pipeline import validated
 from fledge.training.config import Settings
 
 if TYPE_CHECKING:

@@ -61,9 +61,8 @@ def plan_text(planned: "PlanResult") -> str:
     from dataclasses import asdict
 
     from fledge.core.files import human_bytes
-    from fledge.core.formatting import counted, format_duration
+    from fledge.core.formatting import counted, format_duration, short_count
     from fledge.planning.budget import precise_duration
-    from fledge.recipes.presets import short
 
     model, forecast = planned.settings.model, planned.forecast
     parts = [f"{name} {format_duration(seconds)}" for name, seconds in asdict(forecast.parts).items()]
@@ -71,7 +70,7 @@ def plan_text(planned: "PlanResult") -> str:
     rows = {
         "model": f"{forecast.parameters:,} parameters: {model.n_layer} blocks, width {model.n_embd}",
         "length": f"{forecast.steps:,} steps of {forecast.batch:,} × {model.context:,} tokens: {forecast.tokens:,}",
-        "compute": f"{short(forecast.flops)} FLOPs",
+        "compute": f"{short_count(forecast.flops)} FLOPs",
         "machine": f"{forecast.device}, {forecast.dtype}, {'compiled' if forecast.compiled else 'not compiled'}",
         "speed": f"{forecast.tokens_per_second:,.0f} tokens/s; {precise_duration(forecast.step_seconds)} per step",
         "memory": human_bytes(forecast.memory),

@@ -9,7 +9,7 @@ from fledge.cli.arguments import Parser, add_engine_arguments, add_settings_argu
 from fledge.cli.output import report, token_text
 from fledge.core.config import read_overrides
 from fledge.core.files import human_bytes
-from fledge.core.formatting import counted, fit_cells, printable, shorten
+from fledge.core.formatting import counted, fit_cells, printable, short_count, shorten
 from fledge.core.progress import notice
 
 if TYPE_CHECKING:
@@ -92,13 +92,6 @@ def describe_result(result: "PrepareResult") -> str:
     lines += [f"  {counted(result.read[name], *words)}" for name, words in ODD_TEXT.items() if result.read[name]]
     command = f"fledge train demo --data.path {shlex.quote(result.folder)}"
     return "\n".join([*lines, f"done in {rough_time(result.seconds)}; next: {command}"])
-
-
-def short_count(count: float) -> str:
-    for unit, size in (("billion", 1e9), ("million", 1e6), ("thousand", 1e3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count:.0f}"
 
 
 def rough_time(seconds: float) -> str:

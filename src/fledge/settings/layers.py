@@ -1,0 +1,66 @@
+"""Stage 1 of the settings: presets and files read as layers, and merged.
+
+A layer is plain data: section → key → value. A later layer wins, key by key.
+"""
+
+from collections.abc import Collection, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fledge.core.config import Layer, merge, read_toml
+from fledge.core.errors import UserError, nearest
+from fledge.core.files import user_path
+
+# What follows from model.size. A layer that names a size replaces these settings of all lower layers.
+FOLLOWS_FROM_SIZE = {
+    "model": ("size", "n_layer", "n_head", "n_kv_head", "n_embd", "head_dim", "mlp_width"),
+    "optim": ("lr", "min_lr", "warmup_steps"),
+    "train": ("steps", "epochs", "batch", "micro_batch"),
+}
+
+
+def preset_files() -> dict[str, Path]:
+    folder = Path(str(resources.files("fledge.presets")))
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def read_preset(name_or_file: str, above: tuple[Path, ...] = ()) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """The name of a preset or the path of a TOML file → (its settings, its [about] section).
+
+    `about.preset` names the preset or file that it is based on; `above` are the files that are being read.
+    """
+    presets = preset_files()
+    path = presets.get(name_or_file)
+    if path is None:
+        if not name_or_file.endswith(".toml"):
+            hint = nearest(name_or_file, presets) or f"there are: {', '.join(presets)}; or give a FILE.toml"
+            raise UserError(f"unknown preset '{name_or_file}'", hint)
+        path = user_path(name_or_file)
+    layer = read_toml(path)
+    about = layer.pop("about", {})
+    if "preset" in about:
+        base = about["preset"]
+        if not isinstance(base, str) or path.resolve() in above:
+            raise UserError(f"'{path}': about.preset cannot be {base!r}", "name a preset, or another FILE.toml")
+        base_layer, _ = read_preset(base, (*above, path.resolve()))
+        layer = merge_layers(base_layer, layer)
+    return layer, about
+
+
+def merge_layers(*layers: Layer) -> dict[str, dict[str, Any]]:
+    """Merge, lowest first; a layer with a model.size also replaces what follows from it."""
+    result: dict[str, dict[str, Any]] = {}
+    for layer in layers:
+        if "size" in layer.get("model", {}):
+            result = without(result, FOLLOWS_FROM_SIZE)
+        result = merge(result, layer)
+    return result
+
+
+def without(layer: Layer, names: Mapping[str, Collection[str]]) -> dict[str, dict[str, Any]]:
+    """The layer without these keys: section → keys."""
+    return {
+        section: {key: value for key, value in keys.items() if key not in names.get(section, ())}
+        for section, keys in layer.items()
+    }
