@@ -84,7 +84,7 @@ class Bench:
         lines = (self.folder / "runs" / run / "metrics.csv").read_text().splitlines()
         names = lines[0].split(",")
         rows = [dict(zip(names, line.split(","), strict=True)) for line in lines[1:]]
-        return [{name: float(value or "nan") for name, value in row.items()} for row in rows if row["train_loss"]]
+        return [{name: float(value or "nan") for name, value in row.items()} for row in rows if row["train/loss"]]
 
     def ended(self, run: str) -> dict[str, Any]:
         lines = (self.folder / "runs" / run / "events.jsonl").read_text().splitlines()
@@ -175,14 +175,14 @@ def through_fledge(bench: Bench, shape: ModelConfig, batch: int, steps: int, her
     vocabulary = ("--model.vocab_size", str(shape.vocab_size))
     bench.fledge("train", "gpt2", "--run", "gpt2", *model, *run, *quiet, *rate, *where, *vocabulary)
     rows = bench.rows_of("gpt2")
-    fallen = rows[0]["train_loss"] - rows[-1]["train_loss"]
+    fallen = rows[0]["train/loss"] - rows[-1]["train/loss"]
     if not fallen > (0.1 if bench.dry_run else 1.0):
         raise SystemExit(f"fledge train does not learn: its loss fell by {fallen:.3f}")
     events = [json.loads(line) for line in (bench.folder / "runs/gpt2/events.jsonl").read_text().splitlines()]
-    times = [event["time"] for event in events if event["event"] == "Stepped"]
+    times = [event["time"] for event in events if "train/loss" in event.get("values", ())]
     later = times[len(times) // 3 :]
     speed = batch * shape.context * (len(later) - 1) / (later[-1] - later[0])
-    return speed, int(bench.ended("gpt2")["memory"] or 0)
+    return speed, int(bench.ended("gpt2")["peak_memory"] or 0)
 
 
 def decode(bench: Bench) -> None:
@@ -222,7 +222,7 @@ def minutes(bench: Bench) -> None:
     best = json.loads(bench.fledge("eval", "stock@best", "--json")[0])["loss"]
     bench.tell("plan of nanogpt-shakespeare-char", seconds=planned["seconds"], memory=planned["memory"])
     bench.tell(
-        "reality", seconds=real["seconds"], memory=real["memory"], command=command, loss=judged["loss"], best=best
+        "reality", seconds=real["seconds"], memory=real["peak_memory"], command=command, loss=judged["loss"], best=best
     )
     sprint = ("--model.n_layer", "6", "--model.n_embd", "384", "--model.n_head", "6", "--model.context", "256")
     for steps in (20,) if bench.dry_run else (200, 300, 450):

@@ -160,7 +160,7 @@ def command(marks: Marks, words: list[str], environment: dict[str, str]) -> int:
 def _mark_everything(marks: Marks) -> None:
     from fledge.checkpoint import store
     from fledge.recipes import train
-    from fledge.tracking.sinks import TrackerSink
+    from fledge.tracking.tracker import Tracker
     from fledge.training.compiled import CompiledLoss
     from fledge.training.step import TrainStep
     from fledge.training.trainer import Trainer
@@ -172,7 +172,7 @@ def _mark_everything(marks: Marks) -> None:
         (Trainer, "_sample", "sampling"),
         (store, "save", "save"),
         (store, "prune", "prune"),
-        (TrackerSink, "close", "end"),
+        (Tracker, "close", "end"),
     ):
         setattr(place, name, _marked(getattr(place, name), marks, phase))
     stepper, go, save = TrainStep.__call__, Trainer.go, Trainer._save

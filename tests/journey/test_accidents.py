@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fledge.checkpoint import store
-from fledge.tracking.sinks import read_metrics
+from fledge.tracking.sinks.csv import read_metrics
 from fledge.training.step import BatchGradient, TrainStep
 
 SETTINGS = ("--train.steps", "24", "--train.save_every", "6", "--train.eval_every", "0", "--train.log_every", "1")
@@ -51,7 +51,7 @@ def test_one_step_without_a_number_is_passed_over_and_written_down(home, spoilt)
     [accident] = events(run, "Anomaly")
     assert (accident["step"], accident["samples"]) == (9, [32, 35])
     assert accident["loss"] is None
-    losses = read_metrics(run)["train_loss"]
+    losses = read_metrics(run)["train/loss"]
     assert [step for step, loss in enumerate(losses, 1) if math.isnan(loss)] == [9]
 
 
@@ -67,10 +67,10 @@ def test_three_in_a_row_lead_back_to_a_checkpoint_and_around_the_text(home, spoi
     spoilt({8, 9, 10})
     run = home.train("bird", *SETTINGS)
     assert steps_of(run) == list(range(1, 25))  # no row twice, none missing
-    assert not any(math.isnan(loss) for loss in read_metrics(run)["train_loss"])
+    assert not any(math.isnan(loss) for loss in read_metrics(run)["train/loss"])
     assert [accident["step"] for accident in events(run, "Anomaly")] == [9, 10, 11]
     [rescue] = events(run, "RolledBack")
-    assert (rescue["step"], rescue["failed"], rescue["batches"]) == (6, 11, [6, 10])
+    assert (rescue["step"], rescue["failed_step"], rescue["skipped_batches"]) == (6, 11, [6, 10])
     assert store.load(store.find_checkpoint(run / "checkpoints")[0]).skipped == [[6, 5]]
 
 
@@ -78,11 +78,11 @@ def test_a_checkpoint_from_between_bad_steps_is_not_gone_back_to(home, spoilt) -
     spoilt({8, 9, 10})
     often = home.train("often", *SETTINGS, "--train.save_every", "1", "--train.keep_last", "3")
     [rescue] = events(often, "RolledBack")
-    assert (rescue["step"], rescue["failed"]) == (8, 11)
+    assert (rescue["step"], rescue["failed_step"]) == (8, 11)
     ended = home.train("ended", *SETTINGS, "--train.steps", "9")  # the last step is always saved
     assert home.do("resume", "ended", "--train.steps", "24", "--allow-changes") == 0
     [rescue] = events(ended, "RolledBack")
-    assert (rescue["step"], rescue["failed"]) == (6, 11)
+    assert (rescue["step"], rescue["failed_step"]) == (6, 11)
     assert steps_of(ended) == list(range(1, 25))
     assert [c.step for c in store.list_checkpoints(ended / "checkpoints")[0]] == [18, 24]
 
@@ -92,8 +92,8 @@ def test_a_leap_of_the_loss_leads_back_too(home, spoilt) -> None:
     run = home.train("bird", *SETTINGS)
     assert steps_of(run) == list(range(1, 25))
     [rescue] = events(run, "RolledBack")
-    assert "leapt" in rescue["what"]
-    assert (rescue["step"], rescue["failed"]) == (12, 15)
+    assert "leapt" in rescue["reason"]
+    assert (rescue["step"], rescue["failed_step"]) == (12, 15)
 
 
 def test_a_run_that_was_rescued_and_stopped_goes_on_to_the_same_end(home, spoilt, outcome_of) -> None:

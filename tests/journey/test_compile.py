@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fledge.core.device import find_compiler
-from fledge.tracking.sinks import read_metrics
+from fledge.tracking.sinks.csv import read_metrics
 from fledge.training.parallel import LossModel
 
 # The loss of a small model, compiled as training does it; then how many graphs the compiler did not know, and knew.
@@ -36,7 +36,7 @@ print(*(counters["inductor"][f"fxgraph_cache_{found}"] for found in ("miss", "hi
 def test_a_compiled_run_learns_the_same_and_resumes_to_the_same_bits(home, outcome_of) -> None:
     plain = home.train("plain")
     compiled = home.train("compiled", "--train.compile", "true", "--train.keep_last", "9")
-    losses = [read_metrics(run)["train_loss"][-1] for run in (plain, compiled)]
+    losses = [read_metrics(run)["train/loss"][-1] for run in (plain, compiled)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
     assert '"compiled": true' in (compiled / "events.jsonl").read_text()
     whole = outcome_of(compiled)
@@ -115,8 +115,8 @@ def test_compiled_runs_with_a_large_vocabulary_learn(home, chunked: str) -> None
     run = home.train("large", *settings, "--train.steps", "40", "--train.sample_every", "0")
     metrics = read_metrics(run)
     assert checks(run) == [(0, True)]
-    assert min(metrics["grad_norm"][1:]) > 0
-    assert metrics["train_loss"][1] - metrics["train_loss"][-1] > 1
+    assert min(metrics["train/grad_norm"][1:]) > 0
+    assert metrics["train/loss"][1] - metrics["train/loss"][-1] > 1
 
 
 def test_a_model_that_does_not_learn_ends_with_advice(
@@ -129,7 +129,7 @@ def test_a_model_that_does_not_learn_ends_with_advice(
     assert error.startswith("error: the model does not learn: the gradient was exactly zero in 5 steps")
     assert "--train.compile false" in hint
     events = [json.loads(line) for line in (home.runs / "stuck" / "events.jsonl").read_text().splitlines()]
-    assert [event["what"] for event in events if event["event"] == "Anomaly"]
+    assert [event["reason"] for event in events if event["event"] == "Anomaly"]
 
 
 def test_a_rate_that_moves_no_weight_ends_with_advice(home, capsys: pytest.CaptureFixture[str]) -> None:

@@ -155,7 +155,7 @@ def test_against_has_no_time_if_a_process_was_killed(own: Home, capsys: pytest.C
 
 def test_against_reads_torn_lines_and_odd_line_ends(own: Home, capsys: pytest.CaptureFixture[str]) -> None:
     events = own.runs / "bird" / "events.jsonl"
-    sample = {"event": "Sampled", "step": 40, "prompt": "", "text": "a\u2028b\x85c"}
+    sample = {"event": "Sample", "step": 40, "prompt": "", "text": "a\u2028b\x85c"}
     events.write_text(
         events.read_text() + json.dumps(sample, ensure_ascii=False) + '\n{"event": "Sta', encoding="utf-8"
     )

@@ -1,4 +1,4 @@
-"""Looking back at runs: pictures and a list."""
+"""`fledge plot` and `fledge runs`."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,20 @@ from pathlib import Path
 import pytest
 
 
-def test_plot_draws_five_pictures_and_a_sheet(own, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plot_draws_a_figure_for_each_metric(own, capsys: pytest.CaptureFixture[str]) -> None:
     assert own.do("plot", "bird", "--json") == 0
     written = [Path(path) for path in json.loads(capsys.readouterr().out)["pictures"]]
-    names = {"loss", "learning-rate", "gradient-norm", "step-time", "throughput", "all"}
+    names = {
+        "loss",
+        "lr",
+        "grad_norm",
+        "step_seconds",
+        "tokens_per_second",
+        "perplexity",
+        "bits_per_byte",
+        "accuracy",
+        "all",
+    }
     assert {path.stem for path in written} == names
     for path in written:
         assert path.parent == own.runs / "bird" / "plots"
@@ -17,12 +27,12 @@ def test_plot_draws_five_pictures_and_a_sheet(own, capsys: pytest.CaptureFixture
         assert path.stat().st_size > 5000
 
 
-def test_plot_of_several_runs_goes_where_it_is_told(own, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plot_of_several_runs_writes_to_out(own, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert own.do("plot", "bird", str(own.runs / "bird"), "--out", str(tmp_path / "compared")) == 0
-    assert len(capsys.readouterr().out.splitlines()) == len(list((tmp_path / "compared").glob("*.png"))) == 6
+    assert len(capsys.readouterr().out.splitlines()) == len(list((tmp_path / "compared").glob("*.png"))) == 9
 
 
-def test_runs_lists_what_was_trained(trained, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_lists_the_trained_runs(trained, capsys: pytest.CaptureFixture[str]) -> None:
     assert trained.do("runs", "--json") == 0
     (row,) = json.loads(capsys.readouterr().out)
     state = json.loads((trained.runs / "bird" / "checkpoints" / "step-00000040" / "state.json").read_text())
@@ -33,7 +43,7 @@ def test_runs_lists_what_was_trained(trained, capsys: pytest.CaptureFixture[str]
     assert "bird" in capsys.readouterr().out
 
 
-def test_no_runs_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_without_any_run_suggests_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from fledge.cli.main import main
 
     assert main(["runs", "--runs", str(tmp_path)]) == 0
@@ -42,7 +52,7 @@ def test_no_runs_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert json.loads(capsys.readouterr().out) == []
 
 
-def test_one_broken_run_does_not_hide_the_others(own, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_lists_runs_beside_a_damaged_one(own, capsys: pytest.CaptureFixture[str]) -> None:
     (own.runs / "bad").mkdir()
     (own.runs / "bad" / "config.toml").write_text("[model]\nn_layer = 'x'\n")
     assert own.do("runs", "--json") == 0
@@ -50,7 +60,7 @@ def test_one_broken_run_does_not_hide_the_others(own, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("steps", ["3", "20"])
-def test_a_profile_says_what_steps_spend_their_time_on(home, capsys, steps: str) -> None:
+def test_profile_writes_trace_and_operators(home, capsys, steps: str) -> None:
     run = home.train("bird", "--train.steps", steps, "--profile")
     trace = json.loads((run / "profile" / "trace.json").read_text())
     assert any("mm" in event.get("name", "") for event in trace["traceEvents"])

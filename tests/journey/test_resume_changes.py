@@ -13,7 +13,7 @@ from fledge.core.distributed import World
 from fledge.recipes.resume import resume
 from fledge.runs.run_folder import RunFolder
 from fledge.settings.pipeline import validated
-from fledge.tracking.sinks import read_metrics
+from fledge.tracking.sinks.csv import read_metrics
 from fledge.training import verify
 from fledge.training.trainer import Trainer
 

@@ -88,7 +88,7 @@ def test_killed_sweep_continues_to_the_same_table(sweeps: Sweeps, capsys: pytest
     said = capsys.readouterr()
     assert "continuing 'cut'" in said.err
     assert sweeps.table("cut") == sweeps.table("whole")
-    for column in ("trial", "val_loss", "step", "state", "optim.lr", "model.n_embd"):
+    for column in ("trial", "val/loss", "step", "state", "optim.lr", "model.n_embd"):
         assert column in said.out.splitlines()[0]
     command = said.out.splitlines()[-1].partition("next: fledge ")[2].split()
     assert sweeps.home.do(*command[: command.index("--runs")], "--train.steps", "9") == 0, "the best, trained longer"
@@ -188,7 +188,7 @@ def test_slots_are_spread_over_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None
         ('preset = "', '# "', "[sweep] has no preset", "preset ="),
         ("trials = 4", "trials = 0", "sweep.trials cannot be 0", "from 1 up"),
         ("trials = 4", "trails = 4", "unknown setting 'sweep.trails'", "sweep.trials"),
-        ("seed = 2", 'metric = "loss"', "sweep.metric cannot be 'loss'", "val_loss"),
+        ("seed = 2", 'metric = "loss"', "sweep.metric cannot be 'loss'", "val/loss"),
         ("[train]", "[optim]\nlr = 0.1\n[train]", "optim.lr is set both in [optim] and in [space]", "one of them"),
         ("[train]", "[train]\nstepz = 3", "unknown setting 'train.stepz'", "train.steps"),
         ("eval_every = 4", "eval_every = 0", "train.eval_every = 0", "leave it out"),

@@ -1,4 +1,4 @@
-"""What is possible and probably not wanted is done, and told in one line."""
+"""Settings that work but are probably not wanted give one warning."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from fledge.core import device
         (("--optim.warmup_steps", "3"), "still climbing at the end: 3 steps of warm-up, and 2 in all"),
     ],
 )
-def test_what_is_possible_and_unwise_is_done_and_told_in_one_line(home, capsys, monkeypatch, words, said) -> None:
+def test_unwise_settings_give_one_warning(home, capsys, monkeypatch, words, said) -> None:
     monkeypatch.setattr(device, "has_bf16_units", lambda _: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_fp16_supported", lambda: False)
     home.train("slow", "--train.steps", "2", "--optim.warmup_steps", "0", *words)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "then", "it", "sleeps", "until"]
-TIMED = {"step_seconds", "tokens_per_second"}
+TIMED = {"train/step_seconds", "train/tokens_per_second", "val/seconds"}
 
 
 def write_text(folder: Path, seed: int = 0) -> Path:

@@ -19,6 +19,7 @@ from fledge.settings.layers import preset_files, read_preset
 from fledge.settings.pipeline import resolve, validated
 from fledge.tokenizers.config import TokenizerConfig
 from fledge.tracking.config import TrackConfig
+from fledge.tracking.loggers import LOGGERS
 from fledge.training.config import Settings, TrainConfig
 
 NAN, INF = math.nan, math.inf
@@ -221,7 +222,12 @@ everything = st.builds(
         seed=st.integers(0, 2**63 - 1),
         compile=st.sampled_from(["auto", True, False]),
     ),
-    track=st.builds(TrackConfig, wandb=st.booleans(), prompt=st.none() | text, temperature=st.floats(0, 2)),
+    track=st.builds(
+        TrackConfig,
+        loggers=st.lists(st.sampled_from([*LOGGERS])).map(tuple),
+        prompt=st.none() | text,
+        temperature=st.floats(0, 2),
+    ),
 )
 
 

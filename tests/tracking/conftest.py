@@ -1,35 +1,50 @@
 import pytest
 
-from fledge.tracking.events import Ended, Evaluated, Event, Notice, Sampled, Saved, Started, Stepped
+from fledge.tracking.events import Ended, Event, Metrics, Notice, Sample, Saved, Started
 
 
-def stepped(step: int) -> Stepped:
-    return Stepped(step, step * 64, 3.0 - step / 10, 1e-3 / step, 0.5, 0.25, 256.0)
+def train_metrics(step: int) -> Metrics:
+    values = {
+        "train/loss": 3.0 - step / 10,
+        "train/lr": 1e-3 / step,
+        "train/grad_norm": 0.5,
+        "train/step_seconds": 0.25,
+        "train/tokens_per_second": 256.0,
+        "train/tokens": step * 64,
+    }
+    return Metrics(step, values)
 
 
-def evaluated(step: int) -> Evaluated:
-    return Evaluated(step, "val", 3.1 - step / 10, 20.0, 4.4 - step / 10, 0.1 + step / 100, 999, 16, 0.5)
+def val_metrics(step: int) -> Metrics:
+    values = {
+        "val/loss": 3.1 - step / 10,
+        "val/perplexity": 20.0,
+        "val/bits_per_byte": 4.4 - step / 10,
+        "val/accuracy": 0.1 + step / 100,
+        "val/seconds": 0.5,
+    }
+    return Metrics(step, values)
 
 
-def story(steps: int = 6, every: int = 3) -> list[Event]:
-    """A short run, as training tells it."""
+def run_events(steps: int = 6, every: int = 3) -> list[Event]:
+    """The events of a short run, as training records them."""
     events: list[Event] = [
         Started("tiny", 0, steps, 1234, "cpu", "float32", False),
-        evaluated(0),
-        Sampled(0, "a", "x?"),
+        val_metrics(0),
+        Sample(0, "a", "x?"),
     ]
     for step in range(1, steps + 1):
-        looks = step % every == 0
-        events += [evaluated(step)] * looks + [stepped(step)]
-        events += [Sampled(step, "ab", f"c{step}\n"), Saved(step, 3.1, 0.1)] * looks
+        evaluated = step % every == 0
+        events += [val_metrics(step)] * evaluated + [train_metrics(step)]
+        events += [Sample(step, "ab", f"c{step}\n"), Saved(step, 3.1, 0.1)] * evaluated
     return [*events, Notice(steps, "something to know"), Ended(steps, "finished", 12.0)]
 
 
 @pytest.fixture
 def events() -> list[Event]:
-    return story()
+    return run_events()
 
 
 @pytest.fixture
-def long_story() -> list[Event]:
-    return story(60, 20)
+def many_events() -> list[Event]:
+    return run_events(60, 20)

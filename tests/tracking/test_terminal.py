@@ -1,4 +1,4 @@
-"""What a person sees: redrawn on a terminal, plain lines anywhere else, and never a code from the model."""
+"""The live view on a terminal, plain lines anywhere else, and no control characters from the model."""
 
 import io
 import os
@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.tracking.events import Event, Notice, Sampled, Started
-from fledge.tracking.terminal import BARS, LineView, sparkline, view
+from fledge.tracking.events import Anomaly, Event, Metrics, Notice, RolledBack, Sample, Started
+from fledge.tracking.terminal import BARS, LineView, sparkline, terminal_view
 
 LiveView = pytest.importorskip("fledge.tracking.live_view", exc_type=ImportError, reason="needs rich").LiveView
 
@@ -21,14 +21,14 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture(autouse=True)
-def _a_good_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def _terminal_size(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"TERM": "xterm", "COLUMNS": "90", "LINES": "40", "NO_COLOR": "1"}.items():
         monkeypatch.setenv(name, value)
 
 
-def seen_on(events: list[Event], *, terminal: bool) -> str:
+def output_on(events: list[Event], *, terminal: bool) -> str:
     stream = Terminal() if terminal else io.StringIO()
-    screen = view(stream)
+    screen = terminal_view(stream)
     assert isinstance(screen, LiveView if terminal and int(os.environ["COLUMNS"]) >= 40 else LineView)
     for event in events:
         screen.record(event)
@@ -36,45 +36,45 @@ def seen_on(events: list[Event], *, terminal: bool) -> str:
     return re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "", stream.getvalue()) if terminal else stream.getvalue()
 
 
-def test_on_a_terminal_one_sees_progress_numbers_curve_and_sample(events: list[Event]) -> None:
-    text = seen_on(events, terminal=True)
+def test_live_view_shows_progress_metrics_curve_and_sample(events: list[Event]) -> None:
+    text = output_on(events, terminal=True)
     for expected in (
         "tiny: 1,234 parameters on cpu, float32",
         "6 / 6",
-        "2.400",
-        "validation",
-        "2.500",
-        "1.67e-04",
-        "256",
+        "loss 2.4000",
+        "best 2.5000",
+        "lr 1.67e-04",
+        "256 tokens/s",
+        "bits per byte 3.8000",
     ):
         assert expected in text, expected
     assert sparkline([3.0 - step / 10 for step in range(1, 7)], 80) in text
-    assert "what it writes after step 6" in text
+    assert "sample after step 6" in text
     assert "abc6" in text
     assert "something to know" in text
 
 
-def test_anywhere_else_one_sees_plain_lines(events: list[Event]) -> None:
-    text = seen_on(events, terminal=False)
+def test_line_view_shows_plain_lines(events: list[Event]) -> None:
+    text = output_on(events, terminal=False)
     assert "\x1b" not in text
     assert "tiny: 1,234 parameters on cpu, float32" in text
-    assert "step 6/6  loss 2.4000  rate 1.67e-04  256 tokens/s" in text
-    assert "step 3  val loss 2.8000  (999 tokens)" in text
+    assert "step 6/6  loss 2.4000  lr 1.67e-04  grad norm 0.50  256 tokens/s" in text
+    assert "step 3  val  loss 2.8000  bits per byte 4.1000  accuracy 13.0%" in text
     assert "sample after step 6:\n    abc6" in text
     assert "finished at step 6 after 12 s" in text
 
 
-def test_lines_in_a_pipe_are_not_cut_or_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_lines_in_a_pipe_are_not_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
-    assert seen_on([Notice(0, "word " * 100)], terminal=False).count("\n") == 1
+    assert output_on([Notice(0, "word " * 100)], terminal=False).count("\n") == 1
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_control_characters_and_markup_in_a_sample_are_only_shown(terminal: bool) -> None:
+def test_control_characters_and_markup_are_shown_as_text(terminal: bool) -> None:
     stream = Terminal() if terminal else io.StringIO()
-    screen = view(stream)
+    screen = terminal_view(stream)
     screen.record(Started("[red]tiny[/red]", 0, 3, 12, "cpu", "float32", False))
-    screen.record(Sampled(1, "[bold]a[/bold]", "x\x1b[2J\x1b]0;title\x07\rb\x08\x9b31m\u202e"))
+    screen.record(Sample(1, "[bold]a[/bold]", "x\x1b[2J\x1b]0;title\x07\rb\x08\x9b31m\u202e"))
     screen.close()
     text = stream.getvalue()
     assert "\x1b[2J" not in text
@@ -84,22 +84,22 @@ def test_control_characters_and_markup_in_a_sample_are_only_shown(terminal: bool
     assert "[red]tiny[/red]" in text
 
 
-def test_a_narrow_terminal_is_no_reason_to_fail(events: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_narrow_terminal_gets_plain_lines(events: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "24")
-    assert "step 6/6" in seen_on(events, terminal=True)
+    assert "step 6/6" in output_on(events, terminal=True)
 
 
-def test_without_rich_there_are_lines(events: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_rich_there_are_plain_lines(events: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rich.console", None)
-    assert isinstance(view(Terminal()), LineView)
+    assert isinstance(terminal_view(Terminal()), LineView)
 
 
-def test_a_view_that_is_closed_before_it_began_says_nothing() -> None:
-    assert seen_on([], terminal=True).strip() == ""
+def test_view_closed_before_start_prints_nothing() -> None:
+    assert output_on([], terminal=True).strip() == ""
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=300), st.integers(1, 50))
-def test_a_sparkline_is_as_long_as_it_may_be_and_spans_all_heights(values: list[float], width: int) -> None:
+def test_sparkline_uses_the_width_and_all_heights(values: list[float], width: int) -> None:
     line = sparkline(values, width)
     assert len(line) == min(len(values), width)
     assert set(line) <= set(BARS)
@@ -108,12 +108,35 @@ def test_a_sparkline_is_as_long_as_it_may_be_and_spans_all_heights(values: list[
         assert line[values.index(max(values))] == BARS[-1]
 
 
-def test_a_falling_curve_falls() -> None:
+def test_sparkline_of_a_falling_curve_falls() -> None:
     assert sparkline([8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0], 8) == BARS[::-1]
     assert sparkline([float(v) for v in range(800, 0, -1)], 8) == BARS[::-1]
 
 
-def test_a_curve_of_nothing_is_empty_and_what_is_no_number_is_left_out() -> None:
+def test_sparkline_leaves_out_non_finite_values() -> None:
     assert sparkline([], 10) == ""
     assert sparkline([float("nan"), float("inf")], 10) == ""
     assert sparkline([1.0, float("nan"), 2.0], 10) == BARS[0] + BARS[-1]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_new_metric_is_shown_by_its_name(terminal: bool) -> None:
+    events = [Started("tiny", 0, 9, 12, "cpu", "float32", False), Metrics(3, {"ppo/kl": 0.01234, "ppo/reward": 2})]
+    text = output_on(events, terminal=terminal)
+    assert re.search(r"ppo +kl 0\.01234  reward 2", text)
+
+
+def test_line_view_prints_training_metrics_rarely_and_evaluations_always(many_events: list[Event]) -> None:
+    lines = output_on(many_events, terminal=False).splitlines()
+    assert len([line for line in lines if re.match(r"step [0-9]+/60 ", line)]) == 1  # the last step
+    assert len([line for line in lines if re.match(r"step [0-9]+  val ", line)]) == 4
+
+
+def test_anomaly_and_rollback_are_one_line_each() -> None:
+    events = [
+        Anomaly(9, "the loss is not finite", "block 2", float("nan"), 0.5, (32, 35)),
+        RolledBack(6, 11, "3 anomalies in a row", (6, 10)),
+    ]
+    first, second = output_on(events, terminal=False).splitlines()
+    assert first == "warning: step 9: the loss is not finite (loss nan, gradient norm 0.5); first in block 2"
+    assert second == "warning: 3 anomalies in a row: rolled back to step 6, skipping 5 batches"

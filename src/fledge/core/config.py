@@ -130,8 +130,12 @@ def _cast(kind: Any, value: Any) -> Any:
     if get_origin(kind) is Literal:
         return get_args(kind)[get_args(kind).index(value)]
     if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        if kinds[-1] is Ellipsis:  # any number of them; on the command line: a,b
+            items = [item for item in value.split(",") if item] if isinstance(value, str) else value
+            return tuple(_cast(kinds[0], item) for item in items)
         items = json.loads(value) if isinstance(value, str) else value
-        return tuple(_cast(each, item) for each, item in zip(get_args(kind), items, strict=True))
+        return tuple(_cast(each, item) for each, item in zip(kinds, items, strict=True))
     if kind in (bool, NoneType) and isinstance(value, str):
         value = WORDS.get(value, value)
     if kind is float and not isinstance(value, bool):
@@ -149,6 +153,8 @@ def _words(kind: Any) -> str:
     if kind in plain:
         return plain[kind]
     arguments: tuple[Any, ...] = getattr(kind, "__args__", ())
+    if Ellipsis in arguments:
+        return "names, with commas between them"
     if getattr(kind, "__origin__", None) is tuple:
         return "a list such as [" + ", ".join("0.9" for _ in arguments) + "]"
     return " or ".join(a if isinstance(a, str) else _words(a) for a in arguments) or str(kind)

@@ -35,6 +35,11 @@ class LossResult:
     tokens: int
     context: int
 
+    def metrics(self) -> dict[str, float]:
+        """What is logged: `val/loss`, `val/bits_per_byte`, …"""
+        names = ("loss", "perplexity", "bits_per_byte", "accuracy")
+        return {f"{self.split}/{name}": getattr(self, name) for name in names}
+
 
 def windows(length: int, context: int) -> list[tuple[int, int]]:
     """(start, number of targets) of each window: [0, context], [context, 2·context], …"""

@@ -10,7 +10,7 @@ from fledge.core.errors import UserError
 from fledge.exchange.parity import Parity
 from fledge.model.flops import parameters
 from fledge.runs.run_folder import LoadedCheckpoint
-from fledge.tracking.sinks import read_metrics
+from fledge.tracking.sinks.csv import read_metrics
 
 FRONT = """---
 library_name: {library}
@@ -74,7 +74,7 @@ def _judged(loaded: LoadedCheckpoint) -> dict[str, str]:
         metrics = read_metrics(loaded.run.folder)
     except UserError:
         return {}
-    rows = zip(*(metrics[name] for name in ("step", "val_loss", "val_bits_per_byte", "val_accuracy")), strict=True)
+    rows = zip(*(metrics[name] for name in ("step", "val/loss", "val/bits_per_byte", "val/accuracy")), strict=True)
     looks = [row for row in rows if row[0] == loaded.checkpoint.step and not math.isnan(row[1])]
     if not looks:
         return {}

@@ -14,7 +14,7 @@ from fledge.core.errors import UserError
 from fledge.datasets.cache import open_dataset_at
 from fledge.runs.run_folder import RunFolder
 from fledge.settings.pipeline import validated
-from fledge.tracking.sinks import read_events
+from fledge.tracking.sinks.jsonl import read_events
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,6 @@ def skipped_batches(run: RunFolder) -> SkippedBatches:
     skipped = [(first, count) for first, count in store.read_progress(newest).get("skipped", [])] if newest else []
     for event in read_events(run.folder):
         if event["event"] == "RolledBack" and event["step"] >= (newest.step if newest else 0):
-            first, last = event["batches"]
+            first, last = event["skipped_batches"]
             skipped.append((event["step"], last - first + 1))
     return SkippedBatches(tuple(skipped))

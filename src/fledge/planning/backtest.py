@@ -1,14 +1,14 @@
 """Compare a forecast with what a finished run has measured."""
 
 import json
-import math
 import statistics
 
 from fledge.core.errors import UserError
 from fledge.planning.forecast import Forecast
 from fledge.runs.run_folder import RunFolder
 from fledge.tracking.events import Ended
-from fledge.tracking.sinks import EVENTS, read_metrics
+from fledge.tracking.sinks.csv import read_metrics
+from fledge.tracking.sinks.jsonl import EVENTS
 
 Row = dict[str, float | None]
 
@@ -25,13 +25,12 @@ def compare(forecast: Forecast, run: RunFolder) -> dict[str, Row]:
 
 def measured_values(run: RunFolder) -> dict[str, float | None]:
     """The quantities of a Forecast that the files of a run tell; None where they do not."""
-    columns, (starts, ends) = read_metrics(run.folder), read_sessions(run)
-    losses = [loss for loss in columns["val_loss"] if math.isfinite(loss)]
-    times = [seconds for seconds in columns["step_seconds"] if math.isfinite(seconds)]
-    speeds = [speed for speed in columns["tokens_per_second"] if math.isfinite(speed)]
+    metrics, (starts, ends) = read_metrics(run.folder), read_sessions(run)
+    losses = metrics.measured("val/loss")
+    times, speeds = metrics.measured("train/step_seconds"), metrics.measured("train/tokens_per_second")
     finished = bool(ends) and ends[-1].reason == "finished"
     all_timed = finished and len(ends) == starts  # a process that was killed left no time
-    memory = max((end.memory or 0 for end in ends), default=0)
+    memory = max((end.peak_memory or 0 for end in ends), default=0)
     return {
         "seconds": sum(end.seconds for end in ends) if all_timed else None,
         "step_seconds": statistics.median(times) if times else None,
@@ -46,7 +45,8 @@ def read_sessions(run: RunFolder) -> tuple[int, list[Ended]]:
     try:
         lines = (run.folder / EVENTS).read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
         events = [(event.pop("event"), event) for event in map(json.loads, lines)]
-        ends = [Ended(e["step"], e["reason"], e["seconds"], e.get("memory")) for name, e in events if name == "Ended"]
+        ended = [event for name, event in events if name == "Ended"]
+        ends = [Ended(end["step"], end["reason"], end["seconds"], end.get("peak_memory")) for end in ended]
         return sum(name == "Started" for name, _ in events), ends
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(

@@ -29,7 +29,7 @@ from fledge.planning.probe import Costs
 from fledge.runs.run_folder import RunFolder, list_runs
 from fledge.settings.layers import FOLLOWS_FROM_SIZE, without
 from fledge.settings.pipeline import validated
-from fledge.tracking.sinks import read_metrics
+from fledge.tracking.sinks.csv import read_metrics
 from fledge.training.complete import complete_settings, decide_settings
 from fledge.training.config import Settings
 from fledge.training.setup import compiles
@@ -220,11 +220,11 @@ def finished_runs(runs: Path, dataset: Dataset, like: Settings) -> Iterator[tupl
                 like
             ):
                 continue
-            columns = read_metrics(run.folder)
+            metrics = read_metrics(run.folder)
         except UserError:  # a damaged run, which 'fledge runs' reports
             continue
-        losses = [loss for loss in columns["val_loss"] if math.isfinite(loss)]
-        if losses and max(columns["step"]) == settings.train.steps:
+        losses = metrics.measured("val/loss")
+        if losses and metrics.last_step == settings.train.steps:
             corpus = dataset_stats(settings, dataset)
             size = non_embedding_parameters(settings.model)
             yield run, LossPoint(size, run_data(settings, corpus), losses[-1] / corpus.bytes_per_token)

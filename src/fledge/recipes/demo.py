@@ -21,7 +21,7 @@ from fledge.model.flops import parameters
 from fledge.recipes.train import train
 from fledge.settings.pipeline import resolve
 from fledge.tracking.plots import draw
-from fledge.tracking.sinks import read_events
+from fledge.tracking.sinks.jsonl import read_events
 from fledge.training.complete import complete_settings
 from fledge.training.config import Settings
 from fledge.training.result import TrainResult
@@ -105,7 +105,7 @@ def seconds_per_step(settings: Settings, machine: Machine, dataset: Dataset) -> 
 
 def before_and_after(folder: Path) -> list[dict[str, Any]]:
     told = read_events(folder)
-    samples = [{"step": e["step"], "text": e["prompt"] + e["text"]} for e in told if e["event"] == "Sampled"]
+    samples = [{"step": e["step"], "text": e["prompt"] + e["text"]} for e in told if e["event"] == "Sample"]
     return [samples[0], samples[-1]]
 
 

@@ -24,7 +24,7 @@ from fledge.runs.config_diff import config_changes, refuse_changes
 from fledge.runs.run_folder import CONFIG, RunFolder, open_run
 from fledge.settings.pipeline import validated
 from fledge.tokenizers.base import fingerprint
-from fledge.tracking.sinks import rewind
+from fledge.tracking.rewind import rewind
 from fledge.training.config import Settings
 from fledge.training.result import TrainResult, saved_result
 from fledge.training.setup import check_batch_divisible

@@ -11,7 +11,7 @@ from fledge.core.progress import notice
 from fledge.model.flops import parameters
 from fledge.runs.run_folder import RunFolder, list_runs
 from fledge.settings.pipeline import validated
-from fledge.tracking.sinks import read_metrics
+from fledge.tracking.sinks.csv import read_metrics
 
 
 def run(args: argparse.Namespace) -> None:
@@ -28,13 +28,13 @@ def describe(run: RunFolder) -> dict[str, Any]:
     good = store.complete_checkpoints(run.checkpoints)
     best = store.best_of(good)
     try:
-        steps_seen = read_metrics(run.folder)["step"]
+        step = read_metrics(run.folder).last_step
     except UserError:
-        steps_seen = []
+        step = 0
     return {
         "run": run.name,
         "parameters": parameters(run.model_config()),
-        "step": int(max(steps_seen, default=0)),
+        "step": step,
         "steps": validated(run.config()).train.steps,
         "best_val_loss": best.val_loss if best else None,
         "checkpoints": [c.step for c in good],

@@ -20,7 +20,8 @@ from fledge.recipes.train_result import print_result, refuse_ray_options
 from fledge.runs import metadata, run_folder
 from fledge.runs.run_folder import RunFolder
 from fledge.settings.pipeline import resolve, resolve_init
-from fledge.tracking.sinks import read_events, read_metrics
+from fledge.tracking.sinks.csv import read_metrics
+from fledge.tracking.sinks.jsonl import read_events
 from fledge.training import init_from
 from fledge.training.complete import complete_settings
 from fledge.training.config import Settings
@@ -157,11 +158,11 @@ def is_unstarted(run: RunFolder) -> bool:
     if any(event["event"] == "Anomaly" for event in read_events(run.folder)):
         return False
     try:
-        steps = read_metrics(run.folder)["step"]
+        last_step = read_metrics(run.folder).last_step
     except UserError:
-        steps = []
+        last_step = 0
     saved = max((checkpoint.step for checkpoint in store.complete_checkpoints(run.checkpoints)), default=0)
-    return not saved and not max(steps, default=0)
+    return not saved and not last_step
 
 
 def check_name(name: str) -> None:

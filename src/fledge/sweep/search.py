@@ -1,6 +1,5 @@
 """The loop of a sweep: ask for a trial → train it → tell its loss."""
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from fledge.core.jobs import DONE, STOPPED, Job, failure_reason
 from fledge.core.progress import notice
 from fledge.sweep.study import FAILED, FINISHED, UNFINISHED, Study, Trial
 from fledge.sweep.workers import TrialJob, TrialRunner
-from fledge.tracking.sinks import read_metrics
+from fledge.tracking.sinks.csv import read_metrics
 from fledge.training.config import Settings
 
 Train = Callable[[Path, str], object]  # (folder, name): train name.toml as the run `name`, or resume it; picklable
@@ -86,9 +85,8 @@ class Search:
 
 def best_value(run: Path, metric: str) -> tuple[float | None, int]:
     """The lowest value of the metric in a run, and the last logged step."""
-    columns = read_metrics(run)
-    values = [value for value in columns[metric] if math.isfinite(value)]
-    return min(values, default=None), int(max(columns["step"], default=0))
+    metrics = read_metrics(run)
+    return min(metrics.measured(metric), default=None), metrics.last_step
 
 
 def describe_settings(settings: dict[str, Any]) -> str:

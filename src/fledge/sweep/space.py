@@ -33,8 +33,8 @@ MAX_DRAWS = 10  # at least one of so many draws must be valid
 @dataclass(frozen=True)
 class SweepConfig:
     preset: str | None = setting(None, "what to train: a preset, or a FILE.toml")
-    metric: Literal["val_loss", "val_bits_per_byte"] = setting(
-        "val_loss", "what to minimise; bits per byte to compare tokenizers"
+    metric: Literal["val/loss", "val/bits_per_byte"] = setting(
+        "val/loss", "what to minimise; bits per byte to compare tokenizers"
     )
     trials: int = setting(20, "number of trainings")
     seed: int = setting(1, "of the search")

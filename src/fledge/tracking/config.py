@@ -1,23 +1,29 @@
-"""[track]: who else listens to a run, and what is sampled."""
+"""[track]: the loggers of a run, and the samples generated during training."""
 
 import math
 from dataclasses import dataclass
 
 from fledge.core.config import setting
-from fledge.core.errors import UserError
+from fledge.core.errors import UserError, nearest
+from fledge.tracking.loggers import LOGGERS
+
+NAMES = ", ".join(LOGGERS)
 
 
 @dataclass(frozen=True)
 class TrackConfig:
-    wandb: bool = setting(False, "send to Weights & Biases too: pip install 'fledge[wandb]'")
-    tensorboard: bool = setting(False, "write TensorBoard files too: pip install 'fledge[tensorboard]'")
-    project: str = setting("fledge", "project name at Weights & Biases")
-    prompt: str | None = setting(None, "how samples during training begin; unset: as a document begins")
+    loggers: tuple[str, ...] = setting((), f"where metrics go besides the run folder: {NAMES}")
+    project: str = setting("fledge", "project name on Weights & Biases")
+    prompt: str | None = setting(None, "prompt of the samples during training; unset: the start of a document")
     sample_tokens: int = setting(200, "length of a sample")
-    temperature: float = setting(0.8, "boldness of samples: 0 is greedy")
+    temperature: float = setting(0.8, "sampling temperature of the samples; 0: greedy")
 
     def __post_init__(self) -> None:
+        for name in self.loggers:
+            if name not in LOGGERS:
+                hint = nearest(name, LOGGERS) or f"choose from: {NAMES}"
+                raise UserError(f"track.loggers cannot hold '{name}'", hint)
         if self.sample_tokens < 0:
             raise UserError(f"track.sample_tokens cannot be {self.sample_tokens}", "it takes a whole number from 0 up")
         if not 0 <= self.temperature < math.inf:
-            raise UserError(f"track.temperature cannot be {self.temperature}", "0 is greedy, 1 is the model's own")
+            raise UserError(f"track.temperature cannot be {self.temperature}", "it takes a number from 0 up")

@@ -1,11 +1,11 @@
-"""What happens in a run, as typed records. Whoever listens (sinks.py, terminal.py) gets each one, in order."""
+"""Everything that can happen in a run, as typed records. The tracker hands each one to all sinks, in order."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Started:
-    """Training begins, or goes on, after `step` finished steps."""
+    """Training starts, or resumes, after `step` finished steps."""
 
     run: str
     step: int
@@ -17,31 +17,21 @@ class Started:
 
 
 @dataclass(frozen=True)
-class Stepped:
+class Metrics:
+    """Measured values of a step by name: `train/loss`, `train/lr`, `val/bits_per_byte`.
+
+    Names are open: every sink follows the names that occur. The part before the slash is the group (a dataset split,
+    or an algorithm as in `ppo/kl`), and one step may have several such events.
+    """
+
     step: int
-    tokens: int  # seen since the run began
-    loss: float
-    lr: float
-    grad_norm: float
-    step_seconds: float
-    tokens_per_second: float
+    values: dict[str, float]
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    step: int
-    split: str
-    loss: float
-    perplexity: float
-    bits_per_byte: float
-    accuracy: float
-    tokens: int
-    context: int
-    seconds: float
+class Sample:
+    """Text that the model has generated during training."""
 
-
-@dataclass(frozen=True)
-class Sampled:
     step: int
     prompt: str
     text: str
@@ -49,37 +39,39 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Saved:
+    """A checkpoint is on disk."""
+
     step: int
     val_loss: float | None
-    seconds: float  # until it was on the disk
-    held: float = 0.0  # of which training stood still
+    seconds: float  # until it was on disk
+    blocked_seconds: float = 0.0  # how long training waited for it
 
 
 @dataclass(frozen=True)
 class Anomaly:
-    """A step whose numbers are none, or far from usual."""
+    """A step with a non-finite loss or gradient, or with a loss spike."""
 
     step: int
-    what: str
-    where: str  # the first weight, layer or gradient that is no number
+    reason: str
+    origin: str  # the first weight, layer or gradient that is not finite
     loss: float
     grad_norm: float
-    samples: tuple[int, int]  # the first and the last of its batch; `fledge data show RUN --step N` prints them
+    samples: tuple[int, int]  # first and last sample of its batch; `fledge data show RUN --step N` prints them
 
 
 @dataclass(frozen=True)
 class RolledBack:
-    """Training has gone back to `step`, and goes on past the text that led to `failed`."""
+    """Training went back to the checkpoint of `step` and skips the batches that led to `failed_step`."""
 
     step: int
-    failed: int
-    what: str
-    batches: tuple[int, int]  # the first and the last that are passed over
+    failed_step: int
+    reason: str
+    skipped_batches: tuple[int, int]  # first and last
 
 
 @dataclass(frozen=True)
 class Notice:
-    """Anything a person should know."""
+    """A message for the user."""
 
     step: int
     text: str
@@ -87,7 +79,7 @@ class Notice:
 
 @dataclass(frozen=True)
 class CompileChecked:
-    """Compiled and eager code have computed the same batch. Where they differ, the eager code trains."""
+    """The first step was computed by compiled and by eager code. If they differ, training continues eagerly."""
 
     step: int
     ok: bool
@@ -99,7 +91,7 @@ class Ended:
     step: int
     reason: str  # "finished" or "interrupted"
     seconds: float
-    memory: int | None = None  # the most bytes held meanwhile
+    peak_memory: int | None = None  # bytes
 
 
-Event = Started | Stepped | Evaluated | Sampled | Saved | Anomaly | RolledBack | CompileChecked | Notice | Ended
+Event = Started | Metrics | Sample | Saved | Anomaly | RolledBack | CompileChecked | Notice | Ended

@@ -43,6 +43,16 @@ class StepResult:
         """Whether an update was made."""
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
+    def metrics(self) -> dict[str, float]:
+        """What is logged of a step."""
+        return {
+            "train/loss": self.loss,
+            "train/lr": self.lr,
+            "train/grad_norm": self.grad_norm,
+            "train/step_seconds": self.seconds,
+            "train/tokens_per_second": self.tokens / self.seconds,
+        }
+
 
 class MicroBatches(Protocol):
     def __call__(self, number: int, /) -> list[Batch]:

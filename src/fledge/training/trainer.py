@@ -34,8 +34,9 @@ from fledge.runs.metadata import checkpoint_metadata
 from fledge.runs.run_folder import RunFolder
 from fledge.tokenizers.base import byte_lengths
 from fledge.tracking import events
-from fledge.tracking.listeners import build_sinks
-from fledge.tracking.sinks import RECORDS, TrackerSink, rewind
+from fledge.tracking.loggers import build_sinks
+from fledge.tracking.rewind import RECORDS, rewind
+from fledge.tracking.tracker import Tracker
 from fledge.training.anomaly import checksum, find_anomaly, is_finite
 from fledge.training.compiled import WITHOUT_COMPILER, CompileCheck, CompiledLoss
 from fledge.training.config import Settings
@@ -63,7 +64,7 @@ class Trainer:
         self.byte_lengths = byte_lengths(dataset.tokenizer)
         self.judged: tuple[int, float] | None = None  # step and validation loss of the last look
         self.best_step, self.best_loss = -1, math.inf
-        self.tracker = TrackerSink([])
+        self.tracker = Tracker([])
         self.signals = StopSignals(self.world)
         self.guard = DivergenceMonitor(settings.train.loss_spike, self._accident, settings.optim.lr)
         records = [run.folder / name for name in RECORDS]
@@ -175,7 +176,7 @@ class Trainer:
             rewind(
                 self.run.folder,
                 state.step - (state.pending_hooks is not None),
-                spare=(events.Anomaly, events.RolledBack),
+                keep=(events.Anomaly, events.RolledBack),
             )
         self.tracker = self._heard(state.step)
         self._announce(state.step)
@@ -204,11 +205,11 @@ class Trainer:
         if not check.ok:
             self.tracker.record(events.Notice(step, f"warning: {check.reason}: {WITHOUT_COMPILER}"))
 
-    def _heard(self, reached: int) -> TrackerSink:
+    def _heard(self, reached: int) -> Tracker:
         """The first of a world writes and speaks."""
         if not self.world.is_main:
-            return TrackerSink([])
-        return TrackerSink(build_sinks(self.run.folder, self.settings.track, to_layer(self.settings), reached))
+            return Tracker([])
+        return Tracker(build_sinks(self.run.folder, self.settings.track, reached))
 
     def _announce(self, step: int) -> None:
         machine, compiled = self.machine, compiles(self.settings, self.machine)
@@ -252,7 +253,8 @@ class Trainer:
         begun = time.perf_counter()
         split, attentive = self.dataset.split("val"), self.signals.interruptible
         found = evaluate_loss(self.model, split, self.byte_lengths, self.machine, progress=attentive)
-        self.tracker.record(events.Evaluated(step=step, **asdict(found), seconds=time.perf_counter() - begun))
+        seconds = time.perf_counter() - begun
+        self.tracker.record(events.Metrics(step, {**found.metrics(), "val/seconds": seconds}))
         if not math.isfinite(found.loss):
             raise Diverged(step, f"the validation loss became {found.loss} at step {step}")
         self.judged = (step, found.loss)
@@ -260,11 +262,8 @@ class Trainer:
             self.best_step, self.best_loss = step, found.loss
 
     def _log(self, result: StepResult) -> None:
-        speed = result.tokens / result.seconds
-        seen = result.step * self.settings.train.batch * self.settings.model.context
-        self.tracker.record(
-            events.Stepped(result.step, seen, result.loss, result.lr, result.grad_norm, result.seconds, speed)
-        )
+        tokens = result.step * self.settings.train.batch * self.settings.model.context  # since the start of the run
+        self.tracker.record(events.Metrics(result.step, {**result.metrics(), "train/tokens": tokens}))
         self.guard.look_at_weights(result, checksum(self.model, self.world))
 
     def _profiled(self, result: StepResult) -> None:
@@ -282,7 +281,7 @@ class Trainer:
         pieces = stream_text(
             self.model, tokenizer, prompt, row, self.machine, track.sample_tokens, self.settings.train.seed
         )
-        self.tracker.record(events.Sampled(step, prompt, "".join(self.signals.interruptible(pieces))))
+        self.tracker.record(events.Sample(step, prompt, "".join(self.signals.interruptible(pieces))))
 
     def _save(self, step: int, end: RunEnd | None = None) -> None:
         self._refuse_ruined(step)

@@ -67,7 +67,7 @@ def test_a_group_of_one_learns_the_same(device: str, parallel: str, compile: str
 
 def losses(run: Path) -> list[float]:
     with (run / "metrics.csv").open(newline="") as file:
-        return [float(row["train_loss"]) for row in csv.DictReader(file) if row["train_loss"]]
+        return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
 
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

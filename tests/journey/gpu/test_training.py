@@ -21,7 +21,7 @@ from fledge.model.config import ModelConfig
 from fledge.model.init import build
 from fledge.optim.config import OptimConfig
 from fledge.optim.groups import build_optimizer
-from fledge.tracking.sinks import read_metrics
+from fledge.tracking.sinks.csv import read_metrics
 from fledge.training.compiled import CompileCheck
 from fledge.training.micro_batch import AutoMicroBatch
 from fledge.training.parallel import deterministic_sums, wrap
@@ -38,9 +38,9 @@ def test_every_precision_learns(home: Any, on_device: OnDevice, dtype: str, comp
     settings = ("--train.dtype", dtype, "--train.steps", "60", "--model.vocab_size", "4099", "--train.compile", compile)
     run = home.train("bird", *on_device, *settings, "--train.sample_every", "0")
     metrics = read_metrics(run)
-    losses = metrics["train_loss"][Rows]
+    losses = metrics["train/loss"][Rows]
     assert all(math.isfinite(loss) for loss in losses)
-    assert all(norm > 0 for norm in metrics["grad_norm"][Rows])
+    assert all(norm > 0 for norm in metrics["train/grad_norm"][Rows])
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
@@ -85,7 +85,7 @@ def test_gradients_equal_the_reference(machine: Machine, V: int, chunked: bool, 
 
 def test_compiled_runs_learn_the_same(home: Any, on_device: OnDevice) -> None:
     runs = [home.train(f"compile-{word}", *on_device, "--train.compile", word) for word in ("false", "true")]
-    plain, compiled = (read_metrics(run)["train_loss"][Rows] for run in runs)
+    plain, compiled = (read_metrics(run)["train/loss"][Rows] for run in runs)
     assert compiled == pytest.approx(plain, rel=0.01)
 
 

@@ -55,9 +55,9 @@ def test_what_is_no_number_on_one_rank_leads_all_back_and_around_the_text(
     told = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     accidents = [event for event in told if event["event"] == "Anomaly"]
     assert [accident["step"] for accident in accidents] == [9, 10, 11]
-    assert {accident["where"] for accident in accidents} == {"the loss"}, "the rank that met it says where"
+    assert {accident["origin"] for accident in accidents} == {"the loss"}, "the rank that met it says where"
     [rescue] = [event for event in told if event["event"] == "RolledBack"]
-    assert (rescue["step"], rescue["failed"]) == (6, 11)
+    assert (rescue["step"], rescue["failed_step"]) == (6, 11)
 
 
 def test_ranks_prepare_a_text_and_measure_the_attention_in_bf16(home: Any, together: Callable[..., str]) -> None:

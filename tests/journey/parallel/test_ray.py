@@ -19,7 +19,7 @@ pytest.importorskip("ray.train.torch", exc_type=ImportError)
 
 SETTINGS = ("--train.batch", "8", "--train.sample_every", "0", "--train.save_every", "10", "--train.eval_every", "5")
 SETTINGS += ("--optim.schedule", "constant")  # so that losses do not depend on which step is the last
-SEEN = ("train_loss", "val_loss")
+SEEN = ("train/loss", "val/loss")
 LONGEST = 240  # seconds for what takes a few on a quiet machine
 
 

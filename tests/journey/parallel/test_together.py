@@ -20,7 +20,7 @@ KEPT = (*BATCH, "--train.keep_last", "9", "--train.sample_every", "4")
 NEXT = {1: 2, 2: 4, 4: 1}  # saved by so many, gone on with by so many
 TOPOLOGIES = list(itertools.product((1, 2, 4), (None, 2, 1), (2, 4, 6)))
 DROPOUT = ("--model.dropout", "0.2")
-SEEN = ("train_loss", "val_loss", "val_bits_per_byte")
+SEEN = ("train/loss", "val/loss", "val/bits_per_byte")
 
 
 # What each rank is given to learn from: of every global batch, its rows in their order.

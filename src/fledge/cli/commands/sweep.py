@@ -21,7 +21,7 @@ EXAMPLES = (
     '  preset = "demo"              # or a FILE.toml',
     "  trials = 20",
     "  seed = 1",
-    '  metric = "val_loss"          # or "val_bits_per_byte", to compare tokenizers',
+    '  metric = "val/loss"          # or "val/bits_per_byte", to compare tokenizers',
     "  [space]",
     '  "optim.lr" = {low = 1e-4, high = 1e-2, log = true}',
     '  "model.n_layer" = [2, 4, 6]',

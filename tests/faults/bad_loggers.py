@@ -1,19 +1,19 @@
-"""Guests of a run that behave badly, each in its own way."""
+"""Loggers that fail, each in its own way."""
 
 import functools
 import time
 from collections.abc import Callable
 
 from fledge.tracking.async_sink import AsyncSink
-from fledge.tracking.events import Event, Stepped
-from fledge.tracking.sinks import Sink
+from fledge.tracking.events import Event
+from fledge.tracking.sinks.base import Sink
 from fledge.training import trainer
 from nursery import Marks, command
 
 
 class Raises:
     def record(self, event: Event) -> None:
-        if isinstance(event, Stepped) and event.step == 3:
+        if event.step == 3:
             raise ConnectionError("no more network")
 
     def close(self) -> None: ...
@@ -26,7 +26,7 @@ class Hangs:
     def close(self) -> None: ...
 
 
-class IsSlow:
+class Slow:
     """Its queue fills up."""
 
     def record(self, _: Event) -> None:
@@ -35,7 +35,7 @@ class IsSlow:
     def close(self) -> None: ...
 
 
-class HangsFromTheStart(Raises):
+class HangsAtStart(Raises):
     def __init__(self) -> None:
         time.sleep(3600)
 
@@ -43,14 +43,14 @@ class HangsFromTheStart(Raises):
 KINDS: dict[str, Callable[[], Sink]] = {
     "raises": Raises,
     "hangs": Hangs,
-    "fills its queue": IsSlow,
-    "hangs from the start": HangsFromTheStart,
+    "fills its queue": Slow,
+    "hangs at start": HangsAtStart,
 }
 
 
 def train_with(marks: Marks, kind: str, words: list[str], environment: dict[str, str]) -> int:
-    """`fledge WORDS` with such a guest."""
-    usual = trainer.build_sinks
-    guest = functools.partial(AsyncSink, "Guest", KINDS[kind], room=4, welcome=0.2, farewell=0.2)
-    trainer.build_sinks = lambda *about: [*usual(*about), guest()]
+    """`fledge WORDS` with such a logger."""
+    build_sinks = trainer.build_sinks
+    logger = functools.partial(AsyncSink, "Bad", KINDS[kind], queue_size=4, start_timeout=0.2, close_timeout=0.2)
+    trainer.build_sinks = lambda *args: [*build_sinks(*args), logger()]
     return command(marks, words, environment)

@@ -1,34 +1,42 @@
-"""TensorBoard and Weights & Biases get the curves that the CSV has."""
+"""Loggers: TensorBoard and Weights & Biases get the metrics that metrics.csv has."""
 
 import struct
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fledge.core.config import build, to_toml
 from fledge.core.errors import UserError
+from fledge.settings.pipeline import resolve
+from fledge.tracking.config import TrackConfig
 from fledge.tracking.events import Event
-from fledge.tracking.sinks import TensorBoardSink, WandbSink, need
+from fledge.tracking.sinks.base import Sink, require
+from fledge.tracking.sinks.tensorboard import TensorBoardSink
+from fledge.tracking.sinks.wandb import WandbSink
+
+CONFIG = TrackConfig(project="nests")
 
 
-def told(sink: TensorBoardSink | WandbSink, events: list[Event]) -> None:
+def record(sink: Sink, events: list[Event]) -> None:
     for event in events:
         sink.record(event)
     sink.close()
 
 
-def test_tensorboard_reads_the_curves(tmp_path: Path, events: list[Event]) -> None:
+def test_tensorboard_reads_the_metrics(tmp_path: Path, events: list[Event]) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    told(TensorBoardSink(tmp_path), events)
+    record(TensorBoardSink(tmp_path, CONFIG, 0), events)
     read = EventAccumulator(str(tmp_path / "tensorboard"))
     read.Reload()
     losses = {e.step: e.value for e in read.Scalars("train/loss")}
     assert losses == {step: pytest.approx(3.0 - step / 10) for step in range(1, 7)}
     assert [e.step for e in read.Scalars("val/loss")] == [0, 3, 6]
-    assert {"train/lr", "train/grad_norm", "speed/tokens_per_second", "val/accuracy"} <= set(read.Tags()["scalars"])
+    assert {"train/lr", "train/grad_norm", "train/tokens_per_second", "val/accuracy"} <= set(read.Tags()["scalars"])
     texts = read.Tensors("sample/text_summary")
     assert [e.step for e in texts] == [0, 3, 6]
     assert texts[-1].tensor_proto.string_val[0].decode() == "abc6\n"
@@ -61,19 +69,20 @@ def records_of(content: bytes) -> Iterator[Any]:
 
 
 @pytest.mark.usefixtures("offline")
-def test_wandb_offline_writes_a_run_with_the_curves(tmp_path: Path, events: list[Event]) -> None:
+def test_wandb_offline_run_has_the_metrics(tmp_path: Path, events: list[Event]) -> None:
     wandb = pytest.importorskip("wandb")
     folder = tmp_path / "tiny"
     folder.mkdir()
-    told(WandbSink(folder, "nests", {"model": {"n_layer": 2}}), events)
+    (folder / "config.toml").write_text("[model]\nn_layer = 2\n")
+    record(WandbSink(folder, CONFIG, 0), events)
     wandb.teardown()  # its writer is a process of its own: wait until it has written
     (file,) = folder.rglob("*.wandb")
     rows, names = [], []
-    for record in records_of(file.read_bytes()):
-        if record.HasField("history"):
-            rows.append({(i.key or "/".join(i.nested_key)): i.value_json for i in record.history.item})
-        if record.HasField("run"):
-            names.append((record.run.project, record.run.display_name))
+    for entry in records_of(file.read_bytes()):
+        if entry.HasField("history"):
+            rows.append({(i.key or "/".join(i.nested_key)): i.value_json for i in entry.history.item})
+        if entry.HasField("run"):
+            names.append((entry.run.project, entry.run.display_name))
     assert names[0] == ("nests", "tiny")
     losses = {int(row["_step"]): float(row["train/loss"]) for row in rows if "train/loss" in row}
     assert losses == {step: pytest.approx(3.0 - step / 10) for step in range(1, 7)}
@@ -81,19 +90,31 @@ def test_wandb_offline_writes_a_run_with_the_curves(tmp_path: Path, events: list
 
 
 @pytest.mark.usefixtures("offline")
-def test_two_runs_of_one_name_are_two_runs_at_wandb(tmp_path: Path) -> None:
-    """Else a `demo` here would go on writing into the `demo` of somebody else's folder."""
+def test_wandb_runs_of_the_same_name_have_different_ids(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     ids = []
     for place in ("here", "there"):
         (tmp_path / place / "demo").mkdir(parents=True)
-        sink = WandbSink(tmp_path / place / "demo", "nests", {})
+        (tmp_path / place / "demo" / "config.toml").touch()
+        sink = WandbSink(tmp_path / place / "demo", CONFIG, 0)
         ids.append(sink._run.id)
         sink.close()
     assert ids[0] != ids[1]
 
 
-def test_a_package_that_is_not_installed_is_named_with_its_remedy() -> None:
+def test_missing_package_is_named_with_its_pip_command() -> None:
     with pytest.raises(UserError, match="no_such_package") as refusal:
-        need("no_such_package")
+        require("no_such_package")
     assert "pip install 'fledge[no_such_package]'" in refusal.value.hint
+
+
+def test_unknown_logger_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"track\.loggers cannot hold 'mlflow'") as refusal:
+        TrackConfig(loggers=("wandb", "mlflow"))
+    assert refusal.value.hint == "choose from: tensorboard, wandb"
+
+
+def test_loggers_on_the_command_line_are_separated_by_commas() -> None:
+    settings = resolve("demo", ["--track.loggers", "wandb,tensorboard"])
+    assert settings.track.loggers == ("wandb", "tensorboard")
+    assert build(type(settings), tomllib.loads(to_toml(settings))) == settings
