@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fledge.core import device as machines
+from fledge.core.cgroups import usable_cores
 from fledge.core.device import Machine
 from fledge.core.errors import UserError
 
@@ -100,7 +101,7 @@ def test_the_compiler_that_the_environment_names_is_the_one(tmp_path: Path, monk
 
 def test_the_machine_can_say_what_it_is() -> None:
     assert machines.processor()
-    assert machines.cores() >= 1
+    assert usable_cores() >= 1
     assert machines.total_memory("cpu") > 2**20
 
 

@@ -13,10 +13,10 @@ import pytest
 from fledge.datasets import executors, part, plan
 from fledge.datasets.build import BuildSpec, build
 from fledge.datasets.config import DataConfig
-from fledge.datasets.executors import Executor, Work
+from fledge.datasets.executors import Executor, Task
 from fledge.datasets.shards import Dataset, open_dataset
 from fledge.datasets.spec import build_spec
-from fledge.text import formats, jsonl, plain
+from fledge.text import chunking, plain
 from fledge.text.inputs import is_url
 from fledge.tokenizers.config import TokenizerConfig
 
@@ -47,26 +47,26 @@ class Maker:
     ) -> BuildSpec:
         named = [str(self.folder / str(source)) for source in sources]
         place = out if is_url(out) else str(self.folder / out)
-        order = build_spec(named, DataConfig(separator=separator, **data), tokenizer, place)
-        return replace(order, facts="a test")  # and not what the folder is called
+        spec = build_spec(named, DataConfig(separator=separator, **data), tokenizer, place)
+        return replace(spec, source="a test")  # and not what the folder is called
 
-    def __call__(self, order: BuildSpec, engine: Executor = executors.in_process) -> dict[str, bytes]:
-        def counted(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-            for item, result in engine(work, items):
+    def __call__(self, spec: BuildSpec, executor: Executor = executors.in_process) -> dict[str, bytes]:
+        def counted(task: Task, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+            for item, result in executor(task, items):
                 self.made.append(item.number)
                 yield item, result
 
         self.made = []
-        build(order, counted, unwatched, lambda _: None)
-        return self.contents(order)
+        build(spec, counted, unwatched, lambda _: None)
+        return self.contents(spec)
 
-    def contents(self, order: BuildSpec) -> dict[str, bytes]:
-        system, root = fsspec.core.url_to_fs(order.out)
+    def contents(self, spec: BuildSpec) -> dict[str, bytes]:
+        system, root = fsspec.core.url_to_fs(spec.out)
         return {name.removeprefix(f"{root}/"): system.cat_file(name) for name in system.find(root)}
 
-    def dataset(self, order: BuildSpec) -> Dataset:
-        self(order)
-        return open_dataset(Path(order.out))
+    def dataset(self, spec: BuildSpec) -> Dataset:
+        self(spec)
+        return open_dataset(Path(spec.out))
 
 
 @pytest.fixture
@@ -90,11 +90,11 @@ def small_pieces() -> Iterator[None]:
     """Cuts, slices and parts as in a text of many megabytes; and nobody waits for a disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
-        for room in (plain, formats, part):
-            patch.setattr(room, "CHUNK_SIZE", SMALL)
-        patch.setattr(plain, "WINDOW", 16)
-        for room in (plain, jsonl):
-            patch.setattr(room, "READ", 7)
+        for module in (chunking, part):
+            patch.setattr(module, "CHUNK_SIZE", SMALL)
+        patch.setattr(chunking, "WINDOW", 16)
+        for module in (chunking, plain):
+            patch.setattr(module, "READ_SIZE", 7)
         patch.setattr(plan, "MIN_PART", 2 * SMALL)
         patch.setattr(plan, "MAX_PART", 2 * SMALL)
         yield

@@ -13,7 +13,7 @@ from fledge.core.errors import Interrupted, UserError
 from fledge.datasets import build as room
 from fledge.datasets import plan
 from fledge.datasets.build import TOKENIZER_KEY, BuildSpec, DatasetBusy, build
-from fledge.datasets.executors import Executor, Work, in_process, process_pool
+from fledge.datasets.executors import Executor, Task, in_process, process_pool
 from fledge.datasets.shards import TOKENIZER, open_dataset
 from fledge.datasets.storage import STAGING, LocalStorage, Storage, open_storage
 from fledge.tokenizers.base import save_tokenizer
@@ -35,29 +35,29 @@ def stopped(after: int, error: BaseException | type[BaseException] = Cut) -> Exe
     """Dies when so many parts are done, in whatever round."""
     done = 0
 
-    def run(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    def run(task: Task, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         nonlocal done
         for item in items:
             if done == after:
                 raise error
             done += 1
-            yield item, work(item)
+            yield item, task(item)
 
     return run
 
 
-def unthanked(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+def unthanked(task: Task, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
     """Dies before anybody hears of the first part."""
-    work(items[0])
+    task(items[0])
     raise Cut
     yield
 
 
-def shuffled(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-    return in_process(work, random.Random(1).sample(items, len(items)))
+def shuffled(task: Task, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    return in_process(task, random.Random(1).sample(items, len(items)))
 
 
-def idle(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+def idle(task: Task, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
     assert not items, "nothing is left to be made"
     return iter(())
 
@@ -84,12 +84,12 @@ def letters(tmp_path: Path) -> TokenizerConfig:
 
 
 @pytest.mark.parametrize("data", [{}, JUDGED], ids=["as it is", "judged"])
-@pytest.mark.parametrize("engine", [process_pool(2), process_pool(1), shuffled], ids=["two", "one", "shuffled"])
+@pytest.mark.parametrize("executor", [process_pool(2), process_pool(1), shuffled], ids=["two", "one", "shuffled"])
 def test_whoever_makes_the_parts_in_whatever_order_gives_the_same_bytes(
-    make: "Maker", poems: Path, engine: Executor, data: dict[str, Any]
+    make: "Maker", poems: Path, executor: Executor, data: dict[str, Any]
 ) -> None:
     alone = make(make.order("poems", out="alone", **data))
-    assert make(make.order("poems", out="together", **data), engine) == alone
+    assert make(make.order("poems", out="together", **data), executor) == alone
 
 
 @pytest.mark.parametrize("data", [{}, {"split_by": "document", "test": 0.3, "val": 0.3}, JUDGED], ids=str)
@@ -100,37 +100,37 @@ def test_cut_off_after_any_part_and_gone_on_with_gives_the_same_bytes(
     rounds = len(make.made)
     assert rounds == PARTS * (2 if data is JUDGED else 1)
     for after in range(rounds):
-        order = make.order("poems", out=f"cut-{after}", **data)
+        spec = make.order("poems", out=f"cut-{after}", **data)
         with pytest.raises(Cut):
-            make(order, stopped(after))
-        assert Path(order.out).exists() == (after > 0)
-        assert make(order) == whole
+            make(spec, stopped(after))
+        assert Path(spec.out).exists() == (after > 0)
+        assert make(spec) == whole
         assert len(make.made) == rounds - after
 
 
 def test_a_part_that_was_finished_before_anybody_heard_of_it_is_not_made_again(make: "Maker", poems: Path) -> None:
-    order = make.order("poems")
+    spec = make.order("poems")
     with pytest.raises(Cut):
-        make(order, unthanked)
-    make(order)
+        make(spec, unthanked)
+    make(spec)
     assert make.made == list(range(1, PARTS))
 
 
 def test_cut_off_again_and_again_it_is_finished_all_the_same(make: "Maker", poems: Path) -> None:
     whole = make(make.order("poems", out="whole", **JUDGED))
-    order = make.order("poems", **JUDGED)
+    spec = make.order("poems", **JUDGED)
     for _ in range(2 * PARTS - 1):
         with pytest.raises(Cut):
-            make(order, stopped(1))
-    assert make(order, stopped(1)) == whole
+            make(spec, stopped(1))
+    assert make(spec, stopped(1)) == whole
 
 
 def test_a_tokenizer_that_was_made_is_not_made_again(make: "Maker", poems: Path) -> None:
-    order = make.order("poems")
+    spec = make.order("poems")
     with pytest.raises(Cut):
-        make(order, stopped(2))
+        make(spec, stopped(2))
     calls: list[int] = []
-    make(BuildSpec(**{**vars(order), "make_tokenizer": lambda: calls.append(1)}))
+    make(BuildSpec(**{**vars(spec), "make_tokenizer": lambda: calls.append(1)}))
     assert calls == []
 
 
@@ -141,8 +141,8 @@ def test_a_text_of_some_megabytes_is_one_text_however_many_workers_share_it(
     monkeypatch.setattr(plan, "MIN_PART", 1 << 20)
     content = "ä" + "🦆ßæ und so weiter, Käse.\n" * 110_000  # no whole number of MiB is the beginning of a character
     (tmp_path / "long.txt").write_text(content)
-    order = make.order("long.txt", out="two", val=0.25, **data)
-    assert make(order, process_pool(2)) == make(make.order("long.txt", out="one", val=0.25, **data))
+    spec = make.order("long.txt", out="two", val=0.25, **data)
+    assert make(spec, process_pool(2)) == make(make.order("long.txt", out="one", val=0.25, **data))
     assert len(make.made) == (2 if "min_length" in data else 4)
     made = open_dataset(tmp_path / "two")
     assert (
@@ -171,27 +171,27 @@ def test_a_text_of_some_megabytes_is_one_text_however_many_workers_share_it(
 )
 def test_a_damaged_record_is_not_believed(make: "Maker", poems: Path, damage: Any, data: dict[str, Any]) -> None:
     whole = make(make.order("poems", out="whole", **data))
-    order = make.order("poems", **data)
+    spec = make.order("poems", **data)
     with pytest.raises(Cut):
-        make(order, stopped(2 * PARTS - 1 if data else PARTS - 1))
-    for record in (Path(order.out) / STAGING).glob("00002.*"):
+        make(spec, stopped(2 * PARTS - 1 if data else PARTS - 1))
+    for record in (Path(spec.out) / STAGING).glob("00002.*"):
         record.write_bytes(damage(record.read_bytes()))
-    assert make(order) == whole
+    assert make(spec) == whole
     assert set(make.made) == {2, PARTS - 1}
 
 
 @pytest.mark.parametrize("damage", ["gone", "another byte"])
 def test_a_record_whose_shard_is_not_whole_is_not_believed(make: "Maker", poems: Path, damage: str) -> None:
-    order = make.order("poems")
+    spec = make.order("poems")
     whole = make(make.order("poems", out="whole"))
     with pytest.raises(Cut):
-        make(order, stopped(3))
-    shard = next(Path(order.out).glob("*/00001.tokens"))
+        make(spec, stopped(3))
+    shard = next(Path(spec.out).glob("*/00001.tokens"))
     content = shard.read_bytes()
     shard.unlink()
     if damage != "gone":
         shard.write_bytes(content[:-1] + b"#")
-    assert make(order) == whole
+    assert make(spec) == whole
     assert make.made == [1, 3, 4, 5]
 
 
@@ -217,13 +217,13 @@ def test_a_change_that_leaves_the_size_is_seen(make: "Maker", poems: Path, lette
 
 @pytest.mark.parametrize("damage", ["text", "tokenizer", "its key"])
 def test_a_tokenizer_of_another_text_or_a_damaged_one_is_not_believed(make: "Maker", poems: Path, damage: str) -> None:
-    order = make.order("poems")
+    spec = make.order("poems")
     with pytest.raises(Cut):
-        make(order, stopped(2))
+        make(spec, stopped(2))
     if damage == "text":
         (poems / "3.txt").write_text("ein Gedicht")
     else:
-        file = Path(order.out) / (TOKENIZER if damage == "tokenizer" else TOKENIZER_KEY)
+        file = Path(spec.out) / (TOKENIZER if damage == "tokenizer" else TOKENIZER_KEY)
         file.write_bytes(file.read_bytes()[:-1])
     assert make(make.order("poems")) == make(make.order("poems", out="whole"))
 
@@ -268,51 +268,51 @@ def test_when_the_settings_change_what_was_made_with_others_is_not_believed(
 def test_what_only_other_settings_needed_does_not_stay(make: "Maker", poems: Path) -> None:
     with pytest.raises(Cut):
         make(make.order("poems", val=0.4, test=0.3), stopped(PARTS - 1))
-    order = make.order("poems", val=0.0)
-    assert make(order) == make(make.order("poems", out="whole", val=0.0))
-    assert sorted(p.name for p in Path(order.out).iterdir()) == ["dataset.json", "tokenizer.json", "train"]
+    spec = make.order("poems", val=0.0)
+    assert make(spec) == make(make.order("poems", out="whole", val=0.0))
+    assert sorted(p.name for p in Path(spec.out).iterdir()) == ["dataset.json", "tokenizer.json", "train"]
 
 
 def test_what_a_killed_process_left_half_written_goes(make: "Maker", poems: Path) -> None:
     whole = make(make.order("poems", out="whole"))
-    order = make.order("poems")
+    spec = make.order("poems")
     with pytest.raises(Cut):
-        make(order, stopped(2))
-    for folder in (Path(order.out), Path(order.out) / STAGING):
+        make(spec, stopped(2))
+    for folder in (Path(spec.out), Path(spec.out) / STAGING):
         (folder / ".partial-abc").write_bytes(b"half a man")
         (folder / ".partial-staging").mkdir()
         (folder / ".partial-staging" / "train").write_bytes(b"half a shard")
 
-    def looking(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-        assert list(Path(order.out).rglob(".partial-*")) == []  # it could be in the way on a small disk
-        return in_process(work, items)
+    def looking(task: Task, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        assert list(Path(spec.out).rglob(".partial-*")) == []  # it could be in the way on a small disk
+        return in_process(task, items)
 
-    assert make(order, looking) == whole
+    assert make(spec, looking) == whole
 
 
 def test_what_was_cut_off_while_tidying_up_is_tidied_up_by_the_next(
     make: "Maker", poems: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = make(make.order("poems", out="whole"))
-    order = make.order("poems")
+    spec = make.order("poems")
 
     def dies(_: LocalStorage) -> None:
         raise Cut
 
     with monkeypatch.context() as patch:
-        patch.setattr(LocalStorage, "forget_work", dies)
+        patch.setattr(LocalStorage, "clear_staging", dies)
         with pytest.raises(Cut):
-            make(order)
-    assert (Path(order.out) / STAGING).exists()
-    assert make(order, idle) == whole
+            make(spec)
+    assert (Path(spec.out) / STAGING).exists()
+    assert make(spec, idle) == whole
 
 
 def test_done_again_nothing_is_written(make: "Maker", poems: Path) -> None:
-    order = make.order("poems")
-    whole = make(order)
-    stamps = {path: path.stat().st_mtime_ns for path in Path(order.out).rglob("*")}
-    assert make(order, idle) == whole
-    assert {path: path.stat().st_mtime_ns for path in Path(order.out).rglob("*")} == stamps
+    spec = make.order("poems")
+    whole = make(spec)
+    stamps = {path: path.stat().st_mtime_ns for path in Path(spec.out).rglob("*")}
+    assert make(spec, idle) == whole
+    assert {path: path.stat().st_mtime_ns for path in Path(spec.out).rglob("*")} == stamps
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="this system does not tell the names of open files")
@@ -321,10 +321,10 @@ def test_the_shards_are_on_the_disk_before_the_manifest_says_so(
 ) -> None:
     flushed: list[Path] = []
     monkeypatch.setattr(os, "fsync", lambda file: flushed.append(Path(f"/proc/self/fd/{file}").readlink()))
-    order = make.order("poems")
-    shards = [Path(order.out) / name for name in make(order) if name.endswith(".tokens")]
+    spec = make.order("poems")
+    shards = [Path(spec.out) / name for name in make(spec) if name.endswith(".tokens")]
     manifest = max(at for at, file in enumerate(flushed) if file.name.startswith(".partial-"))  # under its first name
-    assert flushed[manifest + 1] == Path(order.out)
+    assert flushed[manifest + 1] == Path(spec.out)
     for shard in shards:
         assert shard in flushed[:manifest]
         assert shard.parent in flushed[:manifest]
@@ -360,26 +360,26 @@ def test_what_is_there_stays_as_it_is(make: "Maker", poems: Path, tmp_path: Path
 def test_a_folder_that_only_looks_begun_is_not_taken(make: "Maker", poems: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / STAGING).mkdir(parents=True)
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
-    with pytest.raises(UserError, match=r"out' holds what is no part of a dataset: 'thesis\.txt'"):
+    with pytest.raises(UserError, match=r"out' contains a file that is not part of a dataset: 'thesis\.txt'"):
         make(make.order("poems"))
     assert (tmp_path / "out" / "thesis.txt").read_text() == "years of work"
 
 
 @pytest.mark.parametrize("after", [0, 3, PARTS])
 def test_what_somebody_puts_beside_the_parts_meanwhile_is_kept(make: "Maker", poems: Path, after: int) -> None:
-    order = make.order("poems")
-    note = Path(order.out) / "train" / "note"
+    spec = make.order("poems")
+    note = Path(spec.out) / "train" / "note"
 
-    def noting(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    def noting(task: Task, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         note.parent.mkdir()
         note.write_text("mine")
-        return stopped(after)(work, items)
+        return stopped(after)(task, items)
 
     if after < PARTS:
         with pytest.raises(Cut):
-            make(order, noting)
+            make(spec, noting)
     else:
-        make(order, noting)
+        make(spec, noting)
     assert note.read_text() == "mine"
 
 
@@ -405,7 +405,7 @@ def test_where_nothing_was_finished_nothing_is_left(make: "Maker", poems: Path, 
 def test_where_something_was_finished_that_is_said(make: "Maker", poems: Path) -> None:
     with pytest.raises(UserError) as caught:
         make(make.order("poems"), stopped(2, UserError("no", "mend it")))
-    assert caught.value.hint == "mend it; what is finished is kept, and the same command goes on with it"
+    assert caught.value.hint == "mend it; finished parts are kept: run the same command to continue"
 
 
 @pytest.mark.parametrize(("after", "kind"), [(0, KeyboardInterrupt), (1, Interrupted)])
@@ -423,12 +423,12 @@ def test_interrupted_at_the_keyboard_a_person_hears_what_is_kept(
 def test_a_text_of_which_nothing_is_left_is_refused_and_leaves_nothing(
     make: "Maker", poems: Path, filters: dict[str, Any], why: str, out: str
 ) -> None:
-    order = make.order("poems", out=out, **filters)
-    with pytest.raises(UserError, match=rf"nothing is left of the text in '.*poems' \({why}\)") as caught:
-        make(order)
+    spec = make.order("poems", out=out, **filters)
+    with pytest.raises(UserError, match=rf"the filters drop every document of '.*poems' \({why}\)") as caught:
+        make(spec)
     assert caught.value.hint == "loosen the filters of [data]"
-    assert make.contents(order).keys() <= ({"tokenizer.json"} if "memory" in out else set())
-    assert not Path(order.out).exists()
+    assert make.contents(spec).keys() <= ({"tokenizer.json"} if "memory" in out else set())
+    assert not Path(spec.out).exists()
 
 
 # Two at once
@@ -436,15 +436,15 @@ def test_a_text_of_which_nothing_is_left_is_refused_and_leaves_nothing(
 
 def test_of_two_at_once_the_second_is_told_and_the_first_is_not_disturbed(make: "Maker", poems: Path) -> None:
     whole = make(make.order("poems", out="whole"))
-    order = make.order("poems")
+    spec = make.order("poems")
 
-    def beside_another(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-        for pair in in_process(work, items):
-            with pytest.raises(DatasetBusy, match=r"another fledge is writing '.*out'"):
-                build(order, idle, None, None)  # type: ignore[arg-type]
+    def beside_another(task: Task, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        for pair in in_process(task, items):
+            with pytest.raises(DatasetBusy, match=r"another fledge process is writing '.*out'"):
+                build(spec, idle, None, None)  # type: ignore[arg-type]
             yield pair
 
-    assert make(order, beside_another) == whole
+    assert make(spec, beside_another) == whole
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -476,9 +476,9 @@ def test_one_that_was_finished_by_another_just_now_is_left_as_it_is(
 def test_the_manifest_says_what_was_read_left_out_and_made(make: "Maker", poems: Path) -> None:
     (poems / "empty.txt").write_bytes(b"")
     (poems / "odd.txt").write_bytes(b"\xef\xbb\xbfa\xff poem\r\n")
-    order = make.order("poems", split_by="document", val=0.4, **JUDGED)
-    manifest = json.loads(make(order)["dataset.json"])
-    assert manifest["made"] == order.key
+    spec = make.order("poems", split_by="document", val=0.4, **JUDGED)
+    manifest = json.loads(make(spec)["dataset.json"])
+    assert manifest["key"] == spec.key
     assert manifest["split_by"] == "document"
     assert manifest["read"] == {
         "documents": PARTS + 1,
@@ -488,7 +488,7 @@ def test_the_manifest_says_what_was_read_left_out_and_made(make: "Maker", poems:
         "nul": 0,
         "surrogates": 0,
     }
-    assert manifest["dropped"] == {"there already": 1}
+    assert manifest["dropped"] == {"duplicate": 1}
     for split in manifest["splits"].values():
         for name in ("tokens", "documents"):
             assert split[name] == sum(shard[name] for shard in split["shards"])

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.datasets.splits import Span, SplitRule, side, split_chunks
-from fledge.text.formats import Chunk
+from fledge.datasets.splits import Span, SplitRule, choose_split, split_chunks
+from fledge.text.inputs import Chunk
 
 # Datasets that exist were divided like this.
 SIDES = ["train", "train", "train", "val", "train", "train", "test", "val", "train", "train", "val", "val"]
@@ -28,19 +28,19 @@ def never() -> str:
     raise AssertionError("the document's beginning is here")
 
 
-def by_split(chunks: list[Chunk], division: SplitRule) -> dict[str, str]:
+def by_split(chunks: list[Chunk], split_rule: SplitRule) -> dict[str, str]:
     found = dict.fromkeys(("train", "val", "test"), "")
-    for stretch in split_chunks(chunks, division, never):
-        found[stretch.split] += stretch.text
+    for span in split_chunks(chunks, split_rule, never):
+        found[span.split] += span.text
     return found
 
 
 def test_the_side_of_a_text_is_the_same_for_ever() -> None:
-    assert [side(f"text {n}", BY_DOCUMENT) for n in range(12)] == SIDES
+    assert [choose_split(f"text {n}", BY_DOCUMENT) for n in range(12)] == SIDES
 
 
 def test_the_shares_are_about_what_was_asked() -> None:
-    found = [side(f"text {n}", BY_DOCUMENT) for n in range(4000)]
+    found = [choose_split(f"text {n}", BY_DOCUMENT) for n in range(4000)]
     for name, share in (("val", 0.3), ("test", 0.2), ("train", 0.5)):
         assert abs(found.count(name) / 4000 - share) < 0.03
 
@@ -48,7 +48,7 @@ def test_the_shares_are_about_what_was_asked() -> None:
 def test_more_validation_only_takes_from_training() -> None:
     small, large = SplitRule("document", 0.1, 0.1), SplitRule("document", 0.2, 0.1)
     for n in range(300):
-        before, after = side(str(n), small), side(str(n), large)
+        before, after = choose_split(str(n), small), choose_split(str(n), large)
         assert before == after or (before, after) == ("train", "val")
 
 
@@ -82,15 +82,15 @@ def test_the_tail_split_gives_every_character_to_exactly_one_side(text: str, val
 def test_where_a_document_is_cut_into_pieces_plays_no_role(
     text: str, cuts: list[int], shares: tuple[float, float]
 ) -> None:
-    division = SplitRule("tail", *shares)
-    assert by_split(in_pieces(text, cuts), division) == by_split(in_pieces(text, []), division)
+    split_rule = SplitRule("tail", *shares)
+    assert by_split(in_pieces(text, cuts), split_rule) == by_split(in_pieces(text, []), split_rule)
 
 
 @given(st.text("aß🦆", min_size=1, max_size=60), st.lists(st.integers(0, 60), max_size=5))
 def test_every_stretch_begins_once_and_ends_once(text: str, cuts: list[int]) -> None:
     found = list(split_chunks(in_pieces(text, cuts), SplitRule("tail", 0.3, 0.3), never))
-    for split in {stretch.split for stretch in found}:
-        mine = [stretch for stretch in found if stretch.split == split]
+    for split in {span.split for span in found}:
+        mine = [span for span in found if span.split == split]
         assert [s.begins for s in mine] == [True] + [False] * (len(mine) - 1)
         assert [s.ends for s in mine] == [False] * (len(mine) - 1) + [True]
 

@@ -17,7 +17,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fledge.datasets.shards import Dataset
-from fledge.datasets.splits import SplitRule, side
+from fledge.datasets.splits import SplitRule, choose_split
 from fledge.tokenizers.config import TokenizerConfig
 
 if TYPE_CHECKING:
@@ -166,8 +166,8 @@ def test_whole_documents_are_held_out_and_nothing_is_lost(
     sides = found(made)
     home = {text: name for name, texts in sides.items() for text in texts}
     assert sides == {name: [text for text in documents if home.get(text) == name] for name in sides}
-    division = SplitRule("document", *shares)
-    assert all(home[text] == side(text, division) for text in documents if len(text.encode()) <= SHORT)
+    split_rule = SplitRule("document", *shares)
+    assert all(home[text] == choose_split(text, split_rule) for text in documents if len(text.encode()) <= SHORT)
 
 
 @settings(max_examples=40)
@@ -188,7 +188,7 @@ def test_what_is_judged_or_shared_out_is_what_a_few_lines_of_python_leave(
     assume(any(text.strip() for file in held for text in file.documents) and left)
     made = prepared(again, held, split_by=by, val=0.0, dedup=True, min_length=least)
     assert found(made)["train"] == left
-    counts = {"too short": short, "there already": twice}
+    counts = {"too short": short, "duplicate": twice}
     assert made.manifest["dropped"] == {why: count for why, count in counts.items() if count}
 
 

@@ -18,7 +18,7 @@ from fledge.cli.main import main
 from fledge.cluster.prepare import ray_executor
 from fledge.core.errors import UserError
 from fledge.datasets import executors
-from fledge.datasets.executors import ATTEMPTS, Executor, in_process, process_pool
+from fledge.datasets.executors import MAX_ATTEMPTS, Executor, in_process, process_pool
 from small_ray import small_ray
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def workers(request: pytest.FixtureRequest) -> Iterator[Executor]:
         yield process_pool(2)
         return
     request.getfixturevalue("cluster")
-    with ray_executor(None, None) as engine:
-        yield engine
+    with ray_executor(None, None) as executor:
+        yield executor
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def marks(tmp_path: Path) -> Path:
     return folder
 
 
-# Work
+# Task
 
 
 def test_each_result_comes_with_what_it_was_made_of(workers: Executor, deeds: ModuleType, marks: Path) -> None:
@@ -88,8 +88,8 @@ def test_parts_are_the_same_whoever_makes_them(workers: Executor, make: "Maker",
 
 
 def test_ray_holds_back_what_is_not_to_be_done_yet(cluster: str, deeds: ModuleType, marks: Path) -> None:
-    with ray_executor(None, 1) as engine:
-        assert dict(engine(partial(deeds.world, marks), NUMBERS)) == dict.fromkeys(NUMBERS, 1)
+    with ray_executor(None, 1) as executor:
+        assert dict(executor(partial(deeds.world, marks), NUMBERS)) == dict.fromkeys(NUMBERS, 1)
 
 
 def test_the_count_of_workers_follows_the_wish_and_else_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +115,7 @@ def test_a_worker_that_is_always_killed_is_given_up(workers: Executor, deeds: Mo
         found.update(results)
     assert "--workers 1" in caught.value.hint
     assert found == {number: square for number, square in SQUARES.items() if number != 3}
-    assert deeds.marks(marks)[3] >= ATTEMPTS
+    assert deeds.marks(marks)[3] >= MAX_ATTEMPTS
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from fledge.core.errors import UserError
 from fledge.datasets import filters
 from fledge.datasets.config import DataConfig
-from fledge.datasets.filters import FOREIGN, KEPT, LONG, SHORT, TWICE, FilterRules
-from fledge.text.formats import Chunk, ReadOptions, Slice, read_slice
-from fledge.text.inputs import describe
+from fledge.datasets.filters import DUPLICATE, KEPT, LONG, OTHER_CHARSET, SHORT, FilterRules
+from fledge.text.formats import describe, read_slice
+from fledge.text.inputs import Chunk, ReadOptions, Slice
 
 if TYPE_CHECKING:
     from .conftest import Maker
@@ -31,10 +31,10 @@ LONGER = 2_500_000  # characters: three chunks
         (FilterRules(max_length=3), 3, 3, KEPT),
         (FilterRules(max_length=3), 4, 4, LONG),
         (FilterRules(min_length=3, charset="ascii"), 2, 0, SHORT),
-        (FilterRules(charset="ascii"), 10, 9, FOREIGN),
+        (FilterRules(charset="ascii"), 10, 9, OTHER_CHARSET),
         (FilterRules(charset="ascii"), 10, 10, KEPT),
         (FilterRules(charset="ascii", charset_share=0.9), 10, 9, KEPT),
-        (FilterRules(charset="ascii", charset_share=0.9), 10, 8, FOREIGN),
+        (FilterRules(charset="ascii", charset_share=0.9), 10, 8, OTHER_CHARSET),
     ],
 )
 def test_a_document_is_judged_by_its_length_and_its_characters(
@@ -47,7 +47,7 @@ def test_a_document_is_judged_by_its_length_and_its_characters(
 def test_a_share_that_is_met_exactly_is_enough(percent: int, hundreds: int) -> None:
     rules = FilterRules(charset="ascii", charset_share=percent / 100)
     assert rules.verdict(100 * hundreds, percent * hundreds) == KEPT
-    assert rules.verdict(100 * hundreds, percent * hundreds - 1) == FOREIGN
+    assert rules.verdict(100 * hundreds, percent * hundreds - 1) == OTHER_CHARSET
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_share_that_is_met_exactly_is_enough(percent: int, hundreds: int) -> N
     ],
 )
 def test_the_characters_that_a_charset_has_are_counted(charset: str | None, text: str, inside: int) -> None:
-    assert FilterRules(charset=charset).inside(text) == inside
+    assert FilterRules(charset=charset).count_in_charset(text) == inside
 
 
 def test_only_what_can_be_against_a_document_asks_for_a_walk() -> None:
@@ -72,8 +72,8 @@ def test_only_what_can_be_against_a_document_asks_for_a_walk() -> None:
         assert FilterRules.of(DataConfig(**data)).any  # type: ignore[arg-type]
 
 
-def look(file: Path, rules: FilterRules, **options: str) -> filters.Seen:
-    return filters.scan_part(Slice(describe(file.name, str(file))), ReadOptions(**options), rules)  # type: ignore[arg-type]
+def look(file: Path, rules: FilterRules, **options: str) -> filters.DocumentScan:
+    return filters.scan_slice(Slice(describe(file.name, str(file))), ReadOptions(**options), rules)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["long.txt", "long.jsonl"])
@@ -85,7 +85,7 @@ def test_a_long_document_is_judged_whole(tmp_path: Path, name: str) -> None:
         (FilterRules(max_length=LONGER - 1), LONG),
         (FilterRules(max_length=LONGER), KEPT),
         (FilterRules(min_length=LONGER + 1), SHORT),
-        (FilterRules(charset="ascii"), FOREIGN),
+        (FilterRules(charset="ascii"), OTHER_CHARSET),
         (FilterRules(charset="ascii", charset_share=0.99), KEPT),
     ):
         (row,) = look(tmp_path / name, rules)
@@ -97,7 +97,7 @@ def test_documents_that_begin_alike_are_not_equal(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("|".join([body + "1", body + "2", body + "1", body]))
     seen = look(tmp_path / "x.txt", FilterRules(dedup=True), separator="|")
     filters.mark_duplicates([seen])
-    assert seen["verdict"].tolist() == [KEPT, KEPT, TWICE, KEPT]
+    assert seen["verdict"].tolist() == [KEPT, KEPT, DUPLICATE, KEPT]
 
 
 words = st.lists(st.sampled_from(["a", "b", "cc", "dd", "ccc", "é"]), max_size=30)
@@ -116,21 +116,21 @@ def test_of_equal_documents_the_first_that_is_good_stays(
     expected = []
     for text in texts:
         good = len(text) >= (least or 0)
-        expected.append(SHORT if not good else TWICE if text in met else KEPT)
+        expected.append(SHORT if not good else DUPLICATE if text in met else KEPT)
         met |= {text} if good else set()
     assert np.concatenate(parts)["verdict"].tolist() == expected
 
 
 def test_what_was_dropped_is_counted_by_its_reason() -> None:
-    rows = np.zeros(6, dtype=filters.SEEN)
-    rows["verdict"] = [KEPT, SHORT, LONG, LONG, FOREIGN, TWICE]
-    counts = {"too short": 2, "too long": 4, "not in the charset": 2, "there already": 2}
+    rows = np.zeros(6, dtype=filters.SCAN_ROW)
+    rows["verdict"] = [KEPT, SHORT, LONG, LONG, OTHER_CHARSET, DUPLICATE]
+    counts = {"too short": 2, "too long": 4, "not in the charset": 2, "duplicate": 2}
     assert filters.drop_counts([rows, rows]) == counts
     assert filters.drop_counts([]) == filters.drop_counts([rows[:1]]) == {}
 
 
 def test_the_share_that_is_kept_is_of_the_text() -> None:
-    rows = np.array([(30, KEPT, 0, 0), (50, SHORT, 0, 0), (20, TWICE, 0, 0)], dtype=filters.SEEN)
+    rows = np.array([(30, KEPT, 0, 0), (50, SHORT, 0, 0), (20, DUPLICATE, 0, 0)], dtype=filters.SCAN_ROW)
     assert filters.kept_fraction([rows, rows[:1]]) == 60 / 130
     assert filters.kept_fraction([]) == 1
     assert filters.kept_fraction([rows[:0]]) == 0
@@ -144,7 +144,7 @@ def test_what_is_kept_comes_with_the_size_of_its_document() -> None:
         Chunk("c", "4", last=False),
         Chunk("c", "5"),
     ]
-    seen = np.array([(20, KEPT, 0, 0), (10, SHORT, 0, 0), (30, KEPT, 0, 0)], dtype=filters.SEEN)
+    seen = np.array([(20, KEPT, 0, 0), (10, SHORT, 0, 0), (30, KEPT, 0, 0)], dtype=filters.SCAN_ROW)
     found = [(chunk.document, chunk.text, chunk.size) for chunk in filters.kept_chunks(chunks, seen)]
     assert found == [("a", "1", 20), ("a", "2", 20), ("c", "4", 30), ("c", "5", 30)]
 
@@ -169,16 +169,16 @@ def texts(make: "Maker") -> "Maker":
 
 def test_documents_are_equal_whatever_file_and_format_they_come_in(texts: "Maker") -> None:
     found = left(texts, "a.txt", "b.jsonl", separator="%", dedup=True)
-    assert found == ("one|two|three|four|Käse|", {"there already": 2})
+    assert found == ("one|two|three|four|Käse|", {"duplicate": 2})
 
 
 def test_what_is_asked_for_twice_by_its_weight_comes_twice_and_is_counted_once(texts: "Maker") -> None:
     found = left(texts, "b.jsonl", "a.txt:2", separator="%", dedup=True)
-    assert found == ("two|four|Käse|one|three|one|three|", {"there already": 2})
+    assert found == ("two|four|Käse|one|three|one|three|", {"duplicate": 2})
 
 
 def test_a_file_that_is_named_twice_is_two_texts(texts: "Maker") -> None:
-    assert left(texts, "b.jsonl", "b.jsonl", dedup=True) == ("two|four|Käse|", {"there already": 3})
+    assert left(texts, "b.jsonl", "b.jsonl", dedup=True) == ("two|four|Käse|", {"duplicate": 3})
 
 
 def test_each_reason_is_counted(texts: "Maker") -> None:

@@ -18,7 +18,7 @@ from fledge.core.errors import UserError
 from fledge.datasets import remote
 from fledge.datasets.build import BuildSpec, build
 from fledge.datasets.config import DataConfig
-from fledge.datasets.executors import Work, in_process
+from fledge.datasets.executors import Task, in_process
 from fledge.datasets.shards import open_dataset
 from fledge.datasets.spec import build_spec
 from fledge.tokenizers.config import TokenizerConfig
@@ -134,13 +134,13 @@ def test_ray_writes_there_too(
     assert store.contents() == alone
 
 
-def counting(made: list[int]) -> Callable[[Work, Sequence[Any]], Iterator[tuple[Any, Any]]]:
-    def engine(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-        for item, result in in_process(work, items):
+def counting(made: list[int]) -> Callable[[Task, Sequence[Any]], Iterator[tuple[Any, Any]]]:
+    def run(task: Task, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        for item, result in in_process(task, items):
             made.append(item.number)
             yield item, result
 
-    return engine
+    return run
 
 
 def order(poems: Path, store: Store) -> BuildSpec:
@@ -151,7 +151,7 @@ KILLED_AT_PART_THREE = f"""
 import os, signal
 from fledge.datasets import build
 make_part = build.make_part
-build.make_part = lambda job, part: os.kill(os.getpid(), 9) if part.number == 3 else make_part(job, part)
+build.make_part = lambda spec, part: os.kill(os.getpid(), 9) if part.number == 3 else make_part(spec, part)
 {SMALL_PARTS}"""
 
 
@@ -167,13 +167,13 @@ def test_what_was_finished_when_it_was_killed_is_not_made_again(
 
 
 def test_an_interruption_says_how_to_go_on(poems: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupted(work: Work, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-        yield items[0], work(items[0])
+    def interrupted(task: Task, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        yield items[0], task(items[0])
         raise UserError("the lights are out", "find a candle")
 
     with pytest.raises(UserError, match="lights") as caught:
         build(order(poems, store), interrupted, unwatched, lambda _: None)
-    assert "the same command goes on" in caught.value.hint
+    assert "run the same command to continue" in caught.value.hint
 
 
 def test_the_same_again_does_nothing(poems: Path, kept: Store, alone: dict[str, bytes]) -> None:
@@ -213,28 +213,28 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_it_is_fetched_once(kept: Store, alone: dict[str, bytes]) -> None:
-    folder = remote.fetch(kept.url)
+    folder = remote.download_dataset(kept.url)
     assert files(folder) == alone
     kept.remove("train")
-    assert files(remote.fetch(kept.url)) == alone
+    assert files(remote.download_dataset(kept.url)) == alone
     assert open_dataset(folder).held == ["train", "val", "test"]
 
 
 def test_a_damaged_shard_in_the_cache_is_fetched_again(kept: Store, alone: dict[str, bytes]) -> None:
-    shard = remote.fetch(kept.url) / "train" / "00000.tokens"
+    shard = remote.download_dataset(kept.url) / "train" / "00000.tokens"
     for damage in (b"", b"x" + shard.read_bytes()[1:], shard.read_bytes()[:-1]):
         shard.write_bytes(damage)
-        assert files(remote.fetch(kept.url)) == alone
+        assert files(remote.download_dataset(kept.url)) == alone
 
 
 def test_a_shard_that_was_fetched_by_half_is_none(kept: Store, cache: Path) -> None:
     kept.write("train/00000.tokens", b"damaged")
     with pytest.raises(UserError, match=f"'{kept.url}/train/00000.tokens' is missing or damaged"):
-        remote.fetch(kept.url)
+        remote.download_dataset(kept.url)
     assert not any(path.name == "00000.tokens" for path in cache.rglob("train/*"))
     kept.remove("train/00000.tokens")
     with pytest.raises(UserError, match=f"'{kept.url}/train/00000.tokens' is missing or damaged"):
-        remote.fetch(kept.url)
+        remote.download_dataset(kept.url)
     assert not list(cache.rglob(".partial*"))
 
 
@@ -243,8 +243,8 @@ def test_a_shard_that_was_fetched_by_half_is_none(kept: Store, cache: Path) -> N
 )
 def test_a_manifest_cannot_name_a_file_elsewhere(kept: Store, cache: Path, name: object) -> None:
     kept.changed(lambda manifest: manifest["splits"]["train"]["shards"][0].update(file=name))
-    with pytest.raises(UserError, match="no shard"):
-        remote.fetch(kept.url)
+    with pytest.raises(UserError, match="not a shard"):
+        remote.download_dataset(kept.url)
     assert not list(cache.rglob("*.tokens"))
 
 
@@ -252,25 +252,25 @@ def test_a_manifest_cannot_name_a_file_elsewhere(kept: Store, cache: Path, name:
 def test_a_damaged_manifest_is_named(kept: Store, content: bytes) -> None:
     kept.write("dataset.json", content)
     with pytest.raises(UserError, match=f"damaged: '{kept.url}/dataset.json'"):
-        remote.fetch(kept.url)
+        remote.download_dataset(kept.url)
 
 
 @pytest.mark.parametrize("name", ["dataset.json", "tokenizer.json"])
 def test_what_is_missing_is_named(kept: Store, name: str) -> None:
     kept.remove(name)
     with pytest.raises(UserError, match=kept.url):
-        remote.fetch(kept.url)
+        remote.download_dataset(kept.url)
 
 
 def test_a_dataset_that_changed_is_fetched_where_it_changed(
     poems: Path, kept: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = remote.fetch(kept.url)
+    folder = remote.download_dataset(kept.url)
     before, times = files(folder), {path: path.stat().st_mtime_ns for path in folder.rglob("*.tokens")}
     (poems / "0.txt").write_text("poem 0: la la, und Käse 🦆!\n" * 20)
     kept.remove("")
     assert main(["prepare", str(poems), "--out", kept.url, *ASKED]) == 0
-    assert remote.fetch(kept.url) == folder
+    assert remote.download_dataset(kept.url) == folder
     after = files(folder)
     assert after == kept.contents()
     changed = {name for name in after if after[name] != before.get(name)}

@@ -21,7 +21,7 @@ from rich.cells import cell_len
 from fledge.cli.main import main
 from fledge.core.errors import UserError
 from fledge.datasets import plan, preview
-from fledge.datasets.build import claim
+from fledge.datasets.build import claim_output
 from fledge.datasets.cache import build_local, ensure_dataset
 from fledge.datasets.config import DataConfig
 from fledge.datasets.shards import Dataset, open_dataset
@@ -292,7 +292,7 @@ def test_what_was_odd_or_left_out_is_told_with_its_number(desk: Path, say: Say) 
     assert out[1:-1] == [
         "  train             29 tokens           3 documents       35 B",
         "  1 document left out: too short",
-        "  1 document left out: there already",
+        "  1 document left out: duplicate",
         "  2 empty documents, left out",
         "  2 bytes that were not UTF-8, now '�'",
         "  1 NUL character, kept",
@@ -367,7 +367,7 @@ def test_parts_that_are_there_already_are_told(desk: Path, say: Say) -> None:
     code, _, err = say("texts", "--out", "data", *MADE)
     assert code == 2
     assert err[-2].startswith("error: the character 'z' (U+007A)")
-    assert err[-1].endswith("; what is finished is kept, and the same command goes on with it")
+    assert err[-1].endswith("; finished parts are kept: run the same command to continue")
     (desk / "texts" / "c.txt").write_text("a fed")
     code, _, err = say("texts", "--out", "data", *MADE)
     assert code == 0
@@ -412,9 +412,9 @@ def test_a_separator_that_is_no_text_is_refused(desk: Path, say: Say) -> None:
         ("--data.split_by words", "data.split_by cannot be 'words'", "tail"),
         ("--data.errors ignore", "data.errors cannot be 'ignore'", "strict"),
         ("--data.dedup maybe", "data.dedup cannot be 'maybe'", "true or false"),
-        ("--data.include *.md", "nothing in 'one.txt' is left", "loosen"),
+        ("--data.include *.md", "no file of 'one.txt' is left", "loosen"),
         ("--tokenizer.vocab_size 60000", "the text allows only", "ask for fewer"),
-        ("--data.min_length 1000", "nothing is left of the text in 'one.txt' (1 too short)", "loosen the filters"),
+        ("--data.min_length 1000", "the filters drop every document of 'one.txt' (1 too short)", "loosen the filters"),
         ("--workers 0", "'0' is not a whole number from 1 up", "--help"),
         ("--address here:1", "--address is the address of a Ray cluster", "--engine ray"),
     ],
@@ -458,9 +458,9 @@ PACKED = {
 @pytest.mark.parametrize(
     ("name", "damage", "named"),
     [
-        ("b.txt.gz", lambda content: content[: len(content) // 2], "'texts/b.txt.gz' ends too early"),
+        ("b.txt.gz", lambda content: content[: len(content) // 2], "'texts/b.txt.gz' is truncated"),
         ("b.txt.gz", lambda content: content[:-8] + b"\0" * 8, "'texts/b.txt.gz' is damaged"),
-        ("b.txt.zst", lambda content: content[: len(content) // 2], "'texts/b.txt.zst' ends too early"),
+        ("b.txt.zst", lambda content: content[: len(content) // 2], "'texts/b.txt.zst' is truncated"),
         ("b.parquet", lambda content: spoiled(content), "'texts/b.parquet' is damaged in row group 5, near row 200"),
         ("b.jsonl", lambda content: content + b'{"text": "a\n', "'texts/b.jsonl' line 10 is not JSON"),
         (
@@ -486,7 +486,7 @@ def test_a_damaged_file_is_named_and_once_mended_the_same_command_finishes(
     code, out, err = say("texts", "--out", "data", *words, "--data.split_by=document")
     assert (code, out) == (2, [])
     assert named in err[-2]
-    assert err[-1].endswith("what is finished is kept, and the same command goes on with it")
+    assert err[-1].endswith("finished parts are kept: run the same command to continue")
     (texts / name).write_bytes(PACKED[name])
     for folder in ("data", "undisturbed"):
         assert say("texts", "--out", folder, *words, "--data.split_by=document")[0] == 0
@@ -505,11 +505,11 @@ def spoiled(content: bytes) -> bytes:
 
 def test_while_another_process_writes_a_person_is_told(desk: Path, say: Say) -> None:
     (desk / "one.txt").write_text("a bad cab")
-    with claim(str(desk / "data")):
+    with claim_output(str(desk / "data")):
         code, _, err = say("one.txt", "--out", "data")
     assert (code, err) == (
         2,
-        [f"error: another fledge is writing '{desk}/data'", "hint: wait for it, or choose another --out"],
+        [f"error: another fledge process is writing '{desk}/data'", "hint: wait for it, or choose another --out"],
     )
 
 
@@ -518,7 +518,7 @@ def test_what_another_process_is_preparing_is_waited_for(poems: Path, cache: Pat
     first = ensure_dataset(data, CHAR)
     shutil.rmtree(first.folder)
     waiting = threading.Thread(target=lambda: made.append(ensure_dataset(data, CHAR)))
-    with claim(str(first.folder)):
+    with claim_output(str(first.folder)):
         waiting.start()
         waiting.join(0.5)
         assert waiting.is_alive()

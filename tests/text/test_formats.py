@@ -14,16 +14,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fledge.core.errors import UserError
-from fledge.text import formats, jsonl
+from fledge.text import chunking, formats
 from fledge.text import parquet as parquet_format
-from fledge.text.formats import Document, is_text, read_file
-from fledge.text.inputs import CHUNK_SIZE, Input, ReadCounts, ReadOptions, describe
+from fledge.text.formats import describe, is_text
+from fledge.text.inputs import CHUNK_SIZE, Document, Input, ReadCounts, ReadOptions
+
+
+def read_file(path: Path) -> list[Document]:
+    found = formats.read_input(describe(str(path), str(path)), ReadOptions(errors="strict"))
+    return list(formats.join_chunks(found))
 
 
 def test_a_file_is_one_document_with_every_character_as_it_stands(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_bytes("Käse\r\n\n\tend ".encode())
-    assert list(read_file(file)) == [Document(str(file), "Käse\r\n\n\tend ")]
+    assert read_file(file) == [Document(str(file), "Käse\r\n\n\tend ")]
 
 
 def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
@@ -35,20 +40,20 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf"])
 def test_an_empty_file_holds_no_document(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.txt").write_bytes(content)
-    assert list(read_file(tmp_path / "a.txt")) == []
+    assert read_file(tmp_path / "a.txt") == []
 
 
 def test_a_binary_file_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"text\0text")
     assert not is_text(tmp_path / "a.bin")
     with pytest.raises(UserError, match=r"a\.bin' is a binary file"):
-        list(read_file(tmp_path / "a.bin"))
+        read_file(tmp_path / "a.bin")
 
 
 def test_what_is_not_utf8_is_refused_with_the_byte_and_its_place(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("grün".encode("latin1"))
     with pytest.raises(UserError, match=r"a\.txt' is not UTF-8: byte 2 is 0xfc") as caught:
-        list(read_file(tmp_path / "a.txt"))
+        read_file(tmp_path / "a.txt")
     assert "iconv" in caught.value.hint
 
 
@@ -73,7 +78,7 @@ def parquet(**columns: list[object]) -> bytes:
 
 
 def read(file: Path, counts: ReadCounts | None = None, **options: str) -> list[str]:
-    found = formats.read_documents(describe(file.name, str(file)), ReadOptions(**options), counts)  # type: ignore[arg-type]
+    found = formats.read_input(describe(file.name, str(file)), ReadOptions(**options), counts)  # type: ignore[arg-type]
     return [document.text for document in formats.join_chunks(found)]
 
 
@@ -114,7 +119,7 @@ def test_a_damaged_archive_is_refused_by_name_and_place(tmp_path: Path, pack: ob
     else:
         content[12:400] = b"\xff" * 388
     (tmp_path / "a.txt.gz").write_bytes(content)
-    with pytest.raises(UserError, match=r"'a\.txt\.gz' (ends too early|is damaged).*[\d,]+ bytes into"):
+    with pytest.raises(UserError, match=r"'a\.txt\.gz' (is truncated|is damaged).* after [\d,]+ bytes of text"):
         read(tmp_path / "a.txt.gz")
 
 
@@ -136,8 +141,8 @@ def test_a_damaged_parquet_is_refused_by_name(tmp_path: Path, place: str) -> Non
     ("line", "words"),
     [
         (b"{broken", "line 3 is not JSON"),
-        (b"[1]", "line 3 is no JSON object but a list"),
-        (b'"text"', "line 3 is no JSON object but a text"),
+        (b"[1]", "line 3 is not a JSON object but a list"),
+        (b'"text"', "line 3 is not a JSON object but a string"),
         (b"[" * 50_000, "line 3 is not JSON"),
         (b'{"body": "x", "id": 1}', "line 3 has no field 'text'; it has: 'body', 'id'"),
         (b'{"text": ["x"]}', "line 3: the field 'text' is a list, not text"),
@@ -156,7 +161,7 @@ def test_a_bad_json_line_is_refused_by_its_number(tmp_path: Path, line: bytes, w
 def test_a_json_line_without_end_is_refused_before_it_fills_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jsonl, "LINE_LIMIT", 1 << 20)
+    monkeypatch.setattr(chunking, "TEXT_LIMIT", 1 << 20)
     (tmp_path / "a.jsonl").write_bytes(LINES + b'{"text": "' + b"x" * (1 << 22) + b'"}\n')
     with pytest.raises(UserError, match=r"line 3 is longer than 1\.0 MB"):
         read(tmp_path / "a.jsonl")
@@ -167,7 +172,7 @@ def test_a_parquet_of_endless_texts_is_refused_before_it_fills_the_memory(
 ) -> None:
     monkeypatch.setattr(parquet_format, "TEXT_LIMIT", 1 << 20)
     pq.write_table(pa.table({"text": ["word " * (1 << 20)]}), tmp_path / "a.parquet", use_dictionary=False)
-    with pytest.raises(UserError, match=r"holds texts of 5\.2 MB from row 0 on; 1\.0 MB is the most"):
+    with pytest.raises(UserError, match=r"holds texts of 5\.2 MB from row 0 on; the limit is 1\.0 MB"):
         read(tmp_path / "a.parquet")
 
 
@@ -228,7 +233,7 @@ def test_utf16_and_other_binaries_are_refused(tmp_path: Path, content: bytes) ->
 
 def test_a_separator_cuts_a_text_into_documents_named_by_their_places(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"one\n\ntwo\n\n\nthree\n\n")
-    found = formats.read_documents(describe("a", str(tmp_path / "a.txt")), ReadOptions(separator="\n\n"))
+    found = formats.read_input(describe("a", str(tmp_path / "a.txt")), ReadOptions(separator="\n\n"))
     assert [(p.document, p.text) for p in found] == [("a@0", "one"), ("a@5", "two"), ("a@11", "three")]
 
 
@@ -240,8 +245,8 @@ def test_a_long_text_on_one_line_takes_little_memory(tmp_path: Path, content: by
     del content
     tracemalloc.start()
     try:
-        assert sum(len(chunk.text) for chunk in formats.read_documents(source)) == length
-        assert sum(len(chunk.text) for chunk in formats.read_documents(source, ReadOptions(separator="\n"))) in (
+        assert sum(len(chunk.text) for chunk in formats.read_input(source)) == length
+        assert sum(len(chunk.text) for chunk in formats.read_input(source, ReadOptions(separator="\n"))) in (
             length,
             0,
         )
@@ -259,7 +264,7 @@ def test_inputs_and_slices_travel_between_processes() -> None:
 def test_long_documents_in_json_come_in_pieces(tmp_path: Path) -> None:
     text = "one word after another " * 7_000
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}))
-    chunks = list(formats.read_documents(describe("a", str(tmp_path / "a.jsonl"))))
+    chunks = list(formats.read_input(describe("a", str(tmp_path / "a.jsonl"))))
     assert [p.last for p in chunks] == [False, False, True]
     assert "".join(p.text for p in chunks) == text
     assert max(len(p.text) for p in chunks) < 1.1 * CHUNK_SIZE

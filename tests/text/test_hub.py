@@ -52,11 +52,11 @@ def repo(remote: "Remote") -> "Remote":
     ],
 )
 def test_an_address_means_a_file_a_folder_or_a_glob_over_all_pages(repo: "Remote", path: str, found: list[str]) -> None:
-    assert [file.place.path for file in hub.files(AT + path, QUICK)] == found
+    assert [file.place.path for file in hub.dataset_files(AT + path, QUICK)] == found
 
 
 def test_a_repository_without_a_path_means_all_its_texts(repo: "Remote") -> None:
-    assert len(hub.files(AT, QUICK)) == 8
+    assert len(hub.dataset_files(AT, QUICK)) == 8
 
 
 @pytest.mark.parametrize(
@@ -111,10 +111,10 @@ def test_a_new_version_of_a_file_is_another_file(repo: "Remote") -> None:
 def test_a_file_whose_hash_is_wrong_is_refused(repo: "Remote", large: bool, tmp_path: Path) -> None:
     bad = File(b'{"text": "x"}\n', large=large, hash="0" * 64)
     repo.files["bad.jsonl"] = bad
-    listed = hub.files(AT + "/bad.jsonl", QUICK)
+    listed = hub.dataset_files(AT + "/bad.jsonl", QUICK)
     bad.content = bad.content.replace(b"x", b"y")
     with pytest.raises(UserError, match="sent something else"):
-        hub.download(listed[0], QUICK)
+        hub.download_file(listed[0], QUICK)
     assert not list((tmp_path / "cache").rglob("bad.jsonl"))
 
 
@@ -149,14 +149,14 @@ def test_a_hub_that_cannot_be_reached_is_refused_with_a_way_round(
 def test_a_list_that_reaches_out_of_its_folder_is_refused(repo: "Remote", path: str) -> None:
     repo.files[path] = File(b"x")
     with pytest.raises(UserError, match="no repository can hold"):
-        hub.files(AT, QUICK)
+        hub.dataset_files(AT, QUICK)
 
 
 def test_the_files_of_a_model_are_listed_and_come_one_by_one(repo: "Remote") -> None:
     repo.files["config.json"] = File(b"{}", large=False)
     listed = {file.place.path: file for file in hub.model_files("o/n", "main", QUICK)}
     assert {"config.json", "data/deep/train-9.parquet"} <= listed.keys()
-    assert hub.download(listed["config.json"], QUICK).read_bytes() == b"{}"
+    assert hub.download_file(listed["config.json"], QUICK).read_bytes() == b"{}"
     assert [path for path, _ in repo.asked if "resolve" in path] == ["/o/n/resolve/main/config.json"]
 
 

@@ -42,7 +42,7 @@ def test_its_texts_come_as_they_stand(bucket: str) -> None:
 def test_slices_of_it_are_the_whole(bucket: str) -> None:
     for source in sources.fetch_inputs(bucket + "/texts"):
         sliced = [p for part in formats.slice_input(source, 1) for p in formats.read_slice(part)]
-        assert sliced == list(formats.read_documents(source))
+        assert sliced == list(formats.read_input(source))
 
 
 def test_its_fingerprint_changes_with_its_content(bucket: str) -> None:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fledge.text import formats, jsonl, plain
-from fledge.text.formats import Slice
-from fledge.text.inputs import Chunk, Input, ReadCounts, ReadOptions, describe
+from fledge.text import chunking, formats, plain
+from fledge.text.formats import describe
+from fledge.text.inputs import Chunk, Input, ReadCounts, ReadOptions, Slice
 
 SMALL = 64  # instead of a MiB, so that a short text has many cuts
 GRAINS = [
@@ -37,11 +37,10 @@ bytes_of_any_kind = st.lists(st.sampled_from(GRAINS), max_size=250).map(b"".join
 @pytest.fixture(scope="module", autouse=True)
 def small_pieces() -> object:
     with pytest.MonkeyPatch.context() as patch:
-        for room in (plain, formats):
-            patch.setattr(room, "CHUNK_SIZE", SMALL)
-        patch.setattr(plain, "WINDOW", 16)
-        for room in (plain, jsonl):
-            patch.setattr(room, "READ", 7)
+        patch.setattr(chunking, "CHUNK_SIZE", SMALL)
+        patch.setattr(chunking, "WINDOW", 16)
+        for module in (chunking, plain):
+            patch.setattr(module, "READ_SIZE", 7)
         yield
 
 
@@ -53,7 +52,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def check(source: Input, options: ReadOptions) -> list[Chunk]:
     """Every way of slicing gives the chunks and the counts of the whole."""
     counts = ReadCounts()
-    whole = list(formats.read_documents(source, options, counts))
+    whole = list(formats.read_input(source, options, counts))
     for target in (1, 3 * SMALL, 10**9):
         counted = ReadCounts()
         parts = formats.slice_input(source, target)

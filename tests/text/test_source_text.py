@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fledge.core.errors import UserError
-from fledge.text import formats, plain, source_text
+from fledge.text import chunking, plain, source_text
 from fledge.text.inputs import ReadCounts, ReadOptions
 from fledge.text.source_text import open_sources
 
@@ -21,10 +21,10 @@ CHUNK_SIZE = 110
 def small_pieces() -> Iterator[None]:
     """As in a text of many megabytes."""
     with pytest.MonkeyPatch.context() as patch:
-        for room in (plain, formats):
-            patch.setattr(room, "CHUNK_SIZE", CHUNK_SIZE)
-        patch.setattr(plain, "WINDOW", 16)
-        patch.setattr(plain, "READ", 64)
+        patch.setattr(chunking, "CHUNK_SIZE", CHUNK_SIZE)
+        patch.setattr(chunking, "WINDOW", 16)
+        for module in (chunking, plain):
+            patch.setattr(module, "READ_SIZE", 64)
         patch.setattr(source_text, "STRIDE", 4 * CHUNK_SIZE)
         yield
 
@@ -123,11 +123,11 @@ def test_a_text_of_nothing_is_refused_by_the_names_of_its_sources(tmp_path: Path
     with pytest.raises(UserError) as caught:
         open_sources(named)
     assert caught.value.message == f"there is no text in '{named[0]}', '{named[1]}'"
-    assert caught.value.hint == "give a file or folder that holds some"
+    assert caught.value.hint == "give a file or folder that contains text"
 
 
 def test_where_a_share_takes_nothing_that_is_said(tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("one document")
     with pytest.raises(UserError, match=r"no text in '.*one\.txt:0\.0001'") as caught:
         open_sources([f"{tmp_path}/one.txt:0.0001"])
-    assert "of a few it may be none" in caught.value.hint
+    assert "may leave none of a few" in caught.value.hint

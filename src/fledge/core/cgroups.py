@@ -4,11 +4,17 @@ Groups lie inside each other, and the tightest holds. Elsewhere, and where nobod
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 ROOT = Path("/")
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use; in a container fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

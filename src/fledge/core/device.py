@@ -224,8 +224,3 @@ def peak_memory(device: str) -> int:
         return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM"))
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if platform.system() == "Darwin" else most << 10
-
-
-def cores() -> int:
-    """Cores this process may use, which in a container is fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -53,7 +53,9 @@ def cache_folder(data: DataConfig, tokenizer: TokenizerConfig) -> Path:
 
 def open_dataset_at(name: str, tokenizer: Callable[[], Tokenizer | None]) -> Dataset:
     """Open a dataset in a folder or at a URL. `tokenizer` is for nanoGPT's .bin files, which hold none."""
-    folder = remote.fetch(name, lambda files: progress(files, "fetching")) if is_url(name) else user_path(name)
+    folder = (
+        remote.download_dataset(name, lambda files: progress(files, "downloading")) if is_url(name) else user_path(name)
+    )
     return open_dataset_or_bin(folder, tokenizer)
 
 
@@ -61,7 +63,7 @@ def build_local(spec: BuildSpec, check: Check = lambda _: None) -> Dataset:
     """Build a dataset in a local folder, which is removed again if `check` refuses the dataset."""
     out = Path(spec.out)
     with new_folders(out.parent):
-        workers = executors.worker_count(None, spec.reading.size)
+        workers = executors.worker_count(None, spec.text.size)
         build(spec, executors.local_executor(workers), byte_progress, lambda _: None)
         dataset = shards.open_dataset(out)
         try:

@@ -1,9 +1,9 @@
-"""What is to be read → its parts; and, where documents are judged, a first walk over it.
+"""Plan the parts of a dataset; where filters are on, scan all documents first.
 
-    inputs → slices ─ (looked at by the engine: verdicts) ─→ parts, each with a key
+    inputs → slices → (scan: verdicts per document) → parts, each with a key
 
-A key changes with the text, the verdicts and the settings: what was made under the same key need not be made again.
-Makes no part itself (part.py).
+A key changes with the text, the verdicts and the settings: a finished part with the same key is reused.
+Parts are made by part.py.
 """
 
 import contextlib
@@ -18,67 +18,69 @@ from typing import Any
 
 import numpy as np
 
+from fledge.core.checksums import checked_content, with_checksum
 from fledge.datasets import filters
 from fledge.datasets.executors import Executor
-from fledge.datasets.filters import FilterRules, Seen
-from fledge.datasets.part import Part, PartSpec, checked_content, with_checksum
+from fledge.datasets.filters import DocumentScan, FilterRules
+from fledge.datasets.part import Part, PartSpec
 from fledge.datasets.storage import STAGING, Storage, open_storage
 from fledge.text import formats, sources
-from fledge.text.formats import Slice
-from fledge.text.inputs import Input, is_url
+from fledge.text.inputs import Input, Slice, is_url
 from fledge.text.source_text import SourceText
 
-MIN_PART, MAX_PART, MAX_PARTS = 8 << 20, 64 << 20, 4096  # bytes of text in a part; parts
+MIN_PART, MAX_PART, MAX_PARTS = 8 << 20, 64 << 20, 4096  # bytes of text in a part; number of parts
 
-Advance = Callable[[int], None]  # so many bytes more
-Watch = Callable[[str, int], contextlib.AbstractContextManager[Advance]]  # what is done, how many bytes there are
+Advance = Callable[[int], None]  # bytes done
+Progress = Callable[[str, int], contextlib.AbstractContextManager[Advance]]  # label, total bytes
 
 
 def digest(*facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def plan(
-    reading: SourceText, rules: FilterRules, job: PartSpec, place: Storage, engine: Executor, watch: Watch
-) -> tuple[list[Part], list[Seen]]:
-    """All parts; and what was seen of the documents, if anything. The number of workers plays no role."""
-    options, by_tail = job.options, job.division.by == "tail"
-    walk = rules.any or (by_tail and not all(formats.sizes_known(each, options) for each in reading.inputs))
-    target = max(MIN_PART, min(MAX_PART, reading.size // 64), reading.size // MAX_PARTS)
-    once: list[Slice] = []
-    read: list[tuple[Slice, int]] = []  # as often as weights say; the number is a place in `once`
-    for each in reading.inputs:
-        whole = walk and formats.is_one_document(each, options)  # so that one reader sees all of a document
-        held = formats.slice_input(each, sources.WHOLE_FILE if whole else target)
-        numbers = range(len(once), len(once) + len(held))
-        once += held
-        read += zip(sources.repeat_slices(held, each.weight), cycle(numbers), strict=False)
-    slices = [part for part, _ in read]
-    if not walk:
-        return parts_of(slices, target, job), []
-    seen = filtered_parts(once, rules, job, target, place, engine, watch)
-    return parts_of(slices, target, job, [seen[number] for _, number in read]), seen
+def plan_parts(
+    text: SourceText, rules: FilterRules, spec: PartSpec, storage: Storage, executor: Executor, progress: Progress
+) -> tuple[list[Part], list[DocumentScan]]:
+    """All parts, and the scans of the documents if there were any. Independent of the number of workers."""
+    options, by_tail = spec.options, spec.split_rule.by == "tail"
+    scan = rules.any or (by_tail and not all(formats.sizes_known(each, options) for each in text.inputs))
+    target = max(MIN_PART, min(MAX_PART, text.size // 64), text.size // MAX_PARTS)
+    unique: list[Slice] = []
+    repeated: list[tuple[Slice, int]] = []  # as often as weights say, with the index in `unique`
+    for each in text.inputs:
+        whole = scan and formats.is_one_document(each, options)  # a scan must see the whole document
+        found = formats.slice_input(each, sources.WHOLE_FILE if whole else target)
+        indices = range(len(unique), len(unique) + len(found))
+        unique += found
+        repeated += zip(sources.repeat_slices(found, each.weight), cycle(indices), strict=False)
+    slices = [part for part, _ in repeated]
+    if not scan:
+        return group_parts(slices, target, spec), []
+    scans = scan_slices(unique, rules, spec, target, storage, executor, progress)
+    return group_parts(slices, target, spec, [scans[index] for _, index in repeated]), scans
 
 
-def parts_of(slices: Sequence[Slice], target: int, job: PartSpec, seen: Sequence[Seen] | None = None) -> list[Part]:
-    """Slices in their order, as many in one part as make about `target` bytes."""
+def group_parts(
+    slices: Sequence[Slice], target: int, spec: PartSpec, scans: Sequence[DocumentScan] | None = None
+) -> list[Part]:
+    """Consecutive slices, grouped into parts of about `target` bytes."""
     groups: list[list[int]] = [[]]
     size = 0
-    for at, each in enumerate(slices):
+    for index, each in enumerate(slices):
         if groups[-1] and size + each.size > target:
             groups.append([])
             size = 0
-        groups[-1].append(at)
+        groups[-1].append(index)
         size += each.size
-    common = digest(hashlib.sha256(job.tokenizer).hexdigest(), asdict(job.options), asdict(job.division))
+    common = digest(hashlib.sha256(spec.tokenizer).hexdigest(), asdict(spec.options), asdict(spec.split_rule))
     versions = {each.source: source_version(each.source) for each in slices}
     parts = []
     for number, group in enumerate(groups):
-        held = tuple(slices[at] for at in group)
-        verdicts = tuple(seen[at] for at in group) if seen is not None else None
-        facts = [(asdict(each), versions[each.source]) for each in held]
-        judged_so = [hashlib.sha256(rows.tobytes()).hexdigest() for rows in verdicts or ()]
-        parts.append(Part(number, digest(common, facts, judged_so), held, verdicts))
+        chosen = tuple(slices[index] for index in group)
+        verdicts = tuple(scans[index] for index in group) if scans is not None else None
+        facts = [(asdict(each), versions[each.source]) for each in chosen]
+        verdict_hashes = [hashlib.sha256(rows.tobytes()).hexdigest() for rows in verdicts or ()]
+        parts.append(Part(number, digest(common, facts, verdict_hashes), chosen, verdicts))
     return parts
 
 
@@ -89,52 +91,56 @@ def source_version(source: Input) -> str:
     return str(Path(source.path).stat().st_mtime_ns)
 
 
-# The first walk, where documents are judged
+# The scan for filters
 
 
-def filtered_parts(
+def scan_slices(
     slices: Sequence[Slice],
     rules: FilterRules,
-    job: PartSpec,
+    spec: PartSpec,
     target: int,
-    place: Storage,
-    engine: Executor,
-    watch: Watch,
-) -> list[Seen]:
-    """What is known of the documents of each slice, and what becomes of them."""
-    parts = parts_of(slices, target, replace(job, tokenizer=b""))
+    storage: Storage,
+    executor: Executor,
+    progress: Progress,
+) -> list[DocumentScan]:
+    """The verdict on every document of each slice; reuses scans of an earlier attempt."""
+    parts = group_parts(slices, target, replace(spec, tokenizer=b""))
     parts = [replace(part, key=digest(part.key, asdict(rules))) for part in parts]
-    there = place.work()
-    looked_at = [part for part in parts if scan_name(part.number) in there]
-    found = {part.number: rows for part in looked_at if (rows := cached_scan(place, part))}
+    staged = storage.staged_names()
+    scanned = [part for part in parts if scan_name(part.number) in staged]
+    found = {part.number: scans for part in scanned if (scans := cached_scan(storage, part))}
     missing = [part for part in parts if part.number not in found]
-    with watch("looking", sum(part.size for part in missing)) as advance:
-        for part, rows in engine(partial(scan, job, rules), missing):
-            found[part.number] = [each.copy() for each in rows]  # what Ray hands out cannot be written to
+    with progress("scanning", sum(part.size for part in missing)) as advance:
+        for part, scans in executor(partial(scan_part, spec, rules), missing):
+            found[part.number] = [each.copy() for each in scans]  # arrays from Ray are read-only
             advance(part.size)
-    ordered = [rows for part in parts for rows in found[part.number]]
+    ordered = [scan for part in parts for scan in found[part.number]]
     if rules.dedup:
         filters.mark_duplicates(ordered)
     return ordered
 
 
-def scan(job: PartSpec, rules: FilterRules, part: Part) -> list[Seen]:
-    found = [filters.scan_part(each, job.options, rules) for each in part.slices]
-    head = json.dumps({"key": part.key, "rows": [len(rows) for rows in found]}).encode()
-    content = with_checksum(head + b"\n" + b"".join(rows.tobytes() for rows in found))
-    open_storage(job.out).write(scan_name(part.number), content)
-    return found
+def scan_part(spec: PartSpec, rules: FilterRules, part: Part) -> list[DocumentScan]:
+    """Scan the slices of a part and keep the result in the staging folder."""
+    scans = [filters.scan_slice(each, spec.options, rules) for each in part.slices]
+    body = b"".join(rows.tobytes() for rows in scans)
+    facts = {"key": part.key, "rows": [len(rows) for rows in scans], "sha256": hashlib.sha256(body).hexdigest()}
+    open_storage(spec.out).write(scan_name(part.number), with_checksum(facts) + b"\n" + body)
+    return scans
 
 
-def cached_scan(place: Storage, part: Part) -> list[Seen] | None:
-    """What `judge_part` found before, if it is whole and of the same text."""
-    content = checked_content(place.read(scan_name(part.number)))
-    if content is None:
+def cached_scan(storage: Storage, part: Part) -> list[DocumentScan] | None:
+    """What `scan_part` wrote before, if it is undamaged and of the same text."""
+    head, _, body = (storage.read(scan_name(part.number)) or b"").partition(b"\n")
+    try:
+        facts = checked_content(head)
+    except ValueError:
         return None
-    head, _, body = content.partition(b"\n")
-    facts, rows = json.loads(head), np.frombuffer(body, dtype=filters.SEEN).copy()
-    return np.split(rows, np.cumsum(facts["rows"])[:-1]) if facts["key"] == part.key else None
+    if facts.get("key") != part.key or facts["sha256"] != hashlib.sha256(body).hexdigest():
+        return None
+    rows = np.frombuffer(body, dtype=filters.SCAN_ROW).copy()
+    return np.split(rows, np.cumsum(facts["rows"])[:-1])
 
 
 def scan_name(number: int) -> str:
-    return f"{STAGING}/{number:05d}.judged"
+    return f"{STAGING}/{number:05d}.scan"

@@ -4,7 +4,8 @@ import time
 from dataclasses import dataclass
 
 from fledge.datasets import shards
-from fledge.datasets.build import BuildPlan, By
+from fledge.datasets.build import BuildPlan, SplitBy
+from fledge.text.formats import is_packed
 from fledge.text.source_text import SourceText
 
 DOCUMENTS, TOKENS = 3, 12  # shown
@@ -23,7 +24,7 @@ class DocumentPreview:
 class Preview:
     files: int
     source_bytes: int
-    held_out: By | None  # how val and test are split off; None: they are empty
+    held_out: SplitBy | None  # how val and test are split off; None: they are empty
     documents: list[DocumentPreview]
     tokens: float  # estimates for the whole dataset
     dataset_bytes: float
@@ -35,11 +36,11 @@ class Preview:
 
 def preview(plan: BuildPlan, workers: int) -> Preview:
     """Encode a sample of the text."""
-    reading, tokenizer, data = plan.order.reading, plan.tokenizer, plan.order.data
+    text, tokenizer, data = plan.spec.text, plan.tokenizer, plan.spec.data
     documents: list[DocumentPreview] = []
     encoded = tokens = 0
     clock = [(0, time.perf_counter())]  # (bytes encoded, when)
-    for chunk in reading.sample(SAMPLE_BYTES):
+    for chunk in text.sample(SAMPLE_BYTES):
         ids = tokenizer.encode(chunk.text)
         if chunk.start == 0 and len(documents) < DOCUMENTS:
             first = [(i, tokenizer.id_to_bytes(i)) for i in ids[:TOKENS].tolist()]
@@ -50,13 +51,13 @@ def preview(plan: BuildPlan, workers: int) -> Preview:
         if encoded >= SAMPLE_BYTES:
             break
     slow, begun = [mark for mark in clock[:-1] if mark[0] <= encoded / 2][-1]  # the first half fills the caches
-    seconds = (clock[-1][1] - begun) / (encoded - slow) * text_bytes(reading, plan.left) / workers
-    share = encoded / max(1, text_bytes(reading, reading.size)) if encoded >= SAMPLE_BYTES else 1.0
-    total = tokens / share * plan.kept
+    seconds = (clock[-1][1] - begun) / (encoded - slow) * text_bytes(text, plan.bytes_left) / workers
+    share = encoded / max(1, text_bytes(text, text.size)) if encoded >= SAMPLE_BYTES else 1.0
+    total = tokens / share * plan.kept_fraction
     return Preview(
-        files=len(reading.inputs),
-        source_bytes=reading.size,
-        held_out=plan.by if data.val or data.test else None,
+        files=len(text.inputs),
+        source_bytes=text.size,
+        held_out=plan.split_by if data.val or data.test else None,
         documents=documents,
         tokens=total,
         dataset_bytes=total * shards.id_type(tokenizer.vocab_size).itemsize,
@@ -67,8 +68,8 @@ def preview(plan: BuildPlan, workers: int) -> Preview:
     )
 
 
-def text_bytes(reading: SourceText, stored: int) -> float:
-    """Estimate of the text in so many stored bytes, of which some are compressed."""
-    packed = sum(each.size or 0 for each in reading.inputs if each.compression != "none" or each.format == "parquet")
-    share = packed / max(1, sum(each.size or 0 for each in reading.inputs))
+def text_bytes(text: SourceText, stored: int) -> float:
+    """Estimate of the bytes of text in `stored` bytes, some of which may be compressed."""
+    packed = sum(each.size or 0 for each in text.inputs if is_packed(each))
+    share = packed / max(1, sum(each.size or 0 for each in text.inputs))
     return stored * (1 + (COMPRESSION - 1) * share)

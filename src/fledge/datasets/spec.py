@@ -1,4 +1,4 @@
-"""The sources and the settings of a dataset → a `BuildSpec`, with the key by which a finished dataset is recognised."""
+"""Sources and settings of a dataset → a `BuildSpec`, with the key by which a finished dataset is recognised."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,20 +21,20 @@ TRAINING_ONLY = ("path", "stride", "corpus")  # settings of [data] that do not c
 
 def build_spec(names: Sequence[str], data: DataConfig, tokenizer: TokenizerConfig, out: str) -> BuildSpec:
     """Find the text in the sources and describe the dataset to build. Reads only the beginning of the text."""
-    facts, key = dataset_key(names, data, tokenizer)
+    source, key = dataset_key(names, data, tokenizer)
     options = ReadOptions(data.field, unescape(data.separator), "", data.errors)
-    reading = open_sources(names, options, split_globs(data.include), split_globs(data.exclude))
-    place = out if is_url(out) else str(user_path(out).absolute())
-    refuse_out_inside_source(place, names)
-    return BuildSpec(reading, data, lambda: make_tokenizer(reading, tokenizer), key, facts, place)
+    text = open_sources(names, options, split_globs(data.include), split_globs(data.exclude))
+    out = out if is_url(out) else str(user_path(out).absolute())
+    refuse_out_inside_source(out, names)
+    return BuildSpec(text, data, lambda: make_tokenizer(text, tokenizer), key, source, out)
 
 
 def dataset_key(names: Sequence[str], data: DataConfig, tokenizer: TokenizerConfig) -> tuple[str, str]:
     """(fingerprint of the sources without reading them, hash of everything that the dataset depends on)"""
-    facts = sources.source_fingerprint(names)
+    source = sources.source_fingerprint(names)
     content = fingerprint(load_tokenizer(user_path(tokenizer.file))) if tokenizer.file else ""
     settings = {name: value for name, value in asdict(data).items() if name not in TRAINING_ONLY}
-    return facts, digest(facts, settings, {**asdict(tokenizer), "file": content})
+    return source, digest(source, settings, {**asdict(tokenizer), "file": content})
 
 
 def refuse_out_inside_source(out: str, names: Sequence[str]) -> None:

@@ -1,9 +1,9 @@
-"""Which text is trained on, which judged by: documents, in chunks, → stretches of the splits. Pure.
+"""Divide documents into train, val and test: chunks → spans of one split each. Pure functions.
 
-    document   a document goes whole to the side that its own hash says: the same in every dataset
+    document   each document goes as a whole to the split that its hash says: the same in every dataset
     tail       the end of each document is held out: [ train | val | test ], counted in bytes
 
-A stretch is what one split gets of a document; it may be spread over many chunks, and over several readers.
+A span is what one split gets of a chunk; what it gets of a document may be spread over many chunks and readers.
 """
 
 import hashlib
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fledge.datasets.shards import SPLITS
-from fledge.text.formats import Chunk
+from fledge.text.inputs import Chunk
 from fledge.text.sources import WHOLE_FILE
 
-Opening = Callable[[], str]  # the first chunk of a document of which only later ones are here
+FirstChunk = Callable[[], str]  # reads the first chunk of a document of which only later chunks are given
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class SplitRule:
 
 @dataclass(frozen=True)
 class Span:
-    """Some text of a split; whether it begins and whether it ends what the split gets of this document."""
+    """Text of one split. `begins`, `ends`: whether it is the first or last that this split gets of the document."""
 
     split: str
     text: str
@@ -35,49 +35,48 @@ class Span:
     ends: bool
 
 
-def split_chunks(chunks: Iterable[Chunk], division: SplitRule, opening: Opening) -> Iterator[Span]:
-    if division.by == "tail":
+def split_chunks(chunks: Iterable[Chunk], rule: SplitRule, first_chunk: FirstChunk) -> Iterator[Span]:
+    if rule.by == "tail":
         for chunk in chunks:
-            assert chunk.size, "a document whose size is not known cannot be cut"
-            yield from tails(chunk, cuts(chunk.size, division))
+            assert chunk.size, "a tail split needs the size of the document"
+            yield from split_tail(chunk, tail_cuts(chunk.size, rule))
         return
-    chosen = ""
+    split = ""
     for chunk in chunks:
-        if chunk.start == 0 or not chosen:
-            chosen = side(opening() if chunk.start else chunk.text, division)
-        yield Span(chosen, chunk.text, chunk.start == 0, chunk.last)
+        if chunk.start == 0 or not split:
+            split = choose_split(first_chunk() if chunk.start else chunk.text, rule)
+        yield Span(split, chunk.text, chunk.start == 0, chunk.last)
 
 
-def side(text: str, division: SplitRule) -> str:
-    """By a hash of the text itself: the same document lands on the same side in every dataset."""
-    place = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
-    test, val = division.test, division.val
-    return "test" if place < test else "val" if place < test + val else "train"
+def choose_split(text: str, rule: SplitRule) -> str:
+    """The split of a document, by a hash of its first chunk: the same in every dataset."""
+    position = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    return "test" if position < rule.test else "val" if position < rule.test + rule.val else "train"
 
 
-def cuts(size: int, division: SplitRule) -> tuple[int, int]:
-    """Where training ends, and where validation does."""
-    return int(size * (1 - division.val - division.test)), int(size * (1 - division.test))
+def tail_cuts(size: int, rule: SplitRule) -> tuple[int, int]:
+    """The byte offsets where train ends and where val ends."""
+    return int(size * (1 - rule.val - rule.test)), int(size * (1 - rule.test))
 
 
-def tails(chunk: Chunk, at: tuple[int, int]) -> Iterator[Span]:
-    """What each split gets of this chunk. A character that a cut would split goes to the side before it."""
+def split_tail(chunk: Chunk, cuts: tuple[int, int]) -> Iterator[Span]:
+    """What each split gets of this chunk. A character that a cut would divide goes to the split before it."""
     taken = 0  # characters
-    for split, start, end in zip(SPLITS, (0, *at), (*at, WHOLE_FILE), strict=True):
+    for split, start, end in zip(SPLITS, (0, *cuts), (*cuts, WHOLE_FILE), strict=True):
         if end <= chunk.start:
             continue
-        over = end >= chunk.end  # the next split has nothing of this chunk
-        upto = len(chunk.text) if over else characters(chunk.text, end - chunk.start)
-        text, taken = chunk.text[taken:upto], upto
+        is_last = end >= chunk.end  # the next split gets nothing of this chunk
+        stop = len(chunk.text) if is_last else chars_in(chunk.text, end - chunk.start)
+        text, taken = chunk.text[taken:stop], stop
         begins, ends = start >= chunk.start, end <= chunk.end or chunk.last
         if text or not (begins and ends):
             yield Span(split, text, begins, ends)
-        if over:
+        if is_last:
             return
 
 
-def characters(text: str, count: int) -> int:
-    """How many characters it takes to fill so many bytes."""
+def chars_in(text: str, count: int) -> int:
+    """How many characters the first `count` bytes of the text take, a divided character included."""
     data = text.encode()
     while count < len(data) and data[count] & 0xC0 == 0x80:
         count += 1

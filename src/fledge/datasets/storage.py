@@ -1,7 +1,6 @@
-"""Where a dataset is written: a folder, or a URL that fsspec opens. Both take whole files only.
+"""Where a dataset is written: a local folder, or a URL that fsspec opens. Only whole files appear in either.
 
-A file is made in a staging folder of this machine and moved in when it is ready: by renaming, or by sending it.
-Knows names and bytes; does not know what a dataset is.
+A file is written in a temporary folder and committed when it is complete: renamed, or uploaded.
 """
 
 import contextlib
@@ -15,37 +14,37 @@ from fledge.core.files import PARTIAL, sync_file, sync_folder, user_path, write_
 from fledge.core.files import sha256 as hash_of
 from fledge.text.inputs import is_url, storage_errors
 
-STAGING = ".parts"  # what is needed until the dataset is whole
+STAGING = ".parts"  # files that are needed until the dataset is complete
 
 
 class Storage(Protocol):
     def read(self, name: str) -> bytes | None:
-        """None where there is no such file."""
+        """The content of a file; None if it does not exist."""
 
     def write(self, name: str, content: bytes) -> None: ...
 
-    def staging(self) -> contextlib.AbstractContextManager[Path]:
-        """A folder for files that are being made; what is left in it is thrown away."""
+    def temporary_folder(self) -> contextlib.AbstractContextManager[Path]:
+        """A local folder for files that are being written; removed at the end of the block."""
 
-    def adopt(self, file: Path, name: str) -> None:
-        """Moves a finished file in."""
+    def commit(self, file: Path, name: str) -> None:
+        """Move a complete file into the storage."""
 
-    def holds(self, name: str, sha256: str, /) -> bool:
-        """Whether this file is here and whole."""
+    def has_file(self, name: str, sha256: str, /) -> bool:
+        """Whether the file exists, undamaged."""
 
-    def settle(self, names: Iterable[str]) -> None:
-        """When this returns, no power cut takes these files away."""
+    def fsync_files(self, names: Iterable[str]) -> None:
+        """Make sure that these files survive a power failure."""
 
     def names(self) -> set[str]:
-        """All files that are here, those in WORK aside."""
+        """All files except those in STAGING."""
 
-    def work(self) -> set[str]:
-        """And those in WORK."""
+    def staged_names(self) -> set[str]:
+        """The files in STAGING."""
 
     def remove(self, name: str) -> None: ...
 
-    def forget_work(self) -> None:
-        """The dataset is whole: WORK goes."""
+    def clear_staging(self) -> None:
+        """Remove STAGING."""
 
 
 class LocalStorage:
@@ -62,19 +61,19 @@ class LocalStorage:
         write_atomic(self.path / name, content)
 
     @contextlib.contextmanager
-    def staging(self) -> Iterator[Path]:
+    def temporary_folder(self) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=self.path / STAGING) as folder:
             yield Path(folder)
 
-    def adopt(self, file: Path, name: str) -> None:
+    def commit(self, file: Path, name: str) -> None:
         target = self.path / name
         target.parent.mkdir(exist_ok=True)
         file.replace(target)
 
-    def holds(self, name: str, sha256: str, /) -> bool:
+    def has_file(self, name: str, sha256: str, /) -> bool:
         return (self.path / name).is_file() and hash_of(self.path / name) == sha256
 
-    def settle(self, names: Iterable[str]) -> None:
+    def fsync_files(self, names: Iterable[str]) -> None:
         for name in names:
             sync_file(self.path / name)
         for folder in {(self.path / name).parent for name in names}:
@@ -84,21 +83,21 @@ class LocalStorage:
         found = {p.relative_to(self.path) for p in self.path.rglob("*") if p.is_file()}
         return {p.as_posix() for p in found if p.parts[0] != STAGING}
 
-    def work(self) -> set[str]:
+    def staged_names(self) -> set[str]:
         return {f"{STAGING}/{p.name}" for p in (self.path / STAGING).iterdir()}
 
     def remove(self, name: str) -> None:
         file = self.path / name
         file.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # its folder goes too, if nothing else is in it
+        with contextlib.suppress(OSError):  # the folder too, if it is empty now
             file.parent.rmdir()
 
-    def forget_work(self) -> None:
+    def clear_staging(self) -> None:
         shutil.rmtree(self.path / STAGING, ignore_errors=True)
 
 
 class RemoteStorage:
-    """An object store has no half-written files: each appears when it was sent whole."""
+    """An object store. It has no partial files: a file appears when its upload is complete."""
 
     def __init__(self, url: str) -> None:
         import fsspec
@@ -107,54 +106,54 @@ class RemoteStorage:
             self.system, self.root = fsspec.core.url_to_fs(url.rstrip("/"))
         self.url = url
 
-    def _at(self, name: str) -> str:
+    def _path(self, name: str) -> str:
         return f"{self.root}/{name}"
 
     def read(self, name: str) -> bytes | None:
         with storage_errors(self.url):
             try:
-                content: bytes = self.system.cat_file(self._at(name))
+                content: bytes = self.system.cat_file(self._path(name))
             except FileNotFoundError:
                 return None
             return content
 
-    def fetch(self, name: str, to: Path) -> bool:
-        """Whether there was such a file."""
+    def download(self, name: str, to: Path) -> bool:
+        """Download a file; False if it does not exist."""
         with storage_errors(self.url):
             try:
-                self.system.get_file(self._at(name), str(to))
+                self.system.get_file(self._path(name), str(to))
             except FileNotFoundError:
                 return False
         return True
 
     def write(self, name: str, content: bytes) -> None:
         with storage_errors(self.url, "write to"):
-            self.system.pipe_file(self._at(name), content)
+            self.system.pipe_file(self._path(name), content)
 
     @contextlib.contextmanager
-    def staging(self) -> Iterator[Path]:
+    def temporary_folder(self) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="fledge-") as folder:
             yield Path(folder)
 
-    def adopt(self, file: Path, name: str) -> None:
+    def commit(self, file: Path, name: str) -> None:
         with storage_errors(self.url, "write to"):
-            self.system.put_file(str(file), self._at(name))
+            self.system.put_file(str(file), self._path(name))
         file.unlink()
 
-    def holds(self, name: str, _: str, /) -> bool:
-        """An object store keeps what it has taken."""
+    def has_file(self, name: str, _: str, /) -> bool:
+        """Whether the file exists; the object store guards its content."""
         with storage_errors(self.url):
-            return bool(self.system.exists(self._at(name)))
+            return bool(self.system.exists(self._path(name)))
 
-    def settle(self, names: Iterable[str]) -> None: ...
+    def fsync_files(self, names: Iterable[str]) -> None: ...
 
     def names(self) -> set[str]:
-        return {name for name in self._below(self.root) if not name.startswith(f"{STAGING}/")}
+        return {name for name in self._names_below(self.root) if not name.startswith(f"{STAGING}/")}
 
-    def work(self) -> set[str]:
-        return self._below(self._at(STAGING))
+    def staged_names(self) -> set[str]:
+        return self._names_below(self._path(STAGING))
 
-    def _below(self, folder: str) -> set[str]:
+    def _names_below(self, folder: str) -> set[str]:
         with storage_errors(self.url):
             self.system.invalidate_cache()
             found: list[Any] = self.system.find(folder)
@@ -162,11 +161,11 @@ class RemoteStorage:
 
     def remove(self, name: str) -> None:
         with storage_errors(self.url, "write to"), contextlib.suppress(FileNotFoundError):
-            self.system.rm_file(self._at(name))
+            self.system.rm_file(self._path(name))
 
-    def forget_work(self) -> None:
+    def clear_staging(self) -> None:
         with storage_errors(self.url, "write to"), contextlib.suppress(FileNotFoundError):
-            self.system.rm(self._at(STAGING), recursive=True)
+            self.system.rm(self._path(STAGING), recursive=True)
 
 
 def open_storage(out: str) -> Storage:

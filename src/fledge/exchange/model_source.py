@@ -58,7 +58,7 @@ def locate_model(source: str) -> Path | ModelFolder:
         )
     listed = hub.model_files(match["repo"], unquote(match["rev"] or "main"))
     at_the_top = [file for file in listed if "/" not in file.place.path]
-    return ModelFolder(source, {file.place.path: partial(hub.download, file) for file in at_the_top})
+    return ModelFolder(source, {file.place.path: partial(hub.download_file, file) for file in at_the_top})
 
 
 def local_model_folder(folder: Path) -> ModelFolder:

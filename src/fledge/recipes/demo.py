@@ -11,6 +11,7 @@ from typing import Any
 
 from fledge.cli.output import report
 from fledge.core import device as machines
+from fledge.core.cgroups import usable_cores
 from fledge.core.device import Machine
 from fledge.core.errors import UserError
 from fledge.core.formatting import format_duration, printable, short_path
@@ -41,9 +42,7 @@ def run(args: argparse.Namespace) -> None:
     begun = time.perf_counter()
     settings = resolve("demo")
     machine = machines.choose_machine()
-    tell(
-        "1. machine", f"{machines.cores()} cores; training on {machine.device} in {machine.dtype}. More: fledge doctor"
-    )
+    tell("1. machine", f"{usable_cores()} cores; training on {machine.device} in {machine.dtype}. More: fledge doctor")
     tell("2. text", "the standard library of your own Python, and its language reference")
     dataset = ensure_dataset(
         settings.data, settings.tokenizer, check=lambda made: complete_settings(settings, made, machine)

@@ -9,6 +9,7 @@ import torch
 from fledge import __version__
 from fledge.cli.output import report
 from fledge.core import device as machines
+from fledge.core.cgroups import usable_cores
 from fledge.core.files import cache_dir, human_bytes
 
 
@@ -33,7 +34,7 @@ def examine() -> dict[str, dict[str, Any]]:
         "fledge": (__version__, ""),
         "python": (platform.python_version(), ""),
         "torch": (torch.__version__, ""),
-        "processor": (machines.processor(), f"{machines.cores()} cores for fledge, {torch.get_num_threads()} threads"),
+        "processor": (machines.processor(), f"{usable_cores()} cores for fledge, {torch.get_num_threads()} threads"),
         "memory": (human_bytes(machines.total_memory("cpu")), ""),
         "devices": (", ".join(machines.devices()), ""),
         "device": (device.value, device.why),

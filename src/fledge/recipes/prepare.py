@@ -72,7 +72,7 @@ def prepare(
     config = build_config(PrepareSettings, settings)
     with open_engine(engine, address, workers) as ray:
         spec = build_spec(sources, config.data, choose_tokenizer(config.tokenizer, tokenizer), out)
-        count = executors.worker_count(workers, spec.reading.size)
+        count = executors.worker_count(workers, spec.text.size)
 
         def ready(plan: BuildPlan) -> None:
             if on_preview:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from fledge import __version__
+from fledge.core.cgroups import usable_cores
 from fledge.core.config import Layer
-from fledge.core.device import Machine, cores, hardware
+from fledge.core.device import Machine, hardware
 from fledge.datasets.shards import Dataset
 from fledge.tokenizers.base import Tokenizer, fingerprint
 
@@ -33,7 +34,7 @@ def training_metadata(dataset: Dataset, machine: Machine) -> dict[str, Any]:
     return {
         **software_metadata(dataset.tokenizer),
         "processor": hardware(machine.device),
-        "cores": cores(),
+        "cores": usable_cores(),
         "machine": {"device": machine.device, "dtype": machine.dtype, "processes": machine.world.size},
         "dataset": str(dataset.folder.resolve()),
         "dataset_sha256": dataset.fingerprint,

@@ -22,12 +22,12 @@ from urllib.parse import quote, unquote, urljoin
 from fledge.core.errors import UserError
 from fledge.core.files import cache_dir, write_atomic
 from fledge.text.download import HINT, ExpectedFile, RetryDownload, RetryPolicy, ask, fetch
+from fledge.text.formats import is_readable_name
 
 SCHEME = "hf://datasets/"
 ADDRESS = re.compile(
     r"hf://datasets/(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<rev>refs(?:/|%2F)[\w.-]+(?:/|%2F)[\w.-]+|[^/@]+))?(?:/(?P<path>.*))?"
 )
-READABLE = re.compile(r"\.(txt|md|jsonl|ndjson|parquet)(\.gz|\.zst)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,10 @@ class HubFile:
     blob: str  # of the others
 
     @property
+    def hash(self) -> str:
+        return self.sha256 or self.blob
+
+    @property
     def name(self) -> str:
         revision = "" if self.place.revision == "main" else f"@{self.place.revision}"
         scheme = SCHEME if self.place.kind == "datasets" else "hf://"
@@ -73,30 +77,30 @@ def parse(url: str) -> HubPath:
     return HubPath(match["repo"], unquote(match["rev"] or "main"), match["path"] or "")
 
 
-def files(url: str, patience: RetryPolicy | None = None) -> list[HubFile]:
+def dataset_files(url: str, retry: RetryPolicy | None = None) -> list[HubFile]:
     """The files an address means: one, those below a folder, or those that match a glob; sorted by path."""
     place = parse(url)
     wanted = place.path.strip("/")
     wild = re.search(r"[*?\[]", wanted)
     folder = wanted[: wild.start()].rpartition("/")[0] if wild else wanted.rpartition("/")[0]
-    listed = _listed(place, folder, patience or RetryPolicy())
+    listed = _listed(place, folder, retry or RetryPolicy())
     if wild:
         pattern = re.compile(glob_to_regex(wanted))
         found = [file for file in listed if pattern.fullmatch(file.place.path)]
     else:
         exact = [file for file in listed if file.place.path == wanted]
         below = [file for file in listed if not wanted or file.place.path.startswith(wanted + "/")]
-        found = exact or [file for file in below if READABLE.search(file.place.path)]
+        found = exact or [file for file in below if is_readable_name(file.place.path)]
     if not found:
-        known = sorted({file.place.path for file in listed if READABLE.search(file.place.path)})[:3]
+        known = sorted({file.place.path for file in listed if is_readable_name(file.place.path)})[:3]
         hint = f"there are, for example: {', '.join(known)}" if known else "look at the data set's page for its files"
         raise UserError(f"'{url}' matches no file of {place.repo}", hint)
     return sorted(found, key=lambda file: file.place.path)
 
 
-def model_files(repo: str, revision: str, patience: RetryPolicy | None = None) -> list[HubFile]:
+def model_files(repo: str, revision: str, retry: RetryPolicy | None = None) -> list[HubFile]:
     """All files of a model's repository."""
-    return _listed(HubPath(repo, revision, "", "models"), "", patience or RetryPolicy())
+    return _listed(HubPath(repo, revision, "", "models"), "", retry or RetryPolicy())
 
 
 def glob_to_regex(pattern: str) -> str:
@@ -116,13 +120,13 @@ def glob_to_regex(pattern: str) -> str:
     return out
 
 
-def _listed(place: HubPath, folder: str, patience: RetryPolicy) -> list[HubFile]:
+def _listed(place: HubPath, folder: str, retry: RetryPolicy) -> list[HubFile]:
     """The repository's files below `folder`; the list of last time where the Hub cannot be reached."""
     url = f"{endpoint()}/api/{place.kind}/{place.repo}/tree/{quote(place.revision, safe='')}"
     url += f"/{quote(folder)}" * bool(folder) + "?recursive=true"
     kept = _folder(place) / "lists" / (hashlib.sha256(url.encode()).hexdigest()[:16] + ".json")
     try:
-        listed = [asdict(file) for file in _pages(url, place, patience)]
+        listed = [asdict(file) for file in _pages(url, place, retry)]
     except UserError as error:
         if error.hint != HINT or not kept.exists():
             raise
@@ -132,9 +136,9 @@ def _listed(place: HubPath, folder: str, patience: RetryPolicy) -> list[HubFile]
     return [HubFile(**{**each, "place": HubPath(**each["place"])}) for each in listed]
 
 
-def _pages(url: str, place: HubPath, patience: RetryPolicy) -> Iterator[HubFile]:
+def _pages(url: str, place: HubPath, retry: RetryPolicy) -> Iterator[HubFile]:
     while url:
-        entries, following = _page(url, place, patience)
+        entries, following = _page(url, place, retry)
         for entry in entries:
             if entry.get("type") == "file":
                 large = entry.get("lfs") or {}
@@ -148,10 +152,10 @@ def _pages(url: str, place: HubPath, patience: RetryPolicy) -> Iterator[HubFile]
         url = following
 
 
-def _page(url: str, place: HubPath, patience: RetryPolicy) -> tuple[list[dict[str, Any]], str]:
-    for tried in range(patience.tries):
+def _page(url: str, place: HubPath, retry: RetryPolicy) -> tuple[list[dict[str, Any]], str]:
+    for tried in range(retry.tries):
         try:
-            with ask(urllib.request.Request(url, headers={"User-Agent": "fledge"}), patience.timeout) as answer:  # noqa: S310
+            with ask(urllib.request.Request(url, headers={"User-Agent": "fledge"}), retry.timeout) as answer:  # noqa: S310
                 entries = json.loads(answer.read())
                 link = re.search(r'<([^>]+)>;\s*rel="?next"?', answer.headers.get("Link", ""))
                 if not isinstance(entries, list):
@@ -168,7 +172,7 @@ def _page(url: str, place: HubPath, patience: RetryPolicy) -> tuple[list[dict[st
             raise
         except (RetryDownload, ValueError, OSError) as error:
             why = str(error)
-            time.sleep(max(getattr(error, "wait", 0.0), patience.pause * 2**tried) * (tried + 1 < patience.tries))
+            time.sleep(max(getattr(error, "wait", 0.0), retry.pause * 2**tried) * (tried + 1 < retry.tries))
     raise UserError(f"could not list {url}: {why}", HINT)
 
 
@@ -176,10 +180,10 @@ def _folder(place: HubPath) -> Path:
     return cache_dir() / "downloads" / "hub" / place.repo
 
 
-def download(file: HubFile, patience: RetryPolicy | None = None) -> Path:
+def download_file(file: HubFile, retry: RetryPolicy | None = None) -> Path:
     """The file in the cache. Its address there holds its hash: a new version is another file."""
     place = file.place
     url = f"{place.site}/resolve/{quote(place.revision, safe='')}/{quote(place.path)}"
     version = (file.sha256 or file.blob or hashlib.sha256(file.name.encode()).hexdigest())[:12]
     path = _folder(place) / version / Path(place.path).name
-    return fetch(url, path, ExpectedFile(file.size, file.sha256, file.blob), patience)
+    return fetch(url, path, ExpectedFile(file.size, file.sha256, file.blob), retry)

@@ -1,14 +1,12 @@
-"""What there is to read: one file, where it lies, how it is packed, and how its text is asked for.
+"""What is read: an `Input` (one file), a `Slice` of it, the `Format`, and the `Chunk`s of documents that come out.
 
-`describe` looks at the first bytes, because endings lie. Nothing here turns bytes into documents (formats.py),
-and nothing here knows which files belong to a SOURCE (sources.py).
+    INPUT.gz  →  open_bytes: the decompressed bytes, as a stream  →  chunks of documents (formats.py)
 
-    INPUT.gz  →  open_bytes: the plain bytes, as a stream  →  chunks of documents
+Opens local files and URLs, compressed or not. Which files belong to a SOURCE is decided in sources.py.
 """
 
 import errno
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,30 +14,31 @@ from typing import IO, Any, Literal, Protocol, cast
 
 from fledge.core.errors import UserError
 
-Format = Literal["txt", "jsonl", "parquet"]
 Compression = Literal["none", "gz", "zst"]
 Errors = Literal["replace", "strict"]
 
-CHUNK_SIZE = 1 << 16  # bytes: longer documents come in chunks of about this size, small enough for a core's own cache
-HEAD_SIZE = 8192  # bytes that are looked at to tell text from binary
-BOM = "\ufeff"  # at the beginning of a file it says that this is UTF-8, and is no part of the text
+CHUNK_SIZE = 1 << 16  # bytes: longer documents come in chunks of about this size, which fits a CPU cache
+HEAD_SIZE = 8192  # bytes that are inspected to tell text from binary
+TEXT_LIMIT = 64 << 20  # bytes: a row, line or page that has to be held in memory as a whole
+BOM = "\ufeff"  # a byte order mark at the start of a file is not part of the text
 MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gz", b"\x28\xb5\x2f\xfd": "zst"}
 CODEC = {"gz": "gzip", "zst": "zstd"}
-LINES = (".jsonl", ".ndjson")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-FIELD_HINT = "choose the field that holds the text: --data.field NAME; of fledge tokenizer: --field NAME"
+FIELD_HINT = "name the field that holds the text: --data.field NAME (fledge tokenizer: --field NAME)"
+DAMAGED_HINT = "download or create the file again"
 
 
 @dataclass(frozen=True)
 class Input:
-    """One file to read. `path` is a local path, or a URL that fsspec opens. `size` is in bytes, as stored.
+    """One file to read. `path`: a local path, or a URL that fsspec opens. `size`: bytes as stored.
 
-    A named corpus knows its own `field`, `separator` and `heading`; where these are empty, the reader's options hold.
+    `format` is a name in formats.FORMATS. A named corpus sets its own `field`, `separator` and `heading`; where these
+    are empty, the `ReadOptions` apply.
     """
 
     name: str
     path: str
-    format: Format
+    format: str
     compression: Compression = "none"
     size: int | None = None
     weight: float = 1.0
@@ -49,13 +48,27 @@ class Input:
 
 
 @dataclass(frozen=True)
-class ReadOptions:
-    """How text is to be read.
+class Slice:
+    """The part [start, end) of an input: bytes, or row groups of a Parquet file. `end` None: to the end.
 
-    `field`      which field of a JSON line or a parquet row is the text
-    `separator`  cuts a plain text into documents; it belongs to none of them, and a run of them counts as one
-    `heading`    a regular expression: in parquet, a row that it matches begins a document, the others go on with it
-    `errors`     bytes that are not UTF-8 become U+FFFD and are counted, or are refused
+    `fraction`: the fraction of its documents to sample (sources.py). `size`: bytes as stored.
+    """
+
+    source: Input
+    start: int = 0
+    end: int | None = None
+    fraction: float = 1.0
+    size: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How text is read.
+
+    `field`      the field or column that holds the text: JSON lines, Parquet, CSV
+    `separator`  plain text: cuts a file into documents; a run of separators counts as one
+    `heading`    Parquet: a regular expression; a row that matches begins a document, the rows after it continue it
+    `errors`     bytes that are not UTF-8: replace by U+FFFD and count, or refuse
     """
 
     field: str = "text"
@@ -64,6 +77,7 @@ class ReadOptions:
     errors: Errors = "replace"
 
     def for_input(self, source: Input) -> "ReadOptions":
+        """These options, overridden by those of the input."""
         return ReadOptions(
             source.field or self.field, source.separator or self.separator, source.heading or self.heading, self.errors
         )
@@ -71,7 +85,7 @@ class ReadOptions:
 
 @dataclass(frozen=True)
 class Document:
-    """A text that belongs together: a file, an article, a story. `name` says where it came from."""
+    """One text: a file, an article, a story. `name` says where it comes from."""
 
     name: str
     text: str
@@ -79,9 +93,9 @@ class Document:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A document, or a part of a long one: the bytes [start, end) of it, as stored. `last`: the document ends here.
+    """A document, or the bytes [start, end) of a long one. `last`: the document ends here.
 
-    `size` is that of the whole document; 0 where it shows only at the end.
+    `size`: bytes of the whole document; 0 if that is known only at its end.
     """
 
     document: str
@@ -94,24 +108,64 @@ class Chunk:
 
 @dataclass
 class ReadCounts:
-    """What was met on the way. Each reader fills its own; `add` joins those of several processes."""
+    """Counts of what was read. Each reader fills its own; `add` sums those of several processes."""
 
     documents: int = 0
     bytes: int = 0  # of text, as stored
-    empty: int = 0  # documents of nothing, left out
+    empty: int = 0  # empty documents, dropped
     replaced: int = 0  # bytes that were not UTF-8
     nul: int = 0  # NUL characters, kept
-    surrogates: int = 0  # halves of characters in JSON, replaced
+    surrogates: int = 0  # lone surrogates in JSON, replaced
 
     def add(self, other: "ReadCounts") -> None:
         for each in fields(self):
             setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
 
+@dataclass(frozen=True)
+class Format:
+    """A text format: how its files are recognised, sliced and read.
+
+    `slices`     divides a file into slices of about so many bytes; None: a file is always one slice
+    `magic`      the first four bytes of every such file
+    `recognize`  tells the format by the first bytes of a file whose extension is unknown or that of plain text
+    `packed`     the file is stored smaller than its text
+    """
+
+    name: str
+    extensions: tuple[str, ...]
+    read: Callable[[Slice, ReadOptions, ReadCounts], Iterator[Chunk]]
+    slices: Callable[[Input, int], list[Slice]] | None = None
+    magic: bytes = b""
+    recognize: Callable[[bytes], bool] | None = None
+    packed: bool = False
+    sizes_known: Callable[[Input, ReadOptions], bool] = lambda *_: True
+    is_one_document: Callable[[ReadOptions], bool] = lambda _: False
+
+
 class Readable(Protocol):
-    """A stream of plain bytes, wherever they come from."""
+    """A stream of bytes."""
 
     def read(self, size: int, /) -> bytes: ...
+
+
+class PeekedFile:
+    """A stream whose first bytes, `head`, have been inspected. It can no longer seek."""
+
+    def __init__(self, file: Readable) -> None:
+        self.head, self._file = file.read(HEAD_SIZE), file
+        self._pending = self.head
+
+    def read(self, size: int, /) -> bytes:
+        if self._pending:
+            data, self._pending = self._pending[:size], self._pending[size:]
+            return data
+        return self._file.read(size)
+
+
+def missing_field(where: str, field: str, known: Iterable[str]) -> UserError:
+    names = ", ".join(f"'{name}'" for name in known) or "nothing"
+    return UserError(f"{where} has no field '{field}'; it has: {names}", FIELD_HINT)
 
 
 def is_url(path: str) -> bool:
@@ -119,8 +173,8 @@ def is_url(path: str) -> bool:
 
 
 @contextmanager
-def storage_errors(name: str, act: str = "read") -> Iterator[None]:
-    """Whatever a storage library raises, in our two lines. A full disk is this machine's, and keeps its own words."""
+def storage_errors(name: str, action: str = "read") -> Iterator[None]:
+    """Turn whatever a storage library raises into a `UserError`. A full local disk stays an OSError."""
     try:
         yield
     except UserError:
@@ -129,18 +183,18 @@ def storage_errors(name: str, act: str = "read") -> Iterator[None]:
         hint = "pip install 'fledge[s3]'" if name.startswith("s3://") else "install it with pip"
         raise UserError(f"'{name}' needs a package that is not installed: {error}", hint) from None
     except FileNotFoundError:
-        raise UserError(f"there is no '{name}'", "check the address") from None
-    except Exception as error:  # botocore's, aiohttp's, … have no common root
+        raise UserError(f"'{name}' does not exist", "check the address") from None
+    except Exception as error:  # the exceptions of botocore, aiohttp, … have no common base class
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
-        words = " ".join(str(error).split()) or type(error).__name__
-        hint = "check the address, the network and your credentials; a local file always works"
-        raise UserError(f"could not {act} '{name}': {words[:200]}", hint) from None
+        message = " ".join(str(error).split()) or type(error).__name__
+        hint = "check the address, the network and your credentials, or use a local file"
+        raise UserError(f"could not {action} '{name}': {message[:200]}", hint) from None
 
 
 @contextmanager
 def open_stored(source: Input) -> Iterator[IO[bytes]]:
-    """The bytes as they are stored, compressed or not; they can be sought in."""
+    """The bytes as they are stored, perhaps compressed; can seek."""
     if not is_url(source.path):
         with Path(source.path).open("rb") as file:
             yield file
@@ -154,7 +208,7 @@ def open_stored(source: Input) -> Iterator[IO[bytes]]:
 
 
 class RemoteFile:
-    """A file whose storage may go away while it is read."""
+    """A file at a URL; errors while reading become a `UserError` with its name."""
 
     def __init__(self, file: IO[bytes], name: str) -> None:
         self.file, self.name = file, name
@@ -163,12 +217,12 @@ class RemoteFile:
         with storage_errors(self.name):
             return self.file.read(size)
 
-    def __getattr__(self, other: str) -> Any:
-        return getattr(self.file, other)
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self.file, attribute)
 
 
 class DecompressedFile:
-    """A compressed file as plain bytes; where it is damaged is told with the place."""
+    """The content of a compressed file. Damage is reported with its position."""
 
     def __init__(self, stored: IO[bytes], source: Input) -> None:
         import pyarrow as pa
@@ -181,18 +235,15 @@ class DecompressedFile:
         try:
             data: bytes = self.stream.read(size)
         except OSError as error:
-            what = "ends too early" if "Truncated" in str(error) else f"is damaged ({error})"
-            raise UserError(
-                f"'{self.source.name}' {what}, {self.done:,} bytes into its text",
-                "fetch or make the file again; what comes before that place is whole",
-            ) from None
+            what = "is truncated" if "Truncated" in str(error) else f"is damaged ({error})"
+            raise UserError(f"'{self.source.name}' {what} after {self.done:,} bytes of text", DAMAGED_HINT) from None
         self.done += len(data)
         return data
 
 
 @contextmanager
 def open_bytes(source: Input, start: int = 0) -> Iterator[Readable]:
-    """The plain bytes from `start` on; what is compressed can only be read from its beginning."""
+    """The decompressed bytes from `start` on; a compressed file can only be read from its beginning."""
     with open_stored(source) as stored:
         if source.compression == "none":
             stored.seek(start)
@@ -202,46 +253,13 @@ def open_bytes(source: Input, start: int = 0) -> Iterator[Readable]:
             yield DecompressedFile(stored, source)
 
 
-def describe(name: str, path: str, size: int | None = None) -> Input:
-    """Format and compression by the first bytes; the ending decides only where these could be either."""
-    if not is_url(path):
-        path, size = str(Path(path).absolute()), Path(path).stat().st_size  # readers may work in other folders
-    probe = Input(name, path, "txt", size=size)
-    with open_stored(probe) as file:
-        first = file.read(4)
-    ending = Path(path.partition("?")[0]).suffixes[-2:]
-    if first == b"PAR1":
-        return Input(name, path, "parquet", size=probe.size)
-    compression: Compression = next((kind for magic, kind in MAGIC.items() if first.startswith(magic)), "none")
-    if ending[-1:] == [".parquet"]:
-        raise UserError(f"'{name}' is damaged: it does not begin as a parquet file does", "fetch or make it again")
-    packed = Input(name, path, "txt", compression, probe.size)
-    with open_bytes(packed) as plain:
-        head = plain.read(HEAD_SIZE)
-    inner = ending[:-1] if ending[-1:] in ([".gz"], [".zst"]) else ending
-    lines = inner[-1:] in ([end] for end in LINES) or looks_like_json_lines(head)
-    return Input(name, path, "jsonl" if lines else "txt", compression, probe.size)
-
-
-def looks_like_json_lines(head: bytes) -> bool:
-    """Whether a file that is not called so holds JSON lines: two objects alike, or one with a text in it."""
-    lines = head.removeprefix(BOM.encode()).split(b"\n")
-    if not lines[0].startswith(b"{"):
-        return False
-    if len(lines) == 1:
-        return lines[0].startswith(b'{"text"') and (len(head) == HEAD_SIZE or "text" in keys(lines[0]))
-    first = keys(lines[0])
-    return "text" in first or (bool(first) and len(lines) > 2 and keys(lines[1]) == first)
-
-
-def keys(line: bytes) -> set[str]:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return set()
-    return set(value) if isinstance(value, dict) else set()
-
-
 def looks_binary(head: bytes) -> bool:
-    """Text holds no NUL at its beginning; UTF-16 gives itself away by its mark."""
+    """Whether the first bytes of a file contain NUL, or a byte order mark of UTF-16."""
     return b"\0" in head or head.startswith((b"\xff\xfe", b"\xfe\xff"))
+
+
+def refuse_binary(head: bytes, name: str) -> None:
+    if looks_binary(head):
+        what = "UTF-16, not UTF-8" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "a binary file, not text"
+        hint = "give a text file (UTF-8), or a folder that contains some; iconv converts encodings"
+        raise UserError(f"'{name}' is {what}", hint)

@@ -1,97 +1,117 @@
-"""JSON lines: one object a line, one of its fields is the text. Blank lines are passed over.
+"""JSON lines: one object per line; one of its fields is the text. Blank lines are skipped.
 
-A line may be 64 MB long: it is held whole, a few times over, while it is understood. Longer texts belong in
-a plain file or in parquet. Knows nothing of compression or of where the file lies.
+A line is held in memory as a whole, so it is limited to TEXT_LIMIT bytes.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from fledge.core import fast_json
 from fledge.core.errors import UserError
-from fledge.core.files import human_bytes
-from fledge.text.inputs import BOM, FIELD_HINT, Input, Readable, ReadCounts, ReadOptions
-from fledge.text.plain import READ, decode
-
-LINE_LIMIT = 64 << 20
-LinePosition = Callable[
-    [int], int
-]  # an offset in the file → the number of its line, counted when somebody must be told
-
-
-def lines(
-    file: Readable, source: Input, start: int, end: int | None, number: LinePosition
-) -> Iterator[tuple[int, bytes]]:
-    """The lines that begin in [start, end), with their places. `file` stands at `start`, or one byte before it."""
-    offset, data, ended = max(0, start - 1), b"", False
-    mine = start == 0  # else the first line, or the line's end just before `start`, is somebody else's
-    while not ended:
-        more = file.read(READ)
-        ended = not more
-        if b"\n" not in more and not ended:
-            data += more
-            if len(data) > LINE_LIMIT:
-                raise UserError(
-                    f"'{source.name}' line {number(offset)} is longer than {human_bytes(LINE_LIMIT)}",
-                    "split that document, or keep it as plain text or parquet",
-                )
-            continue
-        *whole, data = (data + more).split(b"\n") if not ended else (data, b"")
-        for line in whole:
-            if end is not None and offset >= end:
-                return
-            if mine and line:
-                yield offset, line
-            mine, offset = True, offset + len(line) + 1
+from fledge.text.chunking import byte_slices, decode, line_number, stored_lines, text_chunks
+from fledge.text.inputs import (
+    BOM,
+    FIELD_HINT,
+    HEAD_SIZE,
+    Chunk,
+    Format,
+    Input,
+    Readable,
+    ReadCounts,
+    ReadOptions,
+    Slice,
+    missing_field,
+    open_bytes,
+)
 
 
-def text_of(line: bytes, at: int, source: Input, options: ReadOptions, counts: ReadCounts, number: LinePosition) -> str:
-    """The text in one line; '' where it holds none."""
-    value = value_of(line, at, source, options, counts, number)
+def read(part: Slice, options: ReadOptions, counts: ReadCounts) -> Iterator[Chunk]:
+    source = part.source
+    with open_bytes(source, max(0, part.start - 1)) as file:
+        for offset, line in lines_in(file, part):
+            text = line_text(line, offset, source, options, counts)
+            counts.nul += text.count("\0")  # JSON must escape it, so `decode` has not seen it
+            if text:
+                yield from text_chunks(f"{source.name}@{offset}", text, counts)
+            else:
+                counts.empty += bool(line.strip())
+
+
+def lines_in(file: Readable, part: Slice) -> Iterator[tuple[int, bytes]]:
+    """The lines that begin in the slice, with their offsets. `file` is at the slice's start, or one byte before it."""
+    first = max(0, part.start - 1)
+    for offset, line in stored_lines(file, part.source, first):
+        if part.end is not None and offset >= part.end:
+            return
+        if part.start == 0 or offset > first:  # else the end of a line of the slice before
+            yield offset, line
+
+
+def line_text(line: bytes, offset: int, source: Input, options: ReadOptions, counts: ReadCounts) -> str:
+    """The text of one line; '' if it has none."""
+    number = partial(line_number, source)
+    value = parse_line(line, offset, source, options, counts)
     if not isinstance(value, dict):
         raise UserError(
-            f"'{source.name}' line {number(at)} is no JSON object but {kind(value)}",
-            'each line should read {"text": "…"}',
+            f"'{source.name}' line {number(offset)} is not a JSON object but {type_name(value)}",
+            'each line should look like {"text": "…"}',
         )
     if options.field not in value:
-        known = ", ".join(f"'{key}'" for key in value) or "nothing"
-        raise UserError(
-            f"'{source.name}' line {number(at)} has no field '{options.field}'; it has: {known}",
-            FIELD_HINT,
-        )
+        raise missing_field(f"'{source.name}' line {number(offset)}", options.field, value)
     text = value[options.field]
     if text is None:
         return ""
     if not isinstance(text, str):
         raise UserError(
-            f"'{source.name}' line {number(at)}: the field '{options.field}' is {kind(text)}, not text",
+            f"'{source.name}' line {number(offset)}: the field '{options.field}' is {type_name(text)}, not text",
             FIELD_HINT,
         )
     return text
 
 
-def value_of(
-    line: bytes, at: int, source: Input, options: ReadOptions, counts: ReadCounts, number: LinePosition
-) -> Any:
-    """What the line says; a blank one says nothing. What the fast parser does not take, the standard one judges."""
+def parse_line(line: bytes, offset: int, source: Input, options: ReadOptions, counts: ReadCounts) -> Any:
+    """The JSON value of a line. What the fast parser rejects is parsed, or rejected, by the standard library."""
     try:
         return fast_json.loads(line)
     except ValueError:
-        words = decode(line, (source, at), options.errors, counts)
-    if at == 0:
-        words = words.removeprefix(BOM)
-    if not words.strip():
+        text = decode(line, (source, offset), options.errors, counts)
+    if offset == 0:
+        text = text.removeprefix(BOM)
+    if not text.strip():
         return {options.field: None}
     try:
-        return json.loads(words)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"'{source.name}' line {number(at)} is not JSON: {error}",
-            "mend or remove that line; a plain text should not be called .jsonl",
+            f"'{source.name}' line {line_number(source, offset)} is not JSON: {error}",
+            "fix or remove that line; a plain text file should not be named .jsonl",
         ) from None
 
 
-def kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+def type_name(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
+
+
+def looks_like_json_lines(head: bytes) -> bool:
+    """Two objects with the same keys, or one with a "text": JSON lines under another name."""
+    lines = head.removeprefix(BOM.encode()).split(b"\n")
+    if not lines[0].startswith(b"{"):
+        return False
+    if len(lines) == 1:
+        return lines[0].startswith(b'{"text"') and (len(head) == HEAD_SIZE or "text" in _keys(lines[0]))
+    first = _keys(lines[0])
+    return "text" in first or (bool(first) and len(lines) > 2 and _keys(lines[1]) == first)
+
+
+def _keys(line: bytes) -> set[str]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return set()
+    return set(value) if isinstance(value, dict) else set()
+
+
+FORMAT = Format("jsonl", (".jsonl", ".ndjson"), read, slices=byte_slices, recognize=looks_like_json_lines)

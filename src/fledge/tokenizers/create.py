@@ -9,7 +9,7 @@ from fledge.core.errors import UserError
 from fledge.core.files import cache_dir, human_bytes, user_path
 from fledge.core.progress import notice, progress
 from fledge.text import download
-from fledge.text.formats import Chunk
+from fledge.text.inputs import Chunk
 from fledge.text.source_text import SourceText
 from fledge.tokenizers import gpt2
 from fledge.tokenizers.base import END_OF_TEXT, Tokenizer, load_tokenizer
