@@ -70,7 +70,7 @@ def remaining(text: str, made: BpeTokenizer) -> list[float]:
             holds.setdefault(pair, set()).add(place)
     total = left = sum(len(word) * often for word, often in zip(words, times, strict=True))
     shares = []
-    for number, pair in enumerate(made.pairs):
+    for number, pair in enumerate(made.merges):
         shares.append(left / total)
         for place in holds.get(pair, ()):
             before = len(words[place])

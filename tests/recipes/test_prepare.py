@@ -413,7 +413,7 @@ def test_a_separator_that_is_no_text_is_refused(desk: Path, say: Say) -> None:
         ("--data.errors ignore", "data.errors cannot be 'ignore'", "strict"),
         ("--data.dedup maybe", "data.dedup cannot be 'maybe'", "true or false"),
         ("--data.include *.md", "no file of 'one.txt' is left", "loosen"),
-        ("--tokenizer.vocab_size 60000", "the text allows only", "ask for fewer"),
+        ("--tokenizer.vocab_size 60000", "this text yields only", "lower the vocabulary size"),
         ("--data.min_length 1000", "the filters drop every document of 'one.txt' (1 too short)", "loosen the filters"),
         ("--workers 0", "'0' is not a whole number from 1 up", "--help"),
         ("--address here:1", "--address is the address of a Ray cluster", "--engine ray"),

@@ -1,4 +1,4 @@
-"""Real texts and real files: from the folder that FLEDGE_TEST_DATA names, and from Python itself."""
+"""Real texts: from the folder in FLEDGE_TEST_DATA, and from Python's standard library."""
 
 import os
 from collections.abc import Callable

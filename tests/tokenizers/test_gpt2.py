@@ -1,4 +1,4 @@
-"""OpenAI's GPT-2 encoding, judged by tiktoken."""
+"""OpenAI's GPT-2 tokenizer, checked against tiktoken."""
 
 import random
 import shutil
@@ -28,12 +28,12 @@ def ours(data: Path) -> HFTokenizer:
 
 
 @pytest.fixture(scope="module")
-def slow(ours: HFTokenizer) -> BpeTokenizer:
+def scratch(ours: HFTokenizer) -> BpeTokenizer:
     return BpeTokenizer.from_json(ours.to_json())
 
 
 @pytest.fixture(scope="module")
-def judge(data: Path) -> Encode:
+def reference(data: Path) -> Encode:
     from tiktoken.load import data_gym_to_mergeable_bpe_ranks
     from tiktoken_ext.openai_public import r50k_pat_str
 
@@ -45,88 +45,88 @@ def judge(data: Path) -> Encode:
 
 
 @pytest.mark.parametrize("corpus", ["shakespeare", "wikitext", "python"])
-def test_the_ids_of_real_text_are_those_of_tiktoken(
-    ours: HFTokenizer, judge: Encode, real_text: Callable[[str], str], corpus: str
+def test_ids_of_real_text_equal_tiktoken(
+    ours: HFTokenizer, reference: Encode, real_text: Callable[[str], str], corpus: str
 ) -> None:
     text = real_text(corpus)
-    assert ours.encode(text).tolist() == judge(text)
+    assert ours.encode(text).tolist() == reference(text)
 
 
 @pytest.mark.parametrize("corpus", ["shakespeare", "wikitext"])
-def test_the_readable_encoder_gives_the_same_ids(
-    slow: BpeTokenizer, judge: Encode, real_text: Callable[[str], str], corpus: str
+def test_ids_from_scratch_equal_tiktoken(
+    scratch: BpeTokenizer, reference: Encode, real_text: Callable[[str], str], corpus: str
 ) -> None:
     text = real_text(corpus)
-    assert slow.encode(text).tolist() == judge(text)
+    assert scratch.encode(text).tolist() == reference(text)
 
 
-def test_the_ids_of_every_character_there_can_be_are_those_of_tiktoken(ours: HFTokenizer, judge: Encode) -> None:
+def test_ids_of_every_character_equal_tiktoken(ours: HFTokenizer, reference: Encode) -> None:
     characters = [chr(code) for code in range(0x110000) if code not in SURROGATES]
     for start in range(0, len(characters), 4096):
         text = "".join(f"{c}a {c}1{c}\n" for c in characters[start : start + 4096])
-        assert ours.encode(text).tolist() == judge(text), hex(start)
+        assert ours.encode(text).tolist() == reference(text), hex(start)
 
 
-def test_the_ids_of_random_strings_are_those_of_tiktoken(ours: HFTokenizer, slow: BpeTokenizer, judge: Encode) -> None:
+def test_ids_of_random_strings_equal_tiktoken(ours: HFTokenizer, scratch: BpeTokenizer, reference: Encode) -> None:
     for text in random_strings(4000):
-        expected = judge(text)
+        expected = reference(text)
         assert ours.encode(text).tolist() == expected
-        assert slow.encode(text).tolist() == expected
+        assert scratch.encode(text).tolist() == expected
 
 
 def random_strings(count: int) -> list[str]:
-    """Some of any characters, some of those that patterns treat apart, some of what English is made of."""
-    choose = random.Random(1)
+    """Random characters of all Unicode, of those that the pattern treats differently, and parts of English words."""
+    rng = random.Random(1)
     pools = [
         [chr(code) for code in range(0x110000) if code not in SURROGATES],
         list("'sStTdmlLvVeEr \t\n\r\x0b\x1c\x85\xa0\u2003\u3000aé\u0301Я中🦆0١½_!<|>"),
         [" the", " a", "ing", "'ll", "\n\n", "  ", "12", "Duck", " —", "ed", "."],
     ]
-    return ["".join(choose.choices(choose.choice(pools), k=choose.randint(0, 60))) for _ in range(count)]
+    return ["".join(rng.choices(rng.choice(pools), k=rng.randint(0, 60))) for _ in range(count)]
 
 
 @given(text=st.text())
-def test_any_text_comes_back_unchanged(ours: HFTokenizer, text: str) -> None:
+def test_decode_inverts_encode(ours: HFTokenizer, text: str) -> None:
     assert ours.decode(ours.encode(text)) == text
 
 
-def test_it_is_as_large_as_it_should_be_and_ends_where_it_should(ours: HFTokenizer) -> None:
+def test_vocab_size_and_end_of_text(ours: HFTokenizer) -> None:
     assert (ours.vocab_size, ours.end_of_text) == (50257, 50256)
     assert 50256 not in ours.encode("a<|endoftext|>b")
 
 
-def test_a_saved_one_comes_back_the_same(ours: HFTokenizer, tmp_path: Path) -> None:
+def test_load_inverts_save(ours: HFTokenizer, tmp_path: Path) -> None:
     save_tokenizer(ours, tmp_path / "gpt2.json")
     back = load_tokenizer(tmp_path / "gpt2.json")
     assert fingerprint(back) == fingerprint(ours)
     assert back.encode("naïve ducks").tolist() == ours.encode("naïve ducks").tolist()
 
 
-def test_the_files_are_found_under_the_names_of_tiktokens_cache(data: Path, tmp_path: Path) -> None:
+def test_files_are_found_in_tiktokens_cache(data: Path, tmp_path: Path) -> None:
     for name, cached in TIKTOKEN_NAMES.items():
         shutil.copy(data / "gpt2" / name, tmp_path / cached)
     assert gpt2.load_gpt2([tmp_path / "empty", tmp_path]).vocab_size == 50257
 
 
-def test_files_that_are_nowhere_are_fetched_and_checked(data: Path, tmp_path: Path) -> None:
-    asked = []
+def test_missing_files_are_fetched_and_verified(data: Path, tmp_path: Path) -> None:
+    requests = []
 
     def fetch(name: str, url: str, sha256: str) -> Path:
-        asked.append((name, url.rpartition("/")[2], len(sha256)))
+        requests.append((name, url.rpartition("/")[2], len(sha256)))
         return data / "gpt2" / name
 
     assert gpt2.load_gpt2([tmp_path], fetch).vocab_size == 50257
-    assert asked == [("vocab.bpe", "vocab.bpe", 64), ("encoder.json", "encoder.json", 64)]
+    assert requests == [("vocab.bpe", "vocab.bpe", 64), ("encoder.json", "encoder.json", 64)]
     with pytest.raises(UserError, match=r"is not GPT-2's vocab\.bpe"):
         gpt2.load_gpt2([tmp_path], lambda *_: data / "shakespeare" / "input.txt")
 
 
-def test_files_that_are_nowhere_are_missed_by_name(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'vocab\.bpe' is in none of"):
         gpt2.load_gpt2([tmp_path])
 
 
-def test_a_changed_file_is_refused(tmp_path: Path) -> None:
+def test_file_with_wrong_hash_is_refused(tmp_path: Path) -> None:
     (tmp_path / "vocab.bpe").write_text("#version: 0.2\n! !\n")
     with pytest.raises(UserError, match=r"is not GPT-2's vocab\.bpe"):
         gpt2.load_gpt2([tmp_path])

@@ -14,7 +14,7 @@ from fledge.text.inputs import ReadOptions, is_url
 from fledge.text.source_text import open_sources
 from fledge.tokenizers.base import fingerprint, load_tokenizer
 from fledge.tokenizers.config import TokenizerConfig
-from fledge.tokenizers.create import make_tokenizer
+from fledge.tokenizers.create import create_tokenizer
 
 TRAINING_ONLY = ("path", "stride", "corpus")  # settings of [data] that do not change the dataset
 
@@ -26,7 +26,7 @@ def build_spec(names: Sequence[str], data: DataConfig, tokenizer: TokenizerConfi
     text = open_sources(names, options, split_globs(data.include), split_globs(data.exclude))
     out = out if is_url(out) else str(user_path(out).absolute())
     refuse_out_inside_source(out, names)
-    return BuildSpec(text, data, lambda: make_tokenizer(text, tokenizer), key, source, out)
+    return BuildSpec(text, data, lambda: create_tokenizer(tokenizer, text), key, source, out)
 
 
 def dataset_key(names: Sequence[str], data: DataConfig, tokenizer: TokenizerConfig) -> tuple[str, str]:

@@ -11,9 +11,9 @@ from fledge.core.formatting import printable, short_path
 from fledge.text.inputs import ReadOptions
 from fledge.text.source_text import open_sources
 from fledge.tokenizers import gpt2
-from fledge.tokenizers.base import END_OF_TEXT, Tokenizer, load_tokenizer, save_tokenizer
+from fledge.tokenizers.base import Tokenizer, load_tokenizer, save_tokenizer
 from fledge.tokenizers.config import TokenizerConfig
-from fledge.tokenizers.create import default_gpt2_folders, make_tokenizer, training_texts
+from fledge.tokenizers.create import create_tokenizer, default_gpt2_folders
 from fledge.tokenizers.report import compare_tokenizers, comparison_table
 
 COLOURS = ("on blue", "on dark_green", "on dark_red", "on purple4", "on grey35")
@@ -39,15 +39,8 @@ def make(args: argparse.Namespace) -> Tokenizer:
         raise UserError(f"--from-scratch is for --kind bpe, not {config.kind}", "leave it out")
     if config.kind == "gpt2" and args.sources:
         raise UserError("GPT-2's encoding is made already: no text changes it", "leave the sources out")
-    if config.kind != "gpt2" and not args.sources:
-        raise UserError("there is no text to learn from", "give a file, a folder or a named corpus")
-    reading = open_sources(args.sources, ReadOptions(args.field)) if args.sources else None
-    if not (args.from_scratch and reading):
-        return make_tokenizer(reading, config, [args.gpt2] if args.gpt2 else [])
-    from fledge.tokenizers.bpe import BpeTokenizer
-
-    exact, texts = config.vocab_size is not None, training_texts(reading, config)
-    return BpeTokenizer.train(texts, config.size, END_OF_TEXT, pattern=config.pattern, exact=exact)
+    text = open_sources(args.sources, ReadOptions(args.field)) if args.sources else None
+    return create_tokenizer(config, text, [args.gpt2] if args.gpt2 else [], from_scratch=args.from_scratch)
 
 
 def show(args: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
-"""What every tokenizer can do, and how one comes back from its file.
+"""The interface of every tokenizer, and how one is saved and loaded.
 
-All are saved as a Hugging Face `tokenizer.json`, so that other programs read them too.
+All tokenizers are saved in Hugging Face's `tokenizer.json` format, so that other programs can read them.
 """
 
 import hashlib
@@ -31,34 +31,36 @@ class Tokenizer(Protocol):
 
     @property
     def end_of_text(self) -> int | None:
-        """The id put after each document, where the vocabulary has one."""
+        """The id that ends a document, or None if the vocabulary has no such token."""
 
     def encode(self, text: str) -> Ids:
-        """Plain text to ids. Text that looks like a special token is still plain text."""
+        """Encode plain text. Text that looks like a special token is encoded like any other text."""
 
     def encode_batch(self, texts: Iterable[str]) -> list[Ids]:
-        """Each text by itself."""
+        """Encode each text separately."""
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Bytes that are no UTF-8 become '�'. An id that the vocabulary has no place for is refused."""
+        """Decode ids. Invalid UTF-8 becomes '�'; an id outside the vocabulary is an error."""
 
     def id_to_bytes(self, token: int) -> bytes:
-        """The UTF-8 bytes that this id adds to a text: often less than a character, nothing for a special token."""
+        """The UTF-8 bytes of one token: possibly part of a character, empty for a special token."""
 
     def to_json(self) -> dict[str, Any]:
         """The content of `tokenizer.json`."""
 
 
-def encode_with_end_of_text(tokenizer: Tokenizer, text: str, mark: str = END_OF_TEXT) -> Ids:
-    """For texts whose marks are meant: each `mark` in them becomes the end-of-text token."""
+def encode_with_end_of_text(tokenizer: Tokenizer, text: str, marker: str = END_OF_TEXT) -> Ids:
+    """Encode text in which each `marker` stands for the end-of-text token."""
     end = tokenizer.end_of_text
     if end is None:
-        raise UserError("this tokenizer has no end-of-text token", "make one that has: --tokenizer.end_of_text true")
-    first, *others = tokenizer.encode_batch(text.split(mark))
-    return np.concatenate([first, *(part for ids in others for part in (np.array([end], dtype=np.uint32), ids))])
+        raise UserError("this tokenizer has no end-of-text token", "train one that has: --tokenizer.end_of_text true")
+    first, *others = tokenizer.encode_batch(text.split(marker))
+    separator = np.array([end], dtype=np.uint32)
+    return np.concatenate([first, *(part for ids in others for part in (separator, ids))])
 
 
 def serialize_tokenizer(tokenizer: Tokenizer) -> bytes:
+    """The bytes of the file `tokenizer.json`."""
     return fast_json.dumps(tokenizer.to_json(), indent=True)
 
 
@@ -71,25 +73,26 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def parse_tokenizer(content: dict[str, Any], name: str) -> Tokenizer:
-    known: dict[str, Callable[[dict[str, Any]], Tokenizer]] = {
+    """A tokenizer from the content of a `tokenizer.json`; `name` appears in the error message."""
+    loaders: dict[str, Callable[[dict[str, Any]], Tokenizer]] = {
         "WordLevel": CharTokenizer.from_json,
         "BPE": HFTokenizer.from_json,
         "Unigram": HFTokenizer.from_json,
         "WordPiece": HFTokenizer.from_json,
     }
     try:
-        return known[content["model"]["type"]](content)
-    except Exception as error:  # the library raises bare Exceptions for files it cannot read
+        return loaders[content["model"]["type"]](content)
+    except Exception as error:  # the `tokenizers` library raises plain Exception for files that it cannot read
         raise UserError(
-            f"{name} is not a tokenizer that fledge knows ({error})", "make one with 'fledge tokenizer train'"
+            f"{name} is not a tokenizer that fledge can load ({error})", "train one with 'fledge tokenizer train'"
         ) from None
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
-    """Two tokenizers with this in common give the same ids."""
+    """A hash of the content: tokenizers with equal fingerprints give the same ids."""
     return hashlib.sha256(json.dumps(tokenizer.to_json(), sort_keys=True).encode()).hexdigest()
 
 
 def byte_lengths(tokenizer: Tokenizer) -> NDArray[np.int64]:
-    """How many bytes of text each id stands for: what bits per byte are counted with."""
+    """The number of UTF-8 bytes of each token [V]; bits per byte is computed with it."""
     return np.array([len(tokenizer.id_to_bytes(i)) for i in range(tokenizer.vocab_size)], dtype=np.int64)

@@ -1,6 +1,6 @@
-"""What every byte-level tokenizer shares: how bytes are spelled in `tokenizer.json`, and what that file holds.
+"""What all byte-level BPE tokenizers share: how `tokenizer.json` writes bytes, and the content of that file.
 
-Knows neither how merges are found (bpe.py, turbo.py) nor how they are applied.
+Finding merges and applying them is in bpe.py (readable) and hf.py (through the `tokenizers` library).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,32 +11,31 @@ from fledge.tokenizers.hf_json import tokenizer_json
 from fledge.tokenizers.patterns import GPT4
 
 BYTES = 256
-BLOCK = 4096  # characters
+RUN_LENGTH = 4096  # characters without two words in them: a run that training cuts
 
 
 def unicode_to_bytes() -> dict[str, int]:
-    """Byte-level files spell each byte as one printable character: itself, or one from U+0100 on. Sign → byte."""
+    """GPT-2's table: `tokenizer.json` writes each byte as one printable character, itself or one from U+0100 on."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(BYTES) if byte not in printable]
     return {chr(b): b for b in printable} | {chr(BYTES + i): b for i, b in enumerate(others)}
 
 
 UNICODE_TO_BYTE = unicode_to_bytes()
-BYTE_TO_UNICODE = {byte: sign for sign, byte in UNICODE_TO_BYTE.items()}
-ALPHABET = [bytes([UNICODE_TO_BYTE[sign]]) for sign in sorted(UNICODE_TO_BYTE)]  # the first ids, in order
+BYTE_TO_UNICODE = {byte: character for character, byte in UNICODE_TO_BYTE.items()}
+ALPHABET = [bytes([UNICODE_TO_BYTE[character]]) for character in sorted(UNICODE_TO_BYTE)]  # the first ids, in order
 
 
-def bytes_to_token(piece: bytes) -> str:
-    return "".join(BYTE_TO_UNICODE[byte] for byte in piece)
+def bytes_to_token(content: bytes) -> str:
+    return "".join(BYTE_TO_UNICODE[byte] for byte in content)
 
 
-def token_to_bytes(signs: str) -> bytes:
-    return bytes(UNICODE_TO_BYTE[sign] for sign in signs)
+def token_to_bytes(token: str) -> bytes:
+    return bytes(UNICODE_TO_BYTE[character] for character in token)
 
 
 def to_utf8(text: str) -> bytes:
-    """Any text as UTF-8. Surrogates that stand in pairs become the character that they mean; one that stands alone
-    means nothing, and becomes '�'."""
+    """Encode as UTF-8. A surrogate pair becomes the character that it stands for, a lone surrogate becomes '�'."""
     try:
         return text.encode()
     except UnicodeEncodeError:
@@ -48,35 +47,40 @@ def replace_surrogates(text: str) -> str:
 
 
 def split_long_runs(texts: Iterable[str]) -> Iterator[str]:
-    """Texts as they are learned from: where a whole block holds no two words (one letter a million times, or DNA), the
-    text is cut behind it. Learning from such a run takes time with the square of its length, and it is no word."""
+    """The texts as BPE trains on them: cut after each block of RUN_LENGTH characters that does not hold two words.
+
+    Training takes quadratic time in the length of a chunk, so a long run (one letter a million times, DNA) would
+    never finish; and it is no word.
+    """
     for text in map(replace_surrogates, texts):
         start = 0
-        for end in range(BLOCK, len(text), BLOCK):
-            if len(text[end - BLOCK : end].split(None, 1)) < 2:
+        for end in range(RUN_LENGTH, len(text), RUN_LENGTH):
+            if len(text[end - RUN_LENGTH : end].split(None, 1)) < 2:
                 yield text[start:end]
                 start = end
         yield text[start:]
 
 
-def check_vocab_size(vocab_size: int, specials: int) -> None:
-    """Room for every byte, so that every text can be written."""
-    least = BYTES + specials
-    if vocab_size < least:
+def check_vocab_size(vocab_size: int, special_tokens: int) -> None:
+    """Every byte needs an id, so that every text can be encoded."""
+    smallest = BYTES + special_tokens
+    if vocab_size < smallest:
         raise UserError(
             f"a byte-level vocabulary cannot have {vocab_size} tokens",
-            f"it holds every byte, so it starts at {least}; 4096 suits a small model",
+            f"it holds every byte, so {smallest} is the minimum; 4096 suits a small model",
         )
 
 
 def vocab_too_large(vocab_size: int, possible: int) -> UserError:
-    return UserError(f"the text allows only {possible} tokens, not {vocab_size}", "ask for fewer, or give more text")
+    return UserError(
+        f"this text yields only {possible} tokens, not {vocab_size}", "lower the vocabulary size, or add text"
+    )
 
 
 def bpe_json(
     vocabulary: Mapping[str, int], merges: Iterable[tuple[str, str]], special: str | None, pattern: str
 ) -> dict[str, Any]:
-    """A whole `tokenizer.json`. Its merges are in the order in which they were learned."""
+    """The content of `tokenizer.json`. `merges` are in the order in which they were learned."""
     model = {
         "type": "BPE",
         "dropout": None,
@@ -90,16 +94,23 @@ def bpe_json(
         "merges": [list(pair) for pair in merges],
     }
     end = (vocabulary[special], special) if special else None
-    return tokenizer_json(model, pre_tokenizer_json(pattern), _byte_level(prefix=True, cuts=True), end)
+    decoder = _byte_level_json(add_prefix_space=True, use_regex=True)
+    return tokenizer_json(model, pre_tokenizer_json(pattern), decoder, end)
 
 
 def pre_tokenizer_json(pattern: str) -> dict[str, Any]:
-    """The part of the file that cuts text. GPT-2's pattern is built into the library under the name ByteLevel."""
+    """The `pre_tokenizer` of the file. GPT-2's pattern is built into the library under the name ByteLevel."""
     if pattern == "gpt2":
-        return _byte_level(prefix=False, cuts=True)
+        return _byte_level_json(add_prefix_space=False, use_regex=True)
     split = {"type": "Split", "pattern": {"Regex": GPT4}, "behavior": "Isolated", "invert": False}
-    return {"type": "Sequence", "pretokenizers": [split, _byte_level(prefix=False, cuts=False)]}
+    byte_level = _byte_level_json(add_prefix_space=False, use_regex=False)
+    return {"type": "Sequence", "pretokenizers": [split, byte_level]}
 
 
-def _byte_level(*, prefix: bool, cuts: bool) -> dict[str, Any]:
-    return {"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": True, "use_regex": cuts}
+def _byte_level_json(*, add_prefix_space: bool, use_regex: bool) -> dict[str, Any]:
+    return {
+        "type": "ByteLevel",
+        "add_prefix_space": add_prefix_space,
+        "trim_offsets": True,
+        "use_regex": use_regex,
+    }

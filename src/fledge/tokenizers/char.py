@@ -1,7 +1,7 @@
-"""One character, one token: the smallest tokenizer there is.
+"""One token per character: the simplest tokenizer.
 
-A character that was not there when the tokenizer was made is refused, with its position; or, if asked,
-replaced by '�'. Does not split words and does not compress; see bpe.py for that.
+A character outside the vocabulary is refused with its position, or mapped to '�' if asked. It does not split text into
+words and does not compress it; bpe.py does.
 """
 
 from collections.abc import Iterable
@@ -14,16 +14,16 @@ from fledge.core.errors import UserError
 from fledge.tokenizers.hf_json import tokenizer_json, unknown_id_error
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-REFUSED = "<|unknown|>"  # named as the unknown token but in no vocabulary: other programs refuse too
-UNICODE = 0x110000  # one place for every character there can be
-NOT_THERE = -1
+NO_UNKNOWN_TOKEN = "<|unknown|>"  # noqa: S105 — the file's unk_token, in no vocabulary: other programs refuse too
+CODE_POINTS = 0x110000  # of Unicode
+MISSING = -1
 
 
 def count_characters(texts: Iterable[str]) -> dict[str, int]:
-    counts = np.zeros(UNICODE, dtype=np.int64)
+    counts = np.zeros(CODE_POINTS, dtype=np.int64)
     for text in texts:
-        here = np.bincount(code_points(text))  # as long as the largest code asks for: for most texts that is short
-        counts[: len(here)] += here
+        found = np.bincount(code_points(text))  # only as long as the largest code point: short for most texts
+        counts[: len(found)] += found
     return {chr(code): int(counts[code]) for code in np.flatnonzero(counts)}
 
 
@@ -35,53 +35,53 @@ class CharTokenizer:
     kind = "char"
 
     def __init__(self, characters: Iterable[str], special: str | None = None, *, maps_unknown: bool = False) -> None:
-        """`characters` in the order of their ids; `special` is an end-of-text token that no text can spell."""
+        """`characters` in the order of their ids; `special` is the end-of-text token, which no text encodes to."""
         self.characters = list(characters)
         self.special = special
         self.maps_unknown = maps_unknown
-        self._text = [*self.characters, ""] if special else self.characters  # id → text; special ids say nothing
-        self._id = np.full(UNICODE, NOT_THERE, dtype=np.int32)
-        self._id[[ord(c) for c in self.characters]] = np.arange(len(self.characters))
+        self._texts = [*self.characters, ""] if special else self.characters  # by id; the special token has no text
+        self._ids = np.full(CODE_POINTS, MISSING, dtype=np.int32)  # by code point
+        self._ids[[ord(c) for c in self.characters]] = np.arange(len(self.characters))
         if maps_unknown:
-            self._id[self._id == NOT_THERE] = self.characters.index(REPLACEMENT)
+            self._ids[self._ids == MISSING] = self.characters.index(REPLACEMENT)
 
     @classmethod
     def train(
         cls, texts: Iterable[str], vocab_size: int | None = None, unknown: str = "refuse", special: str | None = None
     ) -> "CharTokenizer":
-        """Every character of the texts, or the most frequent ones where `vocab_size` limits them."""
+        """A vocabulary of all characters of the texts, or of the most frequent ones where `vocab_size` limits it."""
         counts = count_characters(texts)
         maps_unknown = unknown == "map"
         if maps_unknown:
-            counts.pop(REPLACEMENT, None)  # it gets its own place below
+            counts.pop(REPLACEMENT, None)  # it gets an id of its own below
         room = len(counts) if vocab_size is None else vocab_size - bool(special) - maps_unknown
         if len(counts) > room and not maps_unknown:
             raise UserError(
                 f"the text has {len(counts)} different characters; a vocabulary of {vocab_size} holds {max(room, 0)}",
-                "leave the vocabulary size out, or let rare characters become '�': unknown = map",
+                "leave out the vocabulary size, or map rare characters to '�': unknown = map",
             )
         if room < 1:
-            raise UserError(f"a vocabulary of {vocab_size} holds no characters", "leave the vocabulary size out")
+            raise UserError(f"a vocabulary of {vocab_size} holds no characters", "leave out the vocabulary size")
         kept = sorted(counts, key=lambda c: (-counts[c], c))[:room]
         return cls(sorted(kept) + [REPLACEMENT] * maps_unknown, special, maps_unknown=maps_unknown)
 
     @property
     def vocab_size(self) -> int:
-        return len(self._text)
+        return len(self._texts)
 
     @property
     def end_of_text(self) -> int | None:
         return len(self.characters) if self.special else None
 
     def encode(self, text: str) -> NDArray[np.uint32]:
-        ids = self._id[code_points(text)]
-        if len(ids) and ids.min() == NOT_THERE:
-            at = int(np.argmax(ids == NOT_THERE))
-            what = f"{text[at]!r} (U+{ord(text[at]):04X})"
-            where = f"position {at} (line {text.count(chr(10), 0, at) + 1})"
+        ids = self._ids[code_points(text)]
+        if len(ids) and ids.min() == MISSING:
+            position = int(np.argmax(ids == MISSING))
+            character = f"{text[position]!r} (U+{ord(text[position]):04X})"
+            line = text.count("\n", 0, position) + 1
             raise UserError(
-                f"the character {what} at {where} is not in the vocabulary",
-                "train the tokenizer on this text too, or let other characters become '�': unknown = map",
+                f"the character {character} at position {position} (line {line}) is not in the vocabulary",
+                "train the tokenizer on this text too, or map unknown characters to '�': unknown = map",
             )
         return ids.astype(np.uint32)
 
@@ -89,23 +89,23 @@ class CharTokenizer:
         return [self.encode(text) for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
-        return "".join(map(self._text_of, ids))
+        return "".join(map(self._id_to_text, ids))
 
     def id_to_bytes(self, token: int) -> bytes:
-        return self._text_of(token).encode("utf-8", "surrogatepass")
+        return self._id_to_text(token).encode("utf-8", "surrogatepass")
 
-    def _text_of(self, token: int) -> str:
+    def _id_to_text(self, token: int) -> str:
         if not 0 <= token < self.vocab_size:
             raise unknown_id_error(token, self.vocab_size)
-        return self._text[token]
+        return self._texts[token]
 
     def to_json(self) -> dict[str, Any]:
-        """As the `tokenizers` library understands it: split into single characters, then look each one up."""
+        """For the `tokenizers` library: split into single characters, then look each one up."""
         vocabulary = {c: i for i, c in enumerate(self.characters)}
         end = (len(self.characters), self.special) if self.special else None
         if end:
             vocabulary[end[1]] = end[0]
-        unknown = REPLACEMENT if self.maps_unknown else REFUSED
+        unknown = REPLACEMENT if self.maps_unknown else NO_UNKNOWN_TOKEN
         return tokenizer_json(
             {"type": "WordLevel", "vocab": vocabulary, "unk_token": unknown},
             {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False},
@@ -120,9 +120,9 @@ class CharTokenizer:
         characters = sorted((c for c in vocabulary if c != special), key=vocabulary.__getitem__)
         if any(len(c) != 1 for c in characters) or sorted(vocabulary.values()) != list(range(len(vocabulary))):
             raise UserError(
-                "this tokenizer.json is not one of single characters", "make one with 'fledge tokenizer train'"
+                "this tokenizer.json is not a character vocabulary", "train one with 'fledge tokenizer train'"
             )
-        made = cls(characters, special, maps_unknown=content["model"]["unk_token"] == REPLACEMENT)
-        if not characters or made.to_json() != content:  # what it says elsewhere counts too, for other programs
-            raise UserError("this tokenizer.json is not one that fledge made", "make one with 'fledge tokenizer train'")
-        return made
+        tokenizer = cls(characters, special, maps_unknown=content["model"]["unk_token"] == REPLACEMENT)
+        if not characters or tokenizer.to_json() != content:  # any other setting in the file would be lost
+            raise UserError("this tokenizer.json was not written by fledge", "train one with 'fledge tokenizer train'")
+        return tokenizer

@@ -1,4 +1,4 @@
-"""[tokenizer]: which tokenizer a dataset is made with."""
+"""[tokenizer]: the tokenizer of a dataset."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,31 +6,33 @@ from typing import Literal
 from fledge.core.config import refuse_odd_counts, setting
 from fledge.core.errors import UserError
 
-GPT2_VOCABULARY = 50257
-BPE_VOCABULARY = 1024  # where none is asked for: enough for a few megabytes of text and a small model
+GPT2_VOCAB_SIZE = 50257
+DEFAULT_BPE_VOCAB_SIZE = 1024  # suits a few megabytes of text and a small model
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    kind: Literal["bpe", "char", "gpt2"] = setting("bpe", "frequent pieces of the text, characters, or GPT-2's own")
-    vocab_size: int | None = setting(None, "how many tokens; unset: 1024 for bpe, every character for char")
-    pattern: Literal["gpt2", "gpt4"] = setting("gpt2", "bpe: how text is cut into words first, as in GPT-2 or GPT-4")
-    learn_from: int = setting(256, "bpe: megabytes of text to learn from, spread over all there is")
-    unknown: Literal["refuse", "map"] = setting("refuse", "char: other characters are an error, or a '�'")
+    kind: Literal["bpe", "char", "gpt2"] = setting("bpe", "BPE trained on the text, single characters, or GPT-2's BPE")
+    vocab_size: int | None = setting(None, "number of tokens; unset: 1024 for bpe, every character for char")
+    pattern: Literal["gpt2", "gpt4"] = setting("gpt2", "bpe: split text into words first, as GPT-2 or GPT-4 does")
+    learn_from: int = setting(256, "bpe: train on this many megabytes, sampled from the whole text")
+    unknown: Literal["refuse", "map"] = setting("refuse", "char: refuse other characters, or map them to '�'")
     end_of_text: bool = setting(True, "put an end-of-text token after every document")
-    file: str | None = setting(None, "use this tokenizer.json instead of training one")
+    file: str | None = setting(None, "use this tokenizer.json instead of training a tokenizer")
 
     @property
     def size(self) -> int:
-        """As asked for, or as usual; by character the text itself decides, and this is only a guess."""
-        return self.vocab_size or (GPT2_VOCABULARY if self.kind == "gpt2" else BPE_VOCABULARY)
+        """The vocabulary size asked for, or the default; for char it is a guess, as the text decides."""
+        return self.vocab_size or (GPT2_VOCAB_SIZE if self.kind == "gpt2" else DEFAULT_BPE_VOCAB_SIZE)
 
     def __post_init__(self) -> None:
         refuse_odd_counts(self, "tokenizer", ["learn_from"])
         if self.vocab_size is not None and not 2 <= self.vocab_size <= 2**32:
-            raise UserError(f"tokenizer.vocab_size cannot be {self.vocab_size}", "it takes a whole number from 2 up")
-        if self.kind == "gpt2" and self.vocab_size not in (None, GPT2_VOCABULARY):
             raise UserError(
-                f"GPT-2's encoding has {GPT2_VOCABULARY} tokens, not {self.vocab_size}",
-                "leave tokenizer.vocab_size out, or train one of that size: --tokenizer.kind bpe",
+                f"tokenizer.vocab_size cannot be {self.vocab_size}", "it must be an integer from 2 to 4294967296"
+            )
+        if self.kind == "gpt2" and self.vocab_size not in (None, GPT2_VOCAB_SIZE):
+            raise UserError(
+                f"the GPT-2 tokenizer has {GPT2_VOCAB_SIZE} tokens, not {self.vocab_size}",
+                "leave out tokenizer.vocab_size, or train a tokenizer of that size: --tokenizer.kind bpe",
             )

@@ -1,7 +1,7 @@
-"""OpenAI's GPT-2 encoding, from the two files that OpenAI published.
+"""OpenAI's GPT-2 tokenizer, from the two files that OpenAI published.
 
-Looked for in the folders given, under their own names or under those of tiktoken's cache; every file is checked by its
-hash. Does not know how to download: `fetch` does, where the caller gives one.
+The files are looked for in the given folders, under their own names or under those of tiktoken's cache, and verified
+by their SHA-256. Downloading is left to the `fetch` function of the caller.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,9 +13,9 @@ from fledge.core.files import sha256
 from fledge.tokenizers import byte_level
 from fledge.tokenizers.hf import HFTokenizer
 
-Fetch = Callable[[str, str, str], Path]  # name, url, SHA-256 → where the file is now
+Fetch = Callable[[str, str, str], Path]  # name, URL, SHA-256 → the downloaded file
 END_OF_TEXT = "<|endoftext|>"
-ORIGIN = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
+BASE_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
 SHA256 = {
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
@@ -27,7 +27,7 @@ TIKTOKEN_NAMES = {
 
 
 def load_gpt2(folders: Iterable[Path], fetch: Fetch | None = None) -> HFTokenizer:
-    """From the first folder that holds each file; else through `fetch`."""
+    """The tokenizer, each file from the first folder that holds it, else from `fetch`."""
     folders = list(folders)
     return build_gpt2(*(find_gpt2_file(name, folders, fetch) for name in SHA256))
 
@@ -37,25 +37,25 @@ def find_gpt2_file(name: str, folders: list[Path], fetch: Fetch | None = None) -
         if path.is_file():
             return verify_gpt2_file(path, name)
     if fetch is None:
-        where = ", ".join(f"'{folder}'" for folder in folders)
+        searched = ", ".join(f"'{folder}'" for folder in folders)
         raise UserError(
-            f"GPT-2's '{name}' is in none of: {where or 'no folders'}",
-            "give the folder that holds vocab.bpe and encoder.json, or set TIKTOKEN_CACHE_DIR to tiktoken's cache",
+            f"GPT-2's '{name}' is in none of: {searched or 'no folders'}",
+            "give the folder of vocab.bpe and encoder.json, or set TIKTOKEN_CACHE_DIR to tiktoken's cache",
         )
-    return verify_gpt2_file(fetch(name, ORIGIN + name, SHA256[name]), name)
+    return verify_gpt2_file(fetch(name, BASE_URL + name, SHA256[name]), name)
 
 
 def verify_gpt2_file(path: Path, name: str) -> Path:
-    if (got := sha256(path)) != SHA256[name]:
+    if (actual := sha256(path)) != SHA256[name]:
         raise UserError(
-            f"'{path}' is not GPT-2's {name} (sha256 {got[:12]}…, not {SHA256[name][:12]}…)",
-            "remove it, or give the folder that holds the true one",
+            f"'{path}' is not GPT-2's {name} (SHA-256 {actual[:12]}…, expected {SHA256[name][:12]}…)",
+            "remove it, or give the folder of the original file",
         )
     return path
 
 
 def build_gpt2(merges: Path, vocabulary: Path) -> HFTokenizer:
-    """The two files as one tokenizer. The first line of the merges is a comment."""
+    """One tokenizer from the two files. The first line of the merges is a comment."""
     pairs = [tuple(line.split(" ")) for line in merges.read_text("utf-8").splitlines()[1:]]
     ids = fast_json.loads(vocabulary.read_bytes())
     return HFTokenizer(byte_level.bpe_json(ids, [(a, b) for a, b in pairs], END_OF_TEXT, "gpt2"))

@@ -1,11 +1,11 @@
-"""How text is cut into chunks before anything is merged, so that no token ever spans two words.
+"""The regular expressions that split text into chunks before BPE, so that no token spans two words.
 
-    gpt2   words, numbers and signs, each with the space before it
-    gpt4   the same, but numbers in groups of three digits, and newlines kept apart
+    gpt2   words, numbers and punctuation, each with the space before it
+    gpt4   the same, with at most three digits per chunk, and newlines in chunks of their own
 
-Written as `tokenizer.json` holds them. For the `regex` package, `\\s` is spelled out: Python counts four old
-separators (U+001C to U+001F) as spaces, and the libraries in Rust and C do not. All agree on every character up to
-Unicode 16; newer letters are letters only to those libraries that have heard of them.
+The patterns are written as `tokenizer.json` stores them. For the `regex` package, `\\s` is replaced: Python counts the
+separators U+001C to U+001F as white space, the Rust and C libraries do not. All of them agree on every character up to
+Unicode 16; newer letters depend on the Unicode version of the library.
 """
 
 import functools
@@ -22,6 +22,6 @@ PATTERNS = {"gpt2": GPT2, "gpt4": GPT4}
 
 @functools.cache
 def split_regex(name: str) -> "regex.Pattern[str]":
-    """Finds the chunks of a text, one after the other: nothing is left out, nothing overlaps."""
-    spelled = PATTERNS[name].replace(r"\s", r"\p{White_Space}").replace(r"\S", r"\P{White_Space}")
-    return regex.compile(spelled)
+    """The compiled pattern. Its matches cover the whole text and do not overlap."""
+    pattern = PATTERNS[name].replace(r"\s", r"\p{White_Space}").replace(r"\S", r"\P{White_Space}")
+    return regex.compile(pattern)

@@ -1,6 +1,6 @@
-"""Ids → text as it comes, never half a character.
+"""Decode a stream of ids into text without ever showing half a character.
 
-A token may end in the middle of a character; its bytes wait here until the rest arrives.
+A token may end inside a character. Its bytes are kept until the tokens that complete the character arrive.
 """
 
 import codecs
@@ -14,9 +14,9 @@ class TextStreamer:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def add(self, token: int) -> str:
-        """The text that this token completes; empty while a character is still open."""
+        """The text that this token completes; empty while a character is incomplete."""
         return self._decoder.decode(self._tokenizer.id_to_bytes(token))
 
     def end(self) -> str:
-        """What never became a character is shown as '�', as any reader of the bytes would show it."""
+        """Bytes that never became a character, as '�'."""
         return self._decoder.decode(b"", final=True)

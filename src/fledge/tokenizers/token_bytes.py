@@ -1,10 +1,8 @@
-"""What each id of a `tokenizer.json` adds to a text, in bytes, read off the decoder that the file describes.
+"""The bytes that each id of a `tokenizer.json` stands for, derived from the decoder in the file.
 
-    byte-level      each sign is a byte (GPT-2, GPT-4, Llama 3)
-    with spaces     '▁' is a space, '<0x0A>' a byte, and the first space of a text was put there (Llama 2, T5)
-    anything else   what the library says of the id alone: near, but not exact where neighbours change each other
-
-Does not encode, and knows nothing of merges.
+byte-level      each character is a byte (GPT-2, GPT-4, Llama 3)
+SentencePiece   '▁' is a space, '<0x0A>' a byte, and the text starts with an added space (Llama 2, T5)
+other           what the library decodes from the id alone: inexact where a token depends on its neighbours
 """
 
 import re
@@ -14,69 +12,69 @@ from typing import Any
 from fledge.tokenizers.byte_level import UNICODE_TO_BYTE, token_to_bytes
 from tokenizers import Tokenizer
 
-BYTE_NAME = re.compile(r"<0x([0-9A-F]{2})>")
-HOLES = 1_000_000  # ids without a token, as some vocabularies have; more are a damaged file
-UNDERSTOOD = {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}
+BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+MAX_GAPS = 1_000_000  # ids without a token: some vocabularies have a few, a damaged file has very many
+SENTENCEPIECE_STEPS = {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}
 
 
 @dataclass(frozen=True)
 class TokenBytes:
-    pieces: list[bytes]  # of each id; empty for special tokens, and where a vocabulary has a hole
-    drops_space: bool = False  # a text begins with a space that nobody wrote
-    exact: bool = True  # a text is the sum of its pieces
+    of_id: list[bytes]  # empty for special tokens and for ids without a token
+    strips_space: bool = False  # decoding removes the space that encoding put before the text
+    is_exact: bool = True  # a decoded text is the concatenation of the bytes of its tokens
 
 
 def vocab_size_of(library: Tokenizer) -> int:
-    """One more than the largest id."""
+    """The largest id plus one."""
     ids = library.get_vocab().values()
     size = 1 + max(ids, default=-1)
-    if size > len(ids) + HOLES:
-        raise ValueError(f"its ids run up to {size - 1}, but it holds {len(ids)} tokens")
+    if size > len(ids) + MAX_GAPS:
+        raise ValueError(f"its ids run up to {size - 1}, but it holds only {len(ids)} tokens")
     return size
 
 
 def read_token_bytes(content: dict[str, Any], library: Tokenizer, size: int) -> TokenBytes:
-    steps = _flat(content.get("decoder"))
+    steps = _decoder_steps(content.get("decoder"))
     kinds = {step["type"] for step in steps}
     added = {token["id"]: "" if token["special"] else token["content"] for token in content["added_tokens"]}
-    pieces = [b""] * size
-    byte_level = "ByteLevel" in kinds
-    understood = bool(kinds) and kinds <= UNDERSTOOD and all(map(_is_plain, steps))
+    of_id = [b""] * size
+    is_byte_level = "ByteLevel" in kinds
+    is_sentencepiece = bool(kinds) and kinds <= SENTENCEPIECE_STEPS and all(map(_works_per_token, steps))
     for token, i in library.get_vocab().items():
         if i in added:
-            pieces[i] = added[i].encode()
-        elif byte_level:
-            pieces[i] = _byte_level(token)
+            of_id[i] = added[i].encode()
+        elif is_byte_level:
+            of_id[i] = _byte_level_bytes(token)
         else:
-            pieces[i] = _spaced(token, steps) if understood else library.decode([i]).encode()
-    drops_space = understood and any(map(_drops_space, steps))
-    return TokenBytes(pieces, drops_space, exact=understood or byte_level)
+            of_id[i] = _sentencepiece_bytes(token, steps) if is_sentencepiece else library.decode([i]).encode()
+    strips_space = is_sentencepiece and any(map(_strips_space, steps))
+    return TokenBytes(of_id, strips_space, is_exact=is_sentencepiece or is_byte_level)
 
 
-def _flat(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
+def _decoder_steps(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
     if decoder is None:
         return []
     return decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
 
 
-def _byte_level(token: str) -> bytes:
+def _byte_level_bytes(token: str) -> bytes:
     return token_to_bytes(token) if UNICODE_TO_BYTE.keys() >= set(token) else token.encode()
 
 
-def _is_plain(step: dict[str, Any]) -> bool:
-    """A replacement of one string, and a strip of one space at the beginning, can be done token by token."""
+def _works_per_token(step: dict[str, Any]) -> bool:
+    """Replacing a fixed string, and stripping one space at the beginning, can be done token by token."""
     if step["type"] == "Replace":
         return "String" in step["pattern"]
     return step["type"] != "Strip" or (step["content"], step["start"], step["stop"]) == (" ", 1, 0)
 
 
-def _drops_space(step: dict[str, Any]) -> bool:
+def _strips_space(step: dict[str, Any]) -> bool:
     return step["type"] == "Strip" or (step["type"] == "Metaspace" and step["prepend_scheme"] != "never")
 
 
-def _spaced(token: str, steps: list[dict[str, Any]]) -> bytes:
+def _sentencepiece_bytes(token: str, steps: list[dict[str, Any]]) -> bytes:
     for step in steps:
-        if step["type"] == "ByteFallback" and (byte := BYTE_NAME.fullmatch(token)):
+        if step["type"] == "ByteFallback" and (byte := BYTE_TOKEN.fullmatch(token)):
             return bytes([int(byte[1], 16)])
         if step["type"] == "Replace":
             token = token.replace(step["pattern"]["String"], step["content"])

@@ -1,7 +1,9 @@
-"""Tokenizer files of other people: tiny real ones, made by the `tokenizers` library, which also judges."""
+"""Tokenizer files of other kinds: small ones made by the `tokenizers` library, and checked against it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,7 +23,7 @@ BYTE_NAMES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
 def llama() -> hf.Tokenizer:
-    """Spaces are '▁', one is put before the text, and what is in no token is written in bytes: as in Llama 2."""
+    """As in Llama 2: spaces are '▁', one is put before the text, and unknown characters become byte tokens."""
     library = hf.Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     library.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
@@ -34,7 +36,7 @@ def llama() -> hf.Tokenizer:
 
 
 def unigram(scheme: str) -> hf.Tokenizer:
-    """As in T5: pieces with scores; spaces are '▁'."""
+    """As in T5: a Unigram model; spaces are '▁'."""
     library = hf.Tokenizer(models.Unigram())
     library.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
     library.decoder = decoders.Metaspace(prepend_scheme=scheme)
@@ -61,22 +63,22 @@ OURS = loaded(LLAMA)
 
 
 @given(st.text(alphabet="Oncup atimehrwsdk,.🦆é\n▁") | st.text())
-def test_a_file_with_byte_fallback_gives_the_librarys_ids_and_the_text_back(text: str) -> None:
+def test_byte_fallback_ids_and_text_equal_the_library(text: str) -> None:
     ids = OURS.encode(text)
     assert ids.tolist() == LLAMA.encode(text, add_special_tokens=False).ids
     assert OURS.decode(ids) == LLAMA.decode(ids.tolist()) == text.replace("▁", " ")
 
 
 @given(st.text())
-def test_the_stream_of_a_file_with_byte_fallback_is_exact(text: str) -> None:
+def test_byte_fallback_streams_the_exact_text(text: str) -> None:
     stream = TextStreamer(OURS)
-    said = "".join(stream.add(int(i)) for i in OURS.encode(text)) + stream.end()
-    assert said == (" " + text.replace("▁", " ") if text else "")
+    decoded = "".join(stream.add(int(i)) for i in OURS.encode(text)) + stream.end()
+    assert decoded == (" " + text.replace("▁", " ") if text else "")
 
 
 @pytest.mark.parametrize("scheme", ["always", "first", "never"])
 @pytest.mark.parametrize("text", ["a duck", "  a duck", "Once upon", "", "duck\nduck 🦆"])
-def test_a_file_with_pieces_is_decoded_as_the_library_decodes_it(scheme: str, text: str) -> None:
+def test_unigram_decoding_equals_the_library(scheme: str, text: str) -> None:
     library = unigram(scheme)
     ours = loaded(library)
     ids = library.encode(text).ids
@@ -84,7 +86,7 @@ def test_a_file_with_pieces_is_decoded_as_the_library_decodes_it(scheme: str, te
     assert ours.decode(ids) == library.decode(ids)
 
 
-def test_a_file_of_word_pieces_is_decoded_as_the_library_decodes_it() -> None:
+def test_wordpiece_decoding_equals_the_library() -> None:
     library = wordpiece()
     ours = loaded(library)
     ids = library.encode("the duck could write, Once").ids
@@ -93,7 +95,7 @@ def test_a_file_of_word_pieces_is_decoded_as_the_library_decodes_it() -> None:
 
 
 @pytest.mark.parametrize("make", [llama, lambda: unigram("always"), wordpiece])
-def test_files_of_every_kind_are_loaded_by_path(tmp_path: Path, make: "type[hf.Tokenizer]") -> None:
+def test_every_model_type_loads_and_encodes_plain_text(tmp_path: Path, make: Callable[[], hf.Tokenizer]) -> None:
     make().save(str(tmp_path / "theirs.json"))
     ours = load_tokenizer(tmp_path / "theirs.json")
     assert ours.end_of_text == 2
@@ -104,14 +106,14 @@ def test_files_of_every_kind_are_loaded_by_path(tmp_path: Path, make: "type[hf.T
         ours.decode([-1])
 
 
-def test_what_a_file_cuts_off_or_fills_up_is_not_done_to_a_text() -> None:
+def test_truncation_and_padding_of_the_file_are_ignored() -> None:
     library = llama()
     library.enable_truncation(2)
     library.enable_padding(length=50)
     assert loaded(library).encode("a duck").tolist() == OURS.encode("a duck").tolist()
 
 
-def test_ids_without_a_token_say_nothing_and_have_their_place() -> None:
+def test_ids_without_a_token_decode_to_nothing() -> None:
     content = BpeTokenizer.train([TEXT], 260).to_json()
     last = max(content["model"]["vocab"], key=content["model"]["vocab"].get)
     content["model"]["vocab"][last] = 300
@@ -121,7 +123,7 @@ def test_ids_without_a_token_say_nothing_and_have_their_place() -> None:
     assert ours.decode(ours.encode(TEXT)) == TEXT
 
 
-def test_added_tokens_that_are_text_say_their_text() -> None:
+def test_added_tokens_decode_to_their_text() -> None:
     library = hf.Tokenizer.from_str(json.dumps(BpeTokenizer.train([TEXT], 260).to_json()))
     library.add_tokens(["<tab key>", "naïve"])
     ours = loaded(library)
@@ -144,9 +146,9 @@ def test_added_tokens_that_are_text_say_their_text() -> None:
     ],
     ids=range(10),
 )
-def test_a_damaged_file_is_refused_by_name(tmp_path: Path, change: object) -> None:
+def test_damaged_file_is_refused_by_name(tmp_path: Path, change: Callable[[Any], object]) -> None:
     content = BpeTokenizer.train([TEXT], 270).to_json()
-    change(content)  # type: ignore[operator]
+    change(content)
     (tmp_path / "odd.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"odd\.json"):
         load_tokenizer(tmp_path / "odd.json")
