@@ -203,7 +203,7 @@ def test_going_back_tells_what_it_takes_back_and_takes_nothing_before_it_can_go_
     assert contents() == before
     capsys.readouterr()
     assert home.do("resume", "bird@6", "--allow-changes") == 0
-    assert "going on with 'bird' after step 6; what was saved later is taken back: 8, 9, 12" in said(capsys)
+    assert "resuming 'bird' after step 6; later checkpoints are removed: 8, 9, 12" in said(capsys)
 
 
 class Again(World):
@@ -220,9 +220,9 @@ class Again(World):
 
 def test_processes_that_are_started_again_do_not_go_back_again(home) -> None:
     run = home.train("bird", *STOPPED)
-    assert resume("bird@4", home.runs, Again()).step == 12
+    assert resume("bird@4", runs=home.runs, world=Again()).step == 12
     store.remove_later(run / "checkpoints", 8)
     before = (run / "events.jsonl").read_text().count('"Started"')
-    assert resume("bird@4", home.runs, Again()).step == 12
+    assert resume("bird@4", runs=home.runs, world=Again()).step == 12
     (*_, last) = (json.loads(line) for line in (run / "events.jsonl").read_text().splitlines() if '"Started"' in line)
     assert (last["step"], before) == (8, 2)

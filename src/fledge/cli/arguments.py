@@ -60,6 +60,12 @@ def add_launcher_arguments(parser: Parser) -> None:
     parser.add_argument("--address", metavar="HOST:PORT", help=address)
 
 
+def refuse_ray_arguments(args: argparse.Namespace) -> None:
+    for name in ("workers", "address"):
+        if getattr(args, name) is not None and not args.launcher:
+            raise UserError(f"--{name} is for --launcher ray", "add --launcher ray, or leave it out")
+
+
 def positive_int(word: str) -> int:
     if not word.isdigit() or int(word) < 1:
         raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1 up")

@@ -1,14 +1,25 @@
 """Print the result of a command on stdout."""
 
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from fledge.core.files import to_json
 from fledge.core.formatting import printable
+
+if TYPE_CHECKING:
+    from fledge.training.result import TrainResult
 
 
 def report(value: Any, *, as_json: bool, text: str) -> None:
     """Print one JSON document, or text for people."""
     print(to_json(value, indent=1) if as_json else text, flush=True)
+
+
+def print_train_result(result: "TrainResult", *, as_json: bool) -> None:
+    loss = "" if result.val_loss is None else f", best validation loss {result.val_loss:.4f}"
+    words = f"'{result.run}' is trained: step {result.step:,}{loss}"
+    next_steps = f"next: fledge generate {result.run} · fledge plot {result.run}"
+    report(asdict(result), as_json=as_json, text=f"{words}\n{next_steps}")
 
 
 def token_text(content: bytes) -> str:

@@ -26,7 +26,7 @@ from fledge.training.setup import check_batch_divisible
 
 POLL_SECONDS = 0.3
 
-RankWork = Callable[[World], object]  # must be picklable
+RankWork = Callable[..., object]  # called with world=…; must be picklable
 
 
 def train_on_ray(
@@ -57,7 +57,7 @@ def train_on_ray(
 
 def _run_rank(work: RankWork) -> None:
     with init_distributed() as world:
-        work(world)
+        work(world=world)
 
 
 def _worker_resources(nodes: list[tuple[int, int]], workers: int | None, train: TrainConfig) -> tuple[int, int, bool]:

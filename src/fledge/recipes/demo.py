@@ -19,7 +19,7 @@ from fledge.core.progress import notice
 from fledge.datasets.cache import ensure_dataset
 from fledge.datasets.shards import Dataset
 from fledge.model.flops import parameters
-from fledge.recipes.train import train
+from fledge.recipes.train import TrainRequest, train_request
 from fledge.settings.pipeline import resolve
 from fledge.tracking.plots import draw
 from fledge.tracking.sinks.jsonl import read_events
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         f"{steps:,} steps fit into {args.minutes:g} minutes on this machine; each shows the model some text,",
     )
     tell("", "and moves every number a little, so that the true next piece becomes likelier")
-    outcome = train(settings, args.runs, name=None, base_name="demo")
+    outcome = train_request(TrainRequest(settings, "demo"), args.runs)
     pictures = draw([Path(outcome.folder)], Path(outcome.folder) / "plots")
     answer = {
         **asdict(outcome),

@@ -14,8 +14,8 @@ from fledge.exchange import huggingface, model_source, nanogpt
 from fledge.exchange.model_source import ForeignModel, ModelFolder
 from fledge.exchange.tensors import check_finite
 from fledge.model.flops import parameters
-from fledge.recipes.train import check_name, run_name
 from fledge.runs import metadata, run_folder
+from fledge.runs.names import check_run_name, run_name_from
 from fledge.settings.pipeline import validated
 from fledge.text import sources as texts
 from fledge.tokenizers.base import Tokenizer
@@ -53,12 +53,12 @@ def destination(out: str | None, source: str, runs: Path) -> Path:
     """A path where `out` is one; else a name among the runs, the source's own if none is given."""
     if out is not None and "/" in out:
         folder = user_path(out)
-        check_name(folder.name)
+        check_run_name(folder.name)
     elif out is not None:
-        check_name(out)
+        check_run_name(out)
         folder = runs / out
     else:
-        folder = runs / run_folder.free_name(runs, run_name(source.partition("@")[0]))
+        folder = runs / run_folder.free_name(runs, run_name_from(source.partition("@")[0]))
     run_folder.refuse_existing(folder)
     return folder
 

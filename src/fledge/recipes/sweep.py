@@ -19,9 +19,10 @@ from fledge.core.files import file_lock, new_folders, user_path
 from fledge.core.formatting import short_path
 from fledge.core.signals import signal_number
 from fledge.recipes.resume import resume
-from fledge.recipes.train import check_name, run_name, train
+from fledge.recipes.train import train
+from fledge.runs.names import check_run_name, run_name_from
 from fledge.runs.run_folder import CONFIG, RunFolder, find_run
-from fledge.settings.pipeline import resolve, validated
+from fledge.settings.pipeline import validated
 from fledge.sweep.space import SweepPlan, read_sweep, require_optuna
 from fledge.sweep.workers import TrialRunner, local_workers
 from fledge.training.config import Settings
@@ -61,8 +62,8 @@ def sweep(
     from fledge.sweep.study import UNFINISHED, Study
 
     plan = read_sweep(user_path(file))
-    name = run_name(file) if name is None else name
-    check_name(name)
+    name = run_name_from(file) if name is None else name
+    check_run_name(name)
     runner = trial_runner(engine, address, workers)
     folder = runs / name
     if (folder / CONFIG).exists():
@@ -92,13 +93,13 @@ def train_trial(folder: Path, name: str) -> None:
     """Train the settings in `name`.toml as the run `name` of `folder`; a run that exists is resumed if unfinished."""
     run = find_run(name, folder)
     if run is None:
-        train(resolve(str(folder / f"{name}.toml")), folder, name=name, base_name=name)
+        train(str(folder / f"{name}.toml"), runs=folder, name=name)
         return
     wait_for_lock(run)
     steps = validated(run.config()).train.steps
     saved = store.complete_checkpoints(run.checkpoints)
     if not any(each.step == steps and not each.pending_hooks for each in saved):
-        resume(name, folder)
+        resume(name, runs=folder)
 
 
 def wait_for_lock(run: RunFolder) -> None:

@@ -1,171 +1,148 @@
-"""fledge train: a preset or a file → a run; or on from the weights of another run."""
+"""Train a model: settings → dataset → run folder → training loop → result.
 
-import argparse
-import re
+The settings come from a preset or a TOML file; the weights are random, or those of another run (`init`).
+"""
+
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from fledge.checkpoint import store
-from fledge.cli.output import report
 from fledge.cluster.train import train_on_ray
 from fledge.core import device as machines
-from fledge.core.config import read_overrides, to_layer, to_toml
-from fledge.core.distributed import SINGLE_PROCESS, World, init_distributed, restart_counts
+from fledge.core.config import Layer, to_toml
+from fledge.core.device import Machine
+from fledge.core.distributed import SINGLE_PROCESS, World, restart_counts
 from fledge.core.errors import Interrupted, UserError
 from fledge.datasets.cache import ensure_dataset
+from fledge.datasets.shards import Dataset
 from fledge.recipes.resume import resume
-from fledge.recipes.train_result import print_result, refuse_ray_options
 from fledge.runs import metadata, run_folder
+from fledge.runs.names import check_run_name, run_name_from
 from fledge.runs.run_folder import RunFolder
 from fledge.settings.pipeline import resolve, resolve_init
-from fledge.tracking.sinks.csv import read_metrics
-from fledge.tracking.sinks.jsonl import read_events
-from fledge.training import init_from
 from fledge.training.complete import complete_settings
 from fledge.training.config import Settings
-from fledge.training.init_from import InitialWeights
-from fledge.training.result import TrainResult, saved_result
+from fledge.training.init_from import InitialWeights, find_initial_weights
+from fledge.training.result import TrainResult, is_unstarted, saved_result
 from fledge.training.setup import check_batch_divisible
 from fledge.training.trainer import Trainer
 
-LONGEST_NAME = 200  # bytes; a file system takes 255, and folders beside it carry longer names
 
-
-def run(args: argparse.Namespace) -> None:
-    refuse_ray_options(args)
-    if args.launcher and not args.print_config:
-        print_result(launched(args), as_json=args.json)
-        return
-    with init_distributed() as world:
-        if args.print_config:
-            settings, _, _ = asked_for(args)
-            report(to_layer(settings), as_json=args.json, text=to_toml(settings, explain=True))
-            return
-        print_result(train_in_world(args, world), as_json=args.json)
-
-
-def launched(args: argparse.Namespace) -> TrainResult:
-    settings, _, _ = asked_for(args)
-    if args.run is None:
-        raise unnamed()
-    check_name(args.run)
-    run_folder.refuse_existing(args.runs / args.run)
-    work = partial(train_in_world, args)
-    where = {"workers": args.workers, "address": args.address}
-    train_on_ray(work, run=args.run, runs=args.runs, train=settings.train, **where)
-    return saved_result(args.run, args.runs)
-
-
-def train_in_world(args: argparse.Namespace, world: World) -> TrainResult:
-    settings, base_name, start = asked_for(args)
-    return train_or_resume(settings, args, base_name, start, world)
-
-
-def asked_for(args: argparse.Namespace) -> tuple[Settings, str, InitialWeights | None]:
-    """What to train, how the run is called if nobody says, and the run that it begins with, if any."""
-    if args.preset is None and args.init is None:
-        raise UserError("what is to be trained?", "name a preset or a FILE.toml, or a run to go on from: --init RUN")
-    start = init_from.find_initial_weights(args.init, args.runs) if args.init else None
-    settings = (
-        resolve_init(start.run, args.preset, args.overrides)
-        if start
-        else resolve(args.preset, read_overrides(args.overrides))
-    )
-    base_name = run_name(args.preset) if args.preset else start.run.name if start else ""
-    return settings, base_name, start
-
-
-def unnamed() -> UserError:
-    return UserError("processes that are started again must know which run to go on with", "name it: --run NAME")
-
-
-def train_or_resume(
-    settings: Settings, args: argparse.Namespace, base_name: str, start: InitialWeights | None, world: World
-) -> TrainResult:
-    """torchrun, or Ray, does the same again when a process has died: then the run that it made goes on."""
-    if restart_counts()[1] and args.run is None:
-        raise unnamed()
-    if args.run is not None and world.broadcast_from_main(
-        lambda: "there" if belongs_to_this_launch(args.run, args.runs, world) else ""
-    ):
-        return resume(args.run, args.runs, world)
-    name, profile = args.run, args.profile
-    return train(settings, args.runs, name=name, base_name=base_name, start=start, world=world, profile=profile)
-
-
-def belongs_to_this_launch(name: str, runs: Path, world: World) -> bool:
-    """A run of that name that was there before is somebody else's, and stays as it is."""
-    return world.has_flag(name) and (runs / name).exists()
-
-
-def run_name(preset: str) -> str:
-    """A name for the run of a preset or a file, whatever the file is called."""
-    return re.sub(r"[^\w-]", "-", Path(preset).stem).strip("-")[:100] or "run"
+@dataclass(frozen=True)
+class TrainRequest:
+    settings: Settings
+    default_name: str  # of the run; numbered if it exists
+    initial: InitialWeights | None = None
 
 
 def train(
-    settings: Settings,
-    runs: Path,
+    preset: str | None,
+    overrides: Layer | None = None,
+    runs: Path = Path("runs"),
+    *,
+    name: str | None = None,
+    init: str | None = None,
+    profile: bool = False,
+    world: World = SINGLE_PROCESS,
+) -> TrainResult:
+    """Train a new run in `runs`. SIGINT and SIGTERM save a checkpoint and raise `Interrupted`.
+
+    preset: name of a preset or path of a TOML file; None: the settings of the run that `init` names.
+    overrides: settings that replace those of the preset: section → key → value.
+    init: a run, such as "gpt2@best", whose model and tokenizer the new run starts from.
+    """
+    request = resolve_request(preset, overrides, runs, init)
+    if restart_counts()[1] and name is None:
+        raise unnamed_run()
+    if name is not None and world.broadcast_from_main(lambda: "yes" if restarted(name, runs, world) else ""):
+        return resume(name, runs=runs, world=world)
+    return train_request(request, runs, name=name, profile=profile, world=world)
+
+
+def train_with_ray(
+    preset: str | None,
+    overrides: Layer | None = None,
+    runs: Path = Path("runs"),
     *,
     name: str | None,
-    base_name: str,
-    start: InitialWeights | None = None,
-    world: World = SINGLE_PROCESS,
+    init: str | None = None,
     profile: bool = False,
+    workers: int | None = None,
+    address: str | None = None,
 ) -> TrainResult:
-    """From settings to a trained model. Whatever is wrong is found before the run's folder is made."""
+    """`train` in `workers` processes that Ray starts, and restarts when one dies. `address`: of the cluster."""
+    settings = resolve_request(preset, overrides, runs, init).settings
+    if name is None:
+        raise unnamed_run()
+    check_run_name(name)
+    run_folder.refuse_existing(runs / name)
+    work = partial(train, preset, overrides, runs, name=name, init=init, profile=profile)
+    train_on_ray(work, run=name, runs=runs, train=settings.train, workers=workers, address=address)
+    return saved_result(name, runs)
+
+
+def resolve_request(preset: str | None, overrides: Layer | None, runs: Path, init: str | None) -> TrainRequest:
+    if init is not None:
+        initial = find_initial_weights(init, runs)
+        settings = resolve_init(initial.run, preset, overrides or {})
+        return TrainRequest(settings, run_name_from(preset) if preset else initial.run.name, initial)
+    if preset is None:
+        raise UserError("no preset is given", "name a preset or a FILE.toml, or a run to start from: --init RUN")
+    return TrainRequest(resolve(preset, overrides), run_name_from(preset))
+
+
+def unnamed_run() -> UserError:
+    return UserError("restarted processes need the name of the run to continue it", "add --run NAME")
+
+
+def restarted(name: str, runs: Path, world: World) -> bool:
+    """Whether this launch (by torchrun or Ray) created the run before it was restarted."""
+    return world.has_flag(name) and (runs / name).exists()
+
+
+def train_request(
+    request: TrainRequest, runs: Path, *, name: str | None = None, profile: bool = False, world: World = SINGLE_PROCESS
+) -> TrainResult:
+    """Check everything, create the run folder, train. The folder is removed if training fails before its first step."""
+    settings, initial = request.settings, request.initial
     if name is not None:
-        check_name(name)
-        if world.is_main:  # who comes later would find what the first has made
+        check_run_name(name)
+        if world.is_main:  # a later rank would find the folder that the main process has created
             run_folder.refuse_existing(runs / name)
     check_batch_divisible(settings.train.batch, world)
     machine = machines.choose_machine(settings.train.device, settings.train.dtype, world)
-    text = settings.data.path or settings.data.corpus  # complete() fills in the path, and then nobody can tell
-    first = start.begin(settings) if start else None
-    # A check runs in the main process only, so it must not measure: that is a collective of all ranks.
-    unmeasured = replace(settings, model=replace(settings.model, attention="sdpa"))
-    with world.main_process_first("text"):
-        dataset = ensure_dataset(
-            settings.data, settings.tokenizer, check=lambda made: complete_settings(unmeasured, made, machine)
-        )
-    settings = complete_settings(settings, dataset, machine)
-    about = {**metadata.training_metadata(dataset, machine), "text": text}
-    if start:
-        start.check(dataset)
-        about["init"] = start.name
+    start = initial.begin(settings) if initial else None
+    dataset = open_dataset(settings, machine)
+    complete = complete_settings(settings, dataset, machine)
+    about = {**metadata.training_metadata(dataset, machine), "text": settings.data.path or settings.data.corpus}
+    if initial:
+        initial.check(dataset)
+        about["init"] = initial.name
 
     def create() -> str:
-        folder = runs / (name or run_folder.free_name(runs, base_name))
+        folder = runs / (name or run_folder.free_name(runs, request.default_name))
         run_folder.refuse_existing(folder)
-        world.set_flag(folder.name)  # before it is there: who is killed in between has made none
-        return run_folder.create_run(folder, to_toml(settings), about, dataset.tokenizer, first).name
+        world.set_flag(folder.name)  # before the folder exists: if killed in between, `restarted` is still False
+        return run_folder.create_run(folder, to_toml(complete), about, dataset.tokenizer, start).name
 
     run = RunFolder(runs / world.broadcast_from_main(create))
     try:
         with run.lock(world):
-            return Trainer(run, settings, machine, dataset, profile=profile).go(first)
+            return Trainer(run, complete, machine, dataset, profile=profile).go(start)
     except Interrupted:
         raise
     except BaseException:
         if world.is_main and is_unstarted(run):
-            shutil.rmtree(run.folder, ignore_errors=True)  # leave no run behind that is none
+            shutil.rmtree(run.folder, ignore_errors=True)
         raise
 
 
-def is_unstarted(run: RunFolder) -> bool:
-    if any(event["event"] == "Anomaly" for event in read_events(run.folder)):
-        return False
-    try:
-        last_step = read_metrics(run.folder).last_step
-    except UserError:
-        last_step = 0
-    saved = max((checkpoint.step for checkpoint in store.complete_checkpoints(run.checkpoints)), default=0)
-    return not saved and not last_step
-
-
-def check_name(name: str) -> None:
-    odd = name.startswith((".", "-")) or any(c in "/\\@" for c in name) or not name.isprintable()
-    if not name or odd or len(name.encode()) > LONGEST_NAME:
-        raise UserError(f"a run cannot be named '{name}'", "use letters, digits, '-' and '_'")
+def open_dataset(settings: Settings, machine: Machine) -> Dataset:
+    """The dataset, prepared by the main process if necessary; not kept if the settings cannot train on it."""
+    # The check runs in the main process only, so it must not measure attention, which is a collective.
+    unmeasured = replace(settings, model=replace(settings.model, attention="sdpa"))
+    with machine.world.main_process_first("text"):
+        return ensure_dataset(
+            settings.data, settings.tokenizer, check=lambda dataset: complete_settings(unmeasured, dataset, machine)
+        )

@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fledge.checkpoint import store
+from fledge.core.errors import UserError
 from fledge.runs.run_folder import RunFolder, open_run
+from fledge.tracking.sinks.csv import read_metrics
+from fledge.tracking.sinks.jsonl import read_events
 
 
 @dataclass(frozen=True)
@@ -24,3 +27,15 @@ def saved_result(name: str, runs: Path) -> TrainResult:
     """The result of a run that other processes have trained, from its checkpoints."""
     run = open_run(name, runs, verify=False)
     return train_result(run, max((saved.step for saved in store.complete_checkpoints(run.checkpoints)), default=0))
+
+
+def is_unstarted(run: RunFolder) -> bool:
+    """Whether there is nothing to keep: no step, no checkpoint and no anomaly."""
+    if any(event["event"] == "Anomaly" for event in read_events(run.folder)):
+        return False
+    try:
+        last_step = read_metrics(run.folder).last_step
+    except UserError:
+        last_step = 0
+    saved = max((checkpoint.step for checkpoint in store.complete_checkpoints(run.checkpoints)), default=0)
+    return not saved and not last_step

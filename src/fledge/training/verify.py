@@ -82,15 +82,3 @@ def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
     return torch.equal(*(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other)))
-
-
-def in_words(proof: Verification) -> str:
-    lines = [f"  {name:<26}{digest[:16]}…  identical" for name, digest in proof.files.items()]
-    told = f"{proof.numbers:,} numbers in {proof.tensors} tensors, and everything else"
-    return "\n".join(
-        [
-            f"'{proof.run}', {proof.checkpoint}: loaded, saved and loaded again",
-            *lines,
-            f"{told}: bit for bit the same\nnext: fledge resume {proof.run}",
-        ]
-    )

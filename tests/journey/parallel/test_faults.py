@@ -65,7 +65,7 @@ def test_torchrun_starts_ranks_again_and_the_run_goes_on(home: Any, size: str) -
     finally:
         agent.terminate()  # it takes its processes along
     assert agent.returncode == 0, said
-    assert "going on with 'bird' after step" in said
+    assert "resuming 'bird' after step" in said
     rows = (home.runs / "bird" / "metrics.csv").read_text().splitlines()[1:]
     assert [row.partition(",")[0] for row in rows] == [str(step) for step in range(151)]
 

@@ -80,7 +80,7 @@ def test_killed_and_replaced_stopped_and_gone_on_with_a_run_learns_what_it_learn
     started.send_signal(signal.SIGTERM)
     said = started.communicate(timeout=LONGEST)[1]
     assert started.returncode == 128 + signal.SIGTERM, said
-    assert "going on with 'two' after step" in said
+    assert "resuming 'two' after step" in said
     assert "continue with: fledge resume two" in said
 
     steps = str(newest(run) + 3)

@@ -1,8 +1,22 @@
 """fledge resume: continue a run exactly where it stopped."""
 
 import argparse
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from fledge.cli.arguments import Parser, add_launcher_arguments, add_run_argument, add_settings_argument
+from fledge.cli.arguments import (
+    Parser,
+    add_launcher_arguments,
+    add_run_argument,
+    add_settings_argument,
+    refuse_ray_arguments,
+)
+from fledge.cli.output import print_train_result, report
+from fledge.core.config import read_overrides
+from fledge.core.errors import UserError
+
+if TYPE_CHECKING:
+    from fledge.training.verify import Verification
 
 EXAMPLES = (
     "fledge resume hamlet",
@@ -24,6 +38,29 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from fledge.recipes import resume
+    from fledge.core.distributed import init_distributed
+    from fledge.recipes.resume import resume, resume_with_ray, verify
 
-    resume.run(args)
+    refuse_ray_arguments(args)
+    if args.verify and (args.overrides or args.launcher):
+        raise UserError("--verify checks a checkpoint as it is", "leave out settings and --launcher")
+    overrides, allow = read_overrides(args.overrides), args.allow_changes
+    if args.launcher:
+        options = {"workers": args.workers, "address": args.address}
+        result = resume_with_ray(args.run, overrides, args.runs, allow_changes=allow, **options)
+        print_train_result(result, as_json=args.json)
+        return
+    with init_distributed() as world:  # only its main process prints
+        if args.verify:
+            verified = verify(args.run, args.runs, world=world)
+            report(asdict(verified), as_json=args.json, text=describe_verification(verified))
+            return
+        result = resume(args.run, overrides, args.runs, allow_changes=allow, world=world)
+        print_train_result(result, as_json=args.json)
+
+
+def describe_verification(verified: "Verification") -> str:
+    lines = [f"'{verified.run}', {verified.checkpoint}: loaded, saved and loaded again"]
+    lines += [f"  {name:<26}{digest[:16]}…  identical" for name, digest in verified.files.items()]
+    content = f"{verified.numbers:,} numbers in {verified.tensors} tensors, and everything else"
+    return "\n".join([*lines, f"{content}: bit for bit the same", f"next: fledge resume {verified.run}"])

@@ -2,7 +2,9 @@
 
 import argparse
 
-from fledge.cli.arguments import Parser, add_launcher_arguments, add_settings_argument
+from fledge.cli.arguments import Parser, add_launcher_arguments, add_settings_argument, refuse_ray_arguments
+from fledge.cli.output import print_train_result, report
+from fledge.core.config import read_overrides, to_layer, to_toml
 
 EXAMPLES = (
     "fledge train demo",
@@ -29,6 +31,24 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from fledge.recipes import train
+    from fledge.core.distributed import init_distributed
+    from fledge.recipes.train import resolve_request, train, train_with_ray
 
-    train.run(args)
+    refuse_ray_arguments(args)
+    overrides = read_overrides(args.overrides)
+    if args.launcher and not args.print_config:
+        options = {"name": args.run, "init": args.init, "profile": args.profile}
+        print_train_result(
+            train_with_ray(args.preset, overrides, args.runs, **options, workers=args.workers, address=args.address),
+            as_json=args.json,
+        )
+        return
+    with init_distributed() as world:  # only its main process prints
+        if args.print_config:
+            settings = resolve_request(args.preset, overrides, args.runs, args.init).settings
+            report(to_layer(settings), as_json=args.json, text=to_toml(settings, explain=True))
+            return
+        result = train(
+            args.preset, overrides, args.runs, name=args.run, init=args.init, profile=args.profile, world=world
+        )
+        print_train_result(result, as_json=args.json)
