@@ -1,4 +1,4 @@
-"""The verbs that tell something: words for people, one JSON document for programs."""
+"""What the verbs print: text for people, one JSON document for programs."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ CHAR = ["--tokenizer.kind", "char"]
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -28,14 +28,14 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def tokenizer(workplace: Path, capsys: pytest.CaptureFixture[str]) -> str:
+def tokenizer(working_folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
     assert main(["tokenizer", "train", "duck.txt", "--kind", "char", "--out", "duck.json"]) == 0
     capsys.readouterr()
     return "duck.json"
 
 
-def told(capsys: pytest.CaptureFixture[str], *argv: str) -> Any:
-    """What a verb prints with --json: stdout must hold one document and nothing else."""
+def json_of(capsys: pytest.CaptureFixture[str], *argv: str) -> Any:
+    """Parse the output of a verb with --json: one document and nothing else."""
     assert main(list(argv)) == 0
     return json.loads(capsys.readouterr().out)
 
@@ -59,10 +59,8 @@ def told(capsys: pytest.CaptureFixture[str], *argv: str) -> Any:
     ],
     ids=" ".join,
 )
-def test_with_json_stdout_holds_exactly_one_document(
-    tokenizer: str, capsys: pytest.CaptureFixture[str], argv: list[str]
-) -> None:
-    told(capsys, *argv)
+def test_json_is_one_document_on_stdout(tokenizer: str, capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
+    json_of(capsys, *argv)
 
 
 @pytest.mark.parametrize(
@@ -70,9 +68,7 @@ def test_with_json_stdout_holds_exactly_one_document(
     [["doctor"], ["corpora"], ["corpora", "python"], ["presets"], ["presets", "demo"], ["runs"]],
     ids=" ".join,
 )
-def test_without_json_a_person_gets_words_that_fit_the_screen(
-    capsys: pytest.CaptureFixture[str], argv: list[str]
-) -> None:
+def test_text_without_json_fits_the_screen(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
     assert main(argv) == 0
     out = capsys.readouterr().out
     assert out.strip()
@@ -80,69 +76,71 @@ def test_without_json_a_person_gets_words_that_fit_the_screen(
     assert max(len(line) for line in out.splitlines() if str(cache_dir()) not in line) <= 120
 
 
-def test_the_doctor_names_device_and_precision_and_why(capsys: pytest.CaptureFixture[str]) -> None:
-    found = told(capsys, "doctor", "--json")
+def test_doctor_gives_a_reason_for_each_choice(capsys: pytest.CaptureFixture[str]) -> None:
+    result = json_of(capsys, "doctor", "--json")
     for name in ("device", "precision", "compile"):
-        assert found[name]["value"]
-        assert found[name]["why"]
+        assert result[name]["value"]
+        assert result[name]["why"]
 
 
-def test_all_presets_are_told(capsys: pytest.CaptureFixture[str]) -> None:
-    assert {row["name"] for row in told(capsys, "presets", "--json")} == set(preset_files())
+def test_all_presets_are_json_of(capsys: pytest.CaptureFixture[str]) -> None:
+    assert {row["name"] for row in json_of(capsys, "presets", "--json")} == set(preset_files())
 
 
-def test_a_preset_is_shown_as_a_file_that_can_be_trained(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shown_preset_is_a_valid_config_file(working_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["presets", "demo"]) == 0
-    (workplace / "mine.toml").write_text(capsys.readouterr().out)
+    (working_folder / "mine.toml").write_text(capsys.readouterr().out)
     assert resolve("mine.toml") == resolve("demo")
 
 
-def test_the_printed_config_of_a_preset_can_be_trained(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_config_is_a_valid_config_file(working_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "demo", "--model.n_layer", "2", "--print-config"]) == 0
-    (workplace / "mine.toml").write_text(capsys.readouterr().out)
+    (working_folder / "mine.toml").write_text(capsys.readouterr().out)
     assert resolve("mine.toml") == resolve("demo", read_overrides(["--model.n_layer", "2"]))
-    assert sorted(path.name for path in workplace.iterdir()) == ["duck.txt", "mine.toml"]
+    assert sorted(path.name for path in working_folder.iterdir()) == ["duck.txt", "mine.toml"]
 
 
-def test_the_corpora_tell_licence_and_network(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = {row["name"]: row for row in told(capsys, "corpora", "--json")}
+def test_corpora_lists_licence_and_network(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {row["name"]: row for row in json_of(capsys, "corpora", "--json")}
     assert set(rows) == set(CORPORA)
     assert rows["python"]["network"] is False
     assert rows["shakespeare"]["licence"] == "public domain"
 
 
-def test_no_runs_are_an_empty_list(capsys: pytest.CaptureFixture[str]) -> None:
-    assert told(capsys, "runs", "--json") == []
+def test_runs_without_runs_is_an_empty_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert json_of(capsys, "runs", "--json") == []
 
 
-def test_a_tokenizer_is_made_and_shows_how_it_cuts(tokenizer: str, capsys: pytest.CaptureFixture[str]) -> None:
-    found = told(capsys, "tokenizer", "--json", "show", tokenizer, "a duck")
-    assert found["tokens"] == list("a duck")
-    assert len(found["ids"]) == 6
+def test_tokenizer_show_lists_tokens_and_ids(tokenizer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    result = json_of(capsys, "tokenizer", "--json", "show", tokenizer, "a duck")
+    assert result["tokens"] == list("a duck")
+    assert len(result["ids"]) == 6
     assert main(["tokenizer", "show", tokenizer, "ad"]) == 0
-    assert f"a·{found['ids'][0]} d·{found['ids'][2]}" in capsys.readouterr().out
+    assert f"a·{result['ids'][0]} d·{result['ids'][2]}" in capsys.readouterr().out
 
 
-def test_what_a_tokenizer_shows_cannot_move_the_terminal(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (workplace / "esc.txt").write_text("a\x1b[2J")
+def test_tokenizer_show_prints_no_escape_sequences(working_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (working_folder / "esc.txt").write_text("a\x1b[2J")
     assert main(["tokenizer", "train", "esc.txt", "--kind", "char", "--out", "esc.json"]) == 0
     assert main(["tokenizer", "show", "esc.json", "\x1b[2J"]) == 0
     assert "\x1b" not in capsys.readouterr().out
 
 
-def test_preparing_tells_what_is_in_the_dataset(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = told(capsys, "prepare", "duck.txt", "--out", "data", *CHAR, "--data.val", "0.1", "--json")
-    assert found["folder"] == "data"
-    assert found["splits"]["train"]["tokens"] == int(0.9 * len(TEXT)) + 1
-    assert sum(split["bytes"] for split in found["splits"].values()) == len(TEXT)
-    assert (workplace / "data" / "dataset.json").exists()
+def test_prepare_reports_the_content_of_the_dataset(working_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = json_of(capsys, "prepare", "duck.txt", "--out", "data", *CHAR, "--data.val", "0.1", "--json")
+    assert result["folder"] == "data"
+    assert result["splits"]["train"]["tokens"] == int(0.9 * len(TEXT)) + 1
+    assert sum(split["bytes"] for split in result["splits"].values()) == len(TEXT)
+    assert (working_folder / "data" / "dataset.json").exists()
 
 
-def test_a_settings_tokenizer_option_reaches_the_dataset(capsys: pytest.CaptureFixture[str]) -> None:
-    found = told(capsys, "prepare", "duck.txt", "--out", "data", *CHAR, "--tokenizer.end_of_text", "false", "--json")
-    assert found["vocab_size"] == len(set(TEXT))
+def test_prepare_takes_tokenizer_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    result = json_of(
+        capsys, "prepare", "duck.txt", "--out", "data", *CHAR, "--tokenizer.end_of_text", "false", "--json"
+    )
+    assert result["vocab_size"] == len(set(TEXT))
 
 
-def test_a_tokenizer_file_is_used_for_preparing(tokenizer: str, capsys: pytest.CaptureFixture[str]) -> None:
-    told(capsys, "prepare", "duck.txt", "--out", "data", *CHAR, "--tokenizer", tokenizer, "--json")
+def test_prepare_takes_a_tokenizer_file(tokenizer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    json_of(capsys, "prepare", "duck.txt", "--out", "data", *CHAR, "--tokenizer", tokenizer, "--json")
     assert Path("data/tokenizer.json").read_bytes() == Path(tokenizer).read_bytes()

@@ -1,4 +1,4 @@
-"""fledge tokenizer: train, show, report, as a person types them."""
+"""fledge tokenizer train, show and report, from the command line."""
 
 import json
 import shutil
@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from fledge.cli.commands.tokenizer import print_coloured
 from fledge.cli.main import main
+from fledge.cli.output import token_text
 from fledge.datasets.cache import build_local
 from fledge.datasets.spec import build_spec
-from fledge.recipes.tokenizer import print_coloured, readable
 from fledge.tokenizers import gpt2
 from fledge.tokenizers.base import load_tokenizer
 from fledge.tokenizers.config import TokenizerConfig
@@ -20,7 +21,7 @@ TRAIN = ["tokenizer", "train", "duck.txt", "--vocab-size", "290"]
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -42,36 +43,38 @@ def gpt2_files() -> Path:
     return Path(os.environ["FLEDGE_TEST_DATA"]) / "gpt2"
 
 
-def told(capsys: pytest.CaptureFixture[str], *argv: str) -> Any:
+def json_of(capsys: pytest.CaptureFixture[str], *argv: str) -> Any:
     capsys.readouterr()
     assert main([*argv, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
-def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+def error_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     assert main(list(argv)) == 2
     return capsys.readouterr().err
 
 
 @pytest.mark.parametrize("pattern", ["gpt2", "gpt4"])
-def test_from_scratch_writes_the_same_file(workplace: Path, capsys: pytest.CaptureFixture[str], pattern: str) -> None:
+def test_bpe_from_scratch_writes_the_same_file(
+    working_folder: Path, capsys: pytest.CaptureFixture[str], pattern: str
+) -> None:
     for out, how in (("fast.json", []), ("scratch.json", ["--from-scratch"])):
-        assert told(capsys, *TRAIN, "--pattern", pattern, *how, "--out", out)["vocab_size"] == 290
-    assert (workplace / "fast.json").read_bytes() == (workplace / "scratch.json").read_bytes()
+        assert json_of(capsys, *TRAIN, "--pattern", pattern, *how, "--out", out)["vocab_size"] == 290
+    assert (working_folder / "fast.json").read_bytes() == (working_folder / "scratch.json").read_bytes()
 
 
-def test_the_patterns_cut_differently(capsys: pytest.CaptureFixture[str]) -> None:
-    told(capsys, *TRAIN, "--pattern", "gpt4", "--out", "t.json")
-    assert "1999" not in told(capsys, "tokenizer", "show", "t.json", "1999")["tokens"]
+def test_gpt4_pattern_splits_digits_differently(capsys: pytest.CaptureFixture[str]) -> None:
+    json_of(capsys, *TRAIN, "--pattern", "gpt4", "--out", "t.json")
+    assert "1999" not in json_of(capsys, "tokenizer", "show", "t.json", "1999")["tokens"]
 
 
-def test_gpt2s_encoding_is_made_from_its_files(gpt2_files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = told(capsys, "tokenizer", "train", "--kind", "gpt2", "--gpt2", str(gpt2_files), "--out", "g.json")
-    assert made["vocab_size"] == 50257
-    assert told(capsys, "tokenizer", "show", "g.json", "Hello world")["ids"] == [15496, 995]
+def test_gpt2_tokenizer_is_built_from_its_files(gpt2_files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = json_of(capsys, "tokenizer", "train", "--kind", "gpt2", "--gpt2", str(gpt2_files), "--out", "g.json")
+    assert trained["vocab_size"] == 50257
+    assert json_of(capsys, "tokenizer", "show", "g.json", "Hello world")["ids"] == [15496, 995]
 
 
-def test_gpt2s_files_are_found_in_tiktokens_cache_and_used_for_a_dataset(
+def test_gpt2_files_are_found_in_the_cache_of_tiktoken(
     gpt2_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, cached in gpt2.TIKTOKEN_NAMES.items():
@@ -84,11 +87,11 @@ def test_gpt2s_files_are_found_in_tiktokens_cache_and_used_for_a_dataset(
     assert dataset.tokenizer.decode(dataset.split("train").read(0, 5)) == "Once upon a time there"
 
 
-def test_the_report_stands_beside_gpt2s(gpt2_files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told(capsys, *TRAIN, "--out", "t.json")
-    found = told(capsys, "tokenizer", "report", "t.json", "duck.txt", "--gpt2", str(gpt2_files))
-    assert found["note"] is None
-    ours, theirs = found["tokenizers"]["t.json"], found["tokenizers"]["GPT-2"]
+def test_report_compares_with_gpt2(gpt2_files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    json_of(capsys, *TRAIN, "--out", "t.json")
+    result = json_of(capsys, "tokenizer", "report", "t.json", "duck.txt", "--gpt2", str(gpt2_files))
+    assert result["note"] is None
+    ours, theirs = result["tokenizers"]["t.json"], result["tokenizers"]["GPT-2"]
     for result in (ours, theirs):
         assert (result["bytes"], result["words"]) == (len(TEXT), len(TEXT.split()))
         assert result["bytes_per_token"] == pytest.approx(len(TEXT) / result["tokens"])
@@ -101,31 +104,31 @@ def test_the_report_stands_beside_gpt2s(gpt2_files: Path, capsys: pytest.Capture
     assert len(ours["longest_tokens"][0]) == max(map(len, ours["longest_tokens"]))
 
 
-def test_where_gpt2s_files_are_not_the_report_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    told(capsys, *TRAIN, "--out", "t.json")
-    found = told(capsys, "tokenizer", "report", "t.json", "duck.txt")
-    assert list(found["tokenizers"]) == ["t.json"]
-    assert "vocab.bpe" in found["note"]
+def test_report_notes_missing_gpt2_files(capsys: pytest.CaptureFixture[str]) -> None:
+    json_of(capsys, *TRAIN, "--out", "t.json")
+    result = json_of(capsys, "tokenizer", "report", "t.json", "duck.txt")
+    assert list(result["tokenizers"]) == ["t.json"]
+    assert "vocab.bpe" in result["note"]
     assert main(["tokenizer", "report", "t.json", "duck.txt"]) == 0
     out = capsys.readouterr().out
-    assert "GPT-2 is not beside it" in out
+    assert "not compared with GPT-2" in out
     assert "bytes per token" in out
 
 
-def test_the_worst_passage_is_the_one_that_was_least_learned(
-    workplace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    told(capsys, *TRAIN, "--out", "t.json")
-    (workplace / "mixed.txt").write_text(TEXT + "Съешь ещё этих мягких французских булок, да выпей чаю. " * 3 + TEXT)
-    found = told(capsys, "tokenizer", "report", "t.json", "mixed.txt")
-    worst = found["tokenizers"]["t.json"]["worst_passages"]
+def test_worst_passage_is_the_least_compressed(working_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    json_of(capsys, *TRAIN, "--out", "t.json")
+    (working_folder / "mixed.txt").write_text(
+        TEXT + "Съешь ещё этих мягких французских булок, да выпей чаю. " * 3 + TEXT
+    )
+    result = json_of(capsys, "tokenizer", "report", "t.json", "mixed.txt")
+    worst = result["tokenizers"]["t.json"]["worst_passages"]
     assert "французских" in worst[0]["text"] + worst[1]["text"]
     assert worst[0]["bytes_per_token"] <= worst[1]["bytes_per_token"] <= worst[2]["bytes_per_token"]
 
 
-def test_half_a_character_is_shown_as_its_bytes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert readable("é".encode()) == "é"
-    assert readable(b"\xf0\x9f") == "<f0 9f>"
+def test_part_of_a_character_is_shown_as_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert token_text("é".encode()) == "é"
+    assert token_text(b"\xf0\x9f") == "<f0 9f>"
     print_coloured([b"a", b"\x1b[2J", b"\n"])
     assert "\x1b[2J" not in capsys.readouterr().out
 
@@ -134,7 +137,7 @@ def test_half_a_character_is_shown_as_its_bytes(capsys: pytest.CaptureFixture[st
     ("argv", "named"),
     [
         (["train", "--out", "n.json"], "no text"),
-        (["train", "duck.txt", "--kind", "gpt2", "--out", "n.json"], "made already"),
+        (["train", "duck.txt", "--kind", "gpt2", "--out", "n.json"], "already trained"),
         (["train", "--kind", "gpt2", "--vocab-size", "99", "--out", "n.json"], "50257"),
         (["train", "--kind", "gpt2", "--gpt2", "nowhere", "--vocab-size", "1", "--out", "n.json"], "vocab_size"),
         (["train", "duck.txt", "--kind", "char", "--from-scratch", "--out", "n.json"], "--from-scratch"),
@@ -147,18 +150,18 @@ def test_half_a_character_is_shown_as_its_bytes(capsys: pytest.CaptureFixture[st
     ],
     ids=str,
 )
-def test_a_mistake_is_refused_and_leaves_nothing(
-    workplace: Path, capsys: pytest.CaptureFixture[str], argv: list[str], named: str
+def test_wrong_arguments_are_refused_and_leave_nothing(
+    working_folder: Path, capsys: pytest.CaptureFixture[str], argv: list[str], named: str
 ) -> None:
-    assert named in refused(capsys, "tokenizer", *argv)
-    assert [path.name for path in workplace.iterdir()] == ["duck.txt"]
+    assert named in error_of(capsys, "tokenizer", *argv)
+    assert [path.name for path in working_folder.iterdir()] == ["duck.txt"]
 
 
-def test_the_field_that_holds_the_text_can_be_named(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (workplace / "duck.jsonl").write_text(json.dumps({"body": TEXT}) + "\n")
+def test_field_of_the_text_can_be_named(working_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (working_folder / "duck.jsonl").write_text(json.dumps({"body": TEXT}) + "\n")
     argv = ["tokenizer", "train", "duck.jsonl", "--vocab-size", "290", "--out"]
     assert main([*argv, "t.json"]) == 2
     assert "--field NAME" in capsys.readouterr().err
-    told(capsys, *argv, "t.json", "--field", "body")
-    found = told(capsys, "tokenizer", "report", "t.json", "duck.jsonl", "--field", "body")
-    assert found["tokenizers"]["t.json"]["bytes"] == len(TEXT)
+    json_of(capsys, *argv, "t.json", "--field", "body")
+    result = json_of(capsys, "tokenizer", "report", "t.json", "duck.jsonl", "--field", "body")
+    assert result["tokenizers"]["t.json"]["bytes"] == len(TEXT)

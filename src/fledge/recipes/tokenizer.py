@@ -1,89 +1,85 @@
-"""fledge tokenizer: make one from text, see how it cuts, and judge how well it suits a text."""
+"""Train a tokenizer, split a text with it, compare it with GPT-2's."""
 
-import argparse
-import sys
-from importlib.util import find_spec
-from itertools import cycle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from fledge.cli.output import report
 from fledge.core.errors import UserError
-from fledge.core.formatting import printable, short_path
+from fledge.core.formatting import short_path
 from fledge.text.inputs import ReadOptions
 from fledge.text.source_text import open_sources
 from fledge.tokenizers import gpt2
 from fledge.tokenizers.base import Tokenizer, load_tokenizer, save_tokenizer
 from fledge.tokenizers.config import TokenizerConfig
 from fledge.tokenizers.create import create_tokenizer, default_gpt2_folders
-from fledge.tokenizers.report import compare_tokenizers, comparison_table
-
-COLOURS = ("on blue", "on dark_green", "on dark_red", "on purple4", "on grey35")
+from fledge.tokenizers.report import compare_tokenizers
 
 
-def run(args: argparse.Namespace) -> None:
-    {"train": train, "show": show, "report": report_on}[args.action](args)
+@dataclass(frozen=True)
+class TrainedTokenizer:
+    file: str
+    kind: str
+    vocab_size: int
 
 
-def train(args: argparse.Namespace) -> None:
-    if args.out.exists():
-        raise UserError(f"'{args.out}' exists already", "choose another --out, or remove it first")
-    made = make(args)
-    save_tokenizer(made, args.out)
-    file = short_path(args.out)
-    text = f"{file}: {made.vocab_size:,} tokens\nnext: fledge tokenizer show {file} 'some text'"
-    report({"file": str(args.out), "kind": made.kind, "vocab_size": made.vocab_size}, as_json=args.json, text=text)
+@dataclass(frozen=True)
+class TokenizedText:
+    ids: list[int]
+    tokens: list[str]  # decoded one by one: '�' where a token holds part of a character
+    token_bytes: list[bytes]
 
 
-def make(args: argparse.Namespace) -> Tokenizer:
-    config = TokenizerConfig(kind=args.kind, vocab_size=args.vocab_size, pattern=args.pattern, unknown=args.unknown)
-    if args.from_scratch and config.kind != "bpe":
-        raise UserError(f"--from-scratch is for --kind bpe, not {config.kind}", "leave it out")
-    if config.kind == "gpt2" and args.sources:
-        raise UserError("GPT-2's encoding is made already: no text changes it", "leave the sources out")
-    text = open_sources(args.sources, ReadOptions(args.field)) if args.sources else None
-    return create_tokenizer(config, text, [args.gpt2] if args.gpt2 else [], from_scratch=args.from_scratch)
+@dataclass(frozen=True)
+class TokenizerComparison:
+    tokenizers: dict[str, dict[str, Any]]  # name → figures, see tokenizers/report.py
+    note: str | None  # why GPT-2's is missing
 
 
-def show(args: argparse.Namespace) -> None:
-    loaded = load_tokenizer(args.file)
-    ids = loaded.encode(args.text).tolist()
-    chunks = [loaded.id_to_bytes(i) for i in ids]
-    said = [loaded.decode([i]) for i in ids]
-    if sys.stdout.isatty() and not args.json and find_spec("rich"):
-        print_coloured(chunks)
-    text = " ".join(f"{readable(chunk)}·{i}" for chunk, i in zip(chunks, ids, strict=True))
-    report({"ids": ids, "tokens": said}, as_json=args.json, text=f"{text}\n{len(ids)} tokens")
+def train_tokenizer(
+    sources: Sequence[str],
+    out: Path,
+    config: TokenizerConfig,
+    *,
+    field: str = "text",
+    gpt2_folder: Path | None = None,
+    from_scratch: bool = False,
+) -> TrainedTokenizer:
+    """Train the tokenizer that `config` describes on the text of `sources`, and save it as the new file `out`.
+
+    `field` holds the text in jsonl and parquet. `from_scratch` trains BPE with the readable Python implementation.
+    """
+    if out.exists():
+        raise UserError(f"'{out}' already exists", "choose another --out, or remove it first")
+    if from_scratch and config.kind != "bpe":
+        raise UserError(f"--from-scratch is for --kind bpe, not {config.kind}", "leave out --from-scratch")
+    if config.kind == "gpt2" and sources:
+        raise UserError("the GPT-2 tokenizer is already trained", "leave out the sources")
+    text = open_sources(sources, ReadOptions(field)) if sources else None
+    folders = [gpt2_folder] if gpt2_folder else []
+    tokenizer = create_tokenizer(config, text, folders, from_scratch=from_scratch)
+    save_tokenizer(tokenizer, out)
+    return TrainedTokenizer(str(out), tokenizer.kind, tokenizer.vocab_size)
 
 
-def print_coloured(chunks: list[bytes]) -> None:
-    """The text as it is, each token on its own ground."""
-    from rich.console import Console
-    from rich.text import Text
-
-    parts = (
-        Text(readable(chunk).replace("\n", "⏎\n"), style=f"white {colour}")
-        for chunk, colour in zip(chunks, cycle(COLOURS), strict=False)
-    )
-    Console().print(Text("").join(parts), soft_wrap=True)
+def tokenize(file: Path, text: str) -> TokenizedText:
+    """Split `text` with the tokenizer of `file`."""
+    tokenizer = load_tokenizer(file)
+    ids = tokenizer.encode(text).tolist()
+    return TokenizedText(ids, [tokenizer.decode([i]) for i in ids], [tokenizer.id_to_bytes(i) for i in ids])
 
 
-def readable(chunk: bytes) -> str:
-    """As text; a token that holds half a character as its bytes."""
+def compare_with_gpt2(
+    file: Path, sources: Sequence[str], *, field: str = "text", gpt2_folder: Path | None = None
+) -> TokenizerComparison:
+    """Measure how well the tokenizer of `file` compresses the text of `sources`, next to GPT-2's if its files exist."""
+    tokenizers: dict[str, Tokenizer] = {short_path(file): load_tokenizer(file)}
+    note = None
     try:
-        return printable(chunk.decode())
-    except UnicodeDecodeError:
-        return f"<{chunk.hex(' ')}>"
-
-
-def report_on(args: argparse.Namespace) -> None:
-    loaded = load_tokenizer(args.file)
-    others: dict[str, Tokenizer] = {}
-    missing = None
-    try:
-        others["GPT-2"] = gpt2.load_gpt2([*([args.gpt2] if args.gpt2 else []), *default_gpt2_folders()])
+        tokenizers["GPT-2"] = gpt2.load_gpt2([*([gpt2_folder] if gpt2_folder else []), *default_gpt2_folders()])
     except UserError as error:
-        if args.gpt2:
+        if gpt2_folder:
             raise
-        missing = f"GPT-2 is not beside it: {error.message}; {error.hint}"
-    reading = open_sources(args.sources, ReadOptions(args.field))
-    found = compare_tokenizers({short_path(args.file): loaded, **others}, (chunk.text for chunk in reading.chunks()))
-    report({"tokenizers": found, "note": missing}, as_json=args.json, text=comparison_table(found, missing))
+        note = f"not compared with GPT-2: {error.message}; {error.hint}"
+    text = open_sources(sources, ReadOptions(field))
+    return TokenizerComparison(compare_tokenizers(tokenizers, (chunk.text for chunk in text.chunks())), note)

@@ -1,8 +1,10 @@
 """fledge doctor: what this machine is, and what fledge will use on it."""
 
 import argparse
+from dataclasses import asdict
 
 from fledge.cli.arguments import Parser
+from fledge.cli.output import report
 
 EXAMPLES = ("fledge doctor",)
 
@@ -12,6 +14,13 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from fledge.recipes import doctor
+    from fledge.recipes.doctor import doctor
 
-    doctor.run(args)
+    findings = doctor()
+    width = max(map(len, findings))
+    lines = [
+        f"{name.replace('_', ' '):<{width}}  {finding.value}" + (f"  ({finding.why})" if finding.why else "")
+        for name, finding in findings.items()
+    ]
+    answer = {name: asdict(finding) for name, finding in findings.items()}
+    report(answer, as_json=args.json, text="\n".join(lines))

@@ -1,15 +1,22 @@
 """fledge tokenizer: train a tokenizer, show how it splits a text, compare it with GPT-2's."""
 
 import argparse
+import sys
+from dataclasses import asdict
+from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 
 from fledge.cli.arguments import Parser, add_common_arguments
+from fledge.cli.output import report, token_text
+from fledge.core.formatting import short_path
 
 EXAMPLES = (
     "fledge tokenizer train book.txt --out book.json",
     "fledge tokenizer show book.json 'Once upon a time'",
     "fledge tokenizer report book.json other-book.txt",
 )
+COLOURS = ("on blue", "on dark_green", "on dark_red", "on purple4", "on grey35")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -31,18 +38,60 @@ def add_arguments(parser: Parser) -> None:
     show.add_argument("file", type=Path, metavar="FILE", help="a tokenizer.json")
     show.add_argument("text", metavar="TEXT", help="the text to split")
     show.show_examples("fledge tokenizer show book.json 'Once upon a time'")
-    report = actions.add_parser("report", help="measure how well a tokenizer suits a text, next to GPT-2's")
-    report.add_argument("file", type=Path, metavar="FILE", help="a tokenizer.json")
-    report.add_argument("sources", nargs="+", metavar="SOURCE", help="the text to measure on")
-    report.show_examples("fledge tokenizer report book.json other-book.txt")
-    for each in (train, report):
+    compare = actions.add_parser("report", help="measure how well a tokenizer suits a text, next to GPT-2's")
+    compare.add_argument("file", type=Path, metavar="FILE", help="a tokenizer.json")
+    compare.add_argument("sources", nargs="+", metavar="SOURCE", help="the text to measure on")
+    compare.show_examples("fledge tokenizer report book.json other-book.txt")
+    for each in (train, compare):
         each.add_argument("--gpt2", type=Path, metavar="DIR", help="folder of GPT-2's vocab.bpe and encoder.json")
         each.add_argument("--field", default="text", metavar="NAME", help="jsonl, parquet: field of the text (text)")
-    for each in (train, show, report):
+    for each in (train, show, compare):
         add_common_arguments(each, subcommand=True)
 
 
 def run(args: argparse.Namespace) -> None:
-    from fledge.recipes import tokenizer
+    {"train": run_train, "show": run_show, "report": run_report}[args.action](args)
 
-    tokenizer.run(args)
+
+def run_train(args: argparse.Namespace) -> None:
+    from fledge.recipes.tokenizer import train_tokenizer
+    from fledge.tokenizers.config import TokenizerConfig
+
+    config = TokenizerConfig(kind=args.kind, vocab_size=args.vocab_size, pattern=args.pattern, unknown=args.unknown)
+    trained = train_tokenizer(
+        args.sources, args.out, config, field=args.field, gpt2_folder=args.gpt2, from_scratch=args.from_scratch
+    )
+    file = short_path(args.out)
+    text = f"{file}: {trained.vocab_size:,} tokens\nnext: fledge tokenizer show {file} 'some text'"
+    report(asdict(trained), as_json=args.json, text=text)
+
+
+def run_show(args: argparse.Namespace) -> None:
+    from fledge.recipes.tokenizer import tokenize
+
+    split = tokenize(args.file, args.text)
+    if sys.stdout.isatty() and not args.json and find_spec("rich"):
+        print_coloured(split.token_bytes)
+    words = " ".join(f"{token_text(content)}·{i}" for content, i in zip(split.token_bytes, split.ids, strict=True))
+    value = {"ids": split.ids, "tokens": split.tokens}
+    report(value, as_json=args.json, text=f"{words}\n{len(split.ids)} tokens")
+
+
+def run_report(args: argparse.Namespace) -> None:
+    from fledge.recipes.tokenizer import compare_with_gpt2
+    from fledge.tokenizers.report import comparison_table
+
+    compared = compare_with_gpt2(args.file, args.sources, field=args.field, gpt2_folder=args.gpt2)
+    report(asdict(compared), as_json=args.json, text=comparison_table(compared.tokenizers, compared.note))
+
+
+def print_coloured(tokens: list[bytes]) -> None:
+    """Print the text with a background colour for each token."""
+    from rich.console import Console
+    from rich.text import Text
+
+    parts = (
+        Text(token_text(content).replace("\n", "⏎\n"), style=f"white {colour}")
+        for content, colour in zip(tokens, cycle(COLOURS), strict=False)
+    )
+    Console().print(Text("").join(parts), soft_wrap=True)
