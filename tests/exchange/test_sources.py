@@ -41,7 +41,7 @@ def test_a_name_on_the_hub_brings_only_the_files_that_are_asked_for(remote: Remo
     assert isinstance(found, ModelFolder)
     assert set(found.files) == {"config.json", "model.safetensors"}
     assert found.path("config.json").read_bytes() == b"{}"
-    assert [path for path, _ in remote.asked if "resolve" in path] == ["/o/n/resolve/main/config.json"]
+    assert [path for path, _ in remote.asked if "resolve" in path] == [f"/o/n/resolve/{remote.commit}/config.json"]
 
 
 def test_what_lies_here_wins_over_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
-"""Data sets on the Hub: which files an address means, and how they come."""
+"""Files on the Hub: listing, download, cache, errors and tokens."""
 
 import io
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,21 +11,19 @@ import pytest
 
 from fledge.core.errors import UserError
 from fledge.text import hub, sources
-from fledge.text.download import RetryPolicy
 
 from .conftest import File
 
 if TYPE_CHECKING:
     from .conftest import Remote
 
-QUICK = RetryPolicy(timeout=0.4, tries=3, pause=0.01)
-AT = "hf://datasets/o/n"
+REPO = "hf://datasets/o/n"
 
 
 def parquet(*texts: str) -> bytes:
-    held = io.BytesIO()
-    pq.write_table(pa.table({"id": list(range(len(texts))), "text": list(texts)}), held)
-    return held.getvalue()
+    file = io.BytesIO()
+    pq.write_table(pa.table({"id": list(range(len(texts))), "text": list(texts)}), file)
+    return file.getvalue()
 
 
 @pytest.fixture
@@ -36,6 +35,14 @@ def repo(remote: "Remote") -> "Remote":
     remote.files["README.md"] = File(b"# n\n", large=False)
     remote.files[".gitattributes"] = File(b"*.parquet lfs\n", large=False)
     return remote
+
+
+def texts(source: str) -> list[str]:
+    return [document.text for document in sources.read_source(source)]
+
+
+def downloads(repo: "Remote") -> list[str]:
+    return [path for path, _ in repo.asked if "/resolve/" in path]
 
 
 @pytest.mark.parametrize(
@@ -51,12 +58,12 @@ def repo(remote: "Remote") -> "Remote":
         ("@main/README.md", ["README.md"]),
     ],
 )
-def test_an_address_means_a_file_a_folder_or_a_glob_over_all_pages(repo: "Remote", path: str, found: list[str]) -> None:
-    assert [file.place.path for file in hub.dataset_files(AT + path, QUICK)] == found
+def test_address_is_file_folder_or_glob_over_all_pages(repo: "Remote", path: str, found: list[str]) -> None:
+    assert [file.path for file in hub.dataset_files(REPO + path)] == found
 
 
-def test_a_repository_without_a_path_means_all_its_texts(repo: "Remote") -> None:
-    assert len(hub.dataset_files(AT, QUICK)) == 8
+def test_address_without_path_is_all_readable_files(repo: "Remote") -> None:
+    assert len(hub.dataset_files(REPO)) == 8
 
 
 @pytest.mark.parametrize(
@@ -68,98 +75,155 @@ def test_a_repository_without_a_path_means_all_its_texts(repo: "Remote") -> None
         ("hf://datasets/o/n@refs%2Fpr%2F1/x", "o/n", "refs/pr/1", "x"),
     ],
 )
-def test_an_address_is_taken_apart(url: str, repository: str, revision: str, path: str) -> None:
-    assert hub.parse(url) == hub.HubPath(repository, revision, path)
+def test_parse_address(url: str, repository: str, revision: str, path: str) -> None:
+    assert hub.parse_address(url) == (hub.HubRepo(repository, revision), path)
 
 
 @pytest.mark.parametrize("url", ["hf://o/n", "hf://datasets/o", "hf://datasets/../x", "hf://models/o/n/x"])
-def test_what_is_no_address_of_a_data_set_is_refused(url: str) -> None:
-    with pytest.raises(UserError, match="no data set on the Hub"):
+def test_invalid_address_is_refused(url: str) -> None:
+    with pytest.raises(UserError, match="is not a dataset on the Hub"):
         sources.fetch_inputs(url)
 
 
-def test_the_texts_of_a_glob_are_read_in_order(repo: "Remote") -> None:
-    texts = [d.text for d in sources.read_source(AT + "/data/train-*.parquet")]
-    assert texts == [f"train {n}" for n in range(5)]
+def test_glob_with_stars_inside_a_name_is_refused(repo: "Remote") -> None:
+    with pytest.raises(UserError, match="stands for whole folders"):
+        hub.dataset_files(REPO + "/data/train**.parquet")
 
 
-def test_only_what_is_wanted_is_downloaded(repo: "Remote") -> None:
-    assert next(sources.read_source(AT + "/data/train-*.parquet")).text == "train 0"
-    assert sum(path.startswith("/datasets/") for path, _ in repo.asked) == 1
+def test_files_of_a_glob_are_read_in_order(repo: "Remote") -> None:
+    assert texts(REPO + "/data/train-*.parquet") == [f"train {n}" for n in range(5)]
 
 
-def test_what_was_fetched_before_needs_no_network(repo: "Remote", monkeypatch: pytest.MonkeyPatch) -> None:
-    source = AT + "/data/train-*.parquet"
-    first = [d.text for d in sources.read_source(source)]
+def test_only_files_that_are_read_are_downloaded(repo: "Remote") -> None:
+    assert next(sources.read_source(REPO + "/data/train-*.parquet")).text == "train 0"
+    assert len(downloads(repo)) == 1
+
+
+def test_cached_files_need_no_network(repo: "Remote", monkeypatch: pytest.MonkeyPatch) -> None:
+    source = REPO + "/data/train-*.parquet"
+    first = texts(source)
     endpoint = repo.address
     repo.shutdown()
     repo.server_close()
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
-    assert [d.text for d in sources.read_source(source)] == first
+    assert texts(source) == first
 
 
-def test_a_new_version_of_a_file_is_another_file(repo: "Remote") -> None:
-    source = AT + "/data/train-0.parquet"
+def test_second_read_downloads_and_lists_nothing(repo: "Remote") -> None:
+    texts(REPO + "/data/train-0.parquet")
+    before = len(repo.asked)
+    texts(REPO + "/data/train-0.parquet")
+    assert [path for path, _ in repo.asked[before:]] == ["/api/datasets/o/n/revision/main"]
+
+
+def test_new_commit_changes_fingerprint_and_text(repo: "Remote") -> None:
+    source = REPO + "/data/train-0.parquet"
     before = sources.source_fingerprint([source])
-    assert [d.text for d in sources.read_source(source)] == ["train 0"]
+    assert texts(source) == ["train 0"]
     repo.files["data/train-0.parquet"] = File(parquet("new"))
-    assert [d.text for d in sources.read_source(source)] == ["new"]
+    assert texts(source) == ["new"]
     assert sources.source_fingerprint([source]) != before
 
 
 @pytest.mark.parametrize("large", [True, False], ids=["sha256", "blob"])
-def test_a_file_whose_hash_is_wrong_is_refused(repo: "Remote", large: bool, tmp_path: Path) -> None:
-    bad = File(b'{"text": "x"}\n', large=large, hash="0" * 64)
-    repo.files["bad.jsonl"] = bad
-    listed = hub.dataset_files(AT + "/bad.jsonl", QUICK)
-    bad.content = bad.content.replace(b"x", b"y")
-    with pytest.raises(UserError, match="sent something else"):
-        hub.download_file(listed[0], QUICK)
-    assert not list((tmp_path / "cache").rglob("bad.jsonl"))
+def test_file_with_wrong_hash_is_refused_and_removed(repo: "Remote", large: bool, tmp_path: Path) -> None:
+    repo.files["bad.jsonl"] = File(b'{"text": "x"}\n', large=large, announced_hash="0" * (64 if large else 40))
+    with pytest.raises(UserError, match="arrived damaged: hash"):
+        texts(REPO + "/bad.jsonl")
+    assert not [
+        path
+        for path in (tmp_path / "cache").rglob("*")
+        if path.is_file() and path.read_bytes()[:1] == b"{" and path.suffix != ".json"
+    ]
 
 
-def test_a_file_of_another_length_than_listed_is_refused(repo: "Remote") -> None:
-    repo.files["bad.jsonl"] = File(b'{"text": "x"}\n', announced=99)
-    with pytest.raises(UserError, match="not the 99 that were announced"):
-        sources.fetch_inputs(AT + "/bad.jsonl")
+def test_file_of_another_length_than_listed_is_refused(repo: "Remote") -> None:
+    repo.files["bad.jsonl"] = File(b'{"text": "x"}\n', announced_size=99)
+    with pytest.raises(UserError, match="99"):
+        sources.fetch_inputs(REPO + "/bad.jsonl")
+
+
+def test_interrupted_download_is_resumed(repo: "Remote") -> None:
+    content = b"a line of text\n" * 1_600_000  # huggingface_hub keeps what it has in steps of 10 MiB
+    repo.files["long.txt"] = File(content, faults=["", "half"])  # of the HEAD and of the first GET
+    (found,) = hub.dataset_files(REPO + "/long.txt")
+    assert hub.download_file(found).read_bytes() == content
+    first, second = [range_ for path, range_ in repo.asked if path.endswith("long.txt")]
+    assert first == ""
+    assert re.fullmatch("bytes=[1-9][0-9]+-", second)
 
 
 @pytest.mark.parametrize(
     ("path", "words"),
     [("/data/none-*.parquet", "data/test-0.parquet"), ("@v9/data/train-0.parquet", "revision"), ("/none/x", "folder")],
 )
-def test_what_matches_nothing_is_refused_with_what_there_is(repo: "Remote", path: str, words: str) -> None:
+def test_address_without_files_is_refused_with_a_hint(repo: "Remote", path: str, words: str) -> None:
     with pytest.raises(UserError) as caught:
-        sources.fetch_inputs(AT + path)
+        sources.fetch_inputs(REPO + path)
     assert words in caught.value.hint
 
 
-def test_a_hub_that_cannot_be_reached_is_refused_with_a_way_round(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_missing_repository_is_refused_by_name(repo: "Remote") -> None:
+    with pytest.raises(UserError, match="the Hub has no dataset 'o/other'") as caught:
+        hub.dataset_files("hf://datasets/o/other")
+    assert "HF_TOKEN" in caught.value.hint
+
+
+def test_unreachable_hub_is_refused_with_an_alternative(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FLEDGE_CACHE", str(tmp_path))
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
-    with pytest.raises(UserError, match="could not reach") as caught:
+    with pytest.raises(UserError, match=r"could not reach http://127\.0\.0\.1:1") as caught:
         sources.fetch_inputs("tinystories")
     assert "give its path" in caught.value.hint
 
 
-@pytest.mark.parametrize("path", ["..", "a/.."])
-def test_a_list_that_reaches_out_of_its_folder_is_refused(repo: "Remote", path: str) -> None:
+@pytest.mark.parametrize("path", ["..", "a/..", "a/../../b.txt"])
+def test_listing_with_a_path_outside_is_refused(repo: "Remote", path: str) -> None:
     repo.files[path] = File(b"x")
-    with pytest.raises(UserError, match="no repository can hold"):
-        hub.dataset_files(AT, QUICK)
+    with pytest.raises(UserError, match="outside the repository"):
+        hub.dataset_files(REPO)
 
 
-def test_the_files_of_a_model_are_listed_and_come_one_by_one(repo: "Remote") -> None:
+def test_model_files_are_listed_and_downloaded_one_by_one(repo: "Remote") -> None:
     repo.files["config.json"] = File(b"{}", large=False)
-    listed = {file.place.path: file for file in hub.model_files("o/n", "main", QUICK)}
-    assert {"config.json", "data/deep/train-9.parquet"} <= listed.keys()
-    assert hub.download_file(listed["config.json"], QUICK).read_bytes() == b"{}"
-    assert [path for path, _ in repo.asked if "resolve" in path] == ["/o/n/resolve/main/config.json"]
+    found = {file.path: file for file in hub.model_files("o/n", "main")}
+    assert {"config.json", "data/deep/train-9.parquet"} <= found.keys()
+    assert hub.download_file(found["config.json"]).read_bytes() == b"{}"
+    assert downloads(repo) == [f"/o/n/resolve/{repo.commit}/config.json"]
 
 
-def test_a_model_that_is_not_there_is_refused_by_name(repo: "Remote") -> None:
-    with pytest.raises(UserError, match="no model 'o/n' at 'v9'"):
-        hub.model_files("o/n", "v9", QUICK)
+def test_missing_model_revision_is_refused_by_name(repo: "Remote") -> None:
+    with pytest.raises(UserError, match="no model 'o/n' at revision 'v9'"):
+        hub.model_files("o/n", "v9")
+
+
+# Tokens
+
+
+@pytest.mark.parametrize("token", ["", "hf_wrong"])
+def test_gated_repository_asks_for_a_login(repo: "Remote", monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    repo.gated = True
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(UserError, match="access to the dataset 'o/n' on the Hub is restricted") as caught:
+        texts(REPO + "/data/train-0.parquet")
+    assert "'hf auth login', or set HF_TOKEN" in caught.value.hint
+
+
+def test_gated_repository_is_read_with_a_token(repo: "Remote", monkeypatch: pytest.MonkeyPatch) -> None:
+    repo.gated = True
+    monkeypatch.setenv("HF_TOKEN", "hf_right")
+    assert texts(REPO + "/data/train-0.parquet") == ["train 0"]
+
+
+def test_token_is_not_sent_to_the_host_of_a_redirect(
+    repo: "Remote", other_host: "Remote", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_right")
+    content = parquet("from the CDN")
+    repo.files["moved.parquet"] = File(content, redirect=f"{other_host.address}/moved")
+    other_host.files["/moved"] = File(content)
+    assert texts(REPO + "/moved.parquet") == ["from the CDN"]
+    assert set(repo.tokens) == {"Bearer hf_right"}
+    assert set(other_host.tokens) == {""}

@@ -57,8 +57,8 @@ def locate_model(source: str) -> Path | ModelFolder:
             f"no such file or folder: '{source}'", "give a folder, a file, or a name on the Hub: openai-community/gpt2"
         )
     listed = hub.model_files(match["repo"], unquote(match["rev"] or "main"))
-    at_the_top = [file for file in listed if "/" not in file.place.path]
-    return ModelFolder(source, {file.place.path: partial(hub.download_file, file) for file in at_the_top})
+    at_the_top = [file for file in listed if "/" not in file.path]
+    return ModelFolder(source, {file.path: partial(hub.download_file, file) for file in at_the_top})
 
 
 def local_model_folder(folder: Path) -> ModelFolder:

@@ -1,58 +1,57 @@
-"""Repositories of the Hugging Face Hub: data sets by their address, models by their name.
+"""Files of the Hugging Face Hub: datasets by address, models by name. Everything over `huggingface_hub`.
 
-    hf://datasets/OWNER/NAME[@REVISION]/PATH    where PATH may be a glob
+    hf://datasets/OWNER/NAME[@REVISION]/PATH    PATH may be a glob
     OWNER/NAME                                  all files of a model
 
-Two requests of the Hub are used: its list of a repository's files (in pages, with sizes and hashes) and the files
-themselves. A list that was fetched before serves when there is no network. Downloads are download.py's.
+A revision is resolved to a commit first, so that all files are of one commit, and a file in the cache needs no network.
+Without a network, the last listing of the same revision is used. `HF_ENDPOINT` names another server; gated and private
+repositories need `hf auth login` or `HF_TOKEN`.
 """
 
 import hashlib
 import json
 import os
 import re
-import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote, unquote, urljoin
+from urllib.parse import unquote
 
 from fledge.core.errors import UserError
 from fledge.core.files import cache_dir, write_atomic
-from fledge.text.download import HINT, ExpectedFile, RetryDownload, RetryPolicy, ask, fetch
 from fledge.text.formats import is_readable_name
+from fledge.text.inputs import DISK_FULL
 
 SCHEME = "hf://datasets/"
-ADDRESS = re.compile(
-    r"hf://datasets/(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<rev>refs(?:/|%2F)[\w.-]+(?:/|%2F)[\w.-]+|[^/@]+))?(?:/(?P<path>.*))?"
-)
+REFS = r"refs(?:/|%2F)[\w.-]+(?:/|%2F)[\w.-]+"
+ADDRESS = re.compile(rf"{SCHEME}(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>{REFS}|[^/@]+))?(?:/(?P<path>.*))?")
+TIMEOUT = 30.0  # seconds for the first answer of the Hub
+LOGIN_HINT = "log in with 'hf auth login', or set HF_TOKEN"
+OFFLINE_HINT = "check the network, or download the file another way and give its path instead"
 
 
 @dataclass(frozen=True)
-class HubPath:
-    """An address, taken apart."""
+class HubRepo:
+    id: str
+    revision: str = "main"
+    type: Literal["dataset", "model"] = "dataset"
 
-    repo: str
-    revision: str
-    path: str
-    kind: Literal["datasets", "models"] = "datasets"
-
-    @property
-    def site(self) -> str:
-        """Where its files are: models stand at the very top of the Hub."""
-        return f"{endpoint()}/{'' if self.kind == 'models' else 'datasets/'}{self.repo}"
+    def __str__(self) -> str:
+        return f"{self.type} '{self.id}'"
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """One file in a repository, as the Hub lists it."""
+    """One file of a repository at a commit. The Hub publishes a SHA-256 of large files, and git's hash of others."""
 
-    place: HubPath
+    repo: HubRepo
+    commit: str
+    path: str
     size: int
-    sha256: str  # of large files, which git keeps elsewhere
-    blob: str  # of the others
+    sha256: str
+    blob: str
 
     @property
     def hash(self) -> str:
@@ -60,130 +59,148 @@ class HubFile:
 
     @property
     def name(self) -> str:
-        revision = "" if self.place.revision == "main" else f"@{self.place.revision}"
-        scheme = SCHEME if self.place.kind == "datasets" else "hf://"
-        return f"{scheme}{self.place.repo}{revision}/{self.place.path}"
+        revision = "" if self.repo.revision == "main" else f"@{self.repo.revision}"
+        scheme = SCHEME if self.repo.type == "dataset" else "hf://"
+        return f"{scheme}{self.repo.id}{revision}/{self.path}"
+
+
+class HubUnreachable(UserError):
+    """No answer, or one that says that the Hub is down."""
 
 
 def endpoint() -> str:
-    """Where the Hub is: $HF_ENDPOINT, else its own address."""
     return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
 
 
-def parse(url: str) -> HubPath:
+def parse_address(url: str) -> tuple[HubRepo, str]:
+    """The repository and the path in it."""
     match = ADDRESS.fullmatch(url)
     if match is None:
-        raise UserError(f"'{url}' is no data set on the Hub", "it reads hf://datasets/OWNER/NAME/path/to/file.parquet")
-    return HubPath(match["repo"], unquote(match["rev"] or "main"), match["path"] or "")
+        raise UserError(f"'{url}' is not a dataset on the Hub", "write hf://datasets/OWNER/NAME/path/to/file.parquet")
+    return HubRepo(match["repo"], unquote(match["revision"] or "main")), (match["path"] or "").strip("/")
 
 
-def dataset_files(url: str, retry: RetryPolicy | None = None) -> list[HubFile]:
-    """The files an address means: one, those below a folder, or those that match a glob; sorted by path."""
-    place = parse(url)
-    wanted = place.path.strip("/")
-    wild = re.search(r"[*?\[]", wanted)
-    folder = wanted[: wild.start()].rpartition("/")[0] if wild else wanted.rpartition("/")[0]
-    listed = _listed(place, folder, retry or RetryPolicy())
-    if wild:
-        pattern = re.compile(glob_to_regex(wanted))
-        found = [file for file in listed if pattern.fullmatch(file.place.path)]
+def dataset_files(url: str) -> list[HubFile]:
+    """The files that an address means: one, those below a folder, or those that match a glob; sorted by path."""
+    from fsspec.utils import glob_translate
+
+    repo, path = parse_address(url)
+    if any("**" in part != "**" for part in path.split("/")):
+        raise UserError(f"'{url}': ** stands for whole folders", "write it between slashes: data/**/*.parquet")
+    first_glob = re.search(r"[*?\[]", path)
+    folder = (path[: first_glob.start()] if first_glob else path).rpartition("/")[0]
+    listed = _list_files(repo, folder)
+    if first_glob:
+        pattern = re.compile(glob_translate(path))
+        found = [file for file in listed if pattern.fullmatch(file.path)]
     else:
-        exact = [file for file in listed if file.place.path == wanted]
-        below = [file for file in listed if not wanted or file.place.path.startswith(wanted + "/")]
-        found = exact or [file for file in below if is_readable_name(file.place.path)]
+        exact = [file for file in listed if file.path == path]
+        below = [file for file in listed if not path or file.path.startswith(path + "/")]
+        found = exact or [file for file in below if is_readable_name(file.path)]
     if not found:
-        known = sorted({file.place.path for file in listed if is_readable_name(file.place.path)})[:3]
-        hint = f"there are, for example: {', '.join(known)}" if known else "look at the data set's page for its files"
-        raise UserError(f"'{url}' matches no file of {place.repo}", hint)
-    return sorted(found, key=lambda file: file.place.path)
+        known = sorted(file.path for file in listed if is_readable_name(file.path))[:3]
+        hint = f"there are, for example: {', '.join(known)}" if known else "see the files on the dataset's page"
+        raise UserError(f"'{url}' matches no file of {repo}", hint)
+    return sorted(found, key=lambda file: file.path)
 
 
-def model_files(repo: str, revision: str, retry: RetryPolicy | None = None) -> list[HubFile]:
-    """All files of a model's repository."""
-    return _listed(HubPath(repo, revision, "", "models"), "", retry or RetryPolicy())
+def model_files(repo_id: str, revision: str) -> list[HubFile]:
+    """All files of a model."""
+    return _list_files(HubRepo(repo_id, revision, "model"), "")
 
 
-def glob_to_regex(pattern: str) -> str:
-    """`**/` any folders, `*` and `?` within one name, `[…]` as everywhere."""
-    out, rest = "", pattern
-    while rest:
-        if rest.startswith("**/"):
-            out, rest = out + "(?:.*/)?", rest[3:]
-        elif rest.startswith("**"):
-            out, rest = out + ".*", rest[2:]
-        elif rest[0] == "[" and (end := rest.find("]", 2)) > 0:
-            inside = rest[1:end].replace("\\", r"\\")
-            out, rest = out + "[" + ("^" + inside[1:] if inside[0] == "!" else inside) + "]", rest[end + 1 :]
-        else:
-            out += {"*": "[^/]*", "?": "[^/]"}.get(rest[0], re.escape(rest[0]))
-            rest = rest[1:]
-    return out
+def download_file(file: HubFile) -> Path:
+    """The file in the cache, downloaded if necessary and then checked by its hash."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    repo, cache = file.repo, cache_dir() / "hub"
+    cached = try_to_load_from_cache(repo.id, file.path, cache, file.commit, repo.type)
+    if isinstance(cached, str):
+        return Path(cached)
+    with _hub_errors(repo, file.path):
+        path = Path(
+            hf_hub_download(
+                repo.id, file.path, repo_type=repo.type, revision=file.commit, cache_dir=cache, endpoint=endpoint()
+            )
+        )
+    if file.hash != (actual := _hash_of(path, file)):
+        path.resolve().unlink()
+        path.unlink(missing_ok=True)
+        raise UserError(f"{file.name} arrived damaged: hash {actual[:12]}…, not {file.hash[:12]}…", "try again later")
+    return path
 
 
-def _listed(place: HubPath, folder: str, retry: RetryPolicy) -> list[HubFile]:
-    """The repository's files below `folder`; the list of last time where the Hub cannot be reached."""
-    url = f"{endpoint()}/api/{place.kind}/{place.repo}/tree/{quote(place.revision, safe='')}"
-    url += f"/{quote(folder)}" * bool(folder) + "?recursive=true"
-    kept = _folder(place) / "lists" / (hashlib.sha256(url.encode()).hexdigest()[:16] + ".json")
+def _hash_of(path: Path, file: HubFile) -> str:
+    """SHA-256, or git's blob hash."""
+    prefix = b"" if file.sha256 else f"blob {path.stat().st_size}\0".encode()
+    digest = hashlib.new("sha256" if file.sha256 else "sha1", prefix, usedforsecurity=False)
+    with path.open("rb") as content:
+        while data := content.read(1 << 20):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def _list_files(repo: HubRepo, folder: str) -> list[HubFile]:
+    """The files below `folder`. Kept on disk: for the same commit, and for when the Hub cannot be reached."""
+    key = hashlib.sha256(f"{endpoint()} {repo!r} {folder}".encode()).hexdigest()[:16]
+    store = cache_dir() / "hub" / "listings" / f"{key}.json"
+    known: dict[str, Any] = json.loads(store.read_bytes()) if store.exists() else {}
     try:
-        listed = [asdict(file) for file in _pages(url, place, retry)]
-    except UserError as error:
-        if error.hint != HINT or not kept.exists():
+        with _hub_errors(repo, folder):
+            listing = _fetch_listing(repo, folder, known)
+    except HubUnreachable:
+        if not known:
             raise
-        listed = json.loads(kept.read_bytes())
-    else:
-        write_atomic(kept, json.dumps(listed))
-    return [HubFile(**{**each, "place": HubPath(**each["place"])}) for each in listed]
+        listing = known
+    if listing is not known:
+        write_atomic(store, json.dumps(listing))
+    return [HubFile(repo, listing["commit"], **each) for each in listing["files"]]
 
 
-def _pages(url: str, place: HubPath, retry: RetryPolicy) -> Iterator[HubFile]:
-    while url:
-        entries, following = _page(url, place, retry)
-        for entry in entries:
-            if entry.get("type") == "file":
-                large = entry.get("lfs") or {}
-                path = replace(place, path=entry["path"])
-                hashes = [large.get("oid", "")] if large else ["", entry.get("oid", "")]
-                if Path(path.path).name in ("", "..") or not all(re.fullmatch("[0-9a-f]*", each) for each in hashes):
-                    raise UserError(f"{url} lists a file that no repository can hold", "check HF_ENDPOINT")
-                yield HubFile(path, int(large.get("size", entry["size"])), hashes[0], "".join(hashes[1:]))
-        if following and not following.startswith(endpoint() + "/"):
-            raise UserError(f"{url} points to another server for its next page", "check HF_ENDPOINT")
-        url = following
+def _fetch_listing(repo: HubRepo, folder: str, known: dict[str, Any]) -> dict[str, Any]:
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    api = HfApi(endpoint=endpoint(), library_name="fledge")
+    get_info = api.dataset_info if repo.type == "dataset" else api.model_info
+    info = get_info(repo.id, revision=repo.revision, expand=["sha"], timeout=TIMEOUT)
+    if info.sha == known.get("commit"):
+        return known
+    files = []
+    for entry in api.list_repo_tree(repo.id, folder or None, recursive=True, revision=info.sha, repo_type=repo.type):
+        if isinstance(entry, RepoFile):
+            if {"", ".", ".."} & set(entry.path.split("/")):
+                raise UserError(f"{repo} lists a file outside the repository: '{entry.path}'", "check HF_ENDPOINT")
+            sha256, size = (entry.lfs.sha256, entry.lfs.size) if entry.lfs else ("", entry.size)
+            files.append({"path": entry.path, "size": size, "sha256": sha256, "blob": entry.blob_id})
+    return {"commit": info.sha, "files": files}
 
 
-def _page(url: str, place: HubPath, retry: RetryPolicy) -> tuple[list[dict[str, Any]], str]:
-    for tried in range(retry.tries):
-        try:
-            with ask(urllib.request.Request(url, headers={"User-Agent": "fledge"}), retry.timeout) as answer:  # noqa: S310
-                entries = json.loads(answer.read())
-                link = re.search(r'<([^>]+)>;\s*rel="?next"?', answer.headers.get("Link", ""))
-                if not isinstance(entries, list):
-                    raise ValueError("no list")
-                return entries, urljoin(url, link[1]) if link else ""
-        except UserError as error:
-            if "HTTP 404" in error.message:
-                what = "data set" if place.kind == "datasets" else "model"
-                path = f" with '{place.path}'" * bool(place.path)
-                raise UserError(
-                    f"the Hub has no {what} '{place.repo}'{path} at '{place.revision}'",
-                    "check owner, name, revision and folder",
-                ) from None
+@contextmanager
+def _hub_errors(repo: HubRepo, path: str) -> Iterator[None]:
+    """Turn the errors of huggingface_hub into a `UserError`. A full local disk stays an OSError."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except UserError:
+        raise
+    except errors.GatedRepoError:
+        hint = f"ask for access on the page of the {repo.type}, then {LOGIN_HINT}"
+        raise UserError(f"access to the {repo} on the Hub is restricted", hint) from None
+    except errors.RepositoryNotFoundError:
+        hint = f"check owner and name; if it is private, {LOGIN_HINT}"
+        raise UserError(f"the Hub has no {repo}", hint) from None
+    except errors.RevisionNotFoundError:
+        raise UserError(f"the Hub has no {repo} at revision '{repo.revision}'", "check the revision") from None
+    except errors.RemoteEntryNotFoundError:
+        raise UserError(f"the {repo} has no '{path}' at '{repo.revision}'", "check the folder and the name") from None
+    except Exception as error:  # those of httpx and of huggingface_hub have no common base class
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
-        except (RetryDownload, ValueError, OSError) as error:
-            why = str(error)
-            time.sleep(max(getattr(error, "wait", 0.0), retry.pause * 2**tried) * (tried + 1 < retry.tries))
-    raise UserError(f"could not list {url}: {why}", HINT)
-
-
-def _folder(place: HubPath) -> Path:
-    return cache_dir() / "downloads" / "hub" / place.repo
-
-
-def download_file(file: HubFile, retry: RetryPolicy | None = None) -> Path:
-    """The file in the cache. Its address there holds its hash: a new version is another file."""
-    place = file.place
-    url = f"{place.site}/resolve/{quote(place.revision, safe='')}/{quote(place.path)}"
-    version = (file.sha256 or file.blob or hashlib.sha256(file.name.encode()).hexdigest())[:12]
-    path = _folder(place) / version / Path(place.path).name
-    return fetch(url, path, ExpectedFile(file.size, file.sha256, file.blob), retry)
+        response = getattr(error, "response", None)
+        if response is not None and response.status_code in (401, 403):
+            raise UserError(f"the Hub refuses access to the {repo}", LOGIN_HINT) from None
+        cause = error.__cause__ or error
+        reason = " ".join(str(cause).split())[:200] or type(cause).__name__
+        raise HubUnreachable(f"could not reach {endpoint()} for the {repo}: {reason}", OFFLINE_HINT) from None
