@@ -36,7 +36,7 @@ def main() -> None:
         model = build(config, 0).to(here.device)
         matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
         gradients = [torch.randn_like(p) for p in matrices]
-        ours = build_optimizer(model, OptimConfig(rule="muon"), here.torch_dtype)
+        ours = build_optimizer(model, OptimConfig(optimizer="muon"), here.torch_dtype)
         theirs = torch.optim.Muon(matrices, lr=1e-3)
         adamw = torch.optim.AdamW(matrices, lr=1e-3, fused=True)
         steps = [update(each, matrices, gradients) for each in (ours, theirs, adamw)]

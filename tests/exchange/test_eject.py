@@ -62,7 +62,7 @@ ADAMW = {"readable window", "bigrams, hashed"}  # the others: Muon
 
 def full_settings(name: str) -> Settings:
     settings = resolve("modern-5m" if name in RARE else name)
-    optim = replace(settings.optim, rule="adamw", schedule="constant") if name in ADAMW else settings.optim
+    optim = replace(settings.optim, optimizer="adamw", schedule="constant") if name in ADAMW else settings.optim
     model = replace(settings.model, **RARE.get(name, {}), vocab_size=expected_vocab_size(settings))
     return replace(settings, model=model, optim=optim)
 
@@ -72,7 +72,7 @@ def choices_of(settings: Settings) -> tuple[object, ...]:
     values = [getattr(settings.model, field.name) for field in fields(settings.model)]
     choices = [value if isinstance(value, str | bool) else bool(value) for value in values]
     grouped = settings.model.kv_heads == settings.model.n_head
-    return (*choices, grouped, settings.optim.rule, settings.optim.schedule, bool(settings.train.epochs))
+    return (*choices, grouped, settings.optim.optimizer, settings.optim.schedule, bool(settings.train.epochs))
 
 
 # One preset of each kind: the others of its family differ in numbers only.
@@ -216,7 +216,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", PRESETS)
 def test_file_of_a_preset_is_short(name: str) -> None:
     lines = ejected(name).splitlines()
-    assert len(lines) <= (LONGEST_WITH_MUON if full_settings(name).optim.rule == "muon" else LONGEST)
+    assert len(lines) <= (LONGEST_WITH_MUON if full_settings(name).optim.optimizer == "muon" else LONGEST)
     assert max(map(len, lines)) <= 120
 
 

@@ -250,7 +250,7 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-RARE = ("--model.bigram_rows", "97", "--model.mlp", "relu2", "--model.softcap", "9", "--optim.rule", "muon")
+RARE = ("--model.bigram_rows", "97", "--model.mlp", "relu2", "--model.softcap", "9", "--optim.optimizer", "muon")
 
 
 @pytest.mark.parametrize("settings", [RARE, (*RARE, "--model.tied", "true", "--model.positions", "learned")])

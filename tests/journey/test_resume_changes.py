@@ -147,7 +147,7 @@ def test_epochs_are_not_for_a_run_that_goes_on(home, capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [(), ("--train.dtype", "float16"), ("--optim.rule", "muon"), ("--model.dropout", "0.2")]
+    "more", [(), ("--train.dtype", "float16"), ("--optim.optimizer", "muon"), ("--model.dropout", "0.2")]
 )
 def test_it_is_proved_that_a_checkpoint_holds_everything(home, capsys, more: tuple[str, ...]) -> None:
     run = home.train("bird", *STOPPED, *more)

@@ -23,7 +23,7 @@ Unbroken = Callable[..., dict[str, Any]]
 Ended = Callable[..., tuple[int, str]]
 DROPOUT = ("--model.dropout", "0.3")
 HALF = ("--train.dtype", "float16")
-MUON = ("--optim.rule", "muon", "--model.bigram_rows", "64")
+MUON = ("--optim.optimizer", "muon", "--model.bigram_rows", "64")
 CHARACTERS = ("--tokenizer.kind", "char")
 LONG = ("--train.steps", "160", "--train.save_every", "30", "--train.eval_every", "50", "--train.sample_every", "80")
 

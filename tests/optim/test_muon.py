@@ -18,7 +18,7 @@ from fledge.optim.muon import Muon, newton_schulz
 
 CPU = Machine("cpu", "float32")
 MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=16, context=8, vocab_size=11, bigram_rows=50)
-MUON = OptimConfig(rule="muon", lr=3e-3, muon_lr=0.05, embed_lr=0.2, head_lr=0.01, weight_decay=0.3)
+MUON = OptimConfig(optimizer="muon", lr=3e-3, muon_lr=0.05, embed_lr=0.2, head_lr=0.01, weight_decay=0.3)
 
 
 def singular_values(matrices: torch.Tensor) -> torch.Tensor:
@@ -140,12 +140,12 @@ def test_each_parameter_follows_its_rule_at_its_rate() -> None:
         peak = (
             0.05 if matrix else 0.2 if name in ("embed.weight", "bigram.weight") else 0.01 if "head" in name else 3e-3
         )
-        assert (group["peak"], group["weight_decay"]) == (peak, 0.3 if matrix else 0.0), name
+        assert (group["initial_lr"], group["weight_decay"]) == (peak, 0.3 if matrix else 0.0), name
 
 
 def test_a_tied_head_is_the_embedding() -> None:
     optimizer = build_optimizer(build(replace(MODEL, tied=True), 0), replace(MUON, embed_lr=None), CPU.torch_dtype)
-    assert {group["peak"] for group in optimizer.param_groups} == {0.05, 3e-3}
+    assert {group["initial_lr"] for group in optimizer.param_groups} == {0.05, 3e-3}
 
 
 def test_what_it_remembers_is_saved_and_goes_on_as_if_it_had_not_been() -> None:

@@ -25,9 +25,9 @@ IDS = np.tile(np.arange(13), 40).astype(np.uint16)
 STEPS, BATCH = 30, 4
 
 
-def build_stepper(dtype: str, rule: str = "adamw") -> TrainStep:
+def build_stepper(dtype: str, optimizer: str = "adamw") -> TrainStep:
     machine = Machine("cpu", dtype)  # type: ignore[arg-type]
-    optim = OptimConfig(rule=rule, lr=0.02, min_lr=0.002, warmup_steps=2)  # type: ignore[arg-type]
+    optim = OptimConfig(optimizer=optimizer, lr=0.02, min_lr=0.002, warmup_steps=2)  # type: ignore[arg-type]
     model, order = build(MODEL, 1), WindowSampler(len(IDS), MODEL.context, 3, 1)
     return TrainStep(
         model=model,
@@ -43,5 +43,5 @@ def build_stepper(dtype: str, rule: str = "adamw") -> TrainStep:
 
 @pytest.fixture
 def stepper() -> Callable[..., TrainStep]:
-    """dtype, rule → a new Stepper, on batches of four sequences, two at once."""
+    """dtype, optimizer → a new TrainStep, on batches of four sequences, two at once."""
     return build_stepper

@@ -15,9 +15,9 @@ STEPS = 30
 Build = Callable[..., TrainStep]
 
 
-@pytest.mark.parametrize("rule", ["adamw", "muon"])
-def test_half_precision_learns_what_full_precision_learns(rule: str, stepper: Build) -> None:
-    half, full = stepper("float16", rule), stepper("float32", rule)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_half_precision_learns_what_full_precision_learns(optimizer: str, stepper: Build) -> None:
+    half, full = stepper("float16", optimizer), stepper("float32", optimizer)
     ours, wanted = ([each(step).loss for step in range(STEPS)] for each in (half, full))
     assert ours == pytest.approx(wanted, rel=0.05)
     assert ours[-1] < 0.6 * ours[0]

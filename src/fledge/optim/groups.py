@@ -1,7 +1,7 @@
-"""Which parameter follows which rule.
+"""Parameter groups: which optimizer updates which parameter, at which learning rate.
 
 matrices of blocks                     Muon, or AdamW with weight decay
-embedding and head (matrices, too)     AdamW with weight decay; beside Muon without, at rates of their own
+embedding and head (matrices, too)     AdamW with weight decay; with Muon: without, at learning rates of their own
 vectors (norms, biases)                AdamW without weight decay
 """
 
@@ -17,11 +17,11 @@ from fledge.optim.muon import Muon
 
 
 def build_optimizer(model: GPT, config: OptimConfig, dtype: torch.dtype) -> torch.optim.Optimizer:
-    """Each group knows the `peak` of its own learning rate; the schedule multiplies all of them alike.
+    """Every group has an `initial_lr`, its peak; the schedule multiplies all of them by the same number.
 
-    `dtype`: of matrix products, where a rule has some.
+    `dtype` is that of Muon's matrix products.
     """
-    return RULES[config.rule](model, config, dtype)
+    return OPTIMIZERS[config.optimizer](model, config, dtype)
 
 
 def _adamw(model: GPT, config: OptimConfig, _: torch.dtype) -> torch.optim.Optimizer:
@@ -32,28 +32,28 @@ def _adamw(model: GPT, config: OptimConfig, _: torch.dtype) -> torch.optim.Optim
 
 
 def _muon(model: GPT, config: OptimConfig, dtype: torch.dtype) -> torch.optim.Optimizer:
-    shapes: dict[torch.Size, list[nn.Parameter]] = {}
+    by_shape: dict[torch.Size, list[nn.Parameter]] = {}
     for p in model.blocks.parameters():
-        shapes.setdefault(p.shape, []).append(p)
+        by_shape.setdefault(p.shape, []).append(p)
     groups = [
-        {**_group(alike, config.muon_lr, config.weight_decay), "momentum": config.momentum}
-        for shape, alike in shapes.items()
+        {**_group(params, config.muon_lr, config.weight_decay), "momentum": config.momentum}
+        for shape, params in by_shape.items()
         if len(shape) == 2
     ]
     embedding = [model.embed.weight] if model.config.bigram_rows is None else [model.embed.weight, model.bigram.weight]
     head = [] if model.config.tied else [model.head.weight]
     groups += [_group(embedding, config.embed_lr or config.lr), _group(head, config.head_lr or config.lr)]
-    placed = {id(p) for group in groups for p in group["params"]}
-    groups.append(_group([p for p in model.parameters() if id(p) not in placed], config.lr))
+    grouped = {id(p) for group in groups for p in group["params"]}
+    groups.append(_group([p for p in model.parameters() if id(p) not in grouped], config.lr))
     return Muon([group for group in groups if group["params"]], dtype, **_options(config))
 
 
-def _group(params: Iterable[Tensor], peak: float, weight_decay: float = 0.0) -> dict[str, Any]:
-    return {"params": list(params), "peak": peak, "lr": peak, "weight_decay": weight_decay}
+def _group(params: Iterable[Tensor], lr: float, weight_decay: float = 0.0) -> dict[str, Any]:
+    return {"params": list(params), "initial_lr": lr, "lr": lr, "weight_decay": weight_decay}
 
 
 def _options(config: OptimConfig) -> dict[str, Any]:
     return {"betas": config.betas, "eps": config.eps, "fused": True}
 
 
-RULES = {"adamw": _adamw, "muon": _muon}
+OPTIMIZERS = {"adamw": _adamw, "muon": _muon}

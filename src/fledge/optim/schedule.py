@@ -1,8 +1,8 @@
-"""The learning rate's way through a run: pure functions from the step to a multiplier of the peak.
+"""Learning-rate schedules: pure functions from the step to a multiplier of the peak learning rate.
 
-cosine       climb, then half a cosine down
-trapezoid    climb, stay, then straight down: the stay can be prolonged without planning anew
-constant     climb, stay
+cosine       linear warmup, then half a cosine down to min_lr
+trapezoid    warmup, constant, then linear cooldown: the constant part can be prolonged without planning anew
+constant     warmup, constant
 """
 
 import math
@@ -16,8 +16,8 @@ def lr_multiplier(config: OptimConfig, step: int, steps: int) -> float:
     if step < config.warmup_steps:
         return (step + 1) / (config.warmup_steps + 1)
     floor = config.min_lr / config.lr
-    height = SCHEDULES[config.schedule](step, config.warmup_steps, steps, config.cooldown)
-    return floor + (1 - floor) * height
+    decay = SCHEDULES[config.schedule](step, config.warmup_steps, steps, config.cooldown)  # 1 at the peak, 0 at the end
+    return floor + (1 - floor) * decay
 
 
 def _cosine(step: int, warmup: int, steps: int, _: float) -> float:
@@ -26,8 +26,8 @@ def _cosine(step: int, warmup: int, steps: int, _: float) -> float:
 
 
 def _trapezoid(step: int, warmup: int, steps: int, cooldown: float) -> float:
-    falling = min(round(cooldown * steps), max(0, steps - warmup))
-    return min(1.0, max(0.0, (steps - step) / max(1, falling)))
+    cooldown_steps = min(round(cooldown * steps), max(0, steps - warmup))
+    return min(1.0, max(0.0, (steps - step) / max(1, cooldown_steps)))
 
 
 def _constant(_step: int, _warmup: int, _steps: int, _cooldown: float) -> float:

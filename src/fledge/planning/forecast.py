@@ -235,4 +235,4 @@ def architecture(settings: Settings) -> object:
     model = {"model": {**vars(settings.model)}}
     return without(
         model, {"model": (*FOLLOWS_FROM_SIZE["model"], "vocab_size", "context", "attention")}
-    ), settings.optim.rule
+    ), settings.optim.optimizer

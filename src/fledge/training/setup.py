@@ -50,7 +50,7 @@ def build_training(settings: Settings, machine: Machine, split: Split, report: R
     )
     optimizer = build_optimizer(model, optim, machine.torch_dtype)
     if isinstance(optimizer, Muon) and is_dtensor(model.embed.weight):
-        optimizer.turn = orthogonalize_on_owner(optimizer.turn)
+        optimizer.orthogonalize = orthogonalize_on_owner(optimizer.orthogonalize)
     order = WindowSampler(len(split), context, settings.data.stride or context, train.seed)
     return TrainStep(
         model=model,

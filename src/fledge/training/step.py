@@ -99,7 +99,7 @@ class TrainStep:
         found = self._gradient(step)
         height = self.multiplier(step)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * height
+            group["lr"] = group["initial_lr"] * height
         loss, norm, valid = float(found.loss), float(found.norm), int(found.valid)  # here a GPU is waited for
         result = StepResult(step + 1, loss, self.peak * height, norm, valid, 0.0)
         if result.is_finite:

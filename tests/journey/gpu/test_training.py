@@ -44,11 +44,11 @@ def test_every_precision_learns(home: Any, on_device: OnDevice, dtype: str, comp
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
-@pytest.mark.parametrize("rule", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_same_seed_and_resumed_runs_are_bit_identical(
-    home: Any, outcome_of: Outcome, on_device: OnDevice, dtype: str, rule: str
+    home: Any, outcome_of: Outcome, on_device: OnDevice, dtype: str, optimizer: str
 ) -> None:
-    words = (*on_device, "--train.dtype", dtype, "--optim.rule", rule, "--model.dropout", "0.1")
+    words = (*on_device, "--train.dtype", dtype, "--optim.optimizer", optimizer, "--model.dropout", "0.1")
     one = home.train("one", *words, "--train.keep_last", "9")
     other = home.train("other", *words, "--train.keep_last", "9")
     assert outcome_of(one) == outcome_of(other)

@@ -104,9 +104,11 @@ def test_the_same_number_of_ranks_gives_the_same_bits_also_after_a_stop(
     assert outcome_of(home.runs / "two") == expected
 
 
-@pytest.mark.parametrize("rule", ["adamw", "muon"])
-def test_a_model_in_parts_learns_what_a_whole_one_learns(home: Any, together: Callable[..., str], rule: str) -> None:
-    settings = (*KEPT, "--optim.rule", rule, "--optim.weight_decay", "0.1", "--model.tied", "true")
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_model_in_parts_learns_what_a_whole_one_learns(
+    home: Any, together: Callable[..., str], optimizer: str
+) -> None:
+    settings = (*KEPT, "--optim.optimizer", optimizer, "--optim.weight_decay", "0.1", "--model.tied", "true")
     alone = home.train("alone", *settings)
     for parallel in ("ddp", "fsdp"):
         together(home.training(parallel, *settings, "--train.parallel", parallel), 2)
