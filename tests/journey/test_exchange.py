@@ -198,7 +198,7 @@ def test_wrong_wishes_are_refused_in_words_and_leave_nothing(home, foreign: Path
         ("import", str(foreign), "--out", ".hidden"): "cannot be named",
         ("import", str(foreign), "--tokenizer", str(home.folder / "absent.json")): "absent.json",
         ("import", str(foreign), "--tokenizer", str(bird / "tokenizer.json"), "--characters", "x"): "one of them",
-        ("export", "there", "--to", "hf", "--out", str(home.folder / "full")): "exists already",
+        ("export", "there", "--to", "hf", "--out", str(home.folder / "full")): "already exists",
         ("import", str(foreign), "--out", str(home.folder / "notes.txt" / "run")): "stands there already",
         ("export", "there", "--to", "hf", "--dtype", "f16", "--out", out): "gguf",
         ("export", "there", "--to", "onnx", "--out", out): "onnx",

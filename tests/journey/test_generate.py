@@ -1,4 +1,4 @@
-"""Text out of a trained model, as a person asks for it."""
+"""fledge generate: the text, its options and its errors."""
 
 import io
 import json
@@ -7,52 +7,48 @@ import sys
 import pytest
 
 
-def written(home, capsys: pytest.CaptureFixture[str], *words: str) -> str:  # type: ignore[no-untyped-def]
+def generated(home, capsys: pytest.CaptureFixture[str], *words: str) -> str:  # type: ignore[no-untyped-def]
     capsys.readouterr()
     assert home.do("generate", "bird", *words) == 0
     return capsys.readouterr().out
 
 
-def test_the_text_begins_with_the_prompt_and_has_as_many_characters_as_asked_for(
-    trained, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = written(trained, capsys, "--prompt", "the quick", "--tokens", "30", "--temperature", "0.5")
+def test_text_begins_with_prompt_and_has_the_length(trained, capsys: pytest.CaptureFixture[str]) -> None:
+    text = generated(trained, capsys, "--prompt", "the quick", "--tokens", "30", "--temperature", "0.5")
     assert text.startswith("the quick")
     assert text.endswith("\n")
     assert 0 < len(text) - len("the quick") - 1 <= 30
 
 
-def test_the_seed_decides_the_text(trained, capsys: pytest.CaptureFixture[str]) -> None:
-    texts = [written(trained, capsys, "--prompt", "the", "--temperature", "1", "--seed", s) for s in ("1", "1", "2")]
+def test_same_seed_gives_the_same_text(trained, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = [generated(trained, capsys, "--prompt", "the", "--temperature", "1", "--seed", s) for s in ("1", "1", "2")]
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_greedy_is_temperature_zero_and_knows_no_seed(trained, capsys: pytest.CaptureFixture[str]) -> None:
+def test_greedy_equals_temperature_zero_for_any_seed(trained, capsys: pytest.CaptureFixture[str]) -> None:
     ways = (["--greedy"], ["--greedy", "--seed", "9"], ["--temperature", "0"], ["--top-k", "1", "--temperature", "1"])
-    texts = {written(trained, capsys, "--prompt", "the", "--tokens", "40", *way) for way in ways}
+    texts = {generated(trained, capsys, "--prompt", "the", "--tokens", "40", *way) for way in ways}
     assert len(texts) == 1
 
 
-def test_text_goes_on_past_the_context(trained, capsys: pytest.CaptureFixture[str]) -> None:
-    text = written(trained, capsys, "--prompt", "the quick brown fox jumps over", "--tokens", "100", "--top-k", "3")
+def test_text_can_be_longer_than_the_context(trained, capsys: pytest.CaptureFixture[str]) -> None:
+    text = generated(trained, capsys, "--prompt", "the quick brown fox jumps over", "--tokens", "100", "--top-k", "3")
     assert len(text) > len("the quick brown fox jumps over") + 3 * 16
 
 
 @pytest.mark.parametrize("prompt", [[], ["--prompt", ""]])
-def test_without_a_prompt_it_begins_by_itself(trained, capsys: pytest.CaptureFixture[str], prompt: list[str]) -> None:
-    assert len(written(trained, capsys, *prompt, "--tokens", "30")) > 5
+def test_prompt_may_be_missing_or_empty(trained, capsys: pytest.CaptureFixture[str], prompt: list[str]) -> None:
+    assert len(generated(trained, capsys, *prompt, "--tokens", "30")) > 5
 
 
-def test_the_prompt_may_come_from_stdin(
+def test_prompt_may_come_from_stdin(
     trained, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("the lazy"))
-    assert written(trained, capsys, "--prompt", "-", "--tokens", "5").startswith("the lazy")
+    assert generated(trained, capsys, "--prompt", "-", "--tokens", "5").startswith("the lazy")
 
 
-def test_an_unknown_character_in_the_prompt_is_an_error_that_names_it(
-    trained, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_character_in_the_prompt_is_named(trained, capsys: pytest.CaptureFixture[str]) -> None:
     assert trained.do("generate", "bird", "--prompt", "the Ω") == 2
     captured = capsys.readouterr()
     assert "'Ω' (U+03A9) at position 4" in captured.err
@@ -73,9 +69,7 @@ def test_an_unknown_character_in_the_prompt_is_an_error_that_names_it(
         ("--device", "abacus"),
     ],
 )
-def test_impossible_wishes_are_refused_in_words(
-    trained, capsys: pytest.CaptureFixture[str], words: tuple[str, str]
-) -> None:
+def test_invalid_options_are_refused(trained, capsys: pytest.CaptureFixture[str], words: tuple[str, str]) -> None:
     assert trained.do("generate", "bird", "--tokens", "3", *words) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ")
@@ -83,13 +77,13 @@ def test_impossible_wishes_are_refused_in_words(
 
 
 def test_json_is_one_document_with_the_text(trained, capsys: pytest.CaptureFixture[str]) -> None:
-    plain = written(trained, capsys, "--prompt", "the", "--tokens", "20")
-    answer = json.loads(written(trained, capsys, "--prompt", "the", "--tokens", "20", "--json"))
+    plain = generated(trained, capsys, "--prompt", "the", "--tokens", "20")
+    answer = json.loads(generated(trained, capsys, "--prompt", "the", "--tokens", "20", "--json"))
     assert answer["prompt"] + answer["text"] + "\n" == plain
     assert (answer["run"], answer["step"]) == ("bird", 40)
 
 
-def test_each_piece_is_shown_as_soon_as_it_is_made(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_piece_is_printed_as_it_is_generated(trained, monkeypatch: pytest.MonkeyPatch) -> None:
     class Watched(io.StringIO):
         flushed: list[int] = []  # noqa: RUF012
 
@@ -102,7 +96,7 @@ def test_each_piece_is_shown_as_soon_as_it_is_made(trained, monkeypatch: pytest.
     assert len(set(out.flushed)) > 10
 
 
-def test_an_older_checkpoint_writes_another_text(trained, capsys: pytest.CaptureFixture[str]) -> None:
+def test_checkpoint_can_be_chosen(trained, capsys: pytest.CaptureFixture[str]) -> None:
     answers = []
     for which in ("20", "40", "latest", "best"):
         assert trained.do("generate", f"bird@{which}", "--prompt", "the", "--tokens", "60", "--json") == 0
@@ -111,12 +105,12 @@ def test_an_older_checkpoint_writes_another_text(trained, capsys: pytest.Capture
     assert answers[0]["text"] != answers[1]["text"] == answers[2]["text"]
 
 
-def test_a_misspelt_run_is_an_error_with_the_nearest(trained, capsys: pytest.CaptureFixture[str]) -> None:
+def test_misspelt_run_suggests_the_nearest(trained, capsys: pytest.CaptureFixture[str]) -> None:
     assert trained.do("generate", "brid") == 2
     assert "bird" in capsys.readouterr().err
 
 
-def test_a_damaged_checkpoint_is_warned_of_and_another_used(own, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_checkpoint_falls_back_with_a_warning(own, capsys: pytest.CaptureFixture[str]) -> None:
     (own.runs / "bird" / "checkpoints" / "step-00000040" / "model.safetensors").write_bytes(b"")
     assert own.do("generate", "bird", "--tokens", "3", "--json") == 0
     captured = capsys.readouterr()

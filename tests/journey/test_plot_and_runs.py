@@ -8,7 +8,7 @@ import pytest
 
 def test_plot_draws_a_figure_for_each_metric(own, capsys: pytest.CaptureFixture[str]) -> None:
     assert own.do("plot", "bird", "--json") == 0
-    written = [Path(path) for path in json.loads(capsys.readouterr().out)["pictures"]]
+    written = [Path(path) for path in json.loads(capsys.readouterr().out)["figures"]]
     names = {
         "loss",
         "lr",

@@ -1,59 +1,70 @@
-"""fledge eval: how good is a model on text that it has not learned from?"""
+"""Measure the loss of a run on a whole split."""
 
-import argparse
-from dataclasses import asdict
+from dataclasses import dataclass
+from pathlib import Path
 
-from fledge.cli.output import report
 from fledge.core import device as machines
-from fledge.core.distributed import World, init_distributed
+from fledge.core.distributed import SINGLE_PROCESS, World
 from fledge.core.errors import UserError
 from fledge.core.progress import progress
 from fledge.datasets.cache import open_dataset_at
-from fledge.evaluation.loss import evaluate_loss
-from fledge.runs.run_folder import open_run
+from fledge.datasets.shards import Dataset
+from fledge.evaluation.loss import LossResult, evaluate_loss
+from fledge.runs.run_folder import LoadedCheckpoint, open_run
 from fledge.settings.pipeline import validated
 from fledge.tokenizers.base import byte_lengths, fingerprint
 
 
-def run(args: argparse.Namespace) -> None:
-    with init_distributed() as world:
-        _run(args, world)
+@dataclass(frozen=True)
+class EvaluateResult:
+    run: str
+    step: int
+    loss: LossResult
+    dtype: str
 
 
-def _run(args: argparse.Namespace, world: World) -> None:
-    device = machines.choose_device(args.device).value
-    loaded = open_run(args.run, args.runs, default="best").load()
+def evaluate(
+    run: str,
+    split: str = "val",
+    *,
+    runs: Path,
+    data: str | None = None,
+    device: str = "auto",
+    world: World = SINGLE_PROCESS,
+) -> EvaluateResult:
+    """Evaluate on `split` of the run's dataset, or of the prepared dataset `data`. Several ranks share the work.
+
+    In the dtype of the training, where the hardware has it: the result is then the one that training logged.
+    """
+    chosen = machines.choose_device(device).value
+    loaded = open_run(run, runs, default="best").load()
     settings = validated(loaded.run.config())
-    data = args.data or settings.data.path
-    if data is None:
-        raise UserError(
-            f"'{loaded.run.name}' was not trained here, so no dataset is its own",
-            f"name one, made with --tokenizer {loaded.run.folder / 'tokenizer.json'}: --data DIR",
-        )
-    with world.main_process_first("text"):
-        dataset = open_dataset_at(str(data), lambda: loaded.tokenizer)
-    if fingerprint(dataset.tokenizer) != fingerprint(loaded.tokenizer):
-        raise UserError(
-            f"'{dataset.folder}' was made with another tokenizer than '{loaded.run.name}'",
-            f"prepare it with --tokenizer {loaded.run.folder / 'tokenizer.json'}",
-        )
-    # In the precision of the training, where the hardware has it: then the figures are those of the run.
-    dtype = settings.train.dtype if machines.has_bf16_units(device) else "float32"
-    machine = machines.choose_machine(device, dtype, world)
-    found = evaluate_loss(
+    dataset = open_eval_dataset(loaded, data or settings.data.path, world)
+    dtype = settings.train.dtype if machines.has_bf16_units(chosen) else "float32"
+    machine = machines.choose_machine(chosen, dtype, world)
+    loss = evaluate_loss(
         loaded.model.to(machine.device),
-        dataset.split(args.split),
+        dataset.split(split),
         byte_lengths(loaded.tokenizer),
         machine,
-        progress=lambda windows: progress(windows, "judging"),
+        progress=lambda batches: progress(batches, "evaluating"),
     )
-    answer = {"run": loaded.run.name, "step": loaded.checkpoint.step, **asdict(found), "dtype": machine.dtype}
-    words = (
-        f"{loaded.run.name} at step {loaded.checkpoint.step:,}, {found.split} split:"
-        f" {found.tokens:,} tokens in windows of {found.context}\n"
-        f"  loss           {found.loss:.4f} nats per token\n"
-        f"  perplexity     {found.perplexity:.3f}\n"
-        f"  bits per byte  {found.bits_per_byte:.4f}\n"
-        f"  accuracy       {found.accuracy:.4f}  (share of tokens that were the first guess)"
-    )
-    report(answer, as_json=args.json, text=words)
+    return EvaluateResult(loaded.run.name, loaded.checkpoint.step, loss, machine.dtype)
+
+
+def open_eval_dataset(loaded: LoadedCheckpoint, path: str | None, world: World) -> Dataset:
+    """The dataset at `path`; refused if it was not prepared with the tokenizer of the model."""
+    name, tokenizer_file = loaded.run.name, loaded.run.tokenizer_file
+    if path is None:
+        raise UserError(
+            f"'{name}' was not trained here, so it has no dataset of its own",
+            f"give one that was prepared with --tokenizer {tokenizer_file}: --data DIR",
+        )
+    with world.main_process_first("text"):
+        dataset = open_dataset_at(path, lambda: loaded.tokenizer)
+    if fingerprint(dataset.tokenizer) != fingerprint(loaded.tokenizer):
+        raise UserError(
+            f"'{dataset.folder}' was prepared with another tokenizer than '{name}'",
+            f"prepare it with --tokenizer {tokenizer_file}",
+        )
+    return dataset

@@ -1,15 +1,19 @@
-"""fledge plot: the curves of one run, or of several in the same picture."""
+"""Draw the metrics of one run, or of several in the same figures."""
 
-import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from fledge.cli.output import report
-from fledge.core.formatting import short_path
 from fledge.runs.run_folder import open_run
 from fledge.tracking.plots import draw
 
 
-def run(args: argparse.Namespace) -> None:
-    runs = [open_run(name, args.runs, verify=False).folder for name in args.references]
-    written = draw(runs, args.out or runs[0] / "plots")
-    text = "\n".join(short_path(path) for path in written)
-    report({"pictures": [str(path) for path in written]}, as_json=args.json, text=text)
+@dataclass(frozen=True)
+class PlotResult:
+    figures: list[Path]  # PNG files: one for each metric, and all.png
+
+
+def plot(names: Sequence[str], runs: Path, out: Path | None = None) -> PlotResult:
+    """Write the figures to `out`; None: to plots/ of the first run."""
+    folders = [open_run(name, runs, verify=False).folder for name in names]
+    return PlotResult(draw(folders, out or folders[0] / "plots"))

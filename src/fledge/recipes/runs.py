@@ -1,11 +1,9 @@
-"""fledge runs: what has been trained here."""
+"""List the runs of a folder."""
 
-import argparse
-import math
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
 from fledge.checkpoint import store
-from fledge.cli.output import report
 from fledge.core.errors import UserError
 from fledge.core.progress import notice
 from fledge.model.flops import parameters
@@ -14,41 +12,41 @@ from fledge.settings.pipeline import validated
 from fledge.tracking.sinks.csv import read_metrics
 
 
-def run(args: argparse.Namespace) -> None:
-    rows = []
-    for found in list_runs(args.runs):
+@dataclass(frozen=True)
+class RunSummary:
+    run: str
+    parameters: int
+    step: int  # the last one that was logged
+    steps: int
+    best_val_loss: float | None
+    checkpoints: list[int]  # steps of the complete ones
+    started: str
+
+
+def summarize_runs(runs: Path) -> list[RunSummary]:
+    """The runs, oldest first. A damaged run is skipped with a warning."""
+    summaries = []
+    for run in list_runs(runs):
         try:
-            rows.append(describe(found))
-        except UserError as error:  # one damaged run does not hide the others
-            notice(f"warning: '{found.name}' cannot be read: {error.message}")
-    report(rows, as_json=args.json, text=in_words(rows, str(args.runs)))
+            summaries.append(summarize_run(run))
+        except UserError as error:
+            notice(f"warning: cannot read '{run.name}': {error.message}")
+    return summaries
 
 
-def describe(run: RunFolder) -> dict[str, Any]:
-    good = store.complete_checkpoints(run.checkpoints)
-    best = store.best_of(good)
+def summarize_run(run: RunFolder) -> RunSummary:
+    checkpoints = store.complete_checkpoints(run.checkpoints)
+    best = store.best_of(checkpoints)
     try:
         step = read_metrics(run.folder).last_step
-    except UserError:
+    except UserError:  # no step was logged yet
         step = 0
-    return {
-        "run": run.name,
-        "parameters": parameters(run.model_config()),
-        "step": step,
-        "steps": validated(run.config()).train.steps,
-        "best_val_loss": best.val_loss if best else None,
-        "checkpoints": [c.step for c in good],
-        "started": run.metadata_value("started"),
-    }
-
-
-def in_words(rows: list[dict[str, Any]], folder: str) -> str:
-    if not rows:
-        return f"no runs in '{folder}' yet; begin with: fledge demo"
-    lines = [f"{'run':<28}{'parameters':>14}{'step':>16}{'best val loss':>16}  started"]
-    for row in rows:
-        loss = row["best_val_loss"]
-        best = "-" if loss is None or math.isnan(loss) else f"{loss:.4f}"
-        progress = f"{row['step']:,}/{row['steps']:,}"
-        lines.append(f"{row['run']:<28}{row['parameters']:>14,}{progress:>16}{best:>16}  {row['started']}")
-    return "\n".join(lines)
+    return RunSummary(
+        run=run.name,
+        parameters=parameters(run.model_config()),
+        step=step,
+        steps=validated(run.config()).train.steps,
+        best_val_loss=best.val_loss if best else None,
+        checkpoints=[checkpoint.step for checkpoint in checkpoints],
+        started=run.metadata_value("started"),
+    )

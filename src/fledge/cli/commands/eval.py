@@ -1,8 +1,14 @@
 """fledge eval: measure a model on a whole split."""
 
 import argparse
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from fledge.cli.arguments import Parser, add_device_argument, add_run_argument
+from fledge.cli.output import report
+
+if TYPE_CHECKING:
+    from fledge.recipes.evaluate import EvaluateResult
 
 EXAMPLES = (
     "fledge eval hamlet",
@@ -18,6 +24,22 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from fledge.recipes import evaluate
+    from fledge.core.distributed import init_distributed
+    from fledge.recipes.evaluate import evaluate
 
-    evaluate.run(args)
+    with init_distributed() as world:  # only its main process prints
+        result = evaluate(args.run, args.split, runs=args.runs, data=args.data, device=args.device, world=world)
+        answer = {"run": result.run, "step": result.step, **asdict(result.loss), "dtype": result.dtype}
+        report(answer, as_json=args.json, text=describe_result(result))
+
+
+def describe_result(result: "EvaluateResult") -> str:
+    loss = result.loss
+    return (
+        f"{result.run} at step {result.step:,}, {loss.split} split:"
+        f" {loss.tokens:,} tokens in windows of {loss.context}\n"
+        f"  loss           {loss.loss:.4f} nats per token\n"
+        f"  perplexity     {loss.perplexity:.3f}\n"
+        f"  bits per byte  {loss.bits_per_byte:.4f}\n"
+        f"  accuracy       {loss.accuracy:.4f}  (fraction of tokens that were the most likely one)"
+    )

@@ -1,8 +1,15 @@
 """fledge export: a model for other programs: transformers, llama.cpp."""
 
 import argparse
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from fledge.cli.arguments import Parser, add_run_argument
+from fledge.cli.output import report
+from fledge.core.files import human_bytes
+
+if TYPE_CHECKING:
+    from fledge.recipes.export import ExportResult
 
 EXAMPLES = (
     "fledge export hamlet --to hf --out hamlet-hf",
@@ -18,6 +25,15 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from fledge.recipes import export
+    from fledge.recipes.export import export
 
-    export.run(args)
+    result = export(args.run, args.to, args.out, runs=args.runs, dtype=args.dtype)
+    answer = {**asdict(result), "folder": str(result.folder)}
+    parity = answer.pop("parity")
+    report({**answer, **parity}, as_json=args.json, text=describe_result(result))
+
+
+def describe_result(result: "ExportResult") -> str:
+    lines = [f"'{result.run}' at step {result.step:,}, exported as {result.kind} to {result.folder}"]
+    lines += [f"  {name:<28}{human_bytes(size):>10}" for name, size in result.files.items()]
+    return "\n".join([*lines, f"checked: {result.parity.summary}"])

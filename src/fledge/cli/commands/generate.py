@@ -1,8 +1,15 @@
 """fledge generate: continue a prompt, printed as it is generated."""
 
 import argparse
+import sys
+from typing import TYPE_CHECKING
 
 from fledge.cli.arguments import Parser, add_device_argument, add_run_argument
+from fledge.cli.output import report
+from fledge.core.formatting import printable
+
+if TYPE_CHECKING:
+    from fledge.recipes.generate import GeneratedText
 
 EXAMPLES = (
     "fledge generate hamlet --prompt 'To be'",
@@ -26,6 +33,31 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from fledge.recipes import generate
+    from fledge.recipes.generate import generate_text
 
-    generate.run(args)
+    generated = generate_text(
+        args.run,
+        sys.stdin.read() if args.prompt == "-" else args.prompt,
+        runs=args.runs,
+        tokens=args.tokens,
+        temperature=0.0 if args.greedy else args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        seed=args.seed,
+        device=args.device,
+    )
+    if args.json:
+        text = "".join(generated.pieces)
+        answer = {"run": generated.run, "step": generated.step, "prompt": generated.prompt, "text": text}
+        report(answer, as_json=True, text=text)
+    else:
+        print_stream(generated)
+
+
+def print_stream(generated: "GeneratedText") -> None:
+    """Print the prompt, then each piece as soon as it is generated."""
+    show = printable if sys.stdout.isatty() else str
+    print(show(generated.prompt), end="", flush=True)
+    for piece in generated.pieces:
+        print(show(piece), end="", flush=True)
+    print(flush=True)

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 
 from fledge.cli.arguments import Parser, add_run_argument
+from fledge.cli.output import report
+from fledge.core.formatting import short_path
 
 EXAMPLES = (
     "fledge plot hamlet",
@@ -17,6 +19,8 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from fledge.recipes import plot
+    from fledge.recipes.plot import plot
 
-    plot.run(args)
+    figures = plot(args.references, args.runs, args.out).figures
+    text = "\n".join(map(short_path, figures))
+    report({"figures": [str(path) for path in figures]}, as_json=args.json, text=text)

@@ -1,8 +1,17 @@
 """fledge runs: list the runs."""
 
 import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fledge.cli.arguments import Parser
+from fledge.cli.output import report
+
+if TYPE_CHECKING:
+    from fledge.recipes.runs import RunSummary
 
 EXAMPLES = ("fledge runs",)
 
@@ -12,6 +21,19 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from fledge.recipes import runs
+    from fledge.recipes.runs import summarize_runs
 
-    runs.run(args)
+    summaries = summarize_runs(args.runs)
+    report([asdict(each) for each in summaries], as_json=args.json, text=runs_table(summaries, args.runs))
+
+
+def runs_table(summaries: Sequence["RunSummary"], folder: Path) -> str:
+    if not summaries:
+        return f"no runs in '{folder}' yet; train one first: fledge demo"
+    lines = [f"{'run':<28}{'parameters':>14}{'step':>16}{'best val loss':>16}  started"]
+    for each in summaries:
+        loss = each.best_val_loss
+        best = "-" if loss is None or math.isnan(loss) else f"{loss:.4f}"
+        step = f"{each.step:,}/{each.steps:,}"
+        lines.append(f"{each.run:<28}{each.parameters:>14,}{step:>16}{best:>16}  {each.started}")
+    return "\n".join(lines)
