@@ -1,4 +1,4 @@
-"""Small models of every kind, ours and transformers', and llama.cpp to run what was written for it."""
+"""Small models of every architecture, and llama.cpp to run exported ones."""
 
 import http.client
 import json
@@ -50,15 +50,15 @@ SHAPES = {
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Models as small as these are faster so, above all where tests run side by side."""
+    """Small models are faster on one thread, above all when tests run in parallel."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 
 
-def shaken(model: torch.nn.Module, size: float = 0.15) -> torch.nn.Module:
-    """Weights, biases and norms all different from what they are born with, so that each of them matters."""
+def randomized(model: torch.nn.Module, size: float = 0.15) -> torch.nn.Module:
+    """Random weights, biases and norms, so that a mistake in any of them changes the logits."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -77,15 +77,15 @@ def tokenizer() -> HFTokenizer:
 def make() -> Callable[[ModelConfig], GPT]:
     def made(config: ModelConfig) -> GPT:
         model = build(config, 0)
-        shaken(model)
+        randomized(model)
         return model
 
     return made
 
 
 @dataclass(frozen=True)
-class Never:
-    """One token is left out, as llama.cpp does when it is told not to end."""
+class Forbid:
+    """Never sample one token, as llama.cpp does with ignore_eos."""
 
     token: int
 
@@ -95,18 +95,18 @@ class Never:
 
 @pytest.fixture
 def greedy() -> Callable[..., list[int]]:
-    """How one of our models goes on."""
+    """Greedy continuation by one of our models."""
 
-    def go_on(model: GPT, prompt: list[int], count: int, never: int | None = None) -> list[int]:
-        row = (*([] if never is None else [Never(never)]), *sampling_strategies(0.0))
-        said = generate(model, torch.tensor([prompt]), row, Machine("cpu", "float32"), count, 0)
-        return [int(token) for token in said]
+    def continue_greedily(model: GPT, prompt: list[int], count: int, never: int | None = None) -> list[int]:
+        row = (*([] if never is None else [Forbid(never)]), *sampling_strategies(0.0))
+        tokens = generate(model, torch.tensor([prompt]), row, Machine("cpu", "float32"), count, 0)
+        return [int(token) for token in tokens]
 
-    return go_on
+    return continue_greedily
 
 
 class Llama:
-    """llama.cpp with one file open, asked over its own server on this machine."""
+    """llama.cpp with one file loaded, queried through its own local server."""
 
     def __init__(self, path: Path) -> None:
         library = pytest.importorskip("xllamacpp")
@@ -118,7 +118,7 @@ class Llama:
         params.warmup = False
         params.fit_params = False
         params.cpuparams.n_threads = 1
-        # In fp32 from end to end: its faster attention keeps keys and values in half precision.
+        # fp32 throughout: by default it keeps keys and values in half precision.
         params.cache_type_k = params.cache_type_v = library.ggml_type.GGML_TYPE_F32
         params.flash_attn_type = library.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self.server = library.Server(params)

@@ -1,4 +1,4 @@
-"""GGUF: llama.cpp runs what is written, token for token; and what it holds comes back."""
+"""GGUF: llama.cpp generates the same tokens from the written file, and reading it gives the model back."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,8 +24,8 @@ from .conftest import CLASSIC, MODERN, PLAIN, SHAPES, TEXT, VOCABULARY
 
 Make = Callable[[ModelConfig], GPT]
 PROMPT = "The duck wrote"
-# What each architecture of llama.cpp can hold, at its edges.
-KINDS = {
+# The variations that each architecture of llama.cpp can hold.
+MODELS = {
     "gpt2": (CLASSIC, "gpt2"),
     "gpt2 untied, narrow": (replace(CLASSIC, tied=False, mlp_width=96), "gpt2"),
     "gpt2 without biases": (
@@ -43,23 +43,23 @@ KINDS = {
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
-@pytest.mark.parametrize("what", KINDS)
-def test_llama_cpp_goes_on_with_the_same_tokens(
-    tmp_path: Path, make: Make, greedy: Any, tokenizer: HFTokenizer, llama: Any, what: str, dtype: str
+@pytest.mark.parametrize("name", MODELS)
+def test_llama_cpp_generates_the_same_tokens(
+    tmp_path: Path, make: Make, greedy: Any, tokenizer: HFTokenizer, llama: Any, name: str, dtype: str
 ) -> None:
-    config, kind = KINDS[what]
+    config, architecture = MODELS[name]
     model, path = make(config), tmp_path / "model.gguf"
-    with torch.no_grad():  # only numbers that half precision holds: what is asked is whether the model is the same
+    with torch.no_grad():  # only numbers that f16 holds exactly, so that both dtypes must give the same tokens
         for p in model.parameters():
             p.copy_(p.half())
-    assert gguf.write_gguf(path, model, tokenizer, dtype, "model") == kind
+    assert gguf.write_gguf(path, model, tokenizer, dtype, "model") == architecture
     prompt = tokenizer.encode(PROMPT).tolist()
     theirs = llama(path)
     assert theirs.tokens(PROMPT) == prompt
     assert theirs.greedy(prompt, 64) == greedy(model, prompt, 64, never=tokenizer.end_of_text)
 
 
-def test_rounded_to_eight_bits_it_still_runs(tmp_path: Path, make: Make, tokenizer: HFTokenizer, llama: Any) -> None:
+def test_q8_0_runs_in_llama_cpp_and_is_smaller(tmp_path: Path, make: Make, tokenizer: HFTokenizer, llama: Any) -> None:
     model, path = make(MODERN), tmp_path / "model.gguf"
     gguf.write_gguf(path, model, tokenizer, "q8_0", "model")
     assert len(llama(path).greedy(tokenizer.encode(PROMPT).tolist(), 16)) == 16
@@ -69,27 +69,26 @@ def test_rounded_to_eight_bits_it_still_runs(tmp_path: Path, make: Make, tokeniz
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "q8_0"])
-@pytest.mark.parametrize("what", KINDS)
-def test_what_is_written_comes_back(tmp_path: Path, make: Make, tokenizer: HFTokenizer, what: str, dtype: str) -> None:
-    config, kind = KINDS[what]
+@pytest.mark.parametrize("name", MODELS)
+def test_reading_inverts_writing(tmp_path: Path, make: Make, tokenizer: HFTokenizer, name: str, dtype: str) -> None:
+    config, architecture = MODELS[name]
     model, path = make(config), tmp_path / "model.gguf"
     gguf.write_gguf(path, model, tokenizer, dtype, "model")
     found = gguf.read_gguf(path)
-    assert found.kind == kind
-    held = compatibility.make_compatible(config, weights_of(model), gguf.GGUF_ARCHITECTURES[kind].parts(config))
-    assert compatibility.resolved_settings(found.model) == compatibility.resolved_settings(held.model)
+    assert found.architecture == architecture
+    constraints = gguf.GGUF_ARCHITECTURES[architecture].constraints_of(config)
+    expected = compatibility.make_compatible(config, weights_of(model), constraints)
+    assert compatibility.resolved_settings(found.model) == compatibility.resolved_settings(expected.model)
     assert found.tokenizer.to_json()["model"] == tokenizer.to_json()["model"]
     parity = gguf.check_gguf(path, model, tokenizer, dtype)
     if dtype == "f32":
-        assert all(torch.equal(found.weights[name], weight) for name, weight in held.weights.items())
+        assert all(torch.equal(found.weights[name], weight) for name, weight in expected.weights.items())
         assert parity.difference < 1e-4
     else:
         assert 1e-4 < parity.difference < 0.1 * parity.largest
 
 
-def test_a_width_that_blocks_do_not_divide_is_kept_in_half_precision(
-    tmp_path: Path, make: Make, tokenizer: HFTokenizer
-) -> None:
+def test_width_not_divisible_into_blocks_is_stored_as_f16(tmp_path: Path, make: Make, tokenizer: HFTokenizer) -> None:
     model, path = make(replace(MODERN, mlp_width=72)), tmp_path / "model.gguf"
     gguf.write_gguf(path, model, tokenizer, "q8_0", "model")
     kinds = {tensor.name: tensor.tensor_type.name for tensor in library.GGUFReader(path).tensors}
@@ -98,7 +97,7 @@ def test_a_width_that_blocks_do_not_divide_is_kept_in_half_precision(
     gguf.check_gguf(path, model, tokenizer, "q8_0")
 
 
-def test_numbers_too_large_for_half_precision_are_named(tmp_path: Path, make: Make, tokenizer: HFTokenizer) -> None:
+def test_weight_too_large_for_f16_is_named(tmp_path: Path, make: Make, tokenizer: HFTokenizer) -> None:
     model = make(MODERN)
     with torch.no_grad():
         model.embed.weight[7, 3] = 1e6
@@ -109,7 +108,7 @@ def test_numbers_too_large_for_half_precision_are_named(tmp_path: Path, make: Ma
 
 
 @pytest.mark.parametrize("pattern", ["gpt2", "gpt4"])
-def test_llama_cpp_cuts_text_as_we_do(tmp_path: Path, make: Make, llama: Any, pattern: str) -> None:
+def test_llama_cpp_gives_the_same_ids(tmp_path: Path, make: Make, llama: Any, pattern: str) -> None:
     tokenizer = HFTokenizer.train([TEXT], VOCABULARY, "<|endoftext|>", pattern=pattern)
     gguf.write_gguf(tmp_path / "model.gguf", make(MODERN), tokenizer, "f16", "model")
     theirs = llama(tmp_path / "model.gguf")
@@ -117,41 +116,42 @@ def test_llama_cpp_cuts_text_as_we_do(tmp_path: Path, make: Make, llama: Any, pa
         assert theirs.tokens(text) == tokenizer.encode(text).tolist()
 
 
-@pytest.mark.parametrize("rule", ["llama-bpe", "qwen2", "smollm"])
-def test_the_rules_of_known_models_are_known_by_name(
-    tmp_path: Path, make: Make, tokenizer: HFTokenizer, llama: Any, rule: str
+@pytest.mark.parametrize("name", ["llama-bpe", "qwen2", "smollm"])
+def test_pre_tokenizers_of_known_models_are_named(
+    tmp_path: Path, make: Make, tokenizer: HFTokenizer, llama: Any, name: str
 ) -> None:
     content = tokenizer.to_json()
-    content["pre_tokenizer"] = gguf.gguf_tokenizer.SPLIT_RULES[rule].cutter
-    content["model"]["ignore_merges"] = rule == "llama-bpe"
-    content["normalizer"] = {"type": "NFC"} if rule == "qwen2" else None
-    cut = HFTokenizer(content)
-    gguf.write_gguf(tmp_path / "model.gguf", make(MODERN), cut, "f16", "model")
+    content["pre_tokenizer"] = gguf.gguf_tokenizer.PRE_TOKENIZERS[name].content
+    content["model"]["ignore_merges"] = name == "llama-bpe"
+    content["normalizer"] = {"type": "NFC"} if name == "qwen2" else None
+    changed = HFTokenizer(content)
+    gguf.write_gguf(tmp_path / "model.gguf", make(MODERN), changed, "f16", "model")
     theirs = llama(tmp_path / "model.gguf")
     for text in (TEXT, "1 22 333 4444 it'S 1a2b", "x  y\n\nz"):
-        assert theirs.tokens(text) == cut.encode(text).tolist()
+        assert theirs.tokens(text) == changed.encode(text).tolist()
     back = gguf.read_gguf(tmp_path / "model.gguf").tokenizer
-    assert back.encode(TEXT).tolist() == cut.encode(TEXT).tolist()
+    assert back.encode(TEXT).tolist() == changed.encode(TEXT).tolist()
 
 
-def without_end() -> Tokenizer:
+def without_end_of_text() -> Tokenizer:
     return HFTokenizer.train([TEXT], VOCABULARY)
 
 
-def of_characters() -> Tokenizer:
+def char_tokenizer() -> Tokenizer:
     return CharTokenizer.train([TEXT], special="<|endoftext|>")
 
 
-def cut_otherwise() -> Tokenizer:
+def with_another_pre_tokenizer() -> Tokenizer:
     content = HFTokenizer.train([TEXT], VOCABULARY, "<|endoftext|>").to_json()
     content["pre_tokenizer"] = {**content["pre_tokenizer"], "add_prefix_space": True}
     return HFTokenizer(content)
 
 
 @pytest.mark.parametrize(
-    ("made", "why"), [(without_end, "end-of-text"), (of_characters, "characters"), (cut_otherwise, "no name for how")]
+    ("made", "why"),
+    [(without_end_of_text, "end-of-text"), (char_tokenizer, "characters"), (with_another_pre_tokenizer, "no name for")],
 )
-def test_a_tokenizer_that_llama_cpp_does_not_know_is_refused_with_the_reason(
+def test_unsupported_tokenizer_is_refused_with_the_reason(
     tmp_path: Path, make: Make, made: Callable[[], Tokenizer], why: str
 ) -> None:
     with pytest.raises(UserError, match=why) as caught:
@@ -171,7 +171,7 @@ def test_a_tokenizer_that_llama_cpp_does_not_know_is_refused_with_the_reason(
         (replace(MODERN, qkv_bias=True), "model.qk_norm = true", "as qwen2"),
     ],
 )
-def test_a_model_that_llama_cpp_has_no_code_for_is_refused(
+def test_unsupported_model_is_refused_with_the_setting(
     tmp_path: Path, make: Make, tokenizer: HFTokenizer, config: ModelConfig, words: str, hint: str
 ) -> None:
     with pytest.raises(UserError) as caught:
@@ -181,16 +181,16 @@ def test_a_model_that_llama_cpp_has_no_code_for_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_truncated_file_is_named_wherever_it_ends(tmp_path: Path, make: Make, tokenizer: HFTokenizer) -> None:
+def test_truncated_file_is_refused_by_name(tmp_path: Path, make: Make, tokenizer: HFTokenizer) -> None:
     path = tmp_path / "model.gguf"
     gguf.write_gguf(path, make(MODERN), tokenizer, "f16", "model")
-    whole = path.read_bytes()
-    for kept in (0, 3, 4, 20, 100, 1000, 5000, 15_000, len(whole) // 2, len(whole) - 5000, len(whole) - 1):
-        path.write_bytes(whole[:kept])
+    complete = path.read_bytes()
+    for kept in (0, 3, 4, 20, 100, 1000, 5000, 15_000, len(complete) // 2, len(complete) - 5000, len(complete) - 1):
+        path.write_bytes(complete[:kept])
         with pytest.raises(UserError, match=r"model\.gguf"):
             gguf.read_gguf(path)
     path.write_bytes(b"not a GGUF at all, but a text")
-    with pytest.raises(UserError, match="no GGUF"):
+    with pytest.raises(UserError, match="not a GGUF"):
         gguf.read_gguf(path)
 
 
@@ -209,7 +209,7 @@ def write_keys(path: Path, architecture: str, **keys: Any) -> None:
 @pytest.mark.parametrize(
     ("architecture", "keys", "words"),
     [
-        ("mamba", {}, "architecture that fledge does not know: mamba"),
+        ("mamba", {}, "unsupported architecture: mamba"),
         ("llama", {}, "lacks llama.block_count"),
         ("llama", {"llama__rope__scaling__type": "yarn"}, "scaled rotary positions"),
         ("llama", {"llama__rope__scaling__factor": 2}, "scaled rotary positions"),
@@ -218,7 +218,7 @@ def write_keys(path: Path, architecture: str, **keys: Any) -> None:
         ("llama", {"llama__rope__scaling__factor": 1}, "lacks llama.block_count"),
     ],
 )
-def test_files_of_other_models_are_refused_with_what_is_known(
+def test_unsupported_file_is_refused_with_the_reason(
     tmp_path: Path, architecture: str, keys: dict[str, Any], words: str
 ) -> None:
     write_keys(tmp_path / "model.gguf", architecture, **keys)
@@ -227,7 +227,7 @@ def test_files_of_other_models_are_refused_with_what_is_known(
     assert caught.value.hint
 
 
-def test_a_foreign_kind_of_tokenizer_asks_for_the_file(tmp_path: Path, make: Make, tokenizer: HFTokenizer) -> None:
+def test_unknown_pre_tokenizer_asks_for_a_tokenizer(tmp_path: Path, make: Make, tokenizer: HFTokenizer) -> None:
     path = tmp_path / "model.gguf"
     model = make(MODERN)
     gguf.write_gguf(path, model, tokenizer, "f32", "model")

@@ -1,4 +1,4 @@
-"""Hugging Face's folders: what transformers wrote is read exactly, and what is written transformers reads."""
+"""Hugging Face folders: reading what transformers wrote, and writing what transformers reads."""
 
 import json
 import pickle
@@ -18,11 +18,11 @@ from fledge.exchange.model_source import local_model_folder
 from fledge.exchange.parity import reference_model
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
-from fledge.tokenizers.base import fingerprint, save_tokenizer
+from fledge.tokenizers.base import Tokenizer, fingerprint, save_tokenizer
 from fledge.tokenizers.char import CharTokenizer
 from fledge.tokenizers.hf import HFTokenizer
 
-from .conftest import CLASSIC, MODERN, SHAPES, TEXT, VOCABULARY, shaken
+from .conftest import CLASSIC, MODERN, SHAPES, TEXT, VOCABULARY, randomized
 
 transformers = pytest.importorskip("transformers")
 
@@ -31,12 +31,13 @@ IDS = torch.randint(VOCABULARY, (2, 40), generator=torch.Generator().manual_seed
 
 
 def their_model(name: str, **changed: Any) -> Any:
-    """A random model of transformers' own making, in the shape of one of ours."""
+    """A random model built by transformers, in the shape of one of ours."""
     kind = hf_config.HF_ARCHITECTURES[name]
-    told = {**hf_config.config_from_model(SHAPES[name], kind), "bos_token_id": None, "eos_token_id": None, **changed}
-    config = transformers.AutoConfig.for_model(**told)
+    unset = {"bos_token_id": None, "eos_token_id": None}
+    settings = {**hf_config.config_from_model(SHAPES[name], kind), **unset, **changed}
+    config = transformers.AutoConfig.for_model(**settings)
     torch.manual_seed(0)
-    return shaken(getattr(transformers, name)(config))
+    return randomized(getattr(transformers, name)(config))
 
 
 @pytest.fixture
@@ -68,27 +69,27 @@ def distance(found: Any, theirs: Any) -> float:
     return float((ours - theirs(IDS).logits).abs().max())
 
 
-def goes_on_alike(theirs: Any, prompt: list[int], said: list[int]) -> bool:
-    """Whether each token that was said is the one that they would say there."""
+def continues_alike(theirs: Any, prompt: list[int], generated: list[int]) -> bool:
+    """Whether each generated token is the most likely one of their model."""
     with torch.no_grad():
-        best = theirs(torch.tensor([prompt + said])).logits[0].argmax(-1)
-    return best[len(prompt) - 1 : -1].tolist() == said
+        best = theirs(torch.tensor([prompt + generated])).logits[0].argmax(-1)
+    return best[len(prompt) - 1 : -1].tolist() == generated
 
 
-# In
+# Import
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("name", SHAPES)
-def test_every_class_gives_the_logits_and_the_text_of_transformers(
+def test_imported_logits_and_text_equal_transformers(
     folder: Callable[..., Path], greedy: Any, name: str, tied: bool
 ) -> None:
     theirs = their_model(name, tie_word_embeddings=tied)
     found = huggingface.read_hf_folder(local_model_folder(folder(theirs)))
-    assert (found.kind, found.model.tied) == (name, tied)
+    assert (found.architecture, found.model.tied) == (name, tied)
     assert distance(found, theirs) < 1e-4
     prompt = IDS[0, :12].tolist()
-    assert goes_on_alike(theirs, prompt, greedy(reference_model(found.model, found.weights), prompt, 64))
+    assert continues_alike(theirs, prompt, greedy(reference_model(found.model, found.weights), prompt, 64))
 
 
 @pytest.mark.parametrize(
@@ -108,19 +109,19 @@ def test_every_class_gives_the_logits_and_the_text_of_transformers(
     ],
     ids=str,
 )
-def test_what_a_class_leaves_open_is_read_from_its_config(
+def test_options_of_a_class_are_read_from_the_config(
     folder: Callable[..., Path], name: str, changed: dict[str, Any]
 ) -> None:
     theirs = their_model(name, **changed)
     assert distance(huggingface.read_hf_folder(local_model_folder(folder(theirs))), theirs) < 1e-4
 
 
-def test_old_files_that_say_less_mean_the_same(folder: Callable[..., Path]) -> None:
-    """As GPT-2's on the Hub: names without their beginning, masks among the weights, little in the config."""
+def test_old_gpt2_files_give_the_same_logits(folder: Callable[..., Path]) -> None:
+    """As in GPT-2's files on the Hub: names without prefix, masks among the weights, few keys in the config."""
     theirs = their_model("GPT2LMHeadModel")
     where = folder(theirs)
-    told = {"n_inner": "gone", "tie_word_embeddings": "gone", "activation_function": "gone", "n_ctx": 96}
-    edit(where / "config.json", **told)
+    config = {"n_inner": "gone", "tie_word_embeddings": "gone", "activation_function": "gone", "n_ctx": 96}
+    edit(where / "config.json", **config)
 
     def age(tensors: dict[str, torch.Tensor]) -> None:
         for name in list(tensors):
@@ -131,14 +132,14 @@ def test_old_files_that_say_less_mean_the_same(folder: Callable[..., Path]) -> N
     assert distance(huggingface.read_hf_folder(local_model_folder(where)), theirs) < 1e-4
 
 
-def test_the_old_name_of_the_rotary_base_is_read(folder: Callable[..., Path]) -> None:
+def test_old_key_of_the_rotary_base_is_read(folder: Callable[..., Path]) -> None:
     theirs = their_model("LlamaForCausalLM")
     where = folder(theirs)
     edit(where / "config.json", rope_parameters="gone", rope_theta=5e5, rope_scaling=None)
     assert distance(huggingface.read_hf_folder(local_model_folder(where)), theirs) < 1e-4
 
 
-def test_a_tied_head_that_is_written_down_too_is_no_stranger(folder: Callable[..., Path]) -> None:
+def test_stored_copy_of_a_tied_head_is_accepted(folder: Callable[..., Path]) -> None:
     theirs = their_model("Qwen3ForCausalLM", tie_word_embeddings=True)
     where = folder(theirs)
     embed = "model.embed_tokens.weight"
@@ -149,7 +150,7 @@ def test_a_tied_head_that_is_written_down_too_is_no_stranger(folder: Callable[..
         huggingface.read_hf_folder(local_model_folder(where))
 
 
-def test_weights_in_several_files_are_put_together(folder: Callable[..., Path]) -> None:
+def test_sharded_weights_are_joined(folder: Callable[..., Path]) -> None:
     theirs = their_model("LlamaForCausalLM")
     where = folder(theirs, max_shard_size="100KB")
     parts = sorted(where.glob("model-*.safetensors"))
@@ -161,7 +162,7 @@ def test_weights_in_several_files_are_put_together(folder: Callable[..., Path]) 
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_is_read_exactly(folder: Callable[..., Path], dtype: torch.dtype) -> None:
+def test_half_precision_is_read_exactly_as_fp32(folder: Callable[..., Path], dtype: torch.dtype) -> None:
     where = folder(their_model("LlamaForCausalLM").to(dtype))
     assert {tensor.dtype for tensor in load_file(where / "model.safetensors").values()} == {dtype}
     found = huggingface.read_hf_folder(local_model_folder(where))
@@ -170,7 +171,7 @@ def test_half_precision_is_read_exactly(folder: Callable[..., Path], dtype: torc
     assert distance(found, theirs.eval()) < 1e-4
 
 
-def test_pytorch_files_are_read_for_their_tensors_alone(folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_pytorch_file_is_loaded_without_running_code(folder: Callable[..., Path], tmp_path: Path) -> None:
     theirs = their_model("LlamaForCausalLM")
     where = folder(theirs)
     (where / "model.safetensors").unlink()
@@ -190,18 +191,16 @@ def test_pytorch_files_are_read_for_their_tensors_alone(folder: Callable[..., Pa
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_model_may_have_more_places_than_there_are_tokens_but_not_fewer(
+def test_model_vocabulary_may_be_larger_than_the_tokenizers(
     folder: Callable[..., Path], tokenizer: HFTokenizer
 ) -> None:
     found = huggingface.read_hf_folder(local_model_folder(folder(their_model("LlamaForCausalLM", vocab_size=320))))
     assert (found.model.vocab_size, found.tokenizer.vocab_size) == (320, 300)
-    with pytest.raises(UserError, match="the tokenizer has 300 tokens, and the model 299"):
+    with pytest.raises(UserError, match="the tokenizer has 300 tokens, but the model has 299"):
         huggingface.read_hf_folder(local_model_folder(folder(their_model("LlamaForCausalLM", vocab_size=299))))
 
 
-def test_the_two_old_tokenizer_files_are_the_same_tokenizer(
-    folder: Callable[..., Path], tokenizer: HFTokenizer
-) -> None:
+def test_vocab_and_merges_give_the_same_tokenizer(folder: Callable[..., Path], tokenizer: HFTokenizer) -> None:
     where = folder(their_model("GPT2LMHeadModel"))
     model = tokenizer.to_json()["model"]
     (where / "tokenizer.json").unlink()
@@ -214,7 +213,7 @@ def test_the_two_old_tokenizer_files_are_the_same_tokenizer(
         huggingface.read_hf_folder(local_model_folder(where))
 
 
-def test_how_words_are_cut_is_not_guessed(folder: Callable[..., Path], tokenizer: HFTokenizer) -> None:
+def test_vocab_and_merges_need_a_known_pre_tokenizer(folder: Callable[..., Path], tokenizer: HFTokenizer) -> None:
     where = folder(their_model("LlamaForCausalLM"))
     model = tokenizer.to_json()["model"]
     (where / "tokenizer.json").unlink()
@@ -228,10 +227,10 @@ def test_how_words_are_cut_is_not_guessed(folder: Callable[..., Path], tokenizer
     assert fingerprint(huggingface.read_hf_folder(local_model_folder(where)).tokenizer) == fingerprint(tokenizer)
 
 
-# What does not fit
+# Refused
 
 
-def test_missing_extra_and_misshapen_tensors_are_named(folder: Callable[..., Path]) -> None:
+def test_missing_unexpected_and_misshapen_tensors_are_named(folder: Callable[..., Path]) -> None:
     where = folder(their_model("LlamaForCausalLM"))
 
     def spoil(tensors: dict[str, torch.Tensor]) -> None:
@@ -257,13 +256,13 @@ def test_missing_extra_and_misshapen_tensors_are_named(folder: Callable[..., Pat
     [
         (
             {"model.norm.weight": torch.ones(64).to_sparse()},
-            "'model.norm.weight' does not hold a number",
+            "'model.norm.weight' is not a dense tensor",
         ),
-        ({"lm_head.weight": torch.empty(300, 64, device="meta")}, "'lm_head.weight' does not hold a number"),
-        ({7: torch.ones(64)}, "does not hold tensors by name"),
+        ({"lm_head.weight": torch.empty(300, 64, device="meta")}, "'lm_head.weight' is not a dense tensor"),
+        ({7: torch.ones(64)}, "is not a dictionary of tensors"),
     ],
 )
-def test_tensors_without_numbers_or_names_are_refused(
+def test_sparse_meta_and_unnamed_tensors_are_refused(
     folder: Callable[..., Path], changed: dict[Any, torch.Tensor], words: str
 ) -> None:
     theirs = their_model("LlamaForCausalLM", tie_word_embeddings=True)
@@ -276,7 +275,7 @@ def test_tensors_without_numbers_or_names_are_refused(
 
 
 @pytest.mark.parametrize("kept", [0, 5, 100, 50_000, -1])
-def test_a_truncated_file_is_named(folder: Callable[..., Path], kept: int) -> None:
+def test_truncated_file_is_refused_by_name(folder: Callable[..., Path], kept: int) -> None:
     where = folder(their_model("LlamaForCausalLM"))
     path = where / "model.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
@@ -285,7 +284,7 @@ def test_a_truncated_file_is_named(folder: Callable[..., Path], kept: int) -> No
 
 
 @pytest.mark.parametrize("gone", ["config.json", "model.safetensors", "tokenizer.json"])
-def test_what_a_folder_lacks_is_named(folder: Callable[..., Path], gone: str) -> None:
+def test_missing_file_is_named(folder: Callable[..., Path], gone: str) -> None:
     where = folder(their_model("LlamaForCausalLM"))
     (where / gone).unlink()
     with pytest.raises(UserError, match=gone.partition(".")[0] if gone != "model.safetensors" else "no weights"):
@@ -295,7 +294,7 @@ def test_what_a_folder_lacks_is_named(folder: Callable[..., Path], gone: str) ->
 @pytest.mark.parametrize(
     "index", [b"", b"[]", b"{}", b'{"weight_map": {"x": 7}}', b'{"weight_map": {"x": "../secret"}}']
 )
-def test_an_index_that_is_none_is_refused(folder: Callable[..., Path], index: bytes) -> None:
+def test_invalid_index_is_refused(folder: Callable[..., Path], index: bytes) -> None:
     where = folder(their_model("LlamaForCausalLM"))
     (where / "model.safetensors").rename(where.parent / "secret")
     (where / "model.safetensors.index.json").write_bytes(index)
@@ -303,11 +302,11 @@ def test_an_index_that_is_none_is_refused(folder: Callable[..., Path], index: by
         huggingface.read_hf_folder(local_model_folder(where))
 
 
-# Out
+# Export
 
 
 @pytest.mark.parametrize("name", [name for name in SHAPES if name != "Qwen2ForCausalLM"])
-def test_what_came_in_goes_out_bit_for_bit(
+def test_import_then_export_is_bit_identical(
     folder: Callable[..., Path], tmp_path: Path, tokenizer: HFTokenizer, name: str
 ) -> None:
     where = folder(their_model(name))
@@ -337,7 +336,7 @@ EXPRESSIBLE = {
 
 
 @pytest.mark.parametrize("what", EXPRESSIBLE)
-def test_transformers_loads_what_is_written_and_says_the_same(
+def test_transformers_gives_the_same_logits_and_text(
     tmp_path: Path, make: Make, greedy: Any, tokenizer: HFTokenizer, what: str
 ) -> None:
     config, name = EXPRESSIBLE[what]
@@ -348,26 +347,28 @@ def test_transformers_loads_what_is_written_and_says_the_same(
     with torch.no_grad():
         assert float((theirs.eval()(IDS).logits - model.eval()(IDS)).abs().max()) < 1e-4
     prompt = IDS[0, :12].tolist()
-    assert goes_on_alike(theirs, prompt, greedy(model, prompt, 64))
+    assert continues_alike(theirs, prompt, greedy(model, prompt, 64))
 
 
-def test_their_own_generator_says_the_same(tmp_path: Path, make: Make, greedy: Any, tokenizer: HFTokenizer) -> None:
+def test_generate_of_transformers_gives_the_same_tokens(
+    tmp_path: Path, make: Make, greedy: Any, tokenizer: HFTokenizer
+) -> None:
     model = make(MODERN)
     huggingface.write_hf_folder(tmp_path, model, tokenizer)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
-    theirs.generation_config.eos_token_id = None  # so that it does not stop before
-    said = theirs.generate(IDS[:1, :12], do_sample=False, max_new_tokens=64, pad_token_id=0)[0, 12:]
-    assert greedy(model, IDS[0, :12].tolist(), 64) == said.tolist()
+    theirs.generation_config.eos_token_id = None  # never stop early
+    generated = theirs.generate(IDS[:1, :12], do_sample=False, max_new_tokens=64, pad_token_id=0)[0, 12:]
+    assert greedy(model, IDS[0, :12].tolist(), 64) == generated.tolist()
 
 
 @pytest.mark.parametrize("name", ["GPT2LMHeadModel", "Qwen3ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM"])
-@pytest.mark.parametrize("kind", ["gpt2", "gpt4", "char", "endless"])
-def test_the_tokenizer_loads_without_code_of_its_own(tmp_path: Path, make: Make, name: str, kind: str) -> None:
-    tokenizer = {
+@pytest.mark.parametrize("kind", ["gpt2", "gpt4", "char", "no end-of-text"])
+def test_exported_tokenizer_gives_the_same_ids(tmp_path: Path, make: Make, name: str, kind: str) -> None:
+    tokenizer: Tokenizer = {
         "gpt2": lambda: HFTokenizer.train([TEXT], VOCABULARY, "<|endoftext|>"),
         "gpt4": lambda: HFTokenizer.train([TEXT], VOCABULARY, "<|endoftext|>", pattern="gpt4"),
         "char": lambda: CharTokenizer.train([TEXT], special="<|endoftext|>"),
-        "endless": lambda: HFTokenizer.train([TEXT], VOCABULARY),
+        "no end-of-text": lambda: HFTokenizer.train([TEXT], VOCABULARY),
     }[kind]()
     huggingface.write_hf_folder(tmp_path, make(SHAPES[name]), tokenizer)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
@@ -379,11 +380,11 @@ def test_the_tokenizer_loads_without_code_of_its_own(tmp_path: Path, make: Make,
 
 
 @pytest.mark.parametrize("with_transformers", [True, False])
-def test_the_check_compares_what_was_written(
+def test_check_finds_a_changed_weight(
     tmp_path: Path, make: Make, tokenizer: HFTokenizer, monkeypatch: pytest.MonkeyPatch, with_transformers: bool
 ) -> None:
     if not with_transformers:
-        monkeypatch.setattr(huggingface, "_transformers", lambda _: None)
+        monkeypatch.setattr(huggingface, "_import_transformers", lambda _: None)
     model = make(MODERN)
     kind = huggingface.write_hf_folder(tmp_path, model, tokenizer)
     parity = huggingface.check_hf_folder(tmp_path, model, tokenizer, kind)
@@ -394,28 +395,28 @@ def test_the_check_compares_what_was_written(
         huggingface.check_hf_folder(tmp_path, model, tokenizer, kind)
 
 
-def test_the_check_asks_for_the_same_tokens(
+def test_check_finds_a_different_tokenizer(
     tmp_path: Path, make: Make, tokenizer: HFTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make(MODERN)
     kind = huggingface.write_hf_folder(tmp_path, model, tokenizer)
     other = HFTokenizer.train(["another text, about another thing"], 280, "<|endoftext|>", exact=False)
-    with pytest.raises(UserError, match="cuts a text otherwise"):
+    with pytest.raises(UserError, match="encodes a text differently"):
         huggingface.check_hf_folder(tmp_path, model, other, kind)
-    monkeypatch.setattr(huggingface, "_transformers", lambda _: None)
+    monkeypatch.setattr(huggingface, "_import_transformers", lambda _: None)
     with pytest.raises(UserError, match="written tokenizer"):
         huggingface.check_hf_folder(tmp_path, model, other, kind)
 
 
-def test_without_transformers_the_files_are_read_by_ourselves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_transformers_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(_: str) -> None:
         raise ImportError
 
     monkeypatch.setattr(huggingface.importlib, "import_module", absent)
-    assert huggingface._transformers("Qwen3ForCausalLM") is None
+    assert huggingface._import_transformers("Qwen3ForCausalLM") is None
 
 
-def test_a_model_without_a_class_is_refused_with_what_could_be_trained_instead(
+def test_unsupported_model_is_refused_with_settings_that_work(
     tmp_path: Path, make: Make, tokenizer: HFTokenizer
 ) -> None:
     with pytest.raises(UserError) as caught:
@@ -426,16 +427,14 @@ def test_a_model_without_a_class_is_refused_with_what_could_be_trained_instead(
     assert not list(tmp_path.iterdir())
 
 
-def test_heads_that_do_not_divide_the_width_have_no_class_where_they_must(
-    tmp_path: Path, make: Make, tokenizer: HFTokenizer
-) -> None:
+def test_width_not_divisible_by_heads_is_refused_for_gpt2(tmp_path: Path, make: Make, tokenizer: HFTokenizer) -> None:
     with pytest.raises(UserError) as caught:
         huggingface.write_hf_folder(tmp_path, make(replace(CLASSIC, n_embd=67, head_dim=16)), tokenizer)
     assert caught.value.message.endswith("model.n_embd = 67")
     assert "--model.n_embd 64" in caught.value.hint
 
 
-def test_weights_are_those_of_the_model_and_no_more(tmp_path: Path, make: Make, tokenizer: HFTokenizer) -> None:
+def test_exported_weights_are_those_of_the_model(tmp_path: Path, make: Make, tokenizer: HFTokenizer) -> None:
     model = make(MODERN)
     huggingface.write_hf_folder(tmp_path, model, tokenizer)
     written = sum(tensor.numel() for tensor in load_file(tmp_path / "model.safetensors").values())

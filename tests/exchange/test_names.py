@@ -1,4 +1,4 @@
-"""One table for both directions: what goes out under their names comes back as it was."""
+"""Weight names: converting to their names and back gives the same weights."""
 
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ def table(name: str) -> Names:
     tied=st.booleans(),
     biases=st.booleans(),
 )
-def test_every_table_leads_back_to_where_it_began(
+def test_to_ours_inverts_to_theirs(
     name: str, n_layer: int, heads: tuple[int, int], head_dim: int, tied: bool, biases: bool
 ) -> None:
     H, K = heads
@@ -55,18 +55,18 @@ def test_every_table_leads_back_to_where_it_began(
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_names_and_shapes_are_known_without_any_numbers(name: str) -> None:
+def test_to_theirs_works_on_meta_tensors(name: str) -> None:
     blanks = names.to_theirs(blank_weights(TABLES[name]), TABLES[name], table(name))
     assert all(tensor.is_meta for tensor in blanks.values())
 
 
-def test_a_part_without_a_row_is_our_own_mistake() -> None:
+def test_weight_without_a_row_is_an_assertion_error() -> None:
     config = replace(MODERN, qk_norm=True)
     with pytest.raises(AssertionError, match="query_norm"):
         names.to_theirs(blank_weights(config), config, names.GGUF_LLAMA)
 
 
-def test_neighbours_are_pairs_of_the_halves() -> None:
+def test_interleaved_layout_pairs_the_halves() -> None:
     config = ModelConfig(n_layer=1, n_head=2, n_embd=8, head_dim=4, vocab_size=3, qk_norm=False)
     weights = {name: torch.zeros(blank.shape) for name, blank in blank_weights(config).items()}
     weights["blocks.0.attention.query.weight"] = torch.arange(8.0).unsqueeze(1).expand(8, 8)

@@ -1,4 +1,4 @@
-"""nanoGPT's ckpt.pt: the same model, opened without running anything."""
+"""nanoGPT's ckpt.pt: the same model, read without running code."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +28,7 @@ ARGS = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 96, "bias": False
 
 
 def checkpoint(model: GPT, prefix: str = "", **changed: Any) -> dict[str, Any]:
-    """As nanoGPT saves: the weights, a tied head written twice, and things around them that nobody needs here."""
+    """As nanoGPT saves it: the weights, the tied head twice, a mask, and other state."""
     weights = names.to_theirs(weights_of(model), model.config, names.NANOGPT)
     weights["lm_head.weight"] = weights["transformer.wte.weight"]
     weights["transformer.h.0.attn.bias"] = torch.ones(1, 1, 96, 96).tril()
@@ -49,19 +49,21 @@ def shape(bias: bool) -> ModelConfig:
 
 @pytest.mark.parametrize("prefix", ["", "_orig_mod."])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_checkpoint_is_read_as_the_model_it_was(tmp_path: Path, make: Make, bias: bool, prefix: str) -> None:
-    """The judge is GPT-2 in transformers, with nanoGPT's activation, and zeros for the biases that it lacks."""
+def test_imported_logits_equal_transformers(tmp_path: Path, make: Make, bias: bool, prefix: str) -> None:
+    """Compared with GPT-2 in transformers, with nanoGPT's activation and zeros for missing biases."""
     model = make(shape(bias))
     torch.save(checkpoint(model, prefix, bias=bias), tmp_path / "ckpt.pt")
     found = nanogpt.read_nanogpt(tmp_path / "ckpt.pt", CHARACTERS)
     assert compatibility.resolved_settings(found.model) == compatibility.resolved_settings(
         replace(shape(bias), dropout=0.1)
     )
-    held = compatibility.make_compatible(model.config, weights_of(model), hf_config.GPT2.parts(model.config))
-    theirs = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(**hf_config.config_from_model(held.model, hf_config.GPT2))
+    compatible = compatibility.make_compatible(
+        model.config, weights_of(model), hf_config.GPT2.constraints_of(model.config)
     )
-    theirs.load_state_dict(names.to_theirs(held.weights, held.model, names.HF_GPT2), strict=False)
+    theirs = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(**hf_config.config_from_model(compatible.model, hf_config.GPT2))
+    )
+    theirs.load_state_dict(names.to_theirs(compatible.weights, compatible.model, names.HF_GPT2), strict=False)
     ids = torch.randint(SIZE, (2, 40), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         ours = reference_model(found.model, found.weights)(ids)
@@ -69,23 +71,23 @@ def test_a_checkpoint_is_read_as_the_model_it_was(tmp_path: Path, make: Make, bi
         assert float((ours - theirs.eval()(ids).logits).abs().max()) < 1e-4
 
 
-def test_old_checkpoints_do_not_say_that_they_have_biases(tmp_path: Path, make: Make) -> None:
+def test_missing_bias_argument_means_biases(tmp_path: Path, make: Make) -> None:
     content = checkpoint(make(shape(True)))
     del content["model_args"]["bias"]
     torch.save(content, tmp_path / "ckpt.pt")
     assert nanogpt.read_nanogpt(tmp_path / "ckpt.pt", CHARACTERS).model.qkv_bias
 
 
-def test_the_vocabulary_is_asked_for_and_must_be_the_whole(tmp_path: Path, make: Make) -> None:
+def test_complete_vocabulary_must_be_given(tmp_path: Path, make: Make) -> None:
     torch.save(checkpoint(make(shape(False))), tmp_path / "ckpt.pt")
     (tmp_path / "meta.pkl").write_bytes(b"cos\nsystem\n(S'touch sprung'\ntR.")
-    with pytest.raises(UserError, match="does not hold its vocabulary") as caught:
+    with pytest.raises(UserError, match="does not contain its vocabulary") as caught:
         nanogpt.read_nanogpt(tmp_path / "ckpt.pt", None)
     assert "--characters" in caught.value.hint
     assert "--tokenizer" in caught.value.hint
-    with pytest.raises(UserError, match=f"2 different characters, and the model {SIZE}"):
+    with pytest.raises(UserError, match=f"2 different characters, but the model has {SIZE}"):
         nanogpt.read_nanogpt(tmp_path / "ckpt.pt", CharTokenizer.train(["ab"]))
-    with pytest.raises(UserError, match=f"300 tokens, and the model {SIZE}"):
+    with pytest.raises(UserError, match=f"300 tokens, but the model has {SIZE}"):
         nanogpt.read_nanogpt(tmp_path / "ckpt.pt", HFTokenizer.train([TEXT], 300, "<|endoftext|>"))
 
 
@@ -97,7 +99,7 @@ class Trap:
         return (Path.touch, (self.path,))
 
 
-def test_a_pickle_that_does_more_than_tensors_is_refused_and_does_nothing(tmp_path: Path, make: Make) -> None:
+def test_pickle_with_code_is_refused_without_running_it(tmp_path: Path, make: Make) -> None:
     content = {**checkpoint(make(shape(False))), "config": Trap(tmp_path / "sprung")}
     torch.save(content, tmp_path / "ckpt.pt")
     with pytest.raises(UserError, match="more than tensors") as caught:
@@ -106,12 +108,12 @@ def test_a_pickle_that_does_more_than_tensors_is_refused_and_does_nothing(tmp_pa
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_truncated_checkpoint_is_named(tmp_path: Path, make: Make) -> None:
+def test_truncated_checkpoint_is_refused_by_name(tmp_path: Path, make: Make) -> None:
     path = tmp_path / "ckpt.pt"
     torch.save(checkpoint(make(shape(False))), path)
-    whole = path.read_bytes()
-    for kept in (0, 10, 1000, len(whole) // 2, len(whole) - 100):
-        path.write_bytes(whole[:kept])
+    complete = path.read_bytes()
+    for kept in (0, 10, 1000, len(complete) // 2, len(complete) - 100):
+        path.write_bytes(complete[:kept])
         with pytest.raises(UserError, match=r"ckpt\.pt"):
             nanogpt.read_nanogpt(path, CHARACTERS)
 
@@ -134,7 +136,7 @@ def test_a_truncated_checkpoint_is_named(tmp_path: Path, make: Make) -> None:
     ],
     ids=str,
 )
-def test_other_files_are_refused_by_name(tmp_path: Path, content: Any) -> None:
+def test_invalid_content_is_refused_by_name(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "ckpt.pt")
     with pytest.raises(UserError, match=r"ckpt\.pt") as caught:
         nanogpt.read_nanogpt(tmp_path / "ckpt.pt", CHARACTERS)

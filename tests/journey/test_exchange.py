@@ -41,7 +41,7 @@ def answer(capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_import_generate_judge_train_on_and_export(home, foreign: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_import_generate_evaluate_train_and_export(home, foreign: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert home.do("import", str(foreign), "--json") == 0
     brought = answer(capsys)
     assert (brought["run"], brought["kind"]) == ("tiny-qwen", "Qwen3ForCausalLM")
@@ -75,7 +75,7 @@ def test_import_generate_judge_train_on_and_export(home, foreign: Path, capsys: 
     assert transformers.AutoTokenizer.from_pretrained(home.folder / "hf")("the quick brown")["input_ids"] == ids
     card = (home.folder / "hf" / "README.md").read_text()
     assert "4 of 4" in card
-    assert "| begun with the weights of | tiny-qwen@0 |" in card
+    assert "| initialised from | tiny-qwen@0 |" in card
     assert "| trained on | dataset |" in card  # what was named, and not the corpus that the settings would have taken
     assert "validation loss" in card
     assert str(home.folder) not in card
@@ -97,7 +97,7 @@ def says_in_llama_cpp(path: Path, ids: list[int]) -> int:
     return int(said["choices"][0]["logprobs"]["content"][0]["top_logprobs"][0]["id"])
 
 
-def test_what_came_from_transformers_goes_back_bit_for_bit(home, foreign: Path) -> None:
+def test_import_then_export_is_bit_identical(home, foreign: Path) -> None:
     assert home.do("import", str(foreign), "--out", "there") == 0
     assert home.do("export", "there", "--to", "hf", "--out", str(home.folder / "back")) == 0
     before, after = (load_file(folder / "model.safetensors") for folder in (foreign, home.folder / "back"))
@@ -105,7 +105,7 @@ def test_what_came_from_transformers_goes_back_bit_for_bit(home, foreign: Path) 
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_run_that_trains_on_and_is_interrupted_ends_in_the_same_bits(
+def test_resumed_run_from_imported_weights_is_bit_identical(
     home, foreign: Path, outcome_of: Callable[[Path], dict[str, Any]]
 ) -> None:
     assert home.do("import", str(foreign), "--out", "there") == 0
@@ -118,7 +118,7 @@ def test_a_run_that_trains_on_and_is_interrupted_ends_in_the_same_bits(
         assert outcome_of(home.runs / "broken") == outcome_of(home.runs / "whole")
 
 
-def test_training_on_begins_with_the_weights_of_the_run(home, foreign: Path, capsys) -> None:
+def test_training_starts_from_the_weights_of_the_run(home, foreign: Path, capsys) -> None:
     assert home.do("import", str(foreign), "--out", "there") == 0
     words = ("--init", "there", "--data.corpus", str(home.text), *QUICK, "--run", "on", "--train.keep_last", "9")
     assert home.do("train", str(home.toml), *words) == 0
@@ -135,7 +135,7 @@ def test_training_on_begins_with_the_weights_of_the_run(home, foreign: Path, cap
     assert answer(capsys)["optim"]["lr"] == 3e-5  # gentle, where nobody says otherwise
 
 
-def test_nanogpt_comes_with_the_characters_of_its_text(home, capsys) -> None:
+def test_nanogpt_import_with_the_characters_of_its_text(home, capsys) -> None:
     text = home.folder / "input.txt"
     text.write_text("".join(path.read_text() for path in sorted(home.text.iterdir())))
     size = CharTokenizer.train([text.read_text()]).vocab_size
@@ -179,7 +179,7 @@ def listing(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.name != "machine.json"}
 
 
-def test_wrong_wishes_are_refused_in_words_and_leave_nothing(home, foreign: Path, capsys) -> None:
+def test_invalid_commands_are_refused_and_leave_nothing(home, foreign: Path, capsys) -> None:
     assert home.do("import", str(foreign), "--out", "there") == 0
     bird = home.train("bird")
     (home.folder / "full").mkdir()
@@ -222,7 +222,7 @@ def test_wrong_wishes_are_refused_in_words_and_leave_nothing(home, foreign: Path
         assert listing(home.folder) == before, words
 
 
-def test_an_export_that_fails_its_check_leaves_nothing(home, foreign: Path, capsys, monkeypatch) -> None:
+def test_export_that_fails_verification_leaves_nothing(home, foreign: Path, capsys, monkeypatch) -> None:
     assert home.do("import", str(foreign), "--out", "there") == 0
     honest = names.to_theirs
 
@@ -254,7 +254,7 @@ RARE = ("--model.bigram_rows", "97", "--model.mlp", "relu2", "--model.softcap", 
 
 
 @pytest.mark.parametrize("settings", [RARE, (*RARE, "--model.tied", "true", "--model.positions", "learned")])
-def test_what_transformers_has_no_class_for_takes_its_own_code_along(
+def test_unsupported_model_is_exported_with_its_code(
     home, settings: tuple[str, ...], capsys: pytest.CaptureFixture[str], modules: None
 ) -> None:
     home.train("odd", *settings)

@@ -1,9 +1,8 @@
-"""Which of our models other programs have a class for, and what is in the way where they have none.
+"""Which architectures of other programs can hold a model, and which settings prevent it.
 
-A class is told by `parts`: given a model, what the nearest model of that class would be made of. Where the two differ,
-the class cannot hold the model. One difference is none: a bias that the class has and the model lacks is a bias of 0.
-
-Knows no files, and no names of weights (names.py).
+An architecture is described by a function of the model: the settings that the most similar model of that architecture
+would have. If one of them differs, the architecture cannot hold the model. A missing bias is no obstacle: a bias of
+zeros computes the same.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,78 +15,85 @@ from fledge.checkpoint.state import Tensors, blank_weights
 from fledge.core.errors import UserError
 from fledge.model.config import ModelConfig
 
-Constraints = Mapping[str, Any]
+Constraints = Mapping[str, Any]  # setting → value
+ConstraintsOf = Callable[[ModelConfig], Constraints]
 
 
 class UnsupportedArchitecture(UserError):
-    """A model that other programs cannot hold."""
+    """No architecture of the other program can hold the model."""
 
 
 @dataclass(frozen=True)
 class CompatibleModel:
-    """What a class makes of a model: the model with each bias that the class wants, and the weights with them."""
+    """A model with every bias that the architecture requires."""
 
     model: ModelConfig
     weights: Tensors
 
 
 def resolved_settings(model: ModelConfig) -> dict[str, Any]:
-    """All settings, those left open told as the numbers that they stand for."""
-    told = {"n_kv_head": model.kv_heads, "head_dim": model.head_width}
-    return {**asdict(model), **told, "mlp_width": model.hidden_width, "norm_eps": model.eps}
+    """All settings of the model, with the derived value where one is unset."""
+    derived = {"n_kv_head": model.kv_heads, "head_dim": model.head_width}
+    return {**asdict(model), **derived, "mlp_width": model.hidden_width, "norm_eps": model.eps}
 
 
-def added_biases(model: ModelConfig, parts: Constraints) -> dict[str, Any]:
-    """The biases that the class has and the model lacks."""
-    return {key: True for key, value in parts.items() if key.endswith("_bias") and value and not getattr(model, key)}
+def added_biases(model: ModelConfig, constraints: Constraints) -> dict[str, Any]:
+    """The biases that the architecture has and the model lacks."""
+    return {
+        key: True for key, value in constraints.items() if key.endswith("_bias") and value and not getattr(model, key)
+    }
 
 
-def incompatibilities(model: ModelConfig, parts: Constraints) -> dict[str, Any]:
-    """Which settings the class would have otherwise, and how."""
-    ours, harmless = resolved_settings(model), added_biases(model, parts)
-    return {key: value for key, value in parts.items() if ours[key] != value and key not in harmless}
+def incompatible_settings(model: ModelConfig, constraints: Constraints) -> dict[str, Any]:
+    """The settings in which the model differs from the architecture, with the value that it would need."""
+    settings, biases = resolved_settings(model), added_biases(model, constraints)
+    return {key: value for key, value in constraints.items() if settings[key] != value and key not in biases}
 
 
-def choose_architecture(
-    model: ModelConfig, classes: Mapping[str, Callable[[ModelConfig], Constraints]], whose: str
-) -> str:
-    """The class that can hold the model, with as few new biases as may be; where none can, the nearest one is told."""
-    wanted = {name: parts(model) for name, parts in classes.items()}
-    obstacles = {name: incompatibilities(model, parts) for name, parts in wanted.items()}
-    nearest = min(wanted, key=lambda name: (len(obstacles[name]), len(added_biases(model, wanted[name]))))
-    if not obstacles[nearest]:
-        return nearest
-    ours = resolved_settings(model)
-    have = ", ".join(f"model.{key} = {_told(ours[key])}" for key in obstacles[nearest])
-    want = " ".join(f"--model.{key} {_told(value)}" for key, value in obstacles[nearest].items())
+def choose_architecture(model: ModelConfig, architectures: Mapping[str, ConstraintsOf], format_name: str) -> str:
+    """The name of the architecture that holds the model with the fewest added biases.
+
+    If there is none, the error names the settings that would have to differ for the closest architecture.
+    """
+    constraints = {name: constraints_of(model) for name, constraints_of in architectures.items()}
+    differences = {name: incompatible_settings(model, each) for name, each in constraints.items()}
+    closest = min(constraints, key=lambda name: (len(differences[name]), len(added_biases(model, constraints[name]))))
+    if not differences[closest]:
+        return closest
+    settings = resolved_settings(model)
+    present = ", ".join(f"model.{key} = {_as_setting(settings[key])}" for key in differences[closest])
+    needed = " ".join(f"--model.{key} {_as_setting(value)}" for key, value in differences[closest].items())
     raise UnsupportedArchitecture(
-        f"{whose} have no class for {have}", f"a model trained with {want} can go there, as {nearest}"
+        f"{format_name} has no architecture with {present}",
+        f"a model trained with {needed} can be exported as {closest}",
     )
 
 
-def _told(value: Any) -> str:
-    """A value as it is written in settings."""
+def _as_setting(value: Any) -> str:
+    """The value as it is written on the command line."""
     return "null" if value is None else str(value).lower()
 
 
-def with_biases(model: ModelConfig, parts: Constraints) -> ModelConfig:
-    return replace(model, **added_biases(model, parts))
+def with_biases(model: ModelConfig, constraints: Constraints) -> ModelConfig:
+    return replace(model, **added_biases(model, constraints))
 
 
-def make_compatible(model: ModelConfig, weights: Tensors, parts: Constraints) -> CompatibleModel:
-    held = with_biases(model, parts)
-    missing = {name: blank for name, blank in blank_weights(held).items() if name not in weights}
+def make_compatible(model: ModelConfig, weights: Tensors, constraints: Constraints) -> CompatibleModel:
+    """Add zeros for each bias that the architecture requires and the model lacks."""
+    compatible = with_biases(model, constraints)
+    missing = {name: blank for name, blank in blank_weights(compatible).items() if name not in weights}
     assert all(name.endswith(".bias") for name in missing), "only a bias may be missing"
-    return CompatibleModel(held, {**weights, **{name: torch.zeros(blank.shape) for name, blank in missing.items()}})
+    zeros = {name: torch.zeros(blank.shape) for name, blank in missing.items()}
+    return CompatibleModel(compatible, {**weights, **zeros})
 
 
 def divisible_width(model: ModelConfig) -> int:
-    """The nearest width that heads can divide among themselves: the model's own, or the next below."""
+    """The model's width, rounded down to a multiple of the number of heads."""
     return model.n_embd - model.n_embd % model.n_head or model.n_head
 
 
-def gpt2(model: ModelConfig, mlps: Sequence[str] = ("gelu_tanh", "gelu", "relu", "relu2")) -> Constraints:
-    """Every bias but the head's, and heads that divide the width among themselves."""
+def gpt2_constraints(model: ModelConfig, mlps: Sequence[str] = ("gelu_tanh", "gelu", "relu", "relu2")) -> Constraints:
+    """Every bias except the head's; the heads divide the width evenly."""
     return {
         "positions": "learned",
         "norm": "layernorm",
@@ -102,27 +108,29 @@ def gpt2(model: ModelConfig, mlps: Sequence[str] = ("gelu_tanh", "gelu", "relu",
     }
 
 
-def _modern(**own: Any) -> Constraints:
-    """Rotary positions, RMSNorm and SwiGLU: what Llama and those after it have in common."""
-    common = {"positions": "rotary", "norm": "rmsnorm", "mlp": "swiglu", "norm_bias": False, "head_bias": False}
-    plain = {"qkv_bias": False, "output_bias": False, "mlp_bias": False, "qk_norm": False}
-    return {**common, **plain, "window": None, "softcap": None, "bigram_rows": None, **own}
+def _modern_constraints(**changed: Any) -> Constraints:
+    """Common to Llama and its successors: rotary positions, RMSNorm, SwiGLU."""
+    parts = {"positions": "rotary", "norm": "rmsnorm", "mlp": "swiglu", "norm_bias": False, "head_bias": False}
+    absent = {"qkv_bias": False, "output_bias": False, "mlp_bias": False, "qk_norm": False}
+    return {**parts, **absent, "window": None, "softcap": None, "bigram_rows": None, **changed}
 
 
-def llama(model: ModelConfig) -> Constraints:
+def llama_constraints(model: ModelConfig) -> Constraints:
     """Biases in all of attention or in none of it, in all of the MLP or in none."""
     attention = model.qkv_bias or model.output_bias
-    return _modern(qkv_bias=attention, output_bias=attention, mlp_bias=model.mlp_bias, n_embd=divisible_width(model))
+    return _modern_constraints(
+        qkv_bias=attention, output_bias=attention, mlp_bias=model.mlp_bias, n_embd=divisible_width(model)
+    )
 
 
-def mistral(model: ModelConfig) -> Constraints:
-    return _modern(window=model.window)
+def mistral_constraints(model: ModelConfig) -> Constraints:
+    return _modern_constraints(window=model.window)
 
 
-def qwen2(_: ModelConfig) -> Constraints:
-    return _modern(qkv_bias=True)
+def qwen2_constraints(_: ModelConfig) -> Constraints:
+    return _modern_constraints(qkv_bias=True)
 
 
-def qwen3(model: ModelConfig) -> Constraints:
+def qwen3_constraints(model: ModelConfig) -> Constraints:
     attention = model.qkv_bias or model.output_bias
-    return _modern(qkv_bias=attention, output_bias=attention, qk_norm=True)
+    return _modern_constraints(qkv_bias=attention, output_bias=attention, qk_norm=True)

@@ -1,7 +1,7 @@
-"""The tokenizer inside a GGUF: byte-level BPE, and the name of the rule that cuts text into words before.
+"""The tokenizer inside a GGUF file: byte-level BPE, and the name of the pre-tokenizer that splits text into words.
 
-llama.cpp knows such rules by name only, so only tokenizers whose rule has a name can go there. A vocabulary is as long
-as the model's: places without a token are filled with names that are marked as unused.
+llama.cpp knows pre-tokenizers by name only, so only tokenizers whose pre-tokenizer has a name can be exported. The
+list of tokens is as long as the model's vocabulary: ids without a token get a placeholder that is marked as unused.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,72 +16,75 @@ from fledge.model.config import ModelConfig
 from fledge.tokenizers import byte_level
 from fledge.tokenizers.base import Tokenizer
 from fledge.tokenizers.hf import HFTokenizer
+from fledge.tokenizers.hf_json import added_tokens_json
 from fledge.tokenizers.patterns import GPT4
 
 Json = dict[str, Any]
-KEY = "tokenizer.ggml."
-OTHERS = "export it with --to hf, or train with bytes: --tokenizer.kind bpe"
+KEY_PREFIX = "tokenizer.ggml."
+ALTERNATIVES = "export it with --to hf, or train a model with --tokenizer.kind bpe"
 
 
 @dataclass(frozen=True)
-class SplitRule:
-    """How text is cut, as `tokenizer.json` has it; and whether a word that is a token is one, whatever the merges."""
+class PreTokenizer:
+    """How text is split, as `tokenizer.json` describes it."""
 
-    cutter: Json
-    ignores_merges: bool = False
-
-
-def _digit_by_digit() -> Json:
-    cutter = byte_level.pre_tokenizer_json("gpt4")
-    cutter["pretokenizers"][0]["pattern"] = {"Regex": GPT4.replace(r"\p{N}{1,3}", r"\p{N}")}
-    return cutter
+    content: Json
+    ignore_merges: bool = False  # a word that is a token is encoded as that token, whatever the merges say
 
 
-def _digits_first() -> Json:
+def _one_digit_per_chunk() -> Json:
+    content = byte_level.pre_tokenizer_json("gpt4")
+    content["pretokenizers"][0]["pattern"] = {"Regex": GPT4.replace(r"\p{N}{1,3}", r"\p{N}")}
+    return content
+
+
+def _digits_before_gpt2() -> Json:
     digits = {"type": "Digits", "individual_digits": True}
     return {"type": "Sequence", "pretokenizers": [digits, byte_level.pre_tokenizer_json("gpt2")]}
 
 
-SPLIT_RULES = {
-    "gpt-2": SplitRule(byte_level.pre_tokenizer_json("gpt2")),
-    "dbrx": SplitRule(byte_level.pre_tokenizer_json("gpt4")),
-    "llama-bpe": SplitRule(byte_level.pre_tokenizer_json("gpt4"), ignores_merges=True),
-    "qwen2": SplitRule(_digit_by_digit()),
-    "smollm": SplitRule(_digits_first()),
+PRE_TOKENIZERS = {
+    "gpt-2": PreTokenizer(byte_level.pre_tokenizer_json("gpt2")),
+    "dbrx": PreTokenizer(byte_level.pre_tokenizer_json("gpt4")),
+    "llama-bpe": PreTokenizer(byte_level.pre_tokenizer_json("gpt4"), ignore_merges=True),
+    "qwen2": PreTokenizer(_one_digit_per_chunk()),
+    "smollm": PreTokenizer(_digits_before_gpt2()),
 }
 
 
 @dataclass(frozen=True)
 class GGUFVocabulary:
-    rule: str
+    pre_tokenizer: str
     tokens: list[str]
     types: list[TokenType]
     merges: list[str]
-    end: int
+    end_of_text: int
 
     def add_to(self, file: gguf.GGUFWriter) -> None:
         file.add_tokenizer_model("gpt2")
-        file.add_tokenizer_pre(self.rule)
+        file.add_tokenizer_pre(self.pre_tokenizer)
         file.add_token_list(self.tokens)
         file.add_token_types(self.types)
         file.add_token_merges(self.merges)
-        file.add_bos_token_id(self.end)
-        file.add_eos_token_id(self.end)
+        file.add_bos_token_id(self.end_of_text)
+        file.add_eos_token_id(self.end_of_text)
         file.add_add_bos_token(False)
 
 
 def to_gguf_vocabulary(tokenizer: Tokenizer, model: ModelConfig) -> GGUFVocabulary:
-    """The tokenizer as llama.cpp wants it, if it can be told there."""
+    """The tokenizer as a GGUF stores it; an error if it cannot."""
     content = tokenizer.to_json()
-    if "ByteLevel" not in {step["type"] for step in _steps(content["decoder"])} or content["model"]["type"] != "BPE":
-        raise UserError(f"a GGUF cannot hold this tokenizer: it is {_kind(tokenizer)}, not byte-level BPE", OTHERS)
-    rule = _rule(content)
-    if rule is None:
-        raise UserError("a GGUF cannot hold this tokenizer: llama.cpp has no name for how it cuts text", OTHERS)
+    decoder_types = {step["type"] for step in _steps(content["decoder"])}
+    if "ByteLevel" not in decoder_types or content["model"]["type"] != "BPE":
+        kind = "of single characters" if tokenizer.kind == "char" else "of another kind"
+        raise UserError(f"a GGUF cannot hold this tokenizer: it is {kind}, not byte-level BPE", ALTERNATIVES)
+    pre_tokenizer = _pre_tokenizer_name(content)
+    if pre_tokenizer is None:
+        raise UserError("a GGUF cannot hold this tokenizer: llama.cpp has no name for its pre-tokenizer", ALTERNATIVES)
     if tokenizer.end_of_text is None:
         raise UserError(
-            "a GGUF cannot hold this tokenizer: it has no end-of-text token, and llama.cpp would take another for it",
-            "export it with --to hf, or train with one: --tokenizer.end_of_text true",
+            "a GGUF cannot hold this tokenizer: it has no end-of-text token, and llama.cpp would assume another one",
+            "export it with --to hf, or train a model with --tokenizer.end_of_text true",
         )
     assert model.vocab_size is not None
     tokens = [f"[PAD{i}]" for i in range(model.vocab_size)]
@@ -92,61 +95,60 @@ def to_gguf_vocabulary(tokenizer: Tokenizer, model: ModelConfig) -> GGUFVocabula
         i = added["id"]
         tokens[i], types[i] = added["content"], TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
     merges = [" ".join(pair) for pair in content["model"]["merges"]]
-    return GGUFVocabulary(rule, tokens, types, merges, tokenizer.end_of_text)
+    return GGUFVocabulary(pre_tokenizer, tokens, types, merges, tokenizer.end_of_text)
 
 
-def _kind(tokenizer: Tokenizer) -> str:
-    return "one of characters" if tokenizer.kind == "char" else "of another kind"
-
-
-def _rule(content: Json) -> str | None:
-    """The name of the rule. NFC may come before it: text is hardly ever written otherwise."""
+def _pre_tokenizer_name(content: Json) -> str | None:
+    """llama.cpp's name for the pre-tokenizer. NFC normalisation is ignored: nearly all text is NFC already."""
     normalizer = content["normalizer"]
     if normalizer is not None and normalizer["type"] != "NFC":
         return None
-    meant = (_essence(content["pre_tokenizer"]), bool(content["model"].get("ignore_merges")))
-    return next(
-        (name for name, rule in SPLIT_RULES.items() if (_essence(rule.cutter), rule.ignores_merges) == meant), None
-    )
+    steps, ignore_merges = _split_steps(content["pre_tokenizer"]), bool(content["model"].get("ignore_merges"))
+    for name, known in PRE_TOKENIZERS.items():
+        if (_split_steps(known.content), known.ignore_merges) == (steps, ignore_merges):
+            return name
+    return None
 
 
-def _essence(cutter: Json | None) -> list[Json]:
-    """Its steps, without what says nothing about where text is cut."""
-    return [{key: value for key, value in step.items() if key != "trim_offsets"} for step in _steps(cutter)]
+def _split_steps(pre_tokenizer: Json | None) -> list[Json]:
+    """The steps, without the key that does not affect how text is split."""
+    return [{key: value for key, value in step.items() if key != "trim_offsets"} for step in _steps(pre_tokenizer)]
 
 
-def _steps(part: Json | None) -> list[Json]:
-    if part is None:
+def _steps(component: Json | None) -> list[Json]:
+    if component is None:
         return []
-    inner = part.get("pretokenizers") or part.get("decoders")
-    return inner if isinstance(inner, list) else [part]
+    inner = component.get("pretokenizers") or component.get("decoders")
+    return inner if isinstance(inner, list) else [component]
 
 
-def read_gguf_tokenizer(said: Mapping[str, Any], where: str) -> HFTokenizer:
-    """The tokenizer of a GGUF, from what its keys say."""
-    kind, rule = said.get(f"{KEY}model"), SPLIT_RULES.get(str(said.get(f"{KEY}pre")))
-    if kind != "gpt2" or rule is None:
+def read_gguf_tokenizer(metadata: Mapping[str, Any], source: str) -> HFTokenizer:
+    """The tokenizer of a GGUF, from the metadata of the file."""
+    kind, name = metadata.get(f"{KEY_PREFIX}model"), metadata.get(f"{KEY_PREFIX}pre")
+    pre_tokenizer = PRE_TOKENIZERS.get(str(name))
+    if kind != "gpt2" or pre_tokenizer is None:
         raise UserError(
-            f"the tokenizer in '{where}' is of a kind that fledge does not read from a GGUF"
-            f" ({kind}, {said.get(f'{KEY}pre')})",
-            "name the model's tokenizer.json: --tokenizer FILE",
+            f"fledge cannot read the tokenizer in '{source}': its kind is {kind}, its pre-tokenizer {name}",
+            "give the tokenizer.json of the model: --tokenizer FILE",
         )
     try:
-        return HFTokenizer(_content(said[f"{KEY}tokens"], said[f"{KEY}token_type"], said[f"{KEY}merges"], rule))
-    except Exception as error:  # the library raises bare Exceptions for merges of unknown tokens
-        raise UserError(f"the tokenizer in '{where}' is damaged ({error})", "fetch or copy the file again") from None
+        tokens, types, merges = (metadata[f"{KEY_PREFIX}{key}"] for key in ("tokens", "token_type", "merges"))
+        return HFTokenizer(_tokenizer_content(tokens, types, merges, pre_tokenizer))
+    except Exception as error:  # the `tokenizers` library raises plain Exception for merges of unknown tokens
+        raise UserError(
+            f"the tokenizer in '{source}' is damaged ({error})", "download or copy the file again"
+        ) from None
 
 
-def _content(tokens: list[str], types: list[int], merges: Iterable[str], rule: SplitRule) -> Json:
-    named = [(token, i, TokenType(kind)) for i, (token, kind) in enumerate(zip(tokens, types, strict=True))]
-    vocabulary = {token: i for token, i, kind in named if kind is not TokenType.UNUSED}
+def _tokenizer_content(tokens: list[str], types: list[int], merges: Iterable[str], pre_tokenizer: PreTokenizer) -> Json:
+    typed = [(i, token, TokenType(kind)) for i, (token, kind) in enumerate(zip(tokens, types, strict=True))]
+    vocabulary = {token: i for i, token, kind in typed if kind is not TokenType.UNUSED}
     pairs = [(first, second) for first, second in (merge.split(" ") for merge in merges)]
     content = byte_level.bpe_json(vocabulary, pairs, None, "gpt2")
-    content["model"]["ignore_merges"] = rule.ignores_merges
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    added = [
-        {"id": i, "content": token, **flags, "special": kind is TokenType.CONTROL}
-        for token, i, kind in named
+    content["model"]["ignore_merges"] = pre_tokenizer.ignore_merges
+    added = added_tokens_json(
+        (i, token, kind is TokenType.CONTROL)
+        for i, token, kind in typed
         if kind in (TokenType.CONTROL, TokenType.USER_DEFINED)
-    ]
-    return {**content, "pre_tokenizer": rule.cutter, "added_tokens": added}
+    )
+    return {**content, "pre_tokenizer": pre_tokenizer.content, "added_tokens": added}

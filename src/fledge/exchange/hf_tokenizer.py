@@ -1,7 +1,7 @@
-"""Hugging Face's tokenizer files: found, read, and written.
+"""Find, read and write the tokenizer files of a Hugging Face folder.
 
-`tokenizer.json` says everything, and is our own format too. Before it there were two files, `vocab.json` and
-`merges.txt`, which do not say how text is cut into words: they are read only where that is known to be GPT-2's way.
+`tokenizer.json` is complete, and is fledge's own format too. The older pair `vocab.json` and `merges.txt` does not say
+how text is split into words, so it is read only where that is known to be GPT-2's way.
 """
 
 import json
@@ -17,61 +17,62 @@ from fledge.tokenizers.base import END_OF_TEXT, Tokenizer, load_tokenizer, save_
 from fledge.tokenizers.hf import HFTokenizer
 
 TOKENIZER = "tokenizer.json"
-OLD = ("vocab.json", "merges.txt")
-GPT2_WAYS = ("GPT2Tokenizer", "GPT2TokenizerFast")
+OLD_FILES = ("vocab.json", "merges.txt")
+GPT2_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")
 
 
-def read_hf_tokenizer(folder: ModelFolder, cuts_as_gpt2: bool) -> Tokenizer:
+def read_hf_tokenizer(folder: ModelFolder, splits_as_gpt2: bool) -> Tokenizer:
     if TOKENIZER in folder:
         return load_tokenizer(folder.path(TOKENIZER))
-    if all(name in folder for name in OLD) and (cuts_as_gpt2 or _says_gpt2(folder)):
-        return join_vocab_and_merges(*(folder.path(name) for name in OLD))
+    if all(name in folder for name in OLD_FILES) and (splits_as_gpt2 or _names_gpt2_class(folder)):
+        return join_vocab_and_merges(*(folder.path(name) for name in OLD_FILES))
     raise UserError(
-        f"'{folder.name}' holds no {TOKENIZER}, nor GPT-2's vocab.json and merges.txt", "name one: --tokenizer FILE"
+        f"'{folder.name}' holds no {TOKENIZER}, nor GPT-2's vocab.json and merges.txt", "give one: --tokenizer FILE"
     )
 
 
-def _says_gpt2(folder: ModelFolder) -> bool:
+def _names_gpt2_class(folder: ModelFolder) -> bool:
     name = "tokenizer_config.json"
-    return name in folder and read_json(folder.path(name), name).get("tokenizer_class") in GPT2_WAYS
+    return name in folder and read_json(folder.path(name), name).get("tokenizer_class") in GPT2_CLASSES
 
 
 def join_vocab_and_merges(vocabulary: Path, merges: Path) -> HFTokenizer:
-    """The two old files as one tokenizer; the first line of the merges may be a comment."""
+    """One tokenizer from the two old files; the first line of the merges may be a comment."""
     ids = read_json(vocabulary, "the vocabulary")
     try:
         lines = [line for line in merges.read_text("utf-8").split("\n") if line and not line.startswith("#version")]
         pairs = [(first, second) for first, second in (line.split(" ") for line in lines)]
         return HFTokenizer(byte_level.bpe_json(ids, pairs, END_OF_TEXT if END_OF_TEXT in ids else None, "gpt2"))
-    except Exception as error:  # the library raises bare Exceptions for merges of unknown tokens
+    except Exception as error:  # the `tokenizers` library raises plain Exception for merges of unknown tokens
         raise UserError(
-            f"'{vocabulary}' and '{merges}' are no tokenizer ({error})", "fetch both again, from the same model"
+            f"'{vocabulary}' and '{merges}' are not a valid tokenizer ({error})",
+            "download both again, from the same model",
         ) from None
 
 
 def check_tokenizer_size(tokenizer: Tokenizer, model: ModelConfig) -> None:
-    """A model may have more places than there are tokens, as rounded sizes are faster; never fewer."""
+    """The model's vocabulary may be larger than the tokenizer's (padded for speed), but never smaller."""
     assert model.vocab_size is not None
     if tokenizer.vocab_size > model.vocab_size:
         raise UserError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, and the model {model.vocab_size}",
-            "it is another model's: name the right one with --tokenizer FILE",
+            f"the tokenizer has {tokenizer.vocab_size} tokens, but the model has {model.vocab_size}",
+            "it belongs to another model: give the right one with --tokenizer FILE",
         )
 
 
 def write_hf_tokenizer(tokenizer: Tokenizer, model: ModelConfig, folder: Path) -> None:
     save_tokenizer(tokenizer, folder / TOKENIZER)
-    described: dict[str, Any] = {
+    config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": model.context,
         "clean_up_tokenization_spaces": False,
     }
     if end := end_of_text_token(tokenizer):
-        described |= {"bos_token": end, "eos_token": end}
-    (folder / "tokenizer_config.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
+        config |= {"bos_token": end, "eos_token": end}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
 def end_of_text_token(tokenizer: Tokenizer) -> str | None:
-    """How the end-of-text token is spelled."""
+    """The text of the end-of-text token."""
     added = {token["id"]: str(token["content"]) for token in tokenizer.to_json()["added_tokens"]}
     return None if tokenizer.end_of_text is None else added[tokenizer.end_of_text]

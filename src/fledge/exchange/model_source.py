@@ -1,7 +1,4 @@
-"""Where a model is, a folder, or a repository of the Hub whose files come when they are asked for; and what is found.
-
-Says which files there are and where they lie by now; what they mean is the business of those who read them.
-"""
+"""Find a foreign model: a file, a folder, or a repository on the Hub whose files are downloaded on demand."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -17,14 +14,14 @@ from fledge.model.config import ModelConfig
 from fledge.text import hub
 from fledge.tokenizers.base import Tokenizer
 
-ON_THE_HUB = re.compile(r"(?:hf://)?(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<rev>[^/@]+))?")
+HUB_NAME = re.compile(r"(?:hf://)?(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<rev>[^/@]+))?")
 
 
 @dataclass(frozen=True)
 class ForeignModel:
-    """A model out of another program's files, in our parts and under our names."""
+    """A model read from the files of another program, with fledge's settings and weight names."""
 
-    kind: str  # what it was there
+    architecture: str  # its name in the other program
     model: ModelConfig
     weights: Tensors
     tokenizer: Tokenizer
@@ -32,7 +29,7 @@ class ForeignModel:
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """Files by name, each with a way to get it."""
+    """Files by name, each with a function that returns its path, downloading it first if necessary."""
 
     name: str
     files: Mapping[str, Callable[[], Path]]
@@ -45,23 +42,22 @@ class ModelFolder:
 
 
 def locate_model(source: str) -> Path | ModelFolder:
-    """A file, or the files of a folder or of a repository. What lies here wins over what lies on the Hub."""
+    """A single file, or the files of a folder or of a Hub repository. A local path takes precedence over the Hub."""
     path = user_path(source)
     if path.is_dir():
         return local_model_folder(path)
     if path.exists():
         return path
-    match = ON_THE_HUB.fullmatch(source)
+    match = HUB_NAME.fullmatch(source)
     if match is None or source.startswith((".", "~")) or path.suffix in (".pt", ".gguf"):
         raise UserError(
             f"no such file or folder: '{source}'", "give a folder, a file, or a name on the Hub: openai-community/gpt2"
         )
     listed = hub.model_files(match["repo"], unquote(match["rev"] or "main"))
-    at_the_top = [file for file in listed if "/" not in file.path]
-    return ModelFolder(source, {file.path: partial(hub.download_file, file) for file in at_the_top})
+    top_level = [file for file in listed if "/" not in file.path]
+    return ModelFolder(source, {file.path: partial(hub.download_file, file) for file in top_level})
 
 
 def local_model_folder(folder: Path) -> ModelFolder:
-    return ModelFolder(
-        str(folder), {file.name: partial(Path, file) for file in sorted(folder.iterdir()) if file.is_file()}
-    )
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    return ModelFolder(str(folder), {file.name: partial(Path, file) for file in files})

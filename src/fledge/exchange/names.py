@@ -1,12 +1,12 @@
-"""What other programs call our weights: one table for each way of naming, used in both directions.
+"""The names of the weights in other programs: one table for each naming scheme, used in both directions.
 
-A row pairs one of their modules with ours; its weight and its bias follow. N is the number of a block. Where a row
-names several of ours, theirs holds them one below the other. Where the numbers themselves lie otherwise, it says how:
+A row maps one of their modules to ours; it covers the weight and the bias. N is the number of a block. Where a row
+names several of our modules, theirs is their concatenation. A layout says how the numbers are stored differently:
 
-    turned    [in, out] instead of [out, in]
-    paired    rotary pairs are neighbours (0,1) (2,3) … instead of halves (0,D/2) (1,D/2+1) …
+    transposed    [in, out] instead of [out, in]
+    interleaved   rotary pairs are adjacent (0,1) (2,3) … instead of in two halves (0,D/2) (1,D/2+1) …
 
-Reads and writes no files, and knows nothing of what else a model is made of (parts.py).
+Reads and writes no files. Which models another program can hold at all is in compatibility.py.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,28 +23,29 @@ SUFFIXES = (".weight", ".bias")
 
 @dataclass(frozen=True)
 class Layout:
-    """How numbers lie, and how they come to lie there: both take a weight or a bias, and the width of a head."""
+    """Conversions between two layouts. Both functions take a weight or a bias, and the head dimension."""
 
     to_theirs: Callable[[Tensor, int], Tensor]
     to_ours: Callable[[Tensor, int], Tensor]
 
 
-def _turn(x: Tensor, _: int) -> Tensor:
-    return x.t()  # a bias has one dimension, and stays as it is
+def _transpose(x: Tensor, _: int) -> Tensor:
+    return x.t()  # a bias has one dimension and is unchanged
 
 
-def _pair(x: Tensor, D: int) -> Tensor:
-    """[heads · D, …], each head in halves → each head in pairs."""
+def _interleave(x: Tensor, D: int) -> Tensor:
+    """[heads · D, …]: the two halves of each head → adjacent pairs."""
     return x.unflatten(0, (-1, 2, D // 2)).transpose(1, 2).flatten(0, 2)
 
 
-def _halve(x: Tensor, D: int) -> Tensor:
+def _deinterleave(x: Tensor, D: int) -> Tensor:
+    """The inverse of `_interleave`."""
     return x.unflatten(0, (-1, D // 2, 2)).transpose(1, 2).flatten(0, 2)
 
 
 SAME = Layout(lambda x, _: x, lambda x, _: x)
-TRANSPOSED = Layout(_turn, _turn)
-INTERLEAVED = Layout(_pair, _halve)
+TRANSPOSED = Layout(_transpose, _transpose)
+INTERLEAVED = Layout(_interleave, _deinterleave)
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,11 @@ class NameRow:
 @dataclass(frozen=True)
 class Names:
     rows: tuple[NameRow, ...]
-    prefix: str = ""  # of all names but the head's; left out in files of a model that was saved without its head
-    not_weights: str = "$^"  # a pattern: masks and angles that some files carry along
+    prefix: str = ""  # of all names but the head's; absent in files of a model that was saved without its head
+    ignored: str = "$^"  # pattern of tensors that are no weights: masks and rotary frequencies in some files
 
     def unrolled(self, n_layer: int) -> Iterator[NameRow]:
-        """The same rows with every block's number in the place of N."""
+        """The rows with N replaced by the number of each block."""
         for row in self.rows:
             if ".N." not in row.theirs:
                 yield row
@@ -72,39 +73,39 @@ class Names:
 
 
 def to_theirs(weights: Mapping[str, Tensor], model: ModelConfig, names: Names) -> Tensors:
-    """Our weights under their names. Also works on tensors that hold no numbers: then it tells names and shapes."""
-    theirs, left = {}, set(weights)
+    """Our weights with their names and layouts. For meta tensors, the result gives the expected names and shapes."""
+    theirs, remaining = {}, set(weights)
     for row in names.unrolled(model.n_layer):
         for suffix in SUFFIXES:
             ours = [name + suffix for name in row.ours]
-            if left.issuperset(ours):
-                whole = weights[ours[0]] if len(ours) == 1 else torch.cat([weights[name] for name in ours])
-                theirs[row.theirs + suffix] = row.layout.to_theirs(whole, model.head_width)
-                left.difference_update(ours)
-    assert not left, f"no row for {sorted(left)}"
+            if remaining.issuperset(ours):
+                joined = weights[ours[0]] if len(ours) == 1 else torch.cat([weights[name] for name in ours])
+                theirs[row.theirs + suffix] = row.layout.to_theirs(joined, model.head_width)
+                remaining.difference_update(ours)
+    assert not remaining, f"no row for {sorted(remaining)}"
     return theirs
 
 
 def to_ours(theirs: Mapping[str, Tensor], model: ModelConfig, names: Names) -> Tensors:
-    """The way back, for tensors of which `to_theirs` says that they are complete."""
+    """The inverse of `to_theirs`, for a complete set of tensors."""
     weights: Tensors = {}
     for row in names.unrolled(model.n_layer):
         for suffix in SUFFIXES:
-            if (whole := theirs.get(row.theirs + suffix)) is not None:
-                parts = row.layout.to_ours(whole, model.head_width).chunk(len(row.ours))
+            if (joined := theirs.get(row.theirs + suffix)) is not None:
+                parts = row.layout.to_ours(joined, model.head_width).chunk(len(row.ours))
                 weights |= zip((name + suffix for name in row.ours), parts, strict=True)
     return weights
 
 
-# Of a block: their module → ours (several, parted by spaces), and how it lies where it lies otherwise.
-Block = Mapping[str, str | tuple[str, Layout]]
+# In a block: their module → ours (several, separated by spaces), with the layout if it differs.
+BlockNames = Mapping[str, str | tuple[str, Layout]]
 
 
-def _block(theirs: str, ours: Block) -> tuple[NameRow, ...]:
+def _block_rows(prefix: str, block: BlockNames) -> tuple[NameRow, ...]:
     rows = []
-    for name, of in ours.items():
-        parts, layout = (of, SAME) if isinstance(of, str) else of
-        rows.append(NameRow(theirs + name, tuple(f"blocks.N.{part}" for part in parts.split()), layout))
+    for theirs, value in block.items():
+        ours, layout = (value, SAME) if isinstance(value, str) else value
+        rows.append(NameRow(prefix + theirs, tuple(f"blocks.N.{name}" for name in ours.split()), layout))
     return tuple(rows)
 
 
@@ -112,8 +113,8 @@ QUERY, KEY, VALUE = "attention.query", "attention.key", "attention.value"
 
 
 def _gpt2(layout: Layout) -> Names:
-    """OpenAI's names, which nanoGPT kept; only that OpenAI's matrices lie on their side."""
-    block: Block = {
+    """OpenAI's names, also used by nanoGPT; OpenAI's matrices are transposed."""
+    block: BlockNames = {
         "ln_1": "attention_norm",
         "attn.c_attn": (f"{QUERY} {KEY} {VALUE}", layout),
         "attn.c_proj": ("attention.output", layout),
@@ -121,14 +122,16 @@ def _gpt2(layout: Layout) -> Names:
         "mlp.c_fc": ("mlp.up", layout),
         "mlp.c_proj": ("mlp.down", layout),
     }
-    outside = (
+    outer = (
         NameRow("transformer.wte", ("embed",)),
         NameRow("transformer.wpe", ("positions",)),
         NameRow("transformer.ln_f", ("norm",)),
         NameRow("lm_head", ("head",)),
     )
     return Names(
-        (*outside, *_block("transformer.h.N.", block)), "transformer.", r"transformer\.h\.\d+\.attn\.(bias|masked_bias)"
+        (*outer, *_block_rows("transformer.h.N.", block)),
+        "transformer.",
+        r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",
     )
 
 
@@ -140,7 +143,7 @@ HF_LLAMA = Names(
         NameRow("model.embed_tokens", ("embed",)),
         NameRow("model.norm", ("norm",)),
         NameRow("lm_head", ("head",)),
-        *_block(
+        *_block_rows(
             "model.layers.N.",
             {
                 "input_layernorm": "attention_norm",
@@ -162,14 +165,14 @@ HF_LLAMA = Names(
 )
 
 
-def _gguf(attention: Block) -> Names:
-    outside = (
+def _gguf(attention: BlockNames) -> Names:
+    outer = (
         NameRow("token_embd", ("embed",)),
         NameRow("position_embd", ("positions",)),
         NameRow("output_norm", ("norm",)),
         NameRow("output", ("head",)),
     )
-    block: Block = {
+    block: BlockNames = {
         "attn_norm": "attention_norm",
         **attention,
         "attn_output": "attention.output",
@@ -178,7 +181,7 @@ def _gguf(attention: Block) -> Names:
         "ffn_up": "mlp.up",
         "ffn_down": "mlp.down",
     }
-    return Names((*outside, *_block("blk.N.", block)))
+    return Names((*outer, *_block_rows("blk.N.", block)))
 
 
 GGUF_GPT2 = _gguf({"attn_qkv": f"{QUERY} {KEY} {VALUE}"})

@@ -1,4 +1,4 @@
-"""Is what was written what was meant? The same tokens into both models, and the largest difference of their scores."""
+"""Verify an export: feed the same tokens to the model and to the written files, and compare the logits."""
 
 from dataclasses import dataclass, replace
 
@@ -11,52 +11,52 @@ from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.tokenizers.base import Tokenizer
 
-TOKENS = 1024  # a whole context of most models: windows and late places are judged too
-ALLOWED = 1e-4  # of the largest score: sums in another order differ by less, anything else by more
+PROBE_TOKENS = 1024  # the whole context of most models, so that windows and late positions are tested too
+TOLERANCE = 1e-4  # relative to the largest logit: another order of summation differs by less, any mistake by more
 
 
 @dataclass(frozen=True)
 class Parity:
-    """What a second reader of the files found."""
+    """The result of a comparison."""
 
-    checked_with: str
-    difference: float  # the largest, over all scores
-    largest: float  # of the scores themselves
+    checked_with: str  # the program that read the files
+    difference: float  # the largest, over all logits
+    largest: float  # of the logits themselves
 
     @property
     def summary(self) -> str:
         return (
-            f"read back by {self.checked_with}, its scores differ from the run's by {self.difference:.2g} at most"
-            f" (they reach {self.largest:.3g})"
+            f"loaded with {self.checked_with}, the logits differ from the run's by at most {self.difference:.2g}"
+            f" (the largest is {self.largest:.3g})"
         )
 
 
 def probe_tokens(model: GPT) -> Tensor:
-    """Tokens to ask about: any do, the same every time. [1, T]"""
+    """Random tokens [1, T], the same every time."""
     assert model.config.vocab_size is not None
-    length = min(TOKENS, model.config.context)
+    length = min(PROBE_TOKENS, model.config.context)
     return torch.randint(model.config.vocab_size, (1, length), generator=torch.Generator().manual_seed(0))
 
 
 def probe_text(ids: Tensor, tokenizer: Tokenizer) -> str:
-    """The same as text, for the second reader's tokenizer; a model may have more places than there are tokens."""
+    """The probe tokens as text; the padded vocabulary of a model may hold ids that are no tokens."""
     return tokenizer.decode(ids[ids < tokenizer.vocab_size].tolist())
 
 
 def reference_model(model: ModelConfig, weights: Tensors) -> GPT:
-    """A model with every step of its attention in the open, so that it shares no kernel with the one it judges."""
-    made = GPT(replace(model, attention="readable")).eval()
-    load_weights(made, weights)
-    return made
+    """The model with the reference implementation of attention, which shares no kernel with the exported one."""
+    reference = GPT(replace(model, attention="readable")).eval()
+    load_weights(reference, weights)
+    return reference
 
 
 @torch.inference_mode()
-def compare_logits(model: GPT, ids: Tensor, theirs: Tensor, checked_with: str, allowed: float = ALLOWED) -> Parity:
+def compare_logits(model: GPT, ids: Tensor, theirs: Tensor, checked_with: str, tolerance: float = TOLERANCE) -> Parity:
     ours = model.eval()(ids)
     difference, largest = float((ours - theirs).abs().max()), float(ours.abs().max())
-    if not difference <= allowed * max(1.0, largest):
+    if not difference <= tolerance * max(1.0, largest):
         raise UserError(
-            f"{checked_with} computes scores that differ by {difference:.2g} from ours, and nothing was written",
+            f"nothing was written: the logits of {checked_with} differ from the run's by {difference:.2g}",
             "please report this, with the config.toml of the run",
         )
     return Parity(checked_with, difference, largest)

@@ -1,7 +1,7 @@
-"""Tensors out of other programs' files, and whether they are all there.
+"""Read the tensors in other programs' files, and check that they are complete.
 
-safetensors as they are; PyTorch's own files only as far as they hold tensors and plain values, as unpickling anything
-else would run whatever the file says. Large models come in several files, with an index that tells what lies where.
+PyTorch's own files are read only as far as they hold tensors and plain values, because unpickling anything else could
+run any code. Large models are split into several files, with an index that lists the tensors of each.
 """
 
 import re
@@ -20,30 +20,31 @@ from fledge.exchange.model_source import ModelFolder
 from fledge.exchange.names import Names, to_ours, to_theirs
 from fledge.model.config import ModelConfig
 
-NUMBERS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
-AGAIN = "fetch or copy the file again"
-STEMS = (("model", ".safetensors"), ("pytorch_model", ".bin"))
+FLOAT_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+DOWNLOAD_AGAIN = "download or copy the file again"
+WEIGHT_FILES = (("model", ".safetensors"), ("pytorch_model", ".bin"))
+MAX_PROBLEMS = 5  # named in an error message
 
 
 def read_folder_tensors(folder: ModelFolder) -> Tensors:
-    """All tensors of a folder, from one file or from several; safetensors where there is a choice."""
-    for stem, ending in STEMS:
-        whole, index = f"{stem}{ending}", f"{stem}{ending}.index.json"
-        if whole in folder:
-            return read_tensor_file(folder.path(whole))
+    """All tensors of a folder, from one file or from several; safetensors if both formats are present."""
+    for stem, suffix in WEIGHT_FILES:
+        single, index = f"{stem}{suffix}", f"{stem}{suffix}.index.json"
+        if single in folder:
+            return read_tensor_file(folder.path(single))
         if index in folder:
-            return _read_parts(folder, index)
-    raise UserError(f"'{folder.name}' holds no weights", "they are called model.safetensors or pytorch_model.bin")
+            return _read_indexed_files(folder, index)
+    raise UserError(f"'{folder.name}' holds no weights", "it should hold a file model.safetensors or pytorch_model.bin")
 
 
-def _read_parts(folder: ModelFolder, index: str) -> Tensors:
-    places = read_json(folder.path(index), "the index of the weights").get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise UserError(f"'{index}' of '{folder.name}' has no map of the weights", AGAIN)
+def _read_indexed_files(folder: ModelFolder, index: str) -> Tensors:
+    file_of_tensor = read_json(folder.path(index), "the index of the weights").get("weight_map")
+    if not isinstance(file_of_tensor, dict) or not all(isinstance(name, str) for name in file_of_tensor.values()):
+        raise UserError(f"'{index}' of '{folder.name}' has no weight_map", DOWNLOAD_AGAIN)
     tensors: Tensors = {}
-    for name in sorted(set(places.values())):
+    for name in sorted(set(file_of_tensor.values())):
         if name not in folder:
-            raise UserError(f"'{folder.name}' lacks '{name}', which its index names", "fetch or copy that file too")
+            raise UserError(f"'{folder.name}' lacks '{name}', which its index names", "download or copy that file too")
         tensors |= read_tensor_file(folder.path(name))
     return tensors
 
@@ -55,7 +56,7 @@ def read_tensor_file(path: Path) -> Tensors:
     if not isinstance(content, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
     ):
-        raise UserError(f"'{path}' does not hold tensors by name", AGAIN)
+        raise UserError(f"'{path}' is not a dictionary of tensors by name", DOWNLOAD_AGAIN)
     return content
 
 
@@ -63,74 +64,76 @@ def read_safetensors(path: Path) -> Tensors:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise UserError(f"'{path}' is damaged: {error}", AGAIN) from None
+        raise UserError(f"'{path}' is damaged: {error}", DOWNLOAD_AGAIN) from None
 
 
 def read_torch_file(path: Path) -> Any:
-    """PyTorch's own files, for which torch refuses whatever is neither a tensor nor a plain value."""
+    """Load with torch's restricted unpickler, which refuses everything but tensors and plain values."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # what is no pickle drives the reader into errors of every kind
-        culprit = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if culprit is None:
-            raise UserError(f"'{path}' is damaged, or no file of tensors", AGAIN) from None
+    except Exception as error:  # damaged files raise errors of every kind
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if refused is None:
+            raise UserError(f"'{path}' is damaged, or not a file of tensors", DOWNLOAD_AGAIN) from None
         raise UserError(
-            f"'{path}' holds more than tensors ({culprit[1]}), and opening it could run any program",
-            "ask its author for safetensors, or convert it where you trust it",
+            f"'{path}' holds more than tensors ({refused[1]}), so opening it could run arbitrary code",
+            "ask the author for safetensors, or convert it on a machine where you trust it",
         ) from None
 
 
-def convert_weights(found: Mapping[str, torch.Tensor], model: ModelConfig, names: Names, where: str) -> Tensors:
-    """Their tensors under our names, in fp32: all of them, or an error that names what does not fit."""
-    wanted = to_theirs(blank_weights(model), model, names)
-    if not any(name.startswith(names.prefix) for name in found):
-        found = {name if name.startswith("lm_head.") else names.prefix + name: x for name, x in found.items()}
-    found = {name: tensor for name, tensor in found.items() if not re.fullmatch(names.not_weights, name)}
-    odd = [f"'{name}' {what}" for name, tensor in found.items() if (what := _oddity(tensor))]
-    found = found if odd else _without_twin(found, model, names)
+def convert_weights(tensors: Mapping[str, torch.Tensor], model: ModelConfig, names: Names, source: str) -> Tensors:
+    """Their tensors with our names and layouts, in fp32. Missing, unexpected and misshapen tensors are an error."""
+    expected = to_theirs(blank_weights(model), model, names)
+    if not any(name.startswith(names.prefix) for name in tensors):
+        tensors = {name if name.startswith("lm_head.") else names.prefix + name: x for name, x in tensors.items()}
+    tensors = {name: tensor for name, tensor in tensors.items() if not re.fullmatch(names.ignored, name)}
+    unusable = [f"'{name}' {defect}" for name, tensor in tensors.items() if (defect := _defect(tensor))]
+    tensors = tensors if unusable else _drop_tied_head(tensors, model, names)
     problems = [
-        *(f"'{name}' is missing" for name in wanted if name not in found),
-        *(f"'{name}' is unexpected" for name in found if name not in wanted),
+        *(f"'{name}' is missing" for name in expected if name not in tensors),
+        *(f"'{name}' is unexpected" for name in tensors if name not in expected),
         *(
-            f"'{name}' has shape {list(found[name].shape)}, not {list(blank.shape)}"
-            for name, blank in wanted.items()
-            if name in found and found[name].shape != blank.shape
+            f"'{name}' has shape {list(tensors[name].shape)}, not {list(blank.shape)}"
+            for name, blank in expected.items()
+            if name in tensors and tensors[name].shape != blank.shape
         ),
-        *odd,
+        *unusable,
     ]
     if problems:
-        more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
+        more = f", and {len(problems) - MAX_PROBLEMS} more" if len(problems) > MAX_PROBLEMS else ""
         raise UserError(
-            f"the weights in '{where}' do not fit its description: {'; '.join(problems[:5])}{more}",
-            "the files belong to different models, or are incomplete: fetch or copy them again",
+            f"the weights in '{source}' do not match its configuration: {'; '.join(problems[:MAX_PROBLEMS])}{more}",
+            "the files belong to different models or are incomplete: download or copy them again",
         )
-    ours = to_ours(found, model, names)
-    # Copied, so that what they held in one piece is now several.
+    ours = to_ours(tensors, model, names)
+    # Always copied: several of our tensors may be views of one of theirs.
     return {name: x.to(torch.float32, copy=True, memory_format=torch.contiguous_format) for name, x in ours.items()}
 
 
-def _oddity(tensor: torch.Tensor) -> str:
-    """What keeps a tensor from being numbers to compute with, if anything does."""
-    if tensor.dtype not in NUMBERS:
+def _defect(tensor: torch.Tensor) -> str:
+    """Why the tensor cannot be used as a weight, or an empty string."""
+    if tensor.dtype not in FLOAT_DTYPES:
         return f"holds {tensor.dtype} numbers"
-    return "" if tensor.layout is torch.strided and not tensor.is_meta else "does not hold a number for each place"
+    return "" if tensor.layout is torch.strided and not tensor.is_meta else "is not a dense tensor with values"
 
 
-def check_finite(weights: Tensors, where: str) -> None:
-    """One number that is none makes every score one that is none."""
+def check_finite(weights: Tensors, source: str) -> None:
+    """Refuse NaN and infinity: one of them makes every logit NaN."""
     for name, tensor in weights.items():
         if not tensor.isfinite().all():
             raise UserError(
-                f"'{name}' of '{where}' has numbers that are infinite, or none at all",
-                "its training went wrong, or the file is damaged: take an earlier one, or fetch it again",
+                f"'{name}' of '{source}' contains NaN or infinity",
+                "training has diverged or the file is damaged: use an earlier checkpoint, or download it again",
             )
 
 
-def _without_twin(found: Mapping[str, torch.Tensor], model: ModelConfig, names: Names) -> dict[str, torch.Tensor]:
-    """A tied head may be written down a second time; if it is the same, it goes."""
+def _drop_tied_head(
+    tensors: Mapping[str, torch.Tensor], model: ModelConfig, names: Names
+) -> Mapping[str, torch.Tensor]:
+    """Without the head if it is tied and stored a second time with equal values."""
     theirs = {ours: row.theirs for row in names.rows for ours in row.ours}
-    embed, head = found.get(f"{theirs['embed']}.weight"), f"{theirs['head']}.weight"
-    same = model.tied and head in found and embed is not None and torch.equal(found[head], embed)
-    return {name: tensor for name, tensor in found.items() if not (same and name == head)}
+    embed, head = tensors.get(f"{theirs['embed']}.weight"), f"{theirs['head']}.weight"
+    is_copy = model.tied and head in tensors and embed is not None and torch.equal(tensors[head], embed)
+    return {name: tensor for name, tensor in tensors.items() if not (is_copy and name == head)}

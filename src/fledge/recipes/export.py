@@ -69,7 +69,7 @@ def write_hf_with_code(loaded: LoadedCheckpoint, folder: Path) -> tuple[str, Par
     code = render_model(loaded.run.name, run_settings(loaded.run))
     kind = custom_code.write_custom_code(folder, loaded.model, loaded.tokenizer, code)
     parity = custom_code.check_custom_code(folder, loaded.model)
-    write_card(folder, model_card.transformers_card(loaded, kind, parity, code=True))
+    write_card(folder, model_card.transformers_card(loaded, kind, parity, custom_code=True))
     return kind, parity
 
 

@@ -36,14 +36,14 @@ def run(args: argparse.Namespace) -> None:
     folder = destination(args.out, args.source, args.runs)
     found = read(args.source, given_tokenizer(args.tokenizer, args.characters))
     check_finite(found.weights, args.source)
-    about = {**metadata.software_metadata(found.tokenizer), "imported": args.source, "kind": found.kind}
+    about = {**metadata.software_metadata(found.tokenizer), "imported": args.source, "kind": found.architecture}
     settings = settings_of(found, folder)
     start = initial_state(found.weights, settings.train.seed)
     made = run_folder.create_run(folder, to_toml(settings), about, found.tokenizer, start)
     count = parameters(found.model)
-    answer = {"run": made.name, "folder": str(folder), "kind": found.kind, "parameters": count}
+    answer = {"run": made.name, "folder": str(folder), "kind": found.architecture, "parameters": count}
     words = (
-        f"'{made.name}' is a {found.kind} of {count:,} parameters, with {found.tokenizer.vocab_size:,} tokens\n"
+        f"'{made.name}' is a {found.architecture} of {count:,} parameters, with {found.tokenizer.vocab_size:,} tokens\n"
         f"next: fledge generate {made.name} --prompt … · fledge train --init {made.name} --data.corpus my-notes/"
     )
     report({**answer, "model": asdict(found.model)}, as_json=args.json, text=words)

@@ -1,4 +1,4 @@
-"""Where a model comes from: a folder, a file, or the Hub, which a server on this machine plays."""
+"""Sources of a model: a folder, a file, or the Hub, imitated by a local server."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..text.conftest import File, Remote, remote  # noqa: F401 — a fixture is 
 from .conftest import MODERN
 
 
-def test_a_folder_holds_its_files_and_no_folders(tmp_path: Path) -> None:
+def test_folder_lists_files_but_no_folders(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "deeper").mkdir()
     found = model_source.locate_model(str(tmp_path))
@@ -28,13 +28,13 @@ def test_a_folder_holds_its_files_and_no_folders(tmp_path: Path) -> None:
     assert found.path("config.json") == tmp_path / "config.json"
 
 
-def test_a_file_is_itself(tmp_path: Path) -> None:
+def test_file_is_returned_as_its_path(tmp_path: Path) -> None:
     (tmp_path / "ckpt.pt").write_bytes(b"x")
     assert model_source.locate_model(str(tmp_path / "ckpt.pt")) == tmp_path / "ckpt.pt"
 
 
 @pytest.mark.parametrize("name", ["o/n", "hf://o/n", "o/n@main"])
-def test_a_name_on_the_hub_brings_only_the_files_that_are_asked_for(remote: Remote, name: str) -> None:  # noqa: F811
+def test_hub_downloads_only_requested_files(remote: Remote, name: str) -> None:  # noqa: F811
     remote.files |= {"config.json": File(b"{}", large=False), "model.safetensors": File(b"large")}
     remote.files["onnx/config.json"] = File(b"other")
     found = model_source.locate_model(name)
@@ -44,7 +44,7 @@ def test_a_name_on_the_hub_brings_only_the_files_that_are_asked_for(remote: Remo
     assert [path for path, _ in remote.asked if "resolve" in path] == [f"/o/n/resolve/{remote.commit}/config.json"]
 
 
-def test_what_lies_here_wins_over_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_path_takes_precedence_over_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "o" / "n").mkdir(parents=True)
     (tmp_path / "o" / "n" / "config.json").write_text("here")
@@ -54,13 +54,13 @@ def test_what_lies_here_wins_over_the_hub(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("name", ["gpt2", "./o/n", "/o/n", "models/n.gguf", "out/ckpt.pt", "a/b/c"])
-def test_what_is_neither_here_nor_a_name_is_refused_with_an_example(name: str) -> None:
+def test_unknown_source_is_refused_with_an_example(name: str) -> None:
     with pytest.raises(UserError, match="no such file or folder") as caught:
         model_source.locate_model(name)
     assert "openai-community/gpt2" in caught.value.hint
 
 
-def test_a_model_on_the_hub_is_the_one_that_was_put_there(
+def test_model_from_the_hub_equals_the_uploaded_one(
     remote: Remote,  # noqa: F811
     tmp_path: Path,
     make: Callable[[ModelConfig], GPT],

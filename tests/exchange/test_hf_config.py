@@ -1,4 +1,4 @@
-"""config.json: what each class means, what is refused, and that what we write we read."""
+"""config.json: the defaults of each class, what is refused, and reading what was written."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -106,22 +106,22 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_models_have_the_size_that_is_published(name: str) -> None:
+def test_published_configs_give_the_published_sizes(name: str) -> None:
     config, size = PUBLISHED[name]
     _, model = hf_config.model_from_config(config, name)
     assert parameters(model) == size
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_what_is_written_is_read_as_the_same(name: str) -> None:
+def test_reading_inverts_writing(name: str) -> None:
     kind, model = hf_config.model_from_config(hf_config.config_from_model(SHAPES[name], HF_ARCHITECTURES[name]), "x")
     assert kind.name == name
     assert compatibility.resolved_settings(model) == compatibility.resolved_settings(SHAPES[name])
 
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
-    ("LlamaForCausalLM", {"model_type": "mamba"}, "architecture that fledge does not know: mamba"),
-    ("LlamaForCausalLM", {"model_type": None}, "architecture that fledge does not know: None"),
+    ("LlamaForCausalLM", {"model_type": "mamba"}, "unsupported architecture: mamba"),
+    ("LlamaForCausalLM", {"model_type": None}, "unsupported architecture: None"),
     ("LlamaForCausalLM", {"quantization_config": {"bits": 4}}, "quantised"),
     ("LlamaForCausalLM", {"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
     ("LlamaForCausalLM", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "rotary"),
@@ -149,7 +149,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("name", "changed", "words"), WRONG, ids=lambda value: str(value)[:60])
-def test_what_we_have_no_part_for_is_refused_by_name(name: str, changed: dict[str, Any], words: str) -> None:
+def test_unsupported_value_is_refused_by_name(name: str, changed: dict[str, Any], words: str) -> None:
     config = {**hf_config.config_from_model(SHAPES[name], HF_ARCHITECTURES[name]), **changed}
     config = {key: value for key, value in config.items() if value != "gone"}
     with pytest.raises(UserError) as caught:
@@ -159,14 +159,14 @@ def test_what_we_have_no_part_for_is_refused_by_name(name: str, changed: dict[st
     assert caught.value.hint
 
 
-def test_the_refusal_of_an_unknown_class_lists_the_known_ones() -> None:
+def test_unknown_architecture_lists_the_supported_ones() -> None:
     with pytest.raises(UserError) as caught:
         hf_config.model_from_config({"model_type": "bert"}, "x")
     for each in HF_ARCHITECTURES.values():
         assert f"{each.model_type} ({each.name})" in caught.value.hint
 
 
-GOES_AS = {
+EXPORTED_AS = {
     "gpt2": ("GPT2LMHeadModel", "gpt2"),
     "gpt2-xl": ("GPT2LMHeadModel", "gpt2"),
     "modern-5m": ("Qwen3ForCausalLM", "qwen3"),
@@ -180,22 +180,22 @@ GOES_AS = {
 }
 
 
-@pytest.mark.parametrize("preset", GOES_AS)
-def test_where_a_preset_can_go_is_known_before_it_is_trained(preset: str) -> None:
+@pytest.mark.parametrize("preset", EXPORTED_AS)
+def test_export_targets_of_presets(preset: str) -> None:
     model = replace(validated(read_preset(preset)[0]).model, vocab_size=300)
-    kinds = {name: kind.parts for name, kind in gguf.GGUF_ARCHITECTURES.items()}
-    for goes, choose in zip(
-        GOES_AS[preset],
+    kinds = {name: kind.constraints_of for name, kind in gguf.GGUF_ARCHITECTURES.items()}
+    for expected, choose in zip(
+        EXPORTED_AS[preset],
         (
             lambda: hf_config.choose_hf_architecture(model).name,
             lambda: compatibility.choose_architecture(model, kinds, "x"),
         ),
         strict=True,
     ):
-        assert goes in said(choose)
+        assert expected in name_or_error(choose)
 
 
-def said(choose: Callable[[], str]) -> str:
+def name_or_error(choose: Callable[[], str]) -> str:
     try:
         return choose()
     except UserError as error:
@@ -227,35 +227,35 @@ MODELS = st.builds(
 
 
 @given(MODELS)
-def test_a_model_is_either_told_exactly_or_refused_with_settings_that_would_do(model: ModelConfig) -> None:
-    kind = held_or_hint(model)
+def test_model_is_written_exactly_or_hint_names_settings(model: ModelConfig) -> None:
+    kind = architecture_or_hint(model)
     if isinstance(kind, str):
-        assert hf_config.choose_hf_architecture(followed(model, kind)) is not QWEN2
+        assert hf_config.choose_hf_architecture(with_hint(model, kind)) is not QWEN2
         return
     assert kind is not QWEN2
     _, back = hf_config.model_from_config(
-        hf_config.config_from_model(compatibility.with_biases(model, kind.parts(model)), kind), "x"
+        hf_config.config_from_model(compatibility.with_biases(model, kind.constraints_of(model)), kind), "x"
     )
     changed = {
         key
         for key, value in compatibility.resolved_settings(back).items()
         if value != compatibility.resolved_settings(model)[key]
     }
-    grown = compatibility.added_biases(model, kind.parts(model))
+    added = compatibility.added_biases(model, kind.constraints_of(model))
     unused = {"rotary_base"} if model.positions != "rotary" else set()
-    assert changed - {"dropout"} <= grown.keys() | unused
+    assert changed - {"dropout"} <= added.keys() | unused
 
 
-def held_or_hint(model: ModelConfig) -> HFArchitecture | str:
+def architecture_or_hint(model: ModelConfig) -> HFArchitecture | str:
     try:
         return hf_config.choose_hf_architecture(model)
     except UserError as error:
         return error.hint
 
 
-def followed(model: ModelConfig, hint: str) -> ModelConfig:
+def with_hint(model: ModelConfig, hint: str) -> ModelConfig:
     """The model with the settings that a hint names."""
-    settings = hint.removeprefix("a model trained with ").partition(" can go there")[0]
+    settings = hint.removeprefix("a model trained with ").partition(" can be exported")[0]
     wanted = read_overrides(settings.split())["model"]
     changed = hf_config.build_model_config({**vars(model), **wanted}, "x")
     assert changed != model
