@@ -30,7 +30,7 @@ def summarize_runs(runs: Path) -> list[RunSummary]:
         try:
             summaries.append(summarize_run(run))
         except UserError as error:
-            notice(f"warning: cannot read '{run.name}': {error.message}")
+            notice(f"warning: '{run.name}' cannot be read: {error.message}")
     return summaries
 
 
