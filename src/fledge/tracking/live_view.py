@@ -57,9 +57,9 @@ def _bar(progress: RunProgress, width: int) -> RenderableType:
 
 
 def _metrics(progress: RunProgress) -> RenderableType:
-    """A line for each group of metrics: train, val, …"""
+    """A line for each group of metrics: `train`, `val`, …"""
     table = Table.grid(padding=(0, 2, 0, 0))
-    for group, text in format_metrics(progress.metrics).items():
+    for group, text in sorted(format_metrics(progress.metrics).items()):
         table.add_row(Text(group, style="dim"), Text(text))
     return table
 
