@@ -37,7 +37,7 @@ def test_a_finished_run_is_made_longer_when_that_is_meant(home, capsys) -> None:
     lines = said(capsys)
     assert "  train.steps: 12 → 16" in lines
     assert lines[-2:] == ["error: 'bird' was trained with other settings: train.steps",
-                          "hint: if that is meant, add --allow-changes"]  # fmt: skip
+                          "hint: if the change is intended, add --allow-changes"]  # fmt: skip
     assert validated(RunFolder(run).config()).train.steps == 12
     assert home.do("resume", "bird", "--train.steps", "16", "--allow-changes") == 0
     assert [int(step) for step in read_metrics(run)["step"]][-1] == 16

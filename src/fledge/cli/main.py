@@ -47,7 +47,7 @@ JOURNEY = {
     },
 }
 VERBS = {name: summary for stage in JOURNEY.values() for name, summary in stage.items()}
-MODULES = {"import": "import_run"}  # in commands/, where the module cannot have the verb's name
+MODULES = {"import": "import_model"}  # in commands/, where the module cannot have the verb's name
 DISTRIBUTED = ("train", "resume", "eval")  # torchrun can start these
 
 

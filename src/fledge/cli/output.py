@@ -1,6 +1,7 @@
 """Print the result of a command on stdout."""
 
-from dataclasses import asdict
+from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fledge.core.files import to_json
@@ -11,15 +12,26 @@ if TYPE_CHECKING:
 
 
 def report(value: Any, *, as_json: bool, text: str) -> None:
-    """Print one JSON document, or text for people."""
-    print(to_json(value, indent=1) if as_json else text, flush=True)
+    """Print `value` (a dataclass, or plain data that may hold some) as one JSON document, or text for people."""
+    print(to_json(to_plain(value), indent=1) if as_json else text, flush=True)
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses as dictionaries, paths as text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, dict):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def print_train_result(result: "TrainResult", *, as_json: bool) -> None:
     loss = "" if result.val_loss is None else f", best validation loss {result.val_loss:.4f}"
     words = f"'{result.run}' is trained: step {result.step:,}{loss}"
     next_steps = f"next: fledge generate {result.run} · fledge plot {result.run}"
-    report(asdict(result), as_json=as_json, text=f"{words}\n{next_steps}")
+    report(result, as_json=as_json, text=f"{words}\n{next_steps}")
 
 
 def token_text(content: bytes) -> str:

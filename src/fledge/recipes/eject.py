@@ -1,10 +1,10 @@
-"""fledge eject: a preset or a run → one file of PyTorch that reads from top to bottom."""
+"""A preset or a run → one file of PyTorch that reads from top to bottom."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fledge.checkpoint import store
-from fledge.core.config import read_overrides
+from fledge.core.config import Layer
 from fledge.core.errors import UserError, nearest
 from fledge.core.files import user_path, write_atomic
 from fledge.core.progress import notice
@@ -37,12 +37,12 @@ class EjectResult:
     tokenizer: Path | None
 
 
-def eject(model: str, out: str, *, overrides: list[str], runs: Path) -> EjectResult:
+def eject(model: str, out: str, overrides: Layer | None = None, runs: Path = Path("runs")) -> EjectResult:
     """Write the model `model` (a run, a preset or a FILE.toml, tried in this order) to the new file `out`."""
     file = user_path(out)
     if file.exists():
         raise UserError(f"'{file}' already exists", "choose another --out, or remove it first")
-    source = find_source(model, overrides, runs)
+    source = find_source(model, overrides or {}, runs)
     text = render_model(source.name, source.settings)
     write_atomic(file, text)
     size = parameters(source.settings.model)
@@ -54,7 +54,7 @@ def render_model(name: str, settings: Settings) -> str:
     return render(printable_name(name), model_parts(settings.model), settings)
 
 
-def find_source(name: str, overrides: list[str], runs: Path) -> EjectSource:
+def find_source(name: str, overrides: Layer, runs: Path) -> EjectSource:
     run = find_run(name, runs, default="best")
     is_preset = name in preset_files() or name.endswith(".toml")
     if run and not overrides:
@@ -62,12 +62,13 @@ def find_source(name: str, overrides: list[str], runs: Path) -> EjectSource:
             notice(f"'{name}' is both a run and a preset: using the run")
         return run_source(run)
     if run and not is_preset:
-        raise UserError(f"'{name}' is a run: its settings cannot be changed", f"leave out {overrides[0]}")
+        section = next(iter(overrides))
+        raise UserError(f"'{name}' is a run: its settings cannot be changed", f"leave out the settings of [{section}]")
     if not is_preset:
         known = [*preset_files(), *(each.name for each in list_runs(runs))]
         hint = nearest(name, known) or "'fledge presets' and 'fledge runs' list them"
         raise UserError(f"no preset or run is called '{name}'", hint)
-    return EjectSource(Path(name).stem, preset_settings(name, read_overrides(overrides))[0])
+    return EjectSource(Path(name).stem, preset_settings(name, overrides)[0])
 
 
 def run_source(run: RunFolder) -> EjectSource:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fledge.core.config import Layer
 from fledge.core.errors import UserError, nearest
 from fledge.model import flops
 from fledge.model.config import ModelConfig
@@ -88,7 +89,7 @@ def describe_preset(name: str) -> PresetInfo:
     )
 
 
-def preset_settings(name: str, *overrides: dict[str, dict[str, Any]]) -> tuple[Settings, dict[str, Any]]:
+def preset_settings(name: str, *overrides: Layer) -> tuple[Settings, dict[str, Any]]:
     """(settings, [about]) of a preset, with the vocabulary that its model is expected to have."""
     layer, about = read_preset(name)
     settings = validated(layer, *overrides)

@@ -1,7 +1,6 @@
 """fledge corpora: list the named corpora, or show the beginning of one."""
 
 import argparse
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from fledge.cli.arguments import Parser
@@ -27,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.name:
         preview = preview_corpus(args.name)
-        report(asdict(preview), as_json=args.json, text=printable(preview.beginning))
+        report(preview, as_json=args.json, text=printable(preview.beginning))
         return
     corpora = list_corpora()
     rows = [{field: getattr(corpus, field) for field in FIELDS} for corpus in corpora]

@@ -2,7 +2,6 @@
 
 import argparse
 import re
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from fledge.cli.arguments import Parser, add_common_arguments, add_run_argument
@@ -40,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
 
     which = args.step if args.samples is None else sample_range(args.samples)
     batch = show(args.run, which, runs=args.runs, ranks=args.ranks, rank=args.rank, micro_batch=args.micro_batch)
-    report(asdict(batch), as_json=args.json, text="\n\n".join(map(describe, batch.samples)))
+    report(batch, as_json=args.json, text="\n\n".join(map(describe, batch.samples)))
 
 
 def sample_range(text: str) -> range:

@@ -1,7 +1,6 @@
 """fledge doctor: what this machine is, and what fledge will use on it."""
 
 import argparse
-from dataclasses import asdict
 
 from fledge.cli.arguments import Parser
 from fledge.cli.output import report
@@ -22,5 +21,4 @@ def run(args: argparse.Namespace) -> None:
         f"{name.replace('_', ' '):<{width}}  {finding.value}" + (f"  ({finding.why})" if finding.why else "")
         for name, finding in findings.items()
     ]
-    answer = {name: asdict(finding) for name, finding in findings.items()}
-    report(answer, as_json=args.json, text="\n".join(lines))
+    report(findings, as_json=args.json, text="\n".join(lines))

@@ -2,12 +2,11 @@
 
 import argparse
 import shlex
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fledge.cli.arguments import Parser, add_settings_argument
 from fledge.cli.output import report
+from fledge.core.config import read_overrides
 
 if TYPE_CHECKING:
     from fledge.recipes.eject import EjectResult
@@ -28,11 +27,10 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     from fledge.recipes.eject import eject
 
-    result = eject(args.model, args.out, overrides=args.overrides, runs=args.runs)
+    result = eject(args.model, args.out, read_overrides(args.overrides), args.runs)
     size = f"a GPT of {result.parameters:,} parameters, in {result.lines} lines"
-    answer = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(result).items()}
     text = f"{result.file}: '{result.name}', {size}\nnext: {next_command(result)}"
-    report(answer, as_json=args.json, text=text)
+    report(result, as_json=args.json, text=text)
 
 
 def next_command(result: "EjectResult") -> str:

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
     from fledge.recipes.export import export
 
     result = export(args.run, args.to, args.out, runs=args.runs, dtype=args.dtype)
-    answer = {**asdict(result), "folder": str(result.folder)}
+    answer = asdict(result)
     parity = answer.pop("parity")
     report({**answer, **parity}, as_json=args.json, text=describe_result(result))
 

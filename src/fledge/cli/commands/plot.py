@@ -23,4 +23,4 @@ def run(args: argparse.Namespace) -> None:
 
     figures = plot(args.references, args.runs, args.out).figures
     text = "\n".join(map(short_path, figures))
-    report({"figures": [str(path) for path in figures]}, as_json=args.json, text=text)
+    report({"figures": figures}, as_json=args.json, text=text)

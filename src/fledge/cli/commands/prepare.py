@@ -2,7 +2,6 @@
 
 import argparse
 import shlex
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from fledge.cli.arguments import Parser, add_engine_arguments, add_settings_argument, positive_int
@@ -59,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     )
     if not result.built:
         notice(f"'{args.out}' holds this very dataset already: nothing to do")
-    report(asdict(result), as_json=args.json, text=describe_result(result))
+    report(result, as_json=args.json, text=describe_result(result))
 
 
 def print_preview(preview: "Preview") -> None:

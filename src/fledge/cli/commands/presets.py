@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from fledge.cli.arguments import Parser
@@ -33,11 +32,11 @@ def run(args: argparse.Namespace) -> None:
     if args.name is None:
         presets = list_presets()
         text = markdown(presets) if args.markdown else table(presets)
-        report([asdict(preset) for preset in presets], as_json=args.json, text=text)
+        report(presets, as_json=args.json, text=text)
         return
     toml = preset_text(args.name)
     preset = describe_preset(args.name)
-    report(asdict(preset), as_json=args.json, text=f"{toml}\n\n{describe_costs(preset)}")
+    report(preset, as_json=args.json, text=f"{toml}\n\n{describe_costs(preset)}")
 
 
 def table(presets: Sequence["PresetInfo"]) -> str:

@@ -1,7 +1,6 @@
 """fledge resume: continue a run exactly where it stopped."""
 
 import argparse
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from fledge.cli.arguments import (
@@ -53,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     with init_distributed() as world:  # only its main process prints
         if args.verify:
             verified = verify(args.run, args.runs, world=world)
-            report(asdict(verified), as_json=args.json, text=describe_verification(verified))
+            report(verified, as_json=args.json, text=describe_verification(verified))
             return
         result = resume(args.run, overrides, args.runs, allow_changes=allow, world=world)
         print_train_result(result, as_json=args.json)

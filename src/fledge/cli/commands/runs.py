@@ -3,7 +3,6 @@
 import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,7 @@ def run(args: argparse.Namespace) -> None:
     from fledge.recipes.runs import summarize_runs
 
     summaries = summarize_runs(args.runs)
-    report([asdict(each) for each in summaries], as_json=args.json, text=runs_table(summaries, args.runs))
+    report(summaries, as_json=args.json, text=runs_table(summaries, args.runs))
 
 
 def runs_table(summaries: Sequence["RunSummary"], folder: Path) -> str:

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from dataclasses import asdict
 from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
@@ -63,7 +62,7 @@ def run_train(args: argparse.Namespace) -> None:
     )
     file = short_path(args.out)
     text = f"{file}: {trained.vocab_size:,} tokens\nnext: fledge tokenizer show {file} 'some text'"
-    report(asdict(trained), as_json=args.json, text=text)
+    report(trained, as_json=args.json, text=text)
 
 
 def run_show(args: argparse.Namespace) -> None:
@@ -82,7 +81,7 @@ def run_report(args: argparse.Namespace) -> None:
     from fledge.tokenizers.report import comparison_table
 
     compared = compare_with_gpt2(args.file, args.sources, field=args.field, gpt2_folder=args.gpt2)
-    report(asdict(compared), as_json=args.json, text=comparison_table(compared.tokenizers, compared.note))
+    report(compared, as_json=args.json, text=comparison_table(compared.tokenizers, compared.note))
 
 
 def print_coloured(tokens: list[bytes]) -> None:

@@ -3,6 +3,7 @@
 import argparse
 
 from fledge.cli.arguments import Parser
+from fledge.cli.output import report
 
 EXAMPLES = (
     "fledge import openai-community/gpt2 --out gpt2",
@@ -19,6 +20,11 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from fledge.recipes import import_run
+    from fledge.recipes.import_model import import_model
 
-    import_run.run(args)
+    result = import_model(args.source, args.out, args.runs, tokenizer=args.tokenizer, characters=args.characters)
+    text = (
+        f"'{result.run}' is a {result.kind} of {result.parameters:,} parameters, with {result.vocab_size:,} tokens\n"
+        f"next: fledge generate {result.run} --prompt … · fledge train --init {result.run} --data.corpus my-notes/"
+    )
+    report(result, as_json=args.json, text=text)

@@ -1,0 +1,105 @@
+"""Read the model of another program into a run at step 0: to generate, to evaluate, to train further."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fledge.checkpoint.state import initial_state
+from fledge.core.config import to_toml
+from fledge.core.errors import UserError
+from fledge.core.files import user_path
+from fledge.exchange import huggingface, model_source, nanogpt
+from fledge.exchange.model_source import ForeignModel, ModelFolder
+from fledge.exchange.tensors import check_finite
+from fledge.model.config import ModelConfig
+from fledge.model.flops import parameters
+from fledge.runs import metadata, run_folder
+from fledge.runs.names import check_run_name, run_name_from
+from fledge.settings.pipeline import validated
+from fledge.text import sources
+from fledge.tokenizers.base import Tokenizer
+from fledge.tokenizers.char import CharTokenizer
+from fledge.tokenizers.config import TokenizerConfig
+from fledge.tokenizers.create import pretrained_tokenizer
+
+NANOGPT_CHECKPOINT = "ckpt.pt"
+# Defaults for training further: a small learning rate, so that the model does not forget.
+FINE_TUNING: dict[str, dict[str, Any]] = {
+    "optim": {"lr": 3e-5, "min_lr": 3e-6, "warmup_steps": 50},
+    "train": {"steps": 500, "batch": 8, "eval_every": 100, "sample_every": 100},
+}
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    run: str
+    folder: Path
+    kind: str  # the architecture's name in the other program
+    parameters: int
+    vocab_size: int
+    model: ModelConfig
+
+
+def import_model(
+    source: str,
+    out: str | None = None,
+    runs: Path = Path("runs"),
+    *,
+    tokenizer: str | None = None,
+    characters: str | None = None,
+) -> ImportResult:
+    """Import a Hugging Face folder or Hub name, nanoGPT's ckpt.pt, or a .gguf.
+
+    out: name or path of the new run; None: a name from the source.
+    tokenizer (a tokenizer.json, or gpt2), characters (a text that has them all): for a source without a tokenizer.
+    """
+    folder = run_destination(out, source, runs)
+    foreign = read_foreign_model(source, given_tokenizer(tokenizer, characters))
+    check_finite(foreign.weights, source)
+    about = {**metadata.software_metadata(foreign.tokenizer), "imported": source, "kind": foreign.architecture}
+    file = {"file": str((folder / run_folder.TOKENIZER).resolve())}
+    settings = validated({"model": asdict(foreign.model), "tokenizer": file, **FINE_TUNING})
+    start = initial_state(foreign.weights, settings.train.seed)
+    run = run_folder.create_run(folder, to_toml(settings), about, foreign.tokenizer, start)
+    size, vocab_size = parameters(foreign.model), foreign.tokenizer.vocab_size
+    return ImportResult(run.name, folder, foreign.architecture, size, vocab_size, foreign.model)
+
+
+def run_destination(out: str | None, source: str, runs: Path) -> Path:
+    """The folder of the new run: `out` if it is a path, else a name in `runs`."""
+    if out is not None and "/" in out:
+        folder = user_path(out)
+        check_run_name(folder.name)
+    elif out is not None:
+        check_run_name(out)
+        folder = runs / out
+    else:
+        folder = runs / run_folder.free_name(runs, run_name_from(source.partition("@")[0]))
+    run_folder.refuse_existing(folder)
+    return folder
+
+
+def given_tokenizer(name: str | None, characters: str | None) -> Tokenizer | None:
+    if name and characters:
+        raise UserError("--tokenizer and --characters both give a vocabulary", "use one of them")
+    if characters:
+        return CharTokenizer.train(document.text for document in sources.read_source(characters))
+    if name == "gpt2":
+        return pretrained_tokenizer(TokenizerConfig(kind="gpt2"))
+    return pretrained_tokenizer(TokenizerConfig(file=name)) if name else None
+
+
+def read_foreign_model(source: str, tokenizer: Tokenizer | None) -> ForeignModel:
+    place = model_source.locate_model(source)
+    if isinstance(place, ModelFolder):
+        if huggingface.CONFIG not in place and NANOGPT_CHECKPOINT in place:
+            return nanogpt.read_nanogpt(place.path(NANOGPT_CHECKPOINT), tokenizer)
+        return huggingface.read_hf_folder(place, tokenizer)
+    if place.suffix == ".gguf":
+        from fledge.exchange import gguf
+
+        return gguf.read_gguf(place, tokenizer)
+    if place.suffix != ".pt":
+        hint = "give a folder with config.json, nanoGPT's ckpt.pt, or a .gguf"
+        raise UserError(f"'{source}' does not hold a whole model", hint)
+    return nanogpt.read_nanogpt(place, tokenizer)
