@@ -1,4 +1,4 @@
-"""There and back: another program's model becomes a run, is asked, judged and trained on, and leaves for two others."""
+"""Import a model, generate, evaluate and train with it, and export it to transformers and llama.cpp."""
 
 import json
 import shutil
@@ -19,13 +19,13 @@ from fledge.tokenizers.hf import HFTokenizer
 
 transformers = pytest.importorskip("transformers")
 
-LITTLE = ("--train.steps", "4", "--train.eval_every", "2", "--train.batch", "4", "--train.micro_batch", "4")
-QUICK = (*LITTLE, "--train.compile", "false", "--train.device", "cpu", "--train.dtype", "float32")
+FEW_STEPS = ("--train.steps", "4", "--train.eval_every", "2", "--train.batch", "4", "--train.micro_batch", "4")
+QUICK = (*FEW_STEPS, "--train.compile", "false", "--train.device", "cpu", "--train.dtype", "float32")
 
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as transformers writes it: a random Qwen3 with a tokenizer of 300 tokens, and room for 20 more."""
+    """A folder written by transformers: a random Qwen3 with a vocabulary of 320, and a tokenizer of 300 tokens."""
     folder = tmp_path_factory.mktemp("foreign") / "tiny-qwen"
     shape = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
@@ -37,35 +37,35 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def answer(capsys: pytest.CaptureFixture[str]) -> Any:
+def json_output(capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
 def test_import_generate_evaluate_train_and_export(home, foreign: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert home.do("import", str(foreign), "--json") == 0
-    brought = answer(capsys)
-    assert (brought["run"], brought["kind"]) == ("tiny-qwen", "Qwen3ForCausalLM")
+    imported = json_output(capsys)
+    assert (imported["run"], imported["kind"]) == ("tiny-qwen", "Qwen3ForCausalLM")
     assert home.do("generate", "tiny-qwen", "--prompt", "the quick", "--tokens", "20", "--greedy", "--json") == 0
-    assert len(answer(capsys)["text"]) > 0
+    assert len(json_output(capsys)["text"]) > 0
 
     tokenizer = home.runs / "tiny-qwen" / "tokenizer.json"
     dataset = home.folder / "dataset"
     assert main(["prepare", str(home.text), "--out", str(dataset), "--tokenizer", str(tokenizer)]) == 0
     capsys.readouterr()
     assert home.do("eval", "tiny-qwen", "--data", str(dataset), "--split", "train", "--json") == 0
-    before = answer(capsys)["loss"]
+    before = json_output(capsys)["loss"]
 
-    words = ("--init", "tiny-qwen", "--data.path", str(dataset), *QUICK, "--optim.lr", "0.01", "--train.log_every", "1")
-    assert home.do("train", *words, "--run", "on", "--json") == 0
+    arguments = ("--init", "tiny-qwen", "--data.path", str(dataset), *QUICK, "--optim.lr", "0.01")
+    assert home.do("train", *arguments, "--train.log_every", "1", "--run", "on", "--json") == 0
     capsys.readouterr()
     assert home.do("eval", "on@latest", "--split", "train", "--json") == 0
-    assert answer(capsys)["loss"] < before
+    assert json_output(capsys)["loss"] < before
 
     assert home.do("export", "on@latest", "--to", "hf", "--out", str(home.folder / "hf"), "--json") == 0
-    told = answer(capsys)
-    assert (told["kind"], told["step"]) == ("Qwen3ForCausalLM", 4)
-    assert told["checked_with"].startswith("transformers")
-    assert told["difference"] < 1e-4
+    output = json_output(capsys)
+    assert (output["kind"], output["step"]) == ("Qwen3ForCausalLM", 4)
+    assert output["checked_with"].startswith("transformers")
+    assert output["difference"] < 1e-4
     ours = open_run("on@latest", home.runs).load()
     ids = ours.tokenizer.encode("the quick brown").tolist()
     theirs = transformers.AutoModelForCausalLM.from_pretrained(home.folder / "hf").eval()
@@ -76,25 +76,25 @@ def test_import_generate_evaluate_train_and_export(home, foreign: Path, capsys: 
     card = (home.folder / "hf" / "README.md").read_text()
     assert "4 of 4" in card
     assert "| initialised from | tiny-qwen@0 |" in card
-    assert "| trained on | dataset |" in card  # what was named, and not the corpus that the settings would have taken
+    assert "| trained on | dataset |" in card  # the dataset that was given, not the default corpus
     assert "validation loss" in card
     assert str(home.folder) not in card
 
     assert home.do("export", "on@latest", "--to", "gguf", "--dtype", "f32", "--out", str(home.folder / "g")) == 0
     assert "on-f32.gguf" in capsys.readouterr().out
-    assert says_in_llama_cpp(home.folder / "g" / "on-f32.gguf", ids) == int(logits[0, -1].argmax())
+    assert next_token_in_llama_cpp(home.folder / "g" / "on-f32.gguf", ids) == int(logits[0, -1].argmax())
     assert home.do("import", str(home.folder / "g" / "on-f32.gguf"), "--out", "again") == 0
     weights = [load_file(max((home.runs / n / "checkpoints").glob("*")) / "model.safetensors") for n in ("on", "again")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def says_in_llama_cpp(path: Path, ids: list[int]) -> int:
+def next_token_in_llama_cpp(path: Path, ids: list[int]) -> int:
     library = pytest.importorskip("xllamacpp")
     params = library.CommonParams()
     params.model.path, params.n_ctx, params.verbosity, params.warmup = str(path), 64, -1, False
     server = library.Server(params)
-    said = server.handle_completions({"prompt": ids, "max_tokens": 1, "temperature": 0, "logprobs": 1})
-    return int(said["choices"][0]["logprobs"]["content"][0]["top_logprobs"][0]["id"])
+    completion = server.handle_completions({"prompt": ids, "max_tokens": 1, "temperature": 0, "logprobs": 1})
+    return int(completion["choices"][0]["logprobs"]["content"][0]["top_logprobs"][0]["id"])
 
 
 def test_import_then_export_is_bit_identical(home, foreign: Path) -> None:
@@ -109,9 +109,9 @@ def test_resumed_run_from_imported_weights_is_bit_identical(
     home, foreign: Path, outcome_of: Callable[[Path], dict[str, Any]]
 ) -> None:
     assert home.do("import", str(foreign), "--out", "there") == 0
-    words = ("train", "--init", "there", "--data.corpus", str(home.text), *QUICK, "--train.sample_every", "0")
-    assert home.do(*words, "--run", "whole", "--train.keep_last", "9") == 0
-    shutil.rmtree(home.runs / "there")  # a run that trains on stands on its own feet
+    arguments = ("train", "--init", "there", "--data.corpus", str(home.text), *QUICK, "--train.sample_every", "0")
+    assert home.do(*arguments, "--run", "whole", "--train.keep_last", "9") == 0
+    shutil.rmtree(home.runs / "there")  # the new run must not need the one it started from
     shutil.copytree(home.runs / "whole", home.runs / "broken")
     for which in ("broken@2", "broken@0"):
         assert home.do("resume", which) == 0
@@ -120,19 +120,19 @@ def test_resumed_run_from_imported_weights_is_bit_identical(
 
 def test_training_starts_from_the_weights_of_the_run(home, foreign: Path, capsys) -> None:
     assert home.do("import", str(foreign), "--out", "there") == 0
-    words = ("--init", "there", "--data.corpus", str(home.text), *QUICK, "--run", "on", "--train.keep_last", "9")
-    assert home.do("train", str(home.toml), *words) == 0
+    arguments = ("--init", "there", "--data.corpus", str(home.text), *QUICK, "--run", "on", "--train.keep_last", "9")
+    assert home.do("train", str(home.toml), *arguments) == 0
     first = [load_file(home.runs / n / "checkpoints" / "step-00000000" / "model.safetensors") for n in ("there", "on")]
     assert all(torch.equal(first[0][name], first[1][name]) for name in first[0])
     facts = json.loads((home.runs / "on" / "run.json").read_text())
     assert facts["init"] == "there@0"
     capsys.readouterr()
     assert home.do("train", str(home.toml), "--init", "there", "--print-config", "--json") == 0
-    told = answer(capsys)
-    assert (told["model"]["n_embd"], told["model"]["qk_norm"]) == (32, True)  # the run's
-    assert (told["optim"]["lr"], told["train"]["steps"]) == (0.01, 12)  # the file's
+    output = json_output(capsys)
+    assert (output["model"]["n_embd"], output["model"]["qk_norm"]) == (32, True)  # the run's
+    assert (output["optim"]["lr"], output["train"]["steps"]) == (0.01, 12)  # the file's
     assert home.do("train", "--init", "there", "--print-config", "--json") == 0
-    assert answer(capsys)["optim"]["lr"] == 3e-5  # gentle, where nobody says otherwise
+    assert json_output(capsys)["optim"]["lr"] == 3e-5  # small by default
 
 
 def test_nanogpt_import_with_the_characters_of_its_text(home, capsys) -> None:
@@ -145,9 +145,9 @@ def test_nanogpt_import_with_the_characters_of_its_text(home, capsys) -> None:
     assert "--characters" in capsys.readouterr().err
     assert home.do("import", str(home.folder / "out"), "--characters", str(text), "--out", "nano") == 0
     assert home.do("generate", "nano", "--prompt", "the", "--tokens", "5") == 0
-    words = ("--init", "nano", "--data.corpus", str(text), *QUICK, "--model.context", "16", "--run", "shorter")
-    assert home.do("train", *words) == 0  # with the first 16 of its 32 places
-    assert home.do("train", *words[:-4], "--model.context", "64", "--run", "longer") == 2
+    arguments = ("--init", "nano", "--data.corpus", str(text), *QUICK, "--model.context", "16", "--run", "shorter")
+    assert home.do("train", *arguments) == 0  # uses the first 16 of 32 positions
+    assert home.do("train", *arguments[:-4], "--model.context", "64", "--run", "longer") == 2
     assert "positions.weight" in capsys.readouterr().err
     assert home.do("export", "nano", "--to", "hf", "--out", str(home.folder / "hf"), "--json") == 0
     capsys.readouterr()
@@ -175,7 +175,7 @@ def nanogpt_checkpoint(size: int) -> dict[str, Any]:
 
 
 def listing(folder: Path) -> set[str]:
-    """Without what the cache remembers of the machine's speed."""
+    """All files, without the cached measurements of the machine."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.name != "machine.json"}
 
 
@@ -189,7 +189,7 @@ def test_invalid_commands_are_refused_and_leave_nothing(home, foreign: Path, cap
     weights["model.norm.weight"][3] = float("nan")
     save_file(weights, home.folder / "broken" / "model.safetensors")
     before, out = listing(home.folder), str(home.folder / "new")
-    for words, said in {
+    for arguments, message in {
         ("import", "gpt2"): "openai-community/gpt2",
         ("import", str(home.folder / "notes.txt")): "ckpt.pt",
         ("import", str(home.folder / "full")): "config.json",
@@ -202,11 +202,11 @@ def test_invalid_commands_are_refused_and_leave_nothing(home, foreign: Path, cap
         ("import", str(foreign), "--out", str(home.folder / "notes.txt" / "run")): "stands there already",
         ("export", "there", "--to", "hf", "--dtype", "f16", "--out", out): "gguf",
         ("export", "there", "--to", "onnx", "--out", out): "onnx",
-        ("export", "nobody", "--to", "hf", "--out", out): "nobody",
+        ("export", "absent", "--to", "hf", "--out", out): "absent",
         ("export", "bird", "--to", "gguf", "--out", out): "characters",
         ("resume", "there"): "fledge train --init there",
         ("eval", "there"): "--data DIR",
-        ("train", "--init", "nobody"): "nobody",
+        ("train", "--init", "absent"): "absent",
         ("train",): "--init RUN",
         ("train", "--init", "there", "--tokenizer.kind", "char"): "keeps its tokenizer",
         ("train", "--init", "there", "--model.n_embd", "64"): "has shape",
@@ -214,25 +214,25 @@ def test_invalid_commands_are_refused_and_leave_nothing(home, foreign: Path, cap
         ("train", "--init", "there", "--data.path", RunFolder(bird).config()["data"]["path"]): "another tokenizer",
     }.items():
         capsys.readouterr()
-        assert home.do(*words) == 2, words
+        assert home.do(*arguments) == 2, arguments
         captured = capsys.readouterr()
         assert captured.out == ""
-        assert said in captured.err, (words, captured.err)
+        assert message in captured.err, (arguments, captured.err)
         assert captured.err.splitlines()[-2].startswith("error: ")
-        assert listing(home.folder) == before, words
+        assert listing(home.folder) == before, arguments
 
 
 def test_export_that_fails_verification_leaves_nothing(home, foreign: Path, capsys, monkeypatch) -> None:
     assert home.do("import", str(foreign), "--out", "there") == 0
-    honest = names.to_theirs
+    original = names.to_theirs
 
-    def careless(*arguments: Any) -> dict[str, torch.Tensor]:
-        theirs = dict(honest(*arguments))
+    def swapping(*args: Any) -> dict[str, torch.Tensor]:
+        theirs = dict(original(*args))
         up, gate = (f"model.layers.0.mlp.{name}_proj.weight" for name in ("up", "gate"))
         theirs[up], theirs[gate] = theirs[gate], theirs[up]
         return theirs
 
-    monkeypatch.setattr(huggingface.names, "to_theirs", careless)
+    monkeypatch.setattr(huggingface.names, "to_theirs", swapping)
     capsys.readouterr()
     assert home.do("export", "there", "--to", "hf", "--out", str(home.folder / "new")) == 2
     assert "differ" in capsys.readouterr().err
@@ -274,9 +274,9 @@ def test_unsupported_model_is_exported_with_its_code(
         loss = theirs(ids, labels=ids).loss
         wanted = torch.nn.functional.cross_entropy(ours.model(ids)[0, :-1], ids[0, 1:])
     torch.testing.assert_close(loss, wanted)
-    said = theirs.generate(ids[:, :4], max_new_tokens=8, do_sample=False, pad_token_id=0)[0].tolist()
-    one, context = ids[0, :4].tolist(), ours.model.config.context
+    generated = theirs.generate(ids[:, :4], max_new_tokens=8, do_sample=False, pad_token_id=0)[0].tolist()
+    expected, context = ids[0, :4].tolist(), ours.model.config.context
     for _ in range(8):
-        one.append(int(ours.model(torch.tensor([one[-context:]]))[0, -1].argmax()))
-    assert said == one
+        expected.append(int(ours.model(torch.tensor([expected[-context:]]))[0, -1].argmax()))
+    assert generated == expected
     assert home.do("export", "odd", "--to", "gguf", "--out", str(home.folder / "gguf")) == 2
