@@ -1,33 +1,32 @@
-"""What a model costs, by formula: parameters, floating-point operations, bytes. No torch, so it answers at once.
+"""What a model costs, by formula: parameters, FLOPs, bytes. Without torch, so that it answers at once.
 
     C  width of the model    H  query heads       D  width of a head          T  context
     F  width of the MLP      K  key/value heads   V  size of the vocabulary
 
-Each formula is checked in the tests: against the real tensors, against torch's own flop counter, and against what
-autograd really keeps. Says nothing of time.
+The tests compare each formula with the real tensors, with torch's FLOP counter, or with what autograd keeps.
 """
 
 from fledge.model.config import ModelConfig
 
-FLOAT32, BFLOAT16 = 4, 2  # bytes of a number
+FLOAT32, BFLOAT16 = 4, 2  # bytes per element
 
 CHUNK = 1024  # tokens whose logits the chunked loss holds at a time
-LARGE_VOCABULARY = 4096  # from here on the chunked loss is worth a thought
+LARGE_VOCABULARY = 4096  # below this, the chunked loss saves too little to be worth it
 
-# Of a parameter in training: itself, its gradient, two memories of the optimiser, four bytes each. The least it takes.
+# Per parameter in training, at least: itself, its gradient, and the two moments of AdamW, four bytes each.
 TRAINING_BYTES = 16
 
 
 def parameters(config: ModelConfig) -> int:
-    """Every trained number."""
+    """All trained parameters."""
     tables = _vocabulary(config) * (config.n_embd * (1 if config.tied else 2) + config.head_bias)
-    places = config.context * config.n_embd if config.positions == "learned" else 0
-    pairs = min(config.bigram_rows or 0, _vocabulary(config) ** 2) * config.n_embd
-    return tables + pairs + places + non_embedding_parameters(config)
+    positions = config.context * config.n_embd if config.positions == "learned" else 0
+    bigram = min(config.bigram_rows or 0, _vocabulary(config) ** 2) * config.n_embd
+    return tables + bigram + positions + non_embedding_parameters(config)
 
 
 def non_embedding_parameters(config: ModelConfig) -> int:
-    """The blocks and the last norm: without what grows with the vocabulary (embedding, head) or the context."""
+    """The blocks and the last norm: without embedding, bigram table, positions and head."""
     C, D, H, K, F = config.n_embd, config.head_width, config.n_head, config.kv_heads, config.hidden_width
     norm = C * (1 + config.norm_bias)
     attention = (C + config.qkv_bias) * (H + 2 * K) * D + (H * D + config.output_bias) * C + 2 * D * config.qk_norm
@@ -36,78 +35,74 @@ def non_embedding_parameters(config: ModelConfig) -> int:
 
 
 def matrix_parameters(config: ModelConfig) -> int:
-    """The numbers that take part in matrix products: those that cost two operations a token each."""
+    """The parameters in matrix products: each costs two FLOPs per token."""
     C, D, H, K, F = config.n_embd, config.head_width, config.n_head, config.kv_heads, config.hidden_width
     block = C * (H + 2 * K) * D + H * D * C + (_mlp_inputs(config) + 1) * C * F
     return config.n_layer * block + _vocabulary(config) * C
 
 
 def forward_flops(config: ModelConfig) -> int:
-    """Operations for one token, forward, when it sees as much as it can: a whole context, or a whole window.
+    """FLOPs of the forward pass per token that attends to a whole context, or to a whole window.
 
-    So the matrix of scores counts whole, not only the half below its diagonal: that is the usual way.
+    As usual, attention counts the whole square of scores, not only the half below the diagonal.
     """
-    attention = 4 * config.reach * config.n_head * config.head_width  # two products for each token seen: score, mix
+    attention = 4 * config.reach * config.n_head * config.head_width  # per token attended to: q·k, weights·v
     return 2 * matrix_parameters(config) + config.n_layer * attention
 
 
 def training_flops(config: ModelConfig) -> int:
-    """Operations for one token in training: forward once, and backward, towards weights and inputs, twice as much."""
+    """FLOPs per token in training: the backward pass, for weights and inputs, costs twice the forward pass."""
     return 3 * forward_flops(config)
 
 
-def cache_bytes_per_token(config: ModelConfig, number: int = BFLOAT16) -> int:
-    """A key and a value in every block; `number` is how many bytes one number takes."""
-    return config.n_layer * 2 * config.kv_heads * config.head_width * number
+def cache_bytes_per_token(config: ModelConfig, itemsize: int = BFLOAT16) -> int:
+    """A key and a value in every block; `itemsize` is the bytes per element."""
+    return config.n_layer * 2 * config.kv_heads * config.head_width * itemsize
 
 
-def cache_bytes(config: ModelConfig, number: int = BFLOAT16) -> int:
+def cache_bytes(config: ModelConfig, itemsize: int = BFLOAT16) -> int:
     """The cache of one row: a whole context, also where a window reads less of it."""
-    return config.context * cache_bytes_per_token(config, number)
+    return config.context * cache_bytes_per_token(config, itemsize)
 
 
-def logits_bytes(config: ModelConfig, tokens: int, number: int = FLOAT32) -> int:
-    """What the logits of so many tokens take at the peak: themselves, their softmax in float32, their gradient."""
-    return tokens * _vocabulary(config) * (2 * number + FLOAT32)
+def logits_bytes(config: ModelConfig, tokens: int, itemsize: int = FLOAT32) -> int:
+    """Peak memory for the logits of some tokens: themselves, their softmax in float32, their gradient."""
+    return tokens * _vocabulary(config) * (2 * itemsize + FLOAT32)
 
 
-def chunk_bytes(config: ModelConfig, number: int = FLOAT32) -> int:
-    """What the chunked loss takes, however large the batch: one chunk's logits, and the gradient of the head."""
-    return logits_bytes(config, CHUNK, number) + FLOAT32 * _vocabulary(config) * (config.n_embd + CHUNK)
+def chunk_bytes(config: ModelConfig, itemsize: int = FLOAT32) -> int:
+    """Memory of the chunked loss for a batch of any size: the logits of one chunk, and the gradient of the head."""
+    return logits_bytes(config, CHUNK, itemsize) + FLOAT32 * _vocabulary(config) * (config.n_embd + CHUNK)
 
 
 def activation_bytes(
-    config: ModelConfig, batch: int, number: int = FLOAT32, *, chunked: bool = False, checkpointed: bool = False
+    config: ModelConfig, batch: int, itemsize: int = FLOAT32, *, chunked: bool = False, checkpointed: bool = False
 ) -> int:
-    """What a forward pass over `batch` whole contexts keeps until the backward pass has used it, the loss included.
+    """What autograd keeps for the backward pass over `batch` whole contexts, including the loss.
 
-    `number` is the precision of matrix products; what runs from block to block, and through norms, stays float32.
-    Left out: dropout's masks, and what is smaller than a fiftieth. Compiled code keeps less, as it computes cheap
-    things again.
+    `itemsize` is that of matrix products; the residual stream and the norms stay float32. Left out: dropout masks, and
+    everything below 2 %. Compiled code keeps less, as it recomputes cheap operations.
     """
     C, D, H, K = config.n_embd, config.head_width, config.n_head, config.kv_heads
-    norm = (
-        FLOAT32 * C * (2 if config.norm == "rmsnorm" else 1)
-    )  # its input; rmsnorm keeps its result before scaling too
-    once = number == FLOAT32  # in lower precision every matrix product makes its own copy of its input
-    asking = number * C * (1 if once else 3) + FLOAT32 * 2 * (H + K) * D * config.qk_norm
-    answers = 2 if config.positions == "rotary" else 1  # what was turned lies in memory another way, and is copied back
-    mixing = number * ((1 + answers) * H + 2 * K) * D  # queries, answers, keys, values
+    norm = FLOAT32 * C * (2 if config.norm == "rmsnorm" else 1)  # its input; rmsnorm: also its unscaled result
+    shared = itemsize == FLOAT32  # under autocast every matrix product makes its own copy of its input
+    projections = itemsize * C * (1 if shared else 3) + FLOAT32 * 2 * (H + K) * D * config.qk_norm
+    outputs = 2 if config.positions == "rotary" else 1  # rotary changes the memory layout: the output is copied back
+    attention = itemsize * ((1 + outputs) * H + 2 * K) * D  # queries, outputs, keys, values
     if config.attention in ("readable", "blocked"):
-        mixing = (
-            number * H * (4 * D + round(_weights_per_token(config)))
-        )  # keys and values for every head, and the weights
-    thinking = number * (C * (1 if once else _mlp_inputs(config)) + MLP_KEEPS[config.mlp] * config.hidden_width)
-    block = 2 * norm + asking + mixing + thinking
-    scores = _vocabulary(config) * (FLOAT32 + number * bool(config.softcap))
-    end = norm + (FLOAT32 * C if chunked else number * C + scores)  # the chunked loss keeps the gradient
-    if checkpointed:  # what went into each block, and all of the one that is being computed again
+        # keys and values repeated for every head, and the attention weights
+        attention = itemsize * H * (4 * D + round(_weights_per_token(config)))
+    mlp = itemsize * (C * (1 if shared else _mlp_inputs(config)) + MLP_KEEPS[config.mlp] * config.hidden_width)
+    block = 2 * norm + projections + attention + mlp
+    logits = _vocabulary(config) * (FLOAT32 + itemsize * bool(config.softcap))
+    end = norm + (FLOAT32 * C if chunked else itemsize * C + logits)  # the chunked loss keeps the gradient only
+    if checkpointed:  # the input of each block, and everything of the block that is being recomputed
         return batch * config.context * (config.n_layer * FLOAT32 * C + block + end)
     return batch * config.context * (config.n_layer * block + end)
 
 
 def _weights_per_token(config: ModelConfig) -> float:
-    """Attention weights of one head that are kept for the backward pass, for each token of a whole context."""
+    """Attention weights per head and token that are kept for the backward pass."""
     T = config.context
     if config.attention == "readable":
         return T
@@ -116,15 +111,15 @@ def _weights_per_token(config: ModelConfig) -> float:
     return sum((stop - start) * (last - first) for start, stop, first, last in visible_blocks(T, T, config.window)) / T
 
 
-# How many tensors of the MLP's width wait for the backward pass: what went into each function, and what came out.
+# Tensors of the hidden width that an MLP keeps for the backward pass.
 MLP_KEEPS = {"gelu": 2, "gelu_tanh": 2, "relu": 1, "relu2": 2, "swiglu": 4}
 
 
 def _mlp_inputs(config: ModelConfig) -> int:
-    """How many matrices widen: swiglu has a gate beside its way up."""
+    """Projections to the hidden width: swiglu has a gate beside `up`."""
     return 2 if config.mlp == "swiglu" else 1
 
 
 def _vocabulary(config: ModelConfig) -> int:
-    assert config.vocab_size is not None, "the vocabulary must be known before a model is counted"
+    assert config.vocab_size is not None, "the cost of a model depends on its vocabulary"
     return config.vocab_size

@@ -1,10 +1,10 @@
-"""Every initialisation, in one table. C is n_embd, L is n_layer.
+"""All initialisation in one table. L is n_layer.
 
 embed, query, key, value, inputs of the MLP    normal, 0.02
 learned positions                              normal, 0.02
 untied head                                    normal, 0.02
-output, down           normal, 0.02 / √(2L)    2L of them add up in the residual: keep the sum near 0.02
-bigram                                         0: at first, a pair adds nothing
+output, down                                   normal, 0.02 / √(2L): the residual stream is the sum of 2L of them
+bigram                                         0: at first it adds nothing
 norms and biases                               weights 1, biases 0
 """
 

@@ -64,10 +64,12 @@ class KVLayerCache(LayerCache):
         return self.cache.mask
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        where = self.cache.positions[:, None, :, None].expand_as(k)  # [B, K, T, D]
-        self.keys.scatter_(2, where, k.to(self.keys.dtype))
-        self.values.scatter_(2, where, v.to(self.values.dtype))
-        visible = self.cache.visible
+        positions, visible = self.cache.positions, self.cache.visible
+        for store, new in ((self.keys, k), (self.values, v)):
+            if isinstance(positions, slice):
+                store[:, :, positions] = new
+            else:
+                store.scatter_(2, positions[:, None, :, None].expand_as(new), new.to(store.dtype))
         return self.keys[:, :, visible], self.values[:, :, visible]
 
 
@@ -79,8 +81,8 @@ class KVCache(Cache):
     lengths: Tensor  # [B], int64: how many tokens each row holds
     tokens: Tensor  # [B, context]: their ids
     store: Tensor  # [n_layer, 2, B, K, context, D]
-    positions: Tensor = field(init=False)  # [B, T], of the tokens of the latest call
-    visible: slice = field(init=False)  # the S positions that any of them sees
+    positions: slice | Tensor = field(init=False)  # of the new tokens: [B, T]; a slice where all rows have one length
+    visible: slice = field(init=False)  # the S positions that the new tokens attend to
     mask: Tensor | None = field(init=False)  # [B, 1, T, S]
 
     def __post_init__(self) -> None:
@@ -111,25 +113,28 @@ class KVCache(Cache):
         """Empty a row, so that another text can use it."""
         self.truncate(row, 0)
 
-    def extend(self, ids: Tensor) -> Tensor:
+    def extend(self, ids: Tensor) -> slice | Tensor:
         """Make room for T more tokens in every row. Where a call fails after this, truncate the rows again."""
         B, T = ids.shape
         assert len(self.lengths) == B, "one row of tokens for each row of the cache"
         shortest, longest = int(self.lengths.min()), int(self.lengths.max())
         assert longest + T <= self.config.context, "more tokens than the context holds"
-        self.positions = (self.lengths[:, None] + torch.arange(T)).to(ids.device)
+        positions = (self.lengths[:, None] + torch.arange(T)).to(ids.device)
         self.visible = slice(max(0, shortest + 1 - self.config.reach), longest + T)
-        self.mask = None if shortest == longest else self._mask()
-        self.tokens.scatter_(1, self.positions, ids)
+        if shortest == longest:
+            self.positions, self.mask = slice(longest, longest + T), None
+        else:
+            self.positions, self.mask = positions, self._mask(positions)
+        self.tokens.scatter_(1, positions, ids)
         self.lengths += T
         return self.positions
 
-    def _mask(self) -> Tensor:
-        key = torch.arange(self.visible.start, self.visible.stop, device=self.positions.device)  # [S]
-        query = self.positions[:, None, :, None]  # [B, 1, T, 1]
+    def _mask(self, positions: Tensor) -> Tensor:
+        key = torch.arange(self.visible.start, self.visible.stop, device=positions.device)  # [S]
+        query = positions[:, None, :, None]  # [B, 1, T, 1]
         return (key <= query) & (key > query - self.config.reach)
 
     def previous(self, ids: Tensor) -> Tensor:
-        start = self.positions[:, :1]
+        start = (self.lengths - ids.shape[1])[:, None].to(ids.device)  # [B, 1]
         before = self.tokens.gather(1, (start - 1).clamp(min=0)).where(start > 0, 0)
         return torch.cat((before, ids[:, :-1]), dim=1)

@@ -1,10 +1,10 @@
-"""What a block does with each token alone, after the tokens have looked at each other. [B, T, C] → [B, T, C]
+"""The MLP of a block: it transforms each token by itself. [B, T, C] → [B, T, C]
 
-gelu        down(gelu(up(x)))              the exact one
-gelu_tanh   down(gelu(up(x)))              GPT-2's: tanh stands in for the error function
+gelu        down(gelu(up(x)))              the exact GELU
+gelu_tanh   down(gelu(up(x)))              GPT-2's: the tanh approximation
 relu        down(relu(up(x)))
 relu2       down(relu(up(x))²)             sparse, and a little better than gelu
-swiglu      down(silu(gate(x)) · up(x))    one map decides how much of the other passes
+swiglu      down(silu(gate(x)) · up(x))    gated: one projection scales the other
 """
 
 import torch.nn.functional as F
@@ -20,7 +20,7 @@ class MLP(nn.Module):
         self.down = nn.Linear(config.hidden_width, config.n_embd, bias=config.mlp_bias)
 
     def inputs(self) -> list[nn.Linear]:
-        """The maps that widen; `down` is the one that comes back."""
+        """The projections from the width of the model to the hidden width."""
         return [self.up]
 
 

@@ -1,7 +1,7 @@
-"""Norms: each token's vector is brought to a standard size, then scaled by learned weights.
+"""Norms: normalise each token's vector, then scale it by learned weights.
 
-layernorm   minus the mean, divided by the spread; then, with a bias, shifted
-rmsnorm     divided by the root of the mean square: cheaper, and as good
+layernorm   subtract the mean, divide by the standard deviation; a bias is optional
+rmsnorm     divide by the root of the mean square: cheaper, and as good
 """
 
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from fledge.model.config import ModelConfig
 
 class RMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
-        """Weights in the precision of x: torch has one fast kernel for both, and none for a mixture."""
+        """Weights in the dtype of x: the fused kernel of torch needs both alike."""
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
