@@ -1,10 +1,10 @@
-"""From-scratch BPE training against minbpe's RegexTokenizer: both pure Python, same text, same pattern.
+"""BPE training in plain Python: fledge's against minbpe's RegexTokenizer, on the same text with the same pattern.
 
     python bench/bpe.py --minbpe PATH [--text FILE] [--merges 4096] [--sample 24]
 
-PATH is a checkout of https://github.com/karpathy/minbpe. Its 4,096 merges would take many minutes, so `--sample` merges
-are run, and the rest is reckoned: a merge costs less as the text gets shorter, so each later one is counted at the cost
-of the sample's mean merge times the share of symbols that is still there by then. Then a 16k vocabulary on 10 MB.
+PATH is a checkout of https://github.com/karpathy/minbpe. Its 4,096 merges would take many minutes, so only `--sample`
+merges are run and the rest is extrapolated: a merge costs less as the text gets shorter, so each later merge counts as
+the mean sampled merge times the share of symbols that is left by then. Then a 16k vocabulary is trained on 10 MB.
 """
 
 import argparse
@@ -40,44 +40,44 @@ def main() -> None:
 def against_minbpe(text: str, path: Path, merges: int, sample: int) -> None:
     sys.path.insert(0, str(path))
     peer = importlib.import_module("minbpe.regex").RegexTokenizer
-    made: list[BpeTokenizer] = []
+    trained: list[BpeTokenizer] = []
 
     def ours() -> None:
-        made.append(BpeTokenizer.train([text], BYTES + merges, pattern="gpt4"))
+        trained.append(BpeTokenizer.train([text], BYTES + merges, pattern="gpt4"))
 
     one = timed(ours)
     theirs = timed(lambda: peer().train(text, BYTES + sample)) / sample
     two = timed(ours)
-    shares = remaining(text, made[0])
+    shares = remaining_shares(text, trained[0])
     first = sum(shares[:sample]) / sample
-    reckoned = theirs * sum(shares[:merges]) / first
+    extrapolated = theirs * sum(shares[:merges]) / first
     mine = (one + two) / 2
     print(f"{len(text.encode()):,} bytes, {merges} merges: ours {mine:.2f} s")
-    print(f"minbpe: {theirs:.3f} s a merge over its first {sample}; {merges} merges reckoned {reckoned:.0f} s")
-    print(f"(at the sample's cost throughout, without the text getting shorter: {theirs * merges:.0f} s)")
-    print(f"ratio: {reckoned / mine:.0f}x")
+    print(f"minbpe: {theirs:.3f} s per merge over its first {sample}; extrapolated to {merges}: {extrapolated:.0f} s")
+    print(f"(if every merge cost as much as those of the sample: {theirs * merges:.0f} s)")
+    print(f"ratio: {extrapolated / mine:.0f}x")
 
 
-def remaining(text: str, made: BpeTokenizer) -> list[float]:
-    """The share of symbols that is left before each merge: what minbpe walks through every time."""
+def remaining_shares(text: str, tokenizer: BpeTokenizer) -> list[float]:
+    """The share of symbols that is left before each merge; minbpe scans all of them for every merge."""
     chunks = count_chunks([text], "gpt4")
     byte = {piece: i for i, piece in enumerate(ALPHABET)}
     words = [[byte[bytes([b])] for b in chunk.encode()] for chunk in chunks]
     times = list(chunks.values())
-    holds: dict[Pair, set[int]] = {}
-    for place, word in enumerate(words):
+    words_with: dict[Pair, set[int]] = {}
+    for index, word in enumerate(words):
         for pair in pairwise(word):
-            holds.setdefault(pair, set()).add(place)
+            words_with.setdefault(pair, set()).add(index)
     total = left = sum(len(word) * often for word, often in zip(words, times, strict=True))
     shares = []
-    for number, pair in enumerate(made.merges):
+    for number, pair in enumerate(tokenizer.merges):
         shares.append(left / total)
-        for place in holds.get(pair, ()):
-            before = len(words[place])
-            for changed, change in merge_pair(words[place], pair, BYTES + number):
+        for index in words_with.get(pair, ()):
+            before = len(words[index])
+            for changed, change in merge_pair(words[index], pair, BYTES + number):
                 if change > 0:
-                    holds.setdefault(changed, set()).add(place)
-            left -= (before - len(words[place])) * times[place]
+                    words_with.setdefault(changed, set()).add(index)
+            left -= (before - len(words[index])) * times[index]
     return shares
 
 

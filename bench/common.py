@@ -1,4 +1,4 @@
-"""What all benchmarks share: ours and the peer in turns, in one process run; ratio, medians, machine, versions."""
+"""Shared by all benchmarks: run ours and the peer alternately in one process; print ratio, machine and versions."""
 
 import importlib.metadata
 import os
@@ -23,14 +23,15 @@ def versions(*names: str) -> str:
     return " ".join(f"{name}={importlib.metadata.version(name)}" for name in names)
 
 
-def timed(act: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    act()
-    return time.perf_counter() - start
+def timed(fn: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    begun = time.perf_counter()
+    fn()
+    return time.perf_counter() - begun
 
 
-def in_turns(label: str, ours: Callable[[], object], peer: Callable[[], object], rounds: int) -> float:
-    """How many times faster ours is. Turns are taken so that a busy machine is busy for both."""
+def compare(label: str, ours: Callable[[], object], peer: Callable[[], object], rounds: int) -> float:
+    """Print and return how many times faster ours is. Runs alternate, so that other load affects both."""
     pairs = [(timed(ours), timed(peer)) for _ in range(rounds)]
     mine, other = (statistics.median(times) for times in zip(*pairs, strict=True))
     ratio = other / mine

@@ -1,17 +1,18 @@
-"""make gpu PART=…: what a GPU shows, in parts of under eight minutes, on a bare machine.
+"""make gpu PART=…: benchmarks and tests on a GPU, in parts of under eight minutes, on a bare machine.
 
     PYTHONPATH=src python bench/gpu.py PART [--nanogpt CHECKOUT] [--out DIR] [--dry-run]
 
     tests      the tests that need a GPU
-    step       124M, context 1,024: `fledge train`, our bare step, nanoGPT's model in its own loop; memory
-    decode     tokens a second of `fledge generate`, and of the whole command
-    minutes    `fledge plan` against reality; time to nanoGPT's loss on Shakespeare, with our recipe and with nanoGPT's
+    step       124M, context 1,024: `fledge train`, its bare step, and nanoGPT's model in its own loop; peak memory
+    decode     tokens per second of `fledge generate`, and the time of the whole command
+    minutes    `fledge plan` against the run; time to nanoGPT's loss on Shakespeare, with fledge's recipe and nanoGPT's
 
-Prints one table a part, and writes OUT/gpu-PART.json. Text comes from FLEDGE_TEST_DATA (Shakespeare, GPT-2's
-tokenizer), else from the standard library of this Python, by character. A dry run does all of it small and on a CPU.
+Each part prints a table and writes OUT/gpu-PART.json. The text comes from FLEDGE_TEST_DATA (Shakespeare, and GPT-2's
+tokenizer), otherwise from the standard library of this Python, by character. A dry run does everything small on a CPU.
 """
 
 import argparse
+import csv
 import datetime
 import gc
 import json
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,27 +36,36 @@ from common import machine, versions
 from fledge.core.device import Machine
 from fledge.model.config import ModelConfig
 from fledge.model.flops import training_flops
-from step import matmul_limit, wait
+from step import matmul_limit, synchronize
 
 HERE = Path(__file__).parent
 DATA = Path(os.environ["FLEDGE_TEST_DATA"]) if os.environ.get("FLEDGE_TEST_DATA") else None
 
 
+def flags(section: str, **values: object) -> list[str]:
+    """flags("train", steps=5) → ["--train.steps", "5"]"""
+    return [word for key, value in values.items() for word in (f"--{section}.{key}", str(value))]
+
+
+SILENT = flags("train", eval_every=0, sample_every=0)
+
+
 class Bench:
-    """Where a part runs, what it has found, and the program as a user starts it."""
+    """The scratch folder of a part, its results, and fledge as a user runs it."""
 
     def __init__(self, part: str, nanogpt: Path | None, dry_run: bool, folder: Path) -> None:
         self.part, self.nanogpt, self.dry_run, self.folder = part, nanogpt, dry_run, folder
         self.device: Any = "cpu" if dry_run else "cuda"
         self.rows: list[dict[str, Any]] = []
 
-    def tell(self, what: str, **figures: Any) -> None:
+    def add_row(self, what: str, **figures: Any) -> None:
+        """Print a row of the table, and keep it for the JSON file."""
         self.rows.append({"what": what, **figures})
-        told = "   ".join(f"{name} {figure(value)}" for name, value in figures.items())
-        print(f"  {what:<44} {told}", flush=True)
+        columns = "   ".join(f"{name} {format_figure(value)}" for name, value in figures.items())
+        print(f"  {what:<44} {columns}", flush=True)
 
     def fledge(self, *words: str) -> tuple[str, float]:
-        """What a command prints, and its seconds."""
+        """The output of a command, and its seconds."""
         begun = time.perf_counter()
         command = [sys.executable, "-m", "fledge", *words]
         done = subprocess.run(
@@ -70,28 +81,29 @@ class Bench:
         return {**os.environ, **own, **({"TIKTOKEN_CACHE_DIR": str(DATA / "gpt2")} if DATA else {})}
 
     def dataset(self, tokenizer: str) -> str:
-        """Prepared once: Shakespeare, or Python's standard library."""
+        """Shakespeare, or Python's standard library; prepared once."""
         folder = self.folder / f"data-{tokenizer}"
         if not folder.exists():
             source = str(DATA / "shakespeare" / "input.txt") if DATA else "python"
-            kind = tokenizer if DATA else "char"
-            tail = ("--data.val", "0.1", "--data.test", "0", "--data.split_by", "tail")
-            self.fledge("prepare", source, "--tokenizer", kind, "--out", str(folder), *tail)
+            splits = flags("data", val=0.1, test=0, split_by="tail")
+            self.fledge("prepare", source, "--tokenizer", tokenizer if DATA else "char", "--out", str(folder), *splits)
         return str(folder)
 
-    def rows_of(self, run: str) -> list[dict[str, float]]:
-        """metrics.csv, without the row before the first step."""
-        lines = (self.folder / "runs" / run / "metrics.csv").read_text().splitlines()
-        names = lines[0].split(",")
-        rows = [dict(zip(names, line.split(","), strict=True)) for line in lines[1:]]
-        return [{name: float(value or "nan") for name, value in row.items()} for row in rows if row["train/loss"]]
+    def train_losses(self, run: str) -> list[float]:
+        with (self.folder / "runs" / run / "metrics.csv").open(newline="") as file:
+            return [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
 
-    def ended(self, run: str) -> dict[str, Any]:
-        lines = (self.folder / "runs" / run / "events.jsonl").read_text().splitlines()
-        return next(event for event in map(json.loads, reversed(lines)) if event["event"] == "Ended")
+    def events(self, run: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "runs" / run / "events.jsonl").read_text().splitlines()]
+
+    def end_event(self, run: str) -> dict[str, Any]:
+        return next(event for event in reversed(self.events(run)) if event["event"] == "Ended")
+
+    def final_loss(self, reference: str) -> float:
+        return float(json.loads(self.fledge("eval", reference, "--json")[0])["loss"])
 
 
-def figure(value: Any) -> str:
+def format_figure(value: Any) -> str:
     return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
@@ -102,147 +114,107 @@ def tests(bench: Bench) -> None:
     done = subprocess.run([sys.executable, *words], env={**bench.environment(), **dry}, check=False)
     suite = next(ElementTree.parse(report).getroot().iter("testsuite")).attrib  # noqa: S314  # pytest wrote it
     counts = {name: int(suite[name]) for name in ("tests", "failures", "errors", "skipped")}
-    bench.tell("GPU tests", **counts, seconds=float(suite["time"]))
+    bench.add_row("GPU tests", **counts, seconds=float(suite["time"]))
     if done.returncode:
         raise SystemExit("GPU tests failed")
 
 
 def step(bench: Bench) -> None:
-    """The command itself first, then bare steps of ours and of nanoGPT in turns; all must learn, and alike."""
+    """`fledge train` itself, then bare steps of fledge and nanoGPT alternately; their losses must fall and agree."""
     shape = replace(peers.GPT2, n_layer=12, n_head=12, n_embd=768, context=1024, vocab_size=50_257)
     batch, steps = (2, 12) if bench.dry_run else (32, 60)
     if bench.dry_run:
         shape = replace(shape, n_layer=2, n_head=2, n_embd=64, context=64)
     here = Machine(bench.device, "float32" if bench.dry_run else "bfloat16")
     limit = matmul_limit(here, *((512, 0.2) if bench.dry_run else (8192,)))
-    bench.tell("matrix products", tflops=limit / 1e12)
-    flops = training_flops(shape) * shape.context * batch
-    speed = through_fledge(bench, shape, batch, steps, here)
-    bench.tell("fledge train", tokens_per_second=speed[0], of_limit=speed[0] * flops / (shape.context * batch) / limit,
-               peak_bytes=speed[1])  # fmt: skip
-    makers = {"our bare step": peers.ours}
+    bench.add_row("matrix products", tflops=limit / 1e12)
+    flops = training_flops(shape)
+    speed, peak = train_speed(bench, shape, batch, steps, here)
+    bench.add_row("fledge train", tokens_per_second=speed, of_limit=speed * flops / limit, peak_bytes=peak)
+    makers: dict[str, Callable[[ModelConfig, int, Machine], peers.Step]] = {"bare step of fledge": peers.ours}
     if bench.nanogpt:
         makers["nanoGPT"] = partial(peers.nanogpt, checkout=bench.nanogpt)
     inputs, targets = peers.batch_of(shape, batch, bench.device)
+    implementations: dict[str, peers.Step] = {}
     losses: dict[str, list[float]] = {}
-    spent: dict[str, list[float]] = {who: [] for who in makers}
+    seconds: dict[str, list[float]] = {name: [] for name in makers}
     peaks = {}
-    for who, make in makers.items():  # memory first, one at a time
-        release(bench)
-        one = make(shape, batch, here)
-        losses[who] = [one(inputs, targets) for _ in range(3)]
-        peaks[who] = torch.cuda.max_memory_allocated() if bench.device == "cuda" else 0
-        makers[who] = one  # type: ignore[assignment]
+    for name, make in makers.items():  # memory first, one at a time
+        reset_memory(bench)
+        implementations[name] = one = make(shape, batch, here)
+        losses[name] = [one(inputs, targets) for _ in range(3)]
+        peaks[name] = torch.cuda.max_memory_allocated() if bench.device == "cuda" else 0
     for _ in range(4 if bench.dry_run else 12):
-        for who, one in makers.items():
-            wait(here)
+        for name, one in implementations.items():
+            synchronize(here)
             begun = time.perf_counter()
-            losses[who].append(one(inputs, targets))  # type: ignore[call-arg]
-            wait(here)
-            spent[who].append(time.perf_counter() - begun)
-    peers.refuse_untrue(losses)
-    for who, seconds in spent.items():
-        tokens = shape.context * batch / median(seconds)
-        share = tokens * flops / (shape.context * batch) / limit
-        bench.tell(who, tokens_per_second=tokens, of_limit=share, peak_bytes=peaks[who], loss=losses[who][-1])
-        bench.tell(f"fledge train / {who}", ratio=speed[0] / tokens)
+            losses[name].append(one(inputs, targets))
+            synchronize(here)
+            seconds[name].append(time.perf_counter() - begun)
+    peers.check_losses(losses)
+    for name, spent in seconds.items():
+        rate = shape.context * batch / median(spent)
+        figures = {"tokens_per_second": rate, "of_limit": rate * flops / limit}
+        bench.add_row(name, **figures, peak_bytes=peaks[name], loss=losses[name][-1])
+        bench.add_row(f"fledge train / {name}", ratio=speed / rate)
 
 
-def release(bench: Bench) -> None:
+def reset_memory(bench: Bench) -> None:
     gc.collect()
     if bench.device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
 
-def through_fledge(bench: Bench, shape: ModelConfig, batch: int, steps: int, here: Machine) -> tuple[float, int]:
-    """Tokens a second between rows of metrics.csv, by the clock on the wall, logging included; and peak memory."""
-    asked = {"n_layer": shape.n_layer, "n_head": shape.n_head, "n_embd": shape.n_embd, "context": shape.context}
-    model = [word for name, value in asked.items() for word in (f"--model.{name}", str(value))]
-    run = ("--train.steps", str(steps), "--train.batch", str(batch), "--train.micro_batch", str(batch))
-    quiet = (
-        "--train.eval_every",
-        "0",
-        "--train.sample_every",
-        "0",
-        "--train.compile",
-        "true",
-        "--train.log_every",
-        "1",
-    )
-    rate = ("--optim.warmup_steps", "5", "--optim.lr", "6e-4")
-    where = ("--train.device", here.device, "--train.dtype", here.dtype, "--data.path", bench.dataset("gpt2"))
-    vocabulary = ("--model.vocab_size", str(shape.vocab_size))
-    bench.fledge("train", "gpt2", "--run", "gpt2", *model, *run, *quiet, *rate, *where, *vocabulary)
-    rows = bench.rows_of("gpt2")
-    fallen = rows[0]["train/loss"] - rows[-1]["train/loss"]
-    if not fallen > (0.1 if bench.dry_run else 1.0):
-        raise SystemExit(f"fledge train does not learn: its loss fell by {fallen:.3f}")
-    events = [json.loads(line) for line in (bench.folder / "runs/gpt2/events.jsonl").read_text().splitlines()]
-    times = [event["time"] for event in events if "train/loss" in event.get("values", ())]
+def train_speed(bench: Bench, shape: ModelConfig, batch: int, steps: int, here: Machine) -> tuple[float, int]:
+    """Tokens per second of `fledge train`, in wall-clock time between events, logging included; and peak memory."""
+    model = {name: getattr(shape, name) for name in ("n_layer", "n_head", "n_embd", "context", "vocab_size")}
+    train = {"steps": steps, "batch": batch, "micro_batch": batch, "compile": "true", "log_every": 1}
+    settings = [*flags("model", **model), *flags("train", **train, device=here.device, dtype=here.dtype), *SILENT]
+    settings += [*flags("optim", warmup_steps=5, lr="6e-4"), *flags("data", path=bench.dataset("gpt2"))]
+    bench.fledge("train", "gpt2", "--run", "gpt2", *settings)
+    losses = bench.train_losses("gpt2")
+    fall = losses[0] - losses[-1]
+    if not fall > (0.1 if bench.dry_run else 1.0):
+        raise SystemExit(f"fledge train does not learn: its loss fell by {fall:.3f}")
+    times = [event["time"] for event in bench.events("gpt2") if "train/loss" in event.get("values", ())]
     later = times[len(times) // 3 :]
     speed = batch * shape.context * (len(later) - 1) / (later[-1] - later[0])
-    return speed, int(bench.ended("gpt2")["peak_memory"] or 0)
+    return speed, int(bench.end_event("gpt2")["peak_memory"] or 0)
 
 
 def decode(bench: Bench) -> None:
-    size = ("--model.n_layer", "2", "--model.n_embd", "64", "--model.n_head", "2") if bench.dry_run else ()
-    words = (
-        "--train.steps",
-        "1",
-        "--train.batch",
-        "1",
-        "--train.micro_batch",
-        "1",
-        "--train.eval_every",
-        "0",
-        "--train.sample_every",
-        "0",
-    )
-    data = ("--data.path", bench.dataset("gpt2"), "--train.device", bench.device, "--train.compile", "false")
-    bench.fledge("train", "gpt2", "--run", "speaks", *words, *data, *size)
+    size = flags("model", n_layer=2, n_embd=64, n_head=2) if bench.dry_run else []
+    train = flags("train", steps=1, batch=1, micro_batch=1, device=bench.device, compile="false")
+    data = flags("data", path=bench.dataset("gpt2"))
+    bench.fledge("train", "gpt2", "--run", "decode", *train, *SILENT, *data, *size)
     seconds = {}
     for count in (1, 201):
-        asked = ("--tokens", str(count), "--greedy", "--device", bench.device, "--json", "--prompt", "The")
-        spent = [bench.fledge("generate", "speaks", *asked)[1] for _ in range(3)]
-        seconds[count] = median(spent)
-    bench.tell("fledge generate, 201 tokens, whole command", seconds=seconds[201])
-    bench.tell("one stream", tokens_per_second=200 / max(1e-9, seconds[201] - seconds[1]))
+        words = ("--tokens", str(count), "--greedy", "--device", bench.device, "--json", "--prompt", "The")
+        seconds[count] = median([bench.fledge("generate", "decode", *words)[1] for _ in range(3)])
+    bench.add_row("fledge generate, 201 tokens, whole command", seconds=seconds[201])
+    bench.add_row("one stream", tokens_per_second=200 / max(1e-9, seconds[201] - seconds[1]))
 
 
 def minutes(bench: Bench) -> None:
-    """nanoGPT's example for a GPU, planned and trained; and how much sooner another recipe reaches its loss."""
-    small = ("--model.n_layer", "1", "--model.n_embd", "32", "--model.n_head", "2", "--train.steps", "30",
-             "--train.batch", "4", "--model.context", "32") if bench.dry_run else ()  # fmt: skip
-    data = ("--data.path", bench.dataset("char"), "--train.device", bench.device, *small)
-    planned = json.loads(bench.fledge("plan", "nanogpt-shakespeare-char", *data, "--json")[0])
-    _, command = bench.fledge("train", "nanogpt-shakespeare-char", "--run", "stock", *data, "--train.sample_every", "0")
-    real = bench.ended("stock")
-    judged = json.loads(bench.fledge("eval", "stock", "--json")[0])
-    best = json.loads(bench.fledge("eval", "stock@best", "--json")[0])["loss"]
-    bench.tell("plan of nanogpt-shakespeare-char", seconds=planned["seconds"], memory=planned["memory"])
-    bench.tell(
-        "reality", seconds=real["seconds"], memory=real["peak_memory"], command=command, loss=judged["loss"], best=best
-    )
-    sprint = ("--model.n_layer", "6", "--model.n_embd", "384", "--model.n_head", "6", "--model.context", "256")
+    """Plan and train nanoGPT's example for a GPU; then the time in which another recipe reaches its loss."""
+    settings = [*flags("data", path=bench.dataset("char")), *flags("train", device=bench.device)]
+    if bench.dry_run:
+        settings += flags("model", n_layer=1, n_embd=32, n_head=2, context=32) + flags("train", steps=30, batch=4)
+    preset = "nanogpt-shakespeare-char"
+    planned = json.loads(bench.fledge("plan", preset, *settings, "--json")[0])
+    _, command = bench.fledge("train", preset, "--run", "stock", *settings, "--train.sample_every", "0")
+    stock = bench.end_event("stock")
+    losses = {"loss": bench.final_loss("stock"), "best": bench.final_loss("stock@best")}
+    bench.add_row(f"plan of {preset}", seconds=planned["seconds"], memory=planned["memory"])
+    bench.add_row("the run", seconds=stock["seconds"], memory=stock["peak_memory"], command=command, **losses)
+    shape = flags("model", n_layer=6, n_embd=384, n_head=6, context=256)
     for steps in (20,) if bench.dry_run else (200, 300, 450):
-        words = (
-            "--train.steps",
-            str(steps),
-            "--train.batch",
-            "64",
-            "--train.eval_every",
-            "0",
-            "--train.sample_every",
-            "0",
-        )
-        name = f"sprint-{steps}"
-        _, command = bench.fledge("train", "sprint-shakespeare", "--run", name, *sprint, *words, *data)
-        found = json.loads(bench.fledge("eval", name, "--json")[0])["loss"]
-        seconds = bench.ended(name)["seconds"]
-        bench.tell(
-            f"sprint of {steps} steps", seconds=seconds, command=command, loss=found, sooner=real["seconds"] / seconds
-        )
+        name, train = f"sprint-{steps}", flags("train", steps=steps, batch=64)
+        _, command = bench.fledge("train", "sprint-shakespeare", "--run", name, *shape, *train, *SILENT, *settings)
+        seconds, loss = bench.end_event(name)["seconds"], bench.final_loss(name)
+        ratio = stock["seconds"] / seconds
+        bench.add_row(f"sprint of {steps} steps", seconds=seconds, command=command, loss=loss, times_faster=ratio)
 
 
 PARTS = {"tests": tests, "step": step, "decode": decode, "minutes": minutes}
@@ -253,10 +225,10 @@ def main() -> None:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--nanogpt", type=Path, metavar="CHECKOUT")
     parser.add_argument("--out", type=Path, default=Path("gpu-results"))
-    parser.add_argument("--dry-run", action="store_true", help="small, and on a CPU")
+    parser.add_argument("--dry-run", action="store_true", help="small, on a CPU")
     args = parser.parse_args()
     if not args.dry_run and not torch.cuda.is_available():
-        raise SystemExit("no CUDA device is here; --dry-run rehearses on a CPU")
+        raise SystemExit("no CUDA device found; --dry-run runs small on a CPU")
     about = {
         "part": args.part,
         "gpu": "none: a dry run" if args.dry_run else torch.cuda.get_device_name(),
@@ -273,8 +245,8 @@ def main() -> None:
             PARTS[args.part](bench)
         finally:
             args.out.mkdir(parents=True, exist_ok=True)
-            found = {**about, "seconds": round(time.perf_counter() - begun), "rows": bench.rows}
-            (args.out / f"gpu-{args.part}.json").write_text(json.dumps(found, indent=1))
+            result = {**about, "seconds": round(time.perf_counter() - begun), "rows": bench.rows}
+            (args.out / f"gpu-{args.part}.json").write_text(json.dumps(result, indent=1))
     print(f"{args.part}: {time.perf_counter() - begun:.0f} s", flush=True)
 
 

@@ -1,9 +1,9 @@
-"""One update of the weights: our Muon, which stacks matrices of one shape, against torch's, which takes one by one.
+"""One optimizer step: fledge's Muon, which stacks the matrices of one shape, against torch.optim.Muon, which does not.
 
     python bench/optim.py [--rounds 7]
 
-The matrices of the blocks of a GPT, with random gradients; both in this machine's best precision, in turns. Also what
-AdamW, fused, takes for the same matrices: Muon is dearer, and has to earn that by needing fewer steps.
+On the matrices of a GPT's blocks, with random gradients, in this machine's default precision. Fused AdamW on the same
+matrices is the reference: Muon costs more per step, and pays only if it needs fewer steps.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from common import in_turns, machine, versions
+from common import compare, machine, versions
 from fledge.core.device import choose_machine
 from fledge.model.config import ModelConfig
 from fledge.model.init import build
@@ -42,8 +42,8 @@ def main() -> None:
         steps = [update(each, matrices, gradients) for each in (ours, theirs, adamw)]
         for step in steps:
             step()
-        in_turns(f"{name}: ours, vs torch.optim.Muon", steps[0], steps[1], args.rounds)
-        in_turns(f"{name}: ours, vs AdamW", steps[0], steps[2], args.rounds)
+        compare(f"{name}: ours, vs torch.optim.Muon", steps[0], steps[1], args.rounds)
+        compare(f"{name}: ours, vs AdamW", steps[0], steps[2], args.rounds)
 
 
 def update(

@@ -1,9 +1,9 @@
-"""Training steps of ours and of peers on the same GPT-2 shape: each compiled, with its own AdamW. A step gives a loss.
+"""Training steps of fledge and of its peers on one GPT-2 shape, each compiled and with AdamW. A step returns its loss.
 
-ours             what `fledge train` builds: attention and loss as it would choose them
-nanogpt          karpathy/nanoGPT's model in a loop like its train.py, from a checkout
+ours             what `fledge train` builds, with the attention and the loss that it chooses
+nanogpt          the model of karpathy/nanoGPT, from a checkout, in a loop like its train.py
 transformers     GPT2LMHeadModel in the same loop
-litgpt           where it is installed
+litgpt           if it is installed
 """
 
 import sys
@@ -40,28 +40,28 @@ GPT2 = ModelConfig(
     tied=True,
 )
 Step = Callable[[Tensor, Tensor], float]  # inputs and targets [B, T] → loss
-RATE = 1e-3
+LEARNING_RATE = 1e-3
 
 
 def ours(config: ModelConfig, batch: int, machine: Machine) -> Step:
     deterministic_sums()
     config = replace(config, attention=fastest_attention(config, batch, machine))
-    optim = OptimConfig(lr=RATE, warmup_steps=0, schedule="constant")
+    optim = OptimConfig(lr=LEARNING_RATE, warmup_steps=0, schedule="constant")
     model = build(config, 0).to(machine.device)
-    given = Given()
+    fixed = FixedBatch()
     chunked = chunked_loss_pays(config, batch, machine, compiled=True)
     stepper = TrainStep(
         model=model,
         loss=wrap(model, machine, compile=True, chunked=chunked, report=refuse_eager),
         optimizer=build_optimizer(model, optim, machine.torch_dtype),
-        batches=given,
+        batches=fixed,
         multiplier=partial(lr_multiplier, optim, steps=1000),
         peak=optim.lr,
         clip=1.0,
     )
 
     def step(inputs: Tensor, targets: Tensor) -> float:
-        given.batch = Batch(inputs, targets)
+        fixed.batch = Batch(inputs, targets)
         return stepper(10).loss
 
     return step
@@ -72,8 +72,8 @@ def refuse_eager(check: CompileCheck) -> None:
         raise SystemExit(check.reason)
 
 
-class Given:
-    """The same batch at every step."""
+class FixedBatch:
+    """Gives the same batch at every step."""
 
     batch: Batch
 
@@ -81,7 +81,7 @@ class Given:
         return [self.batch]
 
     def shrink(self) -> None:
-        raise SystemExit("not enough memory for this shape: name smaller ones, --shapes")
+        raise SystemExit("not enough memory for this shape: choose smaller ones with --shapes")
 
     def state_dict(self) -> int:
         return len(self.batch.inputs)
@@ -95,27 +95,27 @@ def nanogpt(config: ModelConfig, _: int, machine: Machine, checkout: Path) -> St
     import model as theirs
 
     shape = {"n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd}
-    made = theirs.GPT(theirs.GPTConfig(block_size=config.context, vocab_size=config.vocab_size, bias=True, **shape))
-    made = made.to(machine.device)
-    optimizer = made.configure_optimizers(0.1, RATE, (0.9, 0.95), machine.device)
-    return loop(torch.compile(made), made, optimizer, machine, lambda model, x, y: model(x, y)[1])
+    plain = theirs.GPT(theirs.GPTConfig(block_size=config.context, vocab_size=config.vocab_size, bias=True, **shape))
+    plain = plain.to(machine.device)
+    optimizer = plain.configure_optimizers(0.1, LEARNING_RATE, (0.9, 0.95), machine.device)
+    return loop(torch.compile(plain), plain, optimizer, machine, lambda model, x, y: model(x, y)[1])
 
 
 def transformers(config: ModelConfig, _: int, machine: Machine) -> Step:
     import transformers
 
     shape = {"n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd, "n_positions": config.context}
-    quiet = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    no_dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     tokens = {"bos_token_id": None, "eos_token_id": None}
-    described = transformers.GPT2Config(vocab_size=config.vocab_size, **shape, **quiet, **tokens)
-    made = transformers.GPT2LMHeadModel(described).to(machine.device)
-    optimizer = torch.optim.AdamW(made.parameters(), lr=RATE, fused=True)
+    peer_config = transformers.GPT2Config(vocab_size=config.vocab_size, **shape, **no_dropout, **tokens)
+    plain = transformers.GPT2LMHeadModel(peer_config).to(machine.device)
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=LEARNING_RATE, fused=True)
 
     def loss(model: Callable[..., object], x: Tensor, y: Tensor) -> Tensor:
         logits = model(input_ids=x, use_cache=False).logits  # type: ignore[attr-defined]
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), y.flatten())
 
-    return loop(torch.compile(made), made, optimizer, machine, loss)
+    return loop(torch.compile(plain), plain, optimizer, machine, loss)
 
 
 def litgpt(config: ModelConfig, _: int, machine: Machine) -> Step:
@@ -123,13 +123,13 @@ def litgpt(config: ModelConfig, _: int, machine: Machine) -> Step:
 
     shape = {"n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd}
     vocabulary = {"padded_vocab_size": config.vocab_size, "vocab_size": config.vocab_size}
-    made = theirs.GPT(theirs.Config(block_size=config.context, **vocabulary, **shape)).to(machine.device)
-    optimizer = torch.optim.AdamW(made.parameters(), lr=RATE, fused=True)
+    plain = theirs.GPT(theirs.Config(block_size=config.context, **vocabulary, **shape)).to(machine.device)
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=LEARNING_RATE, fused=True)
 
     def loss(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
         return torch.nn.functional.cross_entropy(model(x).flatten(0, 1).float(), y.flatten())
 
-    return loop(torch.compile(made), made, optimizer, machine, loss)
+    return loop(torch.compile(plain), plain, optimizer, machine, loss)
 
 
 def loop(
@@ -139,7 +139,7 @@ def loop(
     machine: Machine,
     loss: Callable[[Callable[..., object], Tensor, Tensor], Tensor],
 ) -> Step:
-    """As nanoGPT's train.py has it: forward under autocast, backward, clip, update."""
+    """The step of nanoGPT's train.py: forward under autocast, backward, clip, update."""
 
     def step(inputs: Tensor, targets: Tensor) -> float:
         with torch.autocast(machine.device, dtype=machine.torch_dtype, enabled=machine.dtype != "float32"):
@@ -154,18 +154,18 @@ def loop(
 
 
 def batch_of(config: ModelConfig, batch: int, device: str) -> tuple[Tensor, Tensor]:
-    """Random tokens, some far more frequent than others, as in a text: that much can be learned in a few steps."""
+    """Random tokens with the frequencies of a text (Zipf's law), so that a few steps can already lower the loss."""
     generator, ranks = torch.Generator().manual_seed(0), torch.arange(1, (config.vocab_size or 0) + 1)
     ids = torch.multinomial(1 / ranks, batch * (config.context + 1), replacement=True, generator=generator)
     ids = ids.view(batch, config.context + 1).to(device)
     return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
 
 
-def refuse_untrue(losses: dict[str, list[float]]) -> None:
-    """A speed of wrong numbers is no speed: everyone learns the same batch, so all losses fall, and end alike."""
+def check_losses(losses: dict[str, list[float]]) -> None:
+    """Exit unless all losses fall and end alike: all learn the same batch, and a wrong step has no speed."""
     reference = next(iter(losses.values()))
-    for name, found in losses.items():
-        if not found[-1] < found[0] - 0.3:
-            raise SystemExit(f"{name} does not learn: its loss went from {found[0]:.3f} to {found[-1]:.3f}")
-        if abs(found[0] / reference[0] - 1) > 0.05 or abs(found[-1] - reference[-1]) > 0.1 * reference[0]:
-            raise SystemExit(f"{name} computes something else: {found[0]:.3f} → {found[-1]:.3f}, not as {reference}")
+    for name, values in losses.items():
+        if not values[-1] < values[0] - 0.3:
+            raise SystemExit(f"{name} does not learn: its loss went from {values[0]:.3f} to {values[-1]:.3f}")
+        if abs(values[0] / reference[0] - 1) > 0.05 or abs(values[-1] - reference[-1]) > 0.1 * reference[0]:
+            raise SystemExit(f"{name} computes something else: {values[0]:.3f} → {values[-1]:.3f}, not as {reference}")

@@ -1,12 +1,11 @@
-"""`fledge prepare` end to end against the encoder alone, and the memory that it takes.
+"""`fledge prepare` end to end against the encoder alone, and its peak memory.
 
     python bench/prepare.py --gpt2 DIR --folder SCRATCH [--megabytes 5000] [--rounds 1]
 
-The text is the standard library again and again, each copy with its own number behind every twentieth word: as one
-plain file, and as JSON lines, a module a line. The encoder alone: as many processes as cores, each with its share of
-the text; only its calls are counted, not reading, not making processes or the tokenizer. `fledge prepare` is the whole
-command, start-up, hashes and disk included. Memory is the sum over its processes of what each holds alone and its share
-of what they hold together (PSS), looked at 20 times a second.
+The text is the standard library, repeated, with the number of the copy after every twentieth word: as one plain file,
+and as JSON lines with one module a line. The encoder alone: one process per core, each with its share of the text; only
+the calls of `encode` are timed. `fledge prepare` is timed as a whole command, including start-up, hashing and disk.
+Memory is the sum of the PSS of all its processes, sampled 20 times a second.
 """
 
 import argparse
@@ -26,7 +25,7 @@ from common import machine, versions
 from fledge.text import sources
 from fledge.tokenizers import gpt2
 
-PIECE = 1 << 16  # what prepare hands it at a time, too; it is faster so than with a MiB
+CHUNK = 1 << 16  # bytes at a time, as in `prepare`; faster than a MiB
 
 
 def main() -> None:
@@ -35,7 +34,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=5000)
     parser.add_argument("--only", choices=["txt", "jsonl"], help="one of the two files (default: both)")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--folder", type=Path, required=True, help="where the text and the dataset may lie for a while")
+    parser.add_argument("--folder", type=Path, required=True, help="for the text and the dataset, which are deleted")
     args = parser.parse_args()
     print(machine(), "|", versions("gigatoken", "tokenizers"))
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +56,7 @@ def generate(file: Path, size: int, jsonl: bool) -> None:
                 out.write(json.dumps({"text": marked}, ensure_ascii=False) + "\n" if jsonl else marked)
             copy += 1
         out.flush()
-        os.fsync(out.fileno())  # or the disk would still be busy with it while `prepare` works
+        os.fsync(out.fileno())  # else the disk would still be writing while `prepare` runs
 
 
 def mark(text: str, number: int) -> str:
@@ -67,13 +66,13 @@ def mark(text: str, number: int) -> str:
 
 
 def compare(file: Path, vocabulary: Path, rounds: int) -> None:
-    alone, whole, peaks = [], [], []
+    encoder, command, peaks = [], [], []
     for _ in range(rounds):
-        alone.append(encoder_alone(file, vocabulary))
+        encoder.append(encoder_alone(file, vocabulary))
         seconds, peak = prepare(file, vocabulary)
-        whole.append(seconds)
+        command.append(seconds)
         peaks.append(peak)
-    size, encoding, preparing = file.stat().st_size, statistics.median(alone), statistics.median(whole)
+    size, encoding, preparing = file.stat().st_size, statistics.median(encoder), statistics.median(command)
     print(
         f"{file.name}, {size / 1e9:.2f} GB: prepare reaches {encoding / preparing:.0%} of the encoder's speed "
         f"({size / preparing / 1e6:.0f} of {size / encoding / 1e6:.0f} MB/s, medians of {rounds}); "
@@ -85,10 +84,10 @@ def compare(file: Path, vocabulary: Path, rounds: int) -> None:
 def encoder_alone(file: Path, vocabulary: Path) -> float:
     """Seconds of the slowest process."""
     count = len(os.sched_getaffinity(0))
-    fresh = multiprocessing.get_context("spawn")
-    start, answers = fresh.Barrier(count), fresh.Queue()
+    spawn = multiprocessing.get_context("spawn")
+    start, answers = spawn.Barrier(count), spawn.Queue()
     workers = [
-        fresh.Process(target=encode_share, args=(file, vocabulary, n, count, start, answers)) for n in range(count)
+        spawn.Process(target=encode_share, args=(file, vocabulary, n, count, start, answers)) for n in range(count)
     ]
     for worker in workers:
         worker.start()
@@ -106,8 +105,8 @@ def encode_share(
     start.wait()
     with file.open("rb") as stored:
         stored.seek(number * size)
-        for _ in range(size // PIECE):
-            text = stored.read(PIECE).decode("utf-8", "replace")
+        for _ in range(size // CHUNK):
+            text = stored.read(CHUNK).decode("utf-8", "replace")
             begun = time.perf_counter()
             tokenizer.encode(text)
             spent += time.perf_counter() - begun
@@ -118,10 +117,10 @@ def prepare(file: Path, vocabulary: Path) -> tuple[float, float]:
     out = file.with_suffix(".data")
     shutil.rmtree(out, ignore_errors=True)
     words = ["prepare", str(file), "--out", str(out), "--tokenizer.kind", "gpt2"]
-    surroundings = {**os.environ, "TIKTOKEN_CACHE_DIR": str(vocabulary)}
+    environment = {**os.environ, "TIKTOKEN_CACHE_DIR": str(vocabulary)}
     begun = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "fledge", *words], env=surroundings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "fledge", *words], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     peaks: list[int] = []
     watcher = threading.Thread(target=watch_memory, args=(process, peaks))
@@ -137,20 +136,21 @@ def prepare(file: Path, vocabulary: Path) -> tuple[float, float]:
 
 def watch_memory(process: "subprocess.Popen[bytes]", peaks: list[int]) -> None:
     while process.poll() is None:
-        peaks.append(sum(map(held_by, family(process.pid))))
+        peaks.append(sum(map(pss, process_tree(process.pid))))
         time.sleep(0.05)
 
 
-def family(pid: int) -> list[int]:
-    """A process and all that it started."""
+def process_tree(pid: int) -> list[int]:
+    """A process and all of its descendants."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return []
-    return [pid, *(one for child in children for one in family(int(child)))]
+    return [pid, *(one for child in children for one in process_tree(int(child)))]
 
 
-def held_by(pid: int) -> int:
+def pss(pid: int) -> int:
+    """Proportional set size in bytes; 0 for a process that has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:

@@ -1,13 +1,12 @@
-"""Time to a given loss: ours against nanoGPT, on tiny Shakespeare by character, context 64, on a CPU.
+"""Time to a given loss: fledge against nanoGPT, on tiny Shakespeare by character, context 64, on a CPU.
 
     python bench/time_to_loss.py --nanogpt CHECKOUT --text DATA/shakespeare/input.txt [--rounds 1] [--target 1.898]
 
-nanoGPT runs its README's example for a computer without a GPU: its own train.py, stock, and with the learning rate and
-the length that `--tuned` names. Ours is the preset sprint-shakespeare. Both learn from the first 90 % of the text; both
-are judged alike: the loss over the whole last 10 %, in windows of 64. Each counts as a whole command, start-up,
-preparing and saving included: cold, with nothing in our cache, and warm, the same once more; and by its steps alone:
-what the command took warm, less what the same command takes for one step. A run that misses the target is shown with
-what it reached.
+nanoGPT runs its README's example for a computer without a GPU with its own train.py: stock, and with the learning rate
+and the length given by `--tuned`. fledge runs the preset sprint-shakespeare. Both train on the first 90 % of the text
+and are evaluated alike: the loss over all of the last 10 %, in windows of 64. Each is timed as a whole command with
+start-up, preparation and saving: cold, with an empty cache, and warm, the same again; and by its steps alone: the warm
+command minus the same command with one step. A run that misses the target is shown with the loss that it reached.
 """
 
 import argparse
@@ -52,26 +51,26 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--target", type=float, default=1.898)
-    parser.add_argument("--steps", type=int, nargs="*", default=[100], help="lengths of ours to try")
+    parser.add_argument("--steps", type=int, nargs="*", default=[100], help="lengths of fledge's run")
     parser.add_argument("--tuned", nargs=2, metavar=("RATE", "STEPS"), default=["3e-3", "1200"])
     args = parser.parse_args()
     print(machine(), "|", versions("torch"), flush=True)
     rate, steps = args.tuned
     tuned = {"learning_rate": rate, "min_lr": "1e-4", "max_iters": steps, "lr_decay_iters": steps}
     peers: dict[str, dict[str, str]] = {"nanoGPT, stock": {}, f"nanoGPT, rate {rate}, {steps} steps": tuned}
-    found: dict[str, list[Result]] = {}
+    results: dict[str, list[Result]] = {}
     for _ in range(args.rounds):
         for steps in args.steps:
-            found.setdefault(f"sprint-shakespeare, {steps} steps", []).append(ours(args.text, steps))
+            results.setdefault(f"sprint-shakespeare, {steps} steps", []).append(ours(args.text, steps))
         for name, change in peers.items():
-            found.setdefault(name, []).append(nanogpt(args.nanogpt, args.text, change))
-    report(found, args.target)
+            results.setdefault(name, []).append(nanogpt(args.nanogpt, args.text, change))
+    report(results, args.target)
 
 
-def report(found: dict[str, list[Result]], target: float) -> None:
+def report(results: dict[str, list[Result]], target: float) -> None:
     medians = {
-        name: Result(*(median(getattr(each, key) for each in results) for key in ("loss", "cold", "warm", "steps")))
-        for name, results in found.items()
+        name: Result(*(median(getattr(each, key) for each in runs) for key in ("loss", "cold", "warm", "steps")))
+        for name, runs in results.items()
     }
     first = next(iter(medians.values()))
     for name, it in medians.items():
@@ -92,12 +91,12 @@ def ours(text: Path, steps: int) -> Result:
         cold = timed(lambda: command("cold", steps))
         warm = timed(lambda: command("warm", steps))
         start = timed(lambda: command("start", 1))
-        judged = run([sys.executable, "-m", "fledge", "eval", "warm", "--json"], folder)
-    return Result(json.loads(judged)["loss"], cold, warm, warm - start)
+        evaluated = run([sys.executable, "-m", "fledge", "eval", "warm", "--json"], folder)
+    return Result(json.loads(evaluated)["loss"], cold, warm, warm - start)
 
 
 def nanogpt(checkout: Path, text: Path, change: dict[str, str]) -> Result:
-    """In a copy of the checkout, so that nothing of it changes."""
+    """Run in a copy of the checkout, which stays unchanged."""
     with tempfile.TemporaryDirectory() as folder:
         run(["cp", "-r", f"{checkout}/.", folder], folder)
         corpus = Path(folder) / "data" / "shakespeare_char"
@@ -110,18 +109,18 @@ def nanogpt(checkout: Path, text: Path, change: dict[str, str]) -> Result:
             run([sys.executable, "train.py", "config/train_shakespeare_char.py", *words], folder)
 
         cold, warm = (timed(lambda: command({**README, **change}["max_iters"])) for _ in range(2))
-        loss = judge(Path(folder))
+        loss = nanogpt_loss(Path(folder))
         start = timed(lambda: command("1"))
         return Result(loss, cold, warm, warm - start)
 
 
-JUDGE = """
+EVALUATE = """
 import sys, numpy as np, torch
 sys.path.insert(0, ".")
 from model import GPT, GPTConfig
-held = torch.load("out-shakespeare-char/ckpt.pt", map_location="cpu", weights_only=True)
-model = GPT(GPTConfig(**held["model_args"])).eval()
-model.load_state_dict(held["model"])
+saved = torch.load("out-shakespeare-char/ckpt.pt", map_location="cpu", weights_only=True)
+model = GPT(GPTConfig(**saved["model_args"])).eval()
+model.load_state_dict(saved["model"])
 ids = torch.from_numpy(np.fromfile("data/shakespeare_char/val.bin", dtype=np.uint16).astype(np.int64))
 T = 64
 total = count = 0
@@ -135,14 +134,14 @@ print(total / count)
 """
 
 
-def judge(folder: Path) -> float:
-    said = run([sys.executable, "-c", JUDGE], str(folder))  # nanoGPT itself says something first
-    return float(said.split()[-1])
+def nanogpt_loss(folder: Path) -> float:
+    output = run([sys.executable, "-c", EVALUATE], str(folder))  # nanoGPT prints something first
+    return float(output.split()[-1])
 
 
 def run(command: list[str], folder: str) -> str:
-    surroundings = {**os.environ, "FLEDGE_CACHE": f"{folder}/cache"}
-    done = subprocess.run(command, cwd=folder, env=surroundings, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "FLEDGE_CACHE": f"{folder}/cache"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
     return done.stdout

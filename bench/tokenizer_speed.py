@@ -2,9 +2,9 @@
 
     python bench/tokenizer_speed.py --gpt2 DIR [--rounds 3] [--strings 100000] [--text FILE …]
 
-DIR holds GPT-2's vocab.bpe and encoder.json. Training text: the standard library, repeated to 40 MB, each copy with its
-own number behind every twentieth word, so that the copies differ. Encoding is on one core (the process binds itself to
-it), and cold: a new tokenizer for every turn, made outside the clock.
+DIR holds GPT-2's vocab.bpe and encoder.json. Training text: the standard library, repeated to 40 MB, with the number of
+the copy after every twentieth word, so that the copies differ. Encoding runs on one core (the process pins itself) and
+cold: with a new tokenizer for every run, whose construction is not timed.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any
 
 import tiktoken
 
-from common import in_turns, machine, versions
+from common import compare, machine, versions
 from fledge.text import sources
 from fledge.tokenizers import gpt2
 from fledge.tokenizers.bpe import BpeTokenizer
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--gpt2", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--strings", type=int, default=100_000)
-    parser.add_argument("--text", type=Path, nargs="*", default=[], help="more texts for identity and encoding")
+    parser.add_argument("--text", type=Path, nargs="*", default=[], help="more texts to compare and encode")
     args = parser.parse_args()
     print(machine(), "|", versions("gigatoken", "tokenizers", "tiktoken"))
     library = "\n".join(document.text for document in sources.read_source("python"))
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def training(library: str, rounds: int) -> None:
-    texts = varied(library, 40_000_000)
+    texts = distinct_copies(library, 40_000_000)
     size = sum(len(text.encode()) for text in texts) / 1e6
     made: dict[str, BpeTokenizer | HFTokenizer] = {}
 
@@ -55,12 +55,12 @@ def training(library: str, rounds: int) -> None:
     def peer() -> None:
         made["tokenizers"] = HFTokenizer.train(texts, VOCABULARY, END)
 
-    in_turns(f"train {VOCABULARY:,} tokens on {size:.0f} MB from scratch, vs tokenizers", ours, peer, rounds)
+    compare(f"train {VOCABULARY:,} tokens on {size:.0f} MB from scratch, vs tokenizers", ours, peer, rounds)
     identical = made["from scratch"].to_json() == made["tokenizers"].to_json()
     print(f"  identical merges: {identical}", flush=True)
 
 
-def varied(text: str, size: int) -> list[str]:
+def distinct_copies(text: str, size: int) -> list[str]:
     copies: list[str] = []
     while sum(map(len, copies)) < size:
         words = re.split(r"(?<=\w)(?=\s)", text)
@@ -69,7 +69,7 @@ def varied(text: str, size: int) -> list[str]:
     return copies
 
 
-def judge(folder: Path) -> tiktoken.Encoding:
+def tiktoken_gpt2(folder: Path) -> tiktoken.Encoding:
     from tiktoken.load import data_gym_to_mergeable_bpe_ranks
     from tiktoken_ext.openai_public import r50k_pat_str
 
@@ -78,20 +78,20 @@ def judge(folder: Path) -> tiktoken.Encoding:
 
 
 def identity(folder: Path, texts: dict[str, str], strings: int) -> None:
-    """GPT-2's ids, by the fast path, the reference path and the readable one, against tiktoken's."""
-    theirs, fast = judge(folder).encode_ordinary, gpt2.load_gpt2([folder])
+    """GPT-2's ids from the fast, the reference and the plain Python implementation, against tiktoken's."""
+    theirs, fast = tiktoken_gpt2(folder).encode_ordinary, gpt2.load_gpt2([folder])
     slow = BpeTokenizer.from_json(fast.to_json())
     every = ["".join(f"{c}a {c}1{c}\n" for c in map(chr, range(start, start + 256))) for start in blocks()]
     sets = {**{name: [text] for name, text in texts.items()}, "every character": every}
     sets[f"{strings:,} random strings"] = random_strings(strings)
-    ways: dict[str, Callable[[str], list[int]]] = {
+    encoders: dict[str, Callable[[str], list[int]]] = {
         "fast": lambda text: fast.encode(text).tolist(),
         "reference": fast._reference_ids,
         "from scratch": lambda text: slow.encode(text).tolist(),
     }
     for name, held in sets.items():
         expected = [theirs(text) for text in held]
-        wrong = {way: sum(map(differ, map(encode, held), expected)) for way, encode in ways.items()}
+        wrong = {kind: sum(map(differ, map(encode, held), expected)) for kind, encode in encoders.items()}
         print(f"  texts with ids other than tiktoken's, {name}: {wrong}", flush=True)
 
 
@@ -119,18 +119,18 @@ def encoding(folder: Path, texts: dict[str, str], rounds: int) -> None:
     print(machine())
     content = gpt2.load_gpt2([folder]).to_json()
     for name, text in texts.items():
-        ours = [made_ready(HFTokenizer(content)) for _ in range(rounds)]
-        peers = [judge(folder) for _ in range(rounds)]
+        ours = [warmed_up(HFTokenizer(content)) for _ in range(rounds)]
+        peers = [tiktoken_gpt2(folder) for _ in range(rounds)]
         label = f"encode {name} ({len(text.encode()) / 1e6:.1f} MB), cold, one core, vs tiktoken"
-        in_turns(label, partial(use, ours, "encode", text), partial(use, peers, "encode_ordinary", text), rounds)
+        compare(label, partial(use, ours, "encode", text), partial(use, peers, "encode_ordinary", text), rounds)
 
 
 def use(fresh: list[Any], method: str, text: str) -> None:
     getattr(fresh.pop(), method)(text)
 
 
-def made_ready(tokenizer: HFTokenizer) -> HFTokenizer:
-    """The check of the fast engine happens at the first use; it belongs to making the tokenizer."""
+def warmed_up(tokenizer: HFTokenizer) -> HFTokenizer:
+    """The first call checks the fast engine, which belongs to construction."""
     tokenizer.encode("")
     return tokenizer
 

@@ -43,6 +43,11 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+def sets_shape(overrides: Layer) -> bool:
+    """Whether the overrides set the size or shape of the model, so that no size is searched."""
+    return bool(set(FOLLOWS_FROM_SIZE["model"]) & set(overrides.get("model", {})))
+
+
 @dataclass(frozen=True)
 class BudgetSearch:
     """The search for the best size: the inputs that stay the same while sizes are tried."""
@@ -89,13 +94,9 @@ class BudgetSearch:
 
         return min(sizes, key=loss)
 
-    def shape_is_given(self) -> bool:
-        """Whether the overrides set the size or shape of the model."""
-        return bool(set(FOLLOWS_FROM_SIZE["model"]) & set(self.overrides.get("model", {})))
-
     def candidates(self) -> list[ModelConfig]:
         """The models of the size ladder that fit into memory, smallest first; or the one whose shape is given."""
-        if self.shape_is_given():
+        if sets_shape(self.overrides):
             return [replace(self.base.model, vocab_size=self.corpus.vocab_size)]
         memory = machines.total_memory(self.machine.device)
         ladder = scaling_rules.candidate_models(replace(self.base.model, n_kv_head=None), self.corpus.vocab_size)
@@ -114,7 +115,9 @@ class BudgetSearch:
 
     def settings(self, model: ModelConfig, batch: int, steps: int) -> Settings:
         """The settings that `fledge train` would use with this size, batch and length."""
-        sized = {} if self.shape_is_given() else {"model": {"size": parameters(model), "vocab_size": model.vocab_size}}
+        sized = (
+            {} if sets_shape(self.overrides) else {"model": {"size": parameters(model), "vocab_size": model.vocab_size}}
+        )
         train = {
             "batch": batch,
             "micro_batch": scaling_rules.micro_batch_for(batch, model.context),

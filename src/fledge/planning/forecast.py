@@ -216,9 +216,8 @@ def finished_runs(runs: Path, dataset: Dataset, like: Settings) -> Iterator[tupl
     for run in list_runs(runs):
         try:
             settings = validated(run.config())
-            if run.metadata().get("dataset_sha256") != dataset.fingerprint or architecture(settings) != architecture(
-                like
-            ):
+            same_data = run.metadata().get("dataset_sha256") == dataset.fingerprint
+            if not same_data or architecture(settings) != architecture(like):
                 continue
             metrics = read_metrics(run.folder)
         except UserError:  # a damaged run, which 'fledge runs' reports
@@ -232,7 +231,5 @@ def finished_runs(runs: Path, dataset: Dataset, like: Settings) -> Iterator[tupl
 
 def architecture(settings: Settings) -> object:
     """What must be equal for two runs to lie on one loss curve: all of the model but its size, and the optimizer."""
-    model = {"model": {**vars(settings.model)}}
-    return without(
-        model, {"model": (*FOLLOWS_FROM_SIZE["model"], "vocab_size", "context", "attention")}
-    ), settings.optim.optimizer
+    ignored = {"model": (*FOLLOWS_FROM_SIZE["model"], "vocab_size", "context", "attention")}
+    return without({"model": vars(settings.model)}, ignored), settings.optim.rule

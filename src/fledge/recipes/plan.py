@@ -16,12 +16,12 @@ from fledge.core.errors import UserError
 from fledge.core.progress import notice
 from fledge.model.flops import parameters
 from fledge.planning.backtest import Row, compare
-from fledge.planning.budget import BudgetSearch
+from fledge.planning.budget import BudgetSearch, sets_shape
 from fledge.planning.corpus_stats import read_corpus_stats
 from fledge.planning.forecast import Forecast, complete_for_forecast, fit_to_runs, make_forecast
 from fledge.planning.probe import measure_costs
 from fledge.runs.run_folder import open_run
-from fledge.settings.layers import FOLLOWS_FROM_SIZE, read_preset
+from fledge.settings.layers import read_preset
 from fledge.settings.pipeline import validated
 from fledge.training.config import Settings
 
@@ -98,7 +98,7 @@ def existing_parent(folder: Path) -> Path:
 def chosen_settings(settings: Settings, overrides: Layer) -> Layer:
     """What the budget search has chosen, as few settings as say it."""
     chosen: dict[str, dict[str, Any]] = {"train": {"batch": settings.train.batch, "steps": settings.train.steps}}
-    if not set(FOLLOWS_FROM_SIZE["model"]) & set(overrides.get("model", {})):
+    if not sets_shape(overrides):
         chosen["model"] = {"size": parameters(settings.model)}
         if settings.tokenizer.kind == "bpe":
             chosen["tokenizer"] = {"vocab_size": settings.model.vocab_size}
