@@ -115,9 +115,8 @@ class BudgetSearch:
 
     def settings(self, model: ModelConfig, batch: int, steps: int) -> Settings:
         """The settings that `fledge train` would use with this size, batch and length."""
-        sized = (
-            {} if sets_shape(self.overrides) else {"model": {"size": parameters(model), "vocab_size": model.vocab_size}}
-        )
+        size = {"size": parameters(model), "vocab_size": model.vocab_size}
+        sized = {} if sets_shape(self.overrides) else {"model": size}
         train = {
             "batch": batch,
             "micro_batch": scaling_rules.micro_batch_for(batch, model.context),

@@ -232,4 +232,4 @@ def finished_runs(runs: Path, dataset: Dataset, like: Settings) -> Iterator[tupl
 def architecture(settings: Settings) -> object:
     """What must be equal for two runs to lie on one loss curve: all of the model but its size, and the optimizer."""
     ignored = {"model": (*FOLLOWS_FROM_SIZE["model"], "vocab_size", "context", "attention")}
-    return without({"model": vars(settings.model)}, ignored), settings.optim.rule
+    return without({"model": vars(settings.model)}, ignored), settings.optim.optimizer
