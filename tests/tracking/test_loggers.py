@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fledge.core.config import build, to_toml
+from fledge.core.config import build, read_overrides, to_toml
 from fledge.core.errors import UserError
 from fledge.settings.pipeline import resolve
 from fledge.tracking.config import TrackConfig
@@ -115,6 +115,6 @@ def test_unknown_logger_is_refused_with_the_known_ones() -> None:
 
 
 def test_loggers_on_the_command_line_are_separated_by_commas() -> None:
-    settings = resolve("demo", ["--track.loggers", "wandb,tensorboard"])
+    settings = resolve("demo", read_overrides(["--track.loggers", "wandb,tensorboard"]))
     assert settings.track.loggers == ("wandb", "tensorboard")
     assert build(type(settings), tomllib.loads(to_toml(settings))) == settings

@@ -1,16 +1,16 @@
-"""Progress bars on stderr, where that is a terminal and rich is installed; elsewhere nothing is shown."""
+"""Progress bars and notices on stderr. Without rich, or where stderr is not a terminal, bars are not shown."""
 
 import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 T = TypeVar("T")
 
 
 def progress(items: Iterable[T], label: str) -> Iterator[T]:
-    """The same items, with a bar."""
-    if (console := _terminal()) is None:
+    """Yield the items and show a progress bar."""
+    if (console := terminal_console()) is None:
         yield from items
         return
     from rich.progress import track
@@ -21,8 +21,8 @@ def progress(items: Iterable[T], label: str) -> Iterator[T]:
 
 @contextlib.contextmanager
 def byte_progress(label: str, total: int | None, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """A bar that counts bytes; gives the function to call after each piece of work, with its size."""
-    if (console := _terminal()) is None:
+    """Show a progress bar in bytes. Yields the function to call with the size of each finished piece."""
+    if (console := terminal_console()) is None:
         yield lambda _: None
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -33,17 +33,17 @@ def byte_progress(label: str, total: int | None, done: int = 0) -> Iterator[Call
         yield lambda size: bar.advance(task, size)
 
 
-def _terminal() -> Any:
-    """rich's console on stderr, or None."""
+def terminal_console(stream: TextIO | None = None) -> Any:
+    """A rich console on `stream` (stderr if None), or None without rich or where the stream is not a terminal."""
     try:
         from rich.console import Console
     except ImportError:
         return None
-    console = Console(stderr=True)
+    console = Console(file=stream or sys.stderr)
     return console if console.is_terminal else None
 
 
 def notice(text: str) -> None:
-    """One line for the user, on stderr. A closed stderr is no error."""
+    """Print a line for the user on stderr. A closed stderr is not an error."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, TextIO
 
 from fledge.core.formatting import counted, format_duration, printable
+from fledge.core.progress import terminal_console
 from fledge.tracking.events import Anomaly, Ended, Event, Metrics, Notice, RolledBack, Sample, Started
 
 if TYPE_CHECKING:
@@ -146,13 +147,10 @@ class LineView:
 
 
 def terminal_view(stream: TextIO) -> "LiveView | LineView":
-    """The live view needs rich, and a terminal that can move its cursor and is large enough."""
-    try:
-        from rich.console import Console
-
-        from fledge.tracking.live_view import LiveView
-    except ImportError:
+    """The live view where rich is installed and the terminal can move its cursor and is large enough."""
+    console = terminal_console(stream)
+    if console is None or console.is_dumb_terminal or console.width < 40 or console.height < 16:
         return LineView(stream)
-    console = Console(file=stream)
-    can = console.is_terminal and not console.is_dumb_terminal and console.width >= 40 and console.height >= 16
-    return LiveView(console) if can else LineView(stream)
+    from fledge.tracking.live_view import LiveView
+
+    return LiveView(console)
