@@ -25,7 +25,8 @@ from fledge.optim.schedule import lr_multiplier
 from fledge.training.attention_speed import fastest_attention
 from fledge.training.compiled import CompileCheck
 from fledge.training.micro_batch import chunked_loss_pays
-from fledge.training.parallel import deterministic_sums, wrap
+from fledge.training.objective import next_token_objective
+from fledge.training.parallel import use_deterministic_algorithms, wrap
 from fledge.training.step import TrainStep
 
 GPT2 = ModelConfig(
@@ -44,19 +45,20 @@ LEARNING_RATE = 1e-3
 
 
 def ours(config: ModelConfig, batch: int, machine: Machine) -> Step:
-    deterministic_sums()
+    use_deterministic_algorithms()
     config = replace(config, attention=fastest_attention(config, batch, machine))
     optim = OptimConfig(lr=LEARNING_RATE, warmup_steps=0, schedule="constant")
     model = build(config, 0).to(machine.device)
     fixed = FixedBatch()
     chunked = chunked_loss_pays(config, batch, machine, compiled=True)
+    objective = next_token_objective(machine, chunked=chunked, compile=True)
     stepper = TrainStep(
         model=model,
-        loss=wrap(model, machine, compile=True, chunked=chunked, report=refuse_eager),
+        loss=wrap(model, machine, objective, compile=True, report=refuse_eager),
         optimizer=build_optimizer(model, optim, machine.torch_dtype),
         batches=fixed,
         multiplier=partial(lr_multiplier, optim, steps=1000),
-        peak=optim.lr,
+        initial_lr=optim.lr,
         clip=1.0,
     )
 

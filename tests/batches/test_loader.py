@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fledge.batches.loader import Loader, Prefetcher
+from fledge.batches.loader import Loader, Prefetcher, WindowReader
 from fledge.batches.sampler import WindowSampler
 from fledge.core.device import Machine
 from fledge.core.distributed import World
@@ -21,7 +21,7 @@ ORDER = WindowSampler(len(SPLIT), CONTEXT, CONTEXT, seed=5)
 
 
 def loader(rank: int = 0, world_size: int = 1) -> Loader:
-    return Loader(SPLIT, ORDER, BATCH, Machine("cpu", "float32", World(rank, world_size)))
+    return Loader(WindowReader(SPLIT, ORDER), BATCH, Machine("cpu", "float32", World(rank, world_size)))
 
 
 def whole(step: int, world_size: int = 1, micro_batch: int = BATCH) -> tuple[Tensor, Tensor]:

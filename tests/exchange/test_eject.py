@@ -178,7 +178,7 @@ def test_ten_training_steps_are_bit_identical(name: str, imported: Callable[[str
         optimizer=build_optimizer(model, settings.optim, CPU.torch_dtype),
         batches=lambda step: [Batch(rows[:, :-1], rows[:, 1:]) for rows in data[step].split(size)],
         multiplier=partial(lr_multiplier, settings.optim, steps=10),
-        peak=settings.optim.lr,
+        initial_lr=settings.optim.lr,
         clip=settings.train.grad_clip,
     )
     torch.manual_seed(seed)

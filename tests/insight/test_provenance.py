@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fledge.batches.loader import Loader
+from fledge.batches.loader import Loader, WindowReader
 from fledge.batches.sampler import WindowSampler
 from fledge.cli.main import main
 from fledge.core.device import Machine
@@ -43,7 +43,7 @@ def test_samples_of_a_step_are_what_the_loader_gave(provenance: Provenance, step
     settings, dataset = provenance.settings, provenance.dataset
     split, context, batch = dataset.split("train"), settings.model.context, settings.train.batch
     order = WindowSampler(len(split), context, settings.data.stride or context, settings.train.seed)
-    [given] = Loader(split, order, batch, Machine("cpu", "float32")).micro_batches(step - 1, batch)
+    [given] = Loader(WindowReader(split, order), batch, Machine("cpu", "float32")).micro_batches(step - 1, batch)
     rows = [[*row.tolist(), int(last)] for row, last in zip(given.inputs, given.targets[:, -1], strict=True)]
     samples = provenance.step(step)
     assert [sample.text for sample in samples] == [dataset.tokenizer.decode(row) for row in rows]
@@ -77,7 +77,7 @@ def test_after_a_rollback_the_skipped_batches_are_left_out(tmp_path: Path, monke
 
     def attempt(self: TrainStep, step: int) -> Any:
         found = usual(self, step)
-        return replace(found, loss=found.loss * float("nan")) if self.route.batch(step) in (8, 9, 10) else found
+        return replace(found, loss=found.loss * float("nan")) if self.skipped.batch(step) in (8, 9, 10) else found
 
     monkeypatch.setattr(TrainStep, "_attempt", attempt)
     words = ("--train.steps", "16", "--train.save_every", "6", "--train.eval_every", "0")

@@ -4,28 +4,32 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from fledge.batches.loader import Batch
 from fledge.core.device import find_compiler
 from fledge.tracking.sinks.csv import read_metrics
+from fledge.training.objective import LossSum
 from fledge.training.parallel import LossModel
 
 # The loss of a small model, compiled as training does it; then how many graphs the compiler did not know, and knew.
 JUDGING = """
 import torch
+from fledge.batches.loader import Batch
 from fledge.core.device import Machine
 from fledge.model.config import ModelConfig
 from fledge.model.init import build
-from fledge.training.parallel import deterministic_sums, wrap
+from fledge.training.parallel import use_deterministic_algorithms, wrap
 
-deterministic_sums()
+use_deterministic_algorithms()
 model = build(ModelConfig(n_layer=1, n_head=1, n_embd=8, context=8, vocab_size=16), 0)
 ids = torch.zeros(1, 8, dtype=torch.long)
 with torch.no_grad():
-    wrap(model, Machine("cpu", "float32"), compile=True)(ids, ids)
+    wrap(model, Machine("cpu", "float32"), compile=True)(Batch(ids, ids))
 
 from torch._dynamo.utils import counters
 print(*(counters["inductor"][f"fxgraph_cache_{found}"] for found in ("miss", "hit")))
@@ -123,7 +127,12 @@ def test_a_model_that_does_not_learn_ends_with_advice(
     home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     usual = LossModel.forward
-    monkeypatch.setattr(LossModel, "forward", lambda *given: usual(*given) * 0 + 3.0 * given[1].numel())
+
+    def stuck(self: LossModel, batch: Batch) -> LossSum:
+        found = usual(self, batch)
+        return replace(found, total=found.total * 0 + 3.0 * batch.inputs.numel())
+
+    monkeypatch.setattr(LossModel, "forward", stuck)
     assert home.do(*home.training("stuck")[:-2]) == 2
     error, hint = capsys.readouterr().err.splitlines()[-2:]
     assert error.startswith("error: the model does not learn: the gradient was exactly zero in 5 steps")

@@ -9,12 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from fledge.batches.loader import Batch
 from fledge.core.device import DTYPES, Machine
 from fledge.model import flops
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
 from fledge.model.kv_cache import KVCache
+from fledge.training.objective import next_token_objective
 from fledge.training.parallel import wrap
 
 NAMES: dict[torch.dtype, Any] = {dtype: name for name, dtype in DTYPES.items()}
@@ -105,7 +107,7 @@ def test_the_cache_takes_the_bytes_that_the_formula_says(dtype: torch.dtype, win
     assert kept == 12 * flops.cache_bytes_per_token(config, dtype.itemsize)
 
 
-def kept_bytes(config: ModelConfig, batch: int, dtype: torch.dtype, **options: bool) -> int:
+def kept_bytes(config: ModelConfig, batch: int, dtype: torch.dtype, *, chunked: bool = False, **options: bool) -> int:
     """What autograd keeps from a forward pass: each storage once, weights and fixed tables left out."""
     model = build(config, 0)
     own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
@@ -117,9 +119,9 @@ def kept_bytes(config: ModelConfig, batch: int, dtype: torch.dtype, **options: b
             kept[storage.data_ptr()] = storage
         return tensor
 
-    ids = torch.zeros(batch, config.context, dtype=torch.long)
+    ids, machine = torch.zeros(batch, config.context, dtype=torch.long), Machine("cpu", NAMES[dtype])
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = wrap(model, Machine("cpu", NAMES[dtype]), **options)(ids, ids)
+        loss = wrap(model, machine, next_token_objective(machine, chunked=chunked), **options)(Batch(ids, ids)).total
     assert loss.requires_grad
     return sum(storage.nbytes() for storage in kept.values())
 

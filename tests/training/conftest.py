@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from fledge.batches.loader import Loader
+from fledge.batches.loader import Loader, WindowReader
 from fledge.batches.sampler import WindowSampler
 from fledge.core.device import Machine
 from fledge.datasets.shards import Split
@@ -28,14 +28,15 @@ STEPS, BATCH = 30, 4
 def build_stepper(dtype: str, optimizer: str = "adamw") -> TrainStep:
     machine = Machine("cpu", dtype)  # type: ignore[arg-type]
     optim = OptimConfig(optimizer=optimizer, lr=0.02, min_lr=0.002, warmup_steps=2)  # type: ignore[arg-type]
-    model, order = build(MODEL, 1), WindowSampler(len(IDS), MODEL.context, 3, 1)
+    model, sampler = build(MODEL, 1), WindowSampler(len(IDS), MODEL.context, 3, 1)
+    windows = WindowReader(Split("train", [IDS], [np.zeros(1)]), sampler)
     return TrainStep(
         model=model,
         loss=wrap(model, machine, compile=False),
         optimizer=build_optimizer(model, optim, machine.torch_dtype),
-        batches=FixedMicroBatch(Loader(Split("train", [IDS], [np.zeros(1)]), order, BATCH, machine), 2, print),
+        batches=FixedMicroBatch(Loader(windows, BATCH, machine), 2, print),
         multiplier=partial(lr_multiplier, optim, steps=STEPS),
-        peak=optim.lr,
+        initial_lr=optim.lr,
         clip=1.0,
         scaling=LOSS_SCALERS[dtype](),
     )

@@ -10,41 +10,57 @@ import torch
 from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
+from fledge.batches.loader import Batch
 from fledge.core.device import Machine
 from fledge.model.config import ModelConfig
 from fledge.model.init import build
 from fledge.training.compiled import LOSS, TOLERANCE, CompileCheck, CompiledLoss, compare
+from fledge.training.objective import LossSum
 from fledge.training.parallel import LossModel, wrap
 
 CPU = Machine("cpu", "float32")
 CONFIG = ModelConfig(n_layer=1, n_head=2, n_embd=16, context=8, vocab_size=11)
 IDS = torch.randint(11, (5, 9), generator=torch.Generator().manual_seed(0))
-INPUTS, TARGETS = IDS[:, :-1].contiguous(), IDS[:, 1:].contiguous()
-Function = Callable[[Tensor, Tensor], Tensor]
+BATCH = Batch(IDS[:, :-1].contiguous(), IDS[:, 1:].contiguous())
+Function = Callable[[Batch], LossSum]
 
 
-def no_gradient(eager: Function) -> Function:
-    return lambda inputs, targets: eager(inputs, targets).detach().requires_grad_()
+def first(rows: int) -> Batch:
+    return BATCH.split(rows)[0]
 
 
-def half_gradient(eager: Function) -> Function:
-    def wrong(inputs: Tensor, targets: Tensor) -> Tensor:
-        loss = eager(inputs, targets)
-        return loss / 2 + loss.detach() / 2
+def changed(eager: Function, change: Callable[[Tensor], Tensor]) -> Function:
+    """The same with another total."""
+
+    def wrong(batch: Batch) -> LossSum:
+        found = eager(batch)
+        return replace(found, total=change(found.total))
 
     return wrong
 
 
+def no_gradient(eager: Function) -> Function:
+    return changed(eager, lambda loss: loss.detach().requires_grad_())
+
+
+def half_gradient(eager: Function) -> Function:
+    return changed(eager, lambda loss: loss / 2 + loss.detach() / 2)
+
+
 def wrong_loss(eager: Function) -> Function:
-    return lambda inputs, targets: 1.01 * eager(inputs, targets)
+    return changed(eager, lambda loss: 1.01 * loss)
 
 
 def first_row_only(eager: Function) -> Function:
-    return lambda inputs, targets: len(inputs) * eager(inputs[:1], targets[:1])
+    def wrong(batch: Batch) -> LossSum:
+        found = eager(batch.split(1)[0])
+        return replace(found, total=len(batch.inputs) * found.total)
+
+    return wrong
 
 
 def not_a_number(eager: Function) -> Function:
-    return lambda inputs, targets: eager(inputs, targets) * math.nan
+    return changed(eager, lambda loss: loss * math.nan)
 
 
 MISCOMPILED = [no_gradient, half_gradient, wrong_loss, first_row_only, not_a_number]
@@ -68,20 +84,20 @@ def test_wrong_code_is_found_before_it_trains(monkeypatch: pytest.MonkeyPatch, c
     if compiler is first_row_only and rows % 2:
         pytest.skip("an odd batch is checked with one sequence, so this error cannot show")
     loss, reports = compiled_by(monkeypatch, compiler)
-    found = loss(INPUTS[:rows], TARGETS[:rows])
-    assert torch.equal(found, LossModel(build(CONFIG, 0), CPU)(INPUTS[:rows], TARGETS[:rows]))
+    found = loss(first(rows))
+    assert torch.equal(found.total, LossModel(build(CONFIG, 0), CPU)(first(rows)).total)
     assert [report.ok for report in reports] == [False]
     assert "compiled it wrongly" in reports[0].reason
     assert not loss.in_use
-    loss(INPUTS[:rows], TARGETS[:rows])
+    loss(first(rows))
     assert len(reports) == 1
 
 
 @pytest.mark.parametrize("compiler", [no_gradient, wrong_loss])
 def test_gross_errors_show_in_spite_of_dropout(monkeypatch: pytest.MonkeyPatch, compiler: Any) -> None:
-    gross = (lambda eager: lambda i, t: 2 * eager(i, t)) if compiler is wrong_loss else compiler
+    gross = (lambda eager: changed(eager, lambda loss: 2 * loss)) if compiler is wrong_loss else compiler
     loss, reports = compiled_by(monkeypatch, gross, replace(CONFIG, dropout=0.5))
-    loss(INPUTS, TARGETS)
+    loss(BATCH)
     assert [report.ok for report in reports] == [False]
 
 
@@ -90,7 +106,7 @@ def test_gross_errors_show_in_spite_of_dropout(monkeypatch: pytest.MonkeyPatch, 
 def test_right_code_is_used(monkeypatch: pytest.MonkeyPatch, dropout: float, seed: int) -> None:
     torch.manual_seed(seed)
     loss, reports = compiled_by(monkeypatch, lambda eager: eager, replace(CONFIG, dropout=dropout))
-    loss(INPUTS, TARGETS)
+    loss(BATCH)
     assert [report.ok for report in reports] == [True]
     assert loss.in_use
 
@@ -100,7 +116,7 @@ def test_check_leaves_gradients_and_random_numbers_alone(monkeypatch: pytest.Mon
     parameters = list(loss._model.parameters())
     parameters[0].grad = torch.ones_like(parameters[0])
     before = torch.get_rng_state()
-    loss._check(INPUTS, TARGETS)
+    loss._check(BATCH)
     assert torch.equal(torch.get_rng_state(), before)
     assert parameters[0].grad is not None
     assert float(parameters[0].grad.mean()) == 1.0
@@ -110,10 +126,10 @@ def test_check_leaves_gradients_and_random_numbers_alone(monkeypatch: pytest.Mon
 def test_each_shape_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     loss, reports = compiled_by(monkeypatch, lambda eager: eager)
     for rows in (4, 2, 4, 2):
-        loss(INPUTS[:rows], TARGETS[:rows])
+        loss(first(rows))
     assert len(reports) == 2
     with torch.no_grad():
-        loss(INPUTS[:3], TARGETS[:3])  # nothing is learned from it
+        loss(first(3))  # nothing is learned from it
     assert len(reports) == 2
 
 
@@ -131,24 +147,24 @@ def test_compiler_that_fails_is_reported_in_one_line(
 ) -> None:
     calls = []
 
-    def broken(inputs: Tensor, _: Tensor) -> Tensor:
-        calls.append(inputs)
+    def broken(batch: Batch) -> LossSum:
+        calls.append(batch)
         raise error
 
     loss, reports = compiled_by(monkeypatch, lambda _: broken)
     eager = LossModel(build(CONFIG, 0), CPU)
-    assert [float(loss(INPUTS, TARGETS).detach()) for _ in range(2)] == [float(eager(INPUTS, TARGETS).detach())] * 2
+    assert [float(loss(BATCH).total.detach()) for _ in range(2)] == [float(eager(BATCH).total.detach())] * 2
     assert len(calls) == 1
     assert [report.reason for report in reports] == [f"torch.compile failed ({told})"]
 
 
 def test_short_memory_is_not_taken_for_a_broken_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    def large(*_: Tensor) -> Tensor:
+    def large(_: Batch) -> LossSum:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     loss, reports = compiled_by(monkeypatch, lambda _: large)
     with pytest.raises(torch.OutOfMemoryError):
-        loss(INPUTS, TARGETS)
+        loss(BATCH)
     assert reports == []
     assert loss.in_use
 

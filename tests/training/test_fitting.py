@@ -10,14 +10,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
+from fledge.batches.loader import Batch
 from fledge.core.device import Machine, free_memory, total_memory
 from fledge.core.errors import UserError, out_of_memory
 from fledge.model.config import ModelConfig
 from fledge.model.flops import LARGE_VOCABULARY, activation_bytes, chunk_bytes, parameters
 from fledge.training import micro_batch
 from fledge.training.micro_batch import AutoMicroBatch, FixedMicroBatch, estimate
+from fledge.training.objective import LossSum
 from fledge.training.step import TrainStep
 
 CPU = Machine("cpu", "float32")
@@ -68,11 +69,11 @@ def test_where_memory_is_short_it_is_half_as_many_and_the_update_is_that_of_the_
     loss, sizes, whole = one.loss, [], one.batches
     assert isinstance(whole, FixedMicroBatch)
 
-    def narrow(inputs: Tensor, targets: Tensor) -> Tensor:
-        sizes.append(len(inputs))
-        if len(inputs) > 1:
+    def narrow(batch: Batch) -> LossSum:
+        sizes.append(len(batch.inputs))
+        if len(batch.inputs) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return loss(inputs, targets)
+        return loss(batch)
 
     one.loss, one.batches = narrow, AutoMicroBatch(whole.loader, BATCH, said.append)
     results = [one(step) for step in range(2)], [other(step) for step in range(2)]
@@ -86,7 +87,7 @@ def test_where_memory_is_short_it_is_half_as_many_and_the_update_is_that_of_the_
 def test_what_somebody_asked_for_is_not_changed_in_silence(stepper: Build) -> None:
     one = stepper("float32")
 
-    def full(inputs: Tensor, targets: Tensor) -> Tensor:
+    def full(_: Batch) -> LossSum:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     one.loss = full
@@ -114,7 +115,7 @@ def test_what_fitted_before_is_taken_again_where_it_divides_the_share(stepper: B
 def test_other_failures_are_not_taken_for_this_one(stepper: Build) -> None:
     one = stepper("float32")
 
-    def odd(inputs: Tensor, targets: Tensor) -> Tensor:
+    def odd(_: Batch) -> LossSum:
         raise RuntimeError("shapes do not match")
 
     one.loss = odd

@@ -9,18 +9,21 @@ import pytest
 import torch
 from torch import Tensor
 
+from fledge.batches.loader import Batch
 from fledge.core.device import Machine
 from fledge.losses.cross_entropy import cross_entropy_sum
 from fledge.model.config import ModelConfig
 from fledge.model.flops import CHUNK, LARGE_VOCABULARY
 from fledge.model.gpt import GPT
 from fledge.model.init import build
+from fledge.training.objective import next_token_objective
 from fledge.training.parallel import wrap
 
 CPU = Machine("cpu", "float32")
 LARGE = ModelConfig(n_layer=1, n_head=1, n_embd=8, context=300, vocab_size=LARGE_VOCABULARY)
 ROWS = torch.randint(LARGE_VOCABULARY, (5, 301), generator=torch.Generator().manual_seed(0))
 INPUTS, TARGETS = ROWS[:, :-1].contiguous(), ROWS[:, 1:].contiguous()
+BATCH = Batch(INPUTS, TARGETS)
 
 
 def gradients_of(model: GPT, loss: Tensor) -> dict[str, Tensor]:
@@ -40,7 +43,7 @@ def test_chunked_loss_teaches_the_model_the_same(parts: dict[str, Any], dtype: A
     model, machine = build(replace(LARGE, **parts), 0), Machine("cpu", dtype)
     with machine.autocast():
         reference = cross_entropy_sum(model(INPUTS), TARGETS)
-    loss = wrap(model, machine, chunked=True)(INPUTS, TARGETS)
+    loss = wrap(model, machine, next_token_objective(machine, chunked=True))(BATCH).total
     assert type(loss.grad_fn).__name__ == "_ChunkedBackward"
     torch.testing.assert_close(loss, reference, rtol=near, atol=0)
     theirs = gradients_of(model, reference)
@@ -52,22 +55,22 @@ def test_chunked_loss_teaches_the_model_the_same(parts: dict[str, Any], dtype: A
 @pytest.mark.parametrize("chunked", [True, False])
 def test_twice_the_same_bits(chunked: bool) -> None:
     model = build(LARGE, 0)
-    loss = wrap(model, CPU, chunked=chunked)
-    one, other = (gradients_of(model, loss(INPUTS, TARGETS)) for _ in range(2))
+    loss = wrap(model, CPU, next_token_objective(CPU, chunked=chunked))
+    one, other = (gradients_of(model, loss(BATCH).total) for _ in range(2))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_exactness_is_known_to_the_compiler_and_does_not_import_it() -> None:
     code = """
 import sys, torch
-from fledge.training.parallel import deterministic_sums
-deterministic_sums()
+from fledge.training.parallel import use_deterministic_algorithms
+use_deterministic_algorithms()
 assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
 assert "torch._inductor" not in sys.modules
 import torch._inductor.config as compiler
 assert compiler.deterministic
 compiler.deterministic = False
-deterministic_sums()
+use_deterministic_algorithms()
 assert compiler.deterministic
 """
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -80,7 +83,7 @@ def test_activation_checkpointing_changes_no_bit(chunked: bool, dropout: float) 
     found = []
     for checkpointed in (False, True):
         model = build(config, 0)
-        loss = wrap(model, CPU, chunked=chunked, activation_checkpointing=checkpointed)
+        loss = wrap(model, CPU, next_token_objective(CPU, chunked=chunked), activation_checkpointing=checkpointed)
         torch.manual_seed(0)
-        found.append(gradients_of(model, loss(INPUTS, TARGETS)))
+        found.append(gradients_of(model, loss(BATCH).total))
     assert all(torch.equal(gradient, found[1][name]) for name, gradient in found[0].items())

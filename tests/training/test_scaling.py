@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 
+from fledge.batches.loader import Batch
 from fledge.training.loss_scaler import GROWTH_INTERVAL, LARGEST, LossScaler
+from fledge.training.objective import LossSum
 from fledge.training.step import TrainStep
 
 STEPS = 30
@@ -39,8 +40,9 @@ def test_a_scale_that_is_too_large_is_halved_until_it_fits_and_the_update_is_the
 
 
 def test_without_a_scale_small_gradients_would_be_lost(stepper: Build) -> None:
-    def faint(inputs: Tensor, targets: Tensor) -> Tensor:
-        return loss(inputs, targets) * 1e-7
+    def faint(batch: Batch) -> LossSum:
+        found = loss(batch)
+        return replace(found, total=found.total * 1e-7)
 
     norms = {}
     for scale in (1.0, 2.0**16):

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fledge.batches.loader import Loader
+from fledge.batches.loader import Batch, Loader, WindowReader
 from fledge.batches.sampler import WindowSampler
 from fledge.core.device import Machine
 from fledge.datasets.shards import Split
@@ -31,19 +31,20 @@ IDS = np.random.default_rng(0).integers(0, 13, 400).astype(np.uint16)
 
 def stepper(micro_batch: int = BATCH, clip: float = 0.5) -> TrainStep:
     model = build(MODEL, 1)
-    order = WindowSampler(len(IDS), MODEL.context, MODEL.context, 1)
+    sampler = WindowSampler(len(IDS), MODEL.context, MODEL.context, 1)
+    windows = WindowReader(Split("train", [IDS], [np.zeros(1)]), sampler)
     return TrainStep(
         model=model,
         loss=wrap(model, CPU, compile=False),
         optimizer=build_optimizer(model, OPTIM, CPU.torch_dtype),
-        batches=FixedMicroBatch(Loader(Split("train", [IDS], [np.zeros(1)]), order, BATCH, CPU), micro_batch, print),
+        batches=FixedMicroBatch(Loader(windows, BATCH, CPU), micro_batch, print),
         multiplier=partial(lr_multiplier, OPTIM, steps=STEPS),
-        peak=OPTIM.lr,
+        initial_lr=OPTIM.lr,
         clip=clip,
     )
 
 
-@pytest.mark.parametrize("grad_clip", [0.0, 0.05, 100.0])
+@pytest.mark.parametrize("clip", [0.0, 0.05, 100.0])
 def test_it_is_the_loop_that_one_would_write_by_hand(clip: float) -> None:
     ours = stepper(clip=clip)
     model = build(MODEL, 1)
@@ -124,9 +125,8 @@ def test_the_wrapped_model_keeps_the_names_of_its_weights() -> None:
 
 def test_half_precision_leaves_weights_and_loss_in_full_precision(tmp_path: Path) -> None:
     model = build(MODEL, 0)
-    loss = wrap(model, Machine("cpu", "bfloat16"), compile=False)(
-        torch.zeros(2, 8, dtype=torch.long), torch.ones(2, 8, dtype=torch.long)
-    )
+    batch = Batch(torch.zeros(2, 8, dtype=torch.long), torch.ones(2, 8, dtype=torch.long))
+    loss = wrap(model, Machine("cpu", "bfloat16"), compile=False)(batch).total
     loss.backward()
     assert loss.dtype == torch.float32
     assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters())

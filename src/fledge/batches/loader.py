@@ -1,17 +1,18 @@
-"""Step → batch: the windows of that step, as tensors on the device.
+"""Step → batch: the samples of that step, as tensors on the device.
 
-    order     step, batch size   →  starts  [B]
-    split     starts, context    →  rows    [B, T + 1]
-    here      rows               →  inputs  [B, T]  and targets [B, T], one token later
+    read       first sample, count      →  Batch of this rank, on the CPU    (WindowReader: windows of a split)
+    prefetch   the next batch is read in a thread while the model trains on this one
+    here       Batch                    →  micro-batches on the device
 
-The loader has no position of its own: `batch(step)` gives the same tensors whenever it is asked. While one batch is
-learned from, a thread reads the next; should another one be asked for, that is read then.
+The loader has no state: `micro_batches(n, size)` gives the same tensors whenever it is called, since which samples
+make up batch n is a pure function of n (see sampler.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,53 +21,79 @@ from fledge.batches.sampler import WindowSampler
 from fledge.core.device import Machine
 from fledge.datasets.shards import Split
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Batch:
+    """Rows to train on. `extra`: what else an objective needs, name → [B, …]: weights, document ids, advantages."""
+
     inputs: Tensor  # [B, T]
     targets: Tensor  # [B, T]
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same batch with every tensor changed."""
+        extra = {name: change(tensor) for name, tensor in self.extra.items()}
+        return Batch(change(self.inputs), change(self.targets), extra)
+
+    def to(self, device: str) -> "Batch":
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def split(self, size: int) -> list["Batch"]:
+        """Pieces of `size` rows; the last may have fewer."""
+        starts = range(0, len(self.inputs), size)
+        return [self.map(lambda tensor, start=start: tensor[start : start + size]) for start in starts]  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class WindowReader:
+    """Samples → windows of a split, with the targets one token later."""
+
+    split: Split
+    sampler: WindowSampler
+
+    def __call__(self, first: int, count: int) -> Batch:
+        starts = self.sampler.starts(first, count)
+        tokens = torch.from_numpy(self.split.rows(starts, self.sampler.context + 1))  # [B, T + 1]
+        return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
 
 
 @dataclass(frozen=True)
 class Loader:
-    split: Split
-    order: WindowSampler
-    batch_size: int  # sequences of a global step
+    read: Callable[[int, int], Batch]  # first sample, count → batch on the CPU
+    batch_size: int  # rows of a global batch
     machine: Machine
 
     @property
     def local_batch_size(self) -> int:
-        """Sequences of a global step that are this rank's."""
+        """Rows of a global batch that belong to this rank."""
         return self.batch_size // self.machine.world.size
 
     def micro_batches(self, number: int, size: int) -> list[Batch]:
         """This rank's share of global batch `number` (counted from 0), in pieces of `size` rows."""
-        tokens = self._ahead(number).to(self.machine.device, non_blocking=True)
-        return [Batch(piece[:, :-1].contiguous(), piece[:, 1:].contiguous()) for piece in tokens.split(size)]
+        return self._prefetch(number).to(self.machine.device).split(size)
 
     @cached_property
-    def _ahead(self) -> "Prefetcher":
-        return Prefetcher(self._read)
+    def _prefetch(self) -> "Prefetcher[Batch]":
+        return Prefetcher(self._read_local)
 
-    def _read(self, number: int) -> Tensor:
-        """[B, T + 1], where a GPU can fetch it by itself."""
+    def _read_local(self, number: int) -> Batch:
         first = number * self.batch_size + self.machine.world.rank * self.local_batch_size
-        tokens = torch.from_numpy(
-            self.split.rows(self.order.starts(first, self.local_batch_size), self.order.context + 1)
-        )
-        return tokens.pin_memory() if self.machine.device == "cuda" else tokens
+        batch = self.read(first, self.local_batch_size)
+        return batch.map(Tensor.pin_memory) if self.machine.device == "cuda" else batch
 
 
-class Prefetcher:
-    """number → what `read` gives, which is asked for the next number meanwhile. The thread ends with this object."""
+class Prefetcher(Generic[T]):
+    """number → `read(number)`, while a thread reads the next number. The thread ends with this object."""
 
-    def __init__(self, read: Callable[[int], Tensor]) -> None:
+    def __init__(self, read: Callable[[int], T]) -> None:
         self._read, self._thread = read, ThreadPoolExecutor(max_workers=1)
-        self._next: dict[int, Future[Tensor]] = {}
+        self._next: dict[int, Future[T]] = {}
 
-    def __call__(self, number: int) -> Tensor:
+    def __call__(self, number: int) -> T:
         known = self._next.pop(number, None)
-        tokens = known.result() if known else self._read(number)
-        if number + 1 not in self._next:  # else the same batch was asked for again; what else was read is dropped
+        value = known.result() if known else self._read(number)
+        if number + 1 not in self._next:  # if it is, the same number was asked for again
             self._next = {number + 1: self._thread.submit(self._read, number + 1)}
-        return tokens
+        return value

@@ -36,9 +36,7 @@ class State:
     val_loss: float | None = None
     scaling: dict[str, float] | None = None  # what fp16 remembers
     micro_batch: int | None = None  # sequences, as many as had turned out to fit
-    pending_hooks: dict[str, float] | None = (
-        None  # the step's own figures, where it was interrupted before it was looked at
-    )
+    pending_hooks: dict[str, Any] | None = None  # StepResult whose hooks have not run; {}: those of step 0
     skipped: tuple[tuple[int, int], ...] = ()  # batches that are passed over
     compiled: bool | None = None  # False: the compiled code was found wrong, and the eager code trains
     guard: dict[str, Any] | None = None  # which losses are usual

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fledge.batches.loader import Loader
+from fledge.batches.loader import Loader, WindowReader
 from fledge.batches.sampler import WindowSampler
 from fledge.checkpoint import store
 from fledge.checkpoint.state import State, Tensors, capture, snapshot, state_bytes
@@ -80,7 +80,7 @@ def measure_costs(settings: Settings, machine: Machine, folder: Path) -> Costs:
     two = one
     if train.batch > rows:  # gradient accumulation: measure what a second micro-batch adds
         sampler = WindowSampler(len(noise), model.context, model.context, 0)
-        step.batches = FixedMicroBatch(Loader(noise, sampler, 2 * rows, machine), rows, notice)
+        step.batches = FixedMicroBatch(Loader(WindowReader(noise, sampler), 2 * rows, machine), rows, notice)
         two = median_step_seconds(step, STEP_SECONDS)
     # With one micro-batch in a step the two parts cannot be told apart, and need not be.
     micro_batch = min(one, max(one / 2, two - one)) if train.batch > rows else one

@@ -13,19 +13,21 @@ from fledge.batches.loader import Batch
 from fledge.core.device import Machine
 from fledge.core.distributed import World, to_local
 from fledge.model.gpt import GPT
+from fledge.training.objective import Objective
 from fledge.training.parallel import LossModel
 
 NOWHERE = "nothing that could be found again"
 
 
-def find_anomaly(model: GPT, batches: Sequence[Batch], machine: Machine) -> str:
+def find_anomaly(model: GPT, objective: Objective, batches: Sequence[Batch], machine: Machine) -> str:
     """In words: 'the weight blocks.0.mlp.up.weight', 'what blocks.1.attention gives', 'the gradient of head.weight'."""
     agreed = machine.world.first_message
     if found := agreed(_in_weights(model)):
         return found
+    loss = LossModel(model, machine, objective)
     with torch.random.fork_rng():
         for batch in batches:
-            if found := agreed(_in_layers(model, batch, machine)) or agreed(_in_gradients(model, batch, machine)):
+            if found := agreed(_in_layers(model, loss, batch)) or agreed(_in_gradients(model, loss, batch)):
                 return found
     return NOWHERE
 
@@ -45,7 +47,7 @@ def _in_weights(model: GPT) -> str:
     return next((f"the weight {name}" for name, weight in model.named_parameters() if not is_finite(weight)), "")
 
 
-def _in_layers(model: GPT, batch: Batch, machine: Machine) -> str:
+def _in_layers(model: GPT, loss: LossModel, batch: Batch) -> str:
     """The layers in the order in which they speak; the smallest that is at fault speaks first."""
     found: list[str] = []
 
@@ -62,17 +64,17 @@ def _in_layers(model: GPT, batch: Batch, machine: Machine) -> str:
         for name in layers:
             listen(name)
         with torch.no_grad():
-            loss = LossModel(model, machine)(batch.inputs, batch.targets)
+            total = loss(batch).total
     finally:
         for hook in hooks:
             hook.remove()
-    return found[0] if found else "" if is_finite(loss) else "the loss"
+    return found[0] if found else "" if is_finite(total) else "the loss"
 
 
-def _in_gradients(model: GPT, batch: Batch, machine: Machine) -> str:
+def _in_gradients(model: GPT, loss: LossModel, batch: Batch) -> str:
     """From the loss back to the text, as gradients travel."""
     model.zero_grad(set_to_none=True)
-    LossModel(model, machine)(batch.inputs, batch.targets).backward()
+    loss(batch).total.backward()
     names = [name for name, p in model.named_parameters() if p.grad is not None and not is_finite(p.grad)]
     model.zero_grad(set_to_none=True)
     return f"the gradient of {names[-1]}" if names else ""

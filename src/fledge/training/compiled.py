@@ -1,8 +1,8 @@
-"""torch.compile, trusted only after it has been checked.
+"""torch.compile, verified before it is used.
 
-A compiler writes the code on the user's machine, and it can be wrong: torch 2.11 has compiled losses whose gradients
-were all zero. So the first call computes a batch twice, compiled and eager, and compares loss and gradients. Where they
-differ, or where the compiler fails, training goes on with the eager code.
+The compiler writes code on the user's machine, and it can be wrong: torch 2.11 compiled losses whose gradients were all
+zero. So the first call computes a batch twice, compiled and eager, and compares loss and gradient norms. Where they
+differ, or the compiler fails, training continues with the eager code.
 """
 
 import contextlib
@@ -16,37 +16,39 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fledge.batches.loader import Batch
 from fledge.core.device import Machine, processor
 from fledge.core.distributed import World, full_tensor
 from fledge.core.errors import out_of_memory
 from fledge.core.files import cache_dir
-from fledge.losses.cross_entropy import count_valid
 from fledge.model.gpt import GPT
+from fledge.training.objective import LossSum, Objective
 
 
 class Loss(Protocol):
-    def __call__(self, inputs: Tensor, targets: Tensor, /) -> Tensor:
-        """Summed over all valid targets."""
+    """An objective applied to a wrapped model."""
+
+    def __call__(self, batch: Batch, /) -> LossSum: ...
 
     def set_gradient_sync(self, on: bool, /) -> None:
-        """Whether the next backward pass adds up the gradients of all ranks, or keeps them for later."""
+        """Whether the next backward pass all-reduces gradients: True on the last micro-batch only."""
 
 
-# How far compiled and eager may be apart: factors for the loss, and for a parameter's gradient norm. Rounding alone
-# stays within 1.0001 and 1.001 for every preset. With dropout each draws its own masks: only gross errors can show.
+# Largest ratio of compiled to eager, for the loss and for a parameter's gradient norm. Rounding alone stays within
+# 1.0001 and 1.001 for every preset. With dropout each draws its own masks, so only gross errors are detected.
 TOLERANCE = {"float32": (1.0001, 1.001), "bfloat16": (1.01, 1.05), "float16": (1.01, 1.05)}
 DROPOUT_TOLERANCE = (1.2, 4.0)
-SMALL = 0.01  # of the whole gradient: differences below this share of the tolerance do not count
+SMALL = 0.01  # differences below this share of the tolerance of the whole gradient are ignored
 LOSS = "loss"
 
 
 @dataclass(frozen=True)
 class CompileCheck:
     ok: bool
-    reason: str = ""  # why compiled code is not used
+    reason: str = ""  # why the compiled code is not used
 
 
-WITHOUT_COMPILER = "training without torch.compile, more slowly"
+EAGER_NOTICE = "training without torch.compile, more slowly"
 Report = Callable[[CompileCheck], None]
 
 
@@ -54,20 +56,22 @@ def ignore(_: CompileCheck) -> None: ...
 
 
 class CompiledLoss:
-    """A loss in faster code, checked at the first call; the eager one where the check or the compiler fails."""
+    """A compiled `Loss`, checked at its first call; the eager one where the check or the compiler fails."""
 
-    def __init__(self, eager: Loss, model: GPT, machine: Machine, report: Report = ignore) -> None:
+    def __init__(
+        self, eager: Loss, objective: Objective, model: GPT, machine: Machine, report: Report = ignore
+    ) -> None:
         self.report = report
-        self._eager, self._model, self._machine = eager, model, machine
-        self._compiled: Callable[[Tensor, Tensor], Tensor] | None = torch.compile(eager, dynamic=False)
-        self._checked: set[torch.Size] = set()  # the compiler writes new code for each shape
+        self._eager, self._objective, self._model, self._machine = eager, objective, model, machine
+        self._compiled: Callable[[Batch], LossSum] | None = torch.compile(eager, dynamic=False)
+        self._checked: set[torch.Size] = set()  # each shape gets its own code
         self._sync = True
 
-    def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        if self._compiled is not None and inputs.shape not in self._checked:
-            self._check(inputs, targets)
+    def __call__(self, batch: Batch) -> LossSum:
+        if self._compiled is not None and batch.inputs.shape not in self._checked:
+            self._check(batch)
         loss = self._eager if self._compiled is None else self._compiled
-        return loss(inputs, targets)
+        return loss(batch)
 
     def set_gradient_sync(self, on: bool) -> None:
         self._sync = on
@@ -75,55 +79,55 @@ class CompiledLoss:
 
     @property
     def in_use(self) -> bool:
-        """Whether it is the compiled code that trains."""
+        """Whether the compiled code is used."""
         return self._compiled is not None
 
     def use_eager(self) -> None:
         self._compiled = None
 
-    def _check(self, inputs: Tensor, targets: Tensor) -> None:
+    def _check(self, batch: Batch) -> None:
         if not torch.is_grad_enabled():
             return
         assert self._compiled is not None
         self._eager.set_gradient_sync(True)
-        found = check(self._compiled, self._eager, self._model, self._machine, inputs, targets)
+        found = check(self._compiled, self._eager, self._objective, self._model, self._machine, batch)
         self._eager.set_gradient_sync(self._sync)
-        self._checked.add(inputs.shape)
+        self._checked.add(batch.inputs.shape)
         if not found.ok:
             self._compiled = None
         self.report(found)
 
 
 def check(
-    fast: Callable[[Tensor, Tensor], Tensor], eager: Loss, model: GPT, machine: Machine, inputs: Tensor, targets: Tensor
+    fast: Callable[[Batch], LossSum], eager: Loss, objective: Objective, model: GPT, machine: Machine, batch: Batch
 ) -> CompileCheck:
-    """Both losses of one batch, and the gradient norm of every parameter. All ranks come to the same result.
+    """Compare loss and the gradient norm of every parameter. All ranks get the same result.
 
-    The batch is filled with its first two sequences, again and again: the eager code computes these two alone, so it
-    needs neither the memory nor the time of a whole batch, and yet the very code is checked that training will run.
+    The compiled code gets a batch of full size that repeats two rows; the eager code computes those two rows alone, so
+    the check needs neither the memory nor the time of an eager batch and still runs the code that training will use.
     """
-    rows, world = len(inputs), machine.world
+    rows, world = len(batch.inputs), machine.world
     distinct = 1 if rows % 2 else 2
-    repeated = torch.arange(rows, device=inputs.device) % distinct
-    valid = max(1, world.all_reduce_max(int(count_valid(targets))))
-    scale = (2.0**12 if machine.dtype == "float16" else 1.0) / valid
-    with torch.random.fork_rng([inputs.device] if inputs.is_cuda else []), gradients_put_aside(model):
+    repeated = torch.arange(rows, device=batch.inputs.device) % distinct
+    count = max(1, world.all_reduce_max(int(objective.count(batch))))
+    scale = (2.0**12 if machine.dtype == "float16" else 1.0) / count
+    with torch.random.fork_rng([batch.inputs.device] if batch.inputs.is_cuda else []), gradients_kept(model):
         ours, failure = {}, ""
         try:
-            ours = _loss_and_norms(fast(inputs[repeated], targets[repeated]) * scale, model, world)
+            ours = _loss_and_norms(fast(batch.map(lambda t: t[repeated])).total * scale, model, world)
         except Exception as error:
             if out_of_memory(error):
                 raise
             failure = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         if failure := world.first_message(failure):
             return CompileCheck(False, f"torch.compile failed ({failure})")
-        reference = eager(inputs[:distinct], targets[:distinct]) * (scale * rows / distinct)
+        reference = eager(batch.map(lambda t: t[:distinct])).total * (scale * rows / distinct)
         eagers = _loss_and_norms(reference, model, world)
     return compare(ours, eagers, DROPOUT_TOLERANCE if model.config.dropout else TOLERANCE[machine.dtype])
 
 
 def _loss_and_norms(loss: Tensor, model: GPT, world: World) -> dict[str, float]:
-    """The loss, under the name LOSS, and the norm of each parameter's gradient."""
+    """The loss, as LOSS, and the norm of each parameter's gradient."""
     model.zero_grad(set_to_none=True)
     loss.backward()
     norms = {name: full_tensor(p.grad.norm()) for name, p in model.named_parameters() if p.grad is not None}
@@ -132,7 +136,7 @@ def _loss_and_norms(loss: Tensor, model: GPT, world: World) -> dict[str, float]:
 
 
 def compare(ours: dict[str, float], eagers: dict[str, float], tolerance: tuple[float, float]) -> CompileCheck:
-    """Where the eager numbers are not finite, nothing can be said: that is for the divergence monitor."""
+    """Non-finite eager numbers pass: they are the divergence monitor's business."""
     whole_gradient = math.hypot(*(norm for name, norm in eagers.items() if name != LOSS))
     if not math.isfinite(eagers[LOSS]) or not math.isfinite(whole_gradient):
         return CompileCheck(True)
@@ -147,7 +151,8 @@ def compare(ours: dict[str, float], eagers: dict[str, float], tolerance: tuple[f
 
 
 @contextlib.contextmanager
-def gradients_put_aside(model: GPT) -> Iterator[None]:
+def gradients_kept(model: GPT) -> Iterator[None]:
+    """The block leaves the accumulated gradients as they are."""
     parameters = list(model.parameters())
     kept = [p.grad for p in parameters]
     try:
@@ -158,9 +163,9 @@ def gradients_put_aside(model: GPT) -> Iterator[None]:
 
 
 def keep_compiled_code() -> None:
-    """So that a second run starts soon. Set before torch imports its compiler, which else takes a temporary folder.
+    """Cache compiled code, so that a second run starts soon. Must run before torch imports its compiler.
 
-    Each kind of processor has a folder of its own: torch would take code that was written for AVX-512 on one without.
+    Each kind of processor has its own folder: torch would load AVX-512 code on a machine without it.
     """
     kind = f"{processor()} {torch.backends.cpu.get_cpu_capability()} {torch.__version__}"
     folder = cache_dir() / "compiled" / hashlib.sha256(kind.encode()).hexdigest()[:12]

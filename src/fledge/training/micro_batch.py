@@ -5,8 +5,6 @@ A first guess from the sizes of the model; where it was too bold, half of it, an
 
 from collections.abc import Callable
 
-from torch import Tensor
-
 from fledge.batches.loader import Batch, Loader
 from fledge.core.config import divisors
 from fledge.core.device import Machine, free_memory, total_memory
@@ -21,6 +19,7 @@ from fledge.model.flops import (
     logits_bytes,
     parameters,
 )
+from fledge.training.objective import LossSum
 
 SHARE = 0.8  # of what is free: other programs breathe, too
 LOGITS_SHARE = 0.25  # of all memory: more than this for logits alone is better spent on a larger micro-batch
@@ -94,17 +93,17 @@ class FixedMicroBatch(AutoMicroBatch):
         )
 
 
-def probe(fitting: AutoMicroBatch, loss: Callable[[Tensor, Tensor], Tensor], world: World) -> FixedMicroBatch:
+def probe(fitting: AutoMicroBatch, loss: Callable[[Batch], LossSum], world: World) -> FixedMicroBatch:
     """Tried by each rank on its own, until it fits on all: within a step of many it would be too late."""
     while world.all_reduce_max(_too_large(fitting, loss)):
         fitting.shrink()
     return FixedMicroBatch(fitting.loader, fitting.size, fitting.say)
 
 
-def _too_large(fitting: AutoMicroBatch, loss: Callable[[Tensor, Tensor], Tensor]) -> bool:
+def _too_large(fitting: AutoMicroBatch, loss: Callable[[Batch], LossSum]) -> bool:
     first = fitting(0)[0]
     try:
-        loss(first.inputs, first.targets).backward()
+        loss(first).total.backward()
     except RuntimeError as error:
         if not out_of_memory(error):
             raise

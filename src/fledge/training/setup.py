@@ -3,10 +3,10 @@
 Used by training, and by whoever wants to know what an update costs: plan and demo.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
-from fledge.batches.loader import Loader
+from fledge.batches.loader import Loader, WindowReader
 from fledge.batches.sampler import WindowSampler
 from fledge.core import device as machines
 from fledge.core.config import listed_divisors
@@ -20,59 +20,77 @@ from fledge.model.init import build as build_model
 from fledge.optim.groups import build_optimizer
 from fledge.optim.muon import Muon
 from fledge.optim.schedule import lr_multiplier
-from fledge.training.compiled import WITHOUT_COMPILER, CompileCheck, Report, keep_compiled_code
+from fledge.training.compiled import EAGER_NOTICE, CompileCheck, Report, keep_compiled_code
 from fledge.training.config import Settings
 from fledge.training.loss_scaler import LOSS_SCALERS
 from fledge.training.micro_batch import AutoMicroBatch, FixedMicroBatch, estimate, probe
-from fledge.training.parallel import LossModel, deterministic_sums, orthogonalize_on_owner, wrap
+from fledge.training.objective import Objective, next_token_objective
+from fledge.training.parallel import LossModel, orthogonalize_sharded, use_deterministic_algorithms, wrap
 from fledge.training.step import TrainStep
 
 
 def warn_if_eager(check: CompileCheck) -> None:
     if not check.ok:
-        notice(f"warning: {check.reason}: {WITHOUT_COMPILER}")
+        notice(f"warning: {check.reason}: {EAGER_NOTICE}")
 
 
-def build_training(settings: Settings, machine: Machine, split: Split, report: Report = warn_if_eager) -> TrainStep:
-    """A new model and everything that one update of it needs, to learn from `split`."""
+def build_training(
+    settings: Settings,
+    machine: Machine,
+    split: Split,
+    report: Report = warn_if_eager,
+    *,
+    objective: Objective | None = None,
+    transform: Callable[[GPT], GPT] | None = None,
+) -> TrainStep:
+    """A new model, and everything that one update of it on `split` needs.
+
+    transform: changes the plain model before anything wraps it (LoRA layers, FP8 linear layers).
+    objective: cross-entropy of the next token where it is None.
+    """
     train, optim, context = settings.train, settings.optim, settings.model.context
     keep_compiled_code()
-    deterministic_sums()
+    use_deterministic_algorithms()
     model = build_model(settings.model, train.seed)
+    if transform:
+        model = transform(model)
+    compile = compiles(settings, machine)
+    objective = objective or next_token_objective(machine, chunked=train.chunked_loss is True, compile=compile)
     loss = wrap(
         model,
         machine,
-        compile=compiles(settings, machine),
-        chunked=train.chunked_loss is True,
+        objective,
+        compile=compile,
         activation_checkpointing=train.activation_checkpointing,
         parallel=train.parallel,
         report=report,
     )
     optimizer = build_optimizer(model, optim, machine.torch_dtype)
     if isinstance(optimizer, Muon) and is_dtensor(model.embed.weight):
-        optimizer.orthogonalize = orthogonalize_on_owner(optimizer.orthogonalize)
-    order = WindowSampler(len(split), context, settings.data.stride or context, train.seed)
+        optimizer.orthogonalize = orthogonalize_sharded(optimizer.orthogonalize)
+    sampler = WindowSampler(len(split), context, settings.data.stride or context, train.seed)
     return TrainStep(
         model=model,
         loss=loss,
         optimizer=optimizer,
-        batches=micro_batches(settings, Loader(split, order, train.batch, machine), model),
+        batches=micro_batches(settings, Loader(WindowReader(split, sampler), train.batch, machine), model, objective),
         multiplier=partial(lr_multiplier, optim, steps=train.steps),
-        peak=optim.lr,
+        initial_lr=optim.lr,
         clip=train.grad_clip,
+        objective=objective,
         scaling=LOSS_SCALERS[machine.dtype](),
         world=machine.world,
         set_gradient_sync=loss.set_gradient_sync,
     )
 
 
-def micro_batches(settings: Settings, loader: Loader, model: GPT) -> AutoMicroBatch:
+def micro_batches(settings: Settings, loader: Loader, model: GPT, objective: Objective) -> AutoMicroBatch:
     train, machine, size = settings.train, loader.machine, initial_micro_batch(settings, loader.machine)
     if machine.world.size == 1:
         return (AutoMicroBatch if train.micro_batch == "auto" else FixedMicroBatch)(loader, size, notice)
     if train.micro_batch != "auto" or train.parallel == "fsdp":  # of a spread model no rank can try alone
         return FixedMicroBatch(loader, size, notice)
-    found = probe(AutoMicroBatch(loader, size, notice), LossModel(model, machine), machine.world)
+    found = probe(AutoMicroBatch(loader, size, notice), LossModel(model, machine, objective), machine.world)
     model.zero_grad()
     return found
 

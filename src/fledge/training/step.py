@@ -1,16 +1,17 @@
 """One step: the gradient of one global batch, and one update of the weights.
 
-batch → micro-batches → summed loss of each, over the batch's count of valid tokens → backward, gradients add up
+batch → micro-batches → summed loss of each, over the global count → backward, gradients accumulate
       → clip → learning rate of this step → update
 
-In a world each rank has its share of the batch; counts, losses and gradients add up over all of them.
+Each rank has its share of the batch; counts, losses, metrics and gradients are summed over all ranks.
 
-Where memory, or the digits of fp16, did not suffice, the gradient is computed again, in smaller pieces or at a smaller
-scale: whatever happens, an update is made of its whole batch. Of numbers that are none no update is made.
+Out of memory: retry with a smaller micro-batch. fp16 overflow: halve the scale and retry. Either way an update uses its
+whole batch. Non-finite loss or gradient: skip the update.
 """
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -25,18 +26,20 @@ from fledge.core.errors import out_of_memory
 from fledge.losses.cross_entropy import count_valid
 from fledge.model.gpt import GPT
 from fledge.training.loss_scaler import LossScaling, NoScaling
+from fledge.training.objective import LossSum, NextTokenObjective, Objective
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one update tells. `step` counts finished updates: the first one gives step 1."""
+    """What one update reports. `step` counts finished updates: the first one gives step 1."""
 
     step: int
-    loss: float  # nats per token, over the whole batch
+    loss: float  # mean over the global batch
     lr: float
     grad_norm: float  # before clipping
-    tokens: int  # that this step learned from, on all ranks
+    tokens: int  # valid targets in the global batch
     seconds: float
+    objective_metrics: dict[str, float] = field(default_factory=dict)  # each a mean over the global batch
 
     @property
     def is_finite(self) -> bool:
@@ -59,7 +62,7 @@ class MicroBatches(Protocol):
         """The micro-batches of global batch `number`, counted from 0."""
 
     def shrink(self) -> None:
-        """They were too large for the memory: smaller ones from now on, or a refusal."""
+        """Out of memory: smaller micro-batches from now on, or a UserError."""
 
     def state_dict(self) -> int:
         """What a checkpoint keeps: how many sequences are computed at once."""
@@ -69,49 +72,51 @@ class MicroBatches(Protocol):
 
 @dataclass(frozen=True)
 class BatchGradient:
-    """What is known when every parameter has its gradient, clipped."""
+    """Loss and gradient norm of a global batch; every parameter has its clipped gradient."""
 
     loss: Tensor
     norm: Tensor  # before clipping
-    valid: Tensor
+    tokens: Tensor
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class TrainStep:
-    """Everything one update needs. Calling it makes the update."""
+    """Everything that one update needs. Calling it makes the update."""
 
     model: GPT
-    loss: Callable[[Tensor, Tensor], Tensor]  # inputs, targets → summed loss
+    loss: Callable[[Batch], LossSum]  # the objective applied to the model, with whatever wraps both
     optimizer: torch.optim.Optimizer
     batches: MicroBatches
-    multiplier: Callable[[int], float]  # update number from 0 → share of the peak learning rate
-    peak: float
+    multiplier: Callable[[int], float]  # number of the update from 0 → factor of the initial learning rate
+    initial_lr: float
     clip: float
+    objective: Objective = field(default_factory=NextTokenObjective)
     scaling: LossScaling = field(default_factory=NoScaling)
     world: World = SINGLE_PROCESS
     set_gradient_sync: Callable[[bool], None] = lambda _: None  # see Loss in compiled.py
-    route: SkippedBatches = field(default_factory=SkippedBatches)
-    at_work: int = 0  # number of the update that is being made
+    skipped: SkippedBatches = field(default_factory=SkippedBatches)
+    current: int = 0  # number of the update in progress
 
     def __call__(self, step: int) -> StepResult:
         """Update number `step`, counted from 0."""
-        begin, self.at_work = time.perf_counter(), step
+        begin, self.current = time.perf_counter(), step
         found = self._gradient(step)
-        height = self.multiplier(step)
+        factor = self.multiplier(step)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * height
-        loss, norm, valid = float(found.loss), float(found.norm), int(found.valid)  # here a GPU is waited for
-        result = StepResult(step + 1, loss, self.peak * height, norm, valid, 0.0)
+            group["lr"] = group["initial_lr"] * factor
+        loss, norm, tokens = float(found.loss), float(found.norm), int(found.tokens)  # waits for the GPU
+        result = StepResult(step + 1, loss, self.initial_lr * factor, norm, tokens, 0.0, found.metrics)
         if result.is_finite:
             self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)  # else the gradients stay, to be looked at
+            self.optimizer.zero_grad(set_to_none=True)  # otherwise the gradients stay, to be examined
         return replace(result, seconds=time.perf_counter() - begin)
 
     def micro_batches(self, step: int) -> list[Batch]:
-        return self.batches(self.route.batch(step))
+        return self.batches(self.skipped.batch(step))
 
     def _gradient(self, step: int) -> BatchGradient:
-        """Again, until memory and digits suffice."""
+        """Retry until memory and the range of fp16 suffice."""
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             try:
@@ -126,14 +131,30 @@ class TrainStep:
 
     def _attempt(self, step: int) -> BatchGradient:
         micro_batches = self.micro_batches(step)
-        valid = self.world.all_reduce_sum(torch.stack([count_valid(batch.targets) for batch in micro_batches]).sum())
-        total = torch.zeros((), device=valid.device)
+        count = self._sum(self.objective.count, micro_batches)
+        tokens = self._sum(lambda batch: count_valid(batch.targets), micro_batches)
+        total = torch.zeros((), device=count.device)
+        metrics: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, device=count.device))
         self.model.train()
         for batch in micro_batches:
             self.set_gradient_sync(batch is micro_batches[-1])  # all-reduce once, with the last micro-batch
-            loss = self.loss(batch.inputs, batch.targets) / valid
+            found = self.loss(batch)
+            loss = found.total / count
             self.scaling.scale_loss(loss).backward()
             total += loss.detach()
+            for name, parts in found.metrics.items():
+                metrics[name] += torch.stack([part.detach() for part in parts])
         self.scaling.unscale_(p.grad for p in self.model.parameters() if p.grad is not None)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip or float("inf"))
-        return BatchGradient(self.world.all_reduce_sum(total), full_tensor(norm), valid)
+        return BatchGradient(self.world.all_reduce_sum(total), full_tensor(norm), tokens, self._means(metrics))
+
+    def _sum(self, count: Callable[[Batch], Tensor], batches: list[Batch]) -> Tensor:
+        """Over the micro-batches of all ranks."""
+        return self.world.all_reduce_sum(torch.stack([count(batch) for batch in batches]).sum())
+
+    def _means(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        """name → [total, count] of this rank → mean over all ranks."""
+        if not sums:
+            return {}
+        totals, counts = self.world.all_reduce_sum(torch.stack(list(sums.values()))).unbind(1)
+        return dict(zip(sums, (totals / counts).tolist(), strict=True))

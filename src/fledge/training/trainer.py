@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 from fledge.batches.sampler import SkippedBatches
 from fledge.checkpoint import store
@@ -38,7 +39,7 @@ from fledge.tracking.loggers import build_sinks
 from fledge.tracking.rewind import RECORDS, rewind
 from fledge.tracking.tracker import Tracker
 from fledge.training.anomaly import checksum, find_anomaly, is_finite
-from fledge.training.compiled import WITHOUT_COMPILER, CompileCheck, CompiledLoss
+from fledge.training.compiled import EAGER_NOTICE, CompileCheck, CompiledLoss
 from fledge.training.config import Settings
 from fledge.training.divergence import Diverged, DivergenceMonitor, NotLearning
 from fledge.training.loop import Hook, RunEnd, call_hooks, every, train_loop
@@ -115,7 +116,7 @@ class Trainer:
         self.stepper.scaling.load_state_dict(state.scaling)
         if self.settings.train.micro_batch == "auto":
             self.stepper.batches.load_state_dict(state.micro_batch)
-        self.stepper.route = SkippedBatches(state.skipped)
+        self.stepper.skipped = SkippedBatches(state.skipped)
         if state.compiled is False and isinstance(self.stepper.loss, CompiledLoss):
             self.stepper.loss.use_eager()  # as before the run was interrupted
         self.guard.load_state_dict(state.guard)
@@ -143,7 +144,7 @@ class Trainer:
     def _run(self, state: State | None, reached: int) -> RunEnd:
         """What is pending_hooks from last time, and then step after step."""
         hooks = self._hooks()
-        pending_hooks = StepResult(**state.pending_hooks) if state and state.pending_hooks else None  # type: ignore[arg-type]
+        pending_hooks = StepResult(**state.pending_hooks) if state and state.pending_hooks else None
         try:
             if state is None or (state.pending_hooks is not None and not reached):
                 self._begin()
@@ -166,10 +167,10 @@ class Trainer:
         self.rescues[state.step] += 1
         if self.rescues[state.step] > MAX_ROLLBACKS:
             raise refusal
-        before = self.stepper.route
+        before = self.stepper.skipped
         after = before.around(state.step, accident.step - 1)
         self.restore(state)
-        self.stepper.route = after
+        self.stepper.skipped = after
         self.tracker.close()
         if self.world.is_main:
             store.remove_later(self.run.checkpoints, state.step)  # made on the way that led here
@@ -193,17 +194,21 @@ class Trainer:
     def _accident(self, result: StepResult, what: str) -> None:
         """Written down with the place where it began and the text it happened on, before anything else is done."""
         step, batch = result.step - 1, self.settings.train.batch
-        where = "" if result.is_finite else find_anomaly(self.model, self.stepper.micro_batches(step), self.machine)
-        first = self.stepper.route.batch(step) * batch
+        where = (
+            ""
+            if result.is_finite
+            else find_anomaly(self.model, self.stepper.objective, self.stepper.micro_batches(step), self.machine)
+        )
+        first = self.stepper.skipped.batch(step) * batch
         self.tracker.record(
             events.Anomaly(result.step, what, where, result.loss, result.grad_norm, (first, first + batch - 1))
         )
 
     def _compile_checked(self, check: CompileCheck) -> None:
-        step = self.stepper.at_work
+        step = self.stepper.current
         self.tracker.record(events.CompileChecked(step, check.ok, check.reason))
         if not check.ok:
-            self.tracker.record(events.Notice(step, f"warning: {check.reason}: {WITHOUT_COMPILER}"))
+            self.tracker.record(events.Notice(step, f"warning: {check.reason}: {EAGER_NOTICE}"))
 
     def _heard(self, reached: int) -> Tracker:
         """The first of a world writes and speaks."""
@@ -302,7 +307,7 @@ class Trainer:
         self,
         step: int,
         val_loss: float | None,
-        pending_hooks: dict[str, float] | None,
+        pending_hooks: dict[str, Any] | None,
         taken: Callable[..., State] = capture,
     ) -> State:
         """This very moment, whole: what `restore` needs to go on from it."""
@@ -315,7 +320,7 @@ class Trainer:
             scaling=self.stepper.scaling.state_dict(),
             micro_batch=self.stepper.batches.state_dict(),
             pending_hooks=pending_hooks,
-            skipped=self.stepper.route.skipped,
+            skipped=self.stepper.skipped.skipped,
             compiled=self.stepper.loss.in_use if isinstance(self.stepper.loss, CompiledLoss) else None,
             guard=self.guard.state_dict(),
             about=checkpoint_metadata(to_layer(self.settings), self.dataset),

@@ -20,14 +20,15 @@ from fledge.model.config import ModelConfig
 from fledge.model.init import build
 from fledge.optim.config import OptimConfig
 from fledge.optim.groups import build_optimizer
-from fledge.training.parallel import LossModel, deterministic_sums, wrap_ddp, wrap_fsdp
-from fledge.losses.cross_entropy import full_logits_loss
+from fledge.training.parallel import LossModel, use_deterministic_algorithms, wrap_ddp, wrap_fsdp
+from fledge.batches.loader import Batch
+from fledge.training.objective import NextTokenObjective
 
 device, parallel, compile = sys.argv[1:]
 store = HashStore()
 backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
 dist.init_process_group(backend, store=store, rank=0, world_size=1)
-deterministic_sums()
+use_deterministic_algorithms()
 world = ProcessGroup(0, 1, 0, store=store, lasting=store)
 config = ModelConfig(n_layer=2, n_head=2, n_embd=32, context=32, vocab_size=97)
 ids = torch.randint(97, (4, 33), generator=torch.Generator().manual_seed(0)).to(device)
@@ -41,7 +42,7 @@ def losses(wrap, machine):
     found = []
     for _ in range(3):
         loss.set_gradient_sync(True)
-        value = call(inputs, targets) / targets.numel()
+        value = call(Batch(inputs, targets)).total / targets.numel()
         value.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -49,8 +50,8 @@ def losses(wrap, machine):
     return found
 
 plain = losses(lambda model, machine: LossModel(model, machine), Machine(device, "float32"))
-around = {"ddp": wrap_ddp, "fsdp": sharded}[parallel]
-wrapped = losses(lambda model, machine: around(model, machine, full_logits_loss), Machine(device, "float32", world))
+around = {"ddp": wrap_ddp, "fsdp": wrap_fsdp}[parallel]
+wrapped = losses(lambda model, machine: around(model, machine, NextTokenObjective()), Machine(device, "float32", world))
 print(plain, wrapped)
 assert plain[0] > plain[2] and all(abs(a - b) < 1e-5 for a, b in zip(plain, wrapped)), (plain, wrapped)
 dist.destroy_process_group()

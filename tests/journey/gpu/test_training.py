@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from fledge.batches.loader import Loader
+from fledge.batches.loader import Batch, Loader, WindowReader
 from fledge.batches.sampler import WindowSampler
 from fledge.core.device import Machine
 from fledge.datasets.shards import Split
@@ -24,7 +24,8 @@ from fledge.optim.groups import build_optimizer
 from fledge.tracking.sinks.csv import read_metrics
 from fledge.training.compiled import CompileCheck
 from fledge.training.micro_batch import AutoMicroBatch
-from fledge.training.parallel import deterministic_sums, wrap
+from fledge.training.objective import next_token_objective
+from fledge.training.parallel import use_deterministic_algorithms, wrap
 from fledge.training.step import TrainStep
 
 Outcome = Callable[[Path], dict[str, Any]]
@@ -63,18 +64,25 @@ def test_same_seed_and_resumed_runs_are_bit_identical(
 @pytest.mark.parametrize("V", [65, 4096, 50_257])
 def test_gradients_equal_the_reference(machine: Machine, V: int, chunked: bool, compile: bool) -> None:
     """Loss and every gradient, against the readable attention and the plain loss in float32."""
-    deterministic_sums()
+    use_deterministic_algorithms()
     config = ModelConfig(n_layer=2, n_head=4, n_embd=64, context=64, vocab_size=V)
     ids = torch.randint(V, (4, 65), generator=torch.Generator().manual_seed(0)).to(machine.device)
-    inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    targets = ids[:, 1:].contiguous()
+    batch = Batch(ids[:, :-1].contiguous(), targets)
     reports: list[CompileCheck] = []
     model = build(config, 0)
-    loss = wrap(model, machine, compile=compile, chunked=chunked, report=reports.append)
-    found = loss(inputs, targets) / targets.numel()
+    loss = wrap(
+        model,
+        machine,
+        next_token_objective(machine, chunked=chunked, compile=compile),
+        compile=compile,
+        report=reports.append,
+    )
+    found = loss(batch).total / targets.numel()
     found.backward()
     assert all(report.ok for report in reports), reports
     reference = build(replace(config, attention="readable"), 0)
-    plain = wrap(reference, Machine(machine.device, "float32"))(inputs, targets) / targets.numel()
+    plain = wrap(reference, Machine(machine.device, "float32"))(batch).total / targets.numel()
     plain.backward()
     near = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-2}[machine.dtype]
     assert float(found) == pytest.approx(float(plain), rel=near)
@@ -128,7 +136,9 @@ def build_stepper(device: Any, size: int, said: list[str], **options: Any) -> Tr
     machine, optim = Machine(device, "bfloat16"), OptimConfig()
     model = build(CONFIG, 0)
     loss = wrap(model, machine, **options)
-    loader = Loader(Split("train", [IDS], [np.zeros(1)]), WindowSampler(len(IDS), 512, 512, 0), 64, machine)
+    loader = Loader(
+        WindowReader(Split("train", [IDS], [np.zeros(1)]), WindowSampler(len(IDS), 512, 512, 0)), 64, machine
+    )
     optimizer = build_optimizer(model, optim, machine.torch_dtype)
     return TrainStep(model, loss, optimizer, AutoMicroBatch(loader, size, said.append), lambda _: 1.0, optim.lr, 1.0)
 

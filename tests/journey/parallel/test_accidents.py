@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from fledge.batches.loader import Loader
+from fledge.batches.loader import Batch, Loader, WindowReader
 from fledge.batches.sampler import WindowSampler
 from fledge.core.device import Machine
 from fledge.core.distributed import World
 from fledge.core.errors import UserError
 from fledge.datasets.shards import Split
 from fledge.training.micro_batch import AutoMicroBatch, probe
+from fledge.training.objective import LossSum
 
 POISON = """
 import os
@@ -33,7 +33,7 @@ def poisoned(logits, targets):
     return loss * float("nan") if met[-1] in (8, 9, 10) and os.environ["RANK"] == "1" else loss
 
 def seen(self, step):
-    met.append(self.route.batch(step))
+    met.append(self.skipped.batch(step))
     return attempt(self, step)
 
 met.append(-1)
@@ -82,12 +82,12 @@ class WithOneShortOfMemory(World):
 def test_as_many_sequences_are_computed_at_once_as_fit_on_every_rank() -> None:
     ids = np.arange(100).astype(np.uint16)
     machine = Machine("cpu", "float32", World(0, 2))
-    loader = Loader(Split("train", [ids], [np.zeros(1)]), WindowSampler(len(ids), 4, 4, 0), 16, machine)
+    loader = Loader(WindowReader(Split("train", [ids], [np.zeros(1)]), WindowSampler(len(ids), 4, 4, 0)), 16, machine)
     tried, said = [], []
 
-    def loss(inputs: Tensor, _: Tensor) -> Tensor:
-        tried.append(len(inputs))
-        return torch.zeros((), requires_grad=True)
+    def loss(batch: Batch) -> LossSum:
+        tried.append(len(batch.inputs))
+        return LossSum(torch.zeros((), requires_grad=True), torch.ones(()))
 
     found = probe(AutoMicroBatch(loader, 8, said.append), loss, WithOneShortOfMemory())
     assert (tried, found.size, len(said)) == ([8, 4, 2], 2, 2)

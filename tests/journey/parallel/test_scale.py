@@ -45,9 +45,9 @@ def gathered(model):
     groups = [part._get_fsdp_state()._fsdp_param_group for part in (*model.blocks, model)]
     return [param._unsharded_param for group in groups for param in group.fsdp_params]
 
-def recording_forward(self, inputs, targets):
+def recording_forward(self, batch):
     if "sent" not in found:
-        return forward(self, inputs, targets)
+        return forward(self, batch)
     sharded = hasattr(self.model, "_get_fsdp_state")
     own = [*self.model.parameters(), *self.model.buffers()] if not sharded else [*self.model.buffers()]
     if sharded:
@@ -60,7 +60,7 @@ def recording_forward(self, inputs, targets):
         kept.append(tensor.untyped_storage())
         return tensor
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = forward(self, inputs, targets)
+        result = forward(self, batch)
     once = {storage.data_ptr(): storage.nbytes() for storage in kept}
     found["kept"] = sum(once.values()) - sum(once.get(t.untyped_storage().data_ptr(), 0) for t in own)
     if sharded:
