@@ -85,7 +85,12 @@ def test_a_compiler_that_does_not_work_is_no_reason_not_to_train(
 
 def wrong_compiler(eager, **_):
     """Code whose gradients are all zero, as torch 2.11 has written it."""
-    return lambda inputs, targets: eager(inputs, targets).detach().requires_grad_()
+
+    def wrong(batch: Batch) -> LossSum:
+        found = eager(batch)
+        return replace(found, total=found.total.detach().requires_grad_())
+
+    return wrong
 
 
 def checks(run: Path) -> list[tuple[int, bool]]:
