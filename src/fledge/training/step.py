@@ -47,13 +47,14 @@ class StepResult:
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
     def metrics(self) -> dict[str, float]:
-        """What is logged of a step."""
+        """What is logged of a step: name → value."""
         return {
             "train/loss": self.loss,
             "train/lr": self.lr,
             "train/grad_norm": self.grad_norm,
             "train/step_seconds": self.seconds,
             "train/tokens_per_second": self.tokens / self.seconds,
+            **self.objective_metrics,
         }
 
 
