@@ -46,4 +46,4 @@ def terminal_console(stream: TextIO | None = None) -> Any:
 def notice(text: str) -> None:
     """Print a line for the user on stderr. A closed stderr is not an error."""
     with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)  # noqa: T201

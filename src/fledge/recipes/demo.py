@@ -1,20 +1,16 @@
-"""fledge demo: the whole journey, offline, in about three minutes, with a line of explanation at each step.
+"""The whole journey, offline, in about three minutes, with a line of explanation at each stage.
 
-machine → text → tokens → size (by a short probe) → training → what it wrote before and after → what to do next
+machine → text → tokens → model size (by a short measurement) → training → samples before and after
 """
 
-import argparse
 import time
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from fledge.cli.output import report
 from fledge.core import device as machines
 from fledge.core.cgroups import usable_cores
 from fledge.core.device import Machine
 from fledge.core.errors import UserError
-from fledge.core.formatting import format_duration, printable, short_path
 from fledge.core.progress import notice
 from fledge.datasets.cache import ensure_dataset
 from fledge.datasets.shards import Dataset
@@ -25,116 +21,84 @@ from fledge.tracking.plots import draw
 from fledge.tracking.sinks.jsonl import read_events
 from fledge.training.complete import complete_settings
 from fledge.training.config import Settings
-from fledge.training.result import TrainResult
 from fledge.training.setup import build_training
 
-# layers, width, heads: from what a slow laptop can teach in time to what a fast machine can
+# (layers, width, heads), smallest first: the largest with enough steps is trained
 SIZES = ((3, 128, 4), (4, 256, 4), (6, 384, 6), (8, 512, 8))
-ENOUGH_STEPS = 500  # fewer updates than this teach less than a smaller model would learn
-MOST_STEPS = 3000
-OVERHEAD = 25.0  # seconds for everything that is not an update: preparing, judging, sampling, drawing
-SPARE = 1.15  # machines slow down as they warm up
+MIN_STEPS, MAX_STEPS = 500, 3000  # with fewer steps a smaller model learns more
+OVERHEAD_SECONDS = 25.0  # for preparing, evaluating, sampling and drawing
+SLOWDOWN = 1.15  # machines slow down as they warm up
+MEASURED_STEPS = 6
 
 
-def run(args: argparse.Namespace) -> None:
-    if not 0.5 <= args.minutes < float("inf"):
-        raise UserError(f"--minutes cannot be {args.minutes}", "a demo takes half a minute or more")
+@dataclass(frozen=True)
+class SampleText:
+    step: int
+    text: str
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    run: str
+    folder: str
+    step: int
+    val_loss: float | None
+    samples: list[SampleText]  # before the first step, and after the last
+    picture: Path
+    seconds: float
+
+
+def demo(minutes: float = 3.0, runs: Path = Path("runs")) -> DemoResult:
+    """Train the largest model that learns something in `minutes` on this machine."""
+    if not 0.5 <= minutes < float("inf"):
+        raise UserError(f"--minutes cannot be {minutes}", "a demo takes half a minute or more")
     begun = time.perf_counter()
-    settings = resolve("demo")
-    machine = machines.choose_machine()
-    tell("1. machine", f"{usable_cores()} cores; training on {machine.device} in {machine.dtype}. More: fledge doctor")
-    tell("2. text", "the standard library of your own Python, and its language reference")
+    settings, machine = resolve("demo"), machines.choose_machine()
+    explain("1. machine", f"{usable_cores()} cores; training on {machine.device} in {machine.dtype}; see fledge doctor")
+    explain("2. text", "the standard library of your own Python, and its language reference")
     dataset = ensure_dataset(
         settings.data, settings.tokenizer, check=lambda made: complete_settings(settings, made, machine)
     )
-    tokens, size = len(dataset.split("train")), dataset.tokenizer.vocab_size
-    tell("3. tokens", f"cut into pieces, of which there are {size:,}: {tokens:,} of them to learn from")
-    settings = fit_to_time(settings, machine, dataset, 60 * args.minutes - OVERHEAD)
-    model, steps = settings.model, settings.train.steps
-    tell("4. model", f"{model.n_layer} blocks, {model.n_embd} wide: {parameters(model):,} numbers, drawn at random")
-    tell(
-        "5. training",
-        f"{steps:,} steps fit into {args.minutes:g} minutes on this machine; each shows the model some text,",
-    )
-    tell("", "and moves every number a little, so that the true next piece becomes likelier")
-    outcome = train_request(TrainRequest(settings, "demo"), args.runs)
-    pictures = draw([Path(outcome.folder)], Path(outcome.folder) / "plots")
-    answer = {
-        **asdict(outcome),
-        "samples": before_and_after(Path(outcome.folder)),
-        "seconds": time.perf_counter() - begun,
-    }
-    report(answer, as_json=args.json, text=closing(answer, outcome, pictures[-1]))
+    tokens, vocab_size = len(dataset.split("train")), dataset.tokenizer.vocab_size
+    explain("3. tokens", f"the text is split into {tokens:,} tokens, of {vocab_size:,} different kinds")
+    fitted = fit_to_time(settings, machine, dataset, 60 * minutes - OVERHEAD_SECONDS)
+    model, steps = fitted.model, fitted.train.steps
+    explain("4. model", f"{model.n_layer} blocks, {model.n_embd} wide: {parameters(model):,} random parameters")
+    explain("5. training", f"{steps:,} steps fit into {minutes:g} minutes on this machine. Each shows the model some")
+    explain("", "text and changes every parameter a little, so that the next token becomes more likely")
+    result = train_request(TrainRequest(fitted, "demo"), runs)
+    folder = Path(result.folder)
+    events = [event for event in read_events(folder) if event["event"] == "Sample"]
+    samples = [SampleText(event["step"], event["prompt"] + event["text"]) for event in (events[0], events[-1])]
+    picture = draw([folder], folder / "plots")[-1]
+    seconds = time.perf_counter() - begun
+    return DemoResult(result.run, result.folder, result.step, result.val_loss, samples, picture, seconds)
 
 
-def tell(name: str, text: str) -> None:
-    """What happens now, in a line."""
-    notice(f"{name:<12} {text}")
+def explain(stage: str, text: str) -> None:
+    notice(f"{stage:<12} {text}")
 
 
 def fit_to_time(settings: Settings, machine: Machine, dataset: Dataset, seconds: float) -> Settings:
-    """The largest size that this machine can still give enough steps to, and how many steps that is."""
+    """The largest of SIZES that gets at least MIN_STEPS, with as many steps as fit."""
     fitted = settings
     for n_layer, n_embd, n_head in SIZES:
         model = replace(settings.model, n_layer=n_layer, n_embd=n_embd, n_head=n_head)
-        # Compiling would take half a minute of the three, more than it gives back in so short a run.
-        eager = replace(settings.train, compile=False)
+        eager = replace(settings.train, compile=False)  # compiling takes longer than it saves in so short a run
         tried = complete_settings(replace(settings, model=model, train=eager), dataset, machine)
-        steps = int(seconds / (SPARE * seconds_per_step(tried, machine, dataset)))
-        if steps < ENOUGH_STEPS and fitted is not settings:
+        steps = int(seconds / (SLOWDOWN * seconds_per_step(tried, machine, dataset)))
+        if steps < MIN_STEPS and fitted is not settings:
             break
-        steps = max(10, min(MOST_STEPS, steps))
-        fitted = replace(tried, train=replace(tried.train, steps=steps, **rhythm(steps)))
-        if steps < 2 * ENOUGH_STEPS:  # a larger one would take at least twice as long: no need to try
+        steps = max(10, min(MAX_STEPS, steps))
+        quarter, eighth = max(1, -(-steps // 4)), max(1, -(-steps // 8))
+        train = replace(tried.train, steps=steps, eval_every=quarter, save_every=quarter, sample_every=eighth)
+        fitted = replace(tried, train=train)
+        if steps < 2 * MIN_STEPS:  # the next size takes at least twice as long
             break
     return fitted
 
 
-def rhythm(steps: int) -> dict[str, Any]:
-    """Four looks at the validation text and eight samples, however long it takes."""
-    quarter = max(1, -(-steps // 4))
-    return {"eval_every": quarter, "save_every": quarter, "sample_every": max(1, -(-steps // 8))}
-
-
 def seconds_per_step(settings: Settings, machine: Machine, dataset: Dataset) -> float:
-    """Measured on the real thing: a few updates of a model that is then thrown away."""
-    stepper = build_training(settings, machine, dataset.split("train"))
-    return min(stepper(step).seconds for step in range(6))
-
-
-def before_and_after(folder: Path) -> list[dict[str, Any]]:
-    told = read_events(folder)
-    samples = [{"step": e["step"], "text": e["prompt"] + e["text"]} for e in told if e["event"] == "Sample"]
-    return [samples[0], samples[-1]]
-
-
-def closing(answer: dict[str, Any], outcome: TrainResult, picture: Path) -> str:
-    before, after = (indented(sample["text"]) for sample in answer["samples"])
-    name = outcome.run
-    return f"""
-what it wrote before the first step:
-{before}
-
-what it writes after {outcome.step:,} steps:
-{after}
-
-{format_duration(answer["seconds"])} in all. The curves: {short_path(picture)}
-Everything else about this run lies in {short_path(Path(outcome.folder))}.
-
-what next:
-{next_steps(name)}"""
-
-
-def next_steps(name: str) -> str:
-    steps = {
-        f"fledge generate {name} --prompt 'class'": "let it write",
-        f"fledge eval {name}": "judge it on text it has not seen",
-        "fledge train demo --train.steps 10000": "train longer",
-        "fledge train demo --data.corpus FILE": "train on your own text",
-        "fledge --help": "the whole journey",
-    }
-    return "\n".join(f"  {command:<42}{what}" for command, what in steps.items())
-
-
-def indented(text: str, lines: int = 12) -> str:
-    return "\n".join(f"    | {line:.86}" for line in printable(text).splitlines()[:lines])
+    """The fastest of a few steps of a model that is then discarded."""
+    step = build_training(settings, machine, dataset.split("train"))
+    return min(step(number).seconds for number in range(MEASURED_STEPS))

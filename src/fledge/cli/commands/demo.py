@@ -1,8 +1,15 @@
 """fledge demo: the whole journey in about three minutes."""
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fledge.cli.arguments import Parser
+from fledge.cli.output import report
+from fledge.core.formatting import format_duration, printable, short_path
+
+if TYPE_CHECKING:
+    from fledge.recipes.demo import DemoResult
 
 EXAMPLES = (
     "fledge demo",
@@ -15,6 +22,38 @@ def add_arguments(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from fledge.recipes import demo
+    from fledge.recipes.demo import demo
 
-    demo.run(args)
+    result = demo(args.minutes, args.runs)
+    report(result, as_json=args.json, text=describe_result(result))
+
+
+def describe_result(result: "DemoResult") -> str:
+    before, after = (quote(sample.text) for sample in result.samples)
+    return f"""
+what it generates before the first step:
+{before}
+
+what it generates after {result.step:,} steps:
+{after}
+
+{format_duration(result.seconds)} in all. The metrics: {short_path(result.picture)}
+Everything else about this run: {short_path(Path(result.folder))}
+
+what next:
+{next_commands(result.run)}"""
+
+
+def next_commands(run: str) -> str:
+    commands = {
+        f"fledge generate {run} --prompt 'class'": "generate more text",
+        f"fledge eval {run}": "measure it on text that it has not seen",
+        "fledge train demo --train.steps 10000": "train longer",
+        "fledge train demo --data.corpus FILE": "train on your own text",
+        "fledge --help": "the whole journey",
+    }
+    return "\n".join(f"  {command:<42}{purpose}" for command, purpose in commands.items())
+
+
+def quote(text: str, lines: int = 12) -> str:
+    return "\n".join(f"    | {line:.86}" for line in printable(text).splitlines()[:lines])
