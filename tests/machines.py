@@ -35,7 +35,7 @@ class Machine:
 MACHINES = [
     Machine("bf16 units", ("core", "recipes", "training", *JOURNEYS, "journey/test_exchange.py"), "bf16=yes"),
     Machine("no bf16 units", ("core", *JOURNEYS)),
-    Machine("one core", ("core", "datasets", "training", "journey/test_killed_prepare.py", *JOURNEYS),
+    Machine("one core", ("core", "datasets", "training", "journey/test_kill_prepare.py", *JOURNEYS),
             "bf16=no cores=1"),
     Machine("no C++ compiler", ("training", "journey/test_compile.py", "faults/test_signals.py", *JOURNEYS),
             without=("g++", "c++", "gcc", "cc", "clang", "clang++")),

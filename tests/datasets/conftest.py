@@ -1,4 +1,4 @@
-"""Small texts in many parts, and whatever can come between."""
+"""Small texts in many parts, and executors that fail."""
 
 import contextlib
 import os
@@ -20,17 +20,19 @@ from fledge.text import chunking, plain
 from fledge.text.inputs import is_url
 from fledge.tokenizers.config import TokenizerConfig
 
+PARTS = 6
+FILTERED = {"dedup": True, "min_length": 3}
 CHAR = TokenizerConfig(kind="char")
-SMALL = 64  # bytes: instead of a MiB, so that a short text has many cuts
+SMALL = 64  # bytes: instead of 64 KiB, so that a short text has many chunks
 
 
 @contextlib.contextmanager
-def unwatched(label: str, total: int) -> Iterator[Any]:
+def no_progress(label: str, total: int) -> Iterator[Any]:
     yield lambda _: None
 
 
-class Maker:
-    """Makes datasets of the texts in a folder, and remembers how many parts it took."""
+class DatasetMaker:
+    """Builds datasets from the texts in a folder, and records the parts that were made."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -42,13 +44,13 @@ class Maker:
         self._outs += 1
         return f"out-{self._outs}"
 
-    def order(
+    def spec(
         self, *sources: object, out: str = "out", tokenizer: TokenizerConfig = CHAR, separator: str = "", **data: Any
     ) -> BuildSpec:
         named = [str(self.folder / str(source)) for source in sources]
         place = out if is_url(out) else str(self.folder / out)
         spec = build_spec(named, DataConfig(separator=separator, **data), tokenizer, place)
-        return replace(spec, source="a test")  # and not what the folder is called
+        return replace(spec, source="a test")  # the name of the folder is different in every test
 
     def __call__(self, spec: BuildSpec, executor: Executor = executors.in_process) -> dict[str, bytes]:
         def counted(task: Task, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
@@ -57,7 +59,7 @@ class Maker:
                 yield item, result
 
         self.made = []
-        build(spec, counted, unwatched, lambda _: None)
+        build(spec, counted, no_progress, lambda _: None)
         return self.contents(spec)
 
     def contents(self, spec: BuildSpec) -> dict[str, bytes]:
@@ -70,14 +72,14 @@ class Maker:
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Maker:
+def make(tmp_path: Path) -> DatasetMaker:
     fsspec.filesystem("memory").store.clear()
-    return Maker(tmp_path)
+    return DatasetMaker(tmp_path)
 
 
 @pytest.fixture
 def small_parts() -> Iterator[None]:
-    """Each file is a part of its own; and nobody waits for a disk."""
+    """Each file becomes one part; fsync is off."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         patch.setattr(plan, "MIN_PART", 1)
@@ -86,8 +88,8 @@ def small_parts() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def small_pieces() -> Iterator[None]:
-    """Cuts, slices and parts as in a text of many megabytes; and nobody waits for a disk."""
+def small_chunks() -> Iterator[None]:
+    """Short texts have as many chunks, slices and parts as long ones; fsync is off."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         for module in (chunking, part):
@@ -98,3 +100,37 @@ def small_pieces() -> Iterator[None]:
         patch.setattr(plan, "MIN_PART", 2 * SMALL)
         patch.setattr(plan, "MAX_PART", 2 * SMALL)
         yield
+
+
+class Cut(Exception):
+    """Ends a build early."""
+
+
+def stopped(after: int, error: BaseException | type[BaseException] = Cut) -> Executor:
+    """An executor that raises after so many parts, scans included."""
+    done = 0
+
+    def run(task: Task, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+        nonlocal done
+        for item in items:
+            if done == after:
+                raise error
+            done += 1
+            yield item, task(item)
+
+    return run
+
+
+def idle(task: Task, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    assert not items, "nothing is left to be made"
+    return iter(())
+
+
+@pytest.fixture
+def poems(tmp_path: Path, small_parts: None) -> Path:
+    """One file per part; the last equals the first."""
+    folder = tmp_path / "poems"
+    folder.mkdir()
+    for number in range(PARTS):
+        (folder / f"{number}.txt").write_text(f"poem: {'la ' * (number % (PARTS - 1))}und Käse 🦆\n")
+    return folder

@@ -1,4 +1,4 @@
-"""Other programs' ids are read as they are, and refused where they cannot be what they seem."""
+""".bin files of nanoGPT and llm.c are read as they are; invalid ones are refused."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def with_header(
     path.write_bytes(header.tobytes() + ids.astype("<u2").tobytes())
 
 
-def test_nanogpts_files_are_read(tmp_path: Path) -> None:
+def test_nanogpt_files_are_read(tmp_path: Path) -> None:
     plain(tmp_path / "train.bin", IDS)
     plain(tmp_path / "val.bin", IDS[:100])
     dataset = open_dataset_or_bin(tmp_path, letters)
@@ -39,7 +39,7 @@ def test_nanogpts_files_are_read(tmp_path: Path) -> None:
     assert len(dataset.split("val")) == 100
 
 
-def test_llmcs_files_are_read_in_order_across_their_borders(tmp_path: Path) -> None:
+def test_llmc_files_are_read_in_order_across_boundaries(tmp_path: Path) -> None:
     for number in (1, 2):
         with_header(tmp_path / f"fineweb_train_{number:06d}.bin", IDS[500 * (number - 1) : 500 * number])
     with_header(tmp_path / "fineweb_val_000000.bin", IDS[:64])
@@ -48,7 +48,7 @@ def test_llmcs_files_are_read_in_order_across_their_borders(tmp_path: Path) -> N
     assert len(dataset.split("val")) == 64
 
 
-def test_a_changed_byte_is_another_dataset(tmp_path: Path) -> None:
+def test_changed_byte_changes_the_fingerprint(tmp_path: Path) -> None:
     plain(tmp_path / "train.bin", IDS)
     before = open_dataset_or_bin(tmp_path, letters).fingerprint
     assert open_dataset_or_bin(tmp_path, letters).fingerprint == before
@@ -56,7 +56,7 @@ def test_a_changed_byte_is_another_dataset(tmp_path: Path) -> None:
     assert open_dataset_or_bin(tmp_path, letters).fingerprint != before
 
 
-def test_without_a_tokenizer_the_ids_mean_nothing(tmp_path: Path) -> None:
+def test_bin_files_without_a_tokenizer_are_refused(tmp_path: Path) -> None:
     plain(tmp_path / "train.bin", IDS)
     with pytest.raises(UserError) as refusal:
         open_dataset_or_bin(tmp_path, lambda: None)
@@ -75,13 +75,13 @@ def test_without_a_tokenizer_the_ids_mean_nothing(tmp_path: Path) -> None:
     ],
     ids=["outside the vocabulary", "odd", "empty", "version", "length", "nothing after the header"],
 )
-def test_what_cannot_be_right_is_refused_by_the_name_of_the_file(tmp_path: Path, write) -> None:
+def test_invalid_bin_file_is_refused_by_name(tmp_path: Path, write) -> None:
     write(tmp_path / "train.bin")
     with pytest.raises(UserError, match=r"train\.bin"):
         open_dataset_or_bin(tmp_path, letters)
 
 
-def test_a_folder_without_a_training_split_is_refused(tmp_path: Path) -> None:
+def test_folder_without_a_train_split_is_refused(tmp_path: Path) -> None:
     plain(tmp_path / "val.bin", IDS)
     with pytest.raises(UserError, match="training"):
         open_dataset_or_bin(tmp_path, letters)

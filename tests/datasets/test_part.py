@@ -49,7 +49,7 @@ def listing(spec: PartSpec) -> set[str]:
     return {p.relative_to(spec.out).as_posix() for p in Path(spec.out).rglob("*") if p.is_file()}
 
 
-def test_a_part_leaves_a_shard_of_each_split_that_got_something_and_a_record(spec: PartSpec, text: Path) -> None:
+def test_part_writes_a_shard_per_nonempty_split_and_a_record(spec: PartSpec, text: Path) -> None:
     part = part_of(text)
     sizes = scan_slice(part.slices[0], spec.options, FilterRules())
     record = make_part(replace(spec, split_rule=SplitRule("tail", 0.5, 0.0)), replace(part, scans=(sizes,)))
@@ -64,7 +64,7 @@ def test_a_part_leaves_a_shard_of_each_split_that_got_something_and_a_record(spe
     assert record.counts == ReadCounts(documents=3, bytes=11)
 
 
-def test_the_same_part_gives_the_same_bytes_again(spec: PartSpec, text: Path) -> None:
+def test_same_part_gives_the_same_bytes(spec: PartSpec, text: Path) -> None:
     contents = []
     for _ in range(2):
         make_part(spec, part_of(text))
@@ -72,7 +72,7 @@ def test_the_same_part_gives_the_same_bytes_again(spec: PartSpec, text: Path) ->
     assert contents[0] == contents[1]
 
 
-def test_a_record_comes_back_under_its_own_key_only(spec: PartSpec, text: Path) -> None:
+def test_record_is_read_with_its_own_key_only(spec: PartSpec, text: Path) -> None:
     record = make_part(spec, part_of(text))
     content = (Path(spec.out) / record_name(3)).read_bytes()
     assert PartRecord.from_file(content, "its key") == record
@@ -80,42 +80,40 @@ def test_a_record_comes_back_under_its_own_key_only(spec: PartSpec, text: Path) 
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"text", b"text\n{}", b"{}", b"[]"])
-def test_a_record_without_checksum_is_ignored(content: bytes) -> None:
+def test_record_without_checksum_is_ignored(content: bytes) -> None:
     assert PartRecord.from_file(content, "key") is None
 
 
-def test_a_record_with_any_changed_byte_is_ignored() -> None:
+def test_record_with_any_changed_byte_is_ignored() -> None:
     content = PartRecord("key").to_file()
     assert PartRecord.from_file(content, "key") == PartRecord("key")
     for at in range(len(content)):
         assert PartRecord.from_file(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :], "key") is None
 
 
-def test_a_part_that_fails_leaves_neither_record_nor_shards(spec: PartSpec, text: Path) -> None:
+def test_failed_part_leaves_no_files(spec: PartSpec, text: Path) -> None:
     text.write_text("a bad%zebra")
     with pytest.raises(UserError, match=r"'z' \(U\+007A\)"):
         make_part(spec, part_of(text))
     assert listing(spec) == set()
 
 
-def test_of_judged_documents_only_the_kept_ones_are_made(spec: PartSpec, text: Path) -> None:
+def test_only_kept_documents_are_encoded(spec: PartSpec, text: Path) -> None:
     part = part_of(text)
     seen = scan_slice(part.slices[0], spec.options, FilterRules(min_length=4))
     record = make_part(spec, replace(part, scans=(seen,)))
     assert written(spec, "train/00003.tokens") == "a bad|"
-    assert record.counts.documents == 3  # were read
+    assert record.counts.documents == 3  # read, not kept
 
 
-def test_a_tokenizer_without_an_end_puts_none(spec: PartSpec, text: Path) -> None:
+def test_tokenizer_without_end_of_text_adds_none(spec: PartSpec, text: Path) -> None:
     plain = replace(spec, tokenizer=serialize_tokenizer(CharTokenizer(LETTERS)))
     make_part(plain, part_of(text))
     assert written(spec, "train/00003.tokens") == "a badcabfed"
 
 
 @pytest.mark.parametrize("shares", [(0.0, 0.0), (0.5, 0.5 - 1e-9), (0.3, 0.3)])
-def test_a_part_that_begins_in_the_middle_of_a_document_goes_where_its_beginning_goes(
-    spec: PartSpec, text: Path, shares: tuple[float, float]
-) -> None:
+def test_part_inside_a_document_uses_its_first_chunk(spec: PartSpec, text: Path, shares: tuple[float, float]) -> None:
     text.write_text("a bad cab\n" * (2 * CHUNK_SIZE // 10))
     whole = replace(spec, options=ReadOptions(), split_rule=SplitRule("document", *shares))
     first = make_part(whole, part_of(text, 0, start=0, end=CHUNK_SIZE))
@@ -127,6 +125,6 @@ def test_a_part_that_begins_in_the_middle_of_a_document_goes_where_its_beginning
     assert written(spec, f"{split}/00000.tokens") + written(spec, f"{split}/00001.tokens") == text.read_text() + END
 
 
-def test_a_part_travels_between_processes(text: Path) -> None:
+def test_part_can_be_pickled(text: Path) -> None:
     part = part_of(text)
     assert vars(pickle.loads(pickle.dumps(part))) == vars(part)  # noqa: S301 — our own

@@ -1,4 +1,4 @@
-"""Datasets at a URL: written to a real S3 server, and read back through the cache of this machine."""
+"""Datasets at a URL: written to a local S3 server, and downloaded into the cache."""
 
 import json
 import secrets
@@ -23,7 +23,7 @@ from fledge.datasets.shards import open_dataset
 from fledge.datasets.spec import build_spec
 from fledge.tokenizers.config import TokenizerConfig
 
-from .conftest import unwatched
+from .conftest import no_progress
 
 PARTS = 6
 SMALL_PARTS = """
@@ -68,7 +68,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def store(bucket: str) -> Store:
-    """Nobody has used it."""
+    """A new, empty one."""
     return Store(f"{bucket}/{secrets.token_hex(4)}")
 
 
@@ -84,7 +84,7 @@ def poems(tmp_path: Path, small_parts: None) -> Path:
 
 @pytest.fixture
 def alone(poems: Path, tmp_path: Path) -> dict[str, bytes]:
-    """What is made of the poems in a folder."""
+    """The files of the dataset built in a local folder."""
     out = tmp_path / "alone"
     assert main(["prepare", str(poems), "--out", str(out), *ASKED]) == 0
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
@@ -92,7 +92,7 @@ def alone(poems: Path, tmp_path: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def kept(poems: Path, store: Store, alone: dict[str, bytes]) -> Store:
-    """Where the same lies."""
+    """A store that holds the same files."""
     for name, content in alone.items():
         store.write(name, content)
     return store
@@ -101,25 +101,21 @@ def kept(poems: Path, store: Store, alone: dict[str, bytes]) -> Store:
 # Writing
 
 
-def test_a_dataset_at_a_url_is_the_one_in_a_folder(poems: Path, alone: dict[str, bytes], store: Store) -> None:
+def test_dataset_at_a_url_equals_the_local_one(poems: Path, alone: dict[str, bytes], store: Store) -> None:
     assert main(["prepare", str(poems), "--out", store.url, *ASKED]) == 0
     assert store.contents() == alone
 
 
-def test_two_processes_read_where_the_text_lies_and_write_where_the_dataset_goes(
-    poems: Path, alone: dict[str, bytes], store: Store
-) -> None:
+def test_two_workers_read_from_and_write_to_s3(poems: Path, alone: dict[str, bytes], store: Store) -> None:
     for path in poems.iterdir():
         store.write(f"poems/{path.name}", path.read_bytes())
     assert main(["prepare", f"{store.url}/poems", "--out", f"{store.url}/out", "--workers", "2", *ASKED]) == 0
     made = Store(f"{store.url}/out").contents()
     assert made.keys() == alone.keys()
-    assert {name for name in made if made[name] != alone[name]} == {"dataset.json"}  # it tells where the text lay
+    assert {name for name in made if made[name] != alone[name]} == {"dataset.json"}  # it names the source
 
 
-def test_ray_writes_there_too(
-    poems: Path, alone: dict[str, bytes], store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ray_writes_to_s3(poems: Path, alone: dict[str, bytes], store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     words = ["prepare", str(poems), "--out", store.url, "--engine", "ray", "--workers", "1", "--json", *ASKED]
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
@@ -128,7 +124,7 @@ def test_ray_writes_there_too(
         monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
         done = subprocess.run([sys.executable, "-c", SMALL_PARTS, *words], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert list(Path(folder).glob("ray/session_2*"))  # a Ray of its own it was, and it is gone
+        assert list(Path(folder).glob("ray/session_2*"))  # it started its own Ray, which has ended
         assert folder not in subprocess.run(["ps", "-A", "-o", "args"], capture_output=True, text=True).stdout
     assert json.loads(done.stdout)["folder"] == store.url
     assert store.contents() == alone
@@ -143,7 +139,7 @@ def counting(made: list[int]) -> Callable[[Task, Sequence[Any]], Iterator[tuple[
     return run
 
 
-def order(poems: Path, store: Store) -> BuildSpec:
+def spec_for(poems: Path, store: Store) -> BuildSpec:
     return build_spec([str(poems)], DataConfig(dedup=True, test=0.2), TokenizerConfig(kind="char"), store.url)
 
 
@@ -155,35 +151,35 @@ build.make_part = lambda spec, part: os.kill(os.getpid(), 9) if part.number == 3
 {SMALL_PARTS}"""
 
 
-def test_what_was_finished_when_it_was_killed_is_not_made_again(
-    poems: Path, alone: dict[str, bytes], store: Store
-) -> None:
+def test_killed_remote_build_keeps_finished_parts(poems: Path, alone: dict[str, bytes], store: Store) -> None:
     words = [sys.executable, "-c", KILLED_AT_PART_THREE, "prepare", str(poems), "--out", store.url, *ASKED]
     assert subprocess.run(words).returncode == -signal.SIGKILL
     made: list[int] = []
-    build(order(poems, store), counting(made), unwatched, lambda _: None)
+    build(spec_for(poems, store), counting(made), no_progress, lambda _: None)
     assert made == [3, 4, 5]
     assert store.contents() == alone
 
 
-def test_an_interruption_says_how_to_go_on(poems: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_remote_build_says_how_to_continue(
+    poems: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     def interrupted(task: Task, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         yield items[0], task(items[0])
         raise UserError("the lights are out", "find a candle")
 
     with pytest.raises(UserError, match="lights") as caught:
-        build(order(poems, store), interrupted, unwatched, lambda _: None)
+        build(spec_for(poems, store), interrupted, no_progress, lambda _: None)
     assert "run the same command to continue" in caught.value.hint
 
 
-def test_the_same_again_does_nothing(poems: Path, kept: Store, alone: dict[str, bytes]) -> None:
+def test_repeated_remote_build_writes_nothing(poems: Path, kept: Store, alone: dict[str, bytes]) -> None:
     kept.write(".parts/00000.json", b"left by a kill at the very end")
     assert main(["prepare", str(poems), "--out", kept.url, *ASKED]) == 0
     assert kept.contents() == alone
 
 
 @pytest.mark.parametrize("asked", [ASKED, ["--tokenizer.kind", "char"]], ids=["the same", "another"])
-def test_nothing_of_anybody_elses_is_touched(
+def test_foreign_files_at_the_url_are_kept(
     poems: Path, store: Store, asked: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     store.write("holiday.jpg", b"sand")
@@ -192,7 +188,7 @@ def test_nothing_of_anybody_elses_is_touched(
     assert store.contents() == {"holiday.jpg": b"sand"}
 
 
-def test_another_dataset_is_not_overwritten(
+def test_another_remote_dataset_is_not_overwritten(
     poems: Path, kept: Store, alone: dict[str, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["prepare", str(poems), "--out", kept.url, "--tokenizer.kind", "char"]) == 2
@@ -200,7 +196,7 @@ def test_another_dataset_is_not_overwritten(
     assert kept.contents() == alone
 
 
-def test_a_bucket_that_is_not_there_is_named(poems: Path, bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_bucket_is_named(poems: Path, bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prepare", str(poems), "--out", f"{bucket}-of-nobody/x", *ASKED]) == 2
     assert f"'{bucket}-of-nobody/x'" in capsys.readouterr().err
 
@@ -212,7 +208,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_it_is_fetched_once(kept: Store, alone: dict[str, bytes]) -> None:
+def test_dataset_is_downloaded_once(kept: Store, alone: dict[str, bytes]) -> None:
     folder = remote.download_dataset(kept.url)
     assert files(folder) == alone
     kept.remove("train")
@@ -220,14 +216,14 @@ def test_it_is_fetched_once(kept: Store, alone: dict[str, bytes]) -> None:
     assert open_dataset(folder).held == ["train", "val", "test"]
 
 
-def test_a_damaged_shard_in_the_cache_is_fetched_again(kept: Store, alone: dict[str, bytes]) -> None:
+def test_damaged_shard_in_the_cache_is_downloaded_again(kept: Store, alone: dict[str, bytes]) -> None:
     shard = remote.download_dataset(kept.url) / "train" / "00000.tokens"
     for damage in (b"", b"x" + shard.read_bytes()[1:], shard.read_bytes()[:-1]):
         shard.write_bytes(damage)
         assert files(remote.download_dataset(kept.url)) == alone
 
 
-def test_a_shard_that_was_fetched_by_half_is_none(kept: Store, cache: Path) -> None:
+def test_partial_download_leaves_no_shard(kept: Store, cache: Path) -> None:
     kept.write("train/00000.tokens", b"damaged")
     with pytest.raises(UserError, match=f"'{kept.url}/train/00000.tokens' is missing or damaged"):
         remote.download_dataset(kept.url)
@@ -241,7 +237,7 @@ def test_a_shard_that_was_fetched_by_half_is_none(kept: Store, cache: Path) -> N
 @pytest.mark.parametrize(
     "name", ["../x", "train/../../x.tokens", "/etc/passwd", "train/00000.tokens\n", "dataset.json", "a\0b", "", 5, None]
 )
-def test_a_manifest_cannot_name_a_file_elsewhere(kept: Store, cache: Path, name: object) -> None:
+def test_manifest_with_a_path_outside_is_refused(kept: Store, cache: Path, name: object) -> None:
     kept.changed(lambda manifest: manifest["splits"]["train"]["shards"][0].update(file=name))
     with pytest.raises(UserError, match="not a shard"):
         remote.download_dataset(kept.url)
@@ -249,22 +245,20 @@ def test_a_manifest_cannot_name_a_file_elsewhere(kept: Store, cache: Path, name:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"splits": []}', b'{"splits": {"train": 1}}', b"[" * 99_999])
-def test_a_damaged_manifest_is_named(kept: Store, content: bytes) -> None:
+def test_damaged_remote_manifest_is_refused_by_name(kept: Store, content: bytes) -> None:
     kept.write("dataset.json", content)
     with pytest.raises(UserError, match=f"damaged: '{kept.url}/dataset.json'"):
         remote.download_dataset(kept.url)
 
 
 @pytest.mark.parametrize("name", ["dataset.json", "tokenizer.json"])
-def test_what_is_missing_is_named(kept: Store, name: str) -> None:
+def test_missing_remote_file_is_named(kept: Store, name: str) -> None:
     kept.remove(name)
     with pytest.raises(UserError, match=kept.url):
         remote.download_dataset(kept.url)
 
 
-def test_a_dataset_that_changed_is_fetched_where_it_changed(
-    poems: Path, kept: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_only_changed_shards_are_downloaded_again(poems: Path, kept: Store, capsys: pytest.CaptureFixture[str]) -> None:
     folder = remote.download_dataset(kept.url)
     before, times = files(folder), {path: path.stat().st_mtime_ns for path in folder.rglob("*.tokens")}
     (poems / "0.txt").write_text("poem 0: la la, und Käse 🦆!\n" * 20)

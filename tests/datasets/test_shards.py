@@ -1,4 +1,4 @@
-"""The dataset on disk."""
+"""Token shards and the manifest on disk."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ BORDERS = [65_535, 65_536, 65_537]
 
 
 def characters(count: int) -> list[str]:
-    """The first `count` characters that UTF-8 can write."""
+    """The first `count` characters that UTF-8 can encode."""
     return [chr(c) for c in range(count + 2048) if not 0xD800 <= c < 0xE000][:count]
 
 
@@ -41,7 +41,7 @@ def write_shard(path: Path, documents: list[list[int]], vocab_size: int) -> Shar
 def make(
     folder: Path, splits: dict[str, list[list[int]]], tokenizer: CharTokenizer = LETTERS, per_shard: int = 100
 ) -> Path:
-    """A dataset of these ids: split → documents → ids; so many documents a shard."""
+    """A dataset of these ids: split → documents → ids, with a number of documents per shard."""
     folder.mkdir(parents=True, exist_ok=True)
     save_tokenizer(tokenizer, folder / "tokenizer.json")
     written: dict[str, list[ShardInfo]] = {}
@@ -72,20 +72,20 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def reseal(folder: Path, file: str, content: bytes) -> None:
-    """A shard that somebody else wrote, under its right hash."""
+    """Replace a shard and put its hash into the manifest."""
     (folder / file).write_bytes(content)
     edit(folder, lambda m: m["splits"]["train"]["shards"][0].update(sha256=hashlib.sha256(content).hexdigest()))
 
 
 @pytest.mark.parametrize("vocab_size", BORDERS)
-def test_every_id_up_to_the_last_of_the_vocabulary_comes_back(tmp_path: Path, vocab_size: int) -> None:
+def test_every_id_of_the_vocabulary_round_trips(tmp_path: Path, vocab_size: int) -> None:
     last = vocab_size - 1
     made = make(tmp_path / "data", {"train": [[0, last, 1], [last]]}, CharTokenizer(characters(vocab_size)))
     assert everything(open_dataset(made)) == {"train": [0, last, 1, last]}
 
 
 @pytest.mark.parametrize(("vocab_size", "itemsize"), list(zip(BORDERS, [2, 2, 4], strict=True)))
-def test_two_bytes_an_id_are_used_as_long_as_they_are_enough(tmp_path: Path, vocab_size: int, itemsize: int) -> None:
+def test_uint16_is_used_up_to_65536_tokens(tmp_path: Path, vocab_size: int, itemsize: int) -> None:
     info = write_shard(tmp_path / "x.tokens", [[vocab_size - 1]], vocab_size)
     assert info.tokens == 1
     content = (tmp_path / "x.tokens").read_bytes()
@@ -93,14 +93,14 @@ def test_two_bytes_an_id_are_used_as_long_as_they_are_enough(tmp_path: Path, voc
     assert int.from_bytes(content[64 : 64 + itemsize], "little") == vocab_size - 1
 
 
-def test_a_shard_is_laid_out_as_it_is_documented(tmp_path: Path) -> None:
+def test_shard_layout_is_as_documented(tmp_path: Path) -> None:
     write_shard(tmp_path / "x.tokens", [[7, 8], [9]], 10)
     content = (tmp_path / "x.tokens").read_bytes()
     header = struct.pack("<8sI4xQQ", b"FLEDGE01", 2, 3, 2).ljust(64, b"\0")
     assert content == header + struct.pack("<3H", 7, 8, 9) + struct.pack("<2Q", 0, 2)
 
 
-def test_a_document_may_go_on_in_the_next_shard(tmp_path: Path) -> None:
+def test_document_may_continue_in_the_next_shard(tmp_path: Path) -> None:
     made = make(tmp_path / "data", {"train": [[0, 1], [2, 3]]}, per_shard=1)
     writer = ShardWriter(made / "train" / "00001.tokens", LETTERS.vocab_size)
     writer.add(np.array([2], dtype=np.uint32))
@@ -117,7 +117,7 @@ def test_a_document_may_go_on_in_the_next_shard(tmp_path: Path) -> None:
     per_shard=st.integers(1, 5),
     data=st.data(),
 )
-def test_reading_does_not_notice_where_one_shard_ends(
+def test_read_crosses_shard_boundaries(
     tmp_path_factory: pytest.TempPathFactory, documents: list[list[int]], per_shard: int, data: st.DataObject
 ) -> None:
     whole = [i for document in documents for i in document]
@@ -143,31 +143,31 @@ def test_the_same_documents_give_the_same_bytes(tmp_path: Path) -> None:
         assert (a / file).read_bytes() == (b / file).read_bytes()
 
 
-def test_a_split_that_is_not_there_is_refused_with_those_that_are(folder: Path) -> None:
+def test_missing_split_is_refused_with_those_that_exist(folder: Path) -> None:
     with pytest.raises(UserError, match="no 'test' split") as caught:
         open_dataset(folder).split("test")
     assert "train, val" in caught.value.hint
 
 
-def test_the_fingerprint_changes_with_a_single_id(tmp_path: Path) -> None:
+def test_fingerprint_changes_with_a_single_id(tmp_path: Path) -> None:
     one, other = (make(tmp_path / str(n), {"train": [[0, 1, n]]}) for n in (2, 3))
     assert open_dataset(one).fingerprint != open_dataset(other).fingerprint
 
 
-def test_a_folder_without_a_manifest_is_no_dataset(folder: Path) -> None:
+def test_folder_without_a_manifest_is_refused(folder: Path) -> None:
     (folder / MANIFEST).unlink()
     with pytest.raises(UserError, match="not a prepared dataset"):
         open_dataset(folder)
 
 
-def test_a_missing_shard_is_refused_by_name(folder: Path) -> None:
+def test_missing_shard_is_refused_by_name(folder: Path) -> None:
     (folder / "val" / "00000.tokens").unlink()
     with pytest.raises(UserError, match=r"val/00000\.tokens"):
         open_dataset(folder)
 
 
 @pytest.mark.parametrize("place", [0, 8, 12, 20, 64, 65, 70, -1])
-def test_a_flipped_byte_in_a_shard_is_refused_by_name(folder: Path, place: int) -> None:
+def test_flipped_byte_in_a_shard_is_refused_by_name(folder: Path, place: int) -> None:
     path = folder / "train" / "00000.tokens"
     content = bytearray(path.read_bytes())
     content[place] ^= 1
@@ -177,7 +177,7 @@ def test_a_flipped_byte_in_a_shard_is_refused_by_name(folder: Path, place: int) 
 
 
 @pytest.mark.parametrize("length", [0, 10, 64, 70])
-def test_a_cut_shard_is_refused_by_name(folder: Path, length: int) -> None:
+def test_truncated_shard_is_refused_by_name(folder: Path, length: int) -> None:
     path = folder / "train" / "00000.tokens"
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(UserError, match=r"train/00000\.tokens"):
@@ -200,14 +200,14 @@ def test_any_flipped_byte_is_refused_or_changes_no_id(folder: Path, data: st.Dat
         path.write_bytes(content)
 
 
-def test_a_tokenizer_that_is_not_the_datasets_own_is_refused_by_name(folder: Path) -> None:
+def test_tokenizer_of_another_dataset_is_refused_by_name(folder: Path) -> None:
     save_tokenizer(CharTokenizer("hgfedcba"), folder / "tokenizer.json")
     with pytest.raises(UserError, match=r"tokenizer\.json"):
         open_dataset(folder)
 
 
 @pytest.mark.parametrize("absolute", [False, True])
-def test_a_path_that_leaves_the_folder_is_refused(folder: Path, absolute: bool) -> None:
+def test_shard_path_outside_the_folder_is_refused(folder: Path, absolute: bool) -> None:
     outside = folder.parent / "outside.tokens"
     shutil.copy(folder / "train" / "00000.tokens", outside)
     name = str(outside) if absolute else "../outside.tokens"
@@ -216,7 +216,7 @@ def test_a_path_that_leaves_the_folder_is_refused(folder: Path, absolute: bool) 
         open_dataset(folder)
 
 
-def test_a_link_that_leaves_the_folder_is_refused(folder: Path) -> None:
+def test_shard_link_outside_the_folder_is_refused(folder: Path) -> None:
     inside, outside = folder / "train" / "00000.tokens", folder.parent / "outside.tokens"
     inside.rename(outside)
     inside.symlink_to(outside)
@@ -244,14 +244,14 @@ def test_a_link_that_leaves_the_folder_is_refused(folder: Path) -> None:
     ],
     ids=range(14),
 )
-def test_a_manifest_that_was_tampered_with_is_refused(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+def test_changed_manifest_is_refused(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     edit(folder, change)
     with pytest.raises(UserError):
         open_dataset(folder)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null"])
-def test_a_manifest_that_is_no_json_object_is_refused_by_name(folder: Path, content: str) -> None:
+def test_manifest_that_is_not_an_object_is_refused(folder: Path, content: str) -> None:
     (folder / MANIFEST).write_text(content)
     with pytest.raises(UserError, match=r"dataset\.json"):
         open_dataset(folder)
@@ -276,13 +276,13 @@ def header(magic: bytes = b"FLEDGE01", itemsize: int = 2, tokens: int = 1, docum
     ],
     ids=["empty", "short", "magic", "three bytes", "no bytes", "vast", "vast starts", "too few", "id too large"],
 )
-def test_a_shard_that_lies_about_itself_is_refused_even_under_its_right_hash(folder: Path, content: bytes) -> None:
+def test_shard_with_a_wrong_header_is_refused(folder: Path, content: bytes) -> None:
     reseal(folder, "train/00000.tokens", content)
     with pytest.raises(UserError, match=r"train/00000\.tokens"):
         open_dataset(folder)
 
 
-def test_the_manifest_holds_the_hash_of_each_shard(folder: Path) -> None:
+def test_manifest_has_the_hash_of_each_shard(folder: Path) -> None:
     for split in json.loads((folder / MANIFEST).read_text())["splits"].values():
         for shard in split["shards"]:
             assert shard["sha256"] == sha256(folder / shard["file"])

@@ -1,4 +1,4 @@
-"""The corpora that have a name."""
+"""Named corpora."""
 
 import io
 from pathlib import Path
@@ -31,30 +31,30 @@ NAMES = {
 }
 
 
-def test_all_of_them_are_there() -> None:
+def test_all_corpora_are_listed() -> None:
     assert set(CORPORA) == NAMES
 
 
-def test_shakespeare_is_read_from_what_was_downloaded_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shakespeare_is_read_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEDGE_CACHE", str(tmp_path))
     (tmp_path / "downloads").mkdir()
     (tmp_path / "downloads" / "shakespeare.txt").write_text("First Citizen:\n")
     assert list(sources.read_source("shakespeare")) == [Document("shakespeare", "First Citizen:\n")]
 
 
-def test_every_corpus_says_where_it_comes_from_and_under_which_licence() -> None:
+def test_every_corpus_has_origin_and_licence() -> None:
     for name, corpus in CORPORA.items():
         assert corpus.name == name
         assert all((corpus.about, corpus.origin, corpus.size, corpus.licence, corpus.version()))
 
 
 @pytest.mark.parametrize("name", sorted(name for name in NAMES if CORPORA[name].origin.startswith("hf://")))
-def test_every_corpus_on_the_hub_has_an_address_of_files_that_can_be_read(name: str) -> None:
+def test_hub_corpora_have_addresses_of_readable_files(name: str) -> None:
     _, path = hub.parse_address(CORPORA[name].origin)
     assert is_readable_name(path)
 
 
-def test_an_unknown_corpus_is_refused_with_the_nearest_one() -> None:
+def test_unknown_corpus_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(UserError) as caught:
         find_corpus("pyhton")
     assert "'python'" in caught.value.hint
@@ -65,7 +65,7 @@ ARTICLES = [" = A duck = \n It swims . \n = = Food = = \n Bread . \n", " = Owl =
 
 
 @pytest.mark.parametrize("group", [1, 2, 3, 100])
-def test_the_lines_of_wikitext_become_articles_however_they_are_sliced(tmp_path: Path, group: int) -> None:
+def test_wikitext_lines_become_articles_for_any_slices(tmp_path: Path, group: int) -> None:
     file = tmp_path / "train-0.parquet"
     pq.write_table(pa.table({"text": LINES}), file, row_group_size=group)
     source = describe("w", str(file))
@@ -76,7 +76,7 @@ def test_the_lines_of_wikitext_become_articles_however_they_are_sliced(tmp_path:
     assert [d.text for d in formats.join_chunks(iter(sliced))] == ARTICLES
 
 
-def test_a_corpus_is_read_from_the_hub_the_way_it_needs(remote: "Remote", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_corpus_options_apply_to_files_from_the_hub(remote: "Remote", monkeypatch: pytest.MonkeyPatch) -> None:
     from .conftest import File
 
     held = io.BytesIO()
@@ -93,12 +93,12 @@ def library() -> list[Document]:
     return list(sources.read_source("python"))
 
 
-def test_the_python_corpus_is_the_library_in_a_fixed_order_without_its_tests(library: list[Document]) -> None:
+def test_python_corpus_is_sorted_and_without_tests(library: list[Document]) -> None:
     names = [d.name for d in library]
     assert names == sorted(names, key=lambda name: name.split("/"))
     assert {"argparse.py", "pydoc_data/topics.py", "json/decoder.py"} <= set(names)
     assert not any(corpora.SKIPPED.intersection(name.split("/")) for name in names)
 
 
-def test_the_python_corpus_is_millions_of_characters(library: list[Document]) -> None:
+def test_python_corpus_has_millions_of_characters(library: list[Document]) -> None:
     assert sum(len(d.text) for d in library) > 5_000_000

@@ -1,4 +1,4 @@
-"""s3:// through fsspec, against a real S3 server on this machine."""
+"""s3:// through fsspec, against a local S3 server."""
 
 import pytest
 
@@ -29,23 +29,23 @@ def held(bucket: str) -> None:
         ("/**/*.jsonl", ["b.jsonl"]),
     ],
 )
-def test_a_file_a_folder_and_a_glob_are_found_in_order(bucket: str, path: str, names: list[str]) -> None:
+def test_file_folder_and_glob_are_listed_in_order(bucket: str, path: str, names: list[str]) -> None:
     found = sources.fetch_inputs(bucket + path)
     assert [source.name.rpartition("/")[2] for source in found] == names
     assert all(source.name.startswith("s3://duck/texts/") and source.size for source in found)
 
 
-def test_its_texts_come_as_they_stand(bucket: str) -> None:
+def test_texts_are_read_unchanged(bucket: str) -> None:
     assert [d.text for d in sources.read_source(bucket + "/texts")] == [HELD["texts/a.txt"], "one", "two"]
 
 
-def test_slices_of_it_are_the_whole(bucket: str) -> None:
+def test_slices_of_s3_files_give_the_same_chunks(bucket: str) -> None:
     for source in sources.fetch_inputs(bucket + "/texts"):
         sliced = [p for part in formats.slice_input(source, 1) for p in formats.read_slice(part)]
         assert sliced == list(formats.read_input(source))
 
 
-def test_its_fingerprint_changes_with_its_content(bucket: str) -> None:
+def test_fingerprint_changes_with_the_content(bucket: str) -> None:
     import s3fs
 
     before = sources.source_fingerprint([bucket + "/texts"])
@@ -56,12 +56,12 @@ def test_its_fingerprint_changes_with_its_content(bucket: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/none.txt", "/none/*.txt", "-of-nobody/x.txt"])
-def test_what_is_not_there_is_refused_by_address(bucket: str, path: str) -> None:
+def test_missing_s3_path_is_refused_by_address(bucket: str, path: str) -> None:
     with pytest.raises(UserError) as caught:
         sources.fetch_inputs(bucket + path)
     assert bucket + path in caught.value.message
 
 
-def test_a_kind_of_address_that_nobody_knows_is_refused() -> None:
+def test_unknown_url_scheme_is_refused() -> None:
     with pytest.raises(UserError, match="nowhere://x"):
         sources.fetch_inputs("nowhere://x/y.txt")

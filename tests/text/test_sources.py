@@ -24,51 +24,49 @@ def folder(tmp_path: Path) -> Path:
     return held
 
 
-def test_a_folder_gives_its_text_files_in_the_order_of_their_paths(folder: Path) -> None:
+def test_folder_gives_its_text_files_sorted_by_path(folder: Path) -> None:
     assert [d.text for d in sources.read_source(str(folder))] == ["Z", "B"]
 
 
-def test_hidden_and_binary_files_in_a_folder_are_passed_over(folder: Path) -> None:
+def test_hidden_and_binary_files_in_a_folder_are_skipped(folder: Path) -> None:
     names = [Path(d.name).name for d in sources.read_source(str(folder))]
     assert names == ["z.md", "b.txt"]
 
 
-def test_several_sources_keep_the_order_in_which_they_were_given(folder: Path, tmp_path: Path) -> None:
+def test_several_sources_keep_their_order(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "first.txt").write_text("F")
     texts = [chunk.text for chunk in open_sources([str(tmp_path / "first.txt"), str(folder)]).chunks()]
     assert texts == ["F", "Z", "B"]
 
 
-def test_a_path_wins_over_a_corpus_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_takes_precedence_over_a_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "python").write_text("a snake")
     monkeypatch.chdir(tmp_path)
     assert [d.text for d in sources.read_source("python")] == ["a snake"]
 
 
-def test_a_home_folder_can_be_abbreviated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.txt").write_text("at home")
     assert [d.text for d in sources.read_source("~/mine.txt")] == ["at home"]
 
 
 @pytest.mark.parametrize("source", ["nowhere/", "absent.txt", "./absent"])
-def test_a_path_that_is_not_there_is_refused_by_name(
-    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_path_is_refused_by_name(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as caught:
         sources.read_source(source)
     assert f"'{source}'" in caught.value.message
 
 
-def test_a_misspelt_corpus_is_refused_with_the_nearest_one() -> None:
+def test_misspelt_corpus_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(UserError) as caught:
         sources.read_source("shakspere")
     assert "shakespeare" in caught.value.hint
 
 
 @pytest.mark.parametrize("texts", [[], [""], [" \n", "\t"]])
-def test_a_text_of_nothing_is_refused(tmp_path: Path, texts: list[str]) -> None:
+def test_empty_text_is_refused(tmp_path: Path, texts: list[str]) -> None:
     held = tmp_path / "held"
     held.mkdir()
     for number, text in enumerate(texts):
@@ -77,11 +75,11 @@ def test_a_text_of_nothing_is_refused(tmp_path: Path, texts: list[str]) -> None:
         open_sources([str(held)])
 
 
-def test_the_fingerprint_stays_while_the_text_stays(folder: Path) -> None:
+def test_fingerprint_is_stable(folder: Path) -> None:
     assert sources.source_fingerprint([str(folder)]) == sources.source_fingerprint([str(folder)])
 
 
-def test_the_fingerprint_changes_with_size_time_or_a_new_file(folder: Path) -> None:
+def test_fingerprint_changes_with_size_time_or_a_new_file(folder: Path) -> None:
     seen = {sources.source_fingerprint([str(folder)])}
     (folder / "b.txt").write_text("BB")
     seen.add(sources.source_fingerprint([str(folder)]))
@@ -92,23 +90,23 @@ def test_the_fingerprint_changes_with_size_time_or_a_new_file(folder: Path) -> N
     assert len(seen) == 4
 
 
-def test_the_fingerprint_of_a_corpus_tells_its_version() -> None:
+def test_fingerprint_of_a_corpus_depends_on_its_version() -> None:
     assert sources.source_fingerprint(["python"]) != sources.source_fingerprint(["shakespeare"])
 
 
 @pytest.mark.parametrize(
     ("pattern", "texts"), [("*.txt", ["B"]), ("**/*.md", ["Z"]), ("**/*", ["Z", "B"]), ("[ab].txt", ["B"])]
 )
-def test_a_glob_gives_the_files_that_match_in_order(folder: Path, pattern: str, texts: list[str]) -> None:
+def test_glob_gives_matching_files_sorted(folder: Path, pattern: str, texts: list[str]) -> None:
     assert [d.text for d in sources.read_source(f"{folder}/{pattern}")] == texts
 
 
-def test_a_glob_that_matches_nothing_is_refused(folder: Path) -> None:
+def test_glob_without_match_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match=r"no text file matches .*\*\.doc"):
         sources.read_source(f"{folder}/*.doc")
 
 
-def test_files_are_chosen_by_include_and_exclude(folder: Path) -> None:
+def test_include_and_exclude_select_files(folder: Path) -> None:
     def names(**chosen: list[str]) -> list[str]:
         return [Path(source.name).name for source in sources.fetch_inputs(str(folder), **chosen)]  # type: ignore[arg-type]
 
@@ -119,7 +117,7 @@ def test_files_are_chosen_by_include_and_exclude(folder: Path) -> None:
         names(include=["*.rst"])
 
 
-def test_a_web_address_is_downloaded_once_and_read(remote: "Remote") -> None:
+def test_web_address_is_downloaded_once(remote: "Remote") -> None:
     from .conftest import File
 
     remote.files["/book.txt"] = File("Käse".encode())
@@ -128,12 +126,12 @@ def test_a_web_address_is_downloaded_once_and_read(remote: "Remote") -> None:
     assert len(remote.asked) == 1
 
 
-def test_a_binary_in_a_folder_is_passed_over_and_one_that_is_named_is_refused(folder: Path) -> None:
+def test_binary_file_that_is_named_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="binary"):
         list(sources.read_source(str(folder / "p.bin")))
 
 
-def test_a_weight_is_told_from_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weight_is_distinguished_from_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("log:12").write_text("a file with a colon")
     assert sources.split_weight("wikipedia-en:0.3") == ("wikipedia-en", 0.3)
@@ -157,37 +155,37 @@ def taken(source: str) -> list[str]:
     return [chunk.text for chunk in sources.read_inputs(sources.fetch_inputs(source), ReadOptions(separator="\n"))]
 
 
-def test_a_share_is_always_the_same_documents_and_a_larger_one_holds_a_smaller_one(many: str) -> None:
+def test_samples_are_reproducible_and_nested(many: str) -> None:
     third, half = taken(many + ":0.3"), taken(many + ":0.5")
     assert third == taken(many + ":0.3")
     assert set(third) < set(half)
     assert abs(len(third) / 4000 - 0.3) < 0.03
 
 
-def test_a_weight_above_one_repeats(many: str) -> None:
+def test_weight_above_one_repeats(many: str) -> None:
     whole, more = taken(many), taken(many + ":2.5")
     assert more[:8000] == whole * 2
     assert more[8000:] == taken(many + ":.5")
 
 
-def test_several_sources_are_mixed_by_their_weights_one_after_another(many: str, folder: Path) -> None:
+def test_weighted_sources_are_read_one_after_another(many: str, folder: Path) -> None:
     several = [*sources.fetch_inputs(str(folder) + ":2"), *sources.fetch_inputs(many + ":0.1")]
     counts = ReadCounts()
     texts = [chunk.text for chunk in sources.read_inputs(several, ReadOptions(separator="\n"), counts)]
     assert texts == ["Z", "Z", "B", "B", *taken(many + ":0.1")]
 
 
-def test_a_weight_changes_the_fingerprint(many: str) -> None:
+def test_weight_changes_the_fingerprint(many: str) -> None:
     assert len({sources.source_fingerprint([many + end]) for end in ("", ":2", ":0.5")}) == 3
 
 
-def test_a_pipe_is_refused_as_it_can_be_read_only_once(tmp_path: Path) -> None:
+def test_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="pipe"):
         sources.find_inputs(str(tmp_path / "pipe"))
 
 
-def test_a_glob_whose_stars_stand_in_a_name_is_refused(folder: Path) -> None:
+def test_double_star_inside_a_name_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="stands for whole folders") as refusal:
         sources.find_inputs(f"{folder}/**.txt")
     assert "**/*.txt" in refusal.value.hint

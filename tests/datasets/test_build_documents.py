@@ -1,4 +1,4 @@
-"""Text in → the same documents out, whatever they came in: checked against a few plain lines of Python."""
+"""Documents of a dataset, checked against a plain Python model, for any formats, weights and cuts."""
 
 import gzip
 import hashlib
@@ -21,13 +21,13 @@ from fledge.datasets.splits import SplitRule, choose_split
 from fledge.tokenizers.config import TokenizerConfig
 
 if TYPE_CHECKING:
-    from .conftest import Maker
+    from .conftest import DatasetMaker
 
 SEPARATOR = "\x1e"
 SHORT = 64  # bytes: a longer document comes in chunks
 SHARES = [(0.0, 0.0), (0.1, 0.0), (0.3, 0.3), (0.0, 0.5)]
 
-pytestmark = pytest.mark.usefixtures("small_pieces")
+pytestmark = pytest.mark.usefixtures("small_chunks")
 
 
 def zstd(content: bytes) -> bytes:
@@ -57,7 +57,7 @@ PACKINGS: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".gz": gzip.compress
 
 @dataclass(frozen=True)
 class File:
-    """Some documents, as they lie on the disk."""
+    """Documents in one file."""
 
     texts: list[str]
     format: str
@@ -85,7 +85,7 @@ def place_of(text: str) -> float:
 
 
 def in_ends(text: str, val: float, test: float) -> list[str]:
-    """The three parts of a document whose end is held out; a character that is cut goes to the part before."""
+    """Train, val and test of a document split by tail; a divided character goes to the split before."""
     data = text.encode()
     cuts = [0, int(len(data) * (1 - val - test)), int(len(data) * (1 - test)), len(data)]
     for at in (1, 2):
@@ -102,7 +102,7 @@ def found(dataset: Dataset) -> dict[str, list[str]]:
         ids = split.read(0, len(split)).tolist()
         ends = [at + 1 for at, token in enumerate(ids) if token == end]
         starts = [0, *ends]
-        assert starts.pop() == len(ids)  # the last document ends, too
+        assert starts.pop() == len(ids)  # the last document also ends
         assert list(split.document_starts()) == starts
         texts = [dataset.tokenizer.decode(ids[a : b - 1]) for a, b in zip(starts, ends, strict=True)]
         counted = dataset.manifest["splits"][name]
@@ -128,26 +128,24 @@ def files(texts: st.SearchStrategy[str], weights: list[str]) -> st.SearchStrateg
     return st.lists(one, min_size=1, max_size=3)
 
 
-def prepared(make: "Maker", held: list[File], **data: Any) -> Dataset:
+def prepared(make: "DatasetMaker", held: list[File], **data: Any) -> Dataset:
     for file in make.folder.glob("*.*"):
         file.unlink()
     sources = [file.write(make.folder, number) for number, file in enumerate(held)]
-    return make.dataset(make.order(*sources, out=make.fresh(), separator=SEPARATOR, **data))
+    return make.dataset(make.spec(*sources, out=make.fresh(), separator=SEPARATOR, **data))
 
 
 @pytest.fixture(scope="module")
-def again(tmp_path_factory: pytest.TempPathFactory) -> "Maker":
-    """For many examples one after another."""
-    from .conftest import Maker
+def again(tmp_path_factory: pytest.TempPathFactory) -> "DatasetMaker":
+    """One maker for all examples of a test."""
+    from .conftest import DatasetMaker
 
-    return Maker(tmp_path_factory.mktemp("documents"))
+    return DatasetMaker(tmp_path_factory.mktemp("documents"))
 
 
 @settings(max_examples=40)
 @given(held=files(text, ["", ":2"]), shares=st.sampled_from(SHARES))
-def test_the_end_of_each_document_is_held_out_and_nothing_is_lost(
-    again: "Maker", held: list[File], shares: tuple[float, float]
-) -> None:
+def test_tail_split_keeps_every_character(again: "DatasetMaker", held: list[File], shares: tuple[float, float]) -> None:
     documents = [text for file in held for text in file.documents]
     assume(any(text.strip() for text in documents))
     made = prepared(again, held, split_by="tail", val=shares[0], test=shares[1])
@@ -157,8 +155,8 @@ def test_the_end_of_each_document_is_held_out_and_nothing_is_lost(
 
 @settings(max_examples=40)
 @given(held=files(text, ["", ":2"]), shares=st.sampled_from(SHARES))
-def test_whole_documents_are_held_out_and_nothing_is_lost(
-    again: "Maker", held: list[File], shares: tuple[float, float]
+def test_document_split_keeps_every_document(
+    again: "DatasetMaker", held: list[File], shares: tuple[float, float]
 ) -> None:
     documents = [text for file in held for text in file.documents]
     assume(any(text.strip() for text in documents))
@@ -174,8 +172,8 @@ def test_whole_documents_are_held_out_and_nothing_is_lost(
 @given(
     held=files(short, ["", ":2", ":0.5"]), least=st.sampled_from([None, 3]), by=st.sampled_from(["tail", "document"])
 )
-def test_what_is_judged_or_shared_out_is_what_a_few_lines_of_python_leave(
-    again: "Maker", held: list[File], least: int | None, by: str
+def test_filters_and_weights_match_a_plain_python_model(
+    again: "DatasetMaker", held: list[File], least: int | None, by: str
 ) -> None:
     left, seen, short, twice = [], set(), 0, 0
     for file in held:
@@ -194,8 +192,8 @@ def test_what_is_judged_or_shared_out_is_what_a_few_lines_of_python_leave(
 
 @settings(max_examples=25)
 @given(content=st.text("ab .\nß🦆", min_size=200, max_size=900), shares=st.sampled_from(SHARES), packed=st.booleans())
-def test_a_long_plain_text_over_many_parts_is_one_document(
-    again: "Maker", content: str, shares: tuple[float, float], packed: bool
+def test_long_text_over_many_parts_is_one_document(
+    again: "DatasetMaker", content: str, shares: tuple[float, float], packed: bool
 ) -> None:
     assume(content.strip())
     held = [File([content], "txt", ".gz" if packed else "")]
@@ -211,13 +209,13 @@ def test_a_long_plain_text_over_many_parts_is_one_document(
     content=st.binary(min_size=100, max_size=400).filter(lambda b: b"\0" not in b),
     by=st.sampled_from(["tail", "document"]),
 )
-def test_bytes_that_are_no_text_are_replaced_wherever_the_cuts_fall(again: "Maker", content: bytes, by: str) -> None:
+def test_invalid_utf8_is_replaced_for_any_cuts(again: "DatasetMaker", content: bytes, by: str) -> None:
     text = content.decode("utf-8", "replace")
     assume(
         text.strip() and not content.startswith((b"\xff\xfe", b"\xfe\xff", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"))
     )
     (again.folder / "odd.txt").write_bytes(content)
-    made = again.dataset(again.order("odd.txt", out=again.fresh(), split_by=by, val=0.3, test=0.2))
+    made = again.dataset(again.spec("odd.txt", out=again.fresh(), split_by=by, val=0.3, test=0.2))
     sides = found(made)
     assert "".join(text for texts in sides.values() for text in texts) == text.removeprefix("\ufeff")
     assert made.manifest["read"]["replaced"] == len(content) - len(content.decode("utf-8", "ignore").encode())
@@ -225,25 +223,25 @@ def test_bytes_that_are_no_text_are_replaced_wherever_the_cuts_fall(again: "Make
 
 @pytest.mark.parametrize("kind", ["char", "bpe"])
 @pytest.mark.parametrize("by", ["tail", "document"])
-def test_cuts_between_parts_change_no_id(make: "Maker", kind: str, by: str) -> None:
-    """A text of many parts gives the ids of one part, so the parts begin where a word does anyway."""
+def test_cuts_between_parts_change_no_token_id(make: "DatasetMaker", kind: str, by: str) -> None:
+    """The ids are those of one part: parts begin at word boundaries."""
     content = "".join(f"Ein Käse, {n} Enten 🦆 and words.\n" for n in range(100))
     (make.folder / "long.txt").write_text(content)
     tokenizer = TokenizerConfig(kind=kind)  # type: ignore[arg-type]
-    made = make.dataset(make.order("long.txt", tokenizer=tokenizer, split_by=by, val=0.0))
+    made = make.dataset(make.spec("long.txt", tokenizer=tokenizer, split_by=by, val=0.0))
     assert len(make.made) > 10
     ids = made.splits["train"].read(0, len(made.splits["train"])).tolist()
     assert ids == [*made.tokenizer.encode(content).tolist(), made.tokenizer.end_of_text]
 
 
-def test_of_a_long_document_a_share_takes_pieces_as_documents_of_their_own(make: "Maker") -> None:
+def test_fraction_of_a_long_document_samples_chunks(make: "DatasetMaker") -> None:
     content = "".join(f"word {n} and word.\n" for n in range(300))
     (make.folder / "long.txt").write_text(content)
     for by in ("tail", "document"):
-        made = found(make.dataset(make.order("long.txt:0.3", out=by, split_by=by, val=0.0)))["train"]
+        made = found(make.dataset(make.spec("long.txt:0.3", out=by, split_by=by, val=0.0)))["train"]
         assert 0.1 < sum(map(len, made)) / len(content) < 0.5
         assert all(text in content for text in made)
         assert len(made) > 5
         assert made == sorted(made, key=content.index)
-    twice = found(make.dataset(make.order("long.txt:2.3", out="more", split_by="document", val=0.0)))["train"]
+    twice = found(make.dataset(make.spec("long.txt:2.3", out="more", split_by="document", val=0.0)))["train"]
     assert twice == [content, content, *made]

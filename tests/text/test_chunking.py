@@ -1,4 +1,4 @@
-"""Pieces and slices: put together, they are the whole, whatever the bytes."""
+"""Chunks and slices: together they are the whole file, for any bytes."""
 
 import itertools
 import json
@@ -15,7 +15,7 @@ from fledge.text import chunking, formats, plain
 from fledge.text.formats import describe
 from fledge.text.inputs import Chunk, Input, ReadCounts, ReadOptions, Slice
 
-SMALL = 64  # instead of a MiB, so that a short text has many cuts
+SMALL = 64  # instead of 64 KiB, so that a short text has many chunks
 GRAINS = [
     b"a",
     b"b ",
@@ -35,7 +35,7 @@ bytes_of_any_kind = st.lists(st.sampled_from(GRAINS), max_size=250).map(b"".join
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_pieces() -> object:
+def small_chunks() -> object:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunking, "CHUNK_SIZE", SMALL)
         patch.setattr(chunking, "WINDOW", 16)
@@ -50,7 +50,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check(source: Input, options: ReadOptions) -> list[Chunk]:
-    """Every way of slicing gives the chunks and the counts of the whole."""
+    """Slices of any size give the chunks and the counts of the whole file."""
     counts = ReadCounts()
     whole = list(formats.read_input(source, options, counts))
     for target in (1, 3 * SMALL, 10**9):
@@ -67,7 +67,7 @@ def texts(chunks: list[Chunk]) -> list[str]:
 
 @settings(max_examples=300)
 @given(content=bytes_of_any_kind, mark=st.booleans())
-def test_a_plain_text_is_the_same_in_slices_and_as_one(file: Path, content: bytes, mark: bool) -> None:
+def test_slices_of_plain_text_give_the_same_chunks(file: Path, content: bytes, mark: bool) -> None:
     content = b"\xef\xbb\xbf" * mark + content
     file.write_bytes(content)
     chunks = check(Input("x", str(file), "txt", size=len(content)), ReadOptions())
@@ -77,12 +77,10 @@ def test_a_plain_text_is_the_same_in_slices_and_as_one(file: Path, content: byte
 
 @settings(max_examples=300)
 @given(content=bytes_of_any_kind, separator=st.sampled_from(["\n\n", "-", "\n", "-b-", "a", "aba", "\r\n\r\n"]))
-def test_documents_between_separators_are_the_same_in_slices_and_as_one(
-    file: Path, content: bytes, separator: str
-) -> None:
+def test_slices_of_separated_text_give_the_same_chunks(file: Path, content: bytes, separator: str) -> None:
     file.write_bytes(content)
     chunks = check(Input("x", str(file), "txt", size=len(content)), ReadOptions(separator=separator))
-    covered = bytearray(content)  # the plain way: mark all occurrences, overlapping ones too, and take the rest
+    covered = bytearray(content)  # reference: mark all occurrences, overlapping ones too
     for match in re.finditer(b"(?=" + re.escape(separator.encode()) + b")", content):
         covered[match.start() : match.start() + len(separator)] = b"\0" * len(separator)
     assert texts(chunks) == [part.decode("utf-8", "replace") for part in re.split(b"\0+", bytes(covered)) if part]
@@ -90,7 +88,7 @@ def test_documents_between_separators_are_the_same_in_slices_and_as_one(
 
 @settings(max_examples=200)
 @given(held=st.lists(st.text(max_size=150), max_size=12), ending=st.sampled_from(["", "\n", "\n\n"]), raw=st.booleans())
-def test_json_lines_are_the_same_in_slices_and_as_one(file: Path, held: list[str], ending: str, raw: bool) -> None:
+def test_slices_of_json_lines_give_the_same_chunks(file: Path, held: list[str], ending: str, raw: bool) -> None:
     body = "\n".join(json.dumps({"text": text}, ensure_ascii=not raw) for text in held) + ending
     file.write_bytes(body.encode())
     chunks = check(Input("x", str(file), "jsonl", size=len(body.encode())), ReadOptions())
@@ -99,13 +97,13 @@ def test_json_lines_are_the_same_in_slices_and_as_one(file: Path, held: list[str
 
 @settings(max_examples=50)
 @given(held=st.lists(st.text(max_size=150), min_size=1, max_size=12), group=st.integers(1, 5))
-def test_row_groups_are_the_same_in_slices_and_as_one(file: Path, held: list[str], group: int) -> None:
+def test_slices_of_parquet_give_the_same_chunks(file: Path, held: list[str], group: int) -> None:
     pq.write_table(pa.table({"text": held}), file, row_group_size=group)
     chunks = check(describe("x", str(file)), ReadOptions())
     assert texts(chunks) == [text for text in held if text]
 
 
-def test_a_cut_lies_where_a_word_begins(file: Path) -> None:
+def test_chunks_end_at_word_boundaries(file: Path) -> None:
     content = b"word and word, then 12 words\n" * 20
     file.write_bytes(content)
     chunks = check(Input("x", str(file), "txt", size=len(content)), ReadOptions())
@@ -114,7 +112,7 @@ def test_a_cut_lies_where_a_word_begins(file: Path) -> None:
         assert (re.search(r"\w$", before.text) and re.match(r" [a-z]", after.text)) or before.text.endswith("\n")
 
 
-def test_what_is_compressed_stays_one_slice(file: Path) -> None:
+def test_compressed_file_is_one_slice(file: Path) -> None:
     assert formats.slice_input(Input("x", str(file), "txt", "gz", 10**6), 1) == [
         Slice(Input("x", str(file), "txt", "gz", 10**6))
     ]

@@ -1,4 +1,4 @@
-"""Every part of the model, in world of others, from settings to a trained run that writes."""
+"""Every model part in combination with others: from settings to a trained run that generates."""
 
 import json
 import math
@@ -19,7 +19,7 @@ COMBINATIONS = {
 
 
 @pytest.mark.parametrize("parts", COMBINATIONS)
-def test_a_model_of_these_parts_trains_and_writes(home, capsys, parts):  # type: ignore[no-untyped-def]
+def test_model_with_these_parts_trains_and_generates(home, capsys, parts):  # type: ignore[no-untyped-def]
     settings = [f"--model.{part}" for part in COMBINATIONS[parts].split()]
     settings += ["--tokenizer.end_of_text", "false"]
     home.train("duck", *settings, "--train.steps", "2", "--train.eval_every", "2")

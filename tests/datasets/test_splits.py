@@ -1,4 +1,4 @@
-"""Text → sides: the same for ever, nothing lost, however the text comes."""
+"""Splits: stable, complete, and independent of chunk boundaries."""
 
 from itertools import pairwise
 
@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from fledge.datasets.splits import Span, SplitRule, choose_split, split_chunks
 from fledge.text.inputs import Chunk
 
-# Datasets that exist were divided like this.
-SIDES = ["train", "train", "train", "val", "train", "train", "test", "val", "train", "train", "val", "val"]
+# Fixed for ever: existing datasets were split like this.
+SPLITS_EXPECTED = ["train", "train", "train", "val", "train", "train", "test", "val", "train", "train", "val", "val"]
 BY_DOCUMENT = SplitRule("document", 0.3, 0.2)
 
 
-def in_pieces(text: str, cuts: list[int]) -> list[Chunk]:
+def in_chunks(text: str, cuts: list[int]) -> list[Chunk]:
     """One document, cut at these characters."""
     edges = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
     size = len(text.encode())
@@ -35,25 +35,25 @@ def by_split(chunks: list[Chunk], split_rule: SplitRule) -> dict[str, str]:
     return found
 
 
-def test_the_side_of_a_text_is_the_same_for_ever() -> None:
-    assert [choose_split(f"text {n}", BY_DOCUMENT) for n in range(12)] == SIDES
+def test_split_of_a_text_never_changes() -> None:
+    assert [choose_split(f"text {n}", BY_DOCUMENT) for n in range(12)] == SPLITS_EXPECTED
 
 
-def test_the_shares_are_about_what_was_asked() -> None:
+def test_split_sizes_are_about_those_requested() -> None:
     found = [choose_split(f"text {n}", BY_DOCUMENT) for n in range(4000)]
     for name, share in (("val", 0.3), ("test", 0.2), ("train", 0.5)):
         assert abs(found.count(name) / 4000 - share) < 0.03
 
 
-def test_more_validation_only_takes_from_training() -> None:
+def test_larger_val_takes_documents_from_train_only() -> None:
     small, large = SplitRule("document", 0.1, 0.1), SplitRule("document", 0.2, 0.1)
     for n in range(300):
         before, after = choose_split(str(n), small), choose_split(str(n), large)
         assert before == after or (before, after) == ("train", "val")
 
 
-def test_a_long_document_goes_where_its_first_piece_goes() -> None:
-    chunks = in_pieces("text 3 and more, and more", [6])
+def test_long_document_goes_where_its_first_chunk_goes() -> None:
+    chunks = in_chunks("text 3 and more, and more", [6])
     assert [(s.split, s.begins, s.ends) for s in split_chunks(chunks, BY_DOCUMENT, never)] == [
         ("val", True, False),
         ("val", False, True),
@@ -63,14 +63,14 @@ def test_a_long_document_goes_where_its_first_piece_goes() -> None:
 
 
 @given(st.integers(1, 3_000_000))
-def test_the_tail_split_cuts_where_nanogpt_cuts(length: int) -> None:
-    found = by_split(in_pieces("x" * length, []), SplitRule("tail", 0.1, 0.0))
+def test_tail_split_cuts_where_nanogpt_cuts(length: int) -> None:
+    found = by_split(in_chunks("x" * length, []), SplitRule("tail", 0.1, 0.0))
     assert len(found["train"]) == int(0.9 * length)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.floats(0, 0.5), st.floats(0, 0.49))
-def test_the_tail_split_gives_every_character_to_exactly_one_side(text: str, val: float, test: float) -> None:
-    found = by_split(in_pieces(text, []), SplitRule("tail", val, test))
+def test_tail_split_gives_each_character_to_one_split(text: str, val: float, test: float) -> None:
+    found = by_split(in_chunks(text, []), SplitRule("tail", val, test))
     assert found["train"] + found["val"] + found["test"] == text
 
 
@@ -79,16 +79,14 @@ def test_the_tail_split_gives_every_character_to_exactly_one_side(text: str, val
     st.lists(st.integers(0, 60), max_size=5),
     st.sampled_from([(0.0, 0.0), (0.1, 0.0), (0.3, 0.3), (0.0, 0.5)]),
 )
-def test_where_a_document_is_cut_into_pieces_plays_no_role(
-    text: str, cuts: list[int], shares: tuple[float, float]
-) -> None:
+def test_split_does_not_depend_on_chunk_boundaries(text: str, cuts: list[int], shares: tuple[float, float]) -> None:
     split_rule = SplitRule("tail", *shares)
-    assert by_split(in_pieces(text, cuts), split_rule) == by_split(in_pieces(text, []), split_rule)
+    assert by_split(in_chunks(text, cuts), split_rule) == by_split(in_chunks(text, []), split_rule)
 
 
 @given(st.text("aß🦆", min_size=1, max_size=60), st.lists(st.integers(0, 60), max_size=5))
-def test_every_stretch_begins_once_and_ends_once(text: str, cuts: list[int]) -> None:
-    found = list(split_chunks(in_pieces(text, cuts), SplitRule("tail", 0.3, 0.3), never))
+def test_spans_of_a_split_begin_once_and_end_once(text: str, cuts: list[int]) -> None:
+    found = list(split_chunks(in_chunks(text, cuts), SplitRule("tail", 0.3, 0.3), never))
     for split in {span.split for span in found}:
         mine = [span for span in found if span.split == split]
         assert [s.begins for s in mine] == [True] + [False] * (len(mine) - 1)
@@ -96,5 +94,5 @@ def test_every_stretch_begins_once_and_ends_once(text: str, cuts: list[int]) -> 
 
 
 @pytest.mark.parametrize(("val", "sides"), [(0.0, {"train"}), (0.5, {"train", "val"})])
-def test_a_side_that_gets_nothing_has_no_stretch(val: float, sides: set[str]) -> None:
-    assert {s.split for s in split_chunks(in_pieces("some text", []), SplitRule("tail", val, 0.0), never)} == sides
+def test_empty_split_has_no_span(val: float, sides: set[str]) -> None:
+    assert {s.split for s in split_chunks(in_chunks("some text", []), SplitRule("tail", val, 0.0), never)} == sides

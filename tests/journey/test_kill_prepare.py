@@ -1,4 +1,4 @@
-"""Whatever ends `fledge prepare`: nobody works on, nothing is lost, and the same command completes the same bytes."""
+"""`fledge prepare` killed or interrupted: no process is left, and the same command completes the same bytes."""
 
 import os
 import random
@@ -22,10 +22,10 @@ from fledge.datasets import plan
 plan.MIN_PART = plan.MAX_PART = 1
 sys.exit(main())
 """
-FILES = 400  # each a part: enough that they are not over before somebody looks
+FILES = 400  # one part each: enough for the signal to arrive in time
 
 
-def test_killed_at_any_moment_it_completes_the_same_bytes_and_leaves_nobody_behind() -> None:
+def test_prepare_killed_at_any_moment_completes_the_same_bytes() -> None:
     words = [sys.executable, str(BENCH), "--times", "3", "--megabytes", "3", "--round", "dedup and filters"]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -64,7 +64,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def at_work(group: int) -> list[str]:
-    """The processes of a group that are alive."""
+    """Command lines of the living processes of a group."""
     listed = subprocess.run(["ps", "-A", "-ww", "-o", "pgid=,stat=,args="], capture_output=True, text=True).stdout
     rows = [line.split(maxsplit=2) for line in listed.splitlines()]
     return [row[2] for row in rows if row[0] == str(group) and not row[1].startswith("Z")]
@@ -78,7 +78,7 @@ def until(happens: Callable[[], object]) -> bool:
 
 
 def hears_ctrl_c() -> None:
-    """What a shell starts in the background does not, nor do its children."""
+    """Restore SIGINT, which background processes of a shell ignore."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -90,7 +90,7 @@ def hears_ctrl_c() -> None:
         (signal.SIGTERM, 143, "parts are made"),
     ],
 )
-def test_a_signal_ends_it_and_its_workers_without_a_traceback(
+def test_signal_ends_prepare_and_workers_without_traceback(
     texts: Path, undisturbed: dict[str, bytes], tmp_path: Path, number: int, status: int, moment: str
 ) -> None:
     out = tmp_path / "out"
@@ -103,7 +103,7 @@ def test_a_signal_ends_it_and_its_workers_without_a_traceback(
         "parts are made": lambda: any((out / ".parts").glob("[0-9]*.json")),
     }
     assert until(signs[moment])
-    os.killpg(process.pid, number)  # as a terminal does
+    os.killpg(process.pid, number)  # like a terminal
     said = process.communicate(timeout=60)[1]
     assert process.returncode == status
     assert "Traceback" not in said

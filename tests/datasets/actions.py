@@ -1,6 +1,6 @@
-"""What workers are given to do in test_engines.py: in a file of its own, so that other processes can import it.
+"""Functions for workers in test_executors.py: in a module of their own, so that other processes can import them.
 
-Each deed leaves a mark in a folder, so that it can be told how often it was done.
+Each action creates a file in a folder, so that the number of calls can be counted.
 """
 
 import os
@@ -27,12 +27,12 @@ def square(folder: Path, item: int) -> int:
 
 
 def square_or_die(folder: Path, victim: int, others: int, times: int, item: int) -> int:
-    """The victim is killed at its work so many times, when the others have done theirs."""
+    """The item `victim` kills its worker the first `times` times, after `others` others have finished."""
     mark(folder, item)
     if item == victim and marks(folder)[victim] <= times:
         while len(marks(folder)) <= others:
             time.sleep(0.01)
-        time.sleep(0.3)  # their results are on the way
+        time.sleep(0.3)  # until their results have been sent
         os.kill(os.getpid(), signal.SIGKILL)
     return item * item
 
@@ -50,7 +50,7 @@ def stumble(item: int) -> None:
 
 
 def world(folder: Path, item: int) -> int:
-    """How many are at work at the same time."""
+    """The number of calls that run at the same time."""
     own = folder / str(item)
     own.touch()
     time.sleep(0.05)

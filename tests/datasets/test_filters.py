@@ -1,4 +1,4 @@
-"""Which documents stay, and why the others do not."""
+"""Filters: verdicts, duplicates, counts."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from fledge.text.formats import describe, read_slice
 from fledge.text.inputs import Chunk, ReadOptions, Slice
 
 if TYPE_CHECKING:
-    from .conftest import Maker
+    from .conftest import DatasetMaker
 
 LONGER = 2_500_000  # characters: three chunks
 
@@ -37,14 +37,12 @@ LONGER = 2_500_000  # characters: three chunks
         (FilterRules(charset="ascii", charset_share=0.9), 10, 8, OTHER_CHARSET),
     ],
 )
-def test_a_document_is_judged_by_its_length_and_its_characters(
-    rules: FilterRules, length: int, inside: int, verdict: int
-) -> None:
+def test_verdict_depends_on_length_and_charset(rules: FilterRules, length: int, inside: int, verdict: int) -> None:
     assert rules.verdict(length, inside) == verdict
 
 
 @given(st.integers(1, 100), st.integers(1, 300))
-def test_a_share_that_is_met_exactly_is_enough(percent: int, hundreds: int) -> None:
+def test_charset_share_that_is_met_exactly_is_enough(percent: int, hundreds: int) -> None:
     rules = FilterRules(charset="ascii", charset_share=percent / 100)
     assert rules.verdict(100 * hundreds, percent * hundreds) == KEPT
     assert rules.verdict(100 * hundreds, percent * hundreds - 1) == OTHER_CHARSET
@@ -61,11 +59,11 @@ def test_a_share_that_is_met_exactly_is_enough(percent: int, hundreds: int) -> N
         ("utf-8", "Käse 鴨🦆", 7),
     ],
 )
-def test_the_characters_that_a_charset_has_are_counted(charset: str | None, text: str, inside: int) -> None:
+def test_characters_in_a_charset_are_counted(charset: str | None, text: str, inside: int) -> None:
     assert FilterRules(charset=charset).count_in_charset(text) == inside
 
 
-def test_only_what_can_be_against_a_document_asks_for_a_walk() -> None:
+def test_only_active_filters_need_a_scan() -> None:
     assert not FilterRules.of(DataConfig()).any
     assert not FilterRules.of(DataConfig(charset_share=0.5)).any
     for data in ({"min_length": 1}, {"max_length": 9}, {"charset": "ascii"}, {"dedup": True}):
@@ -77,8 +75,8 @@ def look(file: Path, rules: FilterRules, **options: str) -> filters.DocumentScan
 
 
 @pytest.mark.parametrize("name", ["long.txt", "long.jsonl"])
-def test_a_long_document_is_judged_whole(tmp_path: Path, name: str) -> None:
-    """Though it is read in chunks, none of which is too long, too short or foreign by itself."""
+def test_long_document_is_judged_as_a_whole(tmp_path: Path, name: str) -> None:
+    """It is read in chunks, none of which is too long, too short or in another charset by itself."""
     content = "a" * (LONGER - 1) + "ä"
     (tmp_path / name).write_text(content if name.endswith("txt") else json.dumps({"text": content}))
     for rules, verdict in (
@@ -92,7 +90,7 @@ def test_a_long_document_is_judged_whole(tmp_path: Path, name: str) -> None:
         assert (row["verdict"], row["size"]) == (verdict, LONGER + 1)
 
 
-def test_documents_that_begin_alike_are_not_equal(tmp_path: Path) -> None:
+def test_documents_with_the_same_start_are_not_equal(tmp_path: Path) -> None:
     body = "a" * LONGER
     (tmp_path / "x.txt").write_text("|".join([body + "1", body + "2", body + "1", body]))
     seen = look(tmp_path / "x.txt", FilterRules(dedup=True), separator="|")
@@ -104,7 +102,7 @@ words = st.lists(st.sampled_from(["a", "b", "cc", "dd", "ccc", "é"]), max_size=
 
 
 @given(words, st.lists(st.integers(0, 30), max_size=4), st.sampled_from([None, 2]))
-def test_of_equal_documents_the_first_that_is_good_stays(
+def test_first_of_equal_documents_is_kept(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str], cuts: list[int], least: int | None
 ) -> None:
     file = tmp_path_factory.getbasetemp() / "repeated.txt"
@@ -121,7 +119,7 @@ def test_of_equal_documents_the_first_that_is_good_stays(
     assert np.concatenate(parts)["verdict"].tolist() == expected
 
 
-def test_what_was_dropped_is_counted_by_its_reason() -> None:
+def test_dropped_documents_are_counted_by_reason() -> None:
     rows = np.zeros(6, dtype=filters.SCAN_ROW)
     rows["verdict"] = [KEPT, SHORT, LONG, LONG, OTHER_CHARSET, DUPLICATE]
     counts = {"too short": 2, "too long": 4, "not in the charset": 2, "duplicate": 2}
@@ -129,14 +127,14 @@ def test_what_was_dropped_is_counted_by_its_reason() -> None:
     assert filters.drop_counts([]) == filters.drop_counts([rows[:1]]) == {}
 
 
-def test_the_share_that_is_kept_is_of_the_text() -> None:
+def test_kept_fraction_is_of_bytes() -> None:
     rows = np.array([(30, KEPT, 0, 0), (50, SHORT, 0, 0), (20, DUPLICATE, 0, 0)], dtype=filters.SCAN_ROW)
     assert filters.kept_fraction([rows, rows[:1]]) == 60 / 130
     assert filters.kept_fraction([]) == 1
     assert filters.kept_fraction([rows[:0]]) == 0
 
 
-def test_what_is_kept_comes_with_the_size_of_its_document() -> None:
+def test_kept_chunks_have_the_size_of_their_document() -> None:
     chunks = [
         Chunk("a", "1", last=False),
         Chunk("a", "2"),
@@ -149,45 +147,45 @@ def test_what_is_kept_comes_with_the_size_of_its_document() -> None:
     assert found == [("a", "1", 20), ("a", "2", 20), ("c", "4", 30), ("c", "5", 30)]
 
 
-# In a dataset
+# In a built dataset
 
 
-def left(make: "Maker", *sources: str, **data: Any) -> tuple[str, dict[str, int]]:
-    """The documents that stay, in their order; and what was dropped."""
-    made = make.dataset(make.order(*sources, out=make.fresh(), val=0.0, **data))
+def left(make: "DatasetMaker", *sources: str, **data: Any) -> tuple[str, dict[str, int]]:
+    """The kept documents in order, and the counts of dropped ones."""
+    made = make.dataset(make.spec(*sources, out=make.fresh(), val=0.0, **data))
     ids, end = made.split("train").read(0, len(made.split("train"))).tolist(), made.tokenizer.end_of_text
     marked = "".join("|" if i == end else made.tokenizer.decode([i]) for i in ids)
     return marked, made.manifest["dropped"]
 
 
 @pytest.fixture
-def texts(make: "Maker") -> "Maker":
+def texts(make: "DatasetMaker") -> "DatasetMaker":
     make.folder.joinpath("a.txt").write_text("one%two%one%three")
     make.folder.joinpath("b.jsonl").write_text('{"text": "two"}\n{"text": "four"}\n{"text": "Käse"}\n')
     return make
 
 
-def test_documents_are_equal_whatever_file_and_format_they_come_in(texts: "Maker") -> None:
+def test_duplicates_are_found_across_files_and_formats(texts: "DatasetMaker") -> None:
     found = left(texts, "a.txt", "b.jsonl", separator="%", dedup=True)
     assert found == ("one|two|three|four|Käse|", {"duplicate": 2})
 
 
-def test_what_is_asked_for_twice_by_its_weight_comes_twice_and_is_counted_once(texts: "Maker") -> None:
+def test_weight_repeats_are_not_duplicates(texts: "DatasetMaker") -> None:
     found = left(texts, "b.jsonl", "a.txt:2", separator="%", dedup=True)
     assert found == ("two|four|Käse|one|three|one|three|", {"duplicate": 2})
 
 
-def test_a_file_that_is_named_twice_is_two_texts(texts: "Maker") -> None:
+def test_file_named_twice_has_duplicates(texts: "DatasetMaker") -> None:
     assert left(texts, "b.jsonl", "b.jsonl", dedup=True) == ("two|four|Käse|", {"duplicate": 3})
 
 
-def test_each_reason_is_counted(texts: "Maker") -> None:
+def test_each_drop_reason_is_counted(texts: "DatasetMaker") -> None:
     rules = {"min_length": 4, "max_length": 4, "charset": "ascii"}
     found = left(texts, "a.txt", "b.jsonl", separator="%", **rules)
     assert found == ("four|", {"too short": 4, "too long": 1, "not in the charset": 1})
 
 
-def test_a_text_that_grows_between_the_walks_is_refused(texts: "Maker") -> None:
+def test_text_that_grows_after_the_scan_is_refused(texts: "DatasetMaker") -> None:
     file = texts.folder / "a.txt"
     seen = look(file, FilterRules(dedup=True), separator="%")
     file.write_text(file.read_text() + "%five")

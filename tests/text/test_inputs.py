@@ -1,4 +1,4 @@
-"""Text that is read where it lies, on a storage that goes away in the middle."""
+"""Remote files whose storage fails while they are read."""
 
 import errno
 import gzip
@@ -19,11 +19,11 @@ TEXTS = [f"{number:x} " * 40_000 for number in range(30)]
 
 
 class LineIsDead(Exception):
-    """No OSError: storage libraries have roots of their own."""
+    """Not an OSError: storage libraries have exceptions of their own."""
 
 
 class Breaking(io.BytesIO):
-    """Reads well at both ends; when it is broken, not in the middle."""
+    """When `broken`, fails in the middle of the file."""
 
     broken = False
 
@@ -61,7 +61,7 @@ def parquet() -> bytes:
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.parquet"])
-def test_it_is_the_storage_that_is_blamed_and_not_the_file(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_error_while_reading_is_reported_as_such(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = "\n".join(TEXTS).encode()
     Shaky.held[name] = {"a.txt": plain, "a.txt.gz": gzip.compress(plain, 0), "a.parquet": parquet()}[name]
     [source] = sources.fetch_inputs(f"shaky://{name}")
@@ -72,7 +72,7 @@ def test_it_is_the_storage_that_is_blamed_and_not_the_file(name: str, monkeypatc
     assert "network" in caught.value.hint
 
 
-def test_a_disk_that_is_full_here_is_no_fault_of_the_storage() -> None:
+def test_full_local_disk_is_not_reported_as_storage_error() -> None:
     with pytest.raises(OSError, match="No space"), storage_errors("s3://duck"):
         raise OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(UserError, match="could not write to 's3://duck'"), storage_errors("s3://duck", "write to"):

@@ -1,4 +1,4 @@
-"""Whoever does the work, and whatever befalls them: the same results, and nothing is done twice without need."""
+"""Executors: the same results in any of them; killed workers; Ray by the command line."""
 
 import json
 import signal
@@ -22,7 +22,7 @@ from fledge.datasets.executors import MAX_ATTEMPTS, Executor, in_process, proces
 from small_ray import small_ray
 
 if TYPE_CHECKING:
-    from .conftest import Maker
+    from .conftest import DatasetMaker
 
 NUMBERS = range(6)
 SQUARES = {number: number * number for number in NUMBERS}
@@ -30,24 +30,24 @@ ONCE = Counter(NUMBERS)
 
 
 @pytest.fixture(scope="module")
-def deeds() -> Iterator[ModuleType]:
-    """deeds.py, under a name by which workers find it, too."""
+def actions() -> Iterator[ModuleType]:
+    """actions.py, imported under a name that workers find too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(Path(__file__).parent)
-        import deeds
+        import actions
 
-        yield deeds
+        yield actions
 
 
 @pytest.fixture(scope="module")
-def cluster(deeds: ModuleType) -> Iterator[str]:
+def cluster(actions: ModuleType) -> Iterator[str]:
     with small_ray() as address:
         yield address
 
 
 @pytest.fixture(params=["processes", "ray"])
 def workers(request: pytest.FixtureRequest) -> Iterator[Executor]:
-    """Two of them, in other processes."""
+    """An executor with two workers in other processes."""
     if request.param == "processes":
         yield process_pool(2)
         return
@@ -63,36 +63,36 @@ def marks(tmp_path: Path) -> Path:
     return folder
 
 
-# Task
+# Results
 
 
-def test_each_result_comes_with_what_it_was_made_of(workers: Executor, deeds: ModuleType, marks: Path) -> None:
-    assert dict(workers(partial(deeds.square, marks), NUMBERS)) == SQUARES
-    assert deeds.marks(marks) == ONCE
+def test_results_come_with_their_inputs(workers: Executor, actions: ModuleType, marks: Path) -> None:
+    assert dict(workers(partial(actions.square, marks), NUMBERS)) == SQUARES
+    assert actions.marks(marks) == ONCE
 
 
-def test_no_work_starts_nobody(workers: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_items_start_no_workers(workers: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "ProcessPoolExecutor", None)
     monkeypatch.setattr("fledge.cluster.prepare.islice", None)
     assert list(workers(print, [])) == []
 
 
-def test_parts_are_the_same_whoever_makes_them(workers: Executor, make: "Maker", small_parts: None) -> None:
+def test_dataset_is_the_same_for_any_executor(workers: Executor, make: "DatasetMaker", small_parts: None) -> None:
     (make.folder / "poems").mkdir()
     for number in range(5):
         (make.folder / "poems" / f"{number}.txt").write_text(f"poem {number % 4}\n\n{'la ' * number}, und Käse 🦆")
     asked = {"separator": "\n\n", "dedup": True, "test": 0.2}
-    alone = make(make.order("poems", out="alone", **asked))
-    assert make(make.order("poems", out="together", **asked), workers) == alone
+    alone = make(make.spec("poems", out="alone", **asked))
+    assert make(make.spec("poems", out="together", **asked), workers) == alone
     assert sum(name.endswith(".tokens") for name in alone) > 2
 
 
-def test_ray_holds_back_what_is_not_to_be_done_yet(cluster: str, deeds: ModuleType, marks: Path) -> None:
+def test_ray_runs_at_most_the_given_number_of_tasks(cluster: str, actions: ModuleType, marks: Path) -> None:
     with ray_executor(None, 1) as executor:
-        assert dict(executor(partial(deeds.world, marks), NUMBERS)) == dict.fromkeys(NUMBERS, 1)
+        assert dict(executor(partial(actions.world, marks), NUMBERS)) == dict.fromkeys(NUMBERS, 1)
 
 
-def test_the_count_of_workers_follows_the_wish_and_else_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_count_is_requested_or_depends_on_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executors, "usable_cores", lambda: 7)
     assert executors.worker_count(3, 1) == executors.worker_count(3, executors.MIN_PARALLEL_BYTES) == 3
     assert executors.worker_count(None, executors.MIN_PARALLEL_BYTES) == 7
@@ -100,41 +100,41 @@ def test_the_count_of_workers_follows_the_wish_and_else_the_size(monkeypatch: py
     assert executors.local_executor(1) is in_process
 
 
-# What befalls workers
+# Failures
 
 
-def test_a_worker_that_is_killed_costs_what_it_was_making(workers: Executor, deeds: ModuleType, marks: Path) -> None:
-    deed = partial(deeds.square_or_die, marks, 3, len(NUMBERS) - 1, 1)
-    assert dict(workers(deed, NUMBERS)) == SQUARES
-    assert deeds.marks(marks) == ONCE + Counter([3])
+def test_killed_worker_loses_only_its_current_item(workers: Executor, actions: ModuleType, marks: Path) -> None:
+    action = partial(actions.square_or_die, marks, 3, len(NUMBERS) - 1, 1)
+    assert dict(workers(action, NUMBERS)) == SQUARES
+    assert actions.marks(marks) == ONCE + Counter([3])
 
 
-def test_a_worker_that_is_always_killed_is_given_up(workers: Executor, deeds: ModuleType, marks: Path) -> None:
-    results, found = workers(partial(deeds.square_or_die, marks, 3, len(NUMBERS) - 1, 99), NUMBERS), {}
+def test_repeatedly_killed_workers_are_given_up(workers: Executor, actions: ModuleType, marks: Path) -> None:
+    results, found = workers(partial(actions.square_or_die, marks, 3, len(NUMBERS) - 1, 99), NUMBERS), {}
     with pytest.raises(UserError, match="killed") as caught:
         found.update(results)
     assert "--workers 1" in caught.value.hint
     assert found == {number: square for number, square in SQUARES.items() if number != 3}
-    assert deeds.marks(marks)[3] >= MAX_ATTEMPTS
+    assert actions.marks(marks)[3] >= MAX_ATTEMPTS
 
 
 @pytest.mark.parametrize(
-    ("deed", "kind", "words"),
+    ("action", "kind", "words"),
     [("refuse", UserError, "5 is odd"), ("fill_the_disk", OSError, "/somewhere/5"), ("stumble", KeyError, "5")],
 )
-def test_what_a_worker_raises_is_raised_here(
-    workers: Executor, deeds: ModuleType, deed: str, kind: type[Exception], words: str
+def test_exception_of_a_worker_is_raised_here(
+    workers: Executor, actions: ModuleType, action: str, kind: type[Exception], words: str
 ) -> None:
     with pytest.raises(kind, match=words) as caught:
-        list(workers(getattr(deeds, deed), [5]))
+        list(workers(getattr(actions, action), [5]))
     assert getattr(caught.value, "hint", "take an even one") == "take an even one"
     assert getattr(caught.value, "errno", None) == (28 if kind is OSError else None)
 
 
-def test_processes_never_hear_of_ctrl_c_not_even_while_they_start(deeds: ModuleType) -> None:
-    heard = dict(process_pool(2)(deeds.hears, [signal.SIGINT, signal.SIGTERM]))
+def test_workers_block_sigint_even_while_starting(actions: ModuleType) -> None:
+    heard = dict(process_pool(2)(actions.hears, [signal.SIGINT, signal.SIGTERM]))
     assert heard == {signal.SIGINT: False, signal.SIGTERM: True}
-    assert deeds.hears(signal.SIGINT)  # we do
+    assert actions.hears(signal.SIGINT)  # this process is not affected
 
 
 # Ray by the command line
@@ -142,7 +142,7 @@ def test_processes_never_hear_of_ctrl_c_not_even_while_they_start(deeds: ModuleT
 
 @pytest.fixture
 def texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three small texts, and this folder as the one to work in: Ray's is another."""
+    """Three small texts in the working directory, which is not that of Ray."""
     monkeypatch.chdir(tmp_path)
     for number in range(3):
         (tmp_path / f"{number}.txt").write_text(f"Once upon a time there were {number} ducks.\n" * 30)
@@ -161,22 +161,22 @@ def contents(folder: Path) -> dict[str, bytes]:
 PREPARE = ["prepare", "0.txt", "1.txt", "2.txt", "--tokenizer.kind", "char", "--data.dedup", "true", "--out"]
 
 
-def test_prepare_on_a_running_ray_gives_the_same_bytes(texts: Path, cluster: str) -> None:
+def test_prepare_on_a_ray_cluster_gives_the_same_bytes(texts: Path, cluster: str) -> None:
     assert main([*PREPARE, "alone"]) == 0
     done = fledge(*PREPARE, "together", "--engine", "ray", "--address", cluster, "--json")
     assert (done.returncode, json.loads(done.stdout)["vocab_size"] > 9) == (0, True), done.stderr
     assert contents(texts / "together") == contents(texts / "alone")
 
 
-def test_what_ray_says_of_its_workers_is_no_part_of_the_answer(texts: Path, cluster: str) -> None:
-    code = "import deeds; from fledge.datasets import build; build.make_part = deeds.die"
+def test_ray_messages_do_not_reach_stdout(texts: Path, cluster: str) -> None:
+    code = "import actions; from fledge.datasets import build; build.make_part = actions.die"
     done = fledge(*PREPARE, "out", "--engine", "ray", "--address", cluster, "--json", code=code)
     assert (done.returncode, done.stdout) == (2, "")
     assert "error: workers were killed" in done.stderr
     assert "raylet" in done.stderr
 
 
-def test_a_ray_with_another_fledge_is_refused(texts: Path, cluster: str) -> None:
+def test_ray_with_another_fledge_version_is_refused(texts: Path, cluster: str) -> None:
     other = "import fledge; fledge.__version__ = '9'"
     done = fledge(*PREPARE, "out", "--engine", "ray", "--address", cluster, code=other)
     assert done.returncode == 2
@@ -184,7 +184,7 @@ def test_a_ray_with_another_fledge_is_refused(texts: Path, cluster: str) -> None
     assert not (texts / "out").exists()
 
 
-def test_a_ray_that_asks_for_a_token_says_so(texts: Path, cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_that_needs_a_token_says_so(texts: Path, cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     monkeypatch.setenv("HOME", str(texts))
     done = fledge(*PREPARE, "out", "--engine", "ray", "--address", cluster)
@@ -193,29 +193,27 @@ def test_a_ray_that_asks_for_a_token_says_so(texts: Path, cluster: str, monkeypa
 
 
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:", "127.0.0.1:99999999", "ray://127.0.0.1"])
-def test_what_is_no_address_is_refused_before_any_text_is_looked_at(
-    address: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_invalid_ray_address_is_refused_before_reading(address: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("ray")
     assert main(["prepare", "absent.txt", "--out", "out", "--engine", "ray", "--address", address]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: there is no Ray cluster at '{address}'\nhint: check --address")
 
 
-def test_a_cluster_that_is_not_there_is_refused_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_cluster_is_refused_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("ray")
     with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"  # free again in a moment
+        address = f"127.0.0.1:{server.getsockname()[1]}"  # closed in a moment
     assert main(["prepare", "absent.txt", "--out", "out", "--engine", "ray", "--address", address]) == 2
     assert f"no Ray cluster at '{address}'" in capsys.readouterr().err
 
 
-def test_an_address_without_ray_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_address_without_engine_ray_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prepare", "absent.txt", "--out", "out", "--address", "127.0.0.1:6379"]) == 2
     assert "--engine ray" in capsys.readouterr().err
 
 
-def test_a_machine_without_ray_is_told_what_to_install(
+def test_missing_ray_package_is_refused_with_pip_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)

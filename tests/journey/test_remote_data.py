@@ -1,4 +1,4 @@
-"""A run on a dataset at s3://: on any machine, through its cache."""
+"""Runs on a dataset at s3://, through the cache."""
 
 import json
 import shutil
@@ -12,13 +12,13 @@ import pytest
 
 @pytest.fixture
 def far(home, bucket: str) -> str:
-    """The text of home, prepared at a URL."""
+    """The text of `home`, prepared at a URL."""
     url = f"{bucket}/{home.folder.name}"
     assert home.do("prepare", str(home.text), "--out", url, "--tokenizer.kind", "char", "--data.val", "0.1") == 0
     return url
 
 
-def test_a_run_is_the_same_and_goes_on_where_nothing_was_fetched_yet(
+def test_run_on_s3_data_equals_local_and_resumes_without_cache(
     home, far: str, outcome_of: Callable[[Path], dict[str, Any]]
 ) -> None:
     near = outcome_of(home.train("near"))
@@ -30,7 +30,7 @@ def test_a_run_is_the_same_and_goes_on_where_nothing_was_fetched_yet(
     assert outcome_of(run) == near
 
 
-def test_it_is_judged_there_too(home, far: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_eval_on_s3_data_gives_the_same_loss(home, far: str, capsys: pytest.CaptureFixture[str]) -> None:
     run = home.train("bird")
     measured = json.loads((max((run / "checkpoints").glob("step-*")) / "state.json").read_text())["val_loss"]
     capsys.readouterr()
@@ -38,7 +38,7 @@ def test_it_is_judged_there_too(home, far: str, capsys: pytest.CaptureFixture[st
     assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(measured)
 
 
-def test_a_dataset_that_changed_meanwhile_is_not_the_runs(home, far: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_on_changed_s3_data_is_refused(home, far: str, capsys: pytest.CaptureFixture[str]) -> None:
     import s3fs
 
     home.train("bird", "--data.path", far)
