@@ -1,4 +1,4 @@
-"""The judgement of a split: every token once, and the numbers that a slow direct reckoning gives."""
+"""The loss of a split: every token once, equal to a slow direct computation."""
 
 import math
 
@@ -19,7 +19,7 @@ from fledge.model.init import build
 CPU = Machine("cpu", "float32")
 
 
-def lively(context: int) -> GPT:
+def make_model(context: int) -> GPT:
     model = build(ModelConfig(n_layer=1, n_head=2, n_embd=16, context=context, vocab_size=9, dropout=0.2), 0)
     with torch.no_grad():
         for p in model.parameters():
@@ -28,23 +28,23 @@ def lively(context: int) -> GPT:
     return model
 
 
-def a_split(length: int) -> Split:
+def make_split(length: int) -> Split:
     ids = np.random.default_rng(length).integers(0, 9, length).astype(np.uint16)
     cut = length // 3
     return Split("val", [ids[:cut], ids[cut:]], [np.zeros(1), np.zeros(1)])
 
 
 @given(length=st.integers(2, 200), context=st.integers(1, 40))
-def test_the_windows_ask_each_token_but_the_first_exactly_once(length: int, context: int) -> None:
-    asked = [start + 1 + i for start, count in windows(length, context) for i in range(count)]
-    assert asked == list(range(1, length))
+def test_windows_predict_each_token_but_the_first_once(length: int, context: int) -> None:
+    targets = [start + 1 + i for start, count in windows(length, context) for i in range(count)]
+    assert targets == list(range(1, length))
     assert all(1 <= count <= context for _, count in windows(length, context))
 
 
 @given(length=st.integers(2, 60), context=st.sampled_from([1, 4, 7, 16]), rows=st.integers(1, 4))
 @settings(max_examples=25)
-def test_it_gives_the_numbers_of_a_slow_direct_reckoning(length: int, context: int, rows: int) -> None:
-    model, split = lively(context), a_split(length)
+def test_result_equals_a_slow_direct_computation(length: int, context: int, rows: int) -> None:
+    model, split = make_model(context), make_split(length)
     lengths = np.array([1, 2, 3, 4, 1, 1, 2, 2, 0])
     ids = split.read(0, length)
     nats, right, spelled = 0.0, 0, 0
@@ -67,8 +67,8 @@ def test_it_gives_the_numbers_of_a_slow_direct_reckoning(length: int, context: i
     assert found.accuracy == pytest.approx(right / (length - 1))
 
 
-def test_the_judgement_is_the_same_every_time_and_draws_no_chance() -> None:
-    model, split = lively(8), a_split(100)
+def test_evaluation_is_deterministic_and_draws_nothing() -> None:
+    model, split = make_model(8), make_split(100)
     before = torch.get_rng_state()
     one = evaluate_loss(model, split, np.ones(9, dtype=np.int64), CPU)
     assert one == evaluate_loss(model, split, np.ones(9, dtype=np.int64), CPU)
@@ -76,25 +76,25 @@ def test_the_judgement_is_the_same_every_time_and_draws_no_chance() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_model_is_given_back_as_it_was(training: bool) -> None:
-    model = lively(8).train(training)
-    evaluate_loss(model, a_split(40), np.ones(9, dtype=np.int64), CPU)
+def test_evaluation_restores_the_training_mode(training: bool) -> None:
+    model = make_model(8).train(training)
+    evaluate_loss(model, make_split(40), np.ones(9, dtype=np.int64), CPU)
     assert model.training is training
     assert all(p.requires_grad for p in model.parameters())
 
 
-def test_a_model_that_knows_nothing_is_as_surprised_as_a_die() -> None:
-    model = lively(8)
+def test_uniform_model_has_the_loss_of_a_uniform_guess() -> None:
+    model = make_model(8)
     with torch.no_grad():
         model.head.weight.zero_()
-    found = evaluate_loss(model, a_split(200), np.ones(9, dtype=np.int64), CPU)
+    found = evaluate_loss(model, make_split(200), np.ones(9, dtype=np.int64), CPU)
     assert found.loss == pytest.approx(math.log(9), rel=1e-6)
     assert found.perplexity == pytest.approx(9, rel=1e-5)
     assert found.bits_per_byte == pytest.approx(math.log2(9), rel=1e-6)
 
 
-def test_out_of_memory_halves_the_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, split, lengths = lively(8), a_split(90), np.ones(9, dtype=np.int64)
+def test_out_of_memory_halves_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, split, lengths = make_model(8), make_split(90), np.ones(9, dtype=np.int64)
     whole = evaluate_loss(model, split, lengths, CPU)
     usual, sizes = evaluation._loss_and_correct, []
 
@@ -111,10 +111,10 @@ def test_out_of_memory_halves_the_windows(monkeypatch: pytest.MonkeyPatch) -> No
     assert found.loss == pytest.approx(whole.loss, rel=1e-6)
 
 
-def test_out_of_memory_with_a_single_window_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_with_one_window_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(evaluation, "_loss_and_correct", never)
     with pytest.raises(torch.OutOfMemoryError):
-        evaluate_loss(lively(8), a_split(90), np.ones(9, dtype=np.int64), CPU)
+        evaluate_loss(make_model(8), make_split(90), np.ones(9, dtype=np.int64), CPU)

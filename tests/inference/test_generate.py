@@ -1,4 +1,4 @@
-"""Tokens one after another: with the cache as without it, past the end of the context, and back into text."""
+"""Generation: cached = uncached, past the end of the context, and streamed as text."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ KINDS = {
 }
 
 
-def lively(config: ModelConfig, seed: int = 0) -> GPT:
+def make_model(config: ModelConfig, seed: int = 0) -> GPT:
     model = build(config, seed)
     with torch.no_grad():
         for p in model.parameters():
@@ -40,8 +40,8 @@ def drawn(model: GPT, prompt: torch.Tensor, count: int, seed: int = 0, temperatu
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("length", [1, 5])
-def test_greedy_with_a_cache_is_greedy_recomputed_from_scratch(kind: str, length: int) -> None:
-    model = lively(KINDS[kind]).eval()
+def test_greedy_with_cache_equals_greedy_without(kind: str, length: int) -> None:
+    model = make_model(KINDS[kind]).eval()
     prompt = torch.randint(CONFIG.vocab_size or 0, (3, length), generator=torch.Generator().manual_seed(1))
     ids = prompt
     with torch.no_grad():
@@ -53,9 +53,9 @@ def test_greedy_with_a_cache_is_greedy_recomputed_from_scratch(kind: str, length
 
 @pytest.mark.parametrize("context", [1, 2, 3, 8])
 @pytest.mark.parametrize("kind", ["rotary", "learned"])
-def test_past_the_context_each_token_still_follows_from_the_last_ones(kind: str, context: int) -> None:
-    """Reckoned without a cache: a window that grows to the context, and is then cut to its newer half."""
-    model = lively(replace(KINDS[kind], context=context)).eval()
+def test_generation_past_the_context_equals_uncached(kind: str, context: int) -> None:
+    """Computed without a cache: a window that grows to the context, and is then cut to its newer half."""
+    model = make_model(replace(KINDS[kind], context=context)).eval()
     window = torch.tensor([[3]])
     expected = []
     with torch.no_grad():
@@ -69,16 +69,16 @@ def test_past_the_context_each_token_still_follows_from_the_last_ones(kind: str,
 
 
 @pytest.mark.parametrize("length", [15, 16, 17, 40])
-def test_of_a_long_prompt_the_end_is_read(length: int) -> None:
-    model = lively(CONFIG).eval()
+def test_long_prompt_keeps_its_end(length: int) -> None:
+    model = make_model(CONFIG).eval()
     prompt = torch.randint(CONFIG.vocab_size or 0, (1, length), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         best = model(prompt[:, -16:])[:, -1].argmax(-1)
     assert drawn(model, prompt, 5)[0, 0] == best
 
 
-def test_the_seed_alone_decides() -> None:
-    model = lively(CONFIG)
+def test_tokens_depend_on_the_seed_only() -> None:
+    model = make_model(CONFIG)
     prompt = torch.tensor([[1, 2, 3]])
     one = drawn(model, prompt, 40, seed=1, temperature=1.0)
     torch.rand(10)
@@ -86,24 +86,24 @@ def test_the_seed_alone_decides() -> None:
     assert not torch.equal(one, drawn(model, prompt, 40, seed=2, temperature=1.0))
 
 
-def test_generation_leaves_the_worlds_chance_alone() -> None:
+def test_generation_leaves_the_global_rng_unchanged() -> None:
     """Samples during training must not change the training."""
-    model = lively(replace(CONFIG, dropout=0.5))
+    model = make_model(replace(CONFIG, dropout=0.5))
     before = torch.get_rng_state()
     drawn(model, torch.tensor([[1]]), 30, temperature=1.0)
     assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_model_is_asked_in_eval_mode_and_given_back_as_it_was(training: bool) -> None:
-    model = lively(replace(CONFIG, dropout=0.5)).train(training)
+def test_generation_restores_the_training_mode(training: bool) -> None:
+    model = make_model(replace(CONFIG, dropout=0.5)).train(training)
     one, two = (drawn(model, torch.tensor([[1]]), 10) for _ in range(2))
     assert torch.equal(one, two)
     assert model.training is training
 
 
-def test_rows_of_a_batch_do_not_touch_each_other() -> None:
-    model = lively(CONFIG)
+def test_batched_rows_equal_each_alone() -> None:
+    model = make_model(CONFIG)
     prompts = torch.tensor([[1, 2, 3], [7, 8, 9]])
     together = drawn(model, prompts, 30)
     for row in range(2):
@@ -112,24 +112,24 @@ def test_rows_of_a_batch_do_not_touch_each_other() -> None:
 
 def text_of(prompt: str, count: int, seed: int = 0, model: GPT | None = None, temperature: float = 1.5) -> list[str]:
     return list(
-        stream_text(model or lively(CONFIG), TOKENIZER, prompt, sampling_strategies(temperature), CPU, count, seed)
+        stream_text(model or make_model(CONFIG), TOKENIZER, prompt, sampling_strategies(temperature), CPU, count, seed)
     )
 
 
-def test_pieces_come_as_they_are_made_and_join_to_the_text() -> None:
+def test_streamed_pieces_join_to_the_text() -> None:
     ids = torch.tensor([TOKENIZER.encode("abc").tolist()])
-    tokens = drawn(lively(CONFIG), ids, 60, seed=3, temperature=1.5)[0].tolist()
+    tokens = drawn(make_model(CONFIG), ids, 60, seed=3, temperature=1.5)[0].tolist()
     ends = [i for i, token in enumerate(tokens) if token == TOKENIZER.end_of_text]
     pieces = text_of("abc", 60, seed=3)
     assert "".join(pieces) == TOKENIZER.decode(tokens[: ends[0]] if ends else tokens)
     assert len(pieces) > 1
 
 
-def test_the_text_ends_where_the_model_ends_it() -> None:
+def test_stream_stops_at_end_of_text() -> None:
     assert TOKENIZER.end_of_text is not None
     for seed in range(10):
         ids = torch.tensor([TOKENIZER.encode("a").tolist()])
-        tokens = drawn(lively(CONFIG), ids, 60, seed, temperature=3.0)[0].tolist()
+        tokens = drawn(make_model(CONFIG), ids, 60, seed, temperature=3.0)[0].tolist()
         if TOKENIZER.end_of_text in tokens:
             before = tokens[: tokens.index(TOKENIZER.end_of_text)]
             assert "".join(text_of("a", 60, seed, temperature=3.0)) == TOKENIZER.decode(before)
@@ -138,9 +138,9 @@ def test_the_text_ends_where_the_model_ends_it() -> None:
 
 
 @pytest.mark.parametrize("special", ["<|endoftext|>", None])
-def test_an_empty_prompt_begins_as_a_document_begins(special: str | None) -> None:
+def test_empty_prompt_starts_like_a_document(special: str | None) -> None:
     tokenizer = CharTokenizer("abc", special=special)
-    model = lively(replace(CONFIG, vocab_size=tokenizer.vocab_size))
+    model = make_model(replace(CONFIG, vocab_size=tokenizer.vocab_size))
     first = tokenizer.end_of_text if special else 0
     tokens = drawn(model, torch.tensor([[first]]), 12, seed=5, temperature=1.0)[0].tolist()
     expected = tokens[: tokens.index(3)] if special and 3 in tokens else tokens
@@ -149,17 +149,17 @@ def test_an_empty_prompt_begins_as_a_document_begins(special: str | None) -> Non
     )
 
 
-def test_a_prompt_with_an_unknown_character_is_refused_by_name() -> None:
+def test_unknown_character_in_the_prompt_is_refused() -> None:
     with pytest.raises(UserError, match="Z"):
         text_of("aZ", 3)
 
 
-def test_a_vocabulary_larger_than_the_tokenizers_never_leads_to_a_token_that_is_none() -> None:
-    """A model may be given spare places (a round vocabulary is faster); no text comes from them."""
-    model = lively(replace(CONFIG, vocab_size=TOKENIZER.vocab_size + 50))
+def test_ids_beyond_the_tokenizer_are_never_drawn() -> None:
+    """The vocabulary of a model may be padded to a round number; the padding is never drawn."""
+    model = make_model(replace(CONFIG, vocab_size=TOKENIZER.vocab_size + 50))
     for seed in range(5):
         assert set("".join(text_of("a", 40, seed, model, temperature=3.0))) <= set(TOKENIZER.characters)
 
 
-def test_no_tokens_asked_for_give_no_text() -> None:
+def test_zero_tokens_give_no_text() -> None:
     assert text_of("abc", 0) == []

@@ -1,4 +1,4 @@
-"""What each strategy keeps, and what is drawn from it."""
+"""What each sampling strategy keeps, and what is drawn."""
 
 import math
 
@@ -25,7 +25,7 @@ def test_top_k_keeps_the_k_best(scores: list[float], k: int) -> None:
 
 
 @given(scores=SCORES, k=st.integers(1, 15))
-def test_top_k_drops_nothing_better_than_what_it_keeps(scores: list[float], k: int) -> None:
+def test_top_k_keeps_k_tokens_in_case_of_ties(scores: list[float], k: int) -> None:
     keeps = kept(TopK(k)(torch.tensor(scores)))
     assert sum(keeps) == min(k, len(scores))
     dropped = [s for s, keep in zip(scores, keeps, strict=True) if not keep]
@@ -33,19 +33,19 @@ def test_top_k_drops_nothing_better_than_what_it_keeps(scores: list[float], k: i
 
 
 @given(scores=SCORES, p=st.floats(0.01, 1))
-def test_top_p_keeps_the_smallest_set_that_suffices(scores: list[float], p: float) -> None:
-    chances = torch.tensor(scores).double().softmax(-1).tolist()
+def test_top_p_keeps_the_smallest_sufficient_set(scores: list[float], p: float) -> None:
+    probabilities = torch.tensor(scores).double().softmax(-1).tolist()
     keeps = kept(TopP(p)(torch.tensor(scores)))
-    chosen = sorted((c for c, keep in zip(chances, keeps, strict=True) if keep), reverse=True)
-    dropped = [c for c, keep in zip(chances, keeps, strict=True) if not keep]
+    chosen = sorted((c for c, keep in zip(probabilities, keeps, strict=True) if keep), reverse=True)
+    dropped = [c for c, keep in zip(probabilities, keeps, strict=True) if not keep]
     assert len(chosen) >= 1
-    assert sum(chosen) >= p - 1e-5  # it suffices
-    assert sum(chosen[:-1]) < p + 1e-5  # and one less would not
-    assert min(chosen) >= max(dropped, default=0) * (1 - 1e-5)  # and nothing better was passed over
+    assert sum(chosen) >= p - 1e-5  # they reach p
+    assert sum(chosen[:-1]) < p + 1e-5  # one fewer does not
+    assert min(chosen) >= max(dropped, default=0) * (1 - 1e-5)  # no better token was dropped
 
 
 @given(scores=SCORES)
-def test_what_is_kept_keeps_its_score(scores: list[float]) -> None:
+def test_kept_tokens_keep_their_logits(scores: list[float]) -> None:
     logits = torch.tensor(scores)
     for strategy in (TopK(3), TopP(0.7)):
         after = strategy(logits)
@@ -59,7 +59,7 @@ def test_greedy_takes_the_first_of_the_best(scores: list[float], seed: int) -> N
 
 
 @given(scores=DIFFERENT, temperature=st.sampled_from([1e-3, 1e-6, 1e-30, 1e-40, 1e-300]), seed=st.integers(0, 9))
-def test_greedy_is_where_low_temperatures_lead(scores: list[float], temperature: float, seed: int) -> None:
+def test_low_temperatures_are_greedy(scores: list[float], temperature: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     chosen = sample(torch.tensor([scores]), sampling_strategies(temperature), generator)
     assert int(chosen) == scores.index(max(scores))
@@ -67,27 +67,27 @@ def test_greedy_is_where_low_temperatures_lead(scores: list[float], temperature:
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_scores_that_are_no_numbers_are_refused(odd: float, temperature: float) -> None:
+def test_non_finite_logits_are_refused(odd: float, temperature: float) -> None:
     with pytest.raises(UserError, match="not finite"):
         sample(torch.tensor([[1.0, odd, 2.0]]), sampling_strategies(temperature), torch.Generator())
 
 
-def test_temperature_divides() -> None:
+def test_temperature_divides_the_logits() -> None:
     logits = torch.tensor([[0.0, 1.0, 4.0]])
     ratio = torch.log_softmax(Temperature(2.0)(logits), -1)
     torch.testing.assert_close(ratio, torch.log_softmax(logits / 2, -1))
 
 
-def test_draws_follow_the_probabilities() -> None:
-    chances = torch.tensor([0.5, 0.3, 0.2])
+def test_samples_follow_the_probabilities() -> None:
+    probabilities = torch.tensor([0.5, 0.3, 0.2])
     generator = torch.Generator().manual_seed(0)
-    drawn = sample(chances.log().expand(20_000, 3), sampling_strategies(1.0), generator)
+    drawn = sample(probabilities.log().expand(20_000, 3), sampling_strategies(1.0), generator)
     shares = torch.bincount(drawn, minlength=3) / len(drawn)
-    torch.testing.assert_close(shares, chances, atol=0.015, rtol=0)
+    torch.testing.assert_close(shares, probabilities, atol=0.015, rtol=0)
 
 
 @given(seed=st.integers(0, 2**31), top_k=st.integers(1, 5), top_p=st.floats(0.1, 1))
-def test_only_what_is_kept_is_ever_drawn(seed: int, top_k: int, top_p: float) -> None:
+def test_only_kept_tokens_are_drawn(seed: int, top_k: int, top_p: float) -> None:
     logits = torch.randn(1, 12, generator=torch.Generator().manual_seed(seed))
     row = sampling_strategies(1.3, top_k, top_p)
     allowed = logits
@@ -97,7 +97,7 @@ def test_only_what_is_kept_is_ever_drawn(seed: int, top_k: int, top_p: float) ->
     assert all(kept(allowed[0])[token] for token in drawn.tolist())
 
 
-def test_the_same_seed_draws_the_same() -> None:
+def test_same_seed_draws_the_same() -> None:
     logits = torch.zeros(64, 50)
     one, two, other = (
         sample(logits, sampling_strategies(1.0), torch.Generator().manual_seed(seed)) for seed in (4, 4, 5)
@@ -117,7 +117,7 @@ def test_the_same_seed_draws_the_same() -> None:
         ({"top_p": float("nan")}, "top-p"),
     ],
 )
-def test_impossible_settings_are_refused(wrong: dict[str, float], named: str) -> None:
+def test_invalid_settings_are_refused(wrong: dict[str, float], named: str) -> None:
     with pytest.raises(UserError, match=named):
         sampling_strategies(**wrong)
 

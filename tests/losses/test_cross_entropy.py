@@ -1,4 +1,4 @@
-"""The loss is a sum and a count, so that splitting the work never changes it."""
+"""The loss is a sum and a count; the fast implementations equal the reference."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from fledge.model.head import Head
 from fledge.model.head import make_head as head_of
 
 
-def a_batch(B: int, T: int, V: int, seed: int, ignored: float = 0.3) -> tuple[torch.Tensor, torch.Tensor]:
+def random_batch(B: int, T: int, V: int, seed: int, ignored: float = 0.3) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(B, T, V, generator=generator)
     targets = torch.randint(V, (B, T), generator=generator)
@@ -24,19 +24,19 @@ def a_batch(B: int, T: int, V: int, seed: int, ignored: float = 0.3) -> tuple[to
 
 
 @given(B=st.integers(1, 5), T=st.integers(1, 6), V=st.integers(1, 9), seed=st.integers(0, 99))
-def test_it_is_the_sum_of_the_negative_log_probability_of_each_valid_target(B: int, T: int, V: int, seed: int) -> None:
-    logits, targets = a_batch(B, T, V, seed)
-    chances = logits.double().softmax(-1)
+def test_loss_equals_summed_negative_logprobs(B: int, T: int, V: int, seed: int) -> None:
+    logits, targets = random_batch(B, T, V, seed)
+    probabilities = logits.double().softmax(-1)
     by_hand = [
-        -float(chances[b, t, targets[b, t]].log()) for b in range(B) for t in range(T) if targets[b, t] != IGNORE
+        -float(probabilities[b, t, targets[b, t]].log()) for b in range(B) for t in range(T) if targets[b, t] != IGNORE
     ]
     assert abs(float(cross_entropy_sum(logits, targets)) - sum(by_hand)) < 1e-3
     assert int(count_valid(targets)) == len(by_hand)
 
 
 @given(cut=st.integers(1, 7), seed=st.integers(0, 99))
-def test_parts_add_up_to_the_whole(cut: int, seed: int) -> None:
-    logits, targets = a_batch(8, 5, 11, seed)
+def test_losses_of_parts_add_up(cut: int, seed: int) -> None:
+    logits, targets = random_batch(8, 5, 11, seed)
     parts = [(logits[:cut], targets[:cut]), (logits[cut:], targets[cut:])]
     torch.testing.assert_close(
         sum(cross_entropy_sum(*part) for part in parts), cross_entropy_sum(logits, targets), rtol=1e-6, atol=1e-5
@@ -44,7 +44,7 @@ def test_parts_add_up_to_the_whole(cut: int, seed: int) -> None:
     assert sum(int(count_valid(part[1])) for part in parts) == int(count_valid(targets))
 
 
-def test_what_is_ignored_costs_nothing_and_teaches_nothing() -> None:
+def test_ignored_targets_have_no_loss_and_no_gradient() -> None:
     logits = torch.randn(1, 3, 5, requires_grad=True)
     targets = torch.tensor([[2, IGNORE, 4]])
     cross_entropy_sum(logits, targets).backward()
@@ -53,13 +53,13 @@ def test_what_is_ignored_costs_nothing_and_teaches_nothing() -> None:
     assert (logits.grad[0, 0] != 0).any()
 
 
-def test_nothing_valid_costs_zero_and_not_nan() -> None:
+def test_no_valid_target_gives_zero_not_nan() -> None:
     logits, targets = torch.randn(1, 3, 5), torch.full((1, 3), IGNORE)
     assert float(cross_entropy_sum(logits, targets)) == 0.0
 
 
-def test_half_precision_scores_are_summed_in_full_precision() -> None:
-    logits, targets = a_batch(4, 64, 32, seed=0, ignored=0)
+def test_half_precision_logits_are_summed_in_float32() -> None:
+    logits, targets = random_batch(4, 64, 32, seed=0, ignored=0)
     half = logits.bfloat16()
     loss = cross_entropy_sum(half, targets)
     assert loss.dtype == torch.float32
@@ -76,7 +76,7 @@ def make_head(V: int, C: int, bias: bool, softcap: float | None, seed: int) -> H
 
 @st.composite
 def cases(draw: st.DrawFn) -> dict[str, Any]:
-    """A few tokens before a head, and a chunk size that need not divide them."""
+    """A few hidden vectors, a head, and a chunk size that need not divide their number."""
     N, C = draw(st.integers(1, 9)), draw(st.integers(1, 3))
     V, seed = draw(st.sampled_from([1, 2, 9, 63, 64, 65, 130])), draw(st.integers(0, 99))
     generator = torch.Generator().manual_seed(seed)
@@ -94,7 +94,7 @@ def reference_loss(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
 
 
 def loss_and_gradients(loss: HeadLoss, case: dict[str, Any], dtype: torch.dtype) -> list[Tensor]:
-    """The gradients are those of three times the loss, as a loss is scaled before its backward pass."""
+    """Gradients of three times the loss, as a loss may be scaled before its backward pass."""
     hidden, head = case["hidden"].clone().requires_grad_(), case["head"]
     head.zero_grad()
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
@@ -116,7 +116,7 @@ def test_fast_losses_equal_the_reference(loss: str, dtype: torch.dtype, near: fl
 
 
 @pytest.mark.parametrize("V", [1, 63, 64, 65, 50_257, 65_537])
-def test_padding_changes_no_logit_and_no_gradient(V: int) -> None:
+def test_padded_head_equals_the_plain_head(V: int) -> None:
     head, hidden = make_head(V, 2, True, None, 0), torch.randn(1, 5, 4)
     targets = torch.randint(V, (1, 5))
     assert head.padded(hidden).shape == (1, 5, V)
@@ -128,7 +128,7 @@ def test_padding_changes_no_logit_and_no_gradient(V: int) -> None:
 
 
 @pytest.mark.skipif(not hasattr(F, "linear_cross_entropy"), reason="torch has its own from 2.13 on")
-def test_chunked_loss_equals_torchs_own() -> None:
+def test_chunked_loss_equals_torch_linear_cross_entropy() -> None:
     hidden, weight, targets = torch.randn(50, 8), torch.randn(100, 8), torch.randint(100, (50,))
     case = {"head": make_head(100, 4, False, None, 0), "hidden": hidden.unsqueeze(0), "targets": targets.unsqueeze(0)}
     case["head"].weight.data = weight.clone()
@@ -140,7 +140,7 @@ def test_chunked_loss_equals_torchs_own() -> None:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
 
 
-def test_ignored_targets_get_no_gradient_from_the_chunked_loss() -> None:
+def test_chunked_loss_gives_ignored_targets_no_gradient() -> None:
     hidden = torch.randn(1, 3, 4, requires_grad=True)
     head, targets = make_head(5, 2, False, None, 0), torch.tensor([[2, IGNORE, 1]])
     ChunkedLoss(2, torch.float32)(hidden, head, targets).backward()

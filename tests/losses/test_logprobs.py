@@ -106,7 +106,7 @@ def test_chunks_never_hold_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("chunked")
-def test_equal_to_transformers() -> None:
+def test_logprobs_equal_transformers() -> None:
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     theirs = transformers.GPT2LMHeadModel(

@@ -1,4 +1,4 @@
-"""The readable attention is the reference; the fast ones must agree with it everywhere."""
+"""The readable attention is the reference; the fast implementations must agree with it."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def random_heads(B: int, H: int, K: int, T: int, S: int, D: int, seed: int) -> t
     window=st.integers(1, 14),
     seed=st.integers(0, 99),
 )
-def test_fast_attentions_equal_the_readable_one(
+def test_fast_attention_equals_the_reference(
     name: str, B: int, K: int, group: int, S: int, fewer: int, D: int, window: int, seed: int
 ) -> None:
     q, k, v = random_heads(B, K * group, K, max(1, S - fewer), S, D, seed)
@@ -41,7 +41,7 @@ def test_fast_attentions_equal_the_readable_one(
 
 @pytest.mark.parametrize(("T", "S", "window"), [(64, 64, 64), (64, 64, 9), (1, 64, 64), (7, 64, 64), (7, 64, 20)])
 @pytest.mark.parametrize("K", [4, 2, 1])
-def test_in_bfloat16_both_are_within_its_rounding_of_the_exact_answer(T: int, S: int, window: int, K: int) -> None:
+def test_bfloat16_error_is_within_rounding(T: int, S: int, window: int, K: int) -> None:
     q, k, v = (t.bfloat16() for t in random_heads(2, 4, K, T, S, 32, seed=0))
     exact = readable_attention(q.double(), k.double(), v.double(), None, window)
     for attend in ATTENTIONS.values():
@@ -52,7 +52,7 @@ def test_in_bfloat16_both_are_within_its_rounding_of_the_exact_answer(T: int, S:
 
 @pytest.mark.parametrize("K", [4, 2, 1])
 @pytest.mark.parametrize("window", [9, 3])
-def test_their_gradients_agree_too(K: int, window: int) -> None:
+def test_gradients_equal_the_reference(K: int, window: int) -> None:
     found = []
     for attend in ATTENTIONS.values():
         tensors = [t.requires_grad_() for t in random_heads(2, 4, K, 9, 9, 8, seed=0)]
@@ -65,7 +65,7 @@ def test_their_gradients_agree_too(K: int, window: int) -> None:
 
 
 @given(T=st.integers(1, 700), past=st.integers(0, 40), window=st.none() | st.integers(1, 800))
-def test_blocks_cover_every_query_and_every_key_that_it_sees(T: int, past: int, window: int | None) -> None:
+def test_blocks_cover_every_query_and_visible_key(T: int, past: int, window: int | None) -> None:
     blocks = list(visible_blocks(T, T + past, window))
     assert [row for start, stop, _, _ in blocks for row in range(start, stop)] == list(range(T))
     assert len(blocks) <= 4
@@ -75,9 +75,7 @@ def test_blocks_cover_every_query_and_every_key_that_it_sees(T: int, past: int, 
 
 
 @given(S=st.integers(1, 10), fewer=st.integers(0, 9), window=st.integers(1, 12), seed=st.integers(0, 99))
-def test_attention_weights_sum_to_one_over_the_window_and_never_look_ahead(
-    S: int, fewer: int, window: int, seed: int
-) -> None:
+def test_weights_are_causal_and_sum_to_one(S: int, fewer: int, window: int, seed: int) -> None:
     T = max(1, S - fewer)
     q, k, _ = random_heads(2, 4, 2, T, S, 8, seed)
     weights = attention_weights(q, k, None, window)
@@ -89,19 +87,19 @@ def test_attention_weights_sum_to_one_over_the_window_and_never_look_ahead(
             assert (weights[:, :, row, place] > 0).all() == (place in seen)
 
 
-def test_new_tokens_see_all_that_came_before_or_a_window_of_it() -> None:
+def test_causal_mask_with_and_without_window() -> None:
     assert causal_mask(2, 4, 4, CPU).tolist() == [[True, True, True, False], [True] * 4]
     assert causal_mask(2, 4, 2, CPU).tolist() == [[False, True, True, False], [False, False, True, True]]
     assert causal_mask(3, 3, 1, CPU).tolist() == torch.eye(3, dtype=torch.bool).tolist()
 
 
-def test_a_window_of_one_answers_with_the_tokens_own_value() -> None:
+def test_window_of_one_returns_the_own_value() -> None:
     q, k, v = random_heads(2, 4, 2, 6, 6, 8, seed=0)
     for attend in ATTENTIONS.values():
         torch.testing.assert_close(attend(q, k, v, None, 1, 0.0), v.repeat_interleave(2, dim=1))
 
 
-def test_query_heads_of_one_group_share_keys_and_values() -> None:
+def test_grouped_query_heads_share_keys_and_values() -> None:
     q, k, v = random_heads(1, 4, 2, 5, 5, 8, seed=1)
     whole = readable_attention(q, k, v, None, 5)
     for head in range(4):
@@ -110,7 +108,7 @@ def test_query_heads_of_one_group_share_keys_and_values() -> None:
 
 
 @pytest.mark.parametrize("name", list(ATTENTIONS))
-def test_dropout_drops_weights_and_keeps_the_mean(name: str) -> None:
+def test_dropout_keeps_the_mean(name: str) -> None:
     torch.manual_seed(0)
     q, k = torch.zeros(1, 1, 4, 8), torch.zeros(1, 1, 4, 8)
     v = torch.ones(1, 1, 4, 8)

@@ -1,4 +1,4 @@
-"""[model] checks itself: what cannot be built is refused with a word on what can."""
+"""[model] refuses values that cannot be built, and the hints name values that can."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ from fledge.model.config import ModelConfig
         ({"window": 257}, "model.window cannot be 257 where model.context = 256"),
     ],
 )
-def test_an_impossible_shape_is_refused_by_name(wrong: dict[str, Any], named: str) -> None:
+def test_invalid_values_are_refused_by_name(wrong: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=named) as refusal:
         ModelConfig(**wrong)
     assert refusal.value.hint
@@ -59,25 +59,25 @@ def test_an_impossible_shape_is_refused_by_name(wrong: dict[str, Any], named: st
         {"norm": "layernorm", "norm_bias": True, "head_bias": True, "tied": True},
     ],
 )
-def test_what_lies_at_the_edge_is_taken(edge: dict[str, Any]) -> None:
+def test_boundary_values_are_accepted(edge: dict[str, Any]) -> None:
     config = ModelConfig(**edge)
     assert {key: getattr(config, key) for key in edge} == edge
 
 
-def test_the_hint_for_a_window_names_the_longest() -> None:
+def test_window_hint_names_the_longest_window() -> None:
     with pytest.raises(UserError) as refusal:
         ModelConfig(context=64, window=300)
     assert "from 1 to 64" in refusal.value.hint
 
 
 @pytest.mark.parametrize(
-    ("norm", "asked", "eps"), [("layernorm", None, 1e-5), ("rmsnorm", None, 1e-6), ("rmsnorm", 1e-5, 1e-5)]
+    ("norm", "norm_eps", "eps"), [("layernorm", None, 1e-5), ("rmsnorm", None, 1e-6), ("rmsnorm", 1e-5, 1e-5)]
 )
-def test_an_epsilon_that_is_not_asked_for_is_the_usual_one(norm: Any, asked: float | None, eps: float) -> None:
-    assert ModelConfig(norm=norm, norm_eps=asked).eps == eps
+def test_default_epsilon_depends_on_the_norm(norm: Any, norm_eps: float | None, eps: float) -> None:
+    assert ModelConfig(norm=norm, norm_eps=norm_eps).eps == eps
 
 
-def test_the_hint_for_an_indivisible_width_is_a_width_that_works() -> None:
+def test_width_hint_suggests_valid_widths() -> None:
     with pytest.raises(UserError) as refusal:
         ModelConfig(n_embd=100, n_head=6, positions="learned")
     assert "96 or 102" in refusal.value.hint
@@ -85,7 +85,7 @@ def test_the_hint_for_an_indivisible_width_is_a_width_that_works() -> None:
         ModelConfig(n_embd=width, n_head=6, positions="learned")
 
 
-def test_all_mlps_cost_about_the_same() -> None:
+def test_mlps_have_about_equal_cost() -> None:
     plain, gated = (3 if kind == "swiglu" else 2 for kind in ("gelu", "swiglu"))
     for n_embd in (192, 384, 768):
         widths = [ModelConfig(n_embd=n_embd, mlp=kind).hidden_width for kind in ("gelu", "swiglu")]

@@ -1,4 +1,4 @@
-"""Formulas against the real thing: tensors that exist, operations that torch counts, what autograd keeps."""
+"""Formulas against real tensors, torch's FLOP counter, and what autograd keeps."""
 
 from dataclasses import replace
 from typing import Any
@@ -54,7 +54,7 @@ def configs(draw: st.DrawFn) -> ModelConfig:
 
 
 @given(configs())
-def test_the_formulas_count_every_parameter(config: ModelConfig) -> None:
+def test_parameters_equal_the_real_tensors(config: ModelConfig) -> None:
     real = {name: p.numel() for name, p in GPT(config).named_parameters()}
     assert flops.parameters(config) == sum(real.values())
     body = [n for name, n in real.items() if name.startswith(("blocks.", "norm."))]
@@ -63,8 +63,8 @@ def test_the_formulas_count_every_parameter(config: ModelConfig) -> None:
 
 @given(configs())
 @settings(max_examples=30)
-def test_the_formulas_count_the_operations_that_torch_counts(config: ModelConfig) -> None:
-    """On the meta device, where both attentions are spelled out for the counter and nothing is computed."""
+def test_flops_equal_torchs_counter(config: ModelConfig) -> None:
+    """On the meta device: nothing is computed, and the counter sees the products of every implementation."""
     whole = replace(config, window=None)
     with torch.device("meta"):
         model = GPT(whole)
@@ -80,8 +80,8 @@ def test_the_formulas_count_the_operations_that_torch_counts(config: ModelConfig
 
 
 @pytest.mark.parametrize("window", [None, 1, 5, 12])
-def test_one_more_token_costs_what_the_formula_says_with_a_window_too(window: int | None) -> None:
-    """A full cache is what a token can see at most, which is what the formula counts."""
+def test_decoding_flops_equal_torchs_counter(window: int | None) -> None:
+    """The formula counts a token that attends to a full context, or to a full window."""
     config = ModelConfig(
         n_layer=2, n_head=4, n_kv_head=2, n_embd=32, context=12, vocab_size=40, window=window, attention="readable"
     )
@@ -96,7 +96,7 @@ def test_one_more_token_costs_what_the_formula_says_with_a_window_too(window: in
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("window", [None, 5])
-def test_the_cache_takes_the_bytes_that_the_formula_says(dtype: torch.dtype, window: int | None) -> None:
+def test_cache_bytes_equal_the_real_cache(dtype: torch.dtype, window: int | None) -> None:
     config = ModelConfig(n_layer=3, n_head=4, n_kv_head=2, n_embd=32, context=12, vocab_size=40, window=window)
     model, cache = build(config, 0).eval().to(dtype), KVCache.allocate(config, 1, dtype, "cpu")
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_the_cache_takes_the_bytes_that_the_formula_says(dtype: torch.dtype, win
 
 
 def kept_bytes(config: ModelConfig, batch: int, dtype: torch.dtype, *, chunked: bool = False, **options: bool) -> int:
-    """What autograd keeps from a forward pass: each storage once, weights and fixed tables left out."""
+    """Bytes that autograd keeps from a forward pass: each storage once, without parameters and buffers."""
     model = build(config, 0)
     own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
     kept: dict[int, torch.UntypedStorage] = {}
@@ -145,14 +145,14 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("attention", ["sdpa", "blocked", "readable"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_batch_keeps_the_bytes_of_the_formula_to_a_fiftieth(kind: str, attention: str, dtype: torch.dtype) -> None:
-    """Two sequences more, so that what a batch shares (weights in low precision, masks) does not count."""
+def test_activation_bytes_within_two_percent_of_autograd(kind: str, attention: str, dtype: torch.dtype) -> None:
+    """The difference of two batches, without what they share (weights in low precision, masks)."""
     config, chunked = replace(KINDS[kind], attention=attention), kind == "large vocabulary"
     real = kept_bytes(config, 4, dtype, chunked=chunked) - kept_bytes(config, 2, dtype, chunked=chunked)
     assert abs(flops.activation_bytes(config, 2, dtype.itemsize, chunked=chunked) / real - 1) < 0.02
 
 
-def test_checkpointed_blocks_keep_their_inputs_only() -> None:
+def test_checkpointing_keeps_block_inputs_only() -> None:
     config = replace(MODERN, n_layer=6)
     seen = [kept_bytes(config, batch, torch.float32, activation_checkpointing=True) for batch in (2, 4)]
     one, two = (flops.activation_bytes(replace(config, n_layer=layers), 2) for layers in (1, 2))
@@ -162,13 +162,13 @@ def test_checkpointed_blocks_keep_their_inputs_only() -> None:
     assert predicted < flops.activation_bytes(config, 2) / 4
 
 
-def test_known_models_have_their_known_sizes() -> None:
+def test_llama_7b_has_its_published_size() -> None:
     llama = ModelConfig(n_layer=32, n_head=32, n_embd=4096, context=4096, vocab_size=32000, mlp_width=11008)
     qk_norms = 32 * 2 * 128
     assert flops.parameters(llama) - qk_norms == 6_738_415_616
 
 
-def test_chunked_loss_takes_no_memory_that_grows_with_batch_and_vocabulary() -> None:
+def test_chunked_loss_memory_is_independent_of_the_batch() -> None:
     large = replace(MODERN, vocab_size=flops.LARGE_VOCABULARY)
     assert flops.activation_bytes(large, 100, chunked=True) < flops.activation_bytes(large, 100) / 2
     assert flops.chunk_bytes(large) < flops.logits_bytes(large, 100 * large.context)

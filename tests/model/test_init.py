@@ -1,4 +1,4 @@
-"""Weights at birth follow the table in init.py."""
+"""Initial weights follow the table in init.py."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ WIDE = ModelConfig(
 )
 
 
-def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before() -> None:
+def test_weights_depend_on_the_seed_only() -> None:
     one = weights_of(build(WIDE, 5))
     torch.rand(100)
     two = weights_of(build(WIDE, 5))
@@ -40,7 +40,7 @@ def test_another_seed_gives_other_weights() -> None:
 
 @pytest.mark.parametrize("mlp", ["gelu", "relu2", "swiglu"])
 @pytest.mark.parametrize("tied", [True, False])
-def test_every_weight_is_drawn_as_the_table_says(mlp: str, tied: bool) -> None:
+def test_distributions_match_the_table(mlp: str, tied: bool) -> None:
     model = build(replace(WIDE, mlp=mlp, tied=tied), 0)
     residual = 0.02 / (2 * 3) ** 0.5
     for name, weight in weights_of(model).items():
@@ -52,13 +52,13 @@ def test_every_weight_is_drawn_as_the_table_says(mlp: str, tied: bool) -> None:
             assert (weight == (1.0 if "norm" in name and name.endswith("weight") else 0.0)).all(), name
 
 
-def test_norms_without_bias_have_none() -> None:
+def test_norms_without_bias() -> None:
     model = build(replace(WIDE, norm_bias=False), 0)
     assert all(m.bias is None for m in model.modules() if isinstance(m, nn.LayerNorm))
 
 
-def test_building_leaves_no_weight_to_chance() -> None:
-    """Whatever the modules were filled with before, the table decides."""
+def test_every_weight_is_initialised() -> None:
+    """Whatever torch had filled the modules with, the table decides."""
     torch.manual_seed(1)
     one = weights_of(build(replace(WIDE, mlp="swiglu", qk_norm=True), 0))
     torch.manual_seed(2)

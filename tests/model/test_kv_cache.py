@@ -100,7 +100,7 @@ def test_batched_unequal_rows_equal_each_alone(name: str) -> None:
 
 
 @every_config
-def test_unequal_rows_give_the_logits_of_each_alone(name: str) -> None:
+def test_logits_of_unequal_rows_equal_each_alone(name: str) -> None:
     """Several tokens a row, in chunks, after rows of different lengths."""
     model, lengths = MODELS[name], (3, 8, 0)
     ids = torch.stack([make_ids(CONTEXT, seed) for seed in (1, 2, 3)])
@@ -117,7 +117,7 @@ def test_unequal_rows_give_the_logits_of_each_alone(name: str) -> None:
 
 
 @every_config
-def test_truncate_equals_never_having_gone_on(name: str) -> None:
+def test_truncated_row_equals_one_that_never_went_on(name: str) -> None:
     model, prompts = MODELS[name], [make_ids(6, seed) for seed in (4, 5)]
     cache = make_cache(model, 2)
     prefill(model, cache, prompts)
@@ -128,7 +128,7 @@ def test_truncate_equals_never_having_gone_on(name: str) -> None:
 
 
 @every_config
-def test_a_freed_row_holds_a_new_text_while_others_go_on(name: str) -> None:
+def test_freed_row_is_reused_while_others_decode(name: str) -> None:
     model, old, new = MODELS[name], [make_ids(6, seed) for seed in (6, 7, 8)], make_ids(4, 9)
     cache = make_cache(model, 3)
     prefill(model, cache, old)
@@ -153,9 +153,7 @@ def test_a_freed_row_holds_a_new_text_while_others_go_on(name: str) -> None:
     seed=st.integers(0, 9),
 )
 @torch.no_grad()
-def test_any_chunks_of_any_rows_give_the_logits_of_the_whole(
-    name: str, starts: list[int], cuts: set[int], seed: int
-) -> None:
+def test_any_chunks_of_unequal_rows_equal_uncached(name: str, starts: list[int], cuts: set[int], seed: int) -> None:
     model, ids = MODELS[name], torch.stack([make_ids(18, seed + row) for row in range(len(starts))])
     cache = make_cache(model, len(starts))
     for row, start in enumerate(starts):
@@ -168,7 +166,7 @@ def test_any_chunks_of_any_rows_give_the_logits_of_the_whole(
         torch.testing.assert_close(logits[row], whole, atol=2e-5, rtol=1e-4)
 
 
-def test_the_fullest_row_limits_the_call_and_nothing_changes() -> None:
+def test_refused_call_leaves_the_cache_unchanged() -> None:
     model = MODELS["rotary sdpa"]
     cache = make_cache(model, 2)
     with torch.no_grad():
@@ -180,13 +178,13 @@ def test_the_fullest_row_limits_the_call_and_nothing_changes() -> None:
     assert cache.lengths.tolist() == [2, 20]
 
 
-def test_a_row_cannot_become_longer_by_truncation() -> None:
+def test_truncate_cannot_lengthen_a_row() -> None:
     cache = make_cache(MODELS["rotary sdpa"], 2)
     with pytest.raises(AssertionError):
         cache.truncate(0, 1)
 
 
-def test_a_cache_of_another_number_of_rows_is_refused() -> None:
+def test_batch_must_have_as_many_rows_as_the_cache() -> None:
     model = MODELS["rotary sdpa"]
     with pytest.raises(AssertionError, match="one row of tokens"), torch.no_grad():
         model(torch.zeros(3, 2, dtype=torch.long), make_cache(model, 2))
@@ -204,7 +202,7 @@ def test_rows_of_equal_length_need_no_mask() -> None:
     assert cache.mask[:, 0, 0].tolist() == [[True, True, True, False, False], [True] * 5]
 
 
-def test_unequal_rows_in_bfloat16_are_near_the_exact_logits() -> None:
+def test_unequal_rows_in_bfloat16_are_near_float32() -> None:
     model, ids = MODELS["rotary window sdpa"], torch.stack([make_ids(12, seed) for seed in (1, 2)])
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         cache = KVCache.allocate(model.config, 2, torch.bfloat16, "cpu")

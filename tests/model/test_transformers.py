@@ -1,4 +1,4 @@
-"""An outside judge: the same weights in transformers' models give the same logits, and the same text."""
+"""The same weights in transformers give the same logits and the same greedy tokens."""
 
 from dataclasses import replace
 from typing import Any
@@ -35,8 +35,8 @@ GPT2 = replace(
 MODERN = replace(SHAPE, n_kv_head=2, mlp_width=48)
 LLAMA = replace(MODERN, qk_norm=False)
 
-# class → the models of ours that it must agree with
-TWINS = [
+# class of transformers, and our config for the same model
+PAIRS = [
     ("GPT2", GPT2),
     ("GPT2", replace(GPT2, mlp="gelu", norm_eps=1e-3)),
     ("GPT2", replace(GPT2, mlp="relu", mlp_width=40)),
@@ -95,11 +95,8 @@ def rotary_of(family: str, config: ModelConfig) -> Any:
     return getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config")(**shape))
 
 
-def shake(model: torch.nn.Module) -> None:
-    """Weights, biases and norms all different from what they are born with.
-
-    Embeddings and biases are small: a model would otherwise only repeat one token.
-    """
+def randomise(model: torch.nn.Module) -> None:
+    """Random weights, biases and norms; embeddings and biases small, or the model would only repeat one token."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -122,7 +119,7 @@ def from_gpt2_names(source: Weights, config: ModelConfig) -> Weights:
             parts = dict(zip(("attention.query", "attention.key", "attention.value"), together, strict=True))
             parts |= {ours: source[f"{old}.{theirs}.{kind}"] for ours, theirs in maps.items()}
             weights |= {f"{new}.{name}.{kind}": part.mT if part.ndim == 2 else part for name, part in parts.items()}
-    return weights  # their matrices lie on their side
+    return weights  # GPT-2's matrices are transposed
 
 
 def from_llama_names(source: Weights, config: ModelConfig) -> Weights:
@@ -146,10 +143,10 @@ def from_llama_names(source: Weights, config: ModelConfig) -> Weights:
     return {ours: source[theirs] for ours, theirs in found.items() if theirs in source}
 
 
-def twins(family: str, config: ModelConfig) -> tuple[GPT, Any]:
+def make_pair(family: str, config: ModelConfig) -> tuple[GPT, Any]:
     theirs = gpt2_of(config) if family == "GPT2" else rotary_of(family, config)
     theirs.set_attn_implementation("eager")
-    shake(theirs)
+    randomise(theirs)
     ours = GPT(config)
     read = from_gpt2_names if family == "GPT2" else from_llama_names
     load_weights(ours, read(theirs.state_dict(), config))
@@ -163,18 +160,18 @@ def distance(ours: GPT, theirs: Any) -> float:
     return float((logits - theirs(IDS).logits).abs().max())
 
 
-@pytest.mark.parametrize(("family", "config"), TWINS, ids=name_of)
+@pytest.mark.parametrize(("family", "config"), PAIRS, ids=name_of)
 @pytest.mark.parametrize("attention", ["sdpa", "blocked", "readable"])
-def test_a_twin_gives_the_logits_of_transformers(family: str, config: ModelConfig, attention: Any) -> None:
-    ours, theirs = twins(family, replace(config, attention=attention))
+def test_logits_equal_transformers(family: str, config: ModelConfig, attention: Any) -> None:
+    ours, theirs = make_pair(family, replace(config, attention=attention))
     assert sum(p.numel() for p in ours.parameters()) == theirs.num_parameters()
     assert distance(ours, theirs) < 1e-4
 
 
-@pytest.mark.parametrize(("family", "config"), TWINS, ids=name_of)
-def test_a_twin_writes_the_same_64_tokens(family: str, config: ModelConfig) -> None:
+@pytest.mark.parametrize(("family", "config"), PAIRS, ids=name_of)
+def test_greedy_tokens_equal_transformers(family: str, config: ModelConfig) -> None:
     """Greedy, with a cache, ours and theirs."""
-    ours, theirs = twins(family, config)
+    ours, theirs = make_pair(family, config)
     with torch.no_grad():
         written = theirs.generate(
             IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=64, do_sample=False, pad_token_id=0
@@ -185,9 +182,9 @@ def test_a_twin_writes_the_same_64_tokens(family: str, config: ModelConfig) -> N
 
 
 @pytest.mark.parametrize("family", ["Llama", "Qwen3"])
-def test_with_tiny_queries_and_keys_the_epsilon_of_their_norm_is_the_same(family: str) -> None:
+def test_tiny_queries_and_keys_equal_transformers(family: str) -> None:
     config = MODERN if family == "Qwen3" else LLAMA
-    ours, theirs = twins(family, config)
+    ours, theirs = make_pair(family, config)
     with torch.no_grad():
         for layer in theirs.model.layers:
             layer.self_attn.q_proj.weight.mul_(1e-3)

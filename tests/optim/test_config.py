@@ -1,4 +1,4 @@
-"""[optim] checks itself."""
+"""[optim] refuses invalid values."""
 
 from typing import Any
 
@@ -27,6 +27,6 @@ from fledge.optim.config import OptimConfig
     ],
     ids=str,
 )
-def test_an_impossible_value_is_refused_by_name(wrong: dict[str, Any]) -> None:
+def test_invalid_values_are_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"optim.{next(iter(wrong))}"):
         OptimConfig(**wrong)

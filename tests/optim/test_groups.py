@@ -1,4 +1,4 @@
-"""Which parameter follows which rule, against torch's own AdamW."""
+"""Parameter groups: which parameters decay, and the options they get."""
 
 import pytest
 import torch
@@ -29,17 +29,17 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_parameter_is_in_one_group_and_vectors_do_not_decay(shape: str) -> None:
+def test_each_parameter_is_in_one_group_and_vectors_do_not_decay(shape: str) -> None:
     model = build(SHAPES[shape], 0)
     optimizer = build_optimizer(model, OptimConfig(weight_decay=0.3), CPU.torch_dtype)
-    rule = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(rule) == len(list(model.parameters()))
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(decay) == len(list(model.parameters()))
     for name, p in model.named_parameters():
         is_vector = "norm" in name or name.endswith("bias")
-        assert rule[id(p)] == (0.0 if is_vector else 0.3), name
+        assert decay[id(p)] == (0.0 if is_vector else 0.3), name
 
 
-def test_without_a_gradient_matrices_shrink_and_vectors_stay() -> None:
+def test_weight_decay_shrinks_matrices_only() -> None:
     model = build(SHAPES["biased"], 0)
     optimizer = build_optimizer(model, OptimConfig(lr=0.1, weight_decay=0.5), CPU.torch_dtype)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -51,7 +51,7 @@ def test_without_a_gradient_matrices_shrink_and_vectors_stay() -> None:
         torch.testing.assert_close(p.detach(), expected, msg=name)
 
 
-def test_the_settings_reach_the_optimiser() -> None:
+def test_settings_reach_the_optimizer() -> None:
     config = OptimConfig(lr=3e-4, min_lr=0.0, betas=(0.8, 0.7), eps=1e-6)
     optimizer = build_optimizer(build(SHAPES["plain"], 0), config, CPU.torch_dtype)
     for group in optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""Muon against torch's own, which takes matrices one by one and computes in bf16."""
+"""Muon compared with torch.optim.Muon, which takes matrices one by one in bf16."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -27,7 +27,7 @@ def singular_values(matrices: torch.Tensor) -> torch.Tensor:
 
 @settings(max_examples=30)
 @given(rows=st.integers(1, 40), columns=st.integers(1, 40), count=st.integers(1, 3), seed=st.integers(0, 99))
-def test_all_directions_become_about_equally_strong(rows: int, columns: int, count: int, seed: int) -> None:
+def test_newton_schulz_brings_singular_values_near_one(rows: int, columns: int, count: int, seed: int) -> None:
     matrices = torch.randn(count, rows, columns, generator=torch.Generator().manual_seed(seed))
     strong = singular_values(matrices)
     made = singular_values(newton_schulz(matrices, torch.float32))
@@ -36,12 +36,12 @@ def test_all_directions_become_about_equally_strong(rows: int, columns: int, cou
     assert made.max() < 1.3
 
 
-def test_matrices_of_nothing_stay_nothing() -> None:
+def test_newton_schulz_of_zeros_is_zero() -> None:
     assert not newton_schulz(torch.zeros(2, 5, 3), torch.float32).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_size_of_a_gradient_says_nothing_even_beyond_the_digits_of_fp16(dtype: torch.dtype) -> None:
+def test_newton_schulz_is_scale_invariant_beyond_fp16(dtype: torch.dtype) -> None:
     matrices = torch.randn(2, 24, 16, generator=torch.Generator().manual_seed(0))
     wanted = newton_schulz(matrices, torch.float32)
     for size in (2.0**-24, 2.0**20):
@@ -50,26 +50,26 @@ def test_the_size_of_a_gradient_says_nothing_even_beyond_the_digits_of_fp16(dtyp
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (48, 16), (16, 48)])
-def test_updates_are_those_of_torch(shape: tuple[int, int]) -> None:
-    """Theirs is a mean of gradients and ours a sum: only the direction counts. Both round to bf16, in other places."""
+def test_updates_equal_torch_muon(shape: tuple[int, int]) -> None:
+    """Their momentum is a mean and ours a sum, but only the direction counts. Both round to bf16, at other points."""
     start = [torch.randn(shape, generator=torch.Generator().manual_seed(n)) for n in range(3)]
     ours, theirs = ([nn.Parameter(each.clone()) for each in start] for _ in range(2))
     group = {"params": ours, "lr": 0.02, "weight_decay": 0.0, "momentum": 0.95}
     mine = Muon([group], torch.bfloat16)
-    judge = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.0, momentum=0.95)
+    reference = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.0, momentum=0.95)
     for turn in range(5):
         for n, (a, b) in enumerate(zip(ours, theirs, strict=True)):
             a.grad = torch.randn(shape, generator=torch.Generator().manual_seed(100 * turn + n))
             b.grad = a.grad.clone()
         mine.step()
-        judge.step()
+        reference.step()
     moved = torch.stack([a.detach() - b for a, b in zip(ours, start, strict=True)])
     wanted = torch.stack([a.detach() - b for a, b in zip(theirs, start, strict=True)])
     assert moved.norm() == pytest.approx(float(wanted.norm()), rel=0.03)
     assert nn.functional.cosine_similarity(moved.flatten(), wanted.flatten(), dim=0) > 0.999
 
 
-def test_decay_never_works_against_the_update() -> None:
+def test_weight_decay_never_opposes_the_update() -> None:
     weights = nn.Parameter(torch.randn(8, 8, generator=torch.Generator().manual_seed(1)))
     before, gradient = weights.detach().clone(), torch.randn(8, 8, generator=torch.Generator().manual_seed(2))
     changes = []
@@ -86,7 +86,7 @@ def test_decay_never_works_against_the_update() -> None:
     torch.testing.assert_close(extra[~against], -0.05 * before[~against])
 
 
-def test_decay_of_many_matrices_is_that_of_each() -> None:
+def test_batched_weight_decay_equals_one_by_one() -> None:
     generator = torch.Generator().manual_seed(3)
     weights = [nn.Parameter(torch.randn(6, 9, generator=generator)) for _ in range(3)]
     gradients = [torch.randn(6, 9, generator=generator) for _ in weights]
@@ -101,7 +101,7 @@ def test_decay_of_many_matrices_is_that_of_each() -> None:
         torch.testing.assert_close(p.detach(), wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_what_has_no_gradient_stays_where_it_is() -> None:
+def test_parameters_without_gradient_stay() -> None:
     still, moved, alone = (nn.Parameter(torch.ones(3, 4)) for _ in range(3))
     optimizer = Muon(
         [{"params": [still, moved], "momentum": 0.9}, {"params": [alone], "momentum": 0.9}], torch.float32, lr=0.1
@@ -113,7 +113,7 @@ def test_what_has_no_gradient_stays_where_it_is() -> None:
     assert not (moved == 1).any()
 
 
-def test_a_closure_comes_first_and_its_loss_is_given_back() -> None:
+def test_step_runs_the_closure_and_returns_its_loss() -> None:
     matrix, vector = nn.Parameter(torch.ones(3, 4)), nn.Parameter(torch.ones(4))
     optimizer = Muon([{"params": [matrix], "momentum": 0.9}, {"params": [vector]}], torch.float32, lr=0.1)
 
@@ -128,7 +128,7 @@ def test_a_closure_comes_first_and_its_loss_is_given_back() -> None:
     assert not (vector == 1).any()
 
 
-def test_each_parameter_follows_its_rule_at_its_rate() -> None:
+def test_each_parameter_has_its_optimizer_and_learning_rate() -> None:
     model = build(MODEL, 0)
     optimizer = build_optimizer(model, MUON, CPU.torch_dtype)
     names = {id(p): name for name, p in model.named_parameters()}
@@ -143,12 +143,12 @@ def test_each_parameter_follows_its_rule_at_its_rate() -> None:
         assert (group["initial_lr"], group["weight_decay"]) == (peak, 0.3 if matrix else 0.0), name
 
 
-def test_a_tied_head_is_the_embedding() -> None:
+def test_tied_head_shares_the_embedding() -> None:
     optimizer = build_optimizer(build(replace(MODEL, tied=True), 0), replace(MUON, embed_lr=None), CPU.torch_dtype)
     assert {group["initial_lr"] for group in optimizer.param_groups} == {0.05, 3e-3}
 
 
-def test_what_it_remembers_is_saved_and_goes_on_as_if_it_had_not_been() -> None:
+def test_state_dict_round_trip_continues_identically() -> None:
     def gradients(model: nn.Module, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         for p in model.parameters():

@@ -1,4 +1,4 @@
-"""The learning rate's way: bounds, pieces, ends, and nanoGPT's formula."""
+"""Learning-rate schedules: bounds, shape, ends, and nanoGPT's formula."""
 
 import itertools
 import math
@@ -25,7 +25,7 @@ def runs(draw: st.DrawFn, schedule: str | None = None) -> tuple[OptimConfig, int
 
 
 @given(runs())
-def test_it_stays_between_nothing_and_the_peak(run: tuple[OptimConfig, int]) -> None:
+def test_multiplier_is_between_zero_and_one(run: tuple[OptimConfig, int]) -> None:
     config, steps = run
     for step in range(steps):
         assert 0 < lr_multiplier(config, step, steps) + (config.min_lr == 0) <= 2
@@ -33,7 +33,7 @@ def test_it_stays_between_nothing_and_the_peak(run: tuple[OptimConfig, int]) -> 
 
 
 @given(runs())
-def test_it_climbs_in_the_warm_up_and_never_after(run: tuple[OptimConfig, int]) -> None:
+def test_multiplier_rises_in_warmup_only(run: tuple[OptimConfig, int]) -> None:
     config, steps = run
     way = [lr_multiplier(config, step, steps) for step in range(steps)]
     warm, rest = way[: config.warmup_steps], way[config.warmup_steps :]
@@ -51,14 +51,14 @@ def test_constant_stays_at_the_peak(run: tuple[OptimConfig, int]) -> None:
 
 
 @given(runs())
-def test_after_the_end_it_rests_at_the_end(run: tuple[OptimConfig, int]) -> None:
+def test_multiplier_after_the_end_stays_at_the_end(run: tuple[OptimConfig, int]) -> None:
     config, steps = run
     after = max(steps, config.warmup_steps) + 5
     end = 1.0 if config.schedule == "constant" else config.min_lr / config.lr
     assert lr_multiplier(config, after, steps) == pytest.approx(end)
 
 
-def test_a_trapezoid_climbs_stays_and_falls_in_a_straight_line() -> None:
+def test_trapezoid_is_piecewise_linear() -> None:
     config = OptimConfig(lr=1.0, min_lr=0.0, warmup_steps=3, schedule="trapezoid", cooldown=0.5)
     way = [lr_multiplier(config, step, 20) for step in range(21)]
     assert way[:4] == [0.25, 0.5, 0.75, 1.0]
@@ -66,14 +66,14 @@ def test_a_trapezoid_climbs_stays_and_falls_in_a_straight_line() -> None:
     assert way[10:] == pytest.approx([1 - i / 10 for i in range(11)])
 
 
-def test_a_longer_trapezoid_is_the_same_until_the_shorter_one_falls() -> None:
+def test_longer_trapezoid_is_equal_until_the_cooldown() -> None:
     config = OptimConfig(lr=1.0, min_lr=0.1, warmup_steps=5, schedule="trapezoid", cooldown=0.2)
     short, long = ([lr_multiplier(config, step, steps) for step in range(80)] for steps in (100, 400))
     assert short == long
 
 
 def nanogpt(it: int, learning_rate: float, min_lr: float, warmup_iters: int, lr_decay_iters: int) -> float:
-    """get_lr of nanoGPT's train.py, word for word."""
+    """get_lr of nanoGPT's train.py, verbatim."""
     if it < warmup_iters:
         return learning_rate * (it + 1) / (warmup_iters + 1)
     if it > lr_decay_iters:
@@ -90,7 +90,7 @@ def nanogpt(it: int, learning_rate: float, min_lr: float, warmup_iters: int, lr_
     rest=st.integers(1, 100),
     step=st.integers(0, 200),
 )
-def test_cosine_is_nanogpts(lr: float, share: float, warmup: int, rest: int, step: int) -> None:
+def test_cosine_equals_nanogpt(lr: float, share: float, warmup: int, rest: int, step: int) -> None:
     config = OptimConfig(lr=lr, min_lr=lr * share, warmup_steps=warmup)
     ours = lr * lr_multiplier(config, step, warmup + rest)
     assert ours == pytest.approx(nanogpt(step, lr, lr * share, warmup, warmup + rest), rel=1e-9, abs=1e-15)
