@@ -395,7 +395,7 @@ def test_lines_of_windows_are_kept_and_can_separate(desk: Path, say: Say) -> Non
 def test_a_separator_that_is_no_text_is_refused(desk: Path, say: Say) -> None:
     (desk / "one.txt").write_text("a bad cab")
     code, _, err = say("one.txt", "--out", "data", "--data.separator", "\udcff")
-    assert (code, err[0]) == (2, r"error: data.separator = '\udcff' is not UTF-8")
+    assert (code, err[0]) == (2, r"error: data.separator = '\udcff' is not valid UTF-8")
 
 
 @pytest.mark.parametrize(
@@ -407,8 +407,8 @@ def test_a_separator_that_is_no_text_is_refused(desk: Path, say: Say) -> None:
         ("--data.charset_share 1.5", "data.charset_share cannot be 1.5", "0.9"),
         ("--data.min_length 0", "data.min_length cannot be 0", "from 1 up"),
         ("--data.min_length 5 --data.max_length 3", "data.min_length = 5 is more than data.max_length = 3", "change"),
-        ("--data.val 0.5 --data.test 0.5", "leave nothing to train on", "shares"),
-        ("--data.val=-0.1", "leave nothing to train on", "shares"),
+        ("--data.val 0.5 --data.test 0.5", "leave nothing to train on", "fractions"),
+        ("--data.val=-0.1", "leave nothing to train on", "fractions"),
         ("--data.split_by words", "data.split_by cannot be 'words'", "tail"),
         ("--data.errors ignore", "data.errors cannot be 'ignore'", "strict"),
         ("--data.dedup maybe", "data.dedup cannot be 'maybe'", "true or false"),

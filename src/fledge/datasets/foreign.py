@@ -1,10 +1,10 @@
-"""Datasets that other programs made, read as they are.
+"""Datasets of other programs, read as they are.
 
-    nanoGPT                 train.bin · val.bin                    uint16 ids and nothing else
+    nanoGPT                 train.bin · val.bin                    uint16 ids only
     llm.c, modded-nanogpt   NAME_train_000001.bin · NAME_val_…     1,024 bytes of header, then uint16 ids
 
-Neither says what its ids mean: the tokenizer is given from outside, and every id must be in its vocabulary.
-Writes nothing; shards.py is the format of our own.
+Neither contains its tokenizer, so the caller names it; every id must be in its vocabulary. Our own
+format is in shards.py.
 """
 
 import re
@@ -26,14 +26,14 @@ LLMC_HEADER = 256  # int32 each: magic, version, number of ids, then zeros
 
 
 def open_dataset_or_bin(folder: Path, given: Callable[[], Tokenizer | None]) -> Dataset:
-    """Our own dataset, or a folder of `.bin` files together with the tokenizer that made them."""
+    """Open a dataset, or a folder of `.bin` files with the tokenizer that made them."""
     files = [] if (folder / MANIFEST).exists() or not folder.is_dir() else sorted(folder.glob("*.bin"))
     if not files:
         return shards.open_dataset(folder)
     tokenizer = given()
     if tokenizer is None:
         raise UserError(
-            f"'{folder}' holds ids, and nothing that says what they mean",
+            f"'{folder}' contains token ids but no tokenizer",
             "name the tokenizer that made them: --tokenizer.kind gpt2, or --tokenizer.file tokenizer.json",
         )
     parts: dict[str, list[Path]] = {split: [f for f in files if split_of(f) == split] for split in SPLITS}
@@ -43,7 +43,7 @@ def open_dataset_or_bin(folder: Path, given: Callable[[], Tokenizer | None]) -> 
     splits = {}
     for name, paths in parts.items():
         opened = [read_bin(path, tokenizer.vocab_size) for path in paths]
-        none = np.zeros(0, dtype=np.uint64)  # where documents begin is not written down
+        none = np.zeros(0, dtype=np.uint64)  # .bin files do not mark where documents begin
         splits[name] = Split(name, opened, [none for _ in opened])
         manifest["splits"][name] = {"shards": [{"file": path.name, "sha256": sha256(path)} for path in paths]}
     return Dataset(folder, tokenizer, splits, manifest)
@@ -55,19 +55,20 @@ def split_of(path: Path) -> str | None:
 
 
 def read_bin(path: Path, vocab_size: int) -> NDArray[Any]:
-    """The ids of one file, memory-mapped, whichever of the two formats it has."""
+    """The ids of one file, memory-mapped; either format."""
     size = path.stat().st_size
     head = np.fromfile(path, dtype="<i4", count=3)
     skip = 0
     if len(head) == 3 and head[0] == LLMC_MAGIC:
         skip = 4 * LLMC_HEADER
         if head[1] != 1 or size != skip + 2 * int(head[2]):
-            raise UserError(f"'{path}' is damaged, or of a version that fledge does not know", "fetch or make it anew")
+            raise UserError(f"'{path}' is damaged, or has an unknown version", "download or make it again")
     if size % 2 or size == skip:
-        raise UserError(f"'{path}' is not a file of two-byte ids", "fetch or make it anew")
+        raise UserError(f"'{path}' is not a file of uint16 ids", "download or make it again")
     ids = np.memmap(path, dtype="<u2", mode="r", offset=skip)
     if (largest := int(ids.max())) >= vocab_size:
         raise UserError(
-            f"'{path}' holds the id {largest}, and the tokenizer has {vocab_size} tokens", "it is another tokenizer's"
+            f"'{path}' contains the id {largest}, but the tokenizer has {vocab_size} tokens",
+            "name the tokenizer that made it",
         )
     return ids

@@ -1,13 +1,13 @@
-"""The dataset on disk: folders of token shards, and how they are read.
+"""The dataset on disk: token shards, their manifest, and how they are read.
 
-    DIR/dataset.json         written last: what is here, with the SHA-256 of every file and its own
+    DIR/dataset.json         written last: lists all shards, with their SHA-256 and its own
     DIR/tokenizer.json       what the ids mean
     DIR/train/00000.tokens   one shard: header, ids, document starts          (val/, test/ likewise)
 
     header   64 bytes   magic "FLEDGE01" · bytes per id · number of ids · number of documents
     ids      uint16 or uint32, little-endian, document after document
-    starts   uint64 each: where each document begins, counted in ids from the shard's start
-             (a long document may go on into the next shard, and has no start there)
+    starts   uint64 each: index of the first id of each document in the shard
+             (a long document may continue in the next shard, and has no start there)
 
 Shards are memory-mapped: a dataset larger than memory costs no memory.
 """
@@ -36,11 +36,11 @@ HEADER_BYTES = 64
 MANIFEST = "dataset.json"
 TOKENIZER = "tokenizer.json"
 SPLITS = ("train", "val", "test")
-SHARD = re.compile(rf"({'|'.join(SPLITS)})/[0-9]+\.tokens")  # what prepare calls them
+SHARD = re.compile(rf"({'|'.join(SPLITS)})/[0-9]+\.tokens")  # names that fledge prepare gives
 
 
 def id_type(vocab_size: int) -> np.dtype[Any]:
-    """Two bytes an id where they are enough: ids run from 0 to vocab_size - 1."""
+    """uint16 if every id of the vocabulary fits, else uint32."""
     return np.dtype("<u2") if vocab_size <= 65_536 else np.dtype("<u4")
 
 
@@ -53,7 +53,7 @@ class ShardInfo:
 
 
 class ShardWriter:
-    """One shard, written as its ids come: memory does not grow with it. The same ids always give the same bytes."""
+    """Writes one shard as a stream, in constant memory. The same ids always give the same bytes."""
 
     def __init__(self, path: Path, vocab_size: int) -> None:
         self.path, self.kind = path, id_type(vocab_size)
@@ -70,7 +70,7 @@ class ShardWriter:
         self.tokens += len(ids)
 
     def close(self, name: str) -> ShardInfo:
-        """`name` is the file's, within the dataset."""
+        """Finish the shard. `name`: its path within the dataset."""
         self._file.write(np.array(self.starts, dtype="<u8").tobytes())
         self._file.seek(0)
         self._file.write(HEADER.pack(MAGIC, self.kind.itemsize, self.tokens, len(self.starts)))
@@ -81,7 +81,7 @@ class ShardWriter:
 def manifest(
     tokenizer: Tokenizer, splits: dict[str, list[ShardInfo]], bytes_per_split: dict[str, int], facts: dict[str, Any]
 ) -> bytes:
-    """The last file: a folder without it is not a dataset. `facts` tell where it comes from."""
+    """The content of dataset.json. `facts`: key, source and counts of the build."""
     content = {
         "format": 1,
         "tokenizer": fingerprint(tokenizer),
@@ -101,7 +101,7 @@ def manifest(
 
 
 class Split:
-    """The ids of one split as one long sequence, wherever its shards begin and end."""
+    """The ids of one split as one sequence over all its shards."""
 
     def __init__(self, name: str, shards: list[NDArray[Any]], documents: list[NDArray[Any]]) -> None:
         self.name = name
@@ -113,7 +113,7 @@ class Split:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def read(self, start: int, length: int) -> NDArray[np.int64]:
-        """`length` ids from `start`, across shard borders."""
+        """`length` ids from `start` on, across shard boundaries: [length]."""
         assert 0 <= start <= start + length <= len(self), (start, length, len(self))
         parts, shard = [], int(np.searchsorted(self._ends, start, side="right"))
         while length:
@@ -124,24 +124,24 @@ class Split:
         return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
 
     def rows(self, starts: Iterable[int], length: int) -> NDArray[np.int64]:
-        """Windows of equal length, one a row: [len(starts), length]."""
+        """Windows of equal length: [len(starts), length]."""
         return np.stack([self.read(int(start), length) for start in starts])
 
     def documents_in(self, start: int, length: int) -> tuple[int, int]:
-        """The first and the last document of which a token lies in this window."""
-        return max(0, self._begun(start) - 1), max(0, self._begun(start + length - 1) - 1)
+        """Index of the first and the last document with a token in this window."""
+        return max(0, self._documents_begun(start) - 1), max(0, self._documents_begun(start + length - 1) - 1)
 
-    def _begun(self, place: int) -> int:
-        """How many documents begin at this token or before."""
+    def _documents_begun(self, position: int) -> int:
+        """How many documents begin at or before this token."""
         begins = [0, *self._ends.tolist()]
         return sum(
-            int(np.searchsorted(starts, place - begin, side="right"))
+            int(np.searchsorted(starts, position - begin, side="right"))
             for begin, starts in zip(begins, self._documents, strict=False)
-            if begin <= place
+            if begin <= position
         )
 
     def document_starts(self) -> Iterator[int]:
-        """Where each document begins, counted over the whole split."""
+        """Position of each document's first token in the split."""
         offset = 0
         for shard, starts in zip(self._shards, self._documents, strict=True):
             yield from (offset + int(s) for s in starts)
@@ -157,13 +157,13 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with any byte of any shard or of the tokenizer, and with nothing else."""
+        """Changes with the shards and the tokenizer, and with nothing else."""
         shards = [(name, s["sha256"]) for name, split in self.manifest["splits"].items() for s in split["shards"]]
         return hashlib.sha256(json.dumps([self.manifest["tokenizer"], shards]).encode()).hexdigest()
 
     @property
     def held(self) -> list[str]:
-        """The splits that hold enough to predict anything: two tokens."""
+        """The splits with at least two tokens, which a prediction needs."""
         return [name for name, split in self.splits.items() if len(split) > 1]
 
     def split(self, name: str) -> Split:
@@ -174,11 +174,11 @@ class Dataset:
 
 
 def open_dataset(folder: Path) -> Dataset:
-    """A dataset that is whole: every shard present, of the right length, with the right hash."""
+    """Open a dataset; every shard must exist with the right length and hash."""
     if not (folder / MANIFEST).exists():
         raise UserError(f"'{folder}' is not a prepared dataset", "make one: fledge prepare SOURCE --out DIR")
     manifest = read_json(folder / MANIFEST, "the dataset's manifest")
-    damaged = UserError(f"the dataset's manifest is damaged: '{folder / MANIFEST}'", "prepare the dataset anew")
+    damaged = UserError(f"the dataset's manifest is damaged: '{folder / MANIFEST}'", "prepare the dataset again")
     if not verify((folder / MANIFEST).read_bytes(), indent=1):
         raise damaged
     tokenizer = load_tokenizer(folder / TOKENIZER)
@@ -194,7 +194,7 @@ def _open(folder: Path, manifest: dict[str, Any], tokenizer: Tokenizer) -> Datas
     if manifest["format"] != 1:
         raise UserError(f"'{folder / MANIFEST}' has format {manifest['format']}", "this fledge reads format 1 only")
     if fingerprint(tokenizer) != manifest["tokenizer"]:
-        raise UserError(f"'{folder / TOKENIZER}' is not the tokenizer of this dataset", "prepare the dataset anew")
+        raise UserError(f"'{folder / TOKENIZER}' is not the tokenizer of this dataset", "prepare the dataset again")
     splits = {}
     for name, split in manifest["splits"].items():
         if name not in SPLITS:
@@ -212,13 +212,13 @@ def _open_shard(folder: Path, info: ShardInfo, vocab_size: int) -> tuple[NDArray
     if not path.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"the dataset names a file outside its folder: '{info.file}'", "do not use this dataset")
     if not path.is_file() or sha256(path) != info.sha256:
-        raise UserError(f"the shard '{path}' is missing or damaged", "prepare the dataset anew, or restore the file")
+        raise UserError(f"the shard '{path}' is missing or damaged", "prepare the dataset again, or restore the file")
     itemsize, tokens, documents = id_type(vocab_size).itemsize, info.tokens, info.documents
     with path.open("rb") as file:
         header = file.read(HEADER.size)
     whole = path.stat().st_size == HEADER_BYTES + tokens * itemsize + 8 * documents
     if not whole or header != HEADER.pack(MAGIC, itemsize, tokens, documents):
-        raise UserError(f"the shard '{path}' is not what the manifest says", "prepare the dataset anew")
+        raise UserError(f"the shard '{path}' does not match the manifest", "prepare the dataset again")
     ids = (
         np.memmap(path, dtype=f"<u{itemsize}", mode="r", offset=HEADER_BYTES, shape=(tokens,))
         if tokens
@@ -226,5 +226,5 @@ def _open_shard(folder: Path, info: ShardInfo, vocab_size: int) -> tuple[NDArray
     )
     starts = np.fromfile(path, dtype="<u8", offset=HEADER_BYTES + tokens * itemsize, count=documents)
     if tokens and int(ids.max()) >= vocab_size:
-        raise UserError(f"the shard '{path}' holds an id outside the vocabulary", "prepare the dataset anew")
+        raise UserError(f"the shard '{path}' holds an id outside the vocabulary", "prepare the dataset again")
     return ids, starts

@@ -1,7 +1,7 @@
-"""The corpora that have a name: where each comes from, how large it is, under which licence.
+"""Named corpora: origin, size and licence of each.
 
-`python` needs no network: it is the standard library of the Python that runs fledge. The others are addresses that
-sources.py understands, with what must be known to read them.
+`python` needs no network: it is the standard library of the Python that runs fledge. The others are SOURCEs
+(sources.py) with the options to read them.
 """
 
 import sys
@@ -14,12 +14,12 @@ from fledge.core.errors import UserError, nearest
 from fledge.core.files import cache_dir
 from fledge.text.download import ExpectedFile, fetch
 
-Files = Callable[[], Iterator[tuple[str, Callable[[], str]]]]  # names, and how to come by a path
+Files = Callable[[], Iterator[tuple[str, Callable[[], str]]]]  # name, and a function that gives the path
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """`origin` is a SOURCE, unless `files` says how to come by the files."""
+    """A named text. `origin` is a SOURCE, unless `files` lists the files."""
 
     name: str
     about: str
@@ -33,7 +33,7 @@ class Corpus:
     heading: str = ""
 
     def version(self) -> str:
-        """What the text depends on besides the name; part of a prepared dataset's address in the cache."""
+        """Changes with the text; part of the cache key of a prepared dataset."""
         return ".".join(map(str, sys.version_info[:3])) if self.name == "python" else self.origin
 
 
@@ -46,7 +46,7 @@ def find_corpus(name: str) -> Corpus:
     )
 
 
-# Not worth a model's time: tests, generated tables, and what is not the library itself.
+# Left out: tests, generated tables, and what is not the library itself.
 SKIPPED = {
     "test",
     "tests",
@@ -61,7 +61,7 @@ SKIPPED = {
 
 
 def python_library() -> Iterator[tuple[str, Callable[[], str]]]:
-    """The standard library's modules, in a fixed order, and the language reference in pydoc_data/topics.py."""
+    """The modules of the standard library, sorted, with the language reference in pydoc_data/topics.py."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).parts
@@ -74,8 +74,8 @@ SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2d
 
 
 def shakespeare() -> Iterator[tuple[str, Callable[[], str]]]:
-    place = cache_dir() / "downloads" / "shakespeare.txt"
-    yield "shakespeare", lambda: str(fetch(SHAKESPEARE_URL, place, ExpectedFile(sha256=SHAKESPEARE_SHA256)))
+    path = cache_dir() / "downloads" / "shakespeare.txt"
+    yield "shakespeare", lambda: str(fetch(SHAKESPEARE_URL, path, ExpectedFile(sha256=SHAKESPEARE_SHA256)))
 
 
 CORPORA = {
@@ -92,7 +92,7 @@ CORPORA = {
         ),
         Corpus(
             "shakespeare",
-            "tiny Shakespeare: 40,000 lines of his plays",
+            "tiny Shakespeare: 40,000 lines of plays",
             SHAKESPEARE_URL,
             "1.1 MB",
             "public domain",
@@ -111,7 +111,7 @@ CORPORA = {
             "hf://datasets/Salesforce/wikitext/wikitext-103-raw-v1/train-*.parquet",
             "314 MB",
             "CC-BY-SA-3.0",
-            heading=r" = [^=].* = \n$",  # the rows are lines; this is an article's title
+            heading=r" = [^=].* = \n$",  # the rows are lines; this matches the title of an article
         ),
         Corpus(
             "openwebtext-10k",
@@ -122,7 +122,7 @@ CORPORA = {
         ),
         Corpus(
             "openwebtext",
-            "web pages that were recommended on Reddit: the text that GPT-2's was rebuilt as",
+            "web pages recommended on Reddit: an open reproduction of GPT-2's training data",
             "hf://datasets/Skylion007/openwebtext/**/train-*.parquet",
             "24 GB",
             "CC0-1.0",
@@ -150,7 +150,7 @@ CORPORA = {
         ),
         Corpus(
             "fineweb-edu",
-            "web pages that teach something: ten billion tokens of FineWeb-Edu",
+            "educational web pages: ten billion tokens of FineWeb-Edu",
             "hf://datasets/HuggingFaceFW/fineweb-edu/sample/10BT/*.parquet",
             "28 GB",
             "ODC-By-1.0",

@@ -43,7 +43,7 @@ def add_arguments(parser: Parser) -> None:
     compare.show_examples("fledge tokenizer report book.json other-book.txt")
     for each in (train, compare):
         each.add_argument("--gpt2", type=Path, metavar="DIR", help="folder of GPT-2's vocab.bpe and encoder.json")
-        each.add_argument("--field", default="text", metavar="NAME", help="jsonl, parquet: field of the text (text)")
+        each.add_argument("--field", default="text", metavar="NAME", help="jsonl, parquet, csv: the text field (text)")
     for each in (train, show, compare):
         add_common_arguments(each, subcommand=True)
 
