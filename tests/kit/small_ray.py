@@ -1,4 +1,4 @@
-"""A real Ray of two workers, which this process has joined."""
+"""A real, small Ray cluster: one node with two cores, to which this process is connected."""
 
 import contextlib
 import os
@@ -11,22 +11,22 @@ from pathlib import Path
 
 import pytest
 
-TOKEN = secrets.token_hex(32)  # a process that has shown one to a Ray shows it to all that follow
+TOKEN = secrets.token_hex(32)  # a process uses its first token for every later cluster, too
 
 
 @contextlib.contextmanager
 def small_ray() -> Iterator[str]:
-    """Its address, for the time of the block. Whoever lacks Ray is skipped."""
+    """Start it, and yield its address. Tests are skipped where Ray is not installed."""
     ray, filelock = pytest.importorskip("ray"), pytest.importorskip("filelock")
     lock = filelock.FileLock(Path(tempfile.gettempdir()) / "fledge-tests-ray.lock")
     at_sigterm = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch, short_folder() as folder:
-        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # workers find what we find
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # for the workers
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_AUTH_TOKEN", TOKEN)  # else Ray would write one into a home
-        patch.setenv("RAY_AUTH_MODE", "token")  # to be as it was, later; Ray itself sets it now
+        patch.setenv("RAY_AUTH_TOKEN", TOKEN)  # else Ray would write one into the home folder
+        patch.setenv("RAY_AUTH_MODE", "token")  # restored at the end; Ray sets it itself
         patch.delenv("RAY_AUTH_MODE")
-        with lock:  # two that start at the same time may choose the same port
+        with lock:  # two clusters that start at the same time may choose the same port
             session = ray.init(
                 "local",
                 num_cpus=2,
@@ -42,5 +42,5 @@ def small_ray() -> Iterator[str]:
 
 
 def short_folder() -> "tempfile.TemporaryDirectory[str]":
-    """Ray keeps sockets in it, and their names have little room."""
+    """Ray keeps its sockets there, and the length of a socket's path is limited."""
     return tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
