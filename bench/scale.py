@@ -228,7 +228,7 @@ def memory_table() -> str:
         strategy = DDP if size == 1 else FSDP
         plan, lean = largest_plan(name, strategy, size), largest_plan(name, LEAN, size)
         totals = [f"{short(sum(p.memory().values()) / G)}{'' if p.fits() else ': too much'}" for p in (plan, lean)]
-        cells = [str(plan.micro_batch), *(short(held / G) for held in plan.memory().values()), f"**{totals[0]}**"]
+        cells = [str(plan.micro_batch), *(short(part / G) for part in plan.memory().values()), f"**{totals[0]}**"]
         last = f"{totals[1]} ({lean.micro_batch})" if strategy == FSDP else ""
         rows.append([f"{name} {strategy} {size:,}", *cells, last])
     columns = " | ".join(plan.memory())
@@ -267,4 +267,4 @@ def save_table() -> str:
 TABLES = (assumption_table, model_table, memory_table, step_table, save_table)
 
 if __name__ == "__main__":
-    print("\n\n".join(made() for made in TABLES))
+    print("\n\n".join(make() for make in TABLES))

@@ -47,16 +47,16 @@ def main() -> None:
 def training(library: str, rounds: int) -> None:
     texts = distinct_copies(library, 40_000_000)
     size = sum(len(text.encode()) for text in texts) / 1e6
-    made: dict[str, BpeTokenizer | HFTokenizer] = {}
+    trained: dict[str, BpeTokenizer | HFTokenizer] = {}
 
     def ours() -> None:
-        made["from scratch"] = BpeTokenizer.train(texts, VOCABULARY, END)
+        trained["from scratch"] = BpeTokenizer.train(texts, VOCABULARY, END)
 
     def peer() -> None:
-        made["tokenizers"] = HFTokenizer.train(texts, VOCABULARY, END)
+        trained["tokenizers"] = HFTokenizer.train(texts, VOCABULARY, END)
 
     compare(f"train {VOCABULARY:,} tokens on {size:.0f} MB from scratch, vs tokenizers", ours, peer, rounds)
-    identical = made["from scratch"].to_json() == made["tokenizers"].to_json()
+    identical = trained["from scratch"].to_json() == trained["tokenizers"].to_json()
     print(f"  identical merges: {identical}", flush=True)
 
 
@@ -89,9 +89,9 @@ def identity(folder: Path, texts: dict[str, str], strings: int) -> None:
         "reference": fast._reference_ids,
         "from scratch": lambda text: slow.encode(text).tolist(),
     }
-    for name, held in sets.items():
-        expected = [theirs(text) for text in held]
-        wrong = {kind: sum(map(differ, map(encode, held), expected)) for kind, encode in encoders.items()}
+    for name, sample in sets.items():
+        expected = [theirs(text) for text in sample]
+        wrong = {kind: sum(map(differ, map(encode, sample), expected)) for kind, encode in encoders.items()}
         print(f"  texts with ids other than tiktoken's, {name}: {wrong}", flush=True)
 
 

@@ -1,6 +1,6 @@
 """What a forecast needs to know of a text: its number of tokens, their mean length in bytes, and the vocabulary size.
 
-Counted where the dataset exists or is made in a moment; otherwise estimated. Nothing is downloaded.
+Counted if the dataset exists, or if its text is small and local; otherwise estimated. Nothing is downloaded.
 """
 
 import math

@@ -85,7 +85,9 @@ def measure_costs(settings: Settings, machine: Machine, folder: Path) -> Costs:
     # With one micro-batch in a step the two parts cannot be told apart, and need not be.
     micro_batch = min(one, max(one / 2, two - one)) if train.batch > rows else one
     width = machine.torch_dtype.itemsize
-    wanted, held = (flops.activation_bytes(model, n, width, **activations_kept(settings)) for n in (planned, rows))
+    planned_bytes, probed_bytes = (
+        flops.activation_bytes(model, n, width, **activations_kept(settings)) for n in (planned, rows)
+    )
     per_eval_token = eval_token_seconds(step, noise, machine)
     per_sampled_token = sampled_token_seconds(step, settings, machine)
     per_checkpoint = checkpoint_seconds(step, folder)
@@ -96,7 +98,7 @@ def measure_costs(settings: Settings, machine: Machine, folder: Path) -> Costs:
         per_eval_token=per_eval_token,
         per_sampled_token=per_sampled_token,
         per_checkpoint=per_checkpoint,
-        peak_memory=machines.peak_memory(machine.device) + wanted - held,
+        peak_memory=machines.peak_memory(machine.device) + planned_bytes - probed_bytes,
     )
 
 
@@ -139,13 +141,13 @@ def eval_token_seconds(step: TrainStep, noise: Split, machine: Machine) -> float
 
 
 def sampled_token_seconds(step: TrainStep, settings: Settings, machine: Machine) -> float:
-    row, wanted = sampling_strategies(settings.track.temperature), settings.track.sample_tokens
-    begun, written = time.perf_counter(), 0
-    for _ in generate(step.model, torch.zeros(1, 1, dtype=torch.long), row, machine, wanted, 0):
-        written += 1
+    row, tokens = sampling_strategies(settings.track.temperature), settings.track.sample_tokens
+    begun, sampled = time.perf_counter(), 0
+    for _ in generate(step.model, torch.zeros(1, 1, dtype=torch.long), row, machine, tokens, 0):
+        sampled += 1
         if time.perf_counter() - begun > SAMPLE_SECONDS:
             break
-    return (time.perf_counter() - begun) / max(1, written)
+    return (time.perf_counter() - begun) / max(1, sampled)
 
 
 def checkpoint_seconds(step: TrainStep, folder: Path) -> float:

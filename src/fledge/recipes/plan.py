@@ -43,13 +43,20 @@ class BacktestResult:
 
 
 def plan(
-    preset: str, overrides: Layer, runs: Path, *, budget: float | None = None, price: float | None = None
+    preset: str,
+    overrides: Layer | None = None,
+    runs: Path = Path("runs"),
+    *,
+    budget: float | None = None,
+    price: float | None = None,
 ) -> PlanResult:
     """Forecast the training of a preset or FILE.toml on this machine.
 
+    overrides: settings that replace those of the preset: section → key → value.
     budget: seconds; size, batch and steps are then chosen so that the expected loss is lowest.
     price: of one hour of this machine.
     """
+    overrides = overrides or {}
     if price is not None and not 0 <= price < math.inf:
         raise UserError(f"--price cannot be {price:g}", "it is the price of an hour of this machine, such as 2.5")
     if budget is not None and {"steps", "epochs"} & set(overrides.get("train", {})):
@@ -72,7 +79,7 @@ def plan(
     return PlanResult(preset, settings, forecast, cost, train_command(preset, merge(chosen, overrides)))
 
 
-def backtest(name: str, runs: Path) -> BacktestResult:
+def backtest(name: str, runs: Path = Path("runs")) -> BacktestResult:
     """Compare today's forecast for a finished run with what it measured. The run itself is left out of the loss fit."""
     run = open_run(name, runs)
     if "imported" in run.metadata():

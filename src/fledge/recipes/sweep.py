@@ -1,7 +1,9 @@
 """Search for the best settings: many trainings with different settings, each chosen by the results so far.
 
-RUNS/NAME/sweep.journal                   the settings and the result of every trial (sweep/study.py)
-          trial-0007.toml, .log, /        its settings, its output, its run folder
+    RUNS/NAME/sweep.journal                   the settings and the result of every trial (sweep/study.py)
+              trial-0007.toml, .log, /        its settings, its output, its run folder
+
+Each event is recorded at once, so the same command continues a sweep that was interrupted or killed.
 """
 
 import contextlib
@@ -48,7 +50,7 @@ class SweepResult:
 
 def sweep(
     file: str,
-    runs: Path,
+    runs: Path = Path("runs"),
     *,
     name: str | None = None,
     trials: int | None = None,

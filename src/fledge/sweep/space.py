@@ -115,8 +115,8 @@ def flat_names(section: Mapping[str, Any]) -> dict[str, Any]:
     """{"optim.lr": …}; `optim.lr = …` without quotation marks is a table in TOML, and means the same."""
     values: dict[str, Any] = {}
     for key, value in section.items():
-        nested = isinstance(value, dict) and "." not in key
-        values |= {f"{key}.{inner}": held for inner, held in value.items()} if nested else {key: value}
+        is_table = isinstance(value, dict) and "." not in key
+        values |= {f"{key}.{inner}": nested for inner, nested in value.items()} if is_table else {key: value}
     return values
 
 
