@@ -3,11 +3,13 @@
 import json
 import math
 import shutil
+from dataclasses import asdict
 
 import pytest
 import torch
 
 from fledge.datasets.shards import open_dataset
+from fledge.recipes.evaluate import evaluate
 from fledge.runs.run_folder import open_run
 
 
@@ -89,3 +91,10 @@ def test_missing_dataset_is_refused(home, capsys: pytest.CaptureFixture[str]) ->
     capsys.readouterr()
     assert home.do("eval", "bird") == 2
     assert "not a prepared dataset" in capsys.readouterr().err
+
+
+def test_recipe_equals_the_command_and_prints_nothing(trained, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    result = evaluate("bird", runs=trained.runs)
+    assert capsys.readouterr() == ("", "")
+    assert {"run": "bird", "step": 40, **asdict(result.loss), "dtype": result.dtype} == json_of(trained, capsys, "bird")

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from fledge.recipes.generate import generate_text
+
 
 def generated(home, capsys: pytest.CaptureFixture[str], *words: str) -> str:  # type: ignore[no-untyped-def]
     capsys.readouterr()
@@ -116,3 +118,14 @@ def test_damaged_checkpoint_falls_back_with_a_warning(own, capsys: pytest.Captur
     captured = capsys.readouterr()
     assert json.loads(captured.out)["step"] == 20
     assert "step-00000040" in captured.err
+
+
+def test_recipe_gives_an_iterator_and_prints_nothing(trained, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    result = generate_text("bird@20", "the", runs=trained.runs, tokens=8)
+    assert (result.run, result.step, result.prompt) == ("bird", 20, "the")
+    first = next(result.pieces)
+    text = first + "".join(result.pieces)
+    assert capsys.readouterr() == ("", "")
+    assert trained.do("generate", "bird@20", "--prompt", "the", "--tokens", "8") == 0
+    assert capsys.readouterr().out == f"the{text}\n"

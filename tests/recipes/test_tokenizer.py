@@ -12,6 +12,7 @@ from fledge.cli.main import main
 from fledge.cli.output import token_text
 from fledge.datasets.cache import build_local
 from fledge.datasets.spec import build_spec
+from fledge.recipes.tokenizer import tokenize, train_tokenizer
 from fledge.tokenizers import gpt2
 from fledge.tokenizers.base import load_tokenizer
 from fledge.tokenizers.config import TokenizerConfig
@@ -165,3 +166,12 @@ def test_field_of_the_text_can_be_named(working_folder: Path, capsys: pytest.Cap
     json_of(capsys, *argv, "t.json", "--field", "body")
     result = json_of(capsys, "tokenizer", "report", "t.json", "duck.jsonl", "--field", "body")
     assert result["tokenizers"]["t.json"]["bytes"] == len(TEXT)
+
+
+def test_recipes_return_results_and_print_nothing(working_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = train_tokenizer(["duck.txt"], Path("t.json"), TokenizerConfig(vocab_size=290))
+    assert (trained.file, trained.kind, trained.vocab_size) == ("t.json", "bpe", 290)
+    split = tokenize(Path("t.json"), "a duck")
+    assert "".join(split.tokens).encode() == b"".join(split.token_bytes) == b"a duck"
+    assert len(split.ids) == len(split.tokens)
+    assert capsys.readouterr() == ("", "")
