@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
+from importlib.util import find_spec
 from typing import Any, TextIO, TypeVar
 
 T = TypeVar("T")
@@ -34,13 +35,14 @@ def byte_progress(label: str, total: int | None, done: int = 0) -> Iterator[Call
 
 
 def terminal_console(stream: TextIO | None = None) -> Any:
-    """A rich console on `stream` (stderr if None), or None without rich or where the stream is not a terminal."""
+    """A rich console on `stream` (stderr if None); None where it cannot redraw: neither a terminal nor a notebook."""
     try:
         from rich.console import Console
     except ImportError:
         return None
     console = Console(file=stream or sys.stderr)
-    return console if console.is_terminal else None
+    in_notebook = console.is_jupyter and find_spec("ipywidgets")
+    return console if console.is_terminal or in_notebook else None
 
 
 def notice(text: str) -> None:

@@ -24,10 +24,10 @@ class EvaluateResult:
 
 
 def evaluate(
-    run: str,
+    run: str | LoadedCheckpoint,
     split: str = "val",
     *,
-    runs: Path,
+    runs: Path = Path("runs"),
     data: str | None = None,
     device: str = "auto",
     world: World = SINGLE_PROCESS,
@@ -37,7 +37,7 @@ def evaluate(
     In the dtype of the training, where the hardware has it: the result is then the one that training logged.
     """
     chosen = machines.choose_device(device).value
-    loaded = open_run(run, runs, default="best").load()
+    loaded = open_run(run, runs, default="best").load() if isinstance(run, str) else run
     settings = validated(loaded.run.config())
     dataset = open_eval_dataset(loaded, data or settings.data.path, world)
     dtype = settings.train.dtype if machines.has_bf16_units(chosen) else "float32"

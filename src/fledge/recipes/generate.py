@@ -8,7 +8,7 @@ from fledge.core import device as machines
 from fledge.core.errors import UserError
 from fledge.inference.generate import stream_text
 from fledge.inference.sampler import sampling_strategies
-from fledge.runs.run_folder import open_run
+from fledge.runs.run_folder import LoadedCheckpoint, open_run
 from fledge.settings.pipeline import validated
 
 
@@ -21,10 +21,10 @@ class GeneratedText:
 
 
 def generate_text(
-    run: str,
+    run: str | LoadedCheckpoint,
     prompt: str | None = None,
     *,
-    runs: Path,
+    runs: Path = Path("runs"),
     tokens: int = 300,
     temperature: float = 0.8,
     top_k: int | None = None,
@@ -32,7 +32,7 @@ def generate_text(
     seed: int = 0,
     device: str = "auto",
 ) -> GeneratedText:
-    """Generate up to `tokens` tokens after `prompt`; None: the prompt of the run's samples.
+    """Generate up to `tokens` tokens after `prompt`; None: the prompt of the run's samples. `run`: a name, or loaded.
 
     In float32: a single sequence is limited by memory bandwidth, and the same seed gives the same text on all devices.
     """
@@ -42,8 +42,8 @@ def generate_text(
         raise UserError(f"--seed cannot be {seed}", "it must be a whole number from 0 to 2^63 - 1")
     strategies = sampling_strategies(temperature, top_k, top_p)
     machine = machines.choose_machine(device, "float32")
-    loaded = open_run(run, runs, default="best").load(machine.device)
+    loaded = open_run(run, runs, default="best").load(machine.device) if isinstance(run, str) else run
     if prompt is None:
         prompt = validated(loaded.run.config()).track.prompt or ""
-    pieces = stream_text(loaded.model, loaded.tokenizer, prompt, strategies, machine, tokens, seed)
+    pieces = stream_text(loaded.model.to(machine.device), loaded.tokenizer, prompt, strategies, machine, tokens, seed)
     return GeneratedText(loaded.run.name, loaded.checkpoint.step, prompt, pieces)

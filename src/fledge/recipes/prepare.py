@@ -84,10 +84,12 @@ def prepare(
 
 def choose_tokenizer(config: TokenizerConfig, name: str | None) -> TokenizerConfig:
     """`name` is a kind of tokenizer or a file; it replaces that of `config`."""
-    if name is None:
-        return config
+    return config if name is None else replace(config, **tokenizer_settings(name))  # type: ignore[arg-type]
+
+
+def tokenizer_settings(name: str) -> dict[str, str]:
     kinds = get_args(get_type_hints(TokenizerConfig)["kind"])
-    return replace(config, kind=name) if name in kinds else replace(config, file=name)  # type: ignore[arg-type]
+    return {"kind" if name in kinds else "file": name}
 
 
 def open_engine(

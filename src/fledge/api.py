@@ -1,0 +1,286 @@
+"""fledge from Python, made for notebooks.
+
+    import fledge
+
+    run = fledge.train("demo", data="my-notes/", train={"steps": 500})
+    run.generate("def ")
+    run.evaluate()
+    run.metrics()
+    run.plot()
+    run = fledge.load("demo@best")
+    fledge.list_runs()
+
+Settings are nested dictionaries with the keys of a preset file: `model={"n_layer": 4}`. Nothing is printed, unless
+`verbose=True` asks for progress; warnings become Python warnings. A wrong argument raises `UserError` with a hint.
+"""
+
+import base64
+import contextlib
+import html
+import io
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fledge.core.config import Layer
+from fledge.core.distributed import init_distributed
+from fledge.core.errors import Interrupted, UserError
+from fledge.datasets.shards import MANIFEST
+from fledge.evaluation.loss import LossResult
+from fledge.model.gpt import GPT
+from fledge.recipes import evaluate as evaluate_recipe
+from fledge.recipes import generate as generate_recipe
+from fledge.recipes import prepare as prepare_recipe
+from fledge.recipes import resume as resume_recipe
+from fledge.recipes import train as train_recipe
+from fledge.recipes.prepare import PrepareResult, tokenizer_settings
+from fledge.recipes.runs import RunSummary, summarize_run, summarize_runs
+from fledge.runs.run_folder import LoadedCheckpoint, RunFolder, open_run
+from fledge.tokenizers.base import Tokenizer
+from fledge.tracking.sinks.csv import STEP, MetricsTable, read_metrics
+
+WARNING = "warning: "
+ROWS = 12  # of a table in a notebook
+Text = str | Path
+
+
+def prepare(
+    sources: Text | Sequence[Text],
+    out: Text,
+    *,
+    tokenizer: Text | Mapping[str, Any] | None = None,
+    workers: int | None = None,
+    verbose: bool = False,
+    **settings: Mapping[str, Any],
+) -> PrepareResult:
+    """Build a dataset of tokens from files, folders, globs, named corpora or URLs.
+
+    tokenizer: "bpe", "char", "gpt2", a tokenizer.json, or settings of [tokenizer]. settings: `data={"val": 0.1}`.
+
+    >>> fledge.prepare("my-notes/", "data/notes", tokenizer="char")
+    """
+    names = [str(sources)] if isinstance(sources, str | Path) else [str(each) for each in sources]
+    layer = settings if tokenizer is None else {**settings, "tokenizer": _tokenizer_settings(tokenizer)}
+    with _session(verbose):
+        return prepare_recipe.prepare(names, str(out), layer, workers=workers)
+
+
+def train(
+    preset: Text | None = None,
+    *,
+    data: Text | Mapping[str, Any] | None = None,
+    tokenizer: Text | Mapping[str, Any] | None = None,
+    name: str | None = None,
+    init: str | None = None,
+    runs: Text = "runs",
+    verbose: bool = False,
+    **settings: Mapping[str, Any],
+) -> "LoadedRun":
+    """Train a new run, from a preset or a TOML file, or from the weights of the run `init`.
+
+    data: a text (file, folder, named corpus, URL), a prepared dataset, or settings of [data].
+    tokenizer: "bpe", "char", "gpt2", a tokenizer.json, or settings of [tokenizer].
+    name: of the run; None: the preset's, numbered.
+
+    >>> run = fledge.train("demo", data="my-notes/", model={"n_layer": 4}, train={"steps": 500})
+    """
+    layer: dict[str, Mapping[str, Any]] = dict(settings)
+    if data is not None:
+        layer["data"] = _data_settings(data)
+    if tokenizer is not None:
+        layer["tokenizer"] = _tokenizer_settings(tokenizer)
+    source = None if preset is None else str(preset)
+    with _session(verbose), init_distributed() as world:
+        result = train_recipe.train(source, layer, Path(runs), name=name, init=init, world=world)
+    return load(result.folder)
+
+
+def resume(
+    reference: Text,
+    *,
+    runs: Text = "runs",
+    allow_changes: bool = False,
+    verbose: bool = False,
+    **settings: Mapping[str, Any],
+) -> "LoadedRun":
+    """Continue an interrupted run, or train a finished one for longer.
+
+    >>> run = fledge.resume("demo", train={"steps": 4000}, allow_changes=True)
+    """
+    with _session(verbose), init_distributed() as world:
+        result = resume_recipe.resume(str(reference), settings, Path(runs), allow_changes=allow_changes, world=world)
+    return load(result.folder)
+
+
+def load(reference: Text | None = None, *, runs: Text = "runs") -> "LoadedRun":
+    """Open a run: "demo", "demo@best", "demo@1000", a path, or None for the latest run.
+
+    Without an @ the best checkpoint is meant. The model is loaded when it is first needed.
+    """
+    with _session(verbose=False):
+        return LoadedRun(open_run(None if reference is None else str(reference), Path(runs), default="best"))
+
+
+def list_runs(runs: Text = "runs") -> "RunList":
+    """A summary of every run in the folder, oldest first."""
+    with _session(verbose=False):
+        return RunList(summarize_runs(Path(runs)))
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run with its model, its metrics and its files; `fledge.train` and `fledge.load` return it."""
+
+    run: RunFolder
+
+    @property
+    def name(self) -> str:
+        return self.run.name
+
+    @property
+    def folder(self) -> Path:
+        return self.run.folder
+
+    @property
+    def settings(self) -> Layer:
+        """The complete settings: section → key → value."""
+        return self.run.config()
+
+    @property
+    def step(self) -> int:
+        """The step of the loaded checkpoint."""
+        return self._loaded.checkpoint.step
+
+    @property
+    def model(self) -> GPT:
+        """The PyTorch module, in evaluation mode."""
+        return self._loaded.model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._loaded.tokenizer
+
+    @cached_property
+    def _loaded(self) -> LoadedCheckpoint:
+        with _session(verbose=False):
+            return self.run.load()
+
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        tokens: int = 300,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        device: str = "auto",
+    ) -> str:
+        """The prompt and up to `tokens` tokens after it; None: the prompt of the run's samples.
+
+        temperature: 0 is greedy. top_k, top_p: sample from the k most likely tokens only, or those up to probability p.
+        """
+        sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+        return "".join(self.stream(prompt, tokens=tokens, device=device, **sampling))
+
+    def stream(self, prompt: str | None = None, **options: Any) -> Iterator[str]:
+        """`generate`, with the same options, piece by piece as the text is generated; the prompt comes first."""
+        with _session(verbose=False):
+            generated = generate_recipe.generate_text(self._loaded, prompt, **options)
+        yield generated.prompt
+        yield from generated.pieces
+
+    def evaluate(
+        self, split: str = "val", *, data: Text | None = None, device: str = "auto", verbose: bool = False
+    ) -> LossResult:
+        """Loss, perplexity, bits per byte and accuracy on a whole split of the run's dataset, or of `data`."""
+        with _session(verbose):
+            path = None if data is None else str(data)
+            return evaluate_recipe.evaluate(self._loaded, split, data=path, device=device).loss
+
+    def metrics(self) -> "Metrics":
+        """What was logged: name → one value a row, NaN where there is none. `pandas.DataFrame` takes it as it is."""
+        return Metrics(read_metrics(self.folder))
+
+    def plot(self, out: Text | None = None) -> "Figures":
+        """Draw the metrics as PNG files in `out`; None: in plots/ of the run."""
+        from fledge.recipes.plot import plot  # matplotlib takes a second to import
+
+        with _session(verbose=False):
+            result = plot([str(self.folder)], self.folder.parent, None if out is None else Path(out))
+        return Figures(result.figures)
+
+    def _repr_html_(self) -> str:
+        return _summary_table([summarize_run(self.run)])
+
+
+class Metrics(MetricsTable):
+    """The metrics of a run, shown as a table of its last rows."""
+
+    def _repr_html_(self) -> str:
+        names = [STEP, *(name for name in self if name != STEP)]
+        rows = zip(*(self[name][-ROWS:] for name in names), strict=True)
+        return _html_table(names, ([_cell(value) for value in row] for row in rows))
+
+
+class RunList(list[RunSummary]):
+    """Summaries of runs, shown as a table."""
+
+    def _repr_html_(self) -> str:
+        return _summary_table(self)
+
+
+class Figures(list[Path]):
+    """PNG files; the last one, which holds all curves, is shown."""
+
+    def _repr_html_(self) -> str:
+        picture = base64.b64encode(self[-1].read_bytes()).decode()
+        return f'<img src="data:image/png;base64,{picture}" alt="{html.escape(self[-1].name)}">'
+
+
+def _data_settings(data: Text | Mapping[str, Any]) -> Mapping[str, Any]:
+    if isinstance(data, Mapping):
+        return data
+    return {"path" if (Path(data) / MANIFEST).exists() else "corpus": str(data)}
+
+
+def _tokenizer_settings(tokenizer: Text | Mapping[str, Any]) -> Mapping[str, Any]:
+    return tokenizer if isinstance(tokenizer, Mapping) else tokenizer_settings(str(tokenizer))
+
+
+@contextlib.contextmanager
+def _session(verbose: bool) -> Iterator[None]:
+    """Without `verbose`, keep stderr quiet: its warnings become Python warnings. Errors show their hints."""
+    output = io.StringIO()
+    try:
+        with contextlib.nullcontext() if verbose else contextlib.redirect_stderr(output):
+            yield
+    except UserError as error:
+        error.add_note(f"hint: {error.hint}")
+        raise
+    except Interrupted as stop:
+        stop.add_note(f"everything is saved; continue with fledge.resume, or: {stop.resume_with}")
+        raise
+    for line in output.getvalue().splitlines():
+        if line.startswith(WARNING):
+            warnings.warn(line.removeprefix(WARNING), stacklevel=4)  # of the caller of the API
+
+
+def _summary_table(runs: Iterable[RunSummary]) -> str:
+    names = ["run", "parameters", "step", "steps", "best_val_loss", "started"]
+    return _html_table(names, ([_cell(getattr(run, name)) for name in names] for run in runs))
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.5g}" if value == value else ""
+    return f"{value:,}" if isinstance(value, int) else "" if value is None else str(value)
+
+
+def _html_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
