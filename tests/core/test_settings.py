@@ -225,7 +225,7 @@ def test_a_file_that_is_no_toml_is_refused_by_name(tmp_path: Path, content: byte
 def test_a_key_outside_every_section_is_refused_by_name(tmp_path: Path) -> None:
     file = tmp_path / "flat.toml"
     file.write_text("rooms = 3\n")
-    with pytest.raises(UserError, match="'rooms' stands outside any section"):
+    with pytest.raises(UserError, match="'rooms' is outside of any section"):
         read_toml(file)
 
 

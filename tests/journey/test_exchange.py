@@ -199,7 +199,7 @@ def test_invalid_commands_are_refused_and_leave_nothing(home, foreign: Path, cap
         ("import", str(foreign), "--tokenizer", str(home.folder / "absent.json")): "absent.json",
         ("import", str(foreign), "--tokenizer", str(bird / "tokenizer.json"), "--characters", "x"): "one of them",
         ("export", "there", "--to", "hf", "--out", str(home.folder / "full")): "already exists",
-        ("import", str(foreign), "--out", str(home.folder / "notes.txt" / "run")): "stands there already",
+        ("import", str(foreign), "--out", str(home.folder / "notes.txt" / "run")): "already exists",
         ("export", "there", "--to", "hf", "--dtype", "f16", "--out", out): "gguf",
         ("export", "there", "--to", "onnx", "--out", out): "onnx",
         ("export", "absent", "--to", "hf", "--out", out): "absent",

@@ -1,6 +1,6 @@
-"""How much memory a container, a job or a service may take: Linux's control groups, of the second and the first kind.
+"""Memory limits and usable cores of a container, job or service: Linux control groups, v2 and v1.
 
-Groups lie inside each other, and the tightest holds. Elsewhere, and where nobody has set a limit, there is none.
+Groups are nested, and the tightest limit holds. On other systems, and without a limit, the list is empty.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ def usable_cores() -> int:
 @dataclass(frozen=True)
 class Limit:
     total: int
-    used: int  # what the system could take back at once, such as files it has read, left out
+    used: int  # without what the kernel can reclaim at once, such as cached files
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Where a kind of group keeps its files, and what they are called."""
+    """A version of cgroups: its folder and the names of its files."""
 
     folder: str
     total: str
@@ -40,13 +40,13 @@ KINDS = {
 
 
 def limits(root: Path = ROOT) -> list[Limit]:
-    """Of this process, from its own group to the outermost that can be seen from here."""
+    """The limits of this process, from its own group to the outermost visible one."""
     return [limit for kind, group in _groups(root) for folder in _outwards(root / kind.folder, group)
             for limit in _read(folder, kind)]  # fmt: skip
 
 
 def _groups(root: Path) -> Iterator[tuple[Kind, str]]:
-    """'0::/service' is a group of the second kind, '7:cpu,memory:/service' one of the first."""
+    """'0::/service' is a v2 group, '7:cpu,memory:/service' a v1 group."""
     with contextlib.suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             _, controllers, group = line.split(":", 2)
@@ -56,13 +56,13 @@ def _groups(root: Path) -> Iterator[tuple[Kind, str]]:
 
 
 def _outwards(top: Path, group: str) -> Iterator[Path]:
-    """Inside a container the outer names may not exist; its own group then is the top."""
+    """From the group up to the top. Inside a container the outer names may not exist."""
     inner = PurePosixPath(group.strip("/"))
     yield from (top / part for part in (inner, *inner.parents) if ".." not in part.parts)
 
 
 def _read(folder: Path, kind: Kind) -> Iterator[Limit]:
-    with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
+    with contextlib.suppress(OSError, ValueError):  # "max" is not a number: no limit
         total, used = (int((folder / name).read_text()) for name in (kind.total, kind.used))
         rows = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
         yield Limit(total, max(0, used - int(rows.get(kind.reclaimable, 0))))

@@ -1,9 +1,9 @@
-"""Settings: layers of plain dictionaries, folded into frozen dataclasses.
+"""Settings: layers of plain dictionaries, merged into frozen dataclasses.
 
     defaults  <  preset  <  file  <  --section.key value
 
-A config dataclass lives beside the code that reads it and checks itself in `__post_init__`. Here is only
-the folding: TOML in, TOML out, types checked, unknown keys refused with the nearest known one.
+A config dataclass stands beside the code that reads it and validates itself in `__post_init__`. This module merges
+layers, casts values to their types, refuses unknown keys with the nearest known one, and reads and writes TOML.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from fledge.core.errors import UserError, nearest
 
 Layer = Mapping[str, Mapping[str, Any]]  # section → key → value
 T = TypeVar("T")
-MOST = 2**31
+MAX_COUNT = 2**31
 WORDS = {"true": True, "false": False, "null": None}
 
 
@@ -28,22 +28,22 @@ def setting(default: Any, help: str) -> Any:
     return dataclasses.field(default=default, metadata={"help": help})
 
 
-def refuse_odd_counts(config: Any, section: str, names: Iterable[str]) -> None:
-    """These settings count things: whole numbers from 1 up, and not beyond what any machine holds."""
+def check_counts(config: Any, section: str, names: Iterable[str]) -> None:
+    """Refuse counts that are not whole numbers from 1 to MAX_COUNT."""
     for name in names:
         value = getattr(config, name)
-        if value is not None and not 1 <= value <= MOST:
-            raise UserError(f"{section}.{name} cannot be {value}", "it takes a whole number from 1 up")
+        if value is not None and not 1 <= value <= MAX_COUNT:
+            raise UserError(f"{section}.{name} cannot be {value}", "it must be a whole number of at least 1")
 
 
-def divisors(whole: int, most: int | None = None) -> list[int]:
-    """What divides `whole`, up to `most`."""
-    return [n for n in range(1, min(whole, whole if most is None else most) + 1) if whole % n == 0]
+def divisors(number: int, at_most: int | None = None) -> list[int]:
+    """The divisors of `number`, up to `at_most`."""
+    return [n for n in range(1, min(number, number if at_most is None else at_most) + 1) if number % n == 0]
 
 
-def listed_divisors(whole: int) -> str:
-    """The same for a hint; of a very large number only the small ones."""
-    return ", ".join(map(str, divisors(whole, most=4096)))
+def listed_divisors(number: int) -> str:
+    """The divisors as text for a hint; of a very large number only the small ones."""
+    return ", ".join(map(str, divisors(number, at_most=4096)))
 
 
 def read_toml(path: Path) -> dict[str, dict[str, Any]]:
@@ -52,10 +52,10 @@ def read_toml(path: Path) -> dict[str, dict[str, Any]]:
     except FileNotFoundError:
         raise UserError(f"no such file: '{path}'", "check the path, or run 'fledge presets'") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"'{path}' is not valid TOML: {error}", "mend that line; see https://toml.io") from None
+        raise UserError(f"'{path}' is not valid TOML: {error}", "fix that line; see https://toml.io") from None
     for section, keys in content.items():
         if not isinstance(keys, dict):
-            raise UserError(f"'{path}': '{section}' stands outside any section", "put it under [model], [train], …")
+            raise UserError(f"'{path}': '{section}' is outside of any section", "put it under [model], [train], …")
     return content
 
 
@@ -87,14 +87,14 @@ def merge(*layers: Layer) -> dict[str, dict[str, Any]]:
 
 
 def build(kind: type[T], layer: Layer) -> T:
-    """`layer` as an instance of `kind`, a frozen dataclass whose fields are section dataclasses."""
+    """A layer → an instance of `kind`, a frozen dataclass whose fields are section dataclasses."""
     sections: dict[str, Any] = get_type_hints(kind)
     refuse_unknown(kind, layer)
     return kind(**{name: _build_section(name, cls, layer.get(name, {})) for name, cls in sections.items()})
 
 
 def refuse_unknown(kind: type[Any], layer: Layer, also: Iterable[str] = ()) -> None:
-    """A setting that is none, named beside the nearest that is one; from `also` settings are made later."""
+    """Refuse unknown settings and name the nearest known one. `also`: names that a later stage handles."""
     sections: dict[str, Any] = get_type_hints(kind)
     every = [f"{s}.{f.name}" for s, cls in sections.items() for f in dataclasses.fields(cls)] + [*also]
     for section, keys in layer.items():
@@ -117,7 +117,7 @@ def _build_section(section: str, cls: type[Any], values: Mapping[str, Any]) -> A
 
 
 def cast(name: str, kind: Any, value: Any) -> Any:
-    """`value` as the type of its setting: `"3e-4"` from a command line becomes a number."""
+    """Convert `value` to the type of its setting: `"3e-4"` from the command line becomes a number."""
     arms = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
     for arm in arms:
         with contextlib.suppress(ValueError, TypeError):
@@ -126,7 +126,7 @@ def cast(name: str, kind: Any, value: Any) -> Any:
 
 
 def _cast(kind: Any, value: Any) -> Any:
-    """ValueError or TypeError where `value` is not of this kind."""
+    """Convert, or raise ValueError or TypeError."""
     if get_origin(kind) is Literal:
         return get_args(kind)[get_args(kind).index(value)]
     if get_origin(kind) is tuple:
@@ -148,7 +148,7 @@ def _cast(kind: Any, value: Any) -> Any:
 
 
 def _words(kind: Any) -> str:
-    """A type as a person would say it."""
+    """A type in plain words, for an error message."""
     plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "nothing"}
     if kind in plain:
         return plain[kind]
@@ -167,7 +167,7 @@ def known_keys(kind: type[Any]) -> Iterable[tuple[str, dataclasses.Field[Any]]]:
 
 
 def to_layer(config: Any) -> dict[str, dict[str, Any]]:
-    """A config back as a layer; what is unset (None) is left out, as TOML has no word for it."""
+    """A config → a layer. Unset values (None) are left out, as TOML has no null."""
     return {
         section: {key: value for key, value in keys.items() if value is not None}
         for section, keys in dataclasses.asdict(config).items()
@@ -175,7 +175,7 @@ def to_layer(config: Any) -> dict[str, dict[str, Any]]:
 
 
 def to_toml(config: Any, *, explain: bool = False) -> str:
-    """The whole config as TOML that `build` reads back to an equal one; `explain` adds each setting's help."""
+    """The config as TOML, from which `build` makes an equal one. `explain` adds the help of each setting."""
     lines: list[str] = []
     for section, cls in get_type_hints(type(config)).items():
         lines += [f"[{section}]"]

@@ -1,6 +1,6 @@
-"""What this machine is and what is used on it: a value that is passed down, never a hidden global.
+"""Device, dtype, compiler and memory of this machine: `Machine` is a value that is passed down, not a global.
 
-Decides device, dtype and compiler, and can say why. Moves no tensors and wraps no models.
+Chooses them and gives the reason (`fledge doctor`). Moves no tensors and wraps no models.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from fledge.core.errors import UserError
 from fledge.core.files import cache_dir, read_json, to_json, write_atomic
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-WORTH_IT = 1.5  # bf16 must beat fp32 by this much before its lost digits are worth it
+WORTH_IT = 1.5  # bf16 must be this many times as fast as fp32, as it is less precise
 
 
 Device = Literal["cpu", "cuda", "mps"]
@@ -32,11 +32,11 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class Machine:
-    """Where this process computes. Everything that depends on hardware is asked of this value."""
+    """Where this process computes. Code that depends on the hardware takes it as an argument."""
 
     device: Device
-    dtype: Dtype  # what matrix products are done in; weights and optimiser always stay float32
-    world: World = SINGLE_PROCESS  # the processes that compute together
+    dtype: Dtype  # of matrix products (autocast); weights and optimizer state stay float32
+    world: World = SINGLE_PROCESS  # the process group it belongs to
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -75,7 +75,7 @@ def choose_device(wanted: str = "auto") -> Chosen:
 
 
 def has_bf16_units(device: str) -> bool:
-    """Whether the hardware multiplies in bf16 at all; emulation would be slower than fp32."""
+    """Whether the hardware multiplies in bf16; emulation would be slower than fp32."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device == "cpu":
@@ -84,20 +84,20 @@ def has_bf16_units(device: str) -> bool:
 
 
 def has_units(device: str, dtype: str) -> bool:
-    """Whether products in this precision are the hardware's own."""
+    """Whether the hardware has matrix units for this dtype."""
     if dtype == "bfloat16":
         return has_bf16_units(device)
     return dtype == "float32" or device != "cpu" or bool(torch.cpu._is_amx_fp16_supported())
 
 
 def choose_dtype(device: str, wanted: str = "auto") -> Chosen:
-    """bf16 where the hardware has it and, on a CPU, where a short probe shows that it pays."""
+    """bf16 where the hardware has units for it and, on a CPU, a short measurement shows that it is faster."""
     if wanted in ("bfloat16", "float16") and device == "mps":
         raise UserError(f"train.dtype '{wanted}' is not used on an Apple GPU", "use --train.dtype float32")
     if wanted != "auto":
         return Chosen(wanted, "you asked for it")
     if device == "cuda" and not has_bf16_units(device):
-        return Chosen("float16", "the GPU has no bf16 matrix units, but fp16 ones")
+        return Chosen("float16", "the GPU has fp16 matrix units, but no bf16 ones")
     if not has_bf16_units(device):
         return Chosen("float32", f"this {device} has no bf16 matrix units")
     if device == "cuda":
@@ -114,13 +114,13 @@ def matmul_rates(seconds: float = 0.8, size: int = 768) -> tuple[float, float]:
 
 
 def _measure_matmul(seconds: float, size: int) -> dict[str, float]:
-    """In turns, and the best of each counts: whatever else the machine does then slows both or neither."""
+    """Both in turns, best of each: other load on the machine then slows both or neither."""
     fastest = dict.fromkeys(("float32", "bfloat16"), math.inf)
     tables = {name: torch.randn(size, size, dtype=DTYPES[name]) for name in fastest}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or math.inf in fastest.values():
         for name, table in tables.items():
-            table @ table  # caches and kernels are warm for the one that is timed
+            table @ table  # warm-up
             begin = time.perf_counter()
             table @ table
             fastest[name] = min(fastest[name], time.perf_counter() - begin)
@@ -128,11 +128,11 @@ def _measure_matmul(seconds: float, size: int) -> dict[str, float]:
 
 
 def cached_measurement(what: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """Measured once and kept in the cache, so that the same machine decides the same way every time."""
+    """Measure once and keep the result in the cache, so that the same machine always decides the same way."""
     key = f"{what}: {processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     memory, known = cache_dir() / "machine.json", dict[str, dict[str, float]]()
     with contextlib.suppress(OSError, UserError):
-        known = read_json(memory, "what is known of this machine")
+        known = read_json(memory, "the cache of measurements")
     with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
         return {name: float(number) for name, number in known[key].items()}
     found = measure()
@@ -151,29 +151,31 @@ def find_compiler(device: str) -> Chosen:
 
 
 def choose_machine(device: str = "auto", dtype: str = "auto", world: World = SINGLE_PROCESS) -> Machine:
-    """The first decides for all: what a machine is good at is measured, and no two measurements are the same."""
+    """The main process chooses for all ranks, as no two measurements are the same."""
     where = cast(Device, choose_device(world.broadcast_from_main(lambda: choose_device(device).value)).value)
     select_device(where, world)
     return Machine(where, cast(Dtype, world.broadcast_from_main(lambda: choose_dtype(where, dtype).value)), world)
 
 
 def select_device(device: Device, world: World) -> None:
-    """Of several GPUs of a machine each process takes one."""
+    """Each process of a node takes its own GPU."""
     if device == "mps" and world.size > 1:
-        raise UserError("an Apple GPU serves one process", "leave torchrun out, or use --train.device cpu")
+        raise UserError(
+            "an Apple GPU can be used by one process only", "start without torchrun, or use --train.device cpu"
+        )
     if device == "cuda":
         there = torch.cuda.device_count()
         if world.local_rank >= there:
             raise UserError(
-                f"rank {world.rank} has no GPU: it is process {world.local_rank + 1} here, and"
-                f" {there} of this machine's GPUs can be seen",
-                f"torchrun --nproc-per-node {there}, or let CUDA_VISIBLE_DEVICES name more",
+                f"rank {world.rank} has no GPU: it is process {world.local_rank + 1} on this machine, which has {there}"
+                " visible GPUs",
+                f"torchrun --nproc-per-node {there}, or add GPUs to CUDA_VISIBLE_DEVICES",
             )
         torch.cuda.set_device(world.local_rank)
 
 
 def processor() -> str:
-    """The processor's own name, where the system tells it."""
+    """The model name of the processor, where the system gives one."""
     try:
         with Path("/proc/cpuinfo").open() as lines:
             for line in lines:
@@ -185,7 +187,7 @@ def processor() -> str:
 
 
 def hardware(device: str) -> str:
-    """The name of what computes."""
+    """The name of the GPU or the processor."""
     return torch.cuda.get_device_name() if device == "cuda" else processor()
 
 
@@ -197,8 +199,7 @@ def total_memory(device: str) -> int:
 
 
 def free_memory(device: str) -> int:
-    """Bytes that a program may take now. On a CPU the system's own estimate, where it gives one, and no more than a
-    container leaves."""
+    """Bytes that can be allocated now. On a CPU the system's estimate (MemAvailable), limited by cgroups."""
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[0])
     free = total_memory(device)
@@ -208,15 +209,15 @@ def free_memory(device: str) -> int:
 
 
 def reset_peak_memory(device: str) -> None:
-    """From now on `peak_memory` tells of what comes, where the system can be asked for that."""
+    """Reset what `peak_memory` reports, where the system supports it."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: begin VmHWM anew
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: resets VmHWM
 
 
 def peak_memory(device: str) -> int:
-    """The most bytes held: on a GPU those of tensors, else all that this process had, Python and torch included."""
+    """Peak bytes: on a GPU of tensors, on a CPU of the whole process, Python and torch included."""
     if device == "cuda":
         return int(torch.cuda.max_memory_allocated())
     with contextlib.suppress(OSError, StopIteration):

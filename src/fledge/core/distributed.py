@@ -1,8 +1,8 @@
-"""The processes that train together, and what they do together: add up, agree, listen, wait.
+"""The process group, and the collectives that training uses: all_reduce, broadcast, all_gather, barrier.
 
-A process that is alone is a world of one, and the same words are said to it, so nobody else asks how many there are.
-torchrun, or Ray, starts the others and sets what they find each other by. Only tensors and words travel.
-Numbers on a CPU go through gloo, those on a GPU through NCCL.
+A single process is a `World` of size 1 whose collectives are the identity, so the callers need no special case.
+torchrun or Ray starts the processes and sets the environment variables of the rendezvous (RANK, WORLD_SIZE, …).
+Tensors on a CPU use gloo, those on a GPU NCCL.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ from fledge.core.signals import default_signals
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
-START_TIMEOUT = timedelta(hours=1)  # a saved checkpoint, or a slow disk
-FAILURE_TIMEOUT = 1.0  # seconds
-POLL_SECONDS = 0.05  # seconds between looks
+START_TIMEOUT = timedelta(hours=1)  # of a collective: another rank may be saving to a slow disk
+FAILURE_TIMEOUT = 1.0  # seconds to learn whether the main process has failed, too
+POLL_SECONDS = 0.05
 FAILED = "failed"
 
 
 @dataclass(frozen=True)
 class World:
-    """Of one. What ranks tell each other is what this one says."""
+    """Single process: every collective is the identity."""
 
     rank: int = 0
     size: int = 1
@@ -41,11 +41,11 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """The one that writes and speaks for all."""
+        """Rank 0: the one that writes files and prints."""
         return self.rank == 0
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
-        """Of all ranks', in place."""
+        """The sum over all ranks, in place."""
         return tensor
 
     def all_reduce_max(self, number: int) -> int:
@@ -55,30 +55,30 @@ class World:
         return -self.all_reduce_max(-number)
 
     def broadcast_from_main(self, find: Callable[[], str]) -> str:
-        """What the first finds; the others do not look."""
+        """What `find` returns on the main process; the others do not call it."""
         return find()
 
     def first_message(self, own: str) -> str:
-        """Those of the lowest rank that has any."""
+        """The message of the lowest rank whose message is not empty."""
         return own
 
     def broadcast(self, tensor: Tensor) -> Tensor:
-        """A tensor of the same shape on every rank becomes the first's, in place."""
+        """Overwrite the tensor with that of rank 0, in place."""
         return tensor
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
-        """Every rank's tensor, all of the same shape."""
+        """The tensors of all ranks, which must have the same shape."""
         return [tensor]
 
     def set_flag(self, word: str) -> None:
-        """For those who are started again in the place of these."""
+        """Set a flag that outlives these processes: torchrun may restart them."""
 
     def has_flag(self, word: str) -> bool:  # noqa: ARG002
-        """Whether any of these noted it, or of those in whose place they were started."""
+        """Whether any rank has set the flag, before or after a restart."""
         return False
 
     def main_process_first(self, name: str) -> contextlib.AbstractContextManager[None]:  # noqa: ARG002
-        """The first goes through the block alone, and then the others do. Each such block has a name."""
+        """The main process runs the block first, then the others do (a barrier). `name` must be unique."""
         return contextlib.nullcontext()
 
 
@@ -87,10 +87,10 @@ SINGLE_PROCESS = World()
 
 @dataclass(frozen=True)
 class ProcessGroup(World):
-    """Of many. Each of these must be called by all ranks, in the same order."""
+    """Several processes. All ranks must call the collectives, in the same order."""
 
     store: Store = field(kw_only=True)
-    lasting: Store = field(kw_only=True)  # outlives these processes
+    lasting: Store = field(kw_only=True)  # outlives these processes, see `set_flag`
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         dist.all_reduce(tensor)
@@ -133,7 +133,7 @@ class ProcessGroup(World):
 
     @contextlib.contextmanager
     def main_process_first(self, name: str) -> Iterator[None]:
-        while not self.is_main and not self.store.check([name]):  # for days, where the text is large
+        while not self.is_main and not self.store.check([name]):  # no timeout: preparing a large text may take days
             if self.store.check([FAILED]):
                 raise peer_lost()
             time.sleep(POLL_SECONDS)
@@ -142,12 +142,15 @@ class ProcessGroup(World):
             self.store.set(name, "")
 
     def shutdown(self) -> None:
-        """Together: whoever starts processes takes one that leaves early for a reason to end the others."""
+        """Wait for all ranks first: a launcher ends the others when one process exits early."""
         self.all_reduce_max(0)
         dist.destroy_process_group()
 
     def main_has_failed(self) -> bool:
-        """Asked by a rank that fails. The first waits for those who ask, as it may hold what they look at."""
+        """Called by a rank that fails: has the main process failed as well, and so reports the error?
+
+        The main process waits until the others have asked, as the store may live in it.
+        """
         asked = [f"asked/{rank}" for rank in range(1, self.size)]
         with contextlib.suppress(RuntimeError):
             if self.is_main:
@@ -159,19 +162,19 @@ class ProcessGroup(World):
         return False
 
     def _wait_for_keys(self, keys: list[str]) -> bool:
-        """Within a moment. Looked for again and again, as the store's own waiting is loud when it is in vain."""
+        """Poll for FAILURE_TIMEOUT. The store's own wait logs an error when it times out."""
         end = time.monotonic() + FAILURE_TIMEOUT
-        while not (there := self.store.check(keys)) and time.monotonic() < end:
+        while not (present := self.store.check(keys)) and time.monotonic() < end:
             time.sleep(POLL_SECONDS)
-        return there
+        return present
 
 
 @contextlib.contextmanager
 def init_distributed() -> Iterator[World]:
-    """For the time of the block this process is one of those that were started together.
+    """Join the process group for the block; a single process gets `SINGLE_PROCESS`.
 
-    Only the first is heard: what the others say goes nowhere, and where all fail, it says why. A process that fails
-    alone does speak. When one is gone, the others cannot go on, and end.
+    Only the main process prints. If all ranks fail, it reports the error; a rank that fails alone reports its own.
+    When one process is lost the others raise `PeerLost`.
     """
     if _is_single_process():
         yield SINGLE_PROCESS
@@ -196,16 +199,17 @@ def init_distributed() -> Iterator[World]:
 
 
 def world_size_of_launcher() -> int:
+    """How many processes torchrun has started; 1 without it."""
     return max(1, int(os.environ.get("WORLD_SIZE") or 1))
 
 
 def _is_single_process() -> bool:
-    """One that may be started again is not: it hears of those before it."""
+    """False under torchrun with restarts: the flags of earlier processes must be readable."""
     return world_size_of_launcher() == 1 and not ("WORLD_SIZE" in os.environ and restart_counts()[1])
 
 
 def restart_counts() -> tuple[int, int]:
-    """How often these processes have been started again, and how often they may be, in torchrun's words."""
+    """How often torchrun has restarted these processes, and how often it may."""
     done, most = (os.environ.get(f"TORCHELASTIC_{name}") for name in ("RESTART_COUNT", "MAX_RESTARTS"))
     return int(done or 0), int(most or 0)
 
@@ -226,10 +230,10 @@ def _init_process_group() -> ProcessGroup:
 
 
 def _start_name(store: Store, size: int) -> str:
-    """A name of this start. torchrun keeps its store when it starts processes again, with all that dead ones wrote."""
+    """A unique prefix for this start: after a restart torchrun's store still holds the keys of the dead processes."""
     start = f"{restart_counts()[0]}/{size}"
     arrived = store.add(f"arrived/{start}", 1)
-    return f"{start}/{(arrived - 1) // size}"  # machines that come or go make another start of the same count
+    return f"{start}/{(arrived - 1) // size}"  # elastic: nodes that join or leave restart all with the same count
 
 
 @contextlib.contextmanager
@@ -243,18 +247,18 @@ def _silenced() -> Iterator[None]:
 
 
 class PeerLost(UserError):
-    """Another process of this world has ended: this one cannot go on, and is not to blame."""
+    """Another process of the group has ended, so this one cannot continue."""
 
 
 def peer_lost() -> PeerLost:
     return PeerLost(
-        "another process of this training has ended, and the work of all is in pieces",
-        "its own words say why; what was saved is whole: go on with fledge resume",
+        "another process of this training has ended, so this one cannot continue",
+        "its own output says why; the last checkpoint is intact: continue with fledge resume",
     )
 
 
 def _is_connection_error(error: Exception) -> bool:
-    """Whether the other end of a wire is gone. gloo has no exception of its own: its files stand in the words."""
+    """Whether a peer closed the connection. gloo has no exception class: its source files appear in the message."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/" in str(error))
 
 
@@ -263,20 +267,22 @@ def _is_connection_error(error: Exception) -> bool:
 
 
 def is_dtensor(tensor: Tensor) -> "TypeGuard[DTensor]":
+    """Whether FSDP has sharded it."""
     return hasattr(tensor, "full_tensor")
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """Gathered from all ranks, on every rank."""
+    """The whole tensor on every rank, gathered from its shards."""
     return tensor.full_tensor() if is_dtensor(tensor) else tensor
 
 
 def to_local(tensor: Tensor) -> Tensor:
+    """This rank's shard."""
     return tensor.to_local() if is_dtensor(tensor) else tensor
 
 
 def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """Of a whole tensor, which every rank has, this rank's part."""
+    """This rank's shard of a full tensor, placed as `like` is; unchanged if `like` is not a DTensor."""
     if not is_dtensor(like) or is_dtensor(tensor):
         return tensor
     from torch.distributed.tensor import distribute_tensor

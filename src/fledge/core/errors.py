@@ -1,6 +1,6 @@
-"""Errors that a person can mend: one line says what is wrong, one line says what to do.
+"""Errors that the user can fix: one line says what is wrong, one line what to do.
 
-Invariants of our own code are plain asserts; they are bugs, and they show a traceback.
+Violated invariants of our own code are asserts: bugs, which show a traceback.
 """
 
 import difflib
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Something outside the program is wrong. `hint` says how to go on."""
+    """Something outside the program is wrong. `hint` says what to do."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
@@ -17,11 +17,11 @@ class UserError(ValueError):
         self.hint = hint
 
     def __reduce__(self) -> tuple[type["UserError"], tuple[str, str]]:
-        return type(self), (self.message, self.hint)  # so that it comes whole out of another process
+        return type(self), (self.message, self.hint)  # for pickling between processes
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and has saved its work. `code` is the exit status it owes."""
+    """The run was stopped by a signal and has saved a checkpoint. `code` is the exit status."""
 
     def __init__(self, signal_number: int, resume_with: str) -> None:
         super().__init__(f"stopped by signal {signal_number}")
@@ -30,7 +30,7 @@ class Interrupted(Exception):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`did you mean 'n_layer'?`, or nothing when nothing is near."""
+    """`did you mean 'n_layer'?`, or an empty string if nothing is similar."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'?" if close else ""
 
@@ -39,27 +39,27 @@ MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """torch says so in a RuntimeError, whose words depend on the device."""
-    said = isinstance(error, RuntimeError) and any(words in str(error) for words in MEMORY_WORDS)
-    return said or isinstance(error, MemoryError)
+    """Whether it is an out-of-memory error: torch raises a RuntimeError whose message depends on the device."""
+    torch_says = isinstance(error, RuntimeError) and any(words in str(error) for words in MEMORY_WORDS)
+    return torch_says or isinstance(error, MemoryError)
 
 
 def from_os_error(error: OSError | MemoryError | RuntimeError) -> UserError:
-    """The system's refusals, in words that help."""
+    """An error of the operating system → message and hint."""
     if not isinstance(error, OSError):
         return UserError("this does not fit into memory", "make the batch, the context or the model smaller")
     where = f" '{error.filename}'" if error.filename else ""
     reasons = {
         errno.ENOSPC: (f"the disk is full: could not write{where}", "free some space, then run the same command again"),
         errno.EDQUOT: (f"your disk quota is used up: could not write{where}", "free some space, then run it again"),
-        errno.EIO: (f"the disk failed: could not read or write{where}", "look after the disk, then run it again"),
+        errno.EIO: (f"the disk failed: could not read or write{where}", "check the disk, then run it again"),
         errno.EROFS: (f"the file system is read-only: could not write{where}", "choose a folder that can be written"),
         errno.EACCES: (f"permission denied:{where}", "choose a folder that you may read and write"),
         errno.EPERM: (f"operation not permitted:{where}", "choose a folder that you may read and write"),
         errno.ENOENT: (f"no such file or folder:{where}", "check the path"),
-        errno.ENOTDIR: (f"a file stands where a folder is needed:{where}", "choose another path"),
-        errno.EEXIST: (f"something stands there already:{where}", "choose another path"),
-        errno.EISDIR: (f"a folder stands where a file is needed:{where}", "choose another path"),
+        errno.ENOTDIR: (f"not a folder:{where}", "choose another path"),
+        errno.EEXIST: (f"already exists:{where}", "choose another path"),
+        errno.EISDIR: (f"is a folder, not a file:{where}", "choose another path"),
         errno.ENAMETOOLONG: ("that name is too long for the file system", "choose a shorter name"),
         errno.EMFILE: ("too many open files", "raise the limit with 'ulimit -n 4096'"),
     }

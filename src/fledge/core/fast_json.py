@@ -1,4 +1,4 @@
-"""JSON by orjson, which is three times as fast as Python's own, where it is installed. Both read and write the same."""
+"""JSON through orjson where it is installed: three times as fast as the standard library, same results."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ try:
 except ImportError:
 
     def loads(content: bytes | str) -> Any:
-        """ValueError where `content` is not valid JSON."""
+        """Raises ValueError if `content` is not valid JSON."""
         text = content.decode() if isinstance(content, bytes) else content
         return json.loads(text, parse_constant=_refuse)
 
@@ -23,7 +23,7 @@ except ImportError:
 else:
 
     def loads(content: bytes | str) -> Any:
-        """ValueError where `content` is not valid JSON."""
+        """Raises ValueError if `content` is not valid JSON."""
         return orjson.loads(content)
 
     def dumps(value: Any, *, indent: bool = False) -> bytes:

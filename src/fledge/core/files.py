@@ -1,7 +1,6 @@
-"""Files that are either whole or absent: atomic writes, atomic folders, hashes.
+"""Atomic writes, atomic folders, locks and hashes.
 
-A reader never meets half a file: everything is written under a temporary name beside its place,
-flushed to the disk, and renamed. Knows nothing of what the files mean.
+A reader never sees half a file: it is written under a temporary name in the same folder, fsynced, and renamed.
 """
 
 import contextlib
@@ -21,30 +20,26 @@ from typing import Any
 
 from fledge.core.errors import UserError
 
-PARTIAL = ".partial-"  # every unfinished file or folder carries this mark
+PARTIAL = ".partial-"  # prefix of every unfinished file or folder
 
-NO_SYNC = (
-    errno.EINVAL,
-    errno.ENOTSUP,
-    errno.ENOSYS,
-)  # a file system that syncs no folders; its renames are still atomic
+NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # the file system cannot fsync folders
 
 
 def cache_dir() -> Path:
-    """Where prepared datasets and downloads live: $FLEDGE_CACHE, else the platform's usual place."""
+    """Where datasets and downloads are kept: $FLEDGE_CACHE, else $XDG_CACHE_HOME/fledge, else ~/.cache/fledge."""
     if chosen := os.environ.get("FLEDGE_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fledge"
 
 
 def user_path(name: str) -> Path:
-    """A path as people write it; `~` is their home."""
+    """A path as typed by the user: expands `~`."""
     if not name or "\0" in name:
-        raise UserError(f"{name!r} is no path", "give the name of a file or folder")
+        raise UserError(f"{name!r} is not a path", "give the name of a file or folder")
     try:
         return Path(name).expanduser()
     except RuntimeError:
-        raise UserError(f"'{name}': nobody of that name has a home here", "check the path") from None
+        raise UserError(f"'{name}': there is no such user on this machine", "check the path") from None
 
 
 def sha256(path: Path) -> str:
@@ -53,7 +48,7 @@ def sha256(path: Path) -> str:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace `path` by `content`, all or nothing, and durable when this returns."""
+    """Replace `path` by `content` atomically; durable when this returns."""
     with naming_errors(path), new_folders(path.parent):
         _write(path, content)
 
@@ -76,14 +71,14 @@ def _write(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder to fill; it becomes `path` when the block ends well, and vanishes otherwise."""
+    """Yield an empty folder to fill; it becomes `path` when the block succeeds, and is removed otherwise."""
     with naming_errors(path), new_folders(path.parent), _temporary_folder(path) as temporary:
         yield temporary
 
 
 @contextlib.contextmanager
 def naming_errors(path: Path) -> Iterator[None]:
-    """A refusal of the system that does not say what it is about, or names a file without its folder, says it now."""
+    """Add the full path to an OSError that has none, or only a file name."""
     try:
         yield
     except OSError as error:
@@ -93,7 +88,7 @@ def naming_errors(path: Path) -> Iterator[None]:
 
 
 def describe_os_error(error: BaseException, path: Path) -> OSError:
-    """The operating system's own refusal, where a library hides it in its words."""
+    """The OSError that a library has hidden in the text of its own exception."""
     number = re.search(r"os error (\d+)", str(error))
     return OSError(int(number[1]) if number else errno.EIO, str(error), str(path))
 
@@ -109,7 +104,7 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
                 sync_file(file)
         temporary.chmod(0o777 & ~_umask())
         sync_folder(temporary)
-        temporary.rename(path)  # fails when `path` exists and holds anything: nothing is ever overwritten
+        temporary.rename(path)  # fails if `path` exists and is not empty: nothing is overwritten
         sync_folder(path.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -117,7 +112,7 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
 
 
 def _remove_orphans(path: Path) -> None:
-    """What processes that are no more left of earlier attempts."""
+    """Remove unfinished folders of processes that have ended."""
     for leftover in path.parent.glob(f"{PARTIAL}{glob.escape(path.name)}-*"):
         owner = leftover.name.removeprefix(f"{PARTIAL}{path.name}-").partition("-")[0]
         if owner.isdigit() and not _alive(int(owner)):
@@ -130,19 +125,19 @@ def _alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # somebody else's, and there
+        pass  # it exists and belongs to another user
     return True
 
 
 @contextlib.contextmanager
 def new_folders(folder: Path) -> Iterator[None]:
-    """`folder` and its parents, made where they are missing, and taken away again when the block fails."""
+    """Create `folder` and its missing parents; remove them again if the block fails."""
     missing = [f for f in (folder, *folder.parents) if not f.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
-        with contextlib.suppress(OSError):  # one that somebody else uses by now stays
+        with contextlib.suppress(OSError):  # not empty any more: another process uses it
             for made in missing:
                 made.rmdir()
         raise
@@ -160,13 +155,13 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """A rename is only safe on disk once its folder is."""
+    """fsync the folder: until then a rename in it may be lost."""
     handle = os.open(path, os.O_RDONLY)
     try:
         with naming_errors(path):
             os.fsync(handle)
     except OSError as error:
-        if error.errno not in NO_SYNC:
+        if error.errno not in NO_FOLDER_SYNC:
             raise
     finally:
         os.close(handle)
@@ -174,19 +169,19 @@ def sync_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def file_lock(path: Path, busy: UserError) -> Iterator[None]:
-    """Hold the lock `path` for the time of the block. It dies with its process, however that dies."""
+    """Hold an exclusive lock on `path` in the block. The kernel releases it when the process ends, in any way."""
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise busy from None
         if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
-            raise busy  # whoever held it has just taken it away, and the folder with it
+            raise busy  # the previous owner has just removed the file
         yield
 
 
 def remove_partials(folder: Path) -> None:
-    """What a killed process left half-written is of no use to anyone."""
+    """Remove unfinished files that a killed process has left."""
     for leftover in folder.glob(f"{PARTIAL}*"):
         if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -195,20 +190,22 @@ def remove_partials(folder: Path) -> None:
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
-    """A JSON object from `path`; anything else is the user's to know, by name."""
+    """Read a JSON object. Anything else is a `UserError` that names `what` and the path."""
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{what} is missing: '{path}'", "check the path") from None
-    except (ValueError, RecursionError) as error:  # the latter: brackets nested without end
-        raise UserError(f"{what} is damaged: '{path}' ({error})", "restore it from a copy, or make it anew") from None
+    except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
+        raise UserError(
+            f"{what} is damaged: '{path}' ({error})", "restore it from a copy, or create it again"
+        ) from None
     if not isinstance(value, dict):
-        raise UserError(f"{what} is damaged: '{path}' holds no JSON object", "restore it, or make it anew")
+        raise UserError(f"{what} is damaged: '{path}' is not a JSON object", "restore it, or create it again")
     return value
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON as the standard has it: NaN and infinity, for which it has no word, are null."""
+    """Standard JSON: NaN and infinity become null."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 

@@ -1,7 +1,7 @@
-"""Which versions of torch fledge is tested with; any other is refused before it can compute something wrong.
+"""The tested range of torch versions; others are refused before they can compute something wrong.
 
-torch 2.10 and older are not tested; 2.11 compiled some losses into code whose gradients were zero, which compiled.py
-now catches. `make test-torch TORCH=2.14.1` runs the numerical tests with another version.
+torch 2.11 compiled some losses into code whose gradients were zero; training/compiled.py detects that.
+`make test-torch TORCH=2.14.1` runs the numerical tests with another version.
 """
 
 import importlib.metadata
@@ -15,7 +15,7 @@ TRY_ANYWAY = "FLEDGE_ANY_TORCH"
 
 
 def refuse_untested_torch() -> None:
-    """Without importing torch, which takes a second."""
+    """Reads the version without importing torch, which takes a second."""
     try:
         version = importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:

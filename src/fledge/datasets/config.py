@@ -4,7 +4,7 @@ import codecs
 from dataclasses import dataclass
 from typing import Literal
 
-from fledge.core.config import refuse_odd_counts, setting
+from fledge.core.config import check_counts, setting
 from fledge.core.errors import UserError
 
 ASCII = bytes(range(128)).decode("ascii")
@@ -39,7 +39,7 @@ class DataConfig:
                 f"data.val = {self.val} and data.test = {self.test} leave nothing to train on",
                 "they are fractions of the text: 0.05 is 5 %",
             )
-        refuse_odd_counts(self, "data", ["stride", "min_length", "max_length"])
+        check_counts(self, "data", ["stride", "min_length", "max_length"])
         if self.min_length and self.max_length and self.min_length > self.max_length:
             raise UserError(
                 f"data.min_length = {self.min_length} is more than data.max_length = {self.max_length}",

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from fledge.core.config import listed_divisors, refuse_odd_counts, setting
+from fledge.core.config import check_counts, listed_divisors, setting
 from fledge.core.errors import UserError
 
 EPS = {"layernorm": 1e-5, "rmsnorm": 1e-6}
@@ -54,7 +54,7 @@ class ModelConfig:
             "mlp_width",
             "bigram_rows",
         )
-        refuse_odd_counts(self, "model", counts)
+        check_counts(self, "model", counts)
         self._check_numbers()
         self._check_heads()
         self._check_positions()

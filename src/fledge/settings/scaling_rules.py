@@ -163,4 +163,4 @@ def batch_for(tokens: float, model: ModelConfig) -> int:
 
 def micro_batch_for(batch: int, context: int) -> int:
     """The largest divisor of the batch with at most MICRO_BATCH_TOKENS tokens."""
-    return divisors(batch, most=max(1, MICRO_BATCH_TOKENS // context))[-1]
+    return divisors(batch, at_most=max(1, MICRO_BATCH_TOKENS // context))[-1]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
-from fledge.core.config import Layer, build, cast, read_toml, refuse_odd_counts, refuse_unknown, setting
+from fledge.core.config import Layer, build, cast, check_counts, read_toml, refuse_unknown, setting
 from fledge.core.errors import UserError, nearest
 from fledge.settings.layers import merge_layers, read_preset
 from fledge.settings.pipeline import validated
@@ -40,7 +40,7 @@ class SweepConfig:
     seed: int = setting(1, "of the search")
 
     def __post_init__(self) -> None:
-        refuse_odd_counts(self, "sweep", ["trials"])
+        check_counts(self, "sweep", ["trials"])
         if self.preset is None:
             raise UserError("[sweep] has no preset", 'write preset = "demo", or a FILE.toml')
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from fledge.core.config import refuse_odd_counts, setting
+from fledge.core.config import check_counts, setting
 from fledge.core.errors import UserError
 
 GPT2_VOCAB_SIZE = 50257
@@ -26,7 +26,7 @@ class TokenizerConfig:
         return self.vocab_size or (GPT2_VOCAB_SIZE if self.kind == "gpt2" else DEFAULT_BPE_VOCAB_SIZE)
 
     def __post_init__(self) -> None:
-        refuse_odd_counts(self, "tokenizer", ["learn_from"])
+        check_counts(self, "tokenizer", ["learn_from"])
         if self.vocab_size is not None and not 2 <= self.vocab_size <= 2**32:
             raise UserError(
                 f"tokenizer.vocab_size cannot be {self.vocab_size}", "it must be an integer from 2 to 4294967296"

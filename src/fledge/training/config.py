@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from fledge.core.config import listed_divisors, refuse_odd_counts, setting
+from fledge.core.config import check_counts, listed_divisors, setting
 from fledge.core.errors import UserError
 from fledge.datasets.config import DataConfig
 from fledge.model.config import ModelConfig
@@ -51,7 +51,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         counts = ["steps", "batch", "log_every", "save_every", "keep_last"]
-        refuse_odd_counts(self, "train", counts + ["micro_batch"] * (self.micro_batch != "auto"))
+        check_counts(self, "train", counts + ["micro_batch"] * (self.micro_batch != "auto"))
         for name in ("eval_every", "sample_every", "grad_clip", "loss_spike"):
             if not (getattr(self, name) or 0) >= 0:
                 raise UserError(f"train.{name} cannot be {getattr(self, name)}", "it takes a number from 0 up")

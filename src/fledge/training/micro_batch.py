@@ -63,7 +63,7 @@ class AutoMicroBatch:
         return self.loader.micro_batches(number, self.size)
 
     def shrink(self) -> None:
-        smaller = divisors(self.loader.local_batch_size, most=self.size // 2)
+        smaller = divisors(self.loader.local_batch_size, at_most=self.size // 2)
         if not smaller:
             raise UserError(
                 "there is not enough memory for a single sequence",
