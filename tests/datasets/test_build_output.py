@@ -93,8 +93,8 @@ def test_failure_before_the_first_part_leaves_nothing(make: "DatasetMaker", poem
 
 def test_failure_says_that_finished_parts_are_kept(make: "DatasetMaker", poems: Path) -> None:
     with pytest.raises(UserError) as caught:
-        make(make.spec("poems"), stopped(2, UserError("no", "mend it")))
-    assert caught.value.hint == "mend it; finished parts are kept: run the same command to continue"
+        make(make.spec("poems"), stopped(2, UserError("no", "fix it")))
+    assert caught.value.hint == "fix it; finished parts are kept: run the same command to continue"
 
 
 @pytest.mark.parametrize(("after", "kind"), [(0, KeyboardInterrupt), (1, Interrupted)])

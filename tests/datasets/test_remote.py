@@ -197,8 +197,8 @@ def test_another_remote_dataset_is_not_overwritten(
 
 
 def test_missing_bucket_is_named(poems: Path, bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["prepare", str(poems), "--out", f"{bucket}-of-nobody/x", *ASKED]) == 2
-    assert f"'{bucket}-of-nobody/x'" in capsys.readouterr().err
+    assert main(["prepare", str(poems), "--out", f"{bucket}-missing/x", *ASKED]) == 2
+    assert f"'{bucket}-missing/x'" in capsys.readouterr().err
 
 
 # Reading

@@ -25,8 +25,8 @@ def test_model_with_these_parts_trains_and_generates(home, capsys, parts):  # ty
     home.train("duck", *settings, "--train.steps", "2", "--train.eval_every", "2")
     capsys.readouterr()
     assert home.do("eval", "duck", "--json") == 0
-    judged = json.loads(capsys.readouterr().out)
-    assert math.isfinite(judged["loss"])
+    report = json.loads(capsys.readouterr().out)
+    assert math.isfinite(report["loss"])
     assert home.do("generate", "duck", "--prompt", "the", "--tokens", "24") == 0  # beyond the window and the context
     assert len(capsys.readouterr().out) == len("the") + 24 + len("\n")
 

@@ -55,7 +55,7 @@ def test_fingerprint_changes_with_the_content(bucket: str) -> None:
     s3fs.S3FileSystem().rm("duck/texts/c.txt")
 
 
-@pytest.mark.parametrize("path", ["/none.txt", "/none/*.txt", "-of-nobody/x.txt"])
+@pytest.mark.parametrize("path", ["/none.txt", "/none/*.txt", "-missing/x.txt"])
 def test_missing_s3_path_is_refused_by_address(bucket: str, path: str) -> None:
     with pytest.raises(UserError) as caught:
         sources.fetch_inputs(bucket + path)

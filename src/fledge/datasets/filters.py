@@ -2,7 +2,7 @@
 
     slice ─ scan ─→ size, verdict and hash of each document ─ mark duplicates ─→ verdicts used by part.py
 
-Filters need a scan of the whole text before encoding; it is made only if one of them is on. A document is judged as
+Filters need a scan of the whole text before encoding; it is made only if one of them is on. A document is tested as
 a whole, however long it is; only its hash and its counts are kept in memory. When the text is read again for encoding,
 document n of a slice has its verdict in row n.
 """
