@@ -1,4 +1,4 @@
-"""Builds: output that exists already, failures, concurrent builds, and the manifest."""
+"""Builds: output that already exists, failures, concurrent builds, and the manifest."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from .conftest import DatasetMaker
 
 
-# Output that exists already
+# Output that already exists
 
 
 def test_another_dataset_is_never_overwritten(make: "DatasetMaker", poems: Path) -> None:
     whole = make(make.spec("poems"))
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         make(make.spec("poems", val=0.3))
     assert make.contents(make.spec("poems")) == whole
 
@@ -41,7 +41,7 @@ def test_existing_output_is_refused_and_unchanged(make: "DatasetMaker", poems: P
         if kind != "empty folder":
             (out / ("dataset.json" if kind == "damaged" else "mine")).write_text("{")
     before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
-    with pytest.raises(UserError, match=r"out' exists already"):
+    with pytest.raises(UserError, match=r"out' already exists"):
         make(make.spec("poems"))
     assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
 
@@ -152,7 +152,7 @@ def test_dataset_just_finished_by_another_process_is_kept(
     if same:
         assert not build(ours, idle, None, None)  # type: ignore[arg-type]
     else:
-        with pytest.raises(UserError, match="exists already"):
+        with pytest.raises(UserError, match="already exists"):
             build(ours, idle, None, None)  # type: ignore[arg-type]
     assert make.contents(theirs) == make(make.spec("poems", out="whole", **({} if same else {"val": 0.4})))
 

@@ -192,7 +192,7 @@ def test_another_remote_dataset_is_not_overwritten(
     poems: Path, kept: Store, alone: dict[str, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["prepare", str(poems), "--out", kept.url, "--tokenizer.kind", "char"]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert kept.contents() == alone
 
 

@@ -194,7 +194,7 @@ def test_invalid_commands_are_refused_and_leave_nothing(home, foreign: Path, cap
         ("import", str(home.folder / "notes.txt")): "ckpt.pt",
         ("import", str(home.folder / "full")): "config.json",
         ("import", broken): "'norm.weight' of",
-        ("import", str(foreign), "--out", "bird"): "exists already",
+        ("import", str(foreign), "--out", "bird"): "already exists",
         ("import", str(foreign), "--out", ".hidden"): "cannot be named",
         ("import", str(foreign), "--tokenizer", str(home.folder / "absent.json")): "absent.json",
         ("import", str(foreign), "--tokenizer", str(bird / "tokenizer.json"), "--characters", "x"): "one of them",

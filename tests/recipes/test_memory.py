@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-SMALL, LARGE = 6_000_000, 30_000_000  # bytes
-ROOM = 15_000_000
+SMALL, LARGE = 6_000_000, 50_000_000  # bytes
+ROOM = 30_000_000  # bytes; the buffers of the `tokenizers` library vary by half of that
 
 # The most memory that this process ever held: `ru_maxrss` would count its parent's, too.
 WATCHED = """
@@ -32,7 +32,7 @@ def most(verbs: list[str], folder: Path) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell the most memory held")
-def test_tokenizers_and_datasets_are_made_without_holding_the_text(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
     chance = random.Random(1)
     words = ["".join(chance.choices("abcdefghijklmnop", k=chance.randint(2, 8))) for _ in range(5000)]
     block = "".join(" ".join(chance.choices(words, k=12)) + "\n" for _ in range(10_000))
@@ -43,7 +43,7 @@ def test_tokenizers_and_datasets_are_made_without_holding_the_text(tmp_path: Pat
         "tokenizer train TEXT.txt --out TEXT.json",
         "tokenizer report TEXT.json TEXT.txt",
         "prepare TEXT.txt --tokenizer TEXT.json --out TEXT --workers 1",
-        "prepare TEXT.txt --tokenizer TEXT.json --data.dedup true --out TEXT-judged --workers 1",
+        "prepare TEXT.txt --tokenizer TEXT.json --data.dedup true --out TEXT-filtered --workers 1",
     ]
     small, large = (most([verb.replace("TEXT", text) for verb in verbs], tmp_path) for text in ("small", "large"))
     assert large - small < ROOM, (small, large)

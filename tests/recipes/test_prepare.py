@@ -120,7 +120,7 @@ def test_shakespeare_has_nanogpts_vocabulary_ids_and_cut(tmp_path: Path) -> None
 
 def test_what_exists_is_never_overwritten(poems: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         prepare([str(poems)], CHAR, DataConfig(), tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 

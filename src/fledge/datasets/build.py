@@ -72,7 +72,7 @@ class DatasetBusy(UserError):
 
 
 def build(spec: BuildSpec, executor: Executor, progress: Progress, ready: Callable[[BuildPlan], None]) -> bool:
-    """Build the dataset; False if it exists already. A different dataset is never overwritten."""
+    """Build the dataset; False if it already exists. A different dataset is never overwritten."""
     if is_built(spec.out, spec.key):
         return False
     with claim_output(spec.out) as storage:
@@ -108,9 +108,9 @@ def is_built(out: str, key: str) -> bool:
                 if whole := verify(content, indent=1) and is_undamaged(storage, manifest):
                     storage.clear_staging()  # left by a process that was killed just before its end
                 return whole
-        raise UserError(f"'{out}' exists already", hint)
+        raise UserError(f"'{out}' already exists", hint)
     if isinstance(storage, LocalStorage) and os.path.lexists(storage.path) and not (storage.path / STAGING).is_dir():
-        raise UserError(f"'{out}' exists already", hint)
+        raise UserError(f"'{out}' already exists", hint)
     if others := foreign_files(storage):
         raise UserError(f"'{out}' contains a file that is not part of a dataset: '{others[0]}'", hint)
     return False

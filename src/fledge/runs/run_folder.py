@@ -195,7 +195,7 @@ def create_run(
 def refuse_existing(folder: Path) -> None:
     if folder.exists():
         raise UserError(
-            f"a run named '{folder.name}' exists already in '{folder.parent}'",
+            f"a run named '{folder.name}' already exists in '{folder.parent}'",
             f"choose another --run NAME, or continue it: fledge resume {folder.name}",
         )
 

@@ -79,7 +79,7 @@ def test_a_run_that_was_there_before_is_not_gone_on_with_by_a_restart(home: Any)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode != 0
-    assert done.stderr.count("error: a run named 'bird' exists already") == 2, "at the start, and when started again"
+    assert done.stderr.count("error: a run named 'bird' already exists") == 2, "at the start, and when started again"
     assert (home.runs / "bird" / "events.jsonl").read_bytes() == before
 
 

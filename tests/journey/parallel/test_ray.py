@@ -131,7 +131,7 @@ def test_launcher_ray_under_torchrun_is_refused(
 def test_existing_run_and_verify_are_not_launched(home: Any, capsys: pytest.CaptureFixture[str]) -> None:
     home.train("bird", "--train.steps", "1")
     assert home.do(*home.training("bird", "--launcher", "ray")) == 2
-    assert "a run named 'bird' exists already" in capsys.readouterr().err
+    assert "a run named 'bird' already exists" in capsys.readouterr().err
     assert home.do("resume", "bird", "--verify", "--launcher", "ray") == 2
     assert "leave out settings and --launcher" in capsys.readouterr().err
 
