@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from fledge.checkpoint import store
 from fledge.checkpoint.state import capture, load_weights, restore, weights_of
 from fledge.core.errors import UserError
 from fledge.model.config import ModelConfig
@@ -110,3 +113,36 @@ def test_an_optimisers_memory_that_does_not_fit_is_refused_by_name(
     change(state.optimizer)
     with pytest.raises(UserError, match=named):
         restore(state, *trainer(1))
+
+
+class Average:
+    """A component with tensors, as EMA weights would be."""
+
+    def __init__(self, value: float) -> None:
+        self.tensors = {"blocks.0.mlp.up.weight": torch.full((3, 2), value)}
+        self.updates = int(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**self.tensors, "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.updates = state.pop("updates", 0)
+        self.tensors = state
+
+
+def test_component_with_tensors_is_saved_and_restored(trainer: Trainer, tmp_path: Path) -> None:
+    model, optimizer = trainer(0)
+    store.save(tmp_path, capture(model, optimizer, 3, components={"ema": Average(7.0)}))
+    assert (tmp_path / "step-00000003" / "ema.safetensors").exists()
+    loaded, restored = store.load(store.find_checkpoint(tmp_path)[0]), Average(0.0)
+    assert loaded.components == {"ema": {"updates": 7}}
+    restore(loaded, model, optimizer, components={"ema": restored})
+    assert restored.updates == 7
+    assert torch.equal(restored.tensors["blocks.0.mlp.up.weight"], torch.full((3, 2), 7.0))
+
+
+def test_component_that_was_not_saved_gets_an_empty_dict(trainer: Trainer) -> None:
+    model, optimizer = trainer(0)
+    component = Average(7.0)
+    restore(capture(model, optimizer, 3), model, optimizer, components={"ema": component})
+    assert (component.updates, component.tensors) == (0, {})

@@ -96,7 +96,7 @@ def test_any_flipped_bit_is_found_and_named_and_the_checkpoint_before_is_used(tw
         assert str(file) in damaged[0]
         for load in (store.load, store.load_weights):
             with pytest.raises(store.DamagedCheckpoint, match=re.escape(str(file))):
-                load(store.Checkpoint(file.parent, 20, None))
+                load(store.Checkpoint(file.parent, 20, None, False, True))
     file.write_bytes(whole)
     assert store.find_checkpoint(two)[0].step == 20
 
@@ -210,9 +210,9 @@ def test_pruning_keeps_the_best_that_is_whole(tmp_path: Path, state_at: StateAt)
     assert [c.step for c in store.complete_checkpoints(tmp_path)] == [1, 4]
 
 
-def test_pruning_keeps_the_newest_that_was_saved_after_a_step_that_went_well(tmp_path: Path, state_at: StateAt) -> None:
-    for step, skipped in enumerate((0, 0, 1, 2), start=1):
-        store.save(tmp_path, replace(state_at(step), guard={"recent": [], "skipped": skipped}))
+def test_prune_keeps_the_newest_healthy_checkpoint(tmp_path: Path, state_at: StateAt) -> None:
+    for step, healthy in enumerate((True, True, False, False), start=1):
+        store.save(tmp_path, replace(state_at(step), healthy=healthy))
     store.prune(tmp_path, 1)
     assert [(c.step, c.healthy) for c in store.complete_checkpoints(tmp_path)] == [(2, True), (4, False)]
 

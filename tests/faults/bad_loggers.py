@@ -8,7 +8,7 @@ from fledge.tracking.async_sink import AsyncSink
 from fledge.tracking.events import Event
 from fledge.tracking.sinks.base import Sink
 from fledge.training import trainer
-from nursery import Marks, command
+from fork_server import Marks, command
 
 
 class Raises:

@@ -1,4 +1,4 @@
-"""What all injected failures share: an undisturbed run to compare with, and the table at the end."""
+"""Shared by all fault tests: an undisturbed run to compare with, and the table at the end."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -8,37 +8,37 @@ from typing import Any
 
 import pytest
 
-from campaign import WHOLE, Tell, tables, teller
-from house import House
-from nursery import PHASES
+from fault_campaign import WHOLE, Tell, tables, teller
+from fault_harness import Harness
+from fork_server import PHASES
 
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """A run that nobody disturbed: what remains of it, where its dataset is, and how long each phase takes."""
+    """A run without faults: its contents, its dataset, and how long each phase takes."""
 
-    house: House
+    harness: Harness
     remains: dict[str, Any]
     visits: dict[str, int]
     lengths: dict[str, float]  # seconds of a visit
 
-    def beside(self, folder: Path) -> House:
-        """Another training of the same text, which need not be prepared again."""
-        return House(folder, cache=self.house.cache)
+    def beside(self, folder: Path) -> Harness:
+        """Another training of the same prepared text."""
+        return Harness(folder, cache=self.harness.cache)
 
 
 @pytest.fixture(scope="session")
 def undisturbed() -> Iterator[Undisturbed]:
     with tempfile.TemporaryDirectory() as name:
-        House(Path(name) / "first").finish()  # prepares, and warms what the system keeps of files
-        house = House(Path(name) / "second", cache=Path(name) / "first" / "cache")
-        child = house.train()
-        assert child.wait() == 0, child.said()
+        Harness(Path(name) / "first").finish()  # prepares the dataset and warms the file cache
+        harness = Harness(Path(name) / "second", cache=Path(name) / "first" / "cache")
+        child = harness.train()
+        assert child.wait() == 0, child.output()
         marks = child.marks
         lengths = {phase: marks.length(phase) for phase in PHASES}
         visits = dict(zip(PHASES, marks.entered, strict=True))
         lengths["start-up"] -= sum(visits[phase] * lengths[phase] for phase in PHASES if phase != "start-up")
-        yield Undisturbed(house, house.remains(), visits, lengths)
+        yield Undisturbed(harness, harness.contents(), visits, lengths)
 
 
 @pytest.fixture

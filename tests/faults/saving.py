@@ -7,7 +7,7 @@ import torch
 from fledge.checkpoint import store
 from fledge.checkpoint.state import State
 from fledge.core.errors import from_os_error
-from nursery import Marks
+from fork_server import Marks
 
 OLD, NEW = (10, 20, 30), 40
 KEEP = 2

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from bad_loggers import KINDS, train_with
-from campaign import WHOLE, Tell
 from conftest import Undisturbed
+from fault_campaign import WHOLE, Tell
 from fledge.tracking.async_sink import AsyncSink
 from fledge.tracking.events import Metrics
 from fledge.tracking.tracker import Tracker
@@ -23,11 +23,11 @@ BATCHES, BATCH = 50, 20
 
 @pytest.mark.parametrize("kind", WARNINGS)
 def test_bad_logger_does_not_change_training(undisturbed: Undisturbed, tmp_path: Path, kind: str) -> None:
-    house = undisturbed.beside(tmp_path / "house")
-    child = house.train(through=(train_with, kind))
-    assert child.wait() == 0, child.said()
-    assert child.said().count(WARNINGS[kind]) == 1
-    assert house.remains() == undisturbed.remains
+    harness = undisturbed.beside(tmp_path / "harness")
+    child = harness.train(entry=(train_with, kind))
+    assert child.wait() == 0, child.output()
+    assert child.output().count(WARNINGS[kind]) == 1
+    assert harness.contents() == undisturbed.remains
 
 
 @pytest.mark.skipif(not WHOLE, reason="a measurement, for the table of the whole campaign: FLEDGE_FAULTS=whole")

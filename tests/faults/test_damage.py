@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from campaign import Tell, share
 from conftest import Undisturbed
+from fault_campaign import Tell, share
+from fault_harness import Harness
 from fledge.checkpoint import store
 from fledge.core.errors import UserError
 from fledge.datasets.shards import open_dataset
 from fledge.runs.run_folder import RunFolder, open_run
-from house import House
 
 FLIPS, CUTS = 1000, 200
 Check = Callable[[], str]  # what is said of the damage; nothing where it goes unnoticed
@@ -42,9 +42,9 @@ class Patient:
         return self.whole[: chance.randrange(len(self.whole))]
 
 
-def of_checkpoint(house: House) -> Check:
+def of_checkpoint(harness: Harness) -> Check:
     """What `resume` does: the newest is named, and the one before it is loaded, whole."""
-    folder = RunFolder(house.run).checkpoints
+    folder = RunFolder(harness.run).checkpoints
     before = store.complete_checkpoints(folder)[-2].step
 
     def check() -> str:
@@ -55,10 +55,10 @@ def of_checkpoint(house: House) -> Check:
     return check
 
 
-def of_run(house: House) -> Check:
+def of_run(harness: Harness) -> Check:
     def check() -> str:
         try:
-            open_run(house.run.name, house.runs, default="best").load()
+            open_run(harness.run.name, harness.runs, default="best").load()
         except UserError as refusal:
             return refusal.message
         return ""
@@ -93,24 +93,24 @@ KINDS = (
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> House:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Harness:
     """A finished run and its dataset, to be damaged."""
-    house = House(tmp_path_factory.mktemp("damage"))
-    house.finish()
-    return house
+    harness = Harness(tmp_path_factory.mktemp("damage"))
+    harness.finish()
+    return harness
 
 
-def patient(house: House, kind: str) -> Patient:
+def patient(harness: Harness, kind: str) -> Patient:
     if kind.startswith("dataset/"):
-        (folder,) = (house.cache / "datasets").iterdir()
+        (folder,) = (harness.cache / "datasets").iterdir()
         return Patient(folder / kind.removeprefix("dataset/"), of_dataset(folder))
-    if (house.run / kind).exists():
-        return Patient(house.run / kind, of_run(house))
-    return Patient(store.find_checkpoint(RunFolder(house.run).checkpoints)[0].folder / kind, of_checkpoint(house))
+    if (harness.run / kind).exists():
+        return Patient(harness.run / kind, of_run(harness))
+    return Patient(store.find_checkpoint(RunFolder(harness.run).checkpoints)[0].folder / kind, of_checkpoint(harness))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_file_is_named_and_never_used(trained: House, tell: Tell, kind: str) -> None:
+def test_a_damaged_file_is_named_and_never_used(trained: Harness, tell: Tell, kind: str) -> None:
     chance, file = random.Random(kind), patient(trained, kind)
     assert not file.check(), "the whole file is taken for a damaged one"
     for harm, damaged, count in (("flipped", file.flipped, share(FLIPS)), ("cut", file.cut, share(CUTS))):
@@ -120,28 +120,28 @@ def test_a_damaged_file_is_named_and_never_used(trained: House, tell: Tell, kind
 
 
 @pytest.mark.parametrize("kind", ["config.toml", "run.json", "tokenizer.json", "dataset/train/00000.tokens"])
-def test_resume_refuses_a_damaged_file_by_name(trained: House, kind: str) -> None:
+def test_resume_refuses_a_damaged_file_by_name(trained: Harness, kind: str) -> None:
     file = patient(trained, kind)
     file.path.write_bytes(file.flipped(random.Random(kind)))
     try:
-        child = trained.go_on()
+        child = trained.continue_run()
         assert child.wait() == 2
     finally:
         file.path.write_bytes(file.whole)
-    assert "error: " in child.said()
-    assert str(file.path) in child.said()
-    assert "hint: " in child.said()
+    assert "error: " in child.output()
+    assert str(file.path) in child.output()
+    assert "hint: " in child.output()
 
 
 @pytest.mark.parametrize("kind", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
 def test_resume_names_a_damaged_checkpoint_and_goes_on_from_the_one_before(
     undisturbed: Undisturbed, tmp_path: Path, kind: str
 ) -> None:
-    house = undisturbed.beside(tmp_path / "house")
-    shutil.copytree(undisturbed.house.runs, house.runs)
-    file = patient(house, kind)
+    harness = undisturbed.beside(tmp_path / "harness")
+    shutil.copytree(undisturbed.harness.runs, harness.runs)
+    file = patient(harness, kind)
     file.path.write_bytes(file.cut(random.Random(kind)))
-    child = house.go_on()
-    assert child.wait() == 0, child.said()
-    assert f"warning: {file.path} is damaged" in child.said()
-    assert house.remains() == undisturbed.remains
+    child = harness.continue_run()
+    assert child.wait() == 0, child.output()
+    assert f"warning: {file.path} is damaged" in child.output()
+    assert harness.contents() == undisturbed.remains

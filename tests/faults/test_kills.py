@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from campaign import Tell, share
 from conftest import Undisturbed
-from house import SAVE_EVERY, House, last_due
-from nursery import Child
+from fault_campaign import Tell, share
+from fault_harness import SAVE_EVERY, Harness, last_due
+from fork_server import Child
 
 KILLS = 300
 AIMED_AT = ("start-up", "step", "evaluation", "sampling", "save", "prune")
@@ -24,21 +24,21 @@ class Shooting:
         self.died: list[str] = []
         self.lost = 0  # steps, at most
 
-    def one_run(self, house: House, phase: str, most: int) -> None:
-        child = house.train()
+    def one_run(self, harness: Harness, phase: str, most: int) -> None:
+        child = harness.train()
         while self.hits(child, phase):
             most -= 1
             if not most or self.chance.random() > AGAIN:
-                self.measure(child, house.finish())
+                self.measure(child, harness.finish())
                 return
-            child, phase = house.go_on(), self.chance.choice(AIMED_AT)
+            child, phase = harness.continue_run(), self.chance.choice(AIMED_AT)
 
     def hits(self, child: Child, phase: str) -> bool:
         """Or the process was through before, which one that had nothing left to do says with a 2."""
         visit = self.chance.randint(1, self.usual.visits[phase])
-        child.signalled(phase, visit, self.chance.uniform(0, self.usual.lengths[phase]))
+        child.send_signal_in(phase, visit, self.chance.uniform(0, self.usual.lengths[phase]))
         code = child.wait()
-        assert code in (137, 0) or (code == 2 and "is finished" in child.said()), child.said()
+        assert code in (137, 0) or (code == 2 and "is finished" in child.output()), child.output()
         if code == 137:
             self.died.append(child.marks.phase)
         return code == 137
@@ -48,7 +48,7 @@ class Shooting:
         if began is None:  # it was saved to the end
             return
         self.lost = max(self.lost, killed.marks.steps - began)
-        assert began >= max(killed.marks.began or 0, last_due(killed.marks.handed_over) - SAVE_EVERY)
+        assert began >= max(killed.marks.began or 0, last_due(killed.marks.last_save) - SAVE_EVERY)
 
 
 @pytest.mark.parametrize("phase", AIMED_AT)
@@ -56,11 +56,11 @@ def test_a_run_that_is_killed_ends_in_the_same_bits(
     undisturbed: Undisturbed, tmp_path: Path, tell: Tell, phase: str
 ) -> None:
     kills, shooting = share(KILLS) // len(AIMED_AT), Shooting(undisturbed, random.Random(phase))
-    house, runs = undisturbed.beside(tmp_path / "house"), 0
+    harness, runs = undisturbed.beside(tmp_path / "harness"), 0
     while (left := kills - len(shooting.died)) > 0:
-        shutil.rmtree(house.runs, ignore_errors=True)
-        shooting.one_run(house, phase, left)
-        assert house.remains() == undisturbed.remains, shooting.died
+        shutil.rmtree(harness.runs, ignore_errors=True)
+        shooting.one_run(harness, phase, left)
+        assert harness.contents() == undisturbed.remains, shooting.died
         runs += 1
     for died in shooting.died:
         tell("kill -9", f"died in {died}", 1)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from campaign import WHOLE, Tell, share
 from conftest import Undisturbed
+from fault_campaign import WHOLE, Tell, share
+from fault_harness import Harness
 from fledge.checkpoint import store
 from fledge.core.device import find_compiler
 from fledge.runs.run_folder import RunFolder
-from house import House
-from nursery import Child
+from fork_server import Child
 
 PROMISED = 10  # seconds
 STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
@@ -29,9 +29,9 @@ def ended(child: Child, phase: str, number: signal.Signals, tell: Tell) -> int:
     code = child.wait()
     taken = time.perf_counter() - begun
     assert taken < PROMISED, f"{taken:.1f} s"
-    all_said = "next: fledge generate" in child.said()  # then it comes to whoever called fledge, and is not its own
-    assert code in (STATUS[number], 0) or all_said, child.said()
-    assert "Traceback" not in child.said()
+    all_said = "next: fledge generate" in child.output()  # then it comes to whoever called fledge, and is not its own
+    assert code in (STATUS[number], 0) or all_said, child.output()
+    assert "Traceback" not in child.output()
     tell("signals: seconds to the exit, at most", phase, round(taken, 1))
     return code
 
@@ -46,20 +46,20 @@ def test_a_run_that_is_asked_to_stop_ends_in_time_and_goes_on_to_the_same_bits(
     for trial in range(10 * wanted):
         if struck == wanted:
             break
-        house = House(tmp_path / str(trial)) if phase == "preparing" else undisturbed.beside(tmp_path / "house")
-        shutil.rmtree(house.runs, ignore_errors=True)
-        child = house.train()
+        harness = Harness(tmp_path / str(trial)) if phase == "preparing" else undisturbed.beside(tmp_path / "harness")
+        shutil.rmtree(harness.runs, ignore_errors=True)
+        child = harness.train()
         visit = chance.randint(1, undisturbed.visits[phase])
-        if not child.signalled(phase, visit, chance.uniform(0, undisturbed.lengths[phase]), number):
-            assert child.wait() == 0, child.said()
+        if not child.send_signal_in(phase, visit, chance.uniform(0, undisturbed.lengths[phase]), number):
+            assert child.wait() == 0, child.output()
             continue
         struck += 1
         code = ended(child, phase, number, tell)
         if code and child.marks.steps:
-            saved, damaged = store.find_checkpoint(RunFolder(house.run).checkpoints)
+            saved, damaged = store.find_checkpoint(RunFolder(harness.run).checkpoints)
             assert (saved.step, damaged) == (child.marks.steps, [])
-        house.finish()
-        assert house.remains() == undisturbed.remains
+        harness.finish()
+        assert harness.contents() == undisturbed.remains
         tell("signals", f"{number.name} in {phase}, status {code}", 1)
     assert struck == wanted, "most came too late"
 
@@ -69,11 +69,11 @@ def test_a_run_that_is_asked_to_stop_ends_in_time_and_goes_on_to_the_same_bits(
 def test_asked_to_stop_while_it_compiles_it_ends_in_time(
     undisturbed: Undisturbed, tmp_path: Path, tell: Tell, number: signal.Signals
 ) -> None:
-    house = undisturbed.beside(tmp_path / "house")
-    child = house.train(*COMPILED)
-    assert child.signalled("compiling", 1, 1.0, number), child.said()
+    harness = undisturbed.beside(tmp_path / "harness")
+    child = harness.train(*COMPILED)
+    assert child.send_signal_in("compiling", 1, 1.0, number), child.output()
     assert ended(child, "compiling", number, tell) == STATUS[number]
-    good, damaged = store.list_checkpoints(RunFolder(house.run).checkpoints)
+    good, damaged = store.list_checkpoints(RunFolder(harness.run).checkpoints)
     assert damaged == []
     assert len(good) <= 1
     tell("signals", f"{number.name} in compiling, status {STATUS[number]}", 1)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from campaign import WHOLE, Tell, share
 from conftest import Undisturbed
+from fault_campaign import WHOLE, Tell, share
+from fault_harness import Harness, digests
 from fledge.checkpoint import store
-from house import House, digests
-from nursery import Child
+from fork_server import Child
 from saving import NEW, OLD, lay_down, save_and_prune
 from tracing import Call, calls, kill_at, needs_strace, refuse, traced
 
@@ -27,7 +27,7 @@ class Desk:
         self.folder, self.log, self.said = folder / "checkpoints", folder / "strace", folder / "said"
         self.begin_anew()
         child = self.saved_under()
-        assert child.wait() == 0, child.said()
+        assert child.wait() == 0, child.output()
         self.calls, self.whole = calls(self.log, self.folder), digests(self.folder)
 
     def begin_anew(self) -> None:
@@ -38,7 +38,7 @@ class Desk:
     def saved_under(self, *injected: str) -> Child:
         child = Child(save_and_prune, self.folder, log=self.said, held=True)
         with traced(child, self.log, *injected):
-            child.let_go()
+            child.release()
         return child
 
     def struck(self, *injected: str) -> Child:
@@ -54,7 +54,7 @@ class Desk:
 
     def again(self) -> None:
         child = Child(save_and_prune, self.folder, log=self.said)
-        assert child.wait() == 0, child.said()
+        assert child.wait() == 0, child.output()
         assert digests(self.folder) == self.whole
 
 
@@ -95,9 +95,9 @@ def test_refused_any_call_of_a_save_it_says_so_and_the_old_checkpoint_stays(desk
     for call in some(desk.calls, random.Random(1)):
         child = desk.struck(*refuse(call, error))
         assert child.wait() == 2, call
-        assert words[error] in child.said(), call
-        assert str(desk.folder) in child.said(), call
-        assert "\nhint: " in child.said(), call
+        assert words[error] in child.output(), call
+        assert str(desk.folder) in child.output(), call
+        assert "\nhint: " in child.output(), call
         desk.again()
         tell("system calls of one save", f"{error} at {call.name}", 1)
 
@@ -107,28 +107,28 @@ def test_a_training_that_is_struck_at_any_call_ends_in_the_same_bits(
     undisturbed: Undisturbed, tmp_path: Path, tell: Tell, harm: str
 ) -> None:
     """Every file of the run has its turn, before any has its second."""
-    house = undisturbed.beside(tmp_path / "house")
-    for call in drawn(training_calls(house, tmp_path / "strace"), share(IN_TRAINING) // 2, random.Random(harm)):
-        shutil.rmtree(house.runs)
-        child = house.train(held=True)
+    harness = undisturbed.beside(tmp_path / "harness")
+    for call in drawn(training_calls(harness, tmp_path / "strace"), share(IN_TRAINING) // 2, random.Random(harm)):
+        shutil.rmtree(harness.runs)
+        child = harness.train(held=True)
         with traced(child, tmp_path / "strace", *(kill_at(call) if harm == "killed" else refuse(call, harm))):
-            child.let_go()
+            child.release()
         code = child.wait()
-        assert code in ((137, 0) if harm == "killed" else (2, 0)), (call, child.said())
+        assert code in ((137, 0) if harm == "killed" else (2, 0)), (call, child.output())
         if code == 2:
-            assert "error: the disk is full: could not write '/" in child.said(), call
-            assert "\nhint: " in child.said(), call
-        house.finish()
-        assert house.remains() == undisturbed.remains, call
+            assert "error: the disk is full: could not write '/" in child.output(), call
+            assert "\nhint: " in child.output(), call
+        harness.finish()
+        assert harness.contents() == undisturbed.remains, call
         tell("system calls of a training", f"{harm} at {call.name}", 1)
 
 
-def training_calls(house: House, log: Path) -> list[Call]:
-    child = house.train(held=True)
+def training_calls(harness: Harness, log: Path) -> list[Call]:
+    child = harness.train(held=True)
     with traced(child, log):
-        child.let_go()
-    assert child.wait() == 0, child.said()
-    return calls(log, house.runs)
+        child.release()
+    assert child.wait() == 0, child.output()
+    return calls(log, harness.runs)
 
 
 def drawn(found: list[Call], count: int, chance: random.Random) -> list[Call]:

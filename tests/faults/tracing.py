@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from nursery import Child
+from fork_server import Child
 
 OPENING = ("open", "openat", "creat")
 WRITING = ("write", "pwrite64", "writev", "pwritev", "pwritev2", "copy_file_range", "sendfile")
@@ -60,7 +60,7 @@ needs_strace = pytest.mark.skipif(bool(why_not()), reason=why_not() or "strace w
 @contextmanager
 def traced(child: Child, log: Path, *more: str) -> Iterator[None]:
     """The block begins when strace has hold of all threads of a held child; afterwards its log is complete."""
-    child.is_ready()
+    child.wait_until_held()
     words = ["strace", "-f", "-y", "-s", "0", "-e", "signal=none", "-e", f"trace={TRACED}", "-o", str(log), *more]
     process = subprocess.Popen([*words, "-p", str(child.pid)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + PATIENCE

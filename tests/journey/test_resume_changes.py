@@ -15,6 +15,7 @@ from fledge.runs.run_folder import RunFolder
 from fledge.settings.pipeline import validated
 from fledge.tracking.sinks.csv import read_metrics
 from fledge.training import verify
+from fledge.training.checkpointer import Checkpointer
 from fledge.training.trainer import Trainer
 
 STOPPED = ("--train.steps", "12", "--train.keep_last", "9")
@@ -97,7 +98,7 @@ def interrupted(*_: object) -> None:
 def test_what_was_agreed_to_need_not_be_said_again_after_a_kill(home, monkeypatch) -> None:
     run = home.train("bird", *STOPPED)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "go", interrupted)
+        patch.setattr(Trainer, "fit", interrupted)
         assert home.do("resume", "bird", "--train.steps", "16", "--allow-changes") == 130
     assert home.do("resume", "bird") == 0
     assert store.find_checkpoint(run / "checkpoints")[0].step == 16
@@ -106,7 +107,7 @@ def test_what_was_agreed_to_need_not_be_said_again_after_a_kill(home, monkeypatc
 def test_what_has_been_agreed_to_since_is_no_damage_to_a_checkpoint(home, monkeypatch) -> None:
     home.train("bird", *STOPPED)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "go", interrupted)
+        patch.setattr(Trainer, "fit", interrupted)
         changed = ("--train.steps", "16", "--train.micro_batch", "2")
         assert home.do("resume", "bird", *changed, "--allow-changes") == 130
     assert home.do("resume", "bird", "--verify") == 0
@@ -198,7 +199,7 @@ def test_going_back_tells_what_it_takes_back_and_takes_nothing_before_it_can_go_
 
     before = contents()
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "load", no_room)
+        patch.setattr(Checkpointer, "load", no_room)
         assert home.do("resume", "bird@6", "--allow-changes") == 2
     assert contents() == before
     capsys.readouterr()

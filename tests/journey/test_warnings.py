@@ -11,9 +11,9 @@ from fledge.core import device
     [
         (
             ("--train.dtype", "float16"),
-            "this cpu has no float16 units, so it is imitated, slowly: --train.dtype float",
+            "this cpu has no float16 units and emulates them slowly: use --train.dtype float",
         ),
-        (("--optim.warmup_steps", "3"), "still climbing at the end: 3 steps of warm-up, and 2 in all"),
+        (("--optim.warmup_steps", "3"), "warms up until the end: 3 warm-up steps of 2 steps in all"),
     ],
 )
 def test_unwise_settings_give_one_warning(home, capsys, monkeypatch, words, said) -> None:

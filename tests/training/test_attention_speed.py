@@ -9,7 +9,7 @@ import torch
 from fledge.core.device import Machine
 from fledge.model.config import ModelConfig
 from fledge.training import attention_speed
-from fledge.training.attention_speed import fastest_attention, measure
+from fledge.training.attention_speed import fastest_attention, measure_attention
 
 MODEL = ModelConfig(n_layer=1, n_head=2, n_embd=16, context=32, vocab_size=11, window=7)
 
@@ -24,7 +24,7 @@ def speeds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             calls.append(given[1])
             return {"sdpa": sdpa, "blocked": blocked}
 
-        monkeypatch.setattr(attention_speed, "measure", measured)
+        monkeypatch.setattr(attention_speed, "measure_attention", measured)
         return calls
 
     return set_speeds
@@ -55,6 +55,6 @@ def test_elsewhere_it_is_the_fused_kernel_without_measuring(speeds: Any, device:
 
 
 def test_both_are_measured() -> None:
-    seconds = measure(MODEL, 2, torch.bfloat16)
+    seconds = measure_attention(MODEL, 2, torch.bfloat16)
     assert set(seconds) == {"sdpa", "blocked"}
     assert min(seconds.values()) > 0

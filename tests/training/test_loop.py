@@ -1,4 +1,4 @@
-"""The loop calls hooks in order, after the steps they asked for, and ends early when asked to."""
+"""The loop calls hooks in order after the steps that they are due at, and ends early on a signal."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from fledge.training.step import StepResult
 
 @dataclass
 class Counting:
-    """Stands where a Stepper stands, and only counts."""
+    """In place of a TrainStep."""
 
     loss: float = 1.0
 
@@ -24,12 +24,12 @@ class Counting:
         return StepResult(step + 1, self.loss + step / 1000, 0.01, 1.0, 8, 0.1)
 
 
-def healthy() -> DivergenceMonitor:
+def monitor() -> DivergenceMonitor:
     return DivergenceMonitor(2.0, lambda *_: None)
 
 
 @given(start=st.integers(0, 20), length=st.integers(0, 20), n=st.integers(0, 7))
-def test_a_hook_is_called_after_each_nth_step_and_the_last(start: int, length: int, n: int) -> None:
+def test_hook_runs_after_each_nth_step_and_the_last(start: int, length: int, n: int) -> None:
     stop, seen = start + length, []
     train_loop(
         Counting(),
@@ -37,23 +37,23 @@ def test_a_hook_is_called_after_each_nth_step_and_the_last(start: int, length: i
         stop,
         [every(n, lambda result: seen.append(result.step), last=stop)],
         StopSignals(SINGLE_PROCESS),
-        healthy(),
+        monitor(),
     )
     assert seen == [step for step in range(start + 1, stop + 1) if n and (step % n == 0 or step == stop)]
 
 
-def test_hooks_are_called_in_the_order_given() -> None:
+def test_hooks_run_in_order() -> None:
     seen: list[str] = []
     hooks = [Hook(lambda _, name=name: seen.append(name), lambda _: True) for name in "abc"]
-    train_loop(Counting(), 0, 2, hooks, StopSignals(SINGLE_PROCESS), healthy())
+    train_loop(Counting(), 0, 2, hooks, StopSignals(SINGLE_PROCESS), monitor())
     assert seen == list("abcabc")
 
 
-def test_nothing_to_do_returns_nothing() -> None:
-    assert train_loop(Counting(), 5, 5, [], StopSignals(SINGLE_PROCESS), healthy()).last is None
+def test_no_steps_left() -> None:
+    assert train_loop(Counting(), 5, 5, [], StopSignals(SINGLE_PROCESS), monitor()).last is None
 
 
-def test_a_signal_ends_the_loop_after_the_step_and_its_hooks() -> None:
+def test_signal_ends_the_loop_after_the_hooks() -> None:
     seen = []
 
     def stop_at_three(result: StepResult) -> None:
@@ -62,7 +62,7 @@ def test_a_signal_ends_the_loop_after_the_step_and_its_hooks() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with StopSignals(SINGLE_PROCESS) as signals:
-        end = train_loop(Counting(), 0, 10, [every(1, stop_at_three)], signals, healthy())
+        end = train_loop(Counting(), 0, 10, [every(1, stop_at_three)], signals, monitor())
     assert seen == [1, 2, 3]
     assert end.last is not None
     assert end.last.step == 3

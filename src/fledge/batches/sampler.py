@@ -1,12 +1,11 @@
-"""Which window is sample n: a pure function of (seed, n), for ever and on any number of machines.
+"""Which window is sample n: a pure function of (seed, n), on any number of machines.
 
-An epoch visits every window of the split once, in an order that looks random, and the next epoch uses another
-order and another phase, so that windows do not begin at the same places again. Nothing is stored and nothing
-is drawn from a generator: sample n is computed from n alone, so a run can go on at any step.
+An epoch visits every window of the split once, in pseudo-random order; the next epoch uses another order and another
+phase, so that its windows start at other tokens. There is no state and no generator: a run can continue at any step.
 
-The order is a permutation made by a Feistel network: the number is cut into two halves, and each round mixes
-one half with a hash of the other. Such a network maps every number below 2^(2k) to exactly one other; numbers
-that land outside the epoch are sent through again until they land inside ("cycle walking").
+The order is a permutation by a Feistel network: the number is cut into two halves, and each round mixes one half with a
+hash of the other. Such a network permutes the numbers below 2^(2k); results outside the epoch go through it again until
+they are inside ("cycle walking").
 """
 
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ def mix(values: Numbers) -> Numbers:
 
 
 def permute(numbers: Numbers, size: int, keys: Numbers) -> Numbers:
-    """Each number below `size` to another below `size`; for each key, one to one."""
+    """A permutation of the numbers below `size` for each key, applied elementwise."""
     half = U64(max(1, ((size - 1).bit_length() + 1) // 2))
     mask = U64((1 << int(half)) - 1)
 
@@ -50,17 +49,17 @@ def permute(numbers: Numbers, size: int, keys: Numbers) -> Numbers:
 
 @dataclass(frozen=True)
 class SkippedBatches:
-    """Which global batch a step learns from: the one of its own number, unless some had to be passed over before."""
+    """Step → global batch: the one of the same number, plus the batches that rollbacks have skipped."""
 
-    skipped: tuple[tuple[int, int], ...] = ()  # (from this step on, this many batches later)
+    ranges: tuple[tuple[int, int], ...] = ()  # (first step, count): from this step on, `count` batches later
 
     def batch(self, step: int) -> int:
-        return step + sum(more for first, more in self.skipped if first <= step)
+        return step + sum(count for first, count in self.ranges if first <= step)
 
-    def around(self, back: int, failed: int) -> "SkippedBatches":
-        """Step `failed` went wrong, and `back` is made again: with the batch that would have come after."""
-        before = SkippedBatches(tuple(detour for detour in self.skipped if detour[0] < back))
-        return SkippedBatches((*before.skipped, (back, self.batch(failed) + 1 - before.batch(back))))
+    def skip(self, back: int, failed: int) -> "SkippedBatches":
+        """After a rollback from step `failed` to step `back`, which now gets the batch after the one of `failed`."""
+        before = SkippedBatches(tuple(each for each in self.ranges if each[0] < back))
+        return SkippedBatches((*before.ranges, (back, self.batch(failed) + 1 - before.batch(back))))
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class WindowSampler:
     def __post_init__(self) -> None:
         if self.tokens < self.context + 1:
             raise UserError(
-                f"the text has {self.tokens} tokens for training, and one context needs {self.context + 1}",
+                f"the training split has {self.tokens} tokens, but one context needs {self.context + 1}",
                 "use more text, or a smaller model.context",
             )
 
@@ -85,10 +84,10 @@ class WindowSampler:
         return max(1, (self.tokens - 1 - self.context) // self.stride)
 
     def starts(self, first: int, count: int) -> NDArray[np.int64]:
-        """Where the windows of samples first … first + count - 1 begin."""
+        """The first tokens of samples first … first + count - 1."""
         samples = np.arange(first, first + count, dtype=U64)
-        epochs, places = samples // U64(self.epoch), samples % U64(self.epoch)
+        epochs, windows = samples // U64(self.epoch), samples % U64(self.epoch)
         keys = mix(mix(np.full(count, self.seed, dtype=U64)) ^ epochs)
         room = min(self.stride, self.tokens - self.context - (self.epoch - 1) * self.stride)
         phase = mix(keys) % U64(room)
-        return (permute(places, self.epoch, keys) * U64(self.stride) + phase).astype(np.int64)
+        return (permute(windows, self.epoch, keys) * U64(self.stride) + phase).astype(np.int64)

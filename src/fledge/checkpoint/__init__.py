@@ -1,1 +1,1 @@
-"""What a run leaves on disk, and how it comes back."""
+"""Checkpoints: the state of a training as tensors and JSON, on disk and back."""

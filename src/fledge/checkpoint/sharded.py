@@ -1,12 +1,12 @@
-"""A checkpoint in parts: each rank writes what it holds of every tensor, in a file of its own, and reads what it needs.
+"""A checkpoint in shards: each rank writes the part of every tensor that it holds, and reads what it needs.
 
-torch's distributed checkpoint does both, in its safetensors form: a header says where in the whole tensor a part
-belongs, so any number of ranks can read what any other has written. What is in the manifest is store.py's business.
+torch's distributed checkpoint does both, in its safetensors form: a header says where in the whole tensor a shard
+belongs, so any number of ranks can read it. Tensor names are GROUP/NAME. The manifest is written by store.py.
 """
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -16,45 +16,48 @@ from fledge.checkpoint.state import Tensors
 from fledge.core.distributed import is_dtensor
 from fledge.core.files import describe_os_error
 
-MODEL, MEMORY = "model", "optimizer"  # what names begin with
 
-
-def write(folder: Path, tensors: Tensors) -> None:
-    """Called by all ranks together."""
+def write_shards(folder: Path, groups: Mapping[str, Tensors]) -> None:
+    """A collective: all ranks call it together."""
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    with _local_text(folder):
-        save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    named = {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+    with _plain_errors(folder):
+        save(named, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
 
 
-def read(folder: Path, kind: str, like: Mapping[str, Tensor]) -> Tensors:
-    """Those of a kind, MODEL or MEMORY: spread over ranks where the weight of that name is, else whole."""
+def read_shards(folder: Path, like: Mapping[str, Tensor], only: Collection[str] | None = None) -> dict[str, Tensors]:
+    """Group → tensors, sharded as the weight of the same name in `like` is, else whole."""
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
     from torch.distributed.checkpoint.state_dict_loader import load
 
-    held = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     tensors = {
-        name: _empty_like(like.get(name.rpartition("/")[2]), facts.size, facts.properties.dtype)
-        for name, facts in held.items()
-        if name.startswith(f"{kind}/") and isinstance(facts, TensorStorageMetadata)
+        name: _empty_like(like.get(name.rpartition("/")[2]), entry.size, entry.properties.dtype)
+        for name, entry in found.items()
+        if isinstance(entry, TensorStorageMetadata) and (only is None or name.partition("/")[0] in only)
     }
-    with warnings.catch_warnings(), _local_text(folder):
-        warnings.simplefilter("ignore", UserWarning)  # that there is one process only
+    with warnings.catch_warnings(), _plain_errors(folder):
+        warnings.simplefilter("ignore", UserWarning)  # about a single process
         load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
-    return {name.removeprefix(f"{kind}/"): tensor for name, tensor in tensors.items()}
+    groups: dict[str, Tensors] = {}
+    for name, tensor in tensors.items():
+        group, _, key = name.partition("/")
+        groups.setdefault(group, {})[key] = tensor
+    return groups
 
 
 @contextlib.contextmanager
-def _local_text(folder: Path) -> Iterator[None]:
-    """torch gathers what went wrong on any rank into something that is no Exception: the first of these, as it was."""
+def _plain_errors(folder: Path) -> Iterator[None]:
+    """Raise the first error of any rank itself; torch collects them in something that is not an Exception."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     try:
         yield
-    except CheckpointException as gathered:
-        first = gathered.failures[min(gathered.failures)][0]
+    except CheckpointException as collected:
+        first = collected.failures[min(collected.failures)][0]
         raise first if isinstance(first, OSError) else describe_os_error(first, folder) from None
 
 

@@ -1,18 +1,22 @@
-"""The state of a training run ↔ named tensors and a small JSON object. Writes nothing; store.py does.
+"""The state of a training ↔ named tensors and a small JSON object. Writes nothing; store.py does.
 
 weights      canonical name → tensor                           "blocks.0.attention.query.weight"
-optimiser    kind/canonical name → tensor                      "exp_avg/blocks.0.attention.query.weight"
-progress     step, every rank's random generators, what the guard has seen, which batches were passed over, settings
+optimizer    kind/canonical name → tensor                      "exp_avg/blocks.0.attention.query.weight"
+components   name → state_dict of everything else that must survive a restart (`Stateful`)
+the rest     step, random generators of every rank, validation loss, the settings that made it
 
-Of a model that is spread over ranks, each takes part, and the first has the state, whole: what was captured by one
-number of processes can be restored by any other.
+A new component (EMA weights, a curriculum) is one entry in the trainer's dictionary: its numbers go into state.json and
+its tensors into a file of their own, NAME.safetensors.
+
+With FSDP, capturing is a collective and the main process has the whole state, so any number of ranks can restore it.
 """
 
 import base64
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,76 +27,111 @@ from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 
 Tensors = dict[str, Tensor]
+MODEL, OPTIMIZER = "model", "optimizer"  # groups of tensors, and so the names of their files
+
+
+class Stateful(Protocol):
+    def state_dict(self) -> dict[str, Any]:
+        """JSON values and tensors, by name."""
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        """An empty dict is the state of a new run."""
 
 
 @dataclass(frozen=True)
 class State:
-    """One moment of a run, whole. Holds references, not copies: save it before the next step."""
+    """A training between two steps. Holds references, not copies: save it before the next step."""
 
     step: int
     weights: Tensors
     optimizer: Tensors
     rng: dict[str, str]
+    components: dict[str, dict[str, Any]] = field(default_factory=dict)  # without their tensors
+    component_tensors: dict[str, Tensors] = field(default_factory=dict)
     val_loss: float | None = None
-    scaling: dict[str, float] | None = None  # what fp16 remembers
-    micro_batch: int | None = None  # sequences, as many as had turned out to fit
     pending_hooks: dict[str, Any] | None = None  # StepResult whose hooks have not run; {}: those of step 0
-    skipped: tuple[tuple[int, int], ...] = ()  # batches that are passed over
-    compiled: bool | None = None  # False: the compiled code was found wrong, and the eager code trains
-    guard: dict[str, Any] | None = None  # which losses are usual
-    about: dict[str, Any] | None = None  # the settings, the text and the tokenizer that made it
+    healthy: bool = True  # the last step made an update
+    about: dict[str, Any] | None = None  # settings, dataset and tokenizer that made it
+
+    @property
+    def groups(self) -> dict[str, Tensors]:
+        """All tensors, by the name of their file."""
+        return {MODEL: self.weights, OPTIMIZER: self.optimizer, **self.component_tensors}
+
+    def component(self, name: str) -> dict[str, Any]:
+        return {**self.components.get(name, {}), **self.component_tensors.get(name, {})}
+
+    def with_groups(self, groups: dict[str, Tensors]) -> "State":
+        rest = {name: tensors for name, tensors in groups.items() if name not in (MODEL, OPTIMIZER)}
+        return replace(self, weights=groups[MODEL], optimizer=groups[OPTIMIZER], component_tensors=rest)
 
 
 def capture(
-    model: GPT, optimizer: torch.optim.Optimizer, step: int, world: World = SINGLE_PROCESS, **progress: Any
+    model: GPT,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    world: World = SINGLE_PROCESS,
+    components: Mapping[str, Stateful] | None = None,
+    *,
+    sharded: bool = False,
+    **fields: Any,
 ) -> State:
-    """Whole on the first rank."""
-    state = capture_part(model, optimizer, step, world, **progress)
-    return replace(state, weights=gathered(state.weights, world), optimizer=gathered(state.optimizer, world))
+    """The whole state on the main process; `sharded`: on each rank the shards that it holds."""
+    states = {name: component.state_dict() for name, component in (components or {}).items()}
+    tensors = {name: {k: v for k, v in state.items() if isinstance(v, Tensor)} for name, state in states.items()}
+    values = {name: {k: v for k, v in state.items() if k not in tensors[name]} for name, state in states.items()}
+    extra = {name: held for name, held in tensors.items() if held}
+    state = State(step, weights_of(model), _optimizer_tensors(model, optimizer), _rng(world), values, extra, **fields)
+    if sharded:
+        return state
+    return state.with_groups({name: _gather(held, world) for name, held in state.groups.items()})
 
 
-def capture_part(model: GPT, optimizer: torch.optim.Optimizer, step: int, world: World, **progress: Any) -> State:
-    """On each rank what it holds."""
-    return State(step, weights_of(model), _optimizer_tensors(model, optimizer), _rng(world), **progress)
-
-
-def gathered(tensors: Tensors, world: World) -> Tensors:
-    """Each tensor whole, on the first; on the others it is let go at once."""
-    everything = ((name, full_tensor(tensor)) for name, tensor in tensors.items())
-    return {name: tensor for name, tensor in everything if world.is_main}
+def _gather(tensors: Tensors, world: World) -> Tensors:
+    """Each tensor whole on the main process; the other ranks free it at once."""
+    whole = ((name, full_tensor(tensor)) for name, tensor in tensors.items())
+    return {name: tensor for name, tensor in whole if world.is_main}
 
 
 def snapshot(state: State) -> State:
-    """The same moment, in tensors of its own that training does not touch."""
+    """A copy on the CPU that training does not change."""
 
     def copied(tensors: Tensors) -> Tensors:
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
-    return replace(state, weights=copied(state.weights), optimizer=copied(state.optimizer))
+    return state.with_groups({name: copied(tensors) for name, tensors in state.groups.items()})
 
 
 def state_bytes(state: State) -> int:
-    return sum(tensor.nbytes for tensor in (*state.weights.values(), *state.optimizer.values()))
+    return sum(tensor.nbytes for tensors in state.groups.values() for tensor in tensors.values())
 
 
 def initial_state(weights: Tensors, seed: int) -> State:
-    """A run that has weights before its first step. Nobody has looked at them, so that is pending_hooks."""
+    """Before the first step of a run that starts from given weights. Its first evaluation and sample are pending."""
     torch.manual_seed(seed)
     return State(0, weights, {}, _rng(SINGLE_PROCESS), pending_hooks={})
 
 
-def restore(state: State, model: GPT, optimizer: torch.optim.Optimizer, world: World = SINGLE_PROCESS) -> None:
-    """Everything as it was; after this the next step is bit for bit the one that would have come.
+def restore(
+    state: State,
+    model: GPT,
+    optimizer: torch.optim.Optimizer,
+    world: World = SINGLE_PROCESS,
+    components: Mapping[str, Stateful] | None = None,
+) -> None:
+    """The next step is then bit for bit the one that would have followed.
 
-    Only chance is another where there are more ranks, or fewer, than when it was captured: it stays as it is.
+    With another number of ranks than at capture time, the random generators stay as they are.
     """
     load_weights(model, state.weights)
     _load_optimizer(model, optimizer, state.optimizer)
+    for name, component in (components or {}).items():
+        component.load_state_dict(state.component(name))
     _set_rng(state.rng, world)
 
 
 def seed_rng(seed: int, step: int, world: World) -> None:
-    """Each rank has a chance of its own, or all would drop out the same."""
+    """Seed torch differently on each rank, or all would use the same dropout masks."""
     if step or not world.is_main:
         digest = hashlib.sha256(f"{seed} {step} {world.rank}".encode()).digest()
         seed = int.from_bytes(digest[:7])
@@ -100,7 +139,7 @@ def seed_rng(seed: int, step: int, world: World) -> None:
 
 
 def weights_of(model: GPT) -> Tensors:
-    """Each weight once: a tied head is its embedding and has no entry of its own."""
+    """Each weight once: a tied head has no entry of its own."""
     return {name: p.detach() for name, p in model.named_parameters()}
 
 
@@ -111,7 +150,7 @@ def blank_weights(model: ModelConfig) -> Tensors:
 
 
 def load_weights(model: GPT, weights: Tensors) -> None:
-    """All of them or none: a partial load is an error that names what does not fit."""
+    """All weights or none: missing, unexpected or misshapen ones are an error that names them."""
     wanted = weights_of(model)
     check_fit(wanted, weights)
     for name, tensor in wanted.items():
@@ -119,12 +158,12 @@ def load_weights(model: GPT, weights: Tensors) -> None:
 
 
 def check_fit(wanted: Tensors, weights: Tensors) -> None:
-    """The same names and the same shapes, or an error that names what differs."""
+    """Raise UserError unless names and shapes are the same."""
     _refuse_difference("weights", wanted.keys(), weights.keys())
     for name, tensor in wanted.items():
         if tensor.shape != weights[name].shape:
             raise UserError(
-                f"'{name}' has shape {list(weights[name].shape)}, and this model wants {list(tensor.shape)}",
+                f"'{name}' has shape {list(weights[name].shape)}, and this model needs {list(tensor.shape)}",
                 "the checkpoint belongs to a model of another shape",
             )
 
@@ -132,14 +171,13 @@ def check_fit(wanted: Tensors, weights: Tensors) -> None:
 def _refuse_difference(what: str, wanted: Any, found: Any) -> None:
     missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing or extra:
-        parts = [f"missing: {', '.join(missing[:5])}"] * bool(missing) + [f"unexpected: {', '.join(extra[:5])}"] * bool(
-            extra
-        )
+        parts = [f"missing: {', '.join(missing[:5])}"] * bool(missing)
+        parts += [f"unexpected: {', '.join(extra[:5])}"] * bool(extra)
         raise UserError(f"the checkpoint's {what} do not fit: {'; '.join(parts)}", "it belongs to another model")
 
 
 def _names_by_group(model: GPT, optimizer: torch.optim.Optimizer) -> list[list[str]]:
-    """Optimisers number their parameters; people, and other world sizes, name them."""
+    """Optimizers number their parameters; a checkpoint names them, so that it fits any order of groups."""
     names = {id(p): name for name, p in model.named_parameters()}
     return [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
 
@@ -151,7 +189,7 @@ def _optimizer_tensors(model: GPT, optimizer: torch.optim.Optimizer) -> Tensors:
 
 
 def _load_optimizer(model: GPT, optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """All of it or none: each parameter has every kind of memory that its group has (none before the first update)."""
+    """All or nothing: each parameter has every kind of state that its group has (none before the first update)."""
     groups = _names_by_group(model, optimizer)
     held = [(kind, name) for kind, _, name in (key.partition("/") for key in tensors)]
     kinds: dict[str, frozenset[str]] = {}
@@ -159,45 +197,45 @@ def _load_optimizer(model: GPT, optimizer: torch.optim.Optimizer, tensors: Tenso
         here = set(group)
         known = frozenset(kind for kind, name in held if name in here)
         kinds |= dict.fromkeys(group, known)
-    _refuse_difference("optimiser state", [f"{kind}/{name}" for name in kinds for kind in kinds[name]], tensors)
+    _refuse_difference("optimizer state", [f"{kind}/{name}" for name in kinds for kind in kinds[name]], tensors)
     parameters = dict(model.named_parameters())
     for kind, name in held:
         tensor = tensors[f"{kind}/{name}"]
         if tensor.ndim and tensor.shape != parameters[name].shape:
             raise UserError(
-                f"the optimiser's '{kind}/{name}' has shape {list(tensor.shape)}, not that of its weights",
-                "restore the file",
+                f"the optimizer state '{kind}/{name}' has shape {list(tensor.shape)}, not that of its weight",
+                "restore the file from a copy",
             )
 
     def own(kind: str, name: str) -> Tensor:
         tensor = tensors[f"{kind}/{name}"]
         return shard_like(tensor, parameters[name]) if tensor.ndim else tensor
 
-    memory = ({kind: own(kind, name) for kind in kinds[name]} for group in groups for name in group)
-    state = {i: kept for i, kept in enumerate(memory) if kept}
+    states = ({kind: own(kind, name) for kind in kinds[name]} for group in groups for name in group)
+    state = {i: kept for i, kept in enumerate(states) if kept}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _rng(world: World) -> dict[str, str]:
-    """ "cpu" and "cuda" are the first rank's, "cpu/1" and so on those of the others."""
+    """Base64 by name: "cpu" and "cuda" of the main process, "cpu/1", … of the other ranks."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
-    everyones = {kind: world.all_gather(state) for kind, state in states.items()}
+    gathered = {kind: world.all_gather(state) for kind, state in states.items()}
     return {
-        _of_rank(kind, rank): base64.b64encode(bytes(state.tolist())).decode()
-        for kind, ranks in everyones.items()
+        _rank_key(kind, rank): base64.b64encode(bytes(state.tolist())).decode()
+        for kind, ranks in gathered.items()
         for rank, state in enumerate(ranks)
     }
 
 
-def _of_rank(kind: str, rank: int) -> str:
+def _rank_key(kind: str, rank: int) -> str:
     return f"{kind}/{rank}" if rank else kind
 
 
 def _set_rng(states: dict[str, str], world: World) -> None:
     def tensor(kind: str) -> Tensor:
-        return torch.tensor(list(base64.b64decode(states[_of_rank(kind, world.rank)])), dtype=torch.uint8)
+        return torch.tensor(list(base64.b64decode(states[_rank_key(kind, world.rank)])), dtype=torch.uint8)
 
     if sum(name.startswith("cpu") for name in states) != world.size:
         return

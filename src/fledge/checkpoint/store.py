@@ -1,14 +1,14 @@
-"""Checkpoints on disk: whole, hashed, or not there at all.
+"""Checkpoints on disk: complete and verified by hashes, or absent.
 
     checkpoints/step-00001000/model.safetensors       weights under canonical names
-                              optimizer.safetensors
-                              state.json              step, validation loss, random generators
+                              optimizer.safetensors   and a file for each component that has tensors
+                              state.json              everything of a State that is not a tensor
                               manifest.json           SHA-256 of the others; written last
 
-Where each of many processes writes its own part (parts.py), the first two are as many files as there are parts.
+With sharded saving (sharded.py), the tensors are in as many files as there were ranks.
 
-Everything is written into a temporary folder, flushed to the disk and renamed: a folder with the final name is
-complete. What is `latest` and what is `best` is read off the checkpoints themselves, never off a pointer.
+Everything is written into a temporary folder, fsynced and renamed. `latest` and `best` are found by looking at the
+checkpoints themselves; there is no pointer file that could be wrong.
 """
 
 import contextlib
@@ -27,62 +27,66 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fledge.checkpoint import sharded
-from fledge.checkpoint.state import State, Tensors
+from fledge.checkpoint.state import MODEL, OPTIMIZER, State, Tensors
 from fledge.core.checksums import checked_content, with_checksum
 from fledge.core.errors import UserError
 from fledge.core.files import PARTIAL, atomic_folder, describe_os_error, naming_errors, remove_partials, sha256
 
 MANIFEST = "manifest.json"
-WEIGHTS, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
+STATE = "state.json"
+SUFFIX = ".safetensors"
+WEIGHTS = MODEL + SUFFIX
+FORMAT = 1  # of manifest.json
+TENSOR_FIELDS = ("weights", "optimizer", "component_tensors")  # of a State
 PREFIX = "step-"
-UNREADABLE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO)  # gone, no file, or a bad disk
+UNREADABLE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO)  # missing, not a file, bad disk
 
 
 class DamagedCheckpoint(UserError):
-    """A checkpoint that must not be used; the message names the file."""
+    """A checkpoint that cannot be used; the message names the file."""
 
-    def __init__(self, message: str, hint: str = "take another checkpoint, or restore this one from a copy") -> None:
+    def __init__(self, message: str, hint: str = "use another checkpoint, or restore this one from a copy") -> None:
         super().__init__(message, hint)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that says of itself that it is complete."""
+    """What the manifest of a checkpoint says."""
 
     folder: Path
     step: int
     val_loss: float | None
-    pending_hooks: bool = False  # its step has not been looked at
-    healthy: bool = True  # the step before it went well
+    pending_hooks: bool  # saved by a signal, before the evaluation and sample of its step
+    healthy: bool  # its last step made an update
 
 
 def save(folder: Path, state: State, write: Callable[[Path, State], None] | None = None) -> Checkpoint:
-    """Write `state` as a new checkpoint below `folder`. An old one of the same step is the same, and stays.
+    """Write `state` as a new checkpoint below `folder`; one of the same step that is intact has the same content.
 
-    `write` puts its tensors into files in some other way.
+    `write`: writes the tensors in another way.
     """
     path = folder / _name(state.step)
     if path.exists():
         try:
-            if not (there := verify(path)).pending_hooks:
-                return there
-            remove(path)  # it was saved in haste, before its step had been looked at
+            if not (existing := verify(path)).pending_hooks:
+                return existing
+            remove(path)  # saved before the hooks of its step had run
         except DamagedCheckpoint:
             remove(path)
     with atomic_folder(path) as inside:
         (write or _write_whole)(inside, state)
-        progress = {name: value for name, value in vars(state).items() if name not in ("weights", "optimizer")}
-        (inside / "state.json").write_text(json.dumps(progress))
+        values = {name: value for name, value in vars(state).items() if name not in TENSOR_FIELDS}
+        (inside / STATE).write_text(json.dumps(values))
         hashes = {file.name: sha256(file) for file in sorted(inside.iterdir())}
-        content = {"format": 1, "step": state.step, "val_loss": state.val_loss, "files": hashes}
-        content |= {"pending_hooks": state.pending_hooks is not None, "healthy": not (state.guard or {}).get("skipped")}
+        content = {"format": FORMAT, "step": state.step, "val_loss": state.val_loss, "files": hashes}
+        content |= {"pending_hooks": state.pending_hooks is not None, "healthy": state.healthy}
         (inside / MANIFEST).write_bytes(with_checksum(content))
     return _described(path, content)
 
 
 def _write_whole(folder: Path, state: State) -> None:
-    _write_tensors(state.weights, folder / WEIGHTS)
-    _write_tensors(state.optimizer, folder / OPTIMIZER)
+    for group, tensors in state.groups.items():
+        _write_tensors(tensors, folder / f"{group}{SUFFIX}")
 
 
 def _write_tensors(tensors: Tensors, path: Path) -> None:
@@ -93,7 +97,7 @@ def _write_tensors(tensors: Tensors, path: Path) -> None:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    """Of the folder that it was made for: a copy under another name would be taken for another step."""
+    """Also checks the name of the folder: under another name it would be taken for another step."""
     with contextlib.suppress(OSError, ValueError):
         manifest = checked_content((path / MANIFEST).read_bytes())
         if path.name == _name(manifest["step"]):
@@ -102,7 +106,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def verify(path: Path) -> Checkpoint:
-    """Every file present and unchanged, or `Damaged`."""
+    """Check that every file is present and unchanged, or raise `DamagedCheckpoint`."""
     manifest = _read_manifest(path)
     for name, expected in manifest["files"].items():
         if hash_of(path / name) != expected:
@@ -111,7 +115,7 @@ def verify(path: Path) -> Checkpoint:
 
 
 def hash_of(path: Path) -> str:
-    """Empty where nothing can be read; what somebody else may read is not damaged."""
+    """SHA-256, or "" for a file that is missing or unreadable; a missing permission is an OSError, not damage."""
     try:
         return sha256(path)
     except OSError as error:
@@ -121,44 +125,43 @@ def hash_of(path: Path) -> str:
 
 
 def describe(path: Path) -> Checkpoint:
-    """What it says of itself; whether that is true, verify and load find out."""
+    """Read the manifest alone, without verifying the files."""
     return _described(path, _read_manifest(path))
 
 
 def _described(path: Path, manifest: dict[str, Any]) -> Checkpoint:
-    return Checkpoint(
-        path, manifest["step"], manifest["val_loss"], manifest["pending_hooks"], manifest.get("healthy", True)
-    )
+    return Checkpoint(path, manifest["step"], manifest["val_loss"], manifest["pending_hooks"], manifest["healthy"])
 
 
 def load(checkpoint: Checkpoint, like: Mapping[str, Tensor] | None = None) -> State:
-    """Of weights that are spread over ranks in `like`, a checkpoint in parts gives each rank no more than its own."""
+    """`like`: weights by name. Where they are sharded, each rank reads its own shards of a sharded checkpoint."""
     path = checkpoint.folder
     verify(path)
     try:
         if (path / WEIGHTS).exists():
-            weights, optimizer = load_file(path / WEIGHTS), load_file(path / OPTIMIZER)
+            groups = {file.stem: load_file(file) for file in sorted(path.glob(f"*{SUFFIX}"))}
         else:
-            weights, optimizer = (sharded.read(path, kind, like or {}) for kind in (sharded.MODEL, sharded.MEMORY))
+            groups = sharded.read_shards(path, like or {})
     except SafetensorError as error:
         raise DamagedCheckpoint(f"{path}: {error}") from None
-    return State(weights=weights, optimizer=optimizer, **read_progress(checkpoint))
+    weights, optimizer = groups.pop(MODEL), groups.pop(OPTIMIZER, {})
+    return State(weights=weights, optimizer=optimizer, component_tensors=groups, **read_state_json(checkpoint))
 
 
-def read_progress(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Everything of a state that is no tensor."""
-    return dict(json.loads((checkpoint.folder / "state.json").read_bytes()))
+def read_state_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The fields of a State that hold no tensors."""
+    return dict(json.loads((checkpoint.folder / STATE).read_bytes()))
 
 
 def load_weights(checkpoint: Checkpoint) -> Tensors:
-    """The weights alone, for those who do not train."""
+    """The weights alone."""
     verify(checkpoint.folder)
     whole = checkpoint.folder / WEIGHTS
-    return load_file(whole) if whole.exists() else sharded.read(checkpoint.folder, sharded.MODEL, {})
+    return load_file(whole) if whole.exists() else sharded.read_shards(checkpoint.folder, {}, only=[MODEL])[MODEL]
 
 
 def complete_checkpoints(folder: Path) -> list[Checkpoint]:
-    """Those that have a manifest, oldest first, without reading the rest: cheap enough for every save."""
+    """Those with a readable manifest, oldest first. Reads nothing else: cheap enough for every save."""
     found = []
     for path in checkpoint_folders(folder):
         with contextlib.suppress(DamagedCheckpoint):
@@ -167,7 +170,7 @@ def complete_checkpoints(folder: Path) -> list[Checkpoint]:
 
 
 def list_checkpoints(folder: Path) -> tuple[list[Checkpoint], list[str]]:
-    """The checkpoints that are complete and unchanged, oldest first, and what is wrong with the others."""
+    """The verified checkpoints, oldest first, and what is wrong with the others."""
     good, bad = [], []
     for path in checkpoint_folders(folder):
         try:
@@ -178,13 +181,13 @@ def list_checkpoints(folder: Path) -> tuple[list[Checkpoint], list[str]]:
 
 
 def find_checkpoint(folder: Path, which: str = "latest") -> tuple[Checkpoint, list[str]]:
-    """`latest`, `best` or a step; and, to be said aloud, which damaged ones were passed over.
+    """The checkpoint `which` (latest, best or a step), and a description of each damaged one that was skipped.
 
-    Only what may be the answer is read whole: the others cost a look at their manifest.
+    Only candidates are read completely; of the others only the manifest is read.
     """
     candidates = complete_checkpoints(folder)
-    whole = {c.folder for c in candidates}
-    bad = [f"{path / MANIFEST} is damaged" for path in checkpoint_folders(folder) if path not in whole]
+    readable = {c.folder for c in candidates}
+    bad = [f"{path / MANIFEST} is damaged" for path in checkpoint_folders(folder) if path not in readable]
     if which == "best":
         candidates.sort(key=_rank_key)
     elif which != "latest":
@@ -194,9 +197,9 @@ def find_checkpoint(folder: Path, which: str = "latest") -> tuple[Checkpoint, li
             return verify(candidate.folder), bad
         except DamagedCheckpoint as error:
             bad.append(str(error))
-    have = ", ".join(str(c.step) for c in list_checkpoints(folder)[0])
+    steps = ", ".join(str(c.step) for c in list_checkpoints(folder)[0])
     damage = f" ({'; '.join(sorted(bad))})" if bad else ""
-    known = f"latest, best, or one of these steps: {have}" if have else "restore one from a copy, or train anew"
+    known = f"latest, best, or one of these steps: {steps}" if steps else "restore one from a copy, or train again"
     raise UserError(f"no checkpoint '{which}' in '{folder}'{damage}", known)
 
 
@@ -205,7 +208,7 @@ def _name(step: int) -> str:
 
 
 def checkpoint_folders(folder: Path) -> list[Path]:
-    """Oldest first; what somebody has put beside them under a name of his own is no checkpoint."""
+    """Oldest first. Folders with other names are ignored."""
     named = ((path, re.fullmatch(rf"{PREFIX}([0-9]{{8,}})", path.name)) for path in folder.glob(f"{PREFIX}*"))
     return [path for _, path in sorted((int(name[1]), path) for path, name in named if name)]
 
@@ -216,14 +219,15 @@ def best_of(checkpoints: list[Checkpoint]) -> Checkpoint | None:
 
 
 def _rank_key(checkpoint: Checkpoint) -> tuple[float, int]:
-    """A low validation loss, and of equals the earlier; one that was never judged comes last."""
+    """Sorts the lowest validation loss last, the earlier of equals after the later, and unevaluated ones first."""
     loss = checkpoint.val_loss
-    judged = loss is not None and not math.isnan(loss)
-    return (-loss, -checkpoint.step) if judged and loss is not None else (-math.inf, checkpoint.step)
+    if loss is None or math.isnan(loss):
+        return (-math.inf, checkpoint.step)
+    return (-loss, -checkpoint.step)
 
 
 def best_checkpoint(folder: Path) -> Checkpoint | None:
-    """Of those that are whole. Only what may be the answer is read."""
+    """The verified one with the lowest validation loss. Only candidates are read completely."""
     candidates = complete_checkpoints(folder)
     while found := best_of(candidates):
         try:
@@ -234,9 +238,9 @@ def best_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def prune(folder: Path, keep_last: int) -> None:
-    """Keep the newest few, the newest that a rescue would go back to, and the best; take away the rest.
+    """Keep the newest few, the newest healthy one (for a rollback) and the best; remove the others.
 
-    Also what a killed save left.
+    Also removes what a killed save left.
     """
     remove_partials(folder)
     good = complete_checkpoints(folder)
@@ -249,18 +253,18 @@ def prune(folder: Path, keep_last: int) -> None:
 
 
 def remove(folder: Path) -> None:
-    """First its name: half a removed checkpoint must not be taken for a whole or for a damaged one."""
+    """Renames it first: a half-removed checkpoint must not be taken for a complete or a damaged one."""
     doomed = folder.with_name(f"{PARTIAL}{folder.name}")
     folder.rename(doomed)
     with naming_errors(doomed):
         if doomed.is_dir() and not doomed.is_symlink():
             shutil.rmtree(doomed)
         else:
-            doomed.unlink()  # a link, or a file that somebody has put in its place
+            doomed.unlink()  # a symbolic link or a file
 
 
 def remove_later(folder: Path, step: int) -> None:
-    """Whatever stands after `step`, damaged or not: a run that goes on from there will write it again."""
+    """Remove all checkpoints after `step`, damaged or not: the run will write them again."""
     for path in checkpoint_folders(folder):
         if int(path.name.removeprefix(PREFIX)) > step:
             remove(path)

@@ -81,7 +81,8 @@ class Provenance:
 def skipped_batches(run: RunFolder) -> SkippedBatches:
     """The batches that rollbacks skipped: those in the newest checkpoint, and those in the events since."""
     newest = store.find_checkpoint(run.checkpoints)[0] if store.complete_checkpoints(run.checkpoints) else None
-    skipped = [(first, count) for first, count in store.read_progress(newest).get("skipped", [])] if newest else []
+    components = store.read_state_json(newest)["components"] if newest else {}
+    skipped = [(first, count) for first, count in components.get("step", {}).get("skipped_batches", [])]
     for event in read_events(run.folder):
         if event["event"] == "RolledBack" and event["step"] >= (newest.step if newest else 0):
             first, last = event["skipped_batches"]

@@ -32,7 +32,7 @@ from fledge.settings.pipeline import validated
 from fledge.tracking.sinks.csv import read_metrics
 from fledge.training.complete import complete_settings, decide_settings
 from fledge.training.config import Settings
-from fledge.training.setup import compiles
+from fledge.training.setup import can_compile
 
 SIZE_POWER, DATA_POWER = 0.216, 0.178
 PRIOR_WEIGHT = 0.5  # relative uncertainty of each constant of the prior
@@ -89,7 +89,7 @@ def make_forecast(
         flops=train.steps * step_tokens * training_flops(settings.model),
         device=machine.device,
         dtype=machine.dtype,
-        compiled=compiles(settings, machine),
+        compiled=can_compile(settings, machine),
         tokens_per_second=step_tokens / step,
         step_seconds=step,
         seconds=parts.total,

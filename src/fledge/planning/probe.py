@@ -31,7 +31,7 @@ from fledge.model import flops
 from fledge.model.config import ModelConfig
 from fledge.training.config import Settings
 from fledge.training.micro_batch import FixedMicroBatch
-from fledge.training.setup import activations_kept, build_training, initial_micro_batch
+from fledge.training.setup import activation_options, build_training, initial_micro_batch
 from fledge.training.step import TrainStep
 
 STEP_SECONDS = 4.0  # spent on updates, for each of two batch sizes
@@ -86,7 +86,7 @@ def measure_costs(settings: Settings, machine: Machine, folder: Path) -> Costs:
     micro_batch = min(one, max(one / 2, two - one)) if train.batch > rows else one
     width = machine.torch_dtype.itemsize
     planned_bytes, probed_bytes = (
-        flops.activation_bytes(model, n, width, **activations_kept(settings)) for n in (planned, rows)
+        flops.activation_bytes(model, n, width, **activation_options(settings)) for n in (planned, rows)
     )
     per_eval_token = eval_token_seconds(step, noise, machine)
     per_sampled_token = sampled_token_seconds(step, settings, machine)

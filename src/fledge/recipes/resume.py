@@ -56,10 +56,10 @@ def resume(
             lambda: checked_start(run, settings, dataset, edited=edited, allow=allow_changes)
         )
         trainer = Trainer(run, settings, machine, dataset)
-        state = trainer.load(name) if name else None
+        state = trainer.checkpointer.load(name) if name else None
         world.broadcast_from_main(lambda: rewind_run(run, state, settings, edited=edited))  # the first write to the run
         world.set_flag(reference)
-        return trainer.go(state)
+        return trainer.fit(state)
 
 
 def resume_with_ray(
@@ -96,7 +96,7 @@ def checked_start(run: RunFolder, settings: Settings, dataset: Dataset, *, edite
     for folder in (run.folder, run.checkpoints):
         remove_partials(folder)  # left by a process that was killed
     checkpoint = start_checkpoint(run, settings.train.steps)
-    about = store.read_progress(checkpoint).get("about") if checkpoint else None
+    about = store.read_state_json(checkpoint).get("about") if checkpoint else None
     if about and about["tokenizer_sha256"] != fingerprint(dataset.tokenizer):
         raise UserError(f"'{run.name}' has another tokenizer than its checkpoint", "restore its tokenizer.json")
     if edited and not about and not allow:

@@ -129,7 +129,7 @@ def train_request(
     run = RunFolder(runs / world.broadcast_from_main(create))
     try:
         with run.lock(world):
-            return Trainer(run, complete, machine, dataset, profile=profile).go(start)
+            return Trainer(run, complete, machine, dataset, profile=profile).fit(start)
     except Interrupted:
         raise
     except BaseException:

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -82,8 +82,12 @@ class CompiledLoss:
         """Whether the compiled code is used."""
         return self._compiled is not None
 
-    def use_eager(self) -> None:
-        self._compiled = None
+    def state_dict(self) -> dict[str, Any]:
+        return {"in_use": self.in_use}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if not state.get("in_use", True):
+            self._compiled = None  # found wrong before the run was interrupted
 
     def _check(self, batch: Batch) -> None:
         if not torch.is_grad_enabled():

@@ -1,7 +1,7 @@
-"""Many steps, and those who want to hear of them.
+"""The training loop: step after step, with hooks between them.
 
-The loop knows nothing of evaluation, samples, checkpoints or screens: they are hooks, called after the steps
-they asked for, in the order they were given.
+The loop knows nothing of evaluation, samples, checkpoints or terminals: those are hooks, called after the steps that
+they are due at, in the order given.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from fledge.core.signals import StopRequested, StopSignals
 from fledge.training.divergence import DivergenceMonitor
-from fledge.training.step import StepResult, TrainStep
+from fledge.training.step import StepResult
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Hook:
 
 
 def every(n: int, call: Callable[[StepResult], None], *, last: int | None = None) -> Hook:
-    """After each n-th step, and after step `last`; never where n is 0."""
+    """After each n-th step and after step `last`; never if n is 0."""
     return Hook(call, lambda step: bool(n) and (step % n == 0 or step == last))
 
 
@@ -32,13 +32,18 @@ class RunEnd:
 
 
 def train_loop(
-    stepper: TrainStep, start: int, stop: int, hooks: Sequence[Hook], signals: StopSignals, guard: DivergenceMonitor
+    train_step: Callable[[int], StepResult],
+    start: int,
+    stop: int,
+    hooks: Sequence[Hook],
+    signals: StopSignals,
+    monitor: DivergenceMonitor,
 ) -> RunEnd:
-    """Updates start + 1 … stop, unless a signal asks for an earlier end, or the guard for another way."""
+    """Updates start + 1 … stop, until a signal requests a stop or the monitor raises."""
     result = None
     for step in range(start, stop):
-        result = stepper(step)
-        guard.look(result)
+        result = train_step(step)
+        monitor.check(result)
         try:
             call_hooks(hooks, result)
         except StopRequested:

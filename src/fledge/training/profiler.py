@@ -1,7 +1,7 @@
-"""fledge train --profile: what the time of a few steps is spent on.
+"""Profiles a few steps, for `fledge train --profile`.
 
 RUN/profile/trace.json       every operation on a time line, for https://ui.perfetto.dev or chrome://tracing
-RUN/profile/operators.txt    the same added up, the dearest first
+RUN/profile/operators.txt    time and memory by operator, the slowest first
 """
 
 from pathlib import Path
@@ -9,15 +9,15 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-WARM_UP = 10  # steps that are left out: the first compile, and fill caches
+WARM_UP = 10  # steps that are left out: the first ones compile and fill caches
 STEPS = 3
 
 
 class StepProfiler:
-    """Call it after each step. Without overhead before and after the steps that it records."""
+    """Call it after each step. No overhead outside the steps that it records."""
 
     def __init__(self, folder: Path, steps: int) -> None:
-        """`steps`: how many there will be at most."""
+        """`steps`: of the whole training."""
         self.folder = folder
         self.done = False
         wait = max(0, min(WARM_UP, steps - STEPS - 1))
@@ -32,14 +32,14 @@ class StepProfiler:
         self._profile.start()
 
     def __call__(self) -> bool:
-        """True after the step that was the last to be recorded."""
+        """True after the last recorded step."""
         if self.done:
             return False
         self._profile.step()
         return self.done
 
     def close(self) -> None:
-        """Where training ends before all were recorded, those that were are written."""
+        """If training ends early, write what was recorded."""
         if not self.done:
             self._profile.stop()
 

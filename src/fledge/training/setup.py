@@ -1,6 +1,8 @@
-"""Everything that one update needs, put together from settings: model, loss around it, optimiser, order, loader.
+"""Builds everything that one update needs from the settings: model, loss, optimizer, loader.
 
-Used by training, and by whoever wants to know what an update costs: plan and demo.
+    model = build(config, seed)  →  transform  →  wrap (compile, DDP, FSDP)  →  optimizer, loader  →  TrainStep
+
+Used for training, and to measure what an update costs (plan, demo).
 """
 
 from collections.abc import Callable, Iterator
@@ -54,7 +56,7 @@ def build_training(
     model = build_model(settings.model, train.seed)
     if transform:
         model = transform(model)
-    compile = compiles(settings, machine)
+    compile = can_compile(settings, machine)
     objective = objective or next_token_objective(machine, chunked=train.chunked_loss is True, compile=compile)
     loss = wrap(
         model,
@@ -88,7 +90,7 @@ def micro_batches(settings: Settings, loader: Loader, model: GPT, objective: Obj
     train, machine, size = settings.train, loader.machine, initial_micro_batch(settings, loader.machine)
     if machine.world.size == 1:
         return (AutoMicroBatch if train.micro_batch == "auto" else FixedMicroBatch)(loader, size, notice)
-    if train.micro_batch != "auto" or train.parallel == "fsdp":  # of a spread model no rank can try alone
+    if train.micro_batch != "auto" or train.parallel == "fsdp":  # with FSDP a forward pass is a collective
         return FixedMicroBatch(loader, size, notice)
     found = probe(AutoMicroBatch(loader, size, notice), LossModel(model, machine, objective), machine.world)
     model.zero_grad()
@@ -96,39 +98,39 @@ def micro_batches(settings: Settings, loader: Loader, model: GPT, objective: Obj
 
 
 def initial_micro_batch(settings: Settings, machine: Machine) -> int:
-    """How many sequences are computed at once, as far as can be told beforehand."""
-    wanted, share = settings.train.micro_batch, settings.train.batch // machine.world.size
+    """The micro-batch to begin with: as set, or estimated."""
+    wanted, local_batch = settings.train.micro_batch, settings.train.batch // machine.world.size
     if wanted == "auto":
-        return estimate(settings.model, share, machine, **activations_kept(settings))
-    return min(wanted or share, share)
+        return estimate(settings.model, local_batch, machine, **activation_options(settings))
+    return min(wanted or local_batch, local_batch)
 
 
-def activations_kept(settings: Settings) -> dict[str, bool]:
-    """What decides which activations are kept for the backward pass."""
+def activation_options(settings: Settings) -> dict[str, bool]:
+    """The settings that decide which activations are kept for the backward pass."""
     train = settings.train
     return {"chunked": train.chunked_loss is True, "checkpointed": train.activation_checkpointing}
 
 
-def compiles(settings: Settings, machine: Machine) -> bool:
-    """Whether torch.compile is wanted and possible; where it is not possible, training goes on without."""
+def can_compile(settings: Settings, machine: Machine) -> bool:
+    """Whether torch.compile is both set and possible on this machine."""
     return settings.train.compile is True and bool(find_compiler(machine.device).value)
 
 
 def check_batch_divisible(batch: int, world: World) -> None:
     if batch % world.size:
         raise UserError(
-            f"train.batch = {batch} cannot be shared by {world.size} processes",
-            f"start {listed_divisors(batch)} of them, or make the batch a multiple of {world.size}",
+            f"train.batch = {batch} is not divisible by {world.size} processes",
+            f"start {listed_divisors(batch)} processes, or make the batch a multiple of {world.size}",
         )
 
 
-def reservations(settings: Settings, machine: Machine) -> Iterator[str]:
-    """What can be done as asked, and is probably not what somebody wants."""
+def settings_warnings(settings: Settings, machine: Machine) -> Iterator[str]:
+    """Settings that work, but are probably not what the user wants."""
     train, warmup = settings.train, settings.optim.warmup_steps
-    if train.compile and not compiles(settings, machine):
-        yield f"{find_compiler(machine.device).why}: training without torch.compile, more slowly"
+    if train.compile and not can_compile(settings, machine):
+        yield f"{find_compiler(machine.device).why}: {EAGER_NOTICE}"
     if not machines.has_units(machine.device, machine.dtype):
         better = machines.choose_dtype(machine.device).value
-        yield f"this {machine.device} has no {machine.dtype} units, so it is imitated, slowly: --train.dtype {better}"
+        yield f"this {machine.device} has no {machine.dtype} units and emulates them slowly: use --train.dtype {better}"
     if warmup >= train.steps:
-        yield f"the learning rate is still climbing at the end: {warmup} steps of warm-up, and {train.steps} in all"
+        yield f"the learning rate warms up until the end: {warmup} warm-up steps of {train.steps} steps in all"

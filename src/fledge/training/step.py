@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -65,10 +65,9 @@ class MicroBatches(Protocol):
     def shrink(self) -> None:
         """Out of memory: smaller micro-batches from now on, or a UserError."""
 
-    def state_dict(self) -> int:
-        """What a checkpoint keeps: how many sequences are computed at once."""
+    def state_dict(self) -> dict[str, Any]: ...
 
-    def load_state_dict(self, size: int | None, /) -> None: ...
+    def load_state_dict(self, state: dict[str, Any], /) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -112,6 +111,12 @@ class TrainStep:
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)  # otherwise the gradients stay, to be examined
         return replace(result, seconds=time.perf_counter() - begin)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"skipped_batches": self.skipped.ranges}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.skipped = SkippedBatches(tuple((first, count) for first, count in state.get("skipped_batches", ())))
 
     def micro_batches(self, step: int) -> list[Batch]:
         return self.batches(self.skipped.batch(step))

@@ -1,7 +1,7 @@
-"""fledge resume RUN --verify: is everything of a run in its checkpoint? Load it, save it again, load that.
+"""Checks that a checkpoint has everything of a training: load it, save it again, load that, compare.
 
-What comes back must be what was there, bit for bit: weights, the optimiser's memory, chance, data position.
-Of another number of ranks chance is not asked for: nobody could restore it there.
+For `fledge resume RUN --verify`. Weights, optimizer state, random generators and data position must come back bit for
+bit. With another number of ranks the random generators are left out: they cannot be restored.
 """
 
 import json
@@ -16,7 +16,6 @@ from fledge.checkpoint.state import State, Tensors
 from fledge.checkpoint.store import Checkpoint
 from fledge.core.errors import UserError
 from fledge.core.files import PARTIAL, sha256
-from fledge.training.config import Settings
 from fledge.training.trainer import Trainer
 
 
@@ -24,56 +23,63 @@ from fledge.training.trainer import Trainer
 class Verification:
     run: str
     checkpoint: str
-    files: dict[str, str]  # name → SHA-256 of those that are the same before and after
+    files: dict[str, str]  # name → SHA-256 of the files that are identical
     tensors: int
     numbers: int
 
 
-def verify_checkpoint(training: Trainer, name: str) -> Verification:
-    """By all ranks together; the first compares."""
-    training.restore(training.load(name))
-    checkpoint = store.describe(training.run.checkpoints / name)
-    before = store.load(checkpoint)  # whole, also where each rank holds a part
-    again = with_the_rest(
-        training.captured(before.step, before.val_loss, before.pending_hooks), before, training.settings
+def verify_checkpoint(trainer: Trainer, name: str) -> Verification:
+    """A collective; the main process compares."""
+    checkpointer = trainer.checkpointer
+    trainer.restore(checkpointer.load(name))
+    checkpoint = store.describe(trainer.run.checkpoints / name)
+    before = store.load(checkpoint)  # whole, also with FSDP
+    captured = checkpointer.capture(before.step, before.val_loss, before.pending_hooks)
+    again = fill_unrestored(captured, before)
+    found = trainer.world.broadcast_from_main(lambda: json.dumps(save_and_compare(checkpoint, before, again)))
+    tensors = [tensor for group in before.groups.values() for tensor in group.values()]
+    return Verification(
+        trainer.run.name, name, json.loads(found), len(tensors), sum(tensor.numel() for tensor in tensors)
     )
-    files = json.loads(training.world.broadcast_from_main(lambda: json.dumps(saved_again(checkpoint, before, again))))
-    tensors = [*before.weights.values(), *before.optimizer.values()]
-    return Verification(training.run.name, name, files, len(tensors), sum(tensor.numel() for tensor in tensors))
 
 
-def with_the_rest(again: State, before: State, settings: Settings) -> State:
-    """What restoring does not bring back, as it is another's to say: settings, and what depends on how many ranks."""
-    other_ranks = len(again.rng) != len(before.rng)  # each of which has drawn a chance of its own
-    rng = before.rng if other_ranks else again.rng
-    micro_batch = again.micro_batch if settings.train.micro_batch == "auto" and not other_ranks else before.micro_batch
-    return replace(again, about=before.about, rng=rng, micro_batch=micro_batch)
+def fill_unrestored(again: State, before: State) -> State:
+    """Take from `before` what is not restored: the metadata, and what depends on settings or the number of ranks."""
+    components = {**before.components, **again.components}
+    if len(again.rng) == len(before.rng):
+        return replace(again, about=before.about, components=components)
+    if "micro_batch" in before.components:
+        components["micro_batch"] = before.components["micro_batch"]
+    return replace(again, about=before.about, components=components, rng=before.rng)
 
 
-def saved_again(checkpoint: Checkpoint, before: State, again: State) -> dict[str, str]:
-    """The files that are the same, too: a checkpoint in parts is made whole, and then only its numbers are."""
+def save_and_compare(checkpoint: Checkpoint, before: State, again: State) -> dict[str, str]:
+    """The identical files. A sharded checkpoint is saved whole, so only its numbers can be identical."""
     folder, name = checkpoint.folder, checkpoint.folder.name
-    with tempfile.TemporaryDirectory(dir=folder.parents[1], prefix=f"{PARTIAL}proof-") as here:
-        saved = store.save(Path(here), again)
+    with tempfile.TemporaryDirectory(dir=folder.parents[1], prefix=f"{PARTIAL}verify-") as temporary:
+        saved = store.save(Path(temporary), again)
         refuse_difference(name, before, store.load(saved))
         files = {file.name: sha256(file) for file in sorted(saved.folder.iterdir())}
     return {file: digest for file, digest in files.items() if digest == store.hash_of(folder / file)}
 
 
 def refuse_difference(name: str, before: State, after: State) -> None:
-    different = [f"weights of {key}" for key in differing(before.weights, after.weights)]
-    different += [f"the optimiser's {key}" for key in differing(before.optimizer, after.optimizer)]
-    rest = {key: value for key, value in vars(before).items() if key not in ("weights", "optimizer")}
+    different = [
+        f"{group}: {key}"
+        for group in {**before.groups, **after.groups}
+        for key in differing(before.groups.get(group, {}), after.groups.get(group, {}))
+    ]
+    rest = {key: value for key, value in vars(before).items() if key not in store.TENSOR_FIELDS}
     different += [key for key, value in rest.items() if vars(after)[key] != value]
     if different:
         raise UserError(
-            f"'{name}' does not come back as it was: {', '.join(different[:5])}",
-            "going on from it would not be exact; if this is the version of fledge that saved it, please report it",
+            f"'{name}' does not come back as it was saved: {', '.join(different[:5])}",
+            "resuming would not be exact; if this version of fledge has saved it, please report this",
         )
 
 
 def differing(before: Tensors, after: Tensors) -> list[str]:
-    """Bit for bit, so that even a NaN is equal to itself."""
+    """Bit for bit, so that a NaN is equal to itself."""
     names = sorted({*before, *after})
     return [n for n in names if n not in before or n not in after or not same_bits(before[n], after[n])]
 

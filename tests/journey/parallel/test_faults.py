@@ -95,7 +95,7 @@ def test_a_batch_that_ranks_cannot_share_is_refused(home: Any, ranks: Callable[.
     started = ranks(home.training("bird", "--train.batch", "9"), 2)
     assert started.codes() == [2, 2]
     said = started.said()
-    assert "error: train.batch = 9 cannot be shared by 2 processes\nhint: start 1, 3, 9 of them" in said[0]
+    assert "error: train.batch = 9 is not divisible by 2 processes\nhint: start 1, 3, 9 processes" in said[0]
     assert said[1] == ""
     assert not home.runs.exists()
 

@@ -97,7 +97,7 @@ def test_more_processes_than_the_cluster_has_cores_are_refused(
 ) -> None:
     """Ray itself would wait for ever."""
     assert home.do(*home.training("two", "--train.batch", "9", *on_ray(cluster))) == 2
-    assert "train.batch = 9 cannot be shared by 2 processes" in capsys.readouterr().err
+    assert "train.batch = 9 is not divisible by 2 processes" in capsys.readouterr().err
     assert home.do(*home.training("two", "--train.batch", "6", *on_ray(cluster, workers=3))) == 2
     assert "the Ray cluster has 2 cores: too few for 3 processes" in capsys.readouterr().err
     assert not home.runs.exists()

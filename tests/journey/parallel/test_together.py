@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from campaign import WHOLE, teller
+from fault_campaign import WHOLE, teller
 from fledge.checkpoint import store
 
 BATCH = ("--train.batch", "8", "--train.steps", "8", "--train.eval_every", "4", "--train.save_every", "2")

@@ -1,18 +1,18 @@
-"""A tiny training in a folder of its own: begun, disturbed, gone on with until it is finished, and compared."""
+"""A tiny training in a folder of its own: started, interrupted, resumed to its end, and compared."""
 
 import hashlib
 from pathlib import Path
 from typing import Any
 
-from nursery import Child, command
+from fork_server import Child, command
 from tiny import TINY_TOML, remains, write_text
 
 SAVE_EVERY = 3
-Through = tuple[Any, ...]  # the function of the new process, and what it is called with before words and environment
+Entry = tuple[Any, ...]  # the function of the new process and its first arguments
 RUN = "bird"
 
 
-class House:
+class Harness:
     def __init__(self, folder: Path, cache: Path | None = None) -> None:
         self.folder, self.runs, self.cache = folder, folder / "runs", cache or folder / "cache"
         self.text = folder / "text" if cache is None else cache.parent / "text"
@@ -26,37 +26,37 @@ class House:
     def run(self) -> Path:
         return self.runs / RUN
 
-    def train(self, *words: str, held: bool = False, through: Through = (command,)) -> Child:
+    def train(self, *words: str, held: bool = False, entry: Entry = (command,)) -> Child:
         given = ("--run", RUN, "--data.corpus", str(self.text), "--runs", str(self.runs))
-        return self._start("train", str(self.toml), *given, *words, held=held, through=through)
+        return self._start("train", str(self.toml), *given, *words, held=held, entry=entry)
 
-    def go_on(self, *words: str) -> Child:
-        """Resumed; or begun once more, where it was stopped before there was a run."""
+    def continue_run(self, *words: str) -> Child:
+        """Resume; or start again if there is no run yet."""
         if not (self.run / "config.toml").exists():
             return self.train(*words)
         return self._start("resume", RUN, "--runs", str(self.runs))
 
     def finish(self, *words: str) -> Child:
-        """Killed after its last save, a run has nothing left to do, and says so."""
-        child = self.go_on(*words)
+        """Continue to the end. A run that was killed after its last save refuses, because it is finished."""
+        child = self.continue_run(*words)
         code = child.wait()
-        assert code == 0 or (code == 2 and f"'{RUN}' is finished" in child.said()), child.said()
+        assert code == 0 or (code == 2 and f"'{RUN}' is finished" in child.output()), child.output()
         return child
 
-    def _start(self, *words: str, held: bool = False, through: Through = (command,)) -> Child:
+    def _start(self, *words: str, held: bool = False, entry: Entry = (command,)) -> Child:
         log = self.folder / "log"
         log.unlink(missing_ok=True)
         environment = {"FLEDGE_CACHE": str(self.cache), "TORCHINDUCTOR_CACHE_DIR": str(self.cache / "compiled")}
-        return Child(*through, list(words), environment, log=log, held=held)
+        return Child(*entry, list(words), environment, log=log, held=held)
 
-    def remains(self) -> dict[str, Any]:
-        """Everything that must be as if nothing had happened; files that nobody needs must not be there."""
+    def contents(self) -> dict[str, Any]:
+        """Everything that must equal an undisturbed run, without temporary files."""
         leftovers = [str(path) for path in self.runs.rglob(".partial*")]
         return {**remains(self.run), "leftovers": leftovers}
 
 
 def last_due(steps: int) -> int:
-    """The last step up to this one that is saved by the clock, and not for being the best."""
+    """The last step up to this one that is saved on schedule."""
     return steps // SAVE_EVERY * SAVE_EVERY
 
 

@@ -1,4 +1,4 @@
-"""How much is tried, and the table of what came of it.
+"""How many trials, and the table of results.
 
 pytest tests/faults                        a tenth
 FLEDGE_FAULTS=whole pytest tests/faults    everything: `make faults`
@@ -18,16 +18,16 @@ Tell = Callable[..., None]
 
 
 def share(whole: int) -> int:
-    """Of so many trials in the whole campaign, those of this one."""
+    """The number of trials now, of `whole` in the whole campaign."""
     return whole if WHOLE else max(1, whole // 10)
 
 
 def teller(record_property: Callable[[str, object], None]) -> Tell:
-    """`tell("kills", "step", 48)`: of the same name, counts add up, the largest of fractions stays, and words stand."""
+    """`tell("kills", "step", 48)`. Of one name, integers are summed, of floats the largest is kept, strings replace."""
     return lambda table, name, value: record_property(ROW, json.dumps([table, name, value]))
 
 
-def together(before: Any, value: Any) -> Any:
+def merged(before: Any, value: Any) -> Any:
     if isinstance(value, int):
         return before + value
     return max(before, value) if isinstance(value, float) else value
@@ -39,7 +39,7 @@ def tables(reports: Iterable[pytest.TestReport]) -> list[str]:
         for key, row in report.user_properties:
             if key == ROW:
                 table, name, value = json.loads(str(row))
-                told[table][name] = together(told[table][name], value) if name in told[table] else value
+                told[table][name] = merged(told[table][name], value) if name in told[table] else value
     lines = []
     for table in sorted(told):
         lines += ["", table, *(f"  {name:<44} {value:>12}" for name, value in sorted(told[table].items()))]

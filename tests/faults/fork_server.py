@@ -1,11 +1,11 @@
-"""Real processes that start in a moment: forked from one that has imported everything, and shot like any other.
+"""Processes that start at once, forked from one that has imported everything, and that can be killed anywhere.
 
-    Child(command, words, environment, log=…)    `fledge WORDS`
-    Child(work, …, log=…)                        any function, which is given its marks first, and is found by its name
-    held=True                                    it stands still until `let_go`: for strace to take hold of it
+    Child(command, args, environment, log=…)     `fledge ARGS`
+    Child(work, …, log=…)                        any importable function; its first argument is the `Marks`
+    held=True                                    wait for `release`, so that strace can attach
 
-While it works, a process tells in shared memory where it is: the phase, how often it came to each, how many steps are
-done. The marks are put around the real functions from outside, and nothing waits for anything.
+While it runs, a process reports in shared memory the phase it is in, how often it entered each, and how many steps are
+done. The marks are set by wrapping the real functions; nothing waits for them.
 """
 
 import contextlib
@@ -23,19 +23,19 @@ from typing import Any
 
 PHASES = ("start-up", "preparing", "compiling", "step", "evaluation", "sampling", "save", "prune", "end")
 STEP = PHASES.index("step")
-PATIENCE = 120  # seconds that nothing here can take
+EXIT_TIMEOUT = 120  # seconds
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["fledge.recipes.train", "fledge.recipes.resume", "torch._inductor", "house"])
+CONTEXT.set_forkserver_preload(["fledge.recipes.train", "fledge.recipes.resume", "torch._inductor", "fault_harness"])
 
 
 class Marks:
-    """Numbers in memory that both sides see."""
+    """Numbers in memory that parent and child share."""
 
     def __init__(self) -> None:
-        self.phases = CONTEXT.RawArray("q", 2)  # of training, and of whatever works beside it
-        self.told = CONTEXT.RawArray("q", 3)  # finished steps, the last that was handed over to be saved, 1 + the first
-        self.held = CONTEXT.RawArray("b", 2)  # it stands and waits; it may go
+        self.phases = CONTEXT.RawArray("q", 2)  # of the main thread, and of other threads
+        self.counts = CONTEXT.RawArray("q", 3)  # finished steps, the last save started, 1 + the first step
+        self.held = CONTEXT.RawArray("b", 2)  # it is waiting; it may continue
         self.entered = CONTEXT.RawArray("q", len(PHASES))
         self.spent = CONTEXT.RawArray("d", len(PHASES))  # seconds
 
@@ -45,20 +45,20 @@ class Marks:
 
     @property
     def steps(self) -> int:
-        return int(self.told[0])
+        return int(self.counts[0])
 
     @property
-    def handed_over(self) -> int:
-        """The last step that was to be saved: it is being written, and the one before it lies on the disk."""
-        return int(self.told[1])
+    def last_save(self) -> int:
+        """The last step whose save has started; the one before it is on disk."""
+        return int(self.counts[1])
 
     @property
     def began(self) -> int | None:
-        """The step that training began after; None before it began."""
-        return self.told[2] - 1 if self.told[2] else None
+        """The step that training started after; None before that."""
+        return self.counts[2] - 1 if self.counts[2] else None
 
     def length(self, phase: str) -> float:
-        """How long one visit took, on average."""
+        """Mean seconds of one visit."""
         number = PHASES.index(phase)
         return self.spent[number] / max(1, self.entered[number])
 
@@ -71,18 +71,18 @@ class Marks:
         try:
             yield
         finally:
-            # Between two marks it is still the step that goes on, once there has been one.
+            # After the first step, whatever is unmarked counts as the step.
             self.phases[beside] = STEP if number == STEP else before
             self.spent[number] += time.perf_counter() - begun
 
 
 class Child:
-    """One process, its marks, and what it said."""
+    """One process, its marks and its output."""
 
     def __init__(self, work: Callable[..., object], *args: Any, log: Path, held: bool = False) -> None:
         self.marks, self.log = Marks(), log
         self.marks.held[1] = not held
-        self.process: BaseProcess = CONTEXT.Process(target=_live, args=(self.marks, log, work, *args), daemon=True)
+        self.process: BaseProcess = CONTEXT.Process(target=_run, args=(self.marks, log, work, *args), daemon=True)
         self.process.start()
 
     @property
@@ -91,28 +91,28 @@ class Child:
         return self.process.pid
 
     def wait(self) -> int:
-        """How it ended, as a shell says it."""
-        self.process.join(PATIENCE)
+        """The exit status, as a shell reports it."""
+        self.process.join(EXIT_TIMEOUT)
         code = self.process.exitcode
         if code is None:
             self.process.kill()
-            raise AssertionError(f"it does not end: {self.said()}")
+            raise AssertionError(f"it does not exit: {self.output()}")
         return code if code >= 0 else 128 - code
 
-    def is_ready(self) -> None:
-        """Wait until a held child stands still: nothing but its work is left to do."""
+    def wait_until_held(self) -> None:
+        """Wait until a held child is waiting for `release`."""
         while not self.marks.held[0]:
-            assert self.process.is_alive(), self.said()
+            assert self.process.is_alive(), self.output()
             time.sleep(0.001)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         self.marks.held[1] = True
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
-    def comes_to(self, phase: str, visit: int) -> bool:
-        """Wait for that visit of a phase; False when the process ends first."""
+    def wait_for_phase(self, phase: str, visit: int) -> bool:
+        """Wait for that visit of a phase; False if the process exits first."""
         number = PHASES.index(phase)
         while self.marks.entered[number] < visit:
             if not self.process.is_alive():
@@ -120,9 +120,9 @@ class Child:
             time.sleep(0.0002)
         return True
 
-    def signalled(self, phase: str, visit: int, later: float, number: int = signal.SIGKILL) -> bool:
-        """Sent so many seconds after that visit began; False where the process was faster."""
-        if not self.comes_to(phase, visit):
+    def send_signal_in(self, phase: str, visit: int, later: float, number: int = signal.SIGKILL) -> bool:
+        """Send a signal `later` seconds after that visit began; False if the process has exited by then."""
+        if not self.wait_for_phase(phase, visit):
             return False
         time.sleep(later)
         if not self.process.is_alive():
@@ -131,14 +131,14 @@ class Child:
         return True
 
 
-def _live(marks: Marks, log: Path, work: Callable[..., object], *args: Any) -> None:
+def _run(marks: Marks, log: Path, work: Callable[..., object], *args: Any) -> None:
     """In the new process."""
     import torch
 
     with log.open("ab") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
-    torch.set_num_threads(1)  # nobody wants more here, and the nursery has started none that a fork could lose
+    torch.set_num_threads(1)  # a fork would lose the threads of a pool
     marks.held[0] = True
     while not marks.held[1]:
         time.sleep(0.001)
@@ -153,11 +153,11 @@ def command(marks: Marks, words: list[str], environment: dict[str, str]) -> int:
 
     os.environ.update(environment)
     with marks.at("start-up"):
-        _mark_everything(marks)
+        _wrap_phases(marks)
         return main(words)
 
 
-def _mark_everything(marks: Marks) -> None:
+def _wrap_phases(marks: Marks) -> None:
     from fledge.checkpoint import store
     from fledge.recipes import train
     from fledge.tracking.tracker import Tracker
@@ -168,30 +168,30 @@ def _mark_everything(marks: Marks) -> None:
     for place, name, phase in (
         (train, "ensure_dataset", "preparing"),
         (CompiledLoss, "_check", "compiling"),
-        (Trainer, "_judge", "evaluation"),
+        (Trainer, "_evaluate", "evaluation"),
         (Trainer, "_sample", "sampling"),
         (store, "save", "save"),
         (store, "prune", "prune"),
         (Tracker, "close", "end"),
     ):
         setattr(place, name, _marked(getattr(place, name), marks, phase))
-    stepper, go, save = TrainStep.__call__, Trainer.go, Trainer._save
+    train_step, fit, save = TrainStep.__call__, Trainer.fit, Trainer._save
 
     def step(self: TrainStep, number: int) -> Any:
         with marks.at("step"):
-            result = stepper(self, number)
-        marks.told[0] = result.step
+            result = train_step(self, number)
+        marks.counts[0] = result.step
         return result
 
     def begin(self: Trainer, state: Any = None) -> Any:
-        marks.told[2] = 1 + (state.step if state else 0)
-        return go(self, state)
+        marks.counts[2] = 1 + (state.step if state else 0)
+        return fit(self, state)
 
     def hand_over(self: Trainer, number: int, *rest: Any) -> None:
         save(self, number, *rest)
-        marks.told[1] = number
+        marks.counts[1] = number
 
-    TrainStep.__call__, Trainer.go, Trainer._save = step, begin, hand_over  # type: ignore[method-assign]
+    TrainStep.__call__, Trainer.fit, Trainer._save = step, begin, hand_over  # type: ignore[method-assign]
 
 
 def _marked(function: Callable[..., Any], marks: Marks, phase: str) -> Callable[..., Any]:

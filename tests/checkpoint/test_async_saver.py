@@ -54,7 +54,7 @@ def test_without_room_for_a_copy_training_waits(tmp_path: Path, state_at, monkey
     monkeypatch.setattr(async_saver, "free_memory", lambda _: 0)
     beside = AsyncSaver(tmp_path, 2)
     [written] = beside.save(state_at(4))
-    assert written.held >= written.seconds
+    assert written.blocked_seconds >= written.seconds
     assert store.find_checkpoint(tmp_path)[0].step == 4
     beside.close()
 

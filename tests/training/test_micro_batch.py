@@ -1,4 +1,4 @@
-"""As many sequences at once as memory holds: fewer where it does not, and the batch stays the same."""
+"""The micro-batch is as large as memory allows, and the global batch does not change with it."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=64, context=64, vocab_size=100)
 
 
 @given(batch=st.integers(1, 5000), free=st.integers(0, 1 << 34), chunked=st.booleans())
-def test_the_guess_divides_the_batch_and_fits(batch: int, free: int, chunked: bool) -> None:
+def test_estimate_divides_the_batch_and_fits(batch: int, free: int, chunked: bool) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(micro_batch, "free_memory", lambda _: free)
         size = estimate(MODEL, batch, CPU, chunked=chunked)
@@ -51,7 +51,7 @@ def test_the_guess_divides_the_batch_and_fits(batch: int, free: int, chunked: bo
         (50_257, "cuda", True, 8 << 30, True),
     ],
 )
-def test_when_the_chunked_loss_pays(
+def test_chunked_loss_pays(
     monkeypatch: pytest.MonkeyPatch, vocab_size: int, device: Any, compiled: bool, memory: int, chunked: bool
 ) -> None:
     monkeypatch.setattr(micro_batch, "total_memory", lambda _: memory)
@@ -59,11 +59,11 @@ def test_when_the_chunked_loss_pays(
     assert micro_batch.chunked_loss_pays(model, 32, machine, compiled=compiled) is chunked
 
 
-def test_there_is_free_memory_here_and_not_more_than_all() -> None:
+def test_free_memory_is_below_total_memory() -> None:
     assert 0 < free_memory("cpu") <= total_memory("cpu")
 
 
-def test_where_memory_is_short_it_is_half_as_many_and_the_update_is_that_of_the_whole_batch(stepper: Build) -> None:
+def test_out_of_memory_halves_the_micro_batch_only(stepper: Build) -> None:
     said: list[str] = []
     one, other = stepper("float32"), stepper("float32")
     loss, sizes, whole = one.loss, [], one.batches
@@ -84,7 +84,7 @@ def test_where_memory_is_short_it_is_half_as_many_and_the_update_is_that_of_the_
         assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-4)
 
 
-def test_what_somebody_asked_for_is_not_changed_in_silence(stepper: Build) -> None:
+def test_fixed_size_is_refused_not_changed(stepper: Build) -> None:
     one = stepper("float32")
 
     def full(_: Batch) -> LossSum:
@@ -96,7 +96,7 @@ def test_what_somebody_asked_for_is_not_changed_in_silence(stepper: Build) -> No
     assert "--train.micro_batch auto" in refused.value.hint
 
 
-def test_a_single_sequence_that_does_not_fit_is_refused(stepper: Build) -> None:
+def test_single_sequence_that_does_not_fit_is_refused(stepper: Build) -> None:
     loader = stepper("float32").batches
     assert isinstance(loader, FixedMicroBatch)
     with pytest.raises(UserError, match="a single sequence"):
@@ -104,15 +104,15 @@ def test_a_single_sequence_that_does_not_fit_is_refused(stepper: Build) -> None:
 
 
 @pytest.mark.parametrize(("held", "size"), [(2, 2), (None, 4), (3, 4)])
-def test_what_fitted_before_is_taken_again_where_it_divides_the_share(stepper: Build, held: int, size: int) -> None:
+def test_saved_size_is_restored_if_it_divides_the_batch(stepper: Build, held: int, size: int) -> None:
     whole = stepper("float32").batches
     assert isinstance(whole, FixedMicroBatch)
     again = AutoMicroBatch(whole.loader, BATCH, print)
-    again.load_state_dict(held)
-    assert again.state_dict() == size
+    again.load_state_dict({"size": held} if held else {})
+    assert again.state_dict() == {"size": size}
 
 
-def test_other_failures_are_not_taken_for_this_one(stepper: Build) -> None:
+def test_other_errors_are_raised(stepper: Build) -> None:
     one = stepper("float32")
 
     def odd(_: Batch) -> LossSum:
@@ -124,7 +124,7 @@ def test_other_failures_are_not_taken_for_this_one(stepper: Build) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
-def test_what_torch_says_when_a_cpu_has_no_memory_is_understood() -> None:
+def test_out_of_memory_on_a_cpu_is_recognised() -> None:
     code = """
 import resource, torch
 from fledge.core.errors import out_of_memory
