@@ -249,7 +249,11 @@ def test_one_damaged_run_does_not_hide_the_others(workplace: Path, capsys: pytes
         ("--model.n_embd 6", "rotary", "even"),
         ("--train.batch 8 --train.micro_batch 3", "train.micro_batch", "1, 2, 4, 8"),
         ("--model.vocab_size 3", "model.vocab_size", "leave"),
+<<<<<<< HEAD
         ("--data.val 1", "data.val", "fraction"),
+=======
+        ("--data.val 1", "data.val", "fractions"),
+>>>>>>> 4ee65fe (README: the Python API)
         ("--track.temperature -1", "temperature", "0"),
         ("--track.sample_tokens -1", "track.sample_tokens", "0"),
         ("--train.device tpu", "train.device", "cpu"),
