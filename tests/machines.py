@@ -33,7 +33,7 @@ class Machine:
 
 
 MACHINES = [
-    Machine("bf16 units", ("core", "recipes", "training", *JOURNEYS, "journey/test_exchange.py"), "bf16=yes"),
+    Machine("bf16 units", ("core", "recipes", "settings", "training", *JOURNEYS, "journey/test_exchange.py"), "bf16=yes"),
     Machine("no bf16 units", ("core", *JOURNEYS)),
     Machine("one core", ("core", "datasets", "training", "journey/test_kill_prepare.py", *JOURNEYS),
             "bf16=no cores=1"),
@@ -42,7 +42,7 @@ MACHINES = [
     Machine("no strace", ("faults/test_system_calls.py", "faults/test_kills.py"), without=("strace",)),
     Machine("no test data", ("tokenizers", "text", "exchange"), variables={"FLEDGE_TEST_DATA": ""}),
     Machine("AVX2 only", NUMERICS, variables={"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}),
-    Machine("no optional packages", ("tokenizers", "text", "datasets", "tracking", "recipes", *JOURNEYS),
+    Machine("no optional packages", ("tokenizers", "text", "datasets", "tracking", "recipes", "settings", *JOURNEYS),
             f"bf16=no absent={OPTIONAL}"),
     Machine("bare GPU machine", ("core", "losses", "model", "training", "tracking", *JOURNEYS),
             f"bf16=yes absent={BARE}"),

@@ -1,4 +1,4 @@
-"""Numbers that are none, and losses that leap: passed over, gone back from, or an end with advice."""
+"""Non-finite steps and loss spikes: skipped, rolled back, or ended with advice."""
 
 import json
 import math
@@ -19,7 +19,7 @@ SETTINGS = ("--train.steps", "24", "--train.save_every", "6", "--train.eval_ever
 
 @pytest.fixture
 def spoilt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Batches whose loss or gradient comes out otherwise, whenever they are met."""
+    """Change the loss or the gradient of the given batches, whenever they are trained on."""
 
     def spoil(batches: set[int], change: Callable[[BatchGradient], BatchGradient] | None = None) -> None:
         usual = TrainStep._attempt
@@ -44,7 +44,7 @@ def steps_of(run: Path) -> list[int]:
     return [int(step) for step in read_metrics(run)["step"]]
 
 
-def test_one_step_without_a_number_is_passed_over_and_written_down(home, spoilt) -> None:
+def test_one_non_finite_step_is_skipped_and_logged(home, spoilt) -> None:
     spoilt({8})
     run = home.train("bird", *SETTINGS)
     assert steps_of(run) == list(range(1, 25))
@@ -55,7 +55,7 @@ def test_one_step_without_a_number_is_passed_over_and_written_down(home, spoilt)
     assert [step for step, loss in enumerate(losses, 1) if math.isnan(loss)] == [9]
 
 
-def test_no_update_is_made_of_it(home, spoilt) -> None:
+def test_non_finite_step_makes_no_update(home, spoilt) -> None:
     spoilt({23})
     rare = ("--train.save_every", "23", "--train.keep_last", "9")
     run = home.train("bird", *SETTINGS, *rare)
@@ -63,7 +63,7 @@ def test_no_update_is_made_of_it(home, spoilt) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_three_in_a_row_lead_back_to_a_checkpoint_and_around_the_text(home, spoilt) -> None:
+def test_three_non_finite_steps_roll_back(home, spoilt) -> None:
     spoilt({8, 9, 10})
     run = home.train("bird", *SETTINGS)
     assert steps_of(run) == list(range(1, 25))  # no row twice, none missing
@@ -74,7 +74,7 @@ def test_three_in_a_row_lead_back_to_a_checkpoint_and_around_the_text(home, spoi
     assert store.load(store.find_checkpoint(run / "checkpoints")[0]).components["step"] == {"skipped_batches": [[6, 5]]}
 
 
-def test_a_checkpoint_from_between_bad_steps_is_not_gone_back_to(home, spoilt) -> None:
+def test_rollback_ignores_unhealthy_checkpoints(home, spoilt) -> None:
     spoilt({8, 9, 10})
     often = home.train("often", *SETTINGS, "--train.save_every", "1", "--train.keep_last", "3")
     [rescue] = events(often, "RolledBack")
@@ -87,7 +87,7 @@ def test_a_checkpoint_from_between_bad_steps_is_not_gone_back_to(home, spoilt) -
     assert [c.step for c in store.list_checkpoints(ended / "checkpoints")[0]] == [18, 24]
 
 
-def test_a_leap_of_the_loss_leads_back_too(home, spoilt) -> None:
+def test_loss_spike_rolls_back(home, spoilt) -> None:
     spoilt({14}, lambda found: replace(found, loss=found.loss + 5))
     run = home.train("bird", *SETTINGS)
     assert steps_of(run) == list(range(1, 25))
@@ -96,7 +96,7 @@ def test_a_leap_of_the_loss_leads_back_too(home, spoilt) -> None:
     assert (rescue["step"], rescue["failed_step"]) == (12, 15)
 
 
-def test_a_run_that_was_rescued_and_stopped_goes_on_to_the_same_end(home, spoilt, outcome_of) -> None:
+def test_resume_after_rollback_is_bit_identical(home, spoilt, outcome_of) -> None:
     spoilt({8, 9, 10, 16})
     run = home.train("bird", *SETTINGS, "--train.keep_last", "9")
     whole = outcome_of(run)
@@ -106,7 +106,7 @@ def test_a_run_that_was_rescued_and_stopped_goes_on_to_the_same_end(home, spoilt
         assert len(events(run, "RolledBack")) == 1
 
 
-def test_where_rescue_is_not_wanted_it_ends_with_advice(home, spoilt, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_rollback_it_ends_with_advice(home, spoilt, capsys: pytest.CaptureFixture[str]) -> None:
     spoilt({8, 9, 10})
     assert home.do(*home.training("bird", *SETTINGS, "--train.rollback", "false")[:-2]) == 2
     error, hint = capsys.readouterr().err.splitlines()[-2:]
@@ -116,7 +116,7 @@ def test_where_rescue_is_not_wanted_it_ends_with_advice(home, spoilt, capsys: py
     assert store.find_checkpoint(home.runs / "bird" / "checkpoints")[0].step == 6
 
 
-def test_what_goes_wrong_wherever_it_goes_ends_with_advice(home, spoilt, capsys: pytest.CaptureFixture[str]) -> None:
+def test_repeated_rollback_ends_with_advice(home, spoilt, capsys: pytest.CaptureFixture[str]) -> None:
     spoilt(set(range(8, 1000)))
     assert home.do(*home.training("bird", *SETTINGS)[:-2]) == 2
     assert "--optim.lr" in capsys.readouterr().err.splitlines()[-1]
@@ -125,7 +125,7 @@ def test_what_goes_wrong_wherever_it_goes_ends_with_advice(home, spoilt, capsys:
     assert store.find_checkpoint(run / "checkpoints")[0].step == 6
 
 
-def test_weights_that_are_no_numbers_are_never_saved(home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_non_finite_weights_are_never_saved(home, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = TrainStep.__call__
     poisoned: list[int] = []
 

@@ -1,4 +1,4 @@
-"""What is wrong is said in one line with one hint, costs nothing, and leaves nothing behind."""
+"""Wrong input: one error line, one hint, exit status 2, and no files left behind."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ PREPARE = ["--out", "out", "--tokenizer.kind", "char"]
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a text, a preset of one's own, a tokenizer and a dataset; the cache beside it."""
+    """A working folder with a text, a settings file, a tokenizer and a dataset; the cache is beside it."""
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -49,7 +49,7 @@ def listing(folder: Path) -> dict[str, bytes | None]:
 
 
 class Refused:
-    """Calls fledge, checks that it refuses as it should, and gives back what it said."""
+    """Call fledge, check that it refuses, and return its error and hint."""
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder, self.capsys = folder, capsys
@@ -102,7 +102,7 @@ def everything_that_reads(source: str) -> list[list[str]]:
         ("utf16.txt", TEXT.encode("utf-16")),
     ],
 )
-def test_a_file_without_usable_text_is_refused_by_name(
+def test_file_without_text_is_refused(
     refused: Refused, workplace: Path, reader: int, name: str, content: bytes
 ) -> None:
     (workplace / name).parent.mkdir(exist_ok=True)
@@ -121,7 +121,7 @@ def test_a_file_without_usable_text_is_refused_by_name(
         ("folder/latin1.txt", "für alle\n".encode("latin1")),
     ],
 )
-def test_what_is_not_utf8_is_refused_by_name_where_that_is_asked_for(
+def test_invalid_utf8_is_refused_with_strict_errors(
     refused: Refused, workplace: Path, reader: int, name: str, content: bytes
 ) -> None:
     (workplace / name).parent.mkdir(exist_ok=True)
@@ -134,7 +134,7 @@ def test_what_is_not_utf8_is_refused_by_name_where_that_is_asked_for(
 
 @pytest.mark.parametrize("reader", range(3), ids=["train", "prepare", "tokenizer"])
 @pytest.mark.parametrize("held", [[], ["empty.txt"], ["picture.bin"], [".hidden"]], ids=str)
-def test_a_folder_without_usable_text_is_refused_by_name(
+def test_folder_without_text_is_refused(
     refused: Refused, workplace: Path, reader: int, held: list[str]
 ) -> None:
     (workplace / "texts").mkdir()
@@ -146,13 +146,13 @@ def test_a_folder_without_usable_text_is_refused_by_name(
 
 @pytest.mark.parametrize("reader", range(3), ids=["train", "prepare", "tokenizer"])
 @pytest.mark.parametrize("source", ["absent.txt", "absent/", "absent", "pyton", "~nobody-here/x.txt", "", "x" * 300])
-def test_a_text_that_is_not_there_is_refused_by_name(refused: Refused, reader: int, source: str) -> None:
+def test_missing_text_is_refused(refused: Refused, reader: int, source: str) -> None:
     error, _ = refused(*everything_that_reads(source)[reader])
     assert source in error or "name is too long" in error
 
 
 @pytest.mark.parametrize("split_by", ["auto", "tail", "document"])
-def test_a_text_smaller_than_one_context_is_refused_with_both_sizes(
+def test_text_shorter_than_the_context_is_refused(
     refused: Refused, workplace: Path, split_by: str
 ) -> None:
     (workplace / "short.txt").write_text("a short text")
@@ -166,11 +166,11 @@ def test_a_text_smaller_than_one_context_is_refused_with_both_sizes(
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../out", "a/b", ".hidden", "-x", "a@b", "two\nlines", "x" * 300])
-def test_a_run_that_cannot_be_called_that_is_refused(refused: Refused, name: str) -> None:
+def test_invalid_run_name_is_refused(refused: Refused, name: str) -> None:
     refused(*TRAIN, f"--run={name}")
 
 
-def test_a_run_that_exists_is_refused_by_name_and_untouched(refused: Refused, workplace: Path) -> None:
+def test_existing_run_is_refused_and_unchanged(refused: Refused, workplace: Path) -> None:
     (workplace / "runs" / "hamlet").mkdir(parents=True)
     (workplace / "runs" / "hamlet" / "config.toml").write_text("# mine")
     error, hint = refused(*TRAIN, "--run", "hamlet")
@@ -181,7 +181,7 @@ def test_a_run_that_exists_is_refused_by_name_and_untouched(refused: Refused, wo
 @pytest.mark.parametrize(
     ("preset", "near"), [("dmo", "demo"), ("nanogpt", "nanogpt"), ("zzz", "demo"), ("absent.toml", ""), ("", "demo")]
 )
-def test_an_unknown_preset_is_refused_with_the_nearest_one(refused: Refused, preset: str, near: str) -> None:
+def test_unknown_preset_suggests_the_nearest(refused: Refused, preset: str, near: str) -> None:
     error, hint = refused("train", preset)
     assert f"'{preset}'" in error
     assert near in hint
@@ -189,11 +189,11 @@ def test_an_unknown_preset_is_refused_with_the_nearest_one(refused: Refused, pre
 
 @pytest.mark.parametrize("argv", [["generate"], ["eval"], ["resume"], ["plot"]], ids=str)
 @pytest.mark.parametrize("name", ["hamlet", "hamlet@best", "../hamlet", "", "~nobody-here/x"])
-def test_a_run_that_is_not_there_is_refused(refused: Refused, argv: list[str], name: str) -> None:
+def test_missing_run_is_refused(refused: Refused, argv: list[str], name: str) -> None:
     refused(*argv, name)
 
 
-def test_a_misspelt_run_is_refused_with_the_nearest_one(refused: Refused, workplace: Path) -> None:
+def test_misspelt_run_suggests_the_nearest(refused: Refused, workplace: Path) -> None:
     (workplace / "runs" / "hamlet").mkdir(parents=True)
     (workplace / "runs" / "hamlet" / "config.toml").write_text("")
     _, hint = refused("generate", "hamlt")
@@ -202,7 +202,7 @@ def test_a_misspelt_run_is_refused_with_the_nearest_one(refused: Refused, workpl
 
 @pytest.mark.parametrize("content", ["", "[model]\n", "[model]\ncolour = 1\n", "[model\n", "[model]\nn_layer = 'x'\n"])
 @pytest.mark.parametrize("verb", [["generate", "hamlet"], ["eval", "hamlet"], ["resume", "hamlet"]], ids=str)
-def test_a_run_whose_settings_are_damaged_is_refused(
+def test_run_with_damaged_settings_is_refused(
     refused: Refused, workplace: Path, verb: list[str], content: str
 ) -> None:
     (workplace / "runs" / "hamlet").mkdir(parents=True)
@@ -210,7 +210,7 @@ def test_a_run_whose_settings_are_damaged_is_refused(
     refused(*verb)
 
 
-def test_one_damaged_run_does_not_hide_the_others(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_run_does_not_hide_the_others(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TRAIN, "--run", "othello"]) == 0
     (workplace / "runs" / "hamlet").mkdir()
     (workplace / "runs" / "hamlet" / "config.toml").write_text("[model]\n")
@@ -263,7 +263,7 @@ def test_one_damaged_run_does_not_hide_the_others(workplace: Path, capsys: pytes
     ],
     ids=lambda case: str(case),
 )
-def test_a_wrong_setting_is_refused_with_its_name_and_what_would_do(
+def test_wrong_setting_is_refused_with_name_and_hint(
     refused: Refused, words: str, named: str, hinted: str
 ) -> None:
     error, hint = refused(*TRAIN, *words.split())
@@ -291,7 +291,7 @@ def test_a_wrong_setting_is_refused_with_its_name_and_what_would_do(
     ],
     ids=range(14),
 )
-def test_a_settings_file_that_is_wrong_is_refused(refused: Refused, workplace: Path, content: bytes) -> None:
+def test_wrong_settings_file_is_refused(refused: Refused, workplace: Path, content: bytes) -> None:
     (workplace / "mine.toml").write_bytes(content)
     refused("train", "mine.toml", *TINY, "--data.val", "0.1")
 
@@ -345,7 +345,7 @@ def test_a_settings_file_that_is_wrong_is_refused(refused: Refused, workplace: P
     ],
     ids=lambda case: str(case),
 )
-def test_a_word_that_is_not_understood_is_refused(refused: Refused, argv: list[str], hinted: str) -> None:
+def test_unknown_argument_is_refused(refused: Refused, argv: list[str], hinted: str) -> None:
     _, hint = refused(*argv)
     assert hinted in hint
 
@@ -354,7 +354,7 @@ def test_a_word_that_is_not_understood_is_refused(refused: Refused, argv: list[s
 
 
 @pytest.mark.parametrize("out", ["taken", "duck.txt", "duck.txt/out"])
-def test_an_output_that_is_in_the_way_is_refused_and_untouched(refused: Refused, workplace: Path, out: str) -> None:
+def test_existing_output_is_refused_and_unchanged(refused: Refused, workplace: Path, out: str) -> None:
     (workplace / "taken").mkdir()
     (workplace / "taken" / "mine").write_text("kept")
     refused("prepare", "duck.txt", "--out", out, "--tokenizer.kind", "char")
@@ -362,7 +362,7 @@ def test_an_output_that_is_in_the_way_is_refused_and_untouched(refused: Refused,
 
 @contextlib.contextmanager
 def mounted(folder: Path, options: str) -> Iterator[Path]:
-    """A little disk of its own in memory."""
+    """A small tmpfs."""
     folder.mkdir()
     if os.geteuid() != 0:
         pytest.skip("only root can mount a disk")
@@ -410,7 +410,7 @@ def writes_on(disk: Path, what: str, patch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("what", ["dataset", "tokenizer", "run", "cache"])
-def test_a_full_disk_is_said_and_leaves_nothing_half_written(
+def test_full_disk_is_reported_and_leaves_no_partial_file(
     refused: Refused, full_disk: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     error, hint = refused(*writes_on(full_disk, what, monkeypatch), watch=full_disk)
@@ -419,10 +419,10 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(
 
 
 @pytest.mark.parametrize("room", [20, 60, 100, 140])
-def test_a_disk_that_fills_up_on_the_way_keeps_what_is_finished(
+def test_disk_full_during_build_keeps_finished_parts(
     tmp_path: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], room: int
 ) -> None:
-    """Once there is space, the same command ends with the same bytes as if there had always been."""
+    """With space again, the same command gives the bytes of an uninterrupted build."""
     monkeypatch.setattr(plan, "MIN_PART", 1)
     monkeypatch.setattr(plan, "MAX_PART", 1)  # each file is a part
     (workplace / "ducks").mkdir()
@@ -446,7 +446,7 @@ def test_a_disk_that_fills_up_on_the_way_keeps_what_is_finished(
 
 
 @pytest.mark.parametrize("what", ["dataset", "tokenizer", "run", "cache"])
-def test_a_folder_that_cannot_be_written_is_said(
+def test_unwritable_folder_is_reported(
     refused: Refused, frozen_disk: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     error, _ = refused(*writes_on(frozen_disk, what, monkeypatch), watch=frozen_disk)
@@ -472,7 +472,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("user", ["prepare", "train", "show"])
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_tokenizer_is_refused_by_name(refused: Refused, workplace: Path, user: str, damage: str) -> None:
+def test_damaged_tokenizer_is_refused(refused: Refused, workplace: Path, user: str, damage: str) -> None:
     (workplace / "broken.json").write_bytes(DAMAGE[damage])
     error, _ = refused(
         *{
@@ -485,13 +485,13 @@ def test_a_damaged_tokenizer_is_refused_by_name(refused: Refused, workplace: Pat
 
 
 @pytest.mark.parametrize("file", ["absent.json", "."])
-def test_a_tokenizer_that_is_not_there_is_refused_by_name(refused: Refused, file: str) -> None:
+def test_missing_tokenizer_is_refused(refused: Refused, file: str) -> None:
     for argv in (["prepare", "duck.txt", "--out", "out", "--tokenizer", file], [*TRAIN, "--tokenizer.file", file]):
         error, _ = refused(*argv)
         assert f"'{file}'" in error
 
 
-def test_a_text_that_the_tokenizer_cannot_write_is_refused_with_the_character(
+def test_unencodable_character_is_named(
     refused: Refused, workplace: Path
 ) -> None:
     (workplace / "new.txt").write_text(TEXT + "Ω")
@@ -506,19 +506,19 @@ def test_a_text_that_the_tokenizer_cannot_write_is_refused_with_the_character(
 
 
 @pytest.mark.parametrize("path", [".", "duck.txt", "absent"])
-def test_a_dataset_that_is_none_is_refused_by_name(refused: Refused, path: str) -> None:
+def test_folder_that_is_no_dataset_is_refused(refused: Refused, path: str) -> None:
     error, hint = refused(*TRAIN, f"--data.path={path}")
     assert f"'{path}'" in error
     assert "fledge prepare" in hint
 
 
-def test_a_dataset_without_a_name_is_refused(refused: Refused) -> None:
+def test_empty_dataset_path_is_refused(refused: Refused) -> None:
     refused(*TRAIN, "--data.path=")
 
 
 @pytest.mark.parametrize("file", ["dataset.json", "tokenizer.json", "train/00000.tokens", "val/00000.tokens"])
 @pytest.mark.parametrize("damage", ["gone", "empty", "cut", "other"])
-def test_a_damaged_dataset_is_refused_by_the_name_of_the_file(
+def test_damaged_dataset_names_the_file(
     refused: Refused, workplace: Path, file: str, damage: str
 ) -> None:
     assert main(["prepare", "duck.txt", *PREPARE]) == 0
@@ -533,7 +533,7 @@ def test_a_damaged_dataset_is_refused_by_the_name_of_the_file(
     assert file in error or (file == "dataset.json" and damage == "gone")
 
 
-def test_a_dataset_that_points_outside_itself_is_refused(refused: Refused, workplace: Path) -> None:
+def test_dataset_with_outside_paths_is_refused(refused: Refused, workplace: Path) -> None:
     assert main(["prepare", "duck.txt", *PREPARE]) == 0
     manifest = checked_content((workplace / "out" / "dataset.json").read_bytes(), indent=1)
     manifest["splits"]["train"]["shards"][0]["file"] = "../duck.txt"
@@ -542,7 +542,7 @@ def test_a_dataset_that_points_outside_itself_is_refused(refused: Refused, workp
     assert "outside" in error
 
 
-def test_a_damaged_dataset_in_the_cache_is_named_and_prepared_anew(
+def test_damaged_cached_dataset_is_prepared_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*TRAIN, "--run", "first"]) == 0

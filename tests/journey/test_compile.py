@@ -1,4 +1,4 @@
-"""torch.compile changes the speed and nothing else. Where it fails, or is wrong, training goes on without it."""
+"""torch.compile changes only the speed. Where it fails or miscompiles, training falls back to eager code."""
 
 import json
 import os
@@ -37,7 +37,7 @@ print(*(counters["inductor"][f"fxgraph_cache_{found}"] for found in ("miss", "hi
 
 
 @pytest.mark.skipif(not find_compiler("cpu").value, reason="needs a C++ compiler")
-def test_a_compiled_run_learns_the_same_and_resumes_to_the_same_bits(home, outcome_of) -> None:
+def test_compiled_run_learns_the_same_and_resumes_exactly(home, outcome_of) -> None:
     plain = home.train("plain")
     compiled = home.train("compiled", "--train.compile", "true", "--train.keep_last", "9")
     losses = [read_metrics(run)["train/loss"][-1] for run in (plain, compiled)]
@@ -49,7 +49,7 @@ def test_a_compiled_run_learns_the_same_and_resumes_to_the_same_bits(home, outco
 
 
 @pytest.mark.skipif(not find_compiler("cpu").value, reason="needs a C++ compiler")
-def test_compiled_code_is_kept_for_the_next_run(home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_code_is_cached(home, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     home.train("plain", "--train.steps", "1")
     assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).parent == home.folder / "cache" / "compiled"
@@ -59,7 +59,7 @@ def test_compiled_code_is_kept_for_the_next_run(home, monkeypatch: pytest.Monkey
     assert hit[1] > 0 == missed[1]
 
 
-def test_without_a_compiler_training_goes_on_and_says_so_in_a_line(
+def test_missing_compiler_falls_back_with_a_warning(
     home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -72,7 +72,7 @@ def test_without_a_compiler_training_goes_on_and_says_so_in_a_line(
 
 
 @pytest.mark.parametrize("compiler", ["/bin/false", "/nonexistent/c++"])
-def test_a_compiler_that_does_not_work_is_no_reason_not_to_train(
+def test_broken_compiler_falls_back(
     home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], compiler: str
 ) -> None:
     monkeypatch.setenv("CXX", compiler)
@@ -84,7 +84,7 @@ def test_a_compiler_that_does_not_work_is_no_reason_not_to_train(
 
 
 def wrong_compiler(eager, **_):
-    """Code whose gradients are all zero, as torch 2.11 has written it."""
+    """Compiled code whose gradients are all zero, as torch 2.11 once generated it."""
 
     def wrong(batch: Batch) -> LossSum:
         found = eager(batch)
@@ -98,7 +98,7 @@ def checks(run: Path) -> list[tuple[int, bool]]:
     return [(event["step"], event["ok"]) for event in found if event["event"] == "CompileChecked"]
 
 
-def test_miscompiled_code_never_trains(
+def test_miscompiled_code_is_never_used(
     home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], outcome_of
 ) -> None:
     monkeypatch.setattr("fledge.core.device.shutil.which", lambda _: "/usr/bin/c++")
@@ -119,7 +119,7 @@ def test_miscompiled_code_never_trains(
 
 @pytest.mark.skipif(not find_compiler("cpu").value, reason="needs a C++ compiler")
 @pytest.mark.parametrize("chunked", ["true", "false"])
-def test_compiled_runs_with_a_large_vocabulary_learn(home, chunked: str) -> None:
+def test_compiled_run_with_large_vocabulary_learns(home, chunked: str) -> None:
     settings = ("--model.vocab_size", "4096", "--train.compile", "true", "--train.chunked_loss", chunked)
     run = home.train("large", *settings, "--train.steps", "40", "--train.sample_every", "0")
     metrics = read_metrics(run)
@@ -128,7 +128,7 @@ def test_compiled_runs_with_a_large_vocabulary_learn(home, chunked: str) -> None
     assert metrics["train/loss"][1] - metrics["train/loss"][-1] > 1
 
 
-def test_a_model_that_does_not_learn_ends_with_advice(
+def test_model_that_does_not_learn_ends_with_advice(
     home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     usual = LossModel.forward
@@ -146,7 +146,7 @@ def test_a_model_that_does_not_learn_ends_with_advice(
     assert [event["reason"] for event in events if event["event"] == "Anomaly"]
 
 
-def test_a_rate_that_moves_no_weight_ends_with_advice(home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_learning_rate_too_small_ends_with_advice(home, capsys: pytest.CaptureFixture[str]) -> None:
     words = home.training("slow", "--optim.lr", "1e-15", "--optim.min_lr", "1e-15", "--optim.weight_decay", "0")
     assert home.do(*words[:-2]) == 2
     error, hint = capsys.readouterr().err.splitlines()[-2:]

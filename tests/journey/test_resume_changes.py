@@ -1,4 +1,4 @@
-"""Going on with something else than what a checkpoint was made of; and the proof that a checkpoint holds everything."""
+"""Resuming with changed settings or files, and `resume --verify`."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def edit(run: Path, before: str, after: str) -> None:
     (run / "config.toml").write_text(re.sub(before, after, text, flags=re.M))
 
 
-def test_a_finished_run_is_made_longer_when_that_is_meant(home, capsys) -> None:
+def test_finished_run_is_extended_with_allow_changes(home, capsys) -> None:
     run = home.train("bird", *STOPPED)
     capsys.readouterr()
     assert home.do("resume", "bird", "--train.steps", "16") == 2
@@ -47,7 +47,7 @@ def test_a_finished_run_is_made_longer_when_that_is_meant(home, capsys) -> None:
     assert home.do("generate", "bird", "--tokens", "2") == 0
 
 
-def test_what_somebody_wrote_into_the_config_is_a_change_too(home, capsys) -> None:
+def test_edited_config_counts_as_a_change(home, capsys) -> None:
     run = home.train("bird", *STOPPED)
     edit(run, r"^lr = .*$", "lr = 0.0123")
     assert home.do("resume", "bird@6") == 2
@@ -62,7 +62,7 @@ def test_what_somebody_wrote_into_the_config_is_a_change_too(home, capsys) -> No
     [("--model.n_layer", "2"), ("--model.window", "4"), ("--train.batch", "8"), ("--train.seed", "5"),
      ("--data.stride", "3"), ("--tokenizer.kind", "bpe")],
 )  # fmt: skip
-def test_what_would_make_another_run_of_it_is_refused_however_it_is_asked_for(home, capsys, change) -> None:
+def test_fixed_settings_cannot_be_changed(home, capsys, change) -> None:
     run = home.train("bird", *STOPPED)
     before = {path.name: path.read_bytes() for path in run.glob("*") if path.is_file()}
     assert home.do("resume", "bird@6", *change, "--allow-changes") == 2
@@ -73,12 +73,12 @@ def test_what_would_make_another_run_of_it_is_refused_however_it_is_asked_for(ho
     assert len(store.complete_checkpoints(run / "checkpoints")) > 1
 
 
-def test_the_same_settings_said_again_are_no_change(home) -> None:
+def test_repeated_settings_are_no_change(home) -> None:
     home.train("bird", *STOPPED)
     assert home.do("resume", "bird@6", "--train.steps", "12", "--optim.betas", "[0.9, 0.95]") == 0
 
 
-def test_a_run_whose_config_was_damaged_before_its_first_checkpoint_is_refused(home, capsys) -> None:
+def test_damaged_config_without_checkpoint_is_refused(home, capsys) -> None:
     run = home.train("bird", *STOPPED)
     store.remove_later(run / "checkpoints", -1)
     edit(run, r"^lr = .*$", "lr = 0.0123")
@@ -95,7 +95,7 @@ def interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_what_was_agreed_to_need_not_be_said_again_after_a_kill(home, monkeypatch) -> None:
+def test_accepted_change_is_kept_after_a_kill(home, monkeypatch) -> None:
     run = home.train("bird", *STOPPED)
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "fit", interrupted)
@@ -104,7 +104,7 @@ def test_what_was_agreed_to_need_not_be_said_again_after_a_kill(home, monkeypatc
     assert store.find_checkpoint(run / "checkpoints")[0].step == 16
 
 
-def test_what_has_been_agreed_to_since_is_no_damage_to_a_checkpoint(home, monkeypatch) -> None:
+def test_accepted_change_does_not_invalidate_checkpoints(home, monkeypatch) -> None:
     home.train("bird", *STOPPED)
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "fit", interrupted)
@@ -113,7 +113,7 @@ def test_what_has_been_agreed_to_since_is_no_damage_to_a_checkpoint(home, monkey
     assert home.do("resume", "bird", "--verify") == 0
 
 
-def test_a_run_that_is_refused_after_all_has_taken_nothing_on(home) -> None:
+def test_refused_resume_changes_nothing(home) -> None:
     run = home.train("bird", *STOPPED)
     before = files_of(run)
     assert home.do("resume", "bird@9", "--train.steps", "5", "--allow-changes") == 2
@@ -121,7 +121,7 @@ def test_a_run_that_is_refused_after_all_has_taken_nothing_on(home) -> None:
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "model.safetensors"])
-def test_where_all_checkpoints_are_damaged_nothing_is_thrown_away(home, capsys, name: str) -> None:
+def test_damaged_checkpoints_are_not_deleted(home, capsys, name: str) -> None:
     run = home.train("bird", *STOPPED)
     for file in run.glob(f"checkpoints/*/{name}"):
         file.write_bytes(b"")
@@ -131,7 +131,7 @@ def test_where_all_checkpoints_are_damaged_nothing_is_thrown_away(home, capsys, 
     assert files_of(run) == before
 
 
-def test_a_run_that_began_with_weights_does_not_begin_anew_without_them(home, capsys) -> None:
+def test_run_with_init_does_not_restart_without_checkpoints(home, capsys) -> None:
     home.train("bird", *STOPPED)
     run = home.train("child", "--init", "bird", "--train.steps", "3")
     store.remove_later(run / "checkpoints", -1)
@@ -141,7 +141,7 @@ def test_a_run_that_began_with_weights_does_not_begin_anew_without_them(home, ca
     assert "--init bird" in hint
 
 
-def test_epochs_are_not_for_a_run_that_goes_on(home, capsys) -> None:
+def test_epochs_cannot_be_changed_on_resume(home, capsys) -> None:
     home.train("bird", *STOPPED)
     assert home.do("resume", "bird@6", "--train.epochs", "3", "--allow-changes") == 2
     assert "--train.steps" in said(capsys)[-1]
@@ -150,7 +150,7 @@ def test_epochs_are_not_for_a_run_that_goes_on(home, capsys) -> None:
 @pytest.mark.parametrize(
     "more", [(), ("--train.dtype", "float16"), ("--optim.optimizer", "muon"), ("--model.dropout", "0.2")]
 )
-def test_it_is_proved_that_a_checkpoint_holds_everything(home, capsys, more: tuple[str, ...]) -> None:
+def test_verify_finds_a_complete_checkpoint(home, capsys, more: tuple[str, ...]) -> None:
     run = home.train("bird", *STOPPED, *more)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     capsys.readouterr()
@@ -165,7 +165,7 @@ def test_it_is_proved_that_a_checkpoint_holds_everything(home, capsys, more: tup
     }
 
 
-def test_a_checkpoint_that_does_not_come_back_the_same_is_named(home, capsys, monkeypatch) -> None:
+def test_verify_names_a_checkpoint_that_differs(home, capsys, monkeypatch) -> None:
     home.train("bird", *STOPPED)
     usual = verify.store.load
 
@@ -179,15 +179,13 @@ def test_a_checkpoint_that_does_not_come_back_the_same_is_named(home, capsys, mo
     assert "weights of embed.weight" in said(capsys)[-2]
 
 
-def test_a_person_reads_that_everything_is_the_same(home, capsys) -> None:
+def test_verify_prints_that_all_is_identical(home, capsys) -> None:
     home.train("bird", *STOPPED)
     assert home.do("resume", "bird", "--verify") == 0
     assert "bit for bit the same" in capsys.readouterr().out
 
 
-def test_going_back_tells_what_it_takes_back_and_takes_nothing_before_it_can_go_on(
-    home, capsys, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rewind_reports_what_it_removes(home, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     run = home.train("bird", *STOPPED, "--train.save_every", "3")
     edit(run, r"^lr = .*$", "lr = 0.0123")
 
@@ -208,7 +206,7 @@ def test_going_back_tells_what_it_takes_back_and_takes_nothing_before_it_can_go_
 
 
 class Again(World):
-    """Of processes that are started again, whose notes outlive them."""
+    """A process group whose flags outlive its processes, as torchrun's do."""
 
     notes: ClassVar[set[str]] = set()
 
@@ -219,7 +217,7 @@ class Again(World):
         return word in self.notes
 
 
-def test_processes_that_are_started_again_do_not_go_back_again(home) -> None:
+def test_restarted_processes_do_not_rewind_again(home) -> None:
     run = home.train("bird", *STOPPED)
     assert resume("bird@4", runs=home.runs, world=Again()).step == 12
     store.remove_later(run / "checkpoints", 8)

@@ -1,4 +1,4 @@
-"""What a clumsy user, a strange terminal or a second process can do to a run."""
+"""Closed streams, unusual terminals, concurrent processes, odd files and numbers."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ def fledge(*words: str, **more: object) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-m", "fledge", *words], capture_output=True, text=True, **more)
 
 
-def test_a_reader_that_goes_away_does_not_end_the_training(home) -> None:
+def test_closed_stderr_does_not_end_training(home) -> None:
     words = [sys.executable, "-m", "fledge", *home.training("bird")]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
@@ -35,20 +35,20 @@ def test_two_processes_cannot_train_one_run(home, capsys: pytest.CaptureFixture[
     assert home.do("resume", "bird@9") == 0
 
 
-def test_a_closed_stdout_is_no_traceback(home) -> None:
+def test_closed_stdout_gives_no_traceback(home) -> None:
     done = subprocess.run(  # noqa: S602
         f"{sys.executable} -m fledge runs --runs {home.runs} >&-", shell=True, capture_output=True, text=True
     )
     assert "Traceback" not in done.stderr
 
 
-def test_a_terminal_without_our_letters_still_shows_the_others() -> None:
+def test_ascii_terminal_replaces_other_letters() -> None:
     done = fledge("--help", env={**os.environ, "PYTHONIOENCODING": "latin1"})
     assert done.returncode == 0
     assert "usage: fledge" in done.stdout
 
 
-def test_a_dataset_prepared_again_from_the_same_text_is_the_same(home) -> None:
+def test_dataset_prepared_twice_is_the_same(home) -> None:
     home.train("bird")
     for folder in (home.folder / "cache" / "datasets").iterdir():
         for file in sorted(folder.rglob("*"), reverse=True):
@@ -61,7 +61,7 @@ def test_a_dataset_prepared_again_from_the_same_text_is_the_same(home) -> None:
     assert facts[0] == facts[1]
 
 
-def test_a_link_to_nowhere_and_hidden_files_do_not_matter(home) -> None:
+def test_dangling_links_and_hidden_files_are_ignored(home) -> None:
     (home.text / "broken.txt").symlink_to("/nowhere")
     home.train("bird")
     (home.text / ".hidden").write_text("not read")
@@ -69,14 +69,14 @@ def test_a_link_to_nowhere_and_hidden_files_do_not_matter(home) -> None:
     assert len(list((home.folder / "cache" / "datasets").iterdir())) == 1
 
 
-def test_a_run_is_named_after_its_file_in_plain_letters(home) -> None:
+def test_default_run_name_comes_from_the_file(home) -> None:
     odd = home.folder / "x@1 y.toml"
     odd.write_text(home.toml.read_text())
     assert home.do("train", str(odd), "--data.corpus", str(home.text)) == 0
     assert home.do("generate", "x-1-y", "--tokens", "3") == 0
 
 
-def test_a_small_text_of_ones_own_trains_with_the_demo_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_text_trains_with_the_demo_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEDGE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "notes.txt").write_text("The owl flew home over the quiet field.\n" * 200)
     tiny = ("--model.n_layer", "1", "--model.n_embd", "16", "--model.n_head", "2", "--model.context", "16")
@@ -95,9 +95,7 @@ def test_a_small_text_of_ones_own_trains_with_the_demo_preset(tmp_path: Path, mo
         ("train.epochs", "1e30"),
     ],
 )
-def test_numbers_beyond_any_machine_are_refused(
-    home, capsys: pytest.CaptureFixture[str], setting: str, value: str
-) -> None:
+def test_absurdly_large_numbers_are_refused(home, capsys: pytest.CaptureFixture[str], setting: str, value: str) -> None:
     assert main(home.training("huge", f"--{setting}", value)) == 2
     assert "error: " in capsys.readouterr().err
     assert not (home.runs / "huge").exists()

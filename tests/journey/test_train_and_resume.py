@@ -1,4 +1,4 @@
-"""Same machine, same settings: same bits. Stopped or killed at any moment and resumed: the same bits again."""
+"""Training is deterministic; stopped or killed at any moment and resumed, it gives the same bits."""
 
 import json
 import os
@@ -29,22 +29,20 @@ LONG = ("--train.steps", "160", "--train.save_every", "30", "--train.eval_every"
 
 
 @pytest.mark.parametrize("settings", [(), DROPOUT], ids=["plain", "dropout"])
-def test_the_same_seed_gives_the_same_bits_whatever_was_drawn_before(
-    home, outcome_of: Outcome, settings: tuple[str, ...]
-) -> None:
+def test_same_seed_gives_the_same_bits(home, outcome_of: Outcome, settings: tuple[str, ...]) -> None:
     one = outcome_of(home.train("one", *settings))
     torch.rand(17)
     assert outcome_of(home.train("two", *settings)) == one
 
 
 @pytest.mark.parametrize("settings", [(), DROPOUT], ids=["plain", "dropout"])
-def test_another_seed_gives_other_weights(home, outcome_of: Outcome, settings: tuple[str, ...]) -> None:
+def test_other_seed_gives_other_weights(home, outcome_of: Outcome, settings: tuple[str, ...]) -> None:
     one = outcome_of(home.train("one", *settings))
     assert outcome_of(home.train("two", *settings, "--train.seed", "7"))["model"] != one["model"]
 
 
 @pytest.mark.parametrize("micro_batch", ["1", "2", "auto"])
-def test_micro_batches_do_not_change_what_is_learned(home, micro_batch: str) -> None:
+def test_micro_batch_does_not_change_the_result(home, micro_batch: str) -> None:
     losses = []
     for name, words in (("whole", ()), ("pieces", ("--train.micro_batch", micro_batch))):
         assert home.do("eval", str(home.train(name, *words)), "--json") == 0
@@ -54,10 +52,10 @@ def test_micro_batches_do_not_change_what_is_learned(home, micro_batch: str) -> 
 
 
 @pytest.mark.parametrize(("micro_batch", "size"), [("auto", 2), ("1", 1)])
-def test_as_many_at_once_as_before_the_interruption(
+def test_auto_micro_batch_is_restored_on_resume(
     home, outcome_of: Outcome, monkeypatch: pytest.MonkeyPatch, micro_batch: str, size: int
 ) -> None:
-    """Memory that is short at first and plenty later changes no bit; what somebody asks for is done."""
+    """A changed amount of free memory changes no bit; an explicit micro-batch is used."""
     monkeypatch.setattr(setup, "estimate", lambda *_, **__: 2)
     words = ("--train.micro_batch", micro_batch, "--train.keep_last", "9")
     unbroken = outcome_of(home.train("unbroken", *words))
@@ -70,7 +68,7 @@ def test_as_many_at_once_as_before_the_interruption(
     assert json.loads((last / "state.json").read_text())["micro_batch"] == size
 
 
-def test_looking_more_often_does_not_change_what_is_learned(home, outcome_of: Outcome) -> None:
+def test_evaluating_more_often_does_not_change_the_result(home, outcome_of: Outcome) -> None:
     one = outcome_of(home.train("one", *DROPOUT))
     looks = ("--train.eval_every", "1", "--train.sample_every", "1", "--train.save_every", "1")
     two = outcome_of(home.train("two", *DROPOUT, *looks))
@@ -78,9 +76,7 @@ def test_looking_more_often_does_not_change_what_is_learned(home, outcome_of: Ou
 
 
 @pytest.mark.parametrize("settings", [(), DROPOUT, HALF, MUON], ids=["plain", "dropout", "half precision", "muon"])
-def test_a_run_from_an_earlier_checkpoint_ends_in_the_same_bits(
-    home, outcome_of: Outcome, settings: tuple[str, ...]
-) -> None:
+def test_resume_from_earlier_checkpoint_is_bit_identical(home, outcome_of: Outcome, settings: tuple[str, ...]) -> None:
     unbroken = home.train("unbroken", *settings, "--train.keep_last", "9")
     shutil.copytree(unbroken, home.runs / "broken")
     for step in ("6", "3"):
@@ -90,7 +86,7 @@ def test_a_run_from_an_earlier_checkpoint_ends_in_the_same_bits(
 
 
 @pytest.mark.parametrize("settings", [(), DROPOUT], ids=["plain", "dropout"])
-def test_a_run_that_was_killed_and_resumed_ends_in_the_bits_of_one_that_was_not(
+def test_resume_after_sigkill_is_bit_identical(
     home, outcome_of: Outcome, unbroken: Unbroken, ended: Ended, settings: tuple[str, ...]
 ) -> None:
     process = home.start(home.training("broken", *settings, *LONG))
@@ -102,7 +98,7 @@ def test_a_run_that_was_killed_and_resumed_ends_in_the_bits_of_one_that_was_not(
     assert not list(broken.rglob(".partial*"))
 
 
-def test_a_run_killed_before_its_first_checkpoint_begins_anew(
+def test_run_killed_before_first_checkpoint_starts_again(
     home, outcome_of: Outcome, unbroken: Unbroken, ended: Ended
 ) -> None:
     late = (*LONG, "--train.save_every", "160", "--train.eval_every", "0")
@@ -112,7 +108,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_asked_to_stop_it_saves_says_how_to_go_on_and_goes_on_exactly(
+def test_stop_signal_saves_and_resume_is_bit_identical(
     home, outcome_of: Outcome, unbroken: Unbroken, ended: Ended, number: int, status: int
 ) -> None:
     broken = home.runs / "broken"
@@ -129,13 +125,13 @@ def test_asked_to_stop_it_saves_says_how_to_go_on_and_goes_on_exactly(
     assert outcome_of(broken) == unbroken(*DROPOUT, *LONG)
 
 
-def test_the_loss_falls(trained) -> None:
+def test_loss_falls(trained) -> None:
     events = [json.loads(line) for line in (trained.runs / "bird" / "events.jsonl").read_text().splitlines()]
     losses = [event["values"]["val/loss"] for event in events if "val/loss" in event.get("values", ())]
     assert losses[-1] < losses[0] - 0.5
 
 
-def test_a_run_folder_holds_what_it_promises_and_no_pickle(trained) -> None:
+def test_run_folder_is_complete_and_has_no_pickle(trained) -> None:
     run = trained.runs / "bird"
     names = {"config.toml", "run.json", "tokenizer.json", "metrics.csv", "events.jsonl", "samples.md", "checkpoints"}
     assert {path.name for path in run.iterdir()} - {".lock"} == names
@@ -152,7 +148,7 @@ def test_a_run_folder_holds_what_it_promises_and_no_pickle(trained) -> None:
     assert {"fledge", "torch", "python", "commit", "dataset_sha256", "tokenizer_sha256", "started"} <= facts.keys()
 
 
-def test_train_json_is_one_document_and_nothing_else(home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_of_train_is_one_document(home, capsys: pytest.CaptureFixture[str]) -> None:
     home.train("bird", "--json")
     answer = json.loads(capsys.readouterr().out)
     assert answer["run"] == "bird"
@@ -161,16 +157,14 @@ def test_train_json_is_one_document_and_nothing_else(home, capsys: pytest.Captur
     assert answer["val_loss"] > 0
 
 
-def test_a_finished_run_is_not_resumed(own, outcome_of: Outcome, capsys: pytest.CaptureFixture[str]) -> None:
+def test_finished_run_is_not_resumed(own, outcome_of: Outcome, capsys: pytest.CaptureFixture[str]) -> None:
     before = outcome_of(own.runs / "bird")
     assert own.do("resume", "bird") == 2
     assert "'bird' is finished" in capsys.readouterr().err
     assert outcome_of(own.runs / "bird") == before
 
 
-def test_a_run_whose_dataset_changed_is_not_resumed(
-    home, outcome_of: Outcome, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_with_changed_dataset_is_not_resumed(home, outcome_of: Outcome, capsys: pytest.CaptureFixture[str]) -> None:
     assert home.do("prepare", str(home.text), "--out", str(home.folder / "data"), *CHARACTERS) == 0
     run = home.train("bird", "--data.path", str(home.folder / "data"), "--train.keep_last", "9")
     before = outcome_of(run)
@@ -183,7 +177,7 @@ def test_a_run_whose_dataset_changed_is_not_resumed(
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
-def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
+def test_damaged_newest_checkpoint_falls_back(
     own, outcome_of: Outcome, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     run = own.runs / "bird"
@@ -199,9 +193,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(
     assert outcome_of(run) == whole
 
 
-def test_a_checkpoint_asked_for_by_number_is_used_or_refused_never_replaced_by_another(
-    own, outcome_of: Outcome, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_checkpoint_by_step_is_used_or_refused(own, outcome_of: Outcome, capsys: pytest.CaptureFixture[str]) -> None:
     before = outcome_of(own.runs / "bird")
     assert own.do("resume", "bird@19") == 2
     assert "no checkpoint '19'" in capsys.readouterr().err
@@ -213,7 +205,7 @@ def test_a_checkpoint_asked_for_by_number_is_used_or_refused_never_replaced_by_a
     assert outcome_of(own.runs / "bird") == before
 
 
-def test_a_run_is_never_overwritten_and_unnamed_runs_are_numbered(home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_are_not_overwritten_but_numbered(home, capsys: pytest.CaptureFixture[str]) -> None:
     home.train("bird")
     capsys.readouterr()
     assert home.do("train", str(home.toml), "--run", "bird", "--data.corpus", str(home.text)) == 2
@@ -236,7 +228,7 @@ def test_a_run_is_never_overwritten_and_unnamed_runs_are_numbered(home, capsys: 
         (("--data.path", "no/such/data"), "no/such/data"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_before_a_run_folder_is_made(
+def test_refusal_leaves_no_run_folder(
     home, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], named: str
 ) -> None:
     assert main_says(home, capsys, words).count(named) >= 1
@@ -253,25 +245,25 @@ def main_says(home, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) 
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "-x", "a@b", "", "a\nb"])
-def test_a_run_cannot_be_named_like_a_path_or_an_option(home, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_run_name_cannot_be_a_path_or_option(home, capsys: pytest.CaptureFixture[str], name: str) -> None:
     words = ["train", str(home.toml), f"--run={name}", "--data.corpus", str(home.text), "--runs", str(home.runs)]
     assert main(words) == 2
     assert "cannot be named" in capsys.readouterr().err
     assert not home.runs.exists()
 
 
-def test_without_a_validation_split_it_trains_all_the_same(home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_without_validation_split(home, capsys: pytest.CaptureFixture[str]) -> None:
     run = home.train("bird", "--data.val", "0", "--json")
     assert json.loads(capsys.readouterr().out)["val_loss"] is None
     assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["step-00000009", "step-00000012"]
 
 
-def test_a_model_with_spare_places_in_its_vocabulary_trains_and_writes(home) -> None:
+def test_model_vocabulary_may_exceed_the_tokenizer(home) -> None:
     home.train("bird", "--model.vocab_size", "200")
     assert home.do("generate", "bird", "--tokens", "80", "--temperature", "3") == 0
 
 
-def test_a_dataset_with_fewer_tokens_than_the_settings_ask_for_is_trained_on_and_gone_on_with(home, capsys) -> None:
+def test_tokenizer_settings_do_not_apply_to_a_prepared_path(home, capsys) -> None:
     prepared = home.folder / "prepared"
     assert main(["prepare", str(home.text), "--out", str(prepared), "--tokenizer.kind", "char"]) == 0
     home.train("bird", "--data.path", str(prepared), "--tokenizer.kind", "bpe", "--tokenizer.vocab_size", "4000")
@@ -281,7 +273,7 @@ def test_a_dataset_with_fewer_tokens_than_the_settings_ask_for_is_trained_on_and
     assert "is finished" in capsys.readouterr().err
 
 
-def test_a_loss_that_is_no_number_ends_the_run_with_advice(home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nan_loss_ends_the_run_with_advice(home, capsys: pytest.CaptureFixture[str]) -> None:
     assert home.do("train", str(home.toml), "--run", "wild", "--data.corpus", str(home.text),
                    "--optim.lr", "1e30", "--optim.min_lr", "1e29", "--train.eval_every", "0",
                    "--train.sample_every", "0", "--train.save_every", "50", "--train.steps", "50") == 2  # fmt: skip
@@ -292,10 +284,8 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice(home, capsys: pytest.
 
 
 @pytest.mark.parametrize("look", ["eval_every", "sample_every", "save_every"])
-def test_weights_that_an_update_broke_are_neither_saved_nor_called_trained(
-    home, capsys: pytest.CaptureFixture[str], look: str
-) -> None:
-    """The loss of a step is that before its update, so it is still a number."""
+def test_non_finite_weights_are_not_saved(home, capsys: pytest.CaptureFixture[str], look: str) -> None:
+    """The loss of a step is computed before its update, so it is still finite."""
     looks = {"eval_every": "0", "sample_every": "0", "save_every": "1", look: "1"}
     words = [word for name, value in looks.items() for word in (f"--train.{name}", value)]
     rate = ("--optim.lr", "3e38", "--optim.warmup_steps", "0", "--optim.weight_decay", "10")
@@ -307,7 +297,7 @@ def test_weights_that_an_update_broke_are_neither_saved_nor_called_trained(
 
 
 class Stops:
-    """Asks this very process to stop, as a person's Ctrl-C would."""
+    """Send SIGINT to this process."""
 
     def __init__(self, event: str, step: int) -> None:
         self.when = (event, step)
@@ -321,7 +311,7 @@ class Stops:
     def close(self) -> None: ...
 
 
-def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_checkpoint_does_not_replace_a_whole_one(home, monkeypatch: pytest.MonkeyPatch) -> None:
     rare = ("--train.eval_every", "0", "--train.save_every", "3")
     run = home.train("bird", *rare, "--train.keep_last", "1")
     many = home.train("many", *rare, "--train.keep_last", "9")
@@ -333,7 +323,7 @@ def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(home, monkeyp
     assert store.find_checkpoint(run / "checkpoints")[0].step == 7
 
 
-def test_ids_that_nanogpt_wrote_are_trained_on_resumed_and_judged(home, outcome_of: Outcome) -> None:
+def test_nanogpt_bin_files_train_resume_and_evaluate(home, outcome_of: Outcome) -> None:
     tokenizer = CharTokenizer(sorted(set("".join(path.read_text() for path in home.text.iterdir()))))
     save_tokenizer(tokenizer, home.folder / "letters.json")
     ids = tokenizer.encode("".join(path.read_text() for path in sorted(home.text.iterdir())))
@@ -360,10 +350,10 @@ def test_ids_that_nanogpt_wrote_are_trained_on_resumed_and_judged(home, outcome_
         ("val/loss", 12),
     ],
 )
-def test_a_signal_in_the_middle_of_looking_at_a_step_is_as_if_it_had_not_come(
+def test_signal_during_evaluation_does_not_change_the_result(
     home, outcome_of: Outcome, unbroken: Unbroken, monkeypatch: pytest.MonkeyPatch, event: str, step: int
 ) -> None:
-    """Evaluating and sampling stop at once; when the run goes on, what that step is pending_hooks is done first."""
+    """Evaluating and sampling stop at once; after resuming, the pending hooks of that step run first."""
     usual = trainer.build_sinks
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "build_sinks", lambda *about: [*usual(*about), Stops(event, step)])

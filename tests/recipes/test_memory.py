@@ -1,4 +1,4 @@
-"""Whatever reads a text reads it as a stream: a large one takes no more memory than a small one."""
+"""Text is streamed: a large one takes no more memory than a small one."""
 
 import json
 import random
@@ -24,7 +24,7 @@ print(int(peak) << 10, file=sys.stderr)
 
 
 def most(verbs: list[str], folder: Path) -> int:
-    """In a process of its own: what an earlier text left behind is not this one's."""
+    """Peak memory in a process of its own."""
     call = [sys.executable, "-c", WATCHED, json.dumps([verb.split() for verb in verbs])]
     done = subprocess.run(call, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

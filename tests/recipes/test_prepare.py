@@ -1,4 +1,4 @@
-"""Text → a dataset: the same bytes every time, and nanoGPT's ids and cut."""
+"""fledge prepare and its recipe: reproducible bytes, the ids and splits of nanoGPT, messages."""
 
 import gzip
 import io
@@ -65,19 +65,19 @@ def text_of(dataset: Dataset, split: str) -> str:
     return dataset.tokenizer.decode(ids(dataset, split))
 
 
-def test_preparing_again_gives_the_same_bytes(poems: Path, tmp_path: Path) -> None:
+def test_preparing_twice_gives_the_same_bytes(poems: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         prepare([str(poems)], CHAR, DataConfig(test=0.1), tmp_path / name)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_no_character_is_lost_or_added(poems: Path, tmp_path: Path) -> None:
+def test_tokens_decode_to_the_whole_text(poems: Path, tmp_path: Path) -> None:
     whole = "".join(path.read_text() for path in sorted(poems.iterdir()))
     made = prepare([str(poems)], PLAIN, DataConfig(val=0.0), tmp_path / "out")
     assert text_of(made, "train") == whole
 
 
-def test_every_document_is_followed_by_the_end_of_text(poems: Path, tmp_path: Path) -> None:
+def test_every_document_ends_with_end_of_text(poems: Path, tmp_path: Path) -> None:
     made = prepare([str(poems)], CHAR, DataConfig(val=0.0), tmp_path / "out")
     found, end = ids(made, "train"), made.tokenizer.end_of_text
     assert found.count(end) == 130
@@ -86,14 +86,14 @@ def test_every_document_is_followed_by_the_end_of_text(poems: Path, tmp_path: Pa
     assert [found[start - 1] for start in starts[1:]] == [end] * 129
 
 
-def test_the_manifest_counts_tokens_documents_and_bytes(tmp_path: Path) -> None:
+def test_manifest_counts_tokens_documents_and_bytes(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("grün🦆" * 10)
     made = prepare([str(tmp_path / "a.txt")], PLAIN, DataConfig(val=0.0), tmp_path / "out")
     counted = json.loads((made.folder / "dataset.json").read_text())["splits"]["train"]
     assert (counted["tokens"], counted["documents"], counted["bytes"]) == (50, 1, 90)
 
 
-def test_many_documents_are_split_whole_and_few_by_their_ends(poems: Path, tmp_path: Path) -> None:
+def test_many_documents_are_split_whole_few_by_their_tails(poems: Path, tmp_path: Path) -> None:
     many = prepare([str(poems)], PLAIN, DataConfig(val=0.3), tmp_path / "many")
     lines = {path.read_text() for path in poems.iterdir()}
     assert set(text_of(many, "val").splitlines(keepends=True)) < lines
@@ -103,7 +103,7 @@ def test_many_documents_are_split_whole_and_few_by_their_ends(poems: Path, tmp_p
     assert len(text_of(few, "train")) == len(whole) // 2
 
 
-def test_shakespeare_has_nanogpts_vocabulary_ids_and_cut(tmp_path: Path) -> None:
+def test_shakespeare_has_the_ids_and_split_of_nanogpt(tmp_path: Path) -> None:
     if "FLEDGE_TEST_DATA" not in os.environ:
         pytest.skip("FLEDGE_TEST_DATA is not set")
     source = Path(os.environ["FLEDGE_TEST_DATA"]) / "shakespeare" / "input.txt"
@@ -118,21 +118,21 @@ def test_shakespeare_has_nanogpts_vocabulary_ids_and_cut(tmp_path: Path) -> None
     assert np.array_equal(made.splits["val"].read(0, len(text) - cut), theirs[cut:])
 
 
-def test_what_exists_is_never_overwritten(poems: Path, tmp_path: Path) -> None:
+def test_existing_folder_is_not_overwritten(poems: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="already exists"):
         prepare([str(poems)], CHAR, DataConfig(), tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_given_tokenizer_is_used_as_it_is(poems: Path, tmp_path: Path) -> None:
+def test_given_tokenizer_is_used_unchanged(poems: Path, tmp_path: Path) -> None:
     given_one = CharTokenizer.train(["zyx poem:la0123456789\n"])
     save_tokenizer(given_one, tmp_path / "t.json")
     made = prepare([str(poems)], TokenizerConfig(file=str(tmp_path / "t.json")), DataConfig(), tmp_path / "out")
     assert made.tokenizer.to_json() == given_one.to_json()
 
 
-def test_a_text_the_given_tokenizer_cannot_write_is_refused_and_leaves_nothing(poems: Path, tmp_path: Path) -> None:
+def test_unencodable_text_is_refused_and_leaves_nothing(poems: Path, tmp_path: Path) -> None:
     save_tokenizer(CharTokenizer.train(["poem"]), tmp_path / "t.json")
     config = TokenizerConfig(file=str(tmp_path / "t.json"))
     with pytest.raises(UserError, match="not in the vocabulary"):
@@ -140,7 +140,7 @@ def test_a_text_the_given_tokenizer_cannot_write_is_refused_and_leaves_nothing(p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["poems", "t.json"]
 
 
-def test_what_is_needed_is_prepared_once_and_then_opened(poems: Path, cache: Path) -> None:
+def test_dataset_is_prepared_once_and_then_opened(poems: Path, cache: Path) -> None:
     data = DataConfig(corpus=str(poems))
     first = ensure_dataset(data, CHAR)
     stamps = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
@@ -157,7 +157,7 @@ def test_what_is_needed_is_prepared_once_and_then_opened(poems: Path, cache: Pat
     ],
     ids=["added", "changed", "removed"],
 )
-def test_a_text_that_changed_is_prepared_anew(poems: Path, change: Callable[[Path], object]) -> None:
+def test_changed_text_is_prepared_again(poems: Path, change: Callable[[Path], object]) -> None:
     data = DataConfig(corpus=str(poems))
     first = ensure_dataset(data, CHAR)
     change(poems)
@@ -180,12 +180,12 @@ def test_other_settings_give_another_dataset(poems: Path, data: dict[str, float]
     assert other.folder != first.folder
 
 
-def test_the_stride_is_no_part_of_a_dataset(poems: Path) -> None:
+def test_stride_does_not_change_the_dataset(poems: Path) -> None:
     first = ensure_dataset(DataConfig(corpus=str(poems)), CHAR)
     assert ensure_dataset(DataConfig(corpus=str(poems), stride=7), CHAR).folder == first.folder
 
 
-def test_a_tokenizer_file_whose_content_changed_gives_another_dataset(poems: Path, tmp_path: Path) -> None:
+def test_changed_tokenizer_file_gives_another_dataset(poems: Path, tmp_path: Path) -> None:
     file, folders = tmp_path / "t.json", set()
     for extra in "!?":
         save_tokenizer(CharTokenizer.train(["poem:la 0123456789\n" + extra]), file)
@@ -193,26 +193,26 @@ def test_a_tokenizer_file_whose_content_changed_gives_another_dataset(poems: Pat
     assert len(folders) == 2
 
 
-def test_a_prepared_path_wins_over_a_corpus(poems: Path, tmp_path: Path) -> None:
+def test_data_path_wins_over_corpus(poems: Path, tmp_path: Path) -> None:
     made = prepare([str(poems)], CHAR, DataConfig(), tmp_path / "out")
     opened = ensure_dataset(DataConfig(corpus="absent", path=str(tmp_path / "out")), CHAR)
     assert opened.fingerprint == made.fingerprint
 
 
-def test_a_short_text_can_be_prepared_without_any_setting(tmp_path: Path) -> None:
+def test_short_text_is_prepared_with_default_settings(tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("Once upon a time there was a duck.\n" * 30)
     made = prepare([str(tmp_path / "short.txt")], TokenizerConfig(), DataConfig(val=0.0), tmp_path / "out")
     assert text_of(made, "train") == "Once upon a time there was a duck.\n" * 30
 
 
-# As a person types it
+# The command line
 
 Say = Callable[..., tuple[int, list[str], list[str]]]
 
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder; each file is a part of its own, the preview is short; and nobody waits for a disk."""
+    """A working folder. Every file is a part of its own, the preview is short, and fsync does nothing."""
     folder = tmp_path / "desk"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -225,7 +225,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def say(capsys: pytest.CaptureFixture[str]) -> Say:
-    """Calls fledge prepare: how it ended, the lines of stdout and of stderr."""
+    """Call fledge prepare; returns the exit status, the lines of stdout and of stderr."""
 
     def call(*argv: str) -> tuple[int, list[str], list[str]]:
         capsys.readouterr()
@@ -241,11 +241,11 @@ MADE = ["--tokenizer", LETTERS]
 
 
 def write_letters(folder: Path) -> None:
-    """A tokenizer that does not change with the text."""
+    """Write a tokenizer that does not depend on the text."""
     save_tokenizer(CharTokenizer(sorted(set("abcdefgh \n�")), END_OF_TEXT), folder / LETTERS)
 
 
-def test_a_person_is_told_what_will_be_and_what_has_become_of_it(desk: Path, say: Say) -> None:
+def test_preview_and_result_are_printed(desk: Path, say: Say) -> None:
     (desk / "one.txt").write_text("a bad cab, a fed hag\n" * 100)
     code, out, err = say("one.txt", "--out", "my data", "--tokenizer.kind", "char", "--data.val", "0.1")
     assert code == 0
@@ -263,7 +263,7 @@ def test_a_person_is_told_what_will_be_and_what_has_become_of_it(desk: Path, say
     ]
 
 
-def test_a_tokenizer_is_named_by_kind_or_file(desk: Path, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokenizer_option_takes_kind_or_file(desk: Path, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
     (desk / "one.txt").write_text("a bad cab, a fed hag\n" * 100)
     assert say("one.txt", "--out", "by-kind", "--tokenizer", "char")[0] == 0
     assert say("one.txt", "--out", "by-setting", "--tokenizer.kind", "char")[0] == 0
@@ -276,7 +276,7 @@ def test_a_tokenizer_is_named_by_kind_or_file(desk: Path, say: Say, monkeypatch:
     assert "'chars'" in say("one.txt", "--out", "wrong", "--tokenizer", "chars")[2][0]
 
 
-def test_what_was_odd_or_left_out_is_told_with_its_number(desk: Path, say: Say) -> None:
+def test_odd_and_dropped_text_is_counted(desk: Path, say: Say) -> None:
     (desk / "texts").mkdir()
     for name, content in {
         "a.txt": b"a bad cab",
@@ -300,7 +300,7 @@ def test_what_was_odd_or_left_out_is_told_with_its_number(desk: Path, say: Say) 
     ]
 
 
-def test_the_help_fits_a_small_screen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_fits_a_small_screen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):
         main(["prepare", "--help"])
@@ -309,7 +309,7 @@ def test_the_help_fits_a_small_screen(capsys: pytest.CaptureFixture[str], monkey
     assert max(map(len, lines)) <= 80
 
 
-def test_with_json_stdout_holds_one_document_and_stderr_the_words(desk: Path, say: Say) -> None:
+def test_json_is_on_stdout_and_notices_on_stderr(desk: Path, say: Say) -> None:
     (desk / "one.txt").write_text("a bad cab\n")
     for again in (False, True):
         code, out, err = say("one.txt", "--out", "data", "--tokenizer.kind", "char", "--data.val=0", "--json")
@@ -323,7 +323,7 @@ def test_with_json_stdout_holds_one_document_and_stderr_the_words(desk: Path, sa
 SEEN_ONCE = "1 file, 10 B; held out: nothing"
 
 
-def test_no_line_is_wider_than_a_screen_and_a_long_name_shows_its_end(desk: Path, say: Say) -> None:
+def test_lines_fit_the_screen_and_long_names_show_their_end(desk: Path, say: Say) -> None:
     folder = desk / ("deep-" * 20)
     folder.mkdir()
     (folder / "鴨.txt").write_text("鴨" * 50)
@@ -339,26 +339,26 @@ def test_no_line_is_wider_than_a_screen_and_a_long_name_shows_its_end(desk: Path
     assert not any("\x1b" in line for line in err)
 
 
-def test_half_a_character_is_shown_as_its_bytes(desk: Path, say: Say) -> None:
+def test_part_of_a_character_is_shown_as_bytes(desk: Path, say: Say) -> None:
     (desk / "duck.txt").write_text("🦆🧀🦉")
     _, _, err = say("duck.txt", "--out", "data", "--tokenizer.vocab_size", "257")
     assert "<f0>·" in err[1]
 
 
-def test_a_few_texts_are_counted_exactly_before_they_are_prepared(desk: Path, say: Say) -> None:
+def test_estimate_of_a_small_text_is_exact(desk: Path, say: Say) -> None:
     (desk / "a.jsonl").write_text('{"text": "a bad cab", "from": "somewhere on the long way"}\n' * 10)
     _, out, err = say("a.jsonl", "--out", "data", "--tokenizer.kind", "char", "--data.val", "0")
     assert err[-1].startswith("about 100 tokens, 200 B on disk, ")
     assert " 100 tokens " in out[1]
 
 
-def test_what_the_filters_leave_out_is_not_in_the_estimate(desk: Path, say: Say) -> None:
+def test_estimate_leaves_out_filtered_documents(desk: Path, say: Say) -> None:
     (desk / "a.jsonl").write_text(('{"text": "a bad cab"}\n' * 2 + '{"text": "hag"}\n' * 2) * 10)
     _, _, err = say("a.jsonl", "--out", "data", "--tokenizer.kind", "char", "--data.min_length", "4")
     assert err[-1].startswith("about 210 tokens, ")  # three quarters of 280
 
 
-def test_parts_that_are_there_already_are_told(desk: Path, say: Say) -> None:
+def test_finished_parts_are_reported(desk: Path, say: Say) -> None:
     write_letters(desk)
     (desk / "texts").mkdir()
     for name in "ab":
@@ -375,7 +375,7 @@ def test_parts_that_are_there_already_are_told(desk: Path, say: Say) -> None:
 
 
 @pytest.mark.parametrize("setting", ["corpus", "path", "stride"])
-def test_a_setting_that_plays_no_role_is_refused(desk: Path, say: Say, setting: str) -> None:
+def test_setting_without_effect_is_refused(desk: Path, say: Say, setting: str) -> None:
     (desk / "one.txt").write_text("a bad cab")
     code, _, err = say("one.txt", "--out", "data", f"--data.{setting}", "3")
     assert code == 2
@@ -383,7 +383,7 @@ def test_a_setting_that_plays_no_role_is_refused(desk: Path, say: Say, setting: 
     assert not (desk / "data").exists()
 
 
-def test_lines_of_windows_are_kept_and_can_separate(desk: Path, say: Say) -> None:
+def test_crlf_is_kept_and_can_separate(desk: Path, say: Say) -> None:
     (desk / "one.txt").write_bytes(b"a\r\nbad\r\n\r\ncab\r\n")
     words = [r"--data.separator=\r\n\r\n", "--tokenizer.kind", "char", "--data.val=0"]
     assert say("one.txt", "--out", "data", *words)[0] == 0
@@ -392,7 +392,7 @@ def test_lines_of_windows_are_kept_and_can_separate(desk: Path, say: Say) -> Non
     assert made.manifest["splits"]["train"]["documents"] == 2
 
 
-def test_a_separator_that_is_no_text_is_refused(desk: Path, say: Say) -> None:
+def test_separator_that_is_not_utf8_is_refused(desk: Path, say: Say) -> None:
     (desk / "one.txt").write_text("a bad cab")
     code, _, err = say("one.txt", "--out", "data", "--data.separator", "\udcff")
     assert (code, err[0]) == (2, r"error: data.separator = '\udcff' is not valid UTF-8")
@@ -419,7 +419,7 @@ def test_a_separator_that_is_no_text_is_refused(desk: Path, say: Say) -> None:
         ("--address here:1", "--address is the address of a Ray cluster", "--engine ray"),
     ],
 )
-def test_what_cannot_be_is_refused_and_leaves_nothing(
+def test_wrong_arguments_are_refused_and_leave_nothing(
     desk: Path, say: Say, words: str, named: str, hinted: str
 ) -> None:
     (desk / "one.txt").write_text("a bad cab\n" * 20)
@@ -472,10 +472,10 @@ PACKED = {
     ],
 )
 @pytest.mark.parametrize("judged", [False, True])
-def test_a_damaged_file_is_named_and_once_mended_the_same_command_finishes(
+def test_damaged_file_is_named_and_build_continues_once_fixed(
     desk: Path, say: Say, name: str, damage: Callable[[bytes], bytes], named: str, judged: bool
 ) -> None:
-    """What was finished before is kept, and the end is as if nothing had happened."""
+    """Finished parts are kept, and the result is that of a build without damage."""
     write_letters(desk)
     texts = desk / "texts"
     texts.mkdir()
@@ -494,7 +494,7 @@ def test_a_damaged_file_is_named_and_once_mended_the_same_command_finishes(
 
 
 def spoiled(content: bytes) -> bytes:
-    """Some letters of the sixth row group are others: only the page's checksum can tell."""
+    """Parquet with altered text in the sixth row group, which only the checksum of the page reveals."""
     column = pq.read_metadata(io.BytesIO(content)).row_group(5).column(0)
     at = column.dictionary_page_offset + column.total_compressed_size // 2
     return content[:at] + b"bad cab" + content[at + 7 :]
@@ -503,7 +503,7 @@ def spoiled(content: bytes) -> bytes:
 # Two at once
 
 
-def test_while_another_process_writes_a_person_is_told(desk: Path, say: Say) -> None:
+def test_dataset_locked_by_another_process_is_refused(desk: Path, say: Say) -> None:
     (desk / "one.txt").write_text("a bad cab")
     with claim_output(str(desk / "data")):
         code, _, err = say("one.txt", "--out", "data")
@@ -513,7 +513,7 @@ def test_while_another_process_writes_a_person_is_told(desk: Path, say: Say) -> 
     )
 
 
-def test_what_another_process_is_preparing_is_waited_for(poems: Path, cache: Path) -> None:
+def test_dataset_in_preparation_is_waited_for(poems: Path, cache: Path) -> None:
     data, made = DataConfig(corpus=str(poems)), []
     first = ensure_dataset(data, CHAR)
     shutil.rmtree(first.folder)
@@ -527,20 +527,20 @@ def test_what_another_process_is_preparing_is_waited_for(poems: Path, cache: Pat
 
 
 @pytest.mark.parametrize("name", ["x" * 250, "a b?c*[d] e", "鴨" * 80, "ü.tar.txt"])
-def test_a_text_of_any_name_has_its_place_in_the_cache(tmp_path: Path, name: str) -> None:
+def test_cache_folder_for_any_file_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("a bad cab")
     first = ensure_dataset(DataConfig(corpus=str(tmp_path / name)), CHAR)
     assert ensure_dataset(DataConfig(corpus=str(tmp_path / name)), CHAR).folder == first.folder
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_a_separator_is_written_as_people_write_it(tmp_path: Path, end: str) -> None:
+def test_separator_takes_backslash_escapes(tmp_path: Path, end: str) -> None:
     (tmp_path / "text.txt").write_bytes(f"one{end}{end}two{end}{end}three".encode())
     data = DataConfig(separator=repr(end * 2)[1:-1], val=0.0)
     assert text_of(prepare([str(tmp_path / "text.txt")], PLAIN, data, tmp_path / "out"), "train") == "onetwothree"
 
 
-def test_a_dataset_inside_its_own_text_is_refused(poems: Path) -> None:
+def test_dataset_inside_its_own_source_is_refused(poems: Path) -> None:
     with pytest.raises(UserError, match="inside the text"):
         prepare([str(poems)], CHAR, DataConfig(), poems / "made" / "out")
     assert prepare([str(poems)], CHAR, DataConfig(), poems / ".hidden" / "out").splits  # no text there

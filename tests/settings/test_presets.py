@@ -1,4 +1,4 @@
-"""The known GPTs: exactly the published sizes and settings, told in words, as JSON and as docs/presets.md."""
+"""The presets have the published sizes and settings; their text, JSON and docs/presets.md agree."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ MODERN = {"modern-5m": 5e6, "modern-30m": 30e6, "modern-125m": 125e6, "modern-35
 
 
 @pytest.mark.parametrize("name", preset_files())
-def test_no_preset_by_character_fixes_its_vocabulary(name: str) -> None:
+def test_character_presets_leave_the_vocabulary_open(name: str) -> None:
     settings = resolve(name)
     if settings.tokenizer.kind == "char":
         assert settings.model.vocab_size is settings.tokenizer.vocab_size is None
@@ -54,12 +54,12 @@ def told(capsys: pytest.CaptureFixture[str], *argv: str) -> Any:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_published_model_has_its_published_size(name: str) -> None:
+def test_parameters_equal_the_published_number(name: str) -> None:
     assert describe_preset(name).parameters == PUBLISHED[name]
 
 
 @pytest.mark.parametrize("name", list(preset_files()))
-def test_every_preset_is_built_of_as_many_numbers_as_it_says_without_taking_memory(name: str) -> None:
+def test_built_model_has_the_stated_parameters(name: str) -> None:
     with torch.device("meta"):
         model = GPT(model_of(name))
     assert all(t.is_meta for t in [*model.parameters(), *model.buffers()])
@@ -67,7 +67,7 @@ def test_every_preset_is_built_of_as_many_numbers_as_it_says_without_taking_memo
 
 
 @pytest.mark.parametrize("name", GPT2)
-def test_gpt2_has_the_shape_that_transformers_knows(name: str) -> None:
+def test_gpt2_shape_equals_transformers(name: str) -> None:
     ours = model_of(name)
     shape = transformers.GPT2Config(n_layer=ours.n_layer, n_head=ours.n_head, n_embd=ours.n_embd)
     with torch.device("meta"):
@@ -79,7 +79,7 @@ def test_gpt2_has_the_shape_that_transformers_knows(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODERN)
-def test_a_modern_model_is_a_stock_qwen3_of_about_its_size(name: str) -> None:
+def test_modern_presets_are_qwen3_of_their_size(name: str) -> None:
     ours = model_of(name)
     shape = transformers.Qwen3Config(
         vocab_size=ours.vocab_size,
@@ -100,40 +100,40 @@ def test_a_modern_model_is_a_stock_qwen3_of_about_its_size(name: str) -> None:
     assert ours.head_width % 32 == ours.n_embd % 32 == ours.hidden_width % 32 == 0  # blocks of q8_0
 
 
-def test_the_toygpts_have_sines_and_a_head_with_biases() -> None:
+def test_toygpt_has_sinusoidal_positions_and_head_bias() -> None:
     for name in ("toygpt-small", "toygpt-medium", "toygpt-large"):
         model = model_of(name)
         assert (model.positions, model.head_bias, model.tied, model.mlp) == ("sinusoidal", True, True, "gelu")
         assert (model.context, model.vocab_size, model.dropout) == (512, 50257, 0.1)
 
 
-def test_smallgpt_is_trained_as_published() -> None:
+def test_smallgpt_settings_are_the_published_ones() -> None:
     found = resolve("smallgpt-shakespeare")
     assert (found.optim.lr, found.optim.weight_decay, found.optim.schedule) == (3e-4, 0.1, "cosine")
     assert (found.train.grad_clip, found.train.batch, found.train.epochs) == (1.0, 16, 15)
     assert (found.model.hidden_width, found.model.dropout) == (2 * 768, 0.1)
 
 
-def test_smol_gpt_gathers_8_times_32_sequences() -> None:
+def test_smol_gpt_accumulates_8_times_32_sequences() -> None:
     found = resolve("smol-gpt-22m")
     assert (found.train.batch, found.train.micro_batch) == (256, 32)
     assert (found.optim.lr, found.optim.min_lr, found.optim.warmup_steps) == (5e-3, 1e-5, 750)
     assert (found.data.corpus, found.model.mlp, found.model.dropout) == ("wikitext-103", "relu", 0.3)
 
 
-def test_smollgpt_reads_wikipedia_4_times() -> None:
+def test_smollgpt_trains_4_epochs_on_wikipedia() -> None:
     found = resolve("smollgpt-130m")
     assert (found.train.batch, found.train.epochs, found.data.corpus) == (256, 4, "wikipedia-en")
     assert found.optim.min_lr == pytest.approx(found.optim.lr / 10)
 
 
-def test_scratch_char_sees_every_window_5_times() -> None:
+def test_scratch_char_trains_5_epochs_with_stride_1() -> None:
     found = resolve("scratch-char")
     assert (found.data.stride, found.train.epochs, found.train.batch, found.optim.lr) == (1, 5, 64, 5e-4)
     assert (found.model.n_layer, found.model.n_head, found.model.head_width, found.model.context) == (4, 4, 16, 32)
 
 
-def test_scratch_owt10k_says_what_it_uses_instead_of_the_published_minimum() -> None:
+def test_scratch_owt10k_documents_its_min_lr() -> None:
     with pytest.raises(UserError, match=r"optim\.min_lr = 0\.0006 must lie between 0 and optim\.lr = 0\.0005"):
         resolve("scratch-owt10k", read_overrides(["--optim.min_lr", "6e-4"]))
     found = resolve("scratch-owt10k")
@@ -143,7 +143,7 @@ def test_scratch_owt10k_says_what_it_uses_instead_of_the_published_minimum() -> 
     assert found.train.batch == 16 * 32
 
 
-def test_nanogpts_gpu_example_is_nanogpts() -> None:
+def test_nanogpt_shakespeare_char_equals_nanogpt() -> None:
     found = resolve("nanogpt-shakespeare-char")
     model, train, optim = found.model, found.train, found.optim
     assert (model.n_layer, model.n_head, model.n_embd, model.context, model.dropout) == (6, 6, 384, 256, 0.2)
@@ -153,17 +153,17 @@ def test_nanogpts_gpu_example_is_nanogpts() -> None:
 
 
 @pytest.mark.parametrize("name", list(preset_files()))
-def test_every_preset_names_a_corpus_that_there_is(name: str) -> None:
+def test_every_preset_names_a_known_corpus(name: str) -> None:
     assert resolve(name).data.corpus in CORPORA
 
 
-def test_the_page_about_presets_is_what_the_code_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_docs_page_equals_the_markdown_output(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["presets", "--markdown"]) == 0
     page = Path(__file__).parents[2] / "docs" / "presets.md"
     assert page.read_text(encoding="utf-8") == capsys.readouterr().out
 
 
-def test_json_tells_what_a_preset_costs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_of_a_preset_has_its_costs(capsys: pytest.CaptureFixture[str]) -> None:
     found, model = told(capsys, "modern-125m"), model_of("modern-125m")
     assert found["parameters"] == flops.parameters(model)
     assert found["non_embedding_parameters"] == found["parameters"] - 32768 * 768
@@ -174,13 +174,13 @@ def test_json_tells_what_a_preset_costs(capsys: pytest.CaptureFixture[str]) -> N
     assert found in told(capsys)
 
 
-def test_presets_come_by_family_and_size(capsys: pytest.CaptureFixture[str]) -> None:
+def test_presets_are_sorted_by_family_and_size(capsys: pytest.CaptureFixture[str]) -> None:
     names = [row["name"] for row in told(capsys)]
     assert names[1:5] == GPT2
     assert [name for name in names if name in MODERN] == list(MODERN)
 
 
-def test_a_person_sees_what_a_preset_costs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_of_a_preset_has_its_costs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["presets", "gpt2"]) == 0
     out = capsys.readouterr().out
     assert "# 124,439,808 parameters, 85,056,000 without embeddings and head" in out
@@ -191,5 +191,5 @@ def test_a_person_sees_what_a_preset_costs(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("number", "words"), [(999_999, "999,999"), (10**6, "1 million"), (1_057_000_000, "1.06 billion")]
 )
-def test_large_numbers_are_told_in_words(number: int, words: str) -> None:
+def test_large_numbers_are_shortened(number: int, words: str) -> None:
     assert short_count(number) == words

@@ -83,7 +83,7 @@ def test_doctor_gives_a_reason_for_each_choice(capsys: pytest.CaptureFixture[str
         assert result[name]["why"]
 
 
-def test_all_presets_are_json_of(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_lists_all_presets(capsys: pytest.CaptureFixture[str]) -> None:
     assert {row["name"] for row in json_of(capsys, "presets", "--json")} == set(preset_files())
 
 

@@ -1,4 +1,4 @@
-"""The dial: a size → shape, rates, batch and length; and who wins where more than one has a say."""
+"""model.size → shape, learning rate, batch and steps; and which layer wins."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ def whole(settings: Settings) -> ModelConfig:
 
 
 @given(sizes)
-def test_a_model_has_about_the_size_that_was_asked_for(size: int) -> None:
+def test_model_has_about_the_requested_size(size: int) -> None:
     model = scaling_rules.nearest_model(size, TIED, None)
     assert abs(parameters(model) / size - 1) <= 0.15
 
@@ -38,7 +38,7 @@ def test_heads_are_64_wide_and_share_keys_evenly(size: int, vocab_size: int | No
 
 
 @given(sizes, sizes, st.sampled_from([None, 65, 1024]), st.sampled_from(["swiglu", "gelu"]))
-def test_what_is_larger_is_nowhere_smaller(one: int, other: int, vocab_size: int | None, mlp: str) -> None:
+def test_every_setting_grows_with_the_size(one: int, other: int, vocab_size: int | None, mlp: str) -> None:
     kinds = replace(TIED, mlp=mlp)  # type: ignore[arg-type]
     small, large = (scaling_rules.nearest_model(size, kinds, vocab_size) for size in sorted((one, other)))
     assert parameters(small) <= parameters(large)
@@ -48,7 +48,7 @@ def test_what_is_larger_is_nowhere_smaller(one: int, other: int, vocab_size: int
 
 
 @given(sizes, st.sampled_from([64, 200, 1024, 2048]))
-def test_the_length_is_twenty_tokens_for_each_parameter(size: int, context: int) -> None:
+def test_training_is_twenty_tokens_per_parameter(size: int, context: int) -> None:
     model = scaling_rules.nearest_model(size, replace(TIED, context=context), None)
     found = scaling_rules.batch_and_steps(model)
     tokens = found["steps"] * found["batch"] * context
@@ -57,14 +57,14 @@ def test_the_length_is_twenty_tokens_for_each_parameter(size: int, context: int)
 
 
 @given(st.integers(1, 3000), st.integers(1, 40_000))
-def test_a_portion_divides_its_batch_and_is_small(batch: int, context: int) -> None:
+def test_micro_batch_divides_the_batch_and_is_small(batch: int, context: int) -> None:
     part = scaling_rules.micro_batch_for(batch, context)
     assert batch % part == 0
     assert part == 1 or part * context <= scaling_rules.MICRO_BATCH_TOKENS
 
 
 @pytest.mark.parametrize("preset", ["modern-5m", "modern-30m", "modern-125m", "modern-350m"])
-def test_presets_of_a_size_are_near_the_dial(preset: str) -> None:
+def test_modern_presets_are_near_the_scaling_rules(preset: str) -> None:
     known, found = (
         whole(resolve(preset)),
         whole(resolve("modern", read_overrides(["--model.size", preset.partition("-")[2]]))),
@@ -78,37 +78,37 @@ def test_presets_of_a_size_are_near_the_dial(preset: str) -> None:
 @pytest.mark.parametrize(
     ("text", "size"), [("30M", 30e6), ("1.5b", 1.5e9), ("250k", 250e3), ("1_000_000", 1e6), (7, 7)]
 )
-def test_sizes_are_read_as_people_write_them(text: object, size: float) -> None:
+def test_sizes_with_suffixes_are_parsed(text: object, size: float) -> None:
     assert scaling_rules.read_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "M", "-30M", "30X", "3e7", "nan", True, [], "1.M"])
-def test_what_is_no_size_is_refused_with_an_example(text: object) -> None:
+def test_invalid_size_is_refused_with_an_example(text: object) -> None:
     with pytest.raises(UserError, match=r"model\.size") as refusal:
         scaling_rules.read_size(text)
     assert "30M" in refusal.value.hint
 
 
 @pytest.mark.parametrize("size", ["0", "10", "100B"])
-def test_a_size_that_cannot_be_is_refused_with_the_nearest(size: str) -> None:
+def test_unreachable_size_suggests_the_nearest(size: str) -> None:
     with pytest.raises(UserError, match="parameters") as refusal:
         resolve("modern", read_overrides(["--model.size", size]))
     resolve("modern", read_overrides(["--model.size", refusal.value.hint.split()[-1]]))
 
 
 @pytest.mark.parametrize("word", ["--model.siz", "--model.sise", "--modl.size"])
-def test_a_misspelt_size_is_offered_in_its_right_spelling(word: str) -> None:
+def test_misspelt_model_size_suggests_the_name(word: str) -> None:
     with pytest.raises(UserError) as refusal:
         resolve("demo", read_overrides([word, "30M"]))
     assert refusal.value.hint == "did you mean 'model.size'?"
 
 
-def test_a_vocabulary_too_large_for_the_size_is_named() -> None:
+def test_vocabulary_too_large_for_the_size_is_refused() -> None:
     with pytest.raises(UserError, match="50,257"):
         resolve("gpt2", read_overrides(["--model.size", "1M"]))
 
 
-def test_what_is_set_beside_the_size_wins_and_the_rest_follows_from_it() -> None:
+def test_settings_beside_the_size_win() -> None:
     found = resolve(
         "modern",
         read_overrides(["--model.size", "30M", "--model.n_layer", "6", "--train.batch", "24", "--optim.lr=1e-3"]),
@@ -120,14 +120,14 @@ def test_what_is_set_beside_the_size_wins_and_the_rest_follows_from_it() -> None
     assert 24 % (found.train.micro_batch or 0) == 0
 
 
-def test_a_size_wins_over_the_shape_of_the_preset_below_it() -> None:
+def test_size_replaces_the_shape_of_lower_layers() -> None:
     found, alone = resolve("modern-5m", read_overrides(["--model.size", "30M"])), resolve("modern-5m")
     assert 25e6 < parameters(whole(found)) < 35e6
     assert found.train.steps != alone.train.steps
     assert (found.model.context, found.data, found.tokenizer) == (alone.model.context, alone.data, alone.tokenizer)
 
 
-def test_a_file_may_turn_the_dial_of_the_preset_it_stands_on(tmp_path: Path) -> None:
+def test_file_may_set_the_size_of_its_base_preset(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('[about]\npreset = "demo"\n[model]\nsize = 5_000_000\nn_head = 8\n')
     found = resolve(str(file))
@@ -138,18 +138,18 @@ def test_a_file_may_turn_the_dial_of_the_preset_it_stands_on(tmp_path: Path) -> 
     )
 
 
-def test_passes_over_the_text_give_way_to_the_horizon() -> None:
+def test_size_replaces_epochs_of_lower_layers() -> None:
     assert resolve("smollgpt-130m").train.epochs
     assert resolve("smollgpt-130m", read_overrides(["--model.size", "30M"])).train.epochs is None
     assert resolve("smollgpt-130m", read_overrides(["--model.size", "30M", "--train.epochs", "2"])).train.epochs == 2
 
 
-def test_a_batch_that_cannot_be_divided_is_refused() -> None:
+def test_indivisible_batch_is_refused() -> None:
     with pytest.raises(UserError, match="micro_batch"):
         resolve("modern", read_overrides(["--model.size", "30M", "--train.batch", "10", "--train.micro_batch", "4"]))
 
 
-def test_a_model_by_character_has_no_table_to_speak_of() -> None:
+def test_character_model_has_a_small_vocabulary() -> None:
     found = resolve("nanogpt-shakespeare-cpu", read_overrides(["--model.size", "1M"]))
     assert found.model.vocab_size is found.tokenizer.vocab_size is None
     assert parameters(replace(found.model, vocab_size=65)) == pytest.approx(1e6, rel=0.1)

@@ -1,4 +1,4 @@
-"""All settings of a run: what each section refuses, how presets and files are layered."""
+"""The settings of a run: what each section refuses, and how presets, files and overrides are merged."""
 
 import math
 import tomllib
@@ -93,9 +93,7 @@ IMPOSSIBLE = [
 
 
 @pytest.mark.parametrize(("section", "values", "named"), IMPOSSIBLE, ids=lambda case: str(case))
-def test_an_impossible_value_is_refused_with_its_name_and_a_hint(
-    section: str, values: dict[str, Any], named: str
-) -> None:
+def test_impossible_value_is_refused_with_name_and_hint(section: str, values: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError) as caught:
         validated({section: values})
     assert named in caught.value.message
@@ -123,30 +121,30 @@ EDGES = [
 
 
 @pytest.mark.parametrize(("section", "values"), EDGES, ids=lambda case: str(case))
-def test_a_value_at_the_edge_of_what_is_possible_is_taken(section: str, values: dict[str, Any]) -> None:
+def test_boundary_values_are_accepted(section: str, values: dict[str, Any]) -> None:
     found = getattr(validated({section: values}), section)
     for key, value in values.items():
         assert getattr(found, key) == (tuple(value) if isinstance(value, list) else value)
 
 
-def test_a_model_vocabulary_smaller_than_the_tokenizers_is_refused() -> None:
+def test_model_vocabulary_below_tokenizer_is_refused() -> None:
     with pytest.raises(UserError, match=r"model\.vocab_size = 64 .* tokenizer\.vocab_size = 65"):
         validated({"model": {"vocab_size": 64}, "tokenizer": {"vocab_size": 65}})
 
 
 @pytest.mark.parametrize("there", [{"data": {"path": "made"}}, {"tokenizer": {"file": "tokenizer.json"}}])
-def test_a_tokenizer_that_is_there_is_not_measured_by_the_one_that_would_be_trained(there: dict[str, Any]) -> None:
+def test_existing_tokenizer_may_have_any_vocabulary(there: dict[str, Any]) -> None:
     asked = {"model": {"vocab_size": 64}, "tokenizer": {"vocab_size": 65}}
     assert validated(asked, there).model.vocab_size == 64
 
 
-def test_the_hint_for_a_micro_batch_names_those_that_divide() -> None:
+def test_hint_for_micro_batch_lists_divisors() -> None:
     with pytest.raises(UserError) as caught:
         TrainConfig(batch=12, micro_batch=5)
     assert "1, 2, 3, 4, 6, 12" in caught.value.hint
 
 
-def test_the_hint_for_key_heads_names_those_that_divide() -> None:
+def test_hint_for_kv_heads_lists_divisors() -> None:
     with pytest.raises(UserError) as caught:
         ModelConfig(n_head=6, n_kv_head=4)
     assert "1, 2, 3, 6" in caught.value.hint
@@ -167,7 +165,7 @@ def test_the_hint_for_key_heads_names_those_that_divide() -> None:
         ("optim.learning_rate", "optim.lr"),
     ],
 )
-def test_a_slip_in_a_name_is_answered_with_the_name_that_was_meant(name: str, near: str) -> None:
+def test_misspelt_setting_suggests_the_name(name: str, near: str) -> None:
     section, key = name.split(".")
     with pytest.raises(UserError) as caught:
         validated({section: {key: 1}})
@@ -178,7 +176,7 @@ def test_a_slip_in_a_name_is_answered_with_the_name_that_was_meant(name: str, ne
         assert f"'{near}'" in caught.value.hint
 
 
-def test_every_setting_says_what_it_does() -> None:
+def test_every_setting_has_help() -> None:
     for name, field in known_keys(Settings):
         assert field.metadata.get("help"), name
 
@@ -234,11 +232,11 @@ everything = st.builds(
 # Shrinking would take minutes: building all settings takes a tenth of a second.
 @settings(deadline=None, max_examples=20, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(everything, st.booleans())
-def test_all_settings_as_toml_are_read_back_equal(whole: Settings, explain: bool) -> None:
+def test_toml_round_trip_of_all_settings(whole: Settings, explain: bool) -> None:
     assert build(Settings, tomllib.loads(to_toml(whole, explain=explain))) == whole
 
 
-def test_what_may_be_unset_is_unset_by_default_as_a_file_has_no_word_for_it() -> None:
+def test_optional_settings_are_unset_by_default() -> None:
     for section, kind in get_type_hints(Settings).items():
         kinds = get_type_hints(kind)
         for field in fields(kind):
@@ -247,14 +245,14 @@ def test_what_may_be_unset_is_unset_by_default_as_a_file_has_no_word_for_it() ->
 
 
 @pytest.mark.parametrize("name", list(preset_files()))
-def test_every_preset_is_valid_and_its_explained_print_is_the_same_settings(name: str, tmp_path: Path) -> None:
+def test_explained_print_of_a_preset_reads_back_equal(name: str, tmp_path: Path) -> None:
     whole = resolve(name)
     file = tmp_path / "mine.toml"
     file.write_text(to_toml(whole, explain=True), encoding="utf-8")
     assert resolve(str(file)) == whole
 
 
-def test_a_file_may_stand_on_a_preset_and_an_override_on_the_file(tmp_path: Path) -> None:
+def test_overrides_win_over_file_over_preset(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('[about]\npreset = "demo"\n[model]\nn_layer = 2\nn_head = 8\n')
     found = resolve(str(file), read_overrides(["--model.n_layer", "3"])).model
@@ -262,9 +260,7 @@ def test_a_file_may_stand_on_a_preset_and_an_override_on_the_file(tmp_path: Path
 
 
 @pytest.mark.parametrize("base", ['"mine.toml"', '"other.toml"', '"absent"', "5", "[]"])
-def test_a_file_that_stands_on_nothing_solid_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str
-) -> None:
+def test_file_with_a_wrong_base_preset_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.toml").write_text(f"[about]\npreset = {base}\n")
     (tmp_path / "other.toml").write_text('[about]\npreset = "mine.toml"\n')
@@ -272,7 +268,7 @@ def test_a_file_that_stands_on_nothing_solid_is_refused(
         resolve("mine.toml") and read_preset("other.toml")
 
 
-def test_the_nanogpt_preset_is_nanogpts_example() -> None:
+def test_nanogpt_preset_equals_the_example_of_nanogpt() -> None:
     found = resolve("nanogpt-shakespeare-cpu")
     model, train, optim = found.model, found.train, found.optim
     assert (model.n_layer, model.n_head, model.n_embd, model.context, model.dropout) == (4, 4, 128, 64, 0.0)
@@ -281,7 +277,7 @@ def test_the_nanogpt_preset_is_nanogpts_example() -> None:
     assert (found.data.split_by, found.data.val) == ("tail", 0.1)
 
 
-def test_a_misspelt_dial_is_recognised() -> None:
+def test_misspelt_size_is_recognised() -> None:
     with pytest.raises(UserError) as caught:
         resolve("modern", read_overrides(["--model.siz", "30M"]))
     assert caught.value.hint == "did you mean 'model.size'?"
