@@ -33,7 +33,8 @@ class Machine:
 
 
 MACHINES = [
-    Machine("bf16 units", ("core", "recipes", "settings", "training", *JOURNEYS, "journey/test_exchange.py"), "bf16=yes"),
+    Machine("bf16 units", ("core", "recipes", "settings", "training", *JOURNEYS, "journey/test_exchange.py"),
+            "bf16=yes"),
     Machine("no bf16 units", ("core", *JOURNEYS)),
     Machine("one core", ("core", "datasets", "training", "journey/test_kill_prepare.py", *JOURNEYS),
             "bf16=no cores=1"),

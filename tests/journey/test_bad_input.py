@@ -134,9 +134,7 @@ def test_invalid_utf8_is_refused_with_strict_errors(
 
 @pytest.mark.parametrize("reader", range(3), ids=["train", "prepare", "tokenizer"])
 @pytest.mark.parametrize("held", [[], ["empty.txt"], ["picture.bin"], [".hidden"]], ids=str)
-def test_folder_without_text_is_refused(
-    refused: Refused, workplace: Path, reader: int, held: list[str]
-) -> None:
+def test_folder_without_text_is_refused(refused: Refused, workplace: Path, reader: int, held: list[str]) -> None:
     (workplace / "texts").mkdir()
     for name in held:
         (workplace / "texts" / name).write_bytes({"picture.bin": b"\0", ".hidden": b"text"}.get(name, b""))
@@ -152,9 +150,7 @@ def test_missing_text_is_refused(refused: Refused, reader: int, source: str) -> 
 
 
 @pytest.mark.parametrize("split_by", ["auto", "tail", "document"])
-def test_text_shorter_than_the_context_is_refused(
-    refused: Refused, workplace: Path, split_by: str
-) -> None:
+def test_text_shorter_than_the_context_is_refused(refused: Refused, workplace: Path, split_by: str) -> None:
     (workplace / "short.txt").write_text("a short text")
     error, hint = refused(*TRAIN, "--data.corpus", "short.txt", "--data.split_by", split_by)
     assert "token" in error
@@ -202,9 +198,7 @@ def test_misspelt_run_suggests_the_nearest(refused: Refused, workplace: Path) ->
 
 @pytest.mark.parametrize("content", ["", "[model]\n", "[model]\ncolour = 1\n", "[model\n", "[model]\nn_layer = 'x'\n"])
 @pytest.mark.parametrize("verb", [["generate", "hamlet"], ["eval", "hamlet"], ["resume", "hamlet"]], ids=str)
-def test_run_with_damaged_settings_is_refused(
-    refused: Refused, workplace: Path, verb: list[str], content: str
-) -> None:
+def test_run_with_damaged_settings_is_refused(refused: Refused, workplace: Path, verb: list[str], content: str) -> None:
     (workplace / "runs" / "hamlet").mkdir(parents=True)
     (workplace / "runs" / "hamlet" / "config.toml").write_text(content)
     refused(*verb)
@@ -249,11 +243,7 @@ def test_damaged_run_does_not_hide_the_others(workplace: Path, capsys: pytest.Ca
         ("--model.n_embd 6", "rotary", "even"),
         ("--train.batch 8 --train.micro_batch 3", "train.micro_batch", "1, 2, 4, 8"),
         ("--model.vocab_size 3", "model.vocab_size", "leave"),
-<<<<<<< HEAD
         ("--data.val 1", "data.val", "fraction"),
-=======
-        ("--data.val 1", "data.val", "fractions"),
->>>>>>> 4ee65fe (README: the Python API)
         ("--track.temperature -1", "temperature", "0"),
         ("--track.sample_tokens -1", "track.sample_tokens", "0"),
         ("--train.device tpu", "train.device", "cpu"),
@@ -263,9 +253,7 @@ def test_damaged_run_does_not_hide_the_others(workplace: Path, capsys: pytest.Ca
     ],
     ids=lambda case: str(case),
 )
-def test_wrong_setting_is_refused_with_name_and_hint(
-    refused: Refused, words: str, named: str, hinted: str
-) -> None:
+def test_wrong_setting_is_refused_with_name_and_hint(refused: Refused, words: str, named: str, hinted: str) -> None:
     error, hint = refused(*TRAIN, *words.split())
     assert named in error
     assert hinted in hint
@@ -491,9 +479,7 @@ def test_missing_tokenizer_is_refused(refused: Refused, file: str) -> None:
         assert f"'{file}'" in error
 
 
-def test_unencodable_character_is_named(
-    refused: Refused, workplace: Path
-) -> None:
+def test_unencodable_character_is_named(refused: Refused, workplace: Path) -> None:
     (workplace / "new.txt").write_text(TEXT + "Ω")
     assert main(["tokenizer", "train", "duck.txt", "--kind", "char", "--out", "duck.json"]) == 0
     for argv in (
@@ -518,9 +504,7 @@ def test_empty_dataset_path_is_refused(refused: Refused) -> None:
 
 @pytest.mark.parametrize("file", ["dataset.json", "tokenizer.json", "train/00000.tokens", "val/00000.tokens"])
 @pytest.mark.parametrize("damage", ["gone", "empty", "cut", "other"])
-def test_damaged_dataset_names_the_file(
-    refused: Refused, workplace: Path, file: str, damage: str
-) -> None:
+def test_damaged_dataset_names_the_file(refused: Refused, workplace: Path, file: str, damage: str) -> None:
     assert main(["prepare", "duck.txt", *PREPARE]) == 0
     path = workplace / "out" / file
     whole = path.read_bytes()
@@ -542,9 +526,7 @@ def test_dataset_with_outside_paths_is_refused(refused: Refused, workplace: Path
     assert "outside" in error
 
 
-def test_damaged_cached_dataset_is_prepared_again(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_cached_dataset_is_prepared_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TRAIN, "--run", "first"]) == 0
     shard = next((tmp_path / "cache").rglob("train/00000.tokens"))
     whole = shard.read_bytes()

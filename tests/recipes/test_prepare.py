@@ -405,7 +405,7 @@ def test_separator_that_is_not_utf8_is_refused(desk: Path, say: Say) -> None:
         ("--data.charset utf-16", "data.charset cannot be 'utf-16'", "latin-1"),
         ("--data.charset_share 0", "data.charset_share cannot be 0", "0.9"),
         ("--data.charset_share 1.5", "data.charset_share cannot be 1.5", "0.9"),
-        ("--data.min_length 0", "data.min_length cannot be 0", "from 1 up"),
+        ("--data.min_length 0", "data.min_length cannot be 0", "at least 1"),
         ("--data.min_length 5 --data.max_length 3", "data.min_length = 5 is more than data.max_length = 3", "change"),
         ("--data.val 0.5 --data.test 0.5", "leave nothing to train on", "fractions"),
         ("--data.val=-0.1", "leave nothing to train on", "fractions"),
@@ -415,7 +415,7 @@ def test_separator_that_is_not_utf8_is_refused(desk: Path, say: Say) -> None:
         ("--data.include *.md", "no file of 'one.txt' is left", "loosen"),
         ("--tokenizer.vocab_size 60000", "this text yields only", "lower the vocabulary size"),
         ("--data.min_length 1000", "the filters drop every document of 'one.txt' (1 too short)", "loosen the filters"),
-        ("--workers 0", "'0' is not a whole number from 1 up", "--help"),
+        ("--workers 0", "'0' is not a whole number of at least 1", "--help"),
         ("--address here:1", "--address is the address of a Ray cluster", "--engine ray"),
     ],
 )
