@@ -19,7 +19,7 @@ def state_at(step: int) -> State:
     weights = {name: torch.randn(3, 5, generator=draw) for name in ("embed.weight", "head.weight")}
     optimizer = {f"exp_avg/{name}": torch.randn(3, 5, generator=draw) for name in weights}
     losses = {10: 3.0, 20: 1.0, 30: 2.0, 40: 2.5}
-    return State(step, weights, optimizer, {"cpu": "AAAA"}, losses[step])
+    return State(step, weights, optimizer, {"cpu": "AAAA"}, val_loss=losses[step])
 
 
 def lay_down(folder: Path) -> None:

@@ -176,7 +176,7 @@ def test_verify_names_a_checkpoint_that_differs(home, capsys, monkeypatch) -> No
 
     monkeypatch.setattr(verify.store, "load", forgetful)
     assert home.do("resume", "bird", "--verify") == 2
-    assert "weights of embed.weight" in said(capsys)[-2]
+    assert "model: embed.weight" in said(capsys)[-2]
 
 
 def test_verify_prints_that_all_is_identical(home, capsys) -> None:

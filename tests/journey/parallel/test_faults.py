@@ -88,7 +88,7 @@ def test_a_restart_must_know_its_run(
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     assert home.do("train", str(home.toml), "--data.corpus", str(home.text)) == 2
-    assert "name it: --run NAME" in capsys.readouterr().err
+    assert "add --run NAME" in capsys.readouterr().err
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(home: Any, ranks: Callable[..., Any]) -> None:
