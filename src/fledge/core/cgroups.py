@@ -24,45 +24,45 @@ class Limit:
 
 
 @dataclass(frozen=True)
-class Kind:
+class Version:
     """A version of cgroups: its folder and the names of its files."""
 
     folder: str
     total: str
     used: str
-    reclaimable: str  # a row of memory.stat
+    reclaimable: str  # key in memory.stat
 
 
-KINDS = {
-    "": Kind("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-    "memory": Kind("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+VERSIONS = {  # by controller in /proc/self/cgroup
+    "": Version("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    "memory": Version("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 }
 
 
 def limits(root: Path = ROOT) -> list[Limit]:
     """The limits of this process, from its own group to the outermost visible one."""
-    return [limit for kind, group in _groups(root) for folder in _outwards(root / kind.folder, group)
-            for limit in _read(folder, kind)]  # fmt: skip
+    return [limit for version, group in _groups(root) for folder in _ancestors(root / version.folder, group)
+            for limit in _read_limit(folder, version)]  # fmt: skip
 
 
-def _groups(root: Path) -> Iterator[tuple[Kind, str]]:
+def _groups(root: Path) -> Iterator[tuple[Version, str]]:
     """'0::/service' is a v2 group, '7:cpu,memory:/service' a v1 group."""
     with contextlib.suppress(OSError):
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             _, controllers, group = line.split(":", 2)
             for name in controllers.split(","):
-                if name in KINDS:
-                    yield KINDS[name], group
+                if name in VERSIONS:
+                    yield VERSIONS[name], group
 
 
-def _outwards(top: Path, group: str) -> Iterator[Path]:
+def _ancestors(top: Path, group: str) -> Iterator[Path]:
     """From the group up to the top. Inside a container the outer names may not exist."""
     inner = PurePosixPath(group.strip("/"))
     yield from (top / part for part in (inner, *inner.parents) if ".." not in part.parts)
 
 
-def _read(folder: Path, kind: Kind) -> Iterator[Limit]:
+def _read_limit(folder: Path, version: Version) -> Iterator[Limit]:
     with contextlib.suppress(OSError, ValueError):  # "max" is not a number: no limit
-        total, used = (int((folder / name).read_text()) for name in (kind.total, kind.used))
+        total, used = (int((folder / name).read_text()) for name in (version.total, version.used))
         rows = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        yield Limit(total, max(0, used - int(rows.get(kind.reclaimable, 0))))
+        yield Limit(total, max(0, used - int(rows.get(version.reclaimable, 0))))

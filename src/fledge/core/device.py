@@ -23,7 +23,7 @@ from fledge.core.errors import UserError
 from fledge.core.files import cache_dir, read_json, to_json, write_atomic
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-WORTH_IT = 1.5  # bf16 must be this many times as fast as fp32, as it is less precise
+MIN_BF16_SPEEDUP = 1.5  # bf16 must be this many times as fast as fp32, as it is less precise
 
 
 Device = Literal["cpu", "cuda", "mps"]
@@ -48,7 +48,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A decision and its reason, for `fledge doctor` and for the log."""
+    """A choice and its reason, for `fledge doctor` and warnings."""
 
     value: str
     why: str
@@ -71,7 +71,7 @@ def choose_device(wanted: str = "auto") -> Chosen:
         return Chosen(best, why[best])
     if wanted not in found:
         raise UserError(f"the device '{wanted}' is not on this machine", f"it has: {', '.join(found)}")
-    return Chosen(wanted, "you asked for it")
+    return Chosen(wanted, "set explicitly")
 
 
 def has_bf16_units(device: str) -> bool:
@@ -95,7 +95,7 @@ def choose_dtype(device: str, wanted: str = "auto") -> Chosen:
     if wanted in ("bfloat16", "float16") and device == "mps":
         raise UserError(f"train.dtype '{wanted}' is not used on an Apple GPU", "use --train.dtype float32")
     if wanted != "auto":
-        return Chosen(wanted, "you asked for it")
+        return Chosen(wanted, "set explicitly")
     if device == "cuda" and not has_bf16_units(device):
         return Chosen("float16", "the GPU has fp16 matrix units, but no bf16 ones")
     if not has_bf16_units(device):
@@ -104,11 +104,11 @@ def choose_dtype(device: str, wanted: str = "auto") -> Chosen:
         return Chosen("bfloat16", "the GPU has bf16 matrix units")
     slow, fast = matmul_rates()
     measured = f"measured {fast:.0f} GFLOP/s in bf16 against {slow:.0f} in fp32"
-    return Chosen("bfloat16" if fast > WORTH_IT * slow else "float32", measured)
+    return Chosen("bfloat16" if fast > MIN_BF16_SPEEDUP * slow else "float32", measured)
 
 
 def matmul_rates(seconds: float = 0.8, size: int = 768) -> tuple[float, float]:
-    """GFLOP/s of plain matrix products on the CPU, in fp32 and in bf16."""
+    """GFLOP/s of matrix products on the CPU, in fp32 and in bf16."""
     rates = cached_measurement("matrix products", lambda: _measure_matmul(seconds, size))
     return rates["float32"], rates["bfloat16"]
 
@@ -116,7 +116,7 @@ def matmul_rates(seconds: float = 0.8, size: int = 768) -> tuple[float, float]:
 def _measure_matmul(seconds: float, size: int) -> dict[str, float]:
     """Both in turns, best of each: other load on the machine then slows both or neither."""
     fastest = dict.fromkeys(("float32", "bfloat16"), math.inf)
-    tables = {name: torch.randn(size, size, dtype=DTYPES[name]) for name in fastest}
+    matrices = {name: torch.randn(size, size, dtype=DTYPES[name]) for name in fastest}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or math.inf in fastest.values():
         for name, table in tables.items():
@@ -130,22 +130,22 @@ def _measure_matmul(seconds: float, size: int) -> dict[str, float]:
 def cached_measurement(what: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
     """Measure once and keep the result in the cache, so that the same machine always decides the same way."""
     key = f"{what}: {processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    memory, known = cache_dir() / "machine.json", dict[str, dict[str, float]]()
+    cache, known = cache_dir() / "machine.json", dict[str, dict[str, float]]()
     with contextlib.suppress(OSError, UserError):
         known = read_json(memory, "the cache of measurements")
     with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
         return {name: float(number) for name, number in known[key].items()}
     found = measure()
     with contextlib.suppress(OSError, UserError, TypeError):
-        write_atomic(memory, to_json({**known, key: found}, indent=1))
+        write_atomic(cache, to_json({**known, key: found}, indent=1))
     return found
 
 
 def find_compiler(device: str) -> Chosen:
-    """torch.compile writes C++ for a CPU and Triton for a GPU; the first needs a compiler on the machine."""
+    """The C++ compiler that torch.compile would use."""
     if device == "mps":
         return Chosen("", "torch.compile is not used on Apple GPUs")
-    name = os.environ.get("CXX") or ("clang++" if platform.system() == "Darwin" else "g++")  # those that torch takes
+    name = os.environ.get("CXX") or ("clang++" if platform.system() == "Darwin" else "g++")  # as torch chooses
     path = shutil.which(name)
     return Chosen(path, "found") if path else Chosen("", f"no C++ compiler ({name}) on the PATH")
 
@@ -164,8 +164,8 @@ def select_device(device: Device, world: World) -> None:
             "an Apple GPU can be used by one process only", "start without torchrun, or use --train.device cpu"
         )
     if device == "cuda":
-        there = torch.cuda.device_count()
-        if world.local_rank >= there:
+        count = torch.cuda.device_count()
+        if world.local_rank >= count:
             raise UserError(
                 f"rank {world.rank} has no GPU: it is process {world.local_rank + 1} on this machine, which has {there}"
                 " visible GPUs",
@@ -194,8 +194,8 @@ def hardware(device: str) -> str:
 def total_memory(device: str) -> int:
     if device == "cuda":
         return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min([there, *(limit.total for limit in limits())])
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min([physical, *(limit.total for limit in limits())])
 
 
 def free_memory(device: str) -> int:
@@ -223,5 +223,5 @@ def peak_memory(device: str) -> int:
     with contextlib.suppress(OSError, StopIteration):
         status = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM"))
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if platform.system() == "Darwin" else most << 10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak << 10

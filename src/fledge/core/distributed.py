@@ -37,7 +37,7 @@ class World:
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0  # among those on the same machine
+    local_rank: int = 0  # on this machine
 
     @property
     def is_main(self) -> bool:
@@ -90,7 +90,7 @@ class ProcessGroup(World):
     """Several processes. All ranks must call the collectives, in the same order."""
 
     store: Store = field(kw_only=True)
-    lasting: Store = field(kw_only=True)  # outlives these processes, see `set_flag`
+    elastic_store: Store = field(kw_only=True)  # outlives the processes, see `set_flag`
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         dist.all_reduce(tensor)
@@ -101,8 +101,8 @@ class ProcessGroup(World):
         dist.all_reduce(numbers, dist.ReduceOp.MAX)
         return int(numbers)
 
-    def broadcast_from_main(self, find: Callable[[], str]) -> str:
-        return self._broadcast_text(0, find() if self.is_main else "")
+    def broadcast_from_main(self, fn: Callable[[], str]) -> str:
+        return self._broadcast_text(0, fn() if self.is_main else "")
 
     def first_message(self, own: str) -> str:
         sender = self.all_reduce_min(self.rank if own else self.size)
@@ -125,11 +125,11 @@ class ProcessGroup(World):
         dist.all_gather(gathered, tensor)
         return gathered
 
-    def set_flag(self, word: str) -> None:
-        self.lasting.set(word, "")
+    def set_flag(self, name: str) -> None:
+        self.elastic_store.set(name, "")
 
-    def has_flag(self, word: str) -> bool:
-        return self.lasting.check([word])
+    def has_flag(self, name: str) -> bool:
+        return self.elastic_store.check([name])
 
     @contextlib.contextmanager
     def main_process_first(self, name: str) -> Iterator[None]:
@@ -211,7 +211,7 @@ def _is_single_process() -> bool:
 def restart_counts() -> tuple[int, int]:
     """How often torchrun has restarted these processes, and how often it may."""
     done, most = (os.environ.get(f"TORCHELASTIC_{name}") for name in ("RESTART_COUNT", "MAX_RESTARTS"))
-    return int(done or 0), int(most or 0)
+    return int(done or 0), int(allowed or 0)
 
 
 def _init_process_group() -> ProcessGroup:
@@ -226,7 +226,7 @@ def _init_process_group() -> ProcessGroup:
         reason = str(error).strip().splitlines()[0][:120]
         raise UserError(f"the processes did not find each other: {reason}", "start them with torchrun") from error
     local = int(os.environ.get("LOCAL_RANK") or 0)
-    return ProcessGroup(rank, size, local, store=PrefixStore("world", own), lasting=PrefixStore("lasting", store))
+    return ProcessGroup(rank, size, local, store=PrefixStore("world", own), elastic_store=PrefixStore("elastic", store))
 
 
 def _start_name(store: Store, size: int) -> str:
@@ -262,8 +262,8 @@ def _is_connection_error(error: Exception) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/" in str(error))
 
 
-# With FSDP a tensor is a DTensor: each rank holds a part of it. Importing torch.distributed.tensor takes half a second,
-# which a single process need not wait for.
+# With FSDP a tensor is a DTensor, of which each rank holds a shard. Importing torch.distributed.tensor takes half a
+# second, so a single process never does.
 
 
 def is_dtensor(tensor: Tensor) -> "TypeGuard[DTensor]":
@@ -277,6 +277,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 def to_local(tensor: Tensor) -> Tensor:
+    """The shard that this rank holds."""
     """This rank's shard."""
     return tensor.to_local() if is_dtensor(tensor) else tensor
 

@@ -35,12 +35,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else ""
 
 
-MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether it is an out-of-memory error: torch raises a RuntimeError whose message depends on the device."""
-    torch_says = isinstance(error, RuntimeError) and any(words in str(error) for words in MEMORY_WORDS)
+    torch_says = isinstance(error, RuntimeError) and any(message in str(error) for message in MEMORY_MESSAGES)
     return torch_says or isinstance(error, MemoryError)
 
 
@@ -51,11 +51,11 @@ def from_os_error(error: OSError | MemoryError | RuntimeError) -> UserError:
     where = f" '{error.filename}'" if error.filename else ""
     reasons = {
         errno.ENOSPC: (f"the disk is full: could not write{where}", "free some space, then run the same command again"),
-        errno.EDQUOT: (f"your disk quota is used up: could not write{where}", "free some space, then run it again"),
+        errno.EDQUOT: (f"the disk quota is used up: could not write{where}", "free some space, then run it again"),
         errno.EIO: (f"the disk failed: could not read or write{where}", "check the disk, then run it again"),
-        errno.EROFS: (f"the file system is read-only: could not write{where}", "choose a folder that can be written"),
-        errno.EACCES: (f"permission denied:{where}", "choose a folder that you may read and write"),
-        errno.EPERM: (f"operation not permitted:{where}", "choose a folder that you may read and write"),
+        errno.EROFS: (f"the file system is read-only: could not write{where}", "choose a writable folder"),
+        errno.EACCES: (f"permission denied:{where}", "choose a folder that you can read and write"),
+        errno.EPERM: (f"operation not permitted:{where}", "choose a folder that you can read and write"),
         errno.ENOENT: (f"no such file or folder:{where}", "check the path"),
         errno.ENOTDIR: (f"not a folder:{where}", "choose another path"),
         errno.EEXIST: (f"already exists:{where}", "choose another path"),

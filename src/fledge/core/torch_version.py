@@ -11,7 +11,7 @@ import re
 from fledge.core.errors import UserError
 
 FIRST, BELOW = (2, 11), (2, 15)  # the same as in pyproject.toml
-TRY_ANYWAY = "FLEDGE_ANY_TORCH"
+OVERRIDE = "FLEDGE_ANY_TORCH"  # environment variable
 
 
 def refuse_untested_torch() -> None:
@@ -21,10 +21,10 @@ def refuse_untested_torch() -> None:
     except importlib.metadata.PackageNotFoundError:
         raise UserError("torch is not installed", f"pip install '{supported_range()}'") from None
     found = tuple(int(digits) for digits in re.findall(r"\d+", version)[:2])
-    if not FIRST <= found < BELOW and not os.environ.get(TRY_ANYWAY):
+    if not FIRST <= found < BELOW and not os.environ.get(OVERRIDE):
         raise UserError(
             f"torch {version} is not tested with fledge: it needs {supported_range()}",
-            f"pip install '{supported_range()}', or set {TRY_ANYWAY}=1 to try this version",
+            f"pip install '{supported_range()}', or set {OVERRIDE}=1 to try this version",
         )
 
 
