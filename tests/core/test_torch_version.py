@@ -8,7 +8,7 @@ import pytest
 
 from fledge.cli.main import main
 from fledge.core.errors import UserError
-from fledge.core.torch_version import TRY_ANYWAY, refuse_untested_torch, supported_range
+from fledge.core.torch_version import OVERRIDE, refuse_untested_torch, supported_range
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, version: str | None) -> None:
@@ -33,7 +33,7 @@ def test_other_versions_are_refused_with_the_range(monkeypatch: pytest.MonkeyPat
         refuse_untested_torch()
     assert version in caught.value.message
     assert supported_range() in caught.value.message
-    monkeypatch.setenv(TRY_ANYWAY, "1")
+    monkeypatch.setenv(OVERRIDE, "1")
     refuse_untested_torch()
 
 

@@ -119,10 +119,10 @@ def _measure_matmul(seconds: float, size: int) -> dict[str, float]:
     matrices = {name: torch.randn(size, size, dtype=DTYPES[name]) for name in fastest}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or math.inf in fastest.values():
-        for name, table in tables.items():
-            table @ table  # warm-up
+        for name, matrix in matrices.items():
+            matrix @ matrix  # warm-up
             begin = time.perf_counter()
-            table @ table
+            matrix @ matrix
             fastest[name] = min(fastest[name], time.perf_counter() - begin)
     return {name: 2 * size**3 / spent / 1e9 for name, spent in fastest.items()}
 
@@ -132,7 +132,7 @@ def cached_measurement(what: str, measure: Callable[[], dict[str, float]]) -> di
     key = f"{what}: {processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     cache, known = cache_dir() / "machine.json", dict[str, dict[str, float]]()
     with contextlib.suppress(OSError, UserError):
-        known = read_json(memory, "the cache of measurements")
+        known = read_json(cache, "the cache of measurements")
     with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
         return {name: float(number) for name, number in known[key].items()}
     found = measure()
@@ -167,9 +167,9 @@ def select_device(device: Device, world: World) -> None:
         count = torch.cuda.device_count()
         if world.local_rank >= count:
             raise UserError(
-                f"rank {world.rank} has no GPU: it is process {world.local_rank + 1} on this machine, which has {there}"
+                f"rank {world.rank} has no GPU: it is process {world.local_rank + 1} on this machine, which has {count}"
                 " visible GPUs",
-                f"torchrun --nproc-per-node {there}, or add GPUs to CUDA_VISIBLE_DEVICES",
+                f"torchrun --nproc-per-node {count}, or add GPUs to CUDA_VISIBLE_DEVICES",
             )
         torch.cuda.set_device(world.local_rank)
 

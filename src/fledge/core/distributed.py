@@ -54,9 +54,9 @@ class World:
     def all_reduce_min(self, number: int) -> int:
         return -self.all_reduce_max(-number)
 
-    def broadcast_from_main(self, find: Callable[[], str]) -> str:
-        """What `find` returns on the main process; the others do not call it."""
-        return find()
+    def broadcast_from_main(self, fn: Callable[[], str]) -> str:
+        """What `fn` returns on the main process; the others do not call it."""
+        return fn()
 
     def first_message(self, own: str) -> str:
         """The message of the lowest rank whose message is not empty."""
@@ -70,10 +70,10 @@ class World:
         """The tensors of all ranks, which must have the same shape."""
         return [tensor]
 
-    def set_flag(self, word: str) -> None:
+    def set_flag(self, name: str) -> None:
         """Set a flag that outlives these processes: torchrun may restart them."""
 
-    def has_flag(self, word: str) -> bool:  # noqa: ARG002
+    def has_flag(self, name: str) -> bool:  # noqa: ARG002
         """Whether any rank has set the flag, before or after a restart."""
         return False
 
@@ -210,7 +210,7 @@ def _is_single_process() -> bool:
 
 def restart_counts() -> tuple[int, int]:
     """How often torchrun has restarted these processes, and how often it may."""
-    done, most = (os.environ.get(f"TORCHELASTIC_{name}") for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+    done, allowed = (os.environ.get(f"TORCHELASTIC_{name}") for name in ("RESTART_COUNT", "MAX_RESTARTS"))
     return int(done or 0), int(allowed or 0)
 
 

@@ -1,7 +1,4 @@
-"""Where a training begins that does not begin from nothing: the model and the tokenizer of another run.
-
-How to train is another matter: a preset or a file says it, or else the other run's own settings.
-"""
+"""Initial weights from another run, for `fledge train --init RUN`: its model and tokenizer, a new training."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +12,7 @@ from fledge.runs.run_folder import RunFolder, open_run
 from fledge.tokenizers.base import fingerprint
 from fledge.training.config import Settings
 
-PREFIXES = "positions.weight"
+LEARNED_POSITIONS = "positions.weight"
 
 
 @dataclass(frozen=True)
@@ -28,10 +25,10 @@ class InitialWeights:
         return f"{self.run.name}@{self.checkpoint.step}"
 
     def weights(self, model: ModelConfig) -> Tensors:
-        """The origin's, in the model that the settings describe. A shorter context has the first of its places."""
+        """The weights, checked against the new model. For a shorter context, learned positions are cut."""
         weights = store.load_weights(self.checkpoint)
-        if PREFIXES in weights:
-            weights[PREFIXES] = weights[PREFIXES][: model.context]
+        if LEARNED_POSITIONS in weights:
+            weights[LEARNED_POSITIONS] = weights[LEARNED_POSITIONS][: model.context]
         check_fit(blank_weights(model), weights)
         return weights
 
@@ -42,11 +39,11 @@ class InitialWeights:
         if fingerprint(dataset.tokenizer) != fingerprint(self.run.tokenizer()):
             raise UserError(
                 f"'{dataset.folder}' was made with another tokenizer than '{self.run.name}'",
-                f"prepare it with --tokenizer {self.run.folder / 'tokenizer.json'}",
+                f"prepare it with --tokenizer {self.run.tokenizer_file}",
             )
 
 
 def find_initial_weights(reference: str, runs: Path) -> InitialWeights:
-    """The run that `--init` names; its best checkpoint where none is named."""
+    """`--init RUN[@checkpoint]`; the best checkpoint by default."""
     run = open_run(reference, runs, default="best")
     return InitialWeights(run, run.checkpoint())
