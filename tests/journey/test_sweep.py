@@ -186,7 +186,7 @@ def test_slots_are_spread_over_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None
         ("[sweep]", "[swoop]", "has no [sweep]", "--help"),
         ('preset = "', 'preset = "demoo"\n# "', "unknown preset 'demoo'", "demo"),
         ('preset = "', '# "', "[sweep] has no preset", "preset ="),
-        ("trials = 4", "trials = 0", "sweep.trials cannot be 0", "from 1 up"),
+        ("trials = 4", "trials = 0", "sweep.trials cannot be 0", "at least 1"),
         ("trials = 4", "trails = 4", "unknown setting 'sweep.trails'", "sweep.trials"),
         ("seed = 2", 'metric = "loss"', "sweep.metric cannot be 'loss'", "val/loss"),
         ("[train]", "[optim]\nlr = 0.1\n[train]", "optim.lr is set both in [optim] and in [space]", "one of them"),

@@ -93,7 +93,7 @@ def resolve_request(preset: str | None, overrides: Layer | None, runs: Path, ini
 
 
 def unnamed_run() -> UserError:
-    return UserError("restarted processes need the name of the run to continue it", "add --run NAME")
+    return UserError("restarted processes need the name of the run to continue it", "name it: --run NAME")
 
 
 def restarted(name: str, runs: Path, world: World) -> bool:
