@@ -36,7 +36,7 @@ def test_targets_are_the_inputs_one_token_later() -> None:
     assert torch.equal(inputs[:, 1:], targets[:, :-1])
 
 
-def test_rows_are_the_windows_that_the_order_names() -> None:
+def test_rows_are_the_windows_of_the_sampler() -> None:
     inputs, targets = whole(3)
     for row, start in enumerate(ORDER.starts(3 * BATCH, BATCH)):
         assert inputs[row].tolist() == IDS[start : start + CONTEXT].tolist()
@@ -46,27 +46,25 @@ def test_rows_are_the_windows_that_the_order_names() -> None:
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, 8])
 @pytest.mark.parametrize("step", [0, 1, 12, 1000])
-def test_a_batch_is_the_same_for_any_number_of_ranks_and_any_micro_batch(
-    step: int, world_size: int, micro_batch: int
-) -> None:
+def test_batch_is_the_same_for_any_ranks_and_micro_batch(step: int, world_size: int, micro_batch: int) -> None:
     for one, other in zip(whole(step), whole(step, world_size, micro_batch), strict=True):
         assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 4, 8])
-def test_no_micro_batch_is_larger_than_was_asked(micro_batch: int) -> None:
+def test_micro_batches_have_the_requested_size(micro_batch: int) -> None:
     sizes = [len(batch.inputs) for batch in loader().micro_batches(0, micro_batch)]
     assert sizes == [micro_batch] * (BATCH // micro_batch)
 
 
-def test_a_step_asked_for_again_gives_the_same_batch() -> None:
+def test_same_step_gives_the_same_batch() -> None:
     one = loader()
     first = one.micro_batches(4, BATCH)[0].inputs
     one.micro_batches(9, BATCH)
     assert torch.equal(first, one.micro_batches(4, BATCH)[0].inputs)
 
 
-def test_the_next_batch_is_read_meanwhile_and_once() -> None:
+def test_next_batch_is_prefetched_once() -> None:
     asked: list[int] = []
     there = threading.Event()
 
@@ -83,7 +81,7 @@ def test_the_next_batch_is_read_meanwhile_and_once() -> None:
     assert asked.count(1) == 1
 
 
-def test_what_cannot_be_read_is_told_when_it_is_asked_for() -> None:
+def test_read_error_is_raised_when_requested() -> None:
     def read(number: int) -> Tensor:
         if number:
             raise OSError("the disk is gone")
@@ -95,7 +93,7 @@ def test_what_cannot_be_read_is_told_when_it_is_asked_for() -> None:
         ahead(1)
 
 
-def test_its_thread_ends_with_it() -> None:
+def test_prefetch_thread_ends_with_its_object() -> None:
     before = set(threading.enumerate())
     ahead = Prefetcher(torch.tensor)
     ahead(0)

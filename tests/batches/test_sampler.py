@@ -21,13 +21,13 @@ def orders(draw: st.DrawFn) -> WindowSampler:
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**64 - 1))
-def test_a_permutation_hits_every_number_once(size: int, key: int) -> None:
+def test_permutation_is_one_to_one(size: int, key: int) -> None:
     found = permute(np.arange(size, dtype=np.uint64), size, np.full(size, key, dtype=np.uint64))
     assert sorted(found.tolist()) == list(range(size))
 
 
 @given(orders(), st.integers(0, 5))
-def test_an_epoch_visits_each_window_once(order: WindowSampler, epoch: int) -> None:
+def test_epoch_visits_each_window_once(order: WindowSampler, epoch: int) -> None:
     starts = np.sort(order.starts(epoch * order.epoch, order.epoch))
     phase = starts[0]
     assert 0 <= phase < order.stride
@@ -35,14 +35,14 @@ def test_an_epoch_visits_each_window_once(order: WindowSampler, epoch: int) -> N
 
 
 @given(orders(), st.integers(0, 10**15))
-def test_every_window_lies_within_the_text(order: WindowSampler, first: int) -> None:
+def test_windows_are_within_the_split(order: WindowSampler, first: int) -> None:
     starts = order.starts(first, 50)
     assert starts.min() >= 0
     assert starts.max() + order.context + 1 <= order.tokens
 
 
 @given(orders(), st.integers(0, 10**9), st.integers(1, 40))
-def test_a_sample_depends_on_its_number_alone(order: WindowSampler, first: int, count: int) -> None:
+def test_sample_depends_on_its_number_only(order: WindowSampler, first: int, count: int) -> None:
     together = order.starts(first, count).tolist()
     assert together == [int(order.starts(first + n, 1)[0]) for n in range(count)]
     assert (
@@ -51,11 +51,11 @@ def test_a_sample_depends_on_its_number_alone(order: WindowSampler, first: int, 
 
 
 @given(orders())
-def test_an_epoch_is_as_many_windows_as_fit(order: WindowSampler) -> None:
+def test_epoch_has_all_windows_that_fit(order: WindowSampler) -> None:
     assert order.epoch == max(1, (order.tokens - 1 - order.context) // order.stride)
 
 
-def test_epochs_and_seeds_differ_in_order_and_in_phase() -> None:
+def test_epochs_and_seeds_differ() -> None:
     order = WindowSampler(10_000, 32, 32, seed=1)
     first, second = order.starts(0, order.epoch), order.starts(order.epoch, order.epoch)
     other = WindowSampler(10_000, 32, 32, seed=2).starts(0, order.epoch)
@@ -64,24 +64,24 @@ def test_epochs_and_seeds_differ_in_order_and_in_phase() -> None:
     assert len({int(order.starts(n * order.epoch, 1)[0]) % 32 for n in range(20)}) > 5
 
 
-def test_the_order_looks_random() -> None:
+def test_order_is_uniform() -> None:
     order = WindowSampler(100_001, 10, 10, seed=7)
     places = order.starts(0, order.epoch) // 10
     assert abs(np.corrcoef(places, np.arange(order.epoch))[0, 1]) < 0.05
     assert (np.diff(places) == 1).sum() < 10
 
 
-def test_the_order_is_the_same_for_ever() -> None:
+def test_order_never_changes() -> None:
     assert WindowSampler(1000, 8, 8, seed=1337).starts(0, 8).tolist() == KNOWN
 
 
 @pytest.mark.parametrize(("tokens", "context"), [(0, 8), (1, 8), (8, 8), (256, 256)])
-def test_a_text_shorter_than_one_window_is_refused_with_both_numbers(tokens: int, context: int) -> None:
+def test_too_short_split_is_refused(tokens: int, context: int) -> None:
     with pytest.raises(UserError) as caught:
         WindowSampler(tokens, context, context, 0)
     assert str(tokens) in caught.value.message
     assert str(context + 1) in caught.value.message
 
 
-def test_a_text_of_exactly_one_window_is_enough() -> None:
+def test_split_of_one_window() -> None:
     assert WindowSampler(9, 8, 8, 0).starts(0, 3).tolist() == [0, 0, 0]

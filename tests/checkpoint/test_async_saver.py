@@ -26,7 +26,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return go
 
 
-def test_what_training_does_meanwhile_is_not_in_the_checkpoint(tmp_path: Path, state_at, slow) -> None:
+def test_later_updates_are_not_in_the_checkpoint(tmp_path: Path, state_at, slow) -> None:
     state, beside = state_at(3), AsyncSaver(tmp_path, 2)
     before = {name: tensor.clone() for name, tensor in state.weights.items()}
     assert beside.save(state) == []
@@ -41,7 +41,7 @@ def test_what_training_does_meanwhile_is_not_in_the_checkpoint(tmp_path: Path, s
     beside.close()
 
 
-def test_the_next_one_waits_for_the_one_before(tmp_path: Path, state_at) -> None:
+def test_saves_run_one_at_a_time(tmp_path: Path, state_at) -> None:
     beside = AsyncSaver(tmp_path, 9)
     told = [each.step for step in range(1, 6) for each in beside.save(state_at(step))]
     told += [each.step for each in beside.finished(wait=True)]
@@ -50,7 +50,7 @@ def test_the_next_one_waits_for_the_one_before(tmp_path: Path, state_at) -> None
     beside.close()
 
 
-def test_without_room_for_a_copy_training_waits(tmp_path: Path, state_at, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_save_blocks_without_memory_for_a_copy(tmp_path: Path, state_at, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(async_saver, "free_memory", lambda _: 0)
     beside = AsyncSaver(tmp_path, 2)
     [written] = beside.save(state_at(4))
@@ -59,9 +59,7 @@ def test_without_room_for_a_copy_training_waits(tmp_path: Path, state_at, monkey
     beside.close()
 
 
-def test_a_failure_is_raised_at_the_next_question_and_the_old_checkpoint_stands(
-    tmp_path: Path, state_at, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_error_is_raised_by_the_next_call(tmp_path: Path, state_at, monkeypatch: pytest.MonkeyPatch) -> None:
     beside = AsyncSaver(tmp_path, 2)
     beside.save(state_at(1))
     beside.finished(wait=True)
@@ -77,9 +75,7 @@ def test_a_failure_is_raised_at_the_next_question_and_the_old_checkpoint_stands(
     beside.close()
 
 
-def test_records_are_on_the_disk_before_the_checkpoint_shows(
-    tmp_path: Path, state_at, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_records_are_synced_before_the_checkpoint(tmp_path: Path, state_at, monkeypatch: pytest.MonkeyPatch) -> None:
     """A row that was lost in a power cut would never be written again."""
     record, order = tmp_path / "metrics.csv", []
     record.write_text("step\n")

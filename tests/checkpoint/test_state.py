@@ -27,7 +27,7 @@ def copied(state):  # type: ignore[no-untyped-def]
     )
 
 
-def test_after_restoring_the_next_steps_are_those_that_would_have_come(trainer: Trainer, update: Update) -> None:
+def test_restored_training_continues_bit_identically(trainer: Trainer, update: Update) -> None:
     model, optimizer = trainer(0)
     for _ in range(3):
         update(model, optimizer)
@@ -42,7 +42,7 @@ def test_after_restoring_the_next_steps_are_those_that_would_have_come(trainer: 
         assert torch.equal(a, b), name
 
 
-def test_restoring_does_not_tie_the_model_to_the_state(trainer: Trainer, update: Update) -> None:
+def test_restored_model_does_not_share_memory_with_the_state(trainer: Trainer, update: Update) -> None:
     model, optimizer = trainer(0)
     update(model, optimizer)
     state = copied(capture(model, optimizer, 1))
@@ -53,7 +53,7 @@ def test_restoring_does_not_tie_the_model_to_the_state(trainer: Trainer, update:
     assert all(torch.equal(state.weights[name], before.weights[name]) for name in before.weights)
 
 
-def test_the_optimisers_memory_is_named_after_its_weights(trainer: Trainer, update: Update) -> None:
+def test_optimizer_tensors_are_named_after_weights(trainer: Trainer, update: Update) -> None:
     model, optimizer = trainer(0)
     update(model, optimizer)
     state = capture(model, optimizer, 1)
@@ -63,7 +63,7 @@ def test_the_optimisers_memory_is_named_after_its_weights(trainer: Trainer, upda
         assert torch.equal(state.optimizer[f"exp_avg/{name}"], optimizer.state[p]["exp_avg"])
 
 
-def test_a_tied_head_is_kept_once() -> None:
+def test_tied_head_is_saved_once() -> None:
     tied = build(ModelConfig(n_layer=1, n_head=2, n_embd=16, context=8, vocab_size=11, tied=True), 0)
     weights = weights_of(tied)
     assert "embed.weight" in weights
@@ -83,7 +83,7 @@ def test_a_tied_head_is_kept_once() -> None:
         (lambda w: w.update({"norm.weight": torch.zeros(1)}), "'norm.weight'"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused_by_name_and_nothing_is_loaded(
+def test_misfit_weights_are_refused_and_nothing_is_loaded(
     trainer: Trainer, change: Callable[[dict[str, torch.Tensor]], object], named: str
 ) -> None:
     source, (target, _) = trainer(1)[0], trainer(2)
@@ -104,7 +104,7 @@ def test_weights_that_do_not_fit_are_refused_by_name_and_nothing_is_loaded(
         (lambda o: o.update({"exp_avg/norm.weight": torch.zeros(17)}), "norm.weight"),
     ],
 )
-def test_an_optimisers_memory_that_does_not_fit_is_refused_by_name(
+def test_misfit_optimizer_state_is_refused_by_name(
     trainer: Trainer, update: Update, change: Callable[[dict[str, torch.Tensor]], object], named: str
 ) -> None:
     model, optimizer = trainer(0)

@@ -31,7 +31,7 @@ def two(tmp_path: Path, state_at: StateAt) -> Path:
     return tmp_path / "checkpoints"
 
 
-def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path, state_at: StateAt) -> None:
+def test_save_and_load_are_bit_identical(tmp_path: Path, state_at: StateAt) -> None:
     state = state_at(7, 1.25)
     loaded = store.load(store.save(tmp_path, state))
     assert (loaded.step, loaded.val_loss, loaded.rng) == (7, 1.25, state.rng)
@@ -44,14 +44,14 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path: Path, state_at: StateAt)
     assert all(torch.equal(only_weights[name], state.weights[name]) for name in state.weights)
 
 
-def test_the_same_state_gives_the_same_bytes(tmp_path: Path, state_at: StateAt) -> None:
+def test_same_state_gives_the_same_bytes(tmp_path: Path, state_at: StateAt) -> None:
     state = state_at(3)
     one, two = (store.save(tmp_path / name, state).folder for name in ("one", "two"))
     for name in FILES:
         assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
-def test_a_checkpoint_holds_four_files_and_a_manifest_of_the_others(two: Path) -> None:
+def test_checkpoint_has_four_files(two: Path) -> None:
     folder = two / "step-00000020"
     assert {file.name for file in folder.iterdir()} == set(FILES)
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -59,7 +59,7 @@ def test_a_checkpoint_holds_four_files_and_a_manifest_of_the_others(two: Path) -
     assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in manifest["files"].values())
 
 
-def test_the_names_say_which_checkpoint(two: Path) -> None:
+def test_find_latest_best_and_step(two: Path) -> None:
     assert store.find_checkpoint(two, "latest")[0].step == 20
     assert store.find_checkpoint(two, "best")[0].step == 20
     assert store.find_checkpoint(two, "10")[0].step == 10
@@ -68,20 +68,20 @@ def test_the_names_say_which_checkpoint(two: Path) -> None:
     assert "10, 20" in refusal.value.hint
 
 
-def test_best_is_the_lowest_validation_loss_and_the_earliest_of_equals(tmp_path: Path, state_at: StateAt) -> None:
+def test_best_has_the_lowest_loss_and_is_the_earliest_of_equals(tmp_path: Path, state_at: StateAt) -> None:
     for step, loss in ((1, 2.0), (2, 1.0), (3, 1.0), (4, None), (5, float("nan"))):
         store.save(tmp_path, state_at(step, loss))
     assert store.find_checkpoint(tmp_path, "best")[0].step == 2
 
 
-def test_where_nothing_was_measured_best_is_the_latest(tmp_path: Path, state_at: StateAt) -> None:
+def test_best_without_losses_is_the_latest(tmp_path: Path, state_at: StateAt) -> None:
     for step in (1, 2):
         store.save(tmp_path, state_at(step))
     assert store.find_checkpoint(tmp_path, "best")[0].step == 2
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_any_flipped_bit_is_found_and_named_and_the_checkpoint_before_is_used(two: Path, name: str) -> None:
+def test_flipped_bit_falls_back_to_the_checkpoint_before(two: Path, name: str) -> None:
     file = two / "step-00000020" / name
     whole = file.read_bytes()
     chance = random.Random(name)
@@ -103,7 +103,7 @@ def test_any_flipped_bit_is_found_and_named_and_the_checkpoint_before_is_used(tw
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.999, None])
-def test_a_truncated_or_missing_file_is_found_and_named(two: Path, name: str, kept: float | None) -> None:
+def test_truncated_or_missing_file_is_named(two: Path, name: str, kept: float | None) -> None:
     file = two / "step-00000020" / name
     if kept is None:
         file.unlink()
@@ -115,7 +115,7 @@ def test_a_truncated_or_missing_file_is_found_and_named(two: Path, name: str, ke
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_folder_in_the_place_of_a_file_is_damage(two: Path, name: str) -> None:
+def test_folder_in_place_of_a_file_is_damage(two: Path, name: str) -> None:
     file = two / "step-00000020" / name
     file.unlink()
     file.mkdir()
@@ -123,7 +123,7 @@ def test_a_folder_in_the_place_of_a_file_is_damage(two: Path, name: str) -> None
     assert (found.step, damaged) == (10, [f"{file} is damaged"])
 
 
-def test_a_copy_under_another_name_is_not_taken_for_a_later_step(two: Path) -> None:
+def test_renamed_copy_is_not_a_later_step(two: Path) -> None:
     shutil.copytree(two / "step-00000010", two / "step-00000099")
     found, damaged = store.find_checkpoint(two)
     assert (found.step, found.folder.name) == (20, "step-00000020")
@@ -131,7 +131,7 @@ def test_a_copy_under_another_name_is_not_taken_for_a_later_step(two: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["step-notes", "step-00000020.bak", "step-²²²²²²²²"])
-def test_what_somebody_keeps_beside_the_checkpoints_stays(two: Path, name: str) -> None:
+def test_other_files_beside_checkpoints_stay(two: Path, name: str) -> None:
     (two / name).mkdir()
     assert store.list_checkpoints(two)[1] == []
     store.remove_later(two, -1)
@@ -139,7 +139,7 @@ def test_what_somebody_keeps_beside_the_checkpoints_stays(two: Path, name: str) 
 
 
 @pytest.mark.parametrize("target", ["step-far", "nowhere"])
-def test_of_a_link_only_the_link_is_removed(two: Path, target: str) -> None:
+def test_only_the_link_is_removed(two: Path, target: str) -> None:
     (two / "step-00000020").rename(two.parent / "step-far")
     (two / "step-00000020").symlink_to(two.parent / target)
     store.remove_later(two, 10)
@@ -147,7 +147,7 @@ def test_of_a_link_only_the_link_is_removed(two: Path, target: str) -> None:
     assert (two.parent / "step-far" / "manifest.json").exists()
 
 
-def test_a_file_in_the_place_of_a_checkpoint_is_removed(two: Path) -> None:
+def test_file_in_place_of_a_checkpoint_is_removed(two: Path) -> None:
     shutil.rmtree(two / "step-00000020")
     (two / "step-00000020").write_text("")
     store.remove_later(two, 10)
@@ -157,9 +157,7 @@ def test_a_file_in_the_place_of_a_checkpoint_is_removed(two: Path) -> None:
 @given(
     content=st.binary(max_size=40) | st.sampled_from([b"[]", b"{}", b"null", b'"x"', b"1", b'{"checksum": 1}', b"[1]"])
 )
-def test_a_manifest_of_anything_else_is_damaged_and_nothing_worse(
-    content: bytes, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_arbitrary_manifest_is_damaged(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("any") / "step-00000001"
     folder.mkdir()
     (folder / "manifest.json").write_bytes(content)
@@ -168,20 +166,20 @@ def test_a_manifest_of_anything_else_is_damaged_and_nothing_worse(
     assert len(damaged) == 1
 
 
-def test_with_every_checkpoint_damaged_the_error_names_them(two: Path) -> None:
+def test_error_names_all_damaged_checkpoints(two: Path) -> None:
     for folder in two.iterdir():
         (folder / "model.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match=r"step-00000010.*step-00000020"):
         store.find_checkpoint(two)
 
 
-def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(two: Path, state_at: StateAt) -> None:
+def test_damaged_checkpoint_is_replaced_at_its_step(two: Path, state_at: StateAt) -> None:
     (two / "step-00000020" / "state.json").write_text("{}")
     store.save(two, state_at(20, 2.8))
     assert store.find_checkpoint(two)[0].step == 20
 
 
-def test_a_whole_checkpoint_is_never_overwritten(two: Path, state_at: StateAt) -> None:
+def test_intact_checkpoint_is_not_overwritten(two: Path, state_at: StateAt) -> None:
     before = (two / "step-00000020" / "model.safetensors").stat().st_mtime_ns
     kept = store.save(two, state_at(20, 9.9))
     assert kept.val_loss == pytest.approx(2.8)
@@ -189,7 +187,7 @@ def test_a_whole_checkpoint_is_never_overwritten(two: Path, state_at: StateAt) -
 
 
 @pytest.mark.parametrize("keep_last", [1, 2, 3])
-def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path, state_at: StateAt, keep_last: int) -> None:
+def test_prune_keeps_the_newest_and_the_best(tmp_path: Path, state_at: StateAt, keep_last: int) -> None:
     for step, loss in enumerate((5.0, 1.0, 4.0, 4.0, 3.0, None), start=1):
         store.save(tmp_path, state_at(step, loss))
     for _ in range(2):  # and the second time finds nothing to do
@@ -199,7 +197,7 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path, state_at: StateAt
         assert damaged == []
 
 
-def test_pruning_keeps_the_best_that_is_whole(tmp_path: Path, state_at: StateAt) -> None:
+def test_prune_keeps_the_best_intact_one(tmp_path: Path, state_at: StateAt) -> None:
     for step, loss in enumerate((2.0, 1.0, 4.0, 3.0), start=1):
         store.save(tmp_path, state_at(step, loss))
     weights = tmp_path / "step-00000002" / "model.safetensors"
@@ -217,7 +215,7 @@ def test_prune_keeps_the_newest_healthy_checkpoint(tmp_path: Path, state_at: Sta
     assert [(c.step, c.healthy) for c in store.complete_checkpoints(tmp_path)] == [(2, True), (4, False)]
 
 
-def test_what_a_killed_save_left_is_passed_over_and_then_removed(two: Path) -> None:
+def test_leftovers_of_a_killed_save_are_removed(two: Path) -> None:
     leftover = two / ".partial-step-00000030-abc"
     shutil.copytree(two / "step-00000020", leftover)
     (leftover / "manifest.json").unlink()
@@ -227,7 +225,7 @@ def test_what_a_killed_save_left_is_passed_over_and_then_removed(two: Path) -> N
     assert sorted(path.name for path in two.iterdir()) == ["step-00000010", "step-00000020"]
 
 
-def test_a_save_that_fails_leaves_nothing(two: Path, state_at: StateAt) -> None:
+def test_failed_save_leaves_nothing(two: Path, state_at: StateAt) -> None:
     state = state_at(30)
     state.rng["cpu"] = object()  # type: ignore[assignment]  # cannot be written, after the tensors were
     with pytest.raises(TypeError):
@@ -261,7 +259,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 
 # The sizes fill up at different places of the second checkpoint.
 @pytest.mark.parametrize("kilobytes", [76, 100, 110])
-def test_on_a_full_disk_the_old_checkpoint_stays_and_the_error_says_so(
+def test_full_disk_keeps_the_old_checkpoint(
     small_disk: Callable[[int], Path], state_at: StateAt, kilobytes: int
 ) -> None:
     disk = small_disk(kilobytes)
@@ -274,7 +272,7 @@ def test_on_a_full_disk_the_old_checkpoint_stays_and_the_error_says_so(
     assert not list(disk.glob(".partial*"))
 
 
-def test_in_the_source_nothing_is_pickled() -> None:
+def test_source_never_uses_pickle() -> None:
     source = Path(store.__file__).parents[1]
     for file in source.rglob("*.py"):
         text = file.read_text(encoding="utf-8")

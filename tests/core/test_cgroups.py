@@ -25,7 +25,7 @@ def group(root: Path, kind: tuple[str, ...], folder: str, total: str, used: str,
 
 
 @pytest.mark.parametrize("kind", GROUPS, ids=["second", "first"])
-def test_every_group_around_the_process_has_a_say(tmp_path: Path, kind: tuple[str, ...]) -> None:
+def test_limits_of_all_groups_are_read(tmp_path: Path, kind: tuple[str, ...]) -> None:
     group(tmp_path, kind, "a/b", "1000", "100")
     group(tmp_path, kind, "a", "500", "400", stat="file 1")
     group(tmp_path, kind, "elsewhere", "1", "1")
@@ -33,27 +33,25 @@ def test_every_group_around_the_process_has_a_say(tmp_path: Path, kind: tuple[st
 
 
 @pytest.mark.parametrize("kind", GROUPS, ids=["second", "first"])
-def test_inside_a_container_the_outer_names_do_not_exist_and_the_top_is_its_own(
-    tmp_path: Path, kind: tuple[str, ...]
-) -> None:
+def test_container_without_outer_groups(tmp_path: Path, kind: tuple[str, ...]) -> None:
     group(tmp_path, kind, "", "1000", "10")
     assert limits(tmp_path) == [Limit(1000, 0)]
 
 
-def test_no_limit_is_none(tmp_path: Path) -> None:
+def test_max_is_no_limit(tmp_path: Path) -> None:
     assert limits(tmp_path) == []
     group(tmp_path, SECOND, "a/b", "max", "100")
     assert limits(tmp_path) == []
 
 
 @pytest.mark.parametrize("line", ["0::/../../etc", "0::/a/b", ""])
-def test_odd_groups_say_nothing(tmp_path: Path, line: str) -> None:
+def test_unreadable_groups_are_ignored(tmp_path: Path, line: str) -> None:
     (tmp_path / "proc/self").mkdir(parents=True)
     (tmp_path / "proc/self/cgroup").write_text(line)
     assert limits(tmp_path) == []
 
 
-def test_the_tightest_limit_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tightest_limit_is_the_total_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "limits", lambda: [Limit(10_000, 9_000), Limit(4_000, 2_500), Limit(1 << 60, 0)])
     assert (total_memory("cpu"), free_memory("cpu")) == (4_000, 1_000)
     monkeypatch.setattr(device, "limits", lambda: [Limit(4_000, 5_000)])

@@ -57,7 +57,7 @@ def refusal(layer: dict[str, dict[str, Any]]) -> UserError:
     return caught.value
 
 
-def test_nothing_given_means_every_default() -> None:
+def test_empty_layer_gives_defaults() -> None:
     assert build(Place, {}) == Place(House(), Garden())
 
 
@@ -66,13 +66,13 @@ def test_later_layers_win_key_by_key() -> None:
     assert merge(*layers) == {"house": {"rooms": 2, "lit": True}, "garden": {"trees": 9}}
 
 
-def test_merging_changes_no_layer() -> None:
+def test_merge_does_not_change_its_arguments() -> None:
     under = {"house": {"rooms": 1}}
     merge(under, {"house": {"rooms": 2}})
     assert under == {"house": {"rooms": 1}}
 
 
-def test_a_file_wins_over_defaults_and_an_override_over_the_file(tmp_path: Path) -> None:
+def test_defaults_below_file_below_override(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text("[house]\nrooms = 7\nheight = 3.5\n")
     place = build(Place, merge(read_toml(file), read_overrides(["--house.rooms", "9"])))
@@ -93,7 +93,7 @@ def test_a_file_wins_over_defaults_and_an_override_over_the_file(tmp_path: Path)
         (["--house.rooms", "4", "--garden.trees=2"], {"house": {"rooms": "4"}, "garden": {"trees": "2"}}),
     ],
 )
-def test_overrides_are_read_with_a_space_or_an_equals_sign(argv: list[str], layer: dict[str, dict[str, str]]) -> None:
+def test_override_with_space_or_equals_sign(argv: list[str], layer: dict[str, dict[str, str]]) -> None:
     assert read_overrides(argv) == layer
 
 
@@ -108,7 +108,7 @@ def test_overrides_are_read_with_a_space_or_an_equals_sign(argv: list[str], laye
         (["--house.rooms", "3", "4"], "4"),
     ],
 )
-def test_an_override_that_cannot_be_read_is_named(argv: list[str], named: str) -> None:
+def test_invalid_override_is_named(argv: list[str], named: str) -> None:
     with pytest.raises(UserError) as caught:
         read_overrides(argv)
     assert f"'{named}'" in caught.value.message
@@ -132,7 +132,7 @@ def test_an_override_that_cannot_be_read_is_named(argv: list[str], named: str) -
         ("sides", "[3, 4.5]", (3.0, 4.5)),
     ],
 )
-def test_a_word_from_the_command_line_gets_the_type_of_its_key(key: str, text: str, value: Any) -> None:
+def test_override_is_cast_to_the_type_of_its_key(key: str, text: str, value: Any) -> None:
     found = getattr(build(Place, {"house": {key: text}}).house, key)
     assert found == value
     assert type(found) is type(value)
@@ -157,7 +157,7 @@ def test_a_word_from_the_command_line_gets_the_type_of_its_key(key: str, text: s
         ("sides", "1", "a list such as"),
     ],
 )
-def test_a_value_of_the_wrong_type_is_refused_with_what_its_key_takes(key: str, value: Any, takes: str) -> None:
+def test_wrong_type_is_refused_with_the_right_one(key: str, value: Any, takes: str) -> None:
     error = refusal({"house": {key: value}})
     assert f"house.{key}" in error.message
     assert takes in error.hint
@@ -173,41 +173,41 @@ def test_a_value_of_the_wrong_type_is_refused_with_what_its_key_takes(key: str, 
         ("house", "trees", "garden.trees"),
     ],
 )
-def test_an_unknown_key_is_refused_with_the_nearest_known_one(section: str, key: str, near: str) -> None:
+def test_unknown_key_is_refused_with_the_nearest(section: str, key: str, near: str) -> None:
     error = refusal({section: {key: 1}})
     assert f"'{section}.{key}'" in error.message
     assert f"'{near}'" in error.hint
 
 
-def test_an_unknown_key_with_nothing_near_still_gets_a_hint() -> None:
+def test_unknown_key_always_has_a_hint() -> None:
     assert refusal({"q": {"zzz": 1}}).hint
 
 
-def test_an_unknown_section_is_refused_even_when_it_is_empty() -> None:
+def test_empty_unknown_section_is_refused() -> None:
     assert "'hause'" in refusal({"hause": {}}).message
 
 
 @settings(deadline=None, max_examples=150)
 @given(houses, st.builds(Garden, trees=st.integers(0, 9), name=words), st.booleans())
-def test_a_config_as_toml_is_read_back_equal(house: House, garden: Garden, explain: bool) -> None:
+def test_toml_round_trip(house: House, garden: Garden, explain: bool) -> None:
     place = Place(house, garden)
     assert build(Place, tomllib.loads(to_toml(place, explain=explain))) == place
 
 
 @settings(deadline=None)
 @given(houses)
-def test_a_config_as_a_layer_is_built_back_equal(house: House) -> None:
+def test_layer_round_trip(house: House) -> None:
     assume(house.owner is not None and house.floor is not None)
     assert build(Place, to_layer(Place(house, Garden()))) == Place(house, Garden())
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, 1e-300, 0.1 + 0.2])
-def test_unusual_numbers_keep_every_digit_in_toml(value: float) -> None:
+def test_toml_keeps_every_digit(value: float) -> None:
     place = Place(House(height=value), Garden())
     assert build(Place, tomllib.loads(to_toml(place))).house.height == value
 
 
-def test_an_explained_config_holds_the_help_of_every_setting() -> None:
+def test_explained_toml_has_all_help() -> None:
     text = to_toml(Place(House(), Garden()), explain=True)
     for name, field in known_keys(Place):
         assert name.partition(".")[2] in text
@@ -215,20 +215,20 @@ def test_an_explained_config_holds_the_help_of_every_setting() -> None:
 
 
 @pytest.mark.parametrize("content", [b"[house\n", b"rooms = = 3\n", b"[house]\nrooms = 1\nrooms = 2\n", b"\xff\xfe"])
-def test_a_file_that_is_no_toml_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+def test_invalid_toml_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "bad.toml"
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"bad\.toml"):
         read_toml(file)
 
 
-def test_a_key_outside_every_section_is_refused_by_name(tmp_path: Path) -> None:
+def test_key_outside_sections_is_refused_by_name(tmp_path: Path) -> None:
     file = tmp_path / "flat.toml"
     file.write_text("rooms = 3\n")
     with pytest.raises(UserError, match="'rooms' is outside of any section"):
         read_toml(file)
 
 
-def test_a_file_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
+def test_missing_toml_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent\.toml"):
         read_toml(tmp_path / "absent.toml")

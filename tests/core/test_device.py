@@ -11,18 +11,18 @@ from fledge.core.device import Machine
 from fledge.core.errors import UserError
 
 
-def test_the_cpu_is_always_there_and_can_be_asked_for() -> None:
+def test_cpu_is_always_available() -> None:
     assert "cpu" in machines.devices()
     assert machines.choose_device("cpu").value == "cpu"
     assert machines.choose_device("cpu").why
 
 
-def test_auto_chooses_a_device_that_is_there() -> None:
+def test_auto_chooses_an_available_device() -> None:
     assert machines.choose_device().value in machines.devices()
 
 
 @pytest.mark.parametrize("wanted", ["cuda", "mps", "tpu"])
-def test_a_device_that_is_not_there_is_refused_with_those_that_are(wanted: str) -> None:
+def test_missing_device_is_refused_with_the_available_ones(wanted: str) -> None:
     if wanted in machines.devices():
         pytest.skip(f"this machine has {wanted}")
     with pytest.raises(UserError) as caught:
@@ -32,7 +32,7 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(wanted: str) 
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_precision_that_is_asked_for_is_used(dtype: str) -> None:
+def test_explicit_dtype_is_used(dtype: str) -> None:
     assert machines.choose_machine("cpu", dtype) == Machine("cpu", dtype)  # type: ignore[arg-type]
 
 
@@ -40,7 +40,7 @@ def test_a_precision_that_is_asked_for_is_used(dtype: str) -> None:
     ("units", "rates", "dtype"),
     [(False, (1, 9), "float32"), (True, (100, 140), "float32"), (True, (100, 160), "bfloat16")],
 )
-def test_bfloat16_needs_units_that_pay(
+def test_bf16_needs_units_that_are_faster(
     monkeypatch: pytest.MonkeyPatch, units: bool, rates: tuple[float, float], dtype: str
 ) -> None:
     monkeypatch.setattr(machines, "has_bf16_units", lambda _: units)
@@ -50,7 +50,7 @@ def test_bfloat16_needs_units_that_pay(
     assert choice.why
 
 
-def test_probe_measures_this_machine_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_matmul_rates_are_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FLEDGE_CACHE", str(tmp_path))
     assert isinstance(machines.real["has_bf16_units"]("cpu"), bool)
     measure = machines.real["matmul_rates"]
@@ -59,7 +59,7 @@ def test_probe_measures_this_machine_once(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert measure(seconds=0.0, size=32) == first
 
 
-def test_measurements_are_kept_beside_each_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_measurements_are_cached_side_by_side(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FLEDGE_CACHE", str(tmp_path))
     for what in ("one", "two"):
         machines.cached_measurement(what, lambda what=what: {what: 1.0})
@@ -68,19 +68,19 @@ def test_measurements_are_kept_beside_each_other(monkeypatch: pytest.MonkeyPatch
     assert machines.cached_measurement("one", lambda: {"one": 2.0}) == {"one": 2.0}
 
 
-def test_bfloat16_is_refused_on_an_apple_gpu() -> None:
+def test_bf16_is_refused_on_an_apple_gpu() -> None:
     with pytest.raises(UserError, match="bfloat16"):
         machines.choose_dtype("mps", "bfloat16")
 
 
 @pytest.mark.parametrize(("dtype", "product"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_products_are_computed_in_the_chosen_precision(dtype: str, product: torch.dtype) -> None:
+def test_autocast_uses_the_chosen_dtype(dtype: str, product: torch.dtype) -> None:
     a = torch.ones(2, 2)
     with Machine("cpu", dtype).autocast():  # type: ignore[arg-type]
         assert (a @ a).dtype == product
 
 
-def test_without_a_compiler_on_the_path_the_reason_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_compiler_has_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     choice = machines.find_compiler("cpu")
@@ -88,7 +88,7 @@ def test_without_a_compiler_on_the_path_the_reason_is_told(tmp_path: Path, monke
     assert "compiler" in choice.why
 
 
-def test_the_compiler_that_the_environment_names_is_the_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cxx_names_the_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("g++", "my-compiler"):
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
@@ -99,7 +99,7 @@ def test_the_compiler_that_the_environment_names_is_the_one(tmp_path: Path, monk
     assert machines.find_compiler("cpu").value == ""
 
 
-def test_the_machine_can_say_what_it_is() -> None:
+def test_processor_has_a_name() -> None:
     assert machines.processor()
     assert usable_cores() >= 1
     assert machines.total_memory("cpu") > 2**20
@@ -110,9 +110,7 @@ def test_the_machine_can_say_what_it_is() -> None:
     [("cpu", "float32", True), ("cpu", "bfloat16", False), ("cpu", "float16", False), ("cuda", "float16", True),
      ("cuda", "bfloat16", False)],
 )  # fmt: skip
-def test_a_precision_without_units_is_known(
-    device: str, dtype: str, there: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dtype_without_units_is_detected(device: str, dtype: str, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machines, "has_bf16_units", lambda _: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_fp16_supported", lambda: False)
     assert machines.has_units(device, dtype) == there

@@ -9,7 +9,7 @@ from fledge.core.errors import Interrupted, UserError, from_os_error, nearest, o
 
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode))
-def test_every_refusal_of_the_system_becomes_one_line_and_a_hint(number: int) -> None:
+def test_any_os_error_has_a_message_and_a_hint(number: int) -> None:
     mistake = from_os_error(OSError(number, os.strerror(number), "some/file"))
     for text in (mistake.message, mistake.hint):
         assert text
@@ -27,13 +27,13 @@ def test_every_refusal_of_the_system_becomes_one_line_and_a_hint(number: int) ->
         (errno.EISDIR, "folder"),
     ],
 )
-def test_common_refusals_are_named_in_plain_words_with_the_file(number: int, word: str) -> None:
+def test_common_os_errors_are_explained_with_the_file(number: int, word: str) -> None:
     message = from_os_error(OSError(number, os.strerror(number), "some/file")).message
     assert word in message
     assert "'some/file'" in message
 
 
-def test_a_refusal_without_a_file_names_none() -> None:
+def test_os_error_without_a_file() -> None:
     assert "None" not in from_os_error(OSError(errno.ENOSPC, "No space left on device")).message
 
 
@@ -48,23 +48,23 @@ def test_a_refusal_without_a_file_names_none() -> None:
     ],
     ids=str,
 )
-def test_a_lack_of_memory_is_understood_whatever_device_speaks(error: RuntimeError | MemoryError) -> None:
+def test_out_of_memory_is_recognised_on_all_devices(error: RuntimeError | MemoryError) -> None:
     assert out_of_memory(error)
     assert "memory" in from_os_error(error).message
 
 
-def test_other_failures_are_no_lack_of_memory() -> None:
+def test_other_errors_are_not_out_of_memory() -> None:
     assert not out_of_memory(RuntimeError("shapes do not match"))
     assert not out_of_memory(UserError("the file 'out of memory.txt' is missing", "write it"))
 
 
-def test_the_nearest_word_is_offered_only_when_it_is_near() -> None:
+def test_nearest_needs_similarity() -> None:
     assert nearest("trian", ["train", "resume"]) == "did you mean 'train'?"
     assert nearest("xyz", ["train", "resume"]) == ""
     assert nearest("train", []) == ""
 
 
-def test_a_user_error_is_a_value_error_that_says_its_message() -> None:
+def test_user_error_is_a_value_error() -> None:
     error = UserError("what", "how")
     assert isinstance(error, ValueError)
     assert str(error) == "what"

@@ -43,6 +43,6 @@ def test_tokenizer_files_do_not_depend_on_orjson(plain: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("bad", [b"", b"{", b"NaN", b"[1,]", b"\xff", b'"\x00"', "{'a': 1}"])
-def test_what_is_not_json_is_refused(plain: ModuleType, bad: bytes | str) -> None:
+def test_invalid_json_is_refused(plain: ModuleType, bad: bytes | str) -> None:
     with pytest.raises(ValueError, match=r".*"):
         plain.loads(bad)

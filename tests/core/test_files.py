@@ -29,19 +29,19 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("content", "held"), [("käse\n", "käse\n".encode()), (b"\0\xff", b"\0\xff"), ("", b"")])
-def test_a_file_holds_exactly_what_was_written(tmp_path: Path, content: str | bytes, held: bytes) -> None:
+def test_file_has_what_was_written(tmp_path: Path, content: str | bytes, held: bytes) -> None:
     write_atomic(tmp_path / "deep" / "file", content)
     assert (tmp_path / "deep" / "file").read_bytes() == held
     assert names(tmp_path) == ["deep", "deep/file"]
 
 
-def test_writing_again_replaces_the_whole_file(tmp_path: Path) -> None:
+def test_write_replaces_the_whole_file(tmp_path: Path) -> None:
     write_atomic(tmp_path / "file", "a long first content")
     write_atomic(tmp_path / "file", "short")
     assert (tmp_path / "file").read_text() == "short"
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
     with pytest.raises(UnicodeEncodeError):
         write_atomic(tmp_path / "file", "new \ud800")
@@ -49,7 +49,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
     assert names(tmp_path) == ["file"]
 
 
-def test_a_file_never_takes_the_place_of_a_folder(tmp_path: Path) -> None:
+def test_file_does_not_replace_a_folder(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "inside").write_text("kept")
     with pytest.raises(OSError, match="taken"):
@@ -57,7 +57,7 @@ def test_a_file_never_takes_the_place_of_a_folder(tmp_path: Path) -> None:
     assert names(tmp_path) == ["taken", "taken/inside"]
 
 
-def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
+def test_folder_appears_when_complete(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "out") as inside:
         (inside / "sub").mkdir()
         (inside / "sub" / "file").write_text("x")
@@ -67,7 +67,7 @@ def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_a_folder_that_fails_half_way_vanishes(tmp_path: Path, error: type[BaseException]) -> None:
+def test_failed_folder_is_removed(tmp_path: Path, error: type[BaseException]) -> None:
     def half_way() -> None:
         with atomic_folder(tmp_path / "out") as inside:
             (inside / "file").write_text("x")
@@ -78,7 +78,7 @@ def test_a_folder_that_fails_half_way_vanishes(tmp_path: Path, error: type[BaseE
     assert names(tmp_path) == []
 
 
-def test_a_folder_that_fails_leaves_no_parents_that_were_not_there(tmp_path: Path) -> None:
+def test_failed_folder_leaves_no_new_parents(tmp_path: Path) -> None:
     def fails() -> None:
         with atomic_folder(tmp_path / "new" / "deeper" / "out"):
             raise ValueError("no more")
@@ -88,7 +88,7 @@ def test_a_folder_that_fails_leaves_no_parents_that_were_not_there(tmp_path: Pat
     assert names(tmp_path) == []
 
 
-def test_a_folder_that_holds_something_is_never_overwritten(tmp_path: Path) -> None:
+def test_non_empty_folder_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("kept")
     with pytest.raises(OSError, match="out"), atomic_folder(tmp_path / "out") as inside:
@@ -96,7 +96,7 @@ def test_a_folder_that_holds_something_is_never_overwritten(tmp_path: Path) -> N
     assert names(tmp_path) == ["out", "out/mine"]
 
 
-def test_a_file_is_never_overwritten_by_a_folder(tmp_path: Path) -> None:
+def test_folder_does_not_replace_a_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("kept")
     with pytest.raises(OSError, match="out"), atomic_folder(tmp_path / "out") as inside:
         (inside / "file").write_text("x")
@@ -104,7 +104,7 @@ def test_a_file_is_never_overwritten_by_a_folder(tmp_path: Path) -> None:
     assert names(tmp_path) == ["out"]
 
 
-def test_what_was_left_half_written_can_be_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_remove_partials_removes_only_partials(tmp_path: Path) -> None:
     (tmp_path / f"{PARTIAL}folder").mkdir()
     (tmp_path / f"{PARTIAL}folder" / "file").write_text("x")
     (tmp_path / f"{PARTIAL}file").write_text("x")
@@ -113,18 +113,18 @@ def test_what_was_left_half_written_can_be_removed_and_nothing_else(tmp_path: Pa
     assert names(tmp_path) == ["whole"]
 
 
-def test_the_hash_is_sha256(tmp_path: Path) -> None:
+def test_hash_is_sha256(tmp_path: Path) -> None:
     (tmp_path / "abc").write_text("abc")
     assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_a_json_object_is_read(tmp_path: Path) -> None:
+def test_json_object_is_read(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps({"a": [1, None]}))
     assert read_json(tmp_path / "x.json", "it") == {"a": [1, None]}
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"7", b"\xff", b"[" * 100_000], ids=range(6))
-def test_what_is_no_json_object_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+def test_non_object_json_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(UserError) as caught:
         read_json(tmp_path / "x.json", "the thing")
@@ -132,12 +132,12 @@ def test_what_is_no_json_object_is_refused_by_name(tmp_path: Path, content: byte
     assert "x.json" in caught.value.message
 
 
-def test_a_json_file_that_is_not_there_is_called_missing(tmp_path: Path) -> None:
+def test_missing_json_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the thing is missing.*x\.json"):
         read_json(tmp_path / "x.json", "the thing")
 
 
-def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_folder_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEDGE_CACHE", str(tmp_path / "a"))
     assert cache_dir() == tmp_path / "a"
     monkeypatch.delenv("FLEDGE_CACHE")
@@ -152,17 +152,17 @@ def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: py
     ("count", "words"),
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 KB"), (1_115_394, "1.1 MB"), (2.5e9, "2.5 GB"), (3e15, "3000.0 TB")],
 )
-def test_sizes_are_said_as_people_say_them(count: float, words: str) -> None:
+def test_human_bytes(count: float, words: str) -> None:
     assert human_bytes(count) == words
 
 
 @example(999_999)
 @given(st.integers(0, 10**14))
-def test_a_size_never_needs_four_digits_before_the_point(count: int) -> None:
+def test_human_bytes_has_at_most_three_digits(count: int) -> None:
     assert float(human_bytes(count).split()[0]) < 1000
 
 
-def test_a_written_file_can_be_read_by_others_only_where_the_umask_lets_them(tmp_path: Path) -> None:
+def test_written_file_respects_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
         write_atomic(tmp_path / "private", "x")
@@ -174,15 +174,13 @@ def test_a_written_file_can_be_read_by_others_only_where_the_umask_lets_them(tmp
 @pytest.mark.parametrize(
     ("told", "named"), [(None, "/data/run"), ("state.json", "/data/run/state.json"), ("/else/where", "/else/where")]
 )
-def test_a_refusal_of_the_system_names_the_file_whole(told: str | None, named: str) -> None:
+def test_os_error_gets_the_full_path(told: str | None, named: str) -> None:
     with pytest.raises(OSError, match="No space") as refusal, naming_errors(Path("/data/run")):
         raise OSError(errno.ENOSPC, "No space left on device", told)
     assert refusal.value.filename == named
 
 
-def test_a_folder_that_cannot_be_flushed_because_the_disk_fails_is_no_success(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failing_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 

@@ -48,13 +48,11 @@ def fail(error: BaseException) -> None:
         (partial(fail, Sigterm()), 128 + signal.SIGTERM),
     ],
 )
-def test_an_end_is_a_status(tmp_path: Path, work: Callable[[], object], code: int) -> None:
+def test_exit_status_of_each_error(tmp_path: Path, work: Callable[[], object], code: int) -> None:
     assert Job(work, tmp_path / "log").run() == code
 
 
-def test_its_words_are_in_its_log_and_the_last_refusal_is_known(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_output_and_error_are_in_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "log"
     for what in ("first", "second"):
         Job(partial(fail, UserError(what, f"mend the {what}")), log).run()
@@ -64,14 +62,14 @@ def test_its_words_are_in_its_log_and_the_last_refusal_is_known(
     assert logged_error(log).hint == "mend the second"
 
 
-def test_what_failed_without_a_refusal_is_told_by_its_last_line(tmp_path: Path) -> None:
+def test_crash_is_described_by_its_last_line(tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert failure_reason(log) == ""
     Job(partial(fail, RuntimeError("a bug")), log).run()
     assert failure_reason(log) == "RuntimeError: a bug"
 
 
-def test_a_folder_that_is_not_there_is_a_refusal(tmp_path: Path) -> None:
+def test_missing_working_folder_is_refused(tmp_path: Path) -> None:
     errand = Job(print, tmp_path / "log", JobContext(tmp_path / "nowhere", tmp_path))
     assert errand.run() == REFUSED
     assert "nowhere" in failure_reason(errand.log)
@@ -96,7 +94,7 @@ def wait_for(mark: Path) -> None:
         time.sleep(0.02)
 
 
-def test_a_process_ends_with_the_one_that_wants_its_work(tmp_path: Path, life: tuple[Connection, Connection]) -> None:
+def test_process_exits_with_its_parent(tmp_path: Path, life: tuple[Connection, Connection]) -> None:
     process = Job(partial(wait_and_see, tmp_path / "begun"), tmp_path / "log").start(life[0])
     wait_for(tmp_path / "begun")
     life[1].close()
@@ -104,9 +102,7 @@ def test_a_process_ends_with_the_one_that_wants_its_work(tmp_path: Path, life: t
     assert exit_status(process) == 1
 
 
-def test_one_that_is_killed_or_asked_to_stop_says_so_by_its_status(
-    tmp_path: Path, life: tuple[Connection, Connection]
-) -> None:
+def test_signal_gives_the_exit_status(tmp_path: Path, life: tuple[Connection, Connection]) -> None:
     for number in (signal.SIGKILL, signal.SIGTERM):
         mark = tmp_path / number.name
         process = Job(partial(wait_and_see, mark), tmp_path / "log").start(life[0])

@@ -21,7 +21,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, version: str | None) -> None:
 
 
 @pytest.mark.parametrize("version", ["2.11.0", "2.11.0+cu130", "2.13.0+cpu", "2.14.1"])
-def test_tested_versions_are_taken(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+def test_tested_versions_are_accepted(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     pretend(monkeypatch, version)
     refuse_untested_torch()
 
@@ -37,7 +37,7 @@ def test_other_versions_are_refused_with_the_range(monkeypatch: pytest.MonkeyPat
     refuse_untested_torch()
 
 
-def test_every_verb_refuses_before_it_starts(
+def test_untested_version_is_refused_by_every_verb(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     pretend(monkeypatch, "2.9.1")
@@ -47,7 +47,7 @@ def test_every_verb_refuses_before_it_starts(
     assert main(["--help"]) == 0
 
 
-def test_without_torch_the_command_to_install_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_torch_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, None)
     with pytest.raises(UserError, match="not installed") as caught:
         refuse_untested_torch()

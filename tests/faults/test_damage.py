@@ -110,7 +110,7 @@ def patient(harness: Harness, kind: str) -> Patient:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_file_is_named_and_never_used(trained: Harness, tell: Tell, kind: str) -> None:
+def test_damaged_file_is_named_and_not_used(trained: Harness, tell: Tell, kind: str) -> None:
     chance, file = random.Random(kind), patient(trained, kind)
     assert not file.check(), "the whole file is taken for a damaged one"
     for harm, damaged, count in (("flipped", file.flipped, share(FLIPS)), ("cut", file.cut, share(CUTS))):
@@ -134,9 +134,7 @@ def test_resume_refuses_a_damaged_file_by_name(trained: Harness, kind: str) -> N
 
 
 @pytest.mark.parametrize("kind", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
-def test_resume_names_a_damaged_checkpoint_and_goes_on_from_the_one_before(
-    undisturbed: Undisturbed, tmp_path: Path, kind: str
-) -> None:
+def test_resume_falls_back_to_the_checkpoint_before(undisturbed: Undisturbed, tmp_path: Path, kind: str) -> None:
     harness = undisturbed.beside(tmp_path / "harness")
     shutil.copytree(undisturbed.harness.runs, harness.runs)
     file = patient(harness, kind)

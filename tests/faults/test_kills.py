@@ -52,9 +52,7 @@ class Shooting:
 
 
 @pytest.mark.parametrize("phase", AIMED_AT)
-def test_a_run_that_is_killed_ends_in_the_same_bits(
-    undisturbed: Undisturbed, tmp_path: Path, tell: Tell, phase: str
-) -> None:
+def test_killed_run_ends_bit_identical(undisturbed: Undisturbed, tmp_path: Path, tell: Tell, phase: str) -> None:
     kills, shooting = share(KILLS) // len(AIMED_AT), Shooting(undisturbed, random.Random(phase))
     harness, runs = undisturbed.beside(tmp_path / "harness"), 0
     while (left := kills - len(shooting.died)) > 0:

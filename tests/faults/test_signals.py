@@ -38,7 +38,7 @@ def ended(child: Child, phase: str, number: signal.Signals, tell: Tell) -> int:
 
 @pytest.mark.parametrize("number", STATUS, ids=lambda number: number.name)
 @pytest.mark.parametrize("phase", AIMED_AT)
-def test_a_run_that_is_asked_to_stop_ends_in_time_and_goes_on_to_the_same_bits(
+def test_stopped_run_exits_in_time_and_resumes_bit_identically(
     undisturbed: Undisturbed, tmp_path: Path, tell: Tell, phase: str, number: signal.Signals
 ) -> None:
     chance, wanted = random.Random(f"{phase} {number}"), max(1, share(SIGNALS) // (len(AIMED_AT) * len(STATUS)))
@@ -66,7 +66,7 @@ def test_a_run_that_is_asked_to_stop_ends_in_time_and_goes_on_to_the_same_bits(
 
 @pytest.mark.skipif(not find_compiler("cpu").value, reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("number", list(STATUS) if WHOLE else [signal.SIGTERM], ids=lambda number: number.name)
-def test_asked_to_stop_while_it_compiles_it_ends_in_time(
+def test_stop_during_compilation_exits_in_time(
     undisturbed: Undisturbed, tmp_path: Path, tell: Tell, number: signal.Signals
 ) -> None:
     harness = undisturbed.beside(tmp_path / "harness")

@@ -71,7 +71,7 @@ def some(found: list[Call], chance: random.Random) -> list[Call]:
     return [chance.choice(by_name[name]) for name in sorted(by_name)]
 
 
-def test_the_save_that_is_struck_writes_flushes_renames_and_removes(desk: Desk) -> None:
+def test_traced_save_has_all_kinds_of_calls(desk: Desk) -> None:
     """Otherwise the tests below would prove less than they say."""
     names = Counter(call.name for call in desk.calls)
     assert names["write"] >= 4
@@ -81,7 +81,7 @@ def test_the_save_that_is_struck_writes_flushes_renames_and_removes(desk: Desk) 
     assert sum(count for name, count in names.items() if name.startswith("unlink")) >= 4
 
 
-def test_killed_at_any_call_of_a_save_it_is_saved_again_with_the_same_bytes(desk: Desk, tell: Tell) -> None:
+def test_save_killed_at_any_system_call(desk: Desk, tell: Tell) -> None:
     for call in some(desk.calls, random.Random(0)):
         child = desk.struck(*kill_at(call))
         assert child.wait() == 137, call
@@ -90,7 +90,7 @@ def test_killed_at_any_call_of_a_save_it_is_saved_again_with_the_same_bytes(desk
 
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
-def test_refused_any_call_of_a_save_it_says_so_and_the_old_checkpoint_stays(desk: Desk, tell: Tell, error: str) -> None:
+def test_save_with_any_system_call_failing(desk: Desk, tell: Tell, error: str) -> None:
     words = {"ENOSPC": "error: the disk is full: could not write '", "EIO": "error: the disk failed: "}
     for call in some(desk.calls, random.Random(1)):
         child = desk.struck(*refuse(call, error))
@@ -103,7 +103,7 @@ def test_refused_any_call_of_a_save_it_says_so_and_the_old_checkpoint_stays(desk
 
 
 @pytest.mark.parametrize("harm", ["killed", "ENOSPC"])
-def test_a_training_that_is_struck_at_any_call_ends_in_the_same_bits(
+def test_training_interrupted_at_any_system_call(
     undisturbed: Undisturbed, tmp_path: Path, tell: Tell, harm: str
 ) -> None:
     """Every file of the run has its turn, before any has its second."""

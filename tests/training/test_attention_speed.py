@@ -33,12 +33,12 @@ def speeds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 @pytest.mark.parametrize(
     ("sdpa", "blocked", "fastest"), [(2.0, 1.0, "blocked"), (1.0, 1.0, "sdpa"), (1.05, 1.0, "sdpa"), (1.0, 2.0, "sdpa")]
 )
-def test_blocks_are_taken_where_they_are_clearly_faster(speeds: Any, sdpa: float, blocked: float, fastest: str) -> None:
+def test_blocked_attention_is_chosen_if_clearly_faster(speeds: Any, sdpa: float, blocked: float, fastest: str) -> None:
     speeds(sdpa, blocked)
     assert fastest_attention(MODEL, 8, Machine("cpu", "bfloat16")) == fastest
 
 
-def test_measured_once_for_a_shape_and_remembered(speeds: Any) -> None:
+def test_measurement_is_cached_by_shape(speeds: Any) -> None:
     calls = speeds(2.0, 1.0)
     assert fastest_attention(MODEL, 8, Machine("cpu", "bfloat16")) == "blocked"
     speeds(1.0, 2.0)
@@ -48,7 +48,7 @@ def test_measured_once_for_a_shape_and_remembered(speeds: Any) -> None:
 
 
 @pytest.mark.parametrize(("device", "dtype"), [("cpu", "float32"), ("cuda", "bfloat16"), ("mps", "float32")])
-def test_elsewhere_it_is_the_fused_kernel_without_measuring(speeds: Any, device: Any, dtype: Any) -> None:
+def test_gpu_and_fp32_use_sdpa_without_measuring(speeds: Any, device: Any, dtype: Any) -> None:
     calls = speeds(2.0, 1.0)
     assert fastest_attention(MODEL, 8, Machine(device, dtype)) == "sdpa"
     assert calls == []

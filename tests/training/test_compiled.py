@@ -80,7 +80,7 @@ def compiled_by(
 
 @pytest.mark.parametrize("compiler", MISCOMPILED)
 @pytest.mark.parametrize("rows", [4, 5])
-def test_wrong_code_is_found_before_it_trains(monkeypatch: pytest.MonkeyPatch, compiler: Any, rows: int) -> None:
+def test_miscompiled_code_is_detected_and_not_used(monkeypatch: pytest.MonkeyPatch, compiler: Any, rows: int) -> None:
     if compiler is first_row_only and rows % 2:
         pytest.skip("an odd batch is checked with one sequence, so this error cannot show")
     loss, reports = compiled_by(monkeypatch, compiler)
@@ -94,7 +94,7 @@ def test_wrong_code_is_found_before_it_trains(monkeypatch: pytest.MonkeyPatch, c
 
 
 @pytest.mark.parametrize("compiler", [no_gradient, wrong_loss])
-def test_gross_errors_show_in_spite_of_dropout(monkeypatch: pytest.MonkeyPatch, compiler: Any) -> None:
+def test_gross_errors_are_detected_with_dropout(monkeypatch: pytest.MonkeyPatch, compiler: Any) -> None:
     gross = (lambda eager: changed(eager, lambda loss: 2 * loss)) if compiler is wrong_loss else compiler
     loss, reports = compiled_by(monkeypatch, gross, replace(CONFIG, dropout=0.5))
     loss(BATCH)
@@ -103,7 +103,7 @@ def test_gross_errors_show_in_spite_of_dropout(monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1, 0.5])
 @pytest.mark.parametrize("seed", range(5))
-def test_right_code_is_used(monkeypatch: pytest.MonkeyPatch, dropout: float, seed: int) -> None:
+def test_correct_code_is_used(monkeypatch: pytest.MonkeyPatch, dropout: float, seed: int) -> None:
     torch.manual_seed(seed)
     loss, reports = compiled_by(monkeypatch, lambda eager: eager, replace(CONFIG, dropout=dropout))
     loss(BATCH)
@@ -111,7 +111,7 @@ def test_right_code_is_used(monkeypatch: pytest.MonkeyPatch, dropout: float, see
     assert loss.in_use
 
 
-def test_check_leaves_gradients_and_random_numbers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_keeps_gradients_and_rng(monkeypatch: pytest.MonkeyPatch) -> None:
     loss, _ = compiled_by(monkeypatch, lambda eager: eager, replace(CONFIG, dropout=0.5))
     parameters = list(loss._model.parameters())
     parameters[0].grad = torch.ones_like(parameters[0])
@@ -142,9 +142,7 @@ def test_each_shape_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=str,
 )
-def test_compiler_that_fails_is_reported_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
-) -> None:
+def test_failing_compiler_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception, told: str) -> None:
     calls = []
 
     def broken(batch: Batch) -> LossSum:
@@ -158,7 +156,7 @@ def test_compiler_that_fails_is_reported_in_one_line(
     assert [report.reason for report in reports] == [f"torch.compile failed ({told})"]
 
 
-def test_short_memory_is_not_taken_for_a_broken_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_is_not_a_compiler_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     def large(_: Batch) -> LossSum:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -169,7 +167,7 @@ def test_short_memory_is_not_taken_for_a_broken_compiler(monkeypatch: pytest.Mon
     assert loss.in_use
 
 
-def test_numbers_that_are_not_finite_are_left_to_the_monitor() -> None:
+def test_non_finite_numbers_pass_the_check() -> None:
     broken = {LOSS: math.nan, "weight": math.inf}
     assert compare({LOSS: 1.0, "weight": 1.0}, broken, TOLERANCE["float32"]).ok
 

@@ -28,12 +28,12 @@ from fledge.training.config import TrainConfig
     ],
     ids=str,
 )
-def test_an_impossible_training_value_is_refused_by_name(wrong: dict[str, Any]) -> None:
+def test_invalid_train_setting_is_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"train.{next(iter(wrong))}"):
         TrainConfig(**wrong)
 
 
-def test_the_hint_for_a_micro_batch_lists_the_ones_that_work() -> None:
+def test_hint_lists_valid_micro_batches() -> None:
     with pytest.raises(UserError) as refusal:
         TrainConfig(batch=12, micro_batch=5)
     assert "1, 2, 3, 4, 6, 12" in refusal.value.hint
@@ -42,6 +42,6 @@ def test_the_hint_for_a_micro_batch_lists_the_ones_that_work() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"temperature": -1.0}, {"temperature": float("nan")}, {"sample_tokens": -1}], ids=str
 )
-def test_an_impossible_tracking_value_is_refused_by_name(wrong: dict[str, Any]) -> None:
+def test_invalid_track_setting_is_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
         TrackConfig(**wrong)

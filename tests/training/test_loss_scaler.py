@@ -17,7 +17,7 @@ Build = Callable[..., TrainStep]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_half_precision_learns_what_full_precision_learns(optimizer: str, stepper: Build) -> None:
+def test_fp16_and_bf16_learn_like_fp32(optimizer: str, stepper: Build) -> None:
     half, full = stepper("float16", optimizer), stepper("float32", optimizer)
     ours, wanted = ([each(step).loss for step in range(STEPS)] for each in (half, full))
     assert ours == pytest.approx(wanted, rel=0.05)
@@ -25,7 +25,7 @@ def test_half_precision_learns_what_full_precision_learns(optimizer: str, steppe
     assert all(p.isfinite().all() for p in half.model.parameters())
 
 
-def test_a_scale_that_is_too_large_is_halved_until_it_fits_and_the_update_is_the_same(stepper: Build) -> None:
+def test_too_large_scale_is_halved_without_changing_the_update(stepper: Build) -> None:
     """A power of two changes no digit, as long as none is lost."""
     bold, healthy = stepper("float16"), stepper("float16")
     assert isinstance(bold.scaling, LossScaler)
@@ -53,7 +53,7 @@ def test_small_gradients_are_lost_without_a_scale(stepper: Build) -> None:
     assert norms[2.0**16] > 1.05 * norms[1.0]
 
 
-def test_a_larger_scale_is_tried_after_many_good_steps_and_never_an_endless_one() -> None:
+def test_scale_grows_after_good_steps_up_to_the_maximum() -> None:
     scaler = LossScaler(MAX_SCALE / 2)
     for _ in range(3 * GROWTH_INTERVAL):
         assert scaler.accept(torch.tensor(1.0))

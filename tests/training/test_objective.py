@@ -128,7 +128,7 @@ def run_rank() -> None:
         compare(results, step.model)
 
 
-def test_default_objective_counts_valid_targets_and_has_no_metrics() -> None:
+def test_next_token_objective_has_no_metrics() -> None:
     [result, *_], _ = train(World(), 8, False, NextTokenObjective())
     assert result.objective_metrics == {}
     assert result.tokens == BATCH * 8

@@ -38,7 +38,7 @@ def gradients_of(model: GPT, loss: Tensor) -> dict[str, Tensor]:
     ids=lambda parts: "+".join(parts),
 )
 @pytest.mark.parametrize(("dtype", "near"), [("float32", 1e-6), ("bfloat16", 2e-2), ("float16", 2e-2)])
-def test_chunked_loss_teaches_the_model_the_same(parts: dict[str, Any], dtype: Any, near: float) -> None:
+def test_chunked_loss_equals_the_reference(parts: dict[str, Any], dtype: Any, near: float) -> None:
     assert CHUNK < INPUTS.numel() < 2 * CHUNK  # two chunks, not of one size
     model, machine = build(replace(LARGE, **parts), 0), Machine("cpu", dtype)
     with machine.autocast():
@@ -53,14 +53,14 @@ def test_chunked_loss_teaches_the_model_the_same(parts: dict[str, Any], dtype: A
 
 
 @pytest.mark.parametrize("chunked", [True, False])
-def test_twice_the_same_bits(chunked: bool) -> None:
+def test_gradients_are_deterministic(chunked: bool) -> None:
     model = build(LARGE, 0)
     loss = wrap(model, CPU, next_token_objective(CPU, chunked=chunked))
     one, other = (gradients_of(model, loss(BATCH).total) for _ in range(2))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_exactness_is_known_to_the_compiler_and_does_not_import_it() -> None:
+def test_determinism_is_set_without_importing_the_compiler() -> None:
     code = """
 import sys, torch
 from fledge.training.parallel import use_deterministic_algorithms

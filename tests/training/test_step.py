@@ -45,7 +45,7 @@ def stepper(micro_batch: int = BATCH, clip: float = 0.5) -> TrainStep:
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.05, 100.0])
-def test_it_is_the_loop_that_one_would_write_by_hand(clip: float) -> None:
+def test_step_equals_a_plain_training_loop(clip: float) -> None:
     ours = stepper(clip=clip)
     model = build(MODEL, 1)
     matrices = [p for p in model.parameters() if p.ndim >= 2]
@@ -78,7 +78,7 @@ def test_it_is_the_loop_that_one_would_write_by_hand(clip: float) -> None:
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2])
-def test_micro_batches_give_the_update_of_the_whole_batch(micro_batch: int) -> None:
+def test_accumulation_equals_the_whole_batch(micro_batch: int) -> None:
     whole, pieces = stepper(BATCH), stepper(micro_batch)
     one, two = whole(0), pieces(0)
     assert one.loss == pytest.approx(two.loss, rel=1e-6)
@@ -90,7 +90,7 @@ def test_micro_batches_give_the_update_of_the_whole_batch(micro_batch: int) -> N
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4, msg=name)
 
 
-def test_a_step_lasts_until_its_numbers_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_time_includes_waiting_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU is handed work that it has not done yet: asking for a number waits for it."""
 
     class Late:
@@ -104,26 +104,26 @@ def test_a_step_lasts_until_its_numbers_are_there(monkeypatch: pytest.MonkeyPatc
     assert ours(0).seconds >= 0.1
 
 
-def test_gradients_do_not_leak_into_the_next_step() -> None:
+def test_gradients_are_cleared_after_the_step() -> None:
     ours = stepper()
     ours(0)
     assert all(p.grad is None for p in ours.model.parameters())
 
 
-def test_it_learns() -> None:
+def test_loss_decreases() -> None:
     ours = stepper(clip=1.0)
     ours.multiplier = lambda _: 1.0
     losses = [ours(step % 3).loss for step in range(60)]
     assert losses[-1] < losses[0] / 2
 
 
-def test_the_wrapped_model_keeps_the_names_of_its_weights() -> None:
+def test_wrapped_model_keeps_its_weight_names() -> None:
     model = build(MODEL, 0)
     wrap(model, CPU, compile=False)
     assert all(not name.startswith(("_orig_mod", "module", "model")) for name, _ in model.named_parameters())
 
 
-def test_half_precision_leaves_weights_and_loss_in_full_precision(tmp_path: Path) -> None:
+def test_bf16_keeps_weights_and_loss_in_fp32(tmp_path: Path) -> None:
     model = build(MODEL, 0)
     batch = Batch(torch.zeros(2, 8, dtype=torch.long), torch.ones(2, 8, dtype=torch.long))
     loss = wrap(model, Machine("cpu", "bfloat16"), compile=False)(batch).total

@@ -42,7 +42,7 @@ losses.cross_entropy_sum, TrainStep._attempt = poisoned, seen
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_what_is_no_number_on_one_rank_leads_all_back_and_around_the_text(
+def test_nan_on_one_rank_rolls_all_ranks_back(
     home: Any, together: Callable[..., str], tmp_path: Path, parallel: str
 ) -> None:
     poison = tmp_path / "poison.py"
@@ -60,7 +60,7 @@ def test_what_is_no_number_on_one_rank_leads_all_back_and_around_the_text(
     assert (rescue["step"], rescue["failed_step"]) == (6, 11)
 
 
-def test_ranks_prepare_a_text_and_measure_the_attention_in_bf16(home: Any, together: Callable[..., str]) -> None:
+def test_ranks_prepare_a_text_in_bf16(home: Any, together: Callable[..., str]) -> None:
     steps = ("--train.steps", "2", "--train.dtype", "bfloat16", "--model.attention", "auto")
     together(home.training("bird", *steps), 2)
     config = tomllib.loads((home.runs / "bird" / "config.toml").read_text())
@@ -79,7 +79,7 @@ class WithOneShortOfMemory(World):
         return max(number, answer)
 
 
-def test_as_many_sequences_are_computed_at_once_as_fit_on_every_rank() -> None:
+def test_micro_batch_fits_on_every_rank() -> None:
     ids = np.arange(100).astype(np.uint16)
     machine = Machine("cpu", "float32", World(0, 2))
     loader = Loader(WindowReader(Split("train", [ids], [np.zeros(1)]), WindowSampler(len(ids), 4, 4, 0)), 16, machine)

@@ -24,7 +24,7 @@ def wait_for(path: Path, lines: int) -> None:
         time.sleep(0.01)
 
 
-def test_when_a_rank_is_killed_all_end_and_the_run_is_whole(home: Any, ranks: Callable[..., Any]) -> None:
+def test_killed_rank_ends_all_and_the_run_is_intact(home: Any, ranks: Callable[..., Any]) -> None:
     started = ranks(home.training("bird", *LONG), 2)
     wait_for(home.runs / "bird" / "metrics.csv", 30)
     started.kill(1, signal.SIGKILL)
@@ -39,7 +39,7 @@ def test_when_a_rank_is_killed_all_end_and_the_run_is_whole(home: Any, ranks: Ca
 
 
 @pytest.mark.parametrize(("rank", "number"), [(0, signal.SIGINT), (1, signal.SIGTERM)])
-def test_a_signal_to_any_rank_saves_and_ends_all(home: Any, ranks: Callable[..., Any], rank: int, number: int) -> None:
+def test_signal_to_any_rank_saves_and_stops_all(home: Any, ranks: Callable[..., Any], rank: int, number: int) -> None:
     started = ranks(home.training("bird", *LONG, "--train.steps", "100000"), 2)
     wait_for(home.runs / "bird" / "metrics.csv", 12)
     started.kill(rank, number)
@@ -52,7 +52,7 @@ def test_a_signal_to_any_rank_saves_and_ends_all(home: Any, ranks: Callable[...,
 
 
 @pytest.mark.parametrize("size", ["1", "2"])
-def test_torchrun_starts_ranks_again_and_the_run_goes_on(home: Any, size: str) -> None:
+def test_torchrun_restart_continues_the_run(home: Any, size: str) -> None:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", size, "--max-restarts", "2"]
     words = [*torchrun, "-m", "--", "fledge", *home.training("bird", *LONG, "--train.steps", "150")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -70,7 +70,7 @@ def test_torchrun_starts_ranks_again_and_the_run_goes_on(home: Any, size: str) -
     assert [row.partition(",")[0] for row in rows] == [str(step) for step in range(151)]
 
 
-def test_a_run_that_was_there_before_is_not_gone_on_with_by_a_restart(home: Any) -> None:
+def test_restart_does_not_continue_an_older_run(home: Any) -> None:
     home.train("bird")
     store.remove_later(home.runs / "bird" / "checkpoints", 9)  # it could go on
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "--max-restarts", "1"]
@@ -83,7 +83,7 @@ def test_a_run_that_was_there_before_is_not_gone_on_with_by_a_restart(home: Any)
     assert (home.runs / "bird" / "events.jsonl").read_bytes() == before
 
 
-def test_a_restart_must_know_its_run(
+def test_restart_needs_the_name_of_the_run(
     home: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
@@ -91,7 +91,7 @@ def test_a_restart_must_know_its_run(
     assert "add --run NAME" in capsys.readouterr().err
 
 
-def test_a_batch_that_ranks_cannot_share_is_refused(home: Any, ranks: Callable[..., Any]) -> None:
+def test_indivisible_batch_is_refused(home: Any, ranks: Callable[..., Any]) -> None:
     started = ranks(home.training("bird", "--train.batch", "9"), 2)
     assert started.codes() == [2, 2]
     said = started.said()
@@ -100,7 +100,7 @@ def test_a_batch_that_ranks_cannot_share_is_refused(home: Any, ranks: Callable[.
     assert not home.runs.exists()
 
 
-def test_what_only_the_first_can_find_wrong_is_said_once(home: Any, ranks: Callable[..., Any]) -> None:
+def test_error_of_the_main_process_is_printed_once(home: Any, ranks: Callable[..., Any]) -> None:
     started = ranks(home.words("train", str(home.toml), "--data.corpus", "/nowhere"), 2)
     assert started.codes() == [2, 2]
     assert [said.count("error: ") for said in started.said()] == [1, 0], "the others wait for the text"
@@ -110,9 +110,7 @@ def test_what_only_the_first_can_find_wrong_is_said_once(home: Any, ranks: Calla
 LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))"
 
 
-def test_a_part_that_cannot_be_written_is_an_error_and_not_a_traceback(
-    home: Any, ranks: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_unwritable_shard_is_an_error_without_traceback(home: Any, ranks: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "limit.py").write_text(LIMIT)
     larger = ("--model.n_embd", "64", "--train.parallel", "fsdp", "--train.sharded_save", "true")
     started = ranks(home.training("bird", *larger), 2, first=str(tmp_path / "limit.py"))
@@ -124,7 +122,7 @@ def test_a_part_that_cannot_be_written_is_an_error_and_not_a_traceback(
     assert list((home.runs / "bird" / "checkpoints").iterdir()) == []
 
 
-def test_other_verbs_are_for_one_process(
+def test_other_verbs_refuse_torchrun(
     home: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -132,7 +130,7 @@ def test_other_verbs_are_for_one_process(
     assert capsys.readouterr().err.startswith("error: torchrun cannot start fledge runs\nhint: it can start train")
 
 
-def test_processes_that_nobody_introduced_say_so(
+def test_missing_rendezvous_is_an_error(
     home: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -146,7 +144,7 @@ def answers(port: int) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_who_waits_for_others_ends_when_it_is_asked_to(home: Any, number: int) -> None:
+def test_waiting_rank_exits_on_a_signal(home: Any, number: int) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -164,7 +162,9 @@ def test_who_waits_for_others_ends_when_it_is_asked_to(home: Any, number: int) -
         process.kill()
 
 
-def test_many_judge_as_one(own: Any, together: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_ranks_evaluate_like_one_process(
+    own: Any, together: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert own.do("eval", "bird", "--json") == 0
     alone = capsys.readouterr().out
     assert together(own.words("eval", "bird", "--json"), 3) == alone

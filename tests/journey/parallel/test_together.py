@@ -61,7 +61,7 @@ def near(run: Path) -> Any:
 
 
 @pytest.mark.parametrize(("size", "micro", "point"), TOPOLOGIES if WHOLE else TOPOLOGIES[4::9])
-def test_a_run_goes_on_with_another_number_of_ranks(
+def test_resume_with_another_number_of_ranks(
     home: Any,
     together: Callable[..., str],
     tmp_path: Path,
@@ -92,7 +92,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(
 
 
 @pytest.mark.parametrize(("parallel", "size"), [("ddp", 4), ("fsdp", 2)])
-def test_the_same_number_of_ranks_gives_the_same_bits_also_after_a_stop(
+def test_same_number_of_ranks_is_bit_identical(
     home: Any, together: Callable[..., str], outcome_of: Callable[[Path], Any], parallel: str, size: int
 ) -> None:
     settings = (*KEPT, *DROPOUT, "--train.parallel", parallel, "--train.micro_batch", "1")
@@ -105,9 +105,7 @@ def test_the_same_number_of_ranks_gives_the_same_bits_also_after_a_stop(
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_model_in_parts_learns_what_a_whole_one_learns(
-    home: Any, together: Callable[..., str], optimizer: str
-) -> None:
+def test_fsdp_learns_like_ddp(home: Any, together: Callable[..., str], optimizer: str) -> None:
     settings = (*KEPT, "--optim.optimizer", optimizer, "--optim.weight_decay", "0.1", "--model.tied", "true")
     alone = home.train("alone", *settings)
     for parallel in ("ddp", "fsdp"):
@@ -119,7 +117,7 @@ def test_a_model_in_parts_learns_what_a_whole_one_learns(
     assert losses(home.runs / "fsdp") == near(alone), "and is taken apart again"
 
 
-def test_a_checkpoint_in_parts_is_whole_for_any_number_of_ranks(
+def test_sharded_checkpoint_for_any_number_of_ranks(
     home: Any, together: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     alone = home.train("alone", *KEPT)
@@ -153,7 +151,7 @@ def test_a_checkpoint_in_parts_is_whole_for_any_number_of_ranks(
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_a_checkpoint_is_proved_by_as_many_ranks_as_made_it_and_by_one(
+def test_verify_with_the_same_ranks_and_with_one(
     home: Any, together: Callable[..., str], capsys: pytest.CaptureFixture[str], parallel: str
 ) -> None:
     together(home.training("two", "--train.parallel", parallel, "--model.dropout", "0.1"), 2)
