@@ -221,7 +221,7 @@ def test_file_of_a_preset_is_short(name: str) -> None:
 
 
 def test_files_pass_ruff_check_and_ruff_format(folder: Path) -> None:
-    for words in (["check", "--ignore", "T20"], ["format", "--diff"]):
+    for words in (["check", "--ignore", "T20,TID251"], ["format", "--diff"]):
         command = [sys.executable, "-m", "ruff", *words, "--no-cache", "--config", str(ROOT / "pyproject.toml"), "."]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout
