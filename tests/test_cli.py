@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fledge import __version__
-from fledge.cli.main import JOURNEY, VERBS, load_command, main, make_parser, parse
+from fledge.cli.main import COMMAND_GROUPS, SUMMARIES, load_command, main, make_parser, parse
 from fledge.core.errors import UserError
 from fledge.core.files import atomic_folder
 
@@ -37,26 +37,26 @@ def help_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 
 @pytest.mark.parametrize("argv", [[], ["-h"], ["--help"], ["help"]], ids=str)
-def test_overview_lists_every_verb_on_one_screen(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
+def test_overview_lists_every_command_on_one_screen(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
     assert main(argv) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 40
     assert max(map(len, lines)) <= 80
-    for name in VERBS:
+    for name in SUMMARIES:
         assert [line for line in lines if line.startswith(f"  {name} ")], name
 
 
-def test_every_verb_has_one_stage() -> None:
-    assert sum(map(len, JOURNEY.values())) == len(VERBS)
+def test_every_command_has_one_group() -> None:
+    assert sum(map(len, COMMAND_GROUPS.values())) == len(SUMMARIES)
 
 
-@pytest.mark.parametrize("name", VERBS)
-def test_every_verb_has_a_command_module(name: str) -> None:
+@pytest.mark.parametrize("name", SUMMARIES)
+def test_every_command_has_a_module(name: str) -> None:
     assert callable(load_command(name).run)
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])
-@pytest.mark.parametrize("name", VERBS)
+@pytest.mark.parametrize("name", SUMMARIES)
 def test_help_fits_one_screen_and_has_an_example(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, columns: str
 ) -> None:
@@ -73,13 +73,15 @@ def test_help_of_a_subcommand_has_an_example(capsys: pytest.CaptureFixture[str],
     assert f"  fledge {name} {action} " in help_of(capsys, name, action)
 
 
-@pytest.mark.parametrize("name", VERBS)
+@pytest.mark.parametrize("name", SUMMARIES)
 def test_every_argument_has_help(name: str) -> None:
     for action in make_parser(name)._actions:
         assert action.help or action.choices, action.dest
 
 
-EXAMPLES = {line for verb in VERBS for line in load_command(verb).EXAMPLES if line.startswith(("fledge", "torchrun"))}
+EXAMPLES = {
+    line for name in SUMMARIES for line in load_command(name).EXAMPLES if line.startswith(("fledge", "torchrun"))
+}
 
 
 @pytest.mark.parametrize("example", sorted(EXAMPLES))
@@ -88,7 +90,7 @@ def test_every_example_parses(example: str) -> None:
         example.partition("    ")[0].partition(" > ")[0].removeprefix("torchrun --nproc-per-node 4 -m -- ")
     )
     assert program == "fledge"
-    assert parse(argv).verb == argv[0]
+    assert parse(argv).command == argv[0]
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["--version"], ["train", "--help"], ["trian"], ["train", "demo", "--x"]])
@@ -118,7 +120,7 @@ def test_exit_status_of_the_process_is_that_of_main() -> None:
     )
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == "error: unknown verb 'trian'\nhint: did you mean 'train'?\n"
+    assert done.stderr == "error: unknown command 'trian'\nhint: did you mean 'train'?\n"
 
 
 def test_debug_raises_the_error() -> None:

@@ -1,4 +1,4 @@
-"""fledge from Python, made for notebooks.
+"""fledge from Python, for notebooks.
 
     import fledge
 

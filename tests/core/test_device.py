@@ -108,7 +108,7 @@ def test_processor_has_a_name() -> None:
 @pytest.mark.parametrize(
     ("device", "dtype", "there"),
     [("cpu", "float32", True), ("cpu", "bfloat16", False), ("cpu", "float16", False), ("cuda", "float16", True),
-     ("cuda", "bfloat16", False)],
+     ("cuda", "bfloat16", False), ("mps", "float32", True), ("mps", "float16", False)],
 )  # fmt: skip
 def test_dtype_without_units_is_detected(device: str, dtype: str, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machines, "has_bf16_units", lambda _: False)

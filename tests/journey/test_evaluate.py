@@ -98,3 +98,13 @@ def test_recipe_equals_the_command_and_prints_nothing(trained, capsys: pytest.Ca
     result = evaluate("bird", runs=trained.runs)
     assert capsys.readouterr() == ("", "")
     assert {"run": "bird", "step": 40, **asdict(result.loss), "dtype": result.dtype} == json_of(trained, capsys, "bird")
+
+
+def test_dtype_without_units_is_evaluated_in_fp32(trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {**open_run("bird", trained.runs).config()}
+    config["train"] = {**config["train"], "dtype": "float16"}
+    monkeypatch.setattr("fledge.runs.run_folder.RunFolder.config", lambda _: config)
+    for units, dtype in ((False, "float32"), (True, "float16")):
+        monkeypatch.setattr("fledge.core.device.has_units", lambda *_, there=units: there)
+        monkeypatch.setattr("fledge.core.device.has_bf16_units", lambda _, there=units: not there)
+        assert evaluate("bird", runs=trained.runs, device="cpu").dtype == dtype

@@ -137,7 +137,7 @@ def test_run_with_init_does_not_restart_without_checkpoints(home, capsys) -> Non
     store.remove_later(run / "checkpoints", -1)
     assert home.do("resume", "child") == 2
     error, hint = said(capsys)[-2:]
-    assert error == "error: 'child' has lost its checkpoints"
+    assert error == "error: 'child' has no checkpoints left"
     assert "--init bird" in hint
 
 
@@ -182,7 +182,7 @@ def test_verify_names_a_checkpoint_that_differs(home, capsys, monkeypatch) -> No
 def test_verify_prints_that_all_is_identical(home, capsys) -> None:
     home.train("bird", *STOPPED)
     assert home.do("resume", "bird", "--verify") == 0
-    assert "bit for bit the same" in capsys.readouterr().out
+    assert "are bit-identical" in capsys.readouterr().out
 
 
 def test_rewind_reports_what_it_removes(home, capsys, monkeypatch: pytest.MonkeyPatch) -> None:

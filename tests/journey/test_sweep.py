@@ -211,7 +211,7 @@ def test_mistake_in_the_file_is_refused_at_once(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--trials", "0"], "'0' is not a whole number of at least 1"),
+        (["--trials", "0"], "'0' is not a positive integer"),
         (["--workers", "none"], "'none' is not a whole number"),
         (["--run", "a/b"], "a run cannot be named 'a/b'"),
         (["--address", "here:1"], "--address is for --engine ray"),

@@ -13,7 +13,7 @@ from fledge.core import device
             ("--train.dtype", "float16"),
             "this cpu has no float16 units and emulates them slowly: use --train.dtype float",
         ),
-        (("--optim.warmup_steps", "3"), "warms up until the end: 3 warm-up steps of 2 steps in all"),
+        (("--optim.warmup_steps", "3"), "warms up until the end: 3 warmup steps of 2 steps in all"),
     ],
 )
 def test_unwise_settings_give_one_warning(home, capsys, monkeypatch, words, said) -> None:

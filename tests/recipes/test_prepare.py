@@ -296,7 +296,7 @@ def test_odd_and_dropped_text_is_counted(desk: Path, say: Say) -> None:
         "  2 empty documents, left out",
         "  2 bytes that were not UTF-8, now '�'",
         "  1 NUL character, kept",
-        "  1 half of a character, now '�'",
+        "  1 lone surrogate, now '�'",
     ]
 
 
@@ -317,7 +317,7 @@ def test_json_is_on_stdout_and_notices_on_stderr(desk: Path, say: Say) -> None:
         found = json.loads("\n".join(out))
         assert found["splits"]["train"] == {"tokens": 11, "documents": 1, "bytes": 10}
         assert found["folder"] == "data"
-        assert err[0] == ("'data' holds this very dataset already: nothing to do" if again else SEEN_ONCE)
+        assert err[0] == ("'data' already contains this dataset: nothing to do" if again else SEEN_ONCE)
 
 
 SEEN_ONCE = "1 file, 10 B; held out: nothing"
@@ -415,7 +415,7 @@ def test_separator_that_is_not_utf8_is_refused(desk: Path, say: Say) -> None:
         ("--data.include *.md", "no file of 'one.txt' is left", "loosen"),
         ("--tokenizer.vocab_size 60000", "this text yields only", "lower the vocabulary size"),
         ("--data.min_length 1000", "the filters drop every document of 'one.txt' (1 too short)", "loosen the filters"),
-        ("--workers 0", "'0' is not a whole number of at least 1", "--help"),
+        ("--workers 0", "'0' is not a positive integer", "--help"),
         ("--address here:1", "--address is the address of a Ray cluster", "--engine ray"),
     ],
 )

@@ -68,5 +68,5 @@ def refuse_ray_arguments(args: argparse.Namespace) -> None:
 
 def positive_int(word: str) -> int:
     if not word.isdigit() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{word!r} is not a positive integer")
     return int(word)

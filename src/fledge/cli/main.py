@@ -1,6 +1,6 @@
-"""The `fledge` command: find the verb's module, parse its arguments, run it, and report errors.
+"""The `fledge` command: find the command's module, parse its arguments, run it, and report errors.
 
-Only the module of the called verb is imported, and it imports torch in its `run` only, so that --help is fast.
+Only the module of the given command is imported, and torch only inside its `run`, so that --help is fast.
 """
 
 import argparse
@@ -18,22 +18,23 @@ from fledge.core.errors import Interrupted, UserError, from_os_error, nearest, o
 from fledge.core.signals import signal_number, sigterm_as_ctrl_c
 from fledge.core.torch_version import refuse_untested_torch
 
-JOURNEY = {
+# The registry of commands, by group: name → summary, for `fledge --help` and the command's own --help.
+COMMAND_GROUPS = {
     "begin": {
-        "demo": "the whole journey in about three minutes",
+        "demo": "end-to-end demo in about three minutes",
         "doctor": "this machine, and what fledge will use on it",
     },
     "text": {
         "corpora": "list the named corpora",
         "tokenizer": "train and inspect tokenizers",
-        "prepare": "text → a dataset of tokens",
+        "prepare": "tokenize text into a dataset",
     },
     "train": {
-        "presets": "list the presets: known GPTs and their sizes",
-        "plan": "forecast time, memory and loss of a training",
+        "presets": "list the presets and their sizes",
+        "plan": "forecast time, memory and loss of a training run",
         "train": "train a model",
         "resume": "continue a run exactly where it stopped",
-        "sweep": "search for the best settings with many trainings",
+        "sweep": "search for the best settings with many training runs",
         "data": "show the text that a training step learned from",
         "runs": "list the runs",
         "plot": "draw loss, learning rate, gradient norm, speed",
@@ -41,13 +42,13 @@ JOURNEY = {
     "use": {
         "generate": "let a model continue a text",
         "eval": "measure a model on a whole split",
-        "export": "a model for other programs: transformers, llama.cpp",
-        "import": "a model of another program → a run",
-        "eject": "a model as one readable file that does not need fledge",
+        "export": "export a model to transformers or llama.cpp",
+        "import": "import a model from another program",
+        "eject": "write a model as one standalone Python file",
     },
 }
-VERBS = {name: summary for stage in JOURNEY.values() for name, summary in stage.items()}
-MODULES = {"import": "import_model"}  # in commands/, where the module cannot have the verb's name
+SUMMARIES = {name: summary for group in COMMAND_GROUPS.values() for name, summary in group.items()}
+MODULES = {"import": "import_model"}  # in commands/, where the module cannot have the command's name
 DISTRIBUTED = ("train", "resume", "eval")  # torchrun can start these
 
 
@@ -62,21 +63,22 @@ class Command(Protocol):
 
 
 def overview() -> str:
-    """`fledge --help`: the journey on one screen."""
-    lines = ["Raise a GPT from scratch: your text, your machine, every step visible.", "", "usage: fledge VERB …", ""]
-    for stage, verbs in JOURNEY.items():
-        lines += [f"{stage}:", *(f"  {name:<11}{summary}" for name, summary in verbs.items()), ""]
-    lines += ["new here?  fledge demo", "one verb:  fledge VERB --help"]
+    """`fledge --help`: all commands on one screen."""
+    lines = ["Raise a GPT from scratch: your text, your machine, every step visible.", ""]
+    lines += ["usage: fledge COMMAND …", ""]
+    for group, commands in COMMAND_GROUPS.items():
+        lines += [f"{group}:", *(f"  {name:<11}{summary}" for name, summary in commands.items()), ""]
+    lines += ["new here?  fledge demo", "help:      fledge COMMAND --help"]
     return "\n".join(lines)
 
 
-def load_command(verb: str) -> Command:
-    return cast(Command, importlib.import_module(f"fledge.cli.commands.{MODULES.get(verb, verb)}"))
+def load_command(name: str) -> Command:
+    return cast(Command, importlib.import_module(f"fledge.cli.commands.{MODULES.get(name, name)}"))
 
 
-def make_parser(verb: str) -> Parser:
-    command, summary = load_command(verb), VERBS[verb]
-    parser = Parser(prog=f"fledge {verb}", description=f"{summary[0].upper()}{summary[1:]}.")
+def make_parser(name: str) -> Parser:
+    command, summary = load_command(name), SUMMARIES[name]
+    parser = Parser(prog=f"fledge {name}", description=f"{summary[0].upper()}{summary[1:]}.")
     parser.show_examples(*command.EXAMPLES)
     command.add_arguments(parser)
     add_common_arguments(parser)
@@ -84,20 +86,20 @@ def make_parser(verb: str) -> Parser:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments of a verb; `args.overrides` holds the words of its --section.key VALUE."""
-    verb, *words = argv
-    if verb not in VERBS:
-        raise UserError(f"unknown verb '{verb}'", nearest(verb, VERBS) or "fledge --help lists the verbs")
-    if verb not in DISTRIBUTED and os.environ.get("WORLD_SIZE", "1") != "1":  # every rank would do all of it
-        raise UserError(f"torchrun cannot start fledge {verb}", f"it can start {', '.join(DISTRIBUTED)}")
-    parser = make_parser(verb)
-    words, settings = split_settings(words) if getattr(load_command(verb), "TAKES_SETTINGS", False) else (words, [])
+    """The arguments of a command; `args.overrides` holds the words of its --section.key VALUE."""
+    name, *words = argv
+    if name not in SUMMARIES:
+        raise UserError(f"unknown command '{name}'", nearest(name, SUMMARIES) or "fledge --help lists the commands")
+    if name not in DISTRIBUTED and os.environ.get("WORLD_SIZE", "1") != "1":  # every rank would do all of it
+        raise UserError(f"torchrun cannot start fledge {name}", f"it can start {', '.join(DISTRIBUTED)}")
+    parser = make_parser(name)
+    words, settings = split_settings(words) if getattr(load_command(name), "TAKES_SETTINGS", False) else (words, [])
     args, rest = parser.parse_known_args(words)
     if rest:
         wrong = rest[0].partition("=")[0]
         known = [option for action in parser._actions for option in action.option_strings]
-        raise UserError(f"unknown argument '{wrong}'", nearest(wrong, known) or f"see: fledge {verb} --help")
-    args.verb, args.overrides = verb, settings
+        raise UserError(f"unknown argument '{wrong}'", nearest(wrong, known) or f"see: fledge {name} --help")
+    args.command, args.overrides = name, settings
     return args
 
 
@@ -126,11 +128,11 @@ def print_error(text: str) -> None:
         print(text, file=sys.stderr)
 
 
-def run_verb(argv: Sequence[str]) -> None:
+def run_command(argv: Sequence[str]) -> None:
     args = parse(argv)
     refuse_untested_torch()
     with sigterm_as_ctrl_c():
-        load_command(args.verb).run(args)
+        load_command(args.command).run(args)
     if sys.stdout:
         sys.stdout.flush()
 
@@ -147,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif argv[0] in ("-V", "--version"):
             print(f"fledge {__version__}", flush=True)
         else:
-            run_verb(argv)
+            run_command(argv)
     except Interrupted as stop:
         print_error(f"stopped, and everything is saved; continue with: {stop.resume_with}")
         return stop.code
@@ -159,8 +161,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, OSError, MemoryError, RuntimeError) as error:
         if "--debug" in argv or (isinstance(error, RuntimeError) and not out_of_memory(error)):
             raise
-        mistake = error if isinstance(error, UserError) else from_os_error(error)
-        print_error(f"error: {one_line(mistake.message)}\nhint: {one_line(mistake.hint)}")
+        user_error = error if isinstance(error, UserError) else from_os_error(error)
+        print_error(f"error: {one_line(user_error.message)}\nhint: {one_line(user_error.hint)}")
         return 2
     return 0
 

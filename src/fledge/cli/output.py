@@ -29,7 +29,7 @@ def to_plain(value: Any) -> Any:
 
 def print_train_result(result: "TrainResult", *, as_json: bool) -> None:
     loss = "" if result.val_loss is None else f", best validation loss {result.val_loss:.4f}"
-    words = f"'{result.run}' is trained: step {result.step:,}{loss}"
+    words = f"'{result.run}' finished at step {result.step:,}{loss}"
     next_steps = f"next: fledge generate {result.run} · fledge plot {result.run}"
     report(result, as_json=as_json, text=f"{words}\n{next_steps}")
 

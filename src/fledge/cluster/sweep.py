@@ -5,8 +5,7 @@ from itertools import islice
 from typing import Any
 
 from fledge.cluster import connect
-from fledge.core.jobs import KILLED, Job
-from fledge.datasets.executors import MAX_ATTEMPTS
+from fledge.core.jobs import JOB_ATTEMPTS, KILLED, Job
 from fledge.sweep.workers import TrialEnds, TrialJob, TrialRunner
 
 
@@ -37,7 +36,7 @@ def _submit(job: TrialJob, nodes: list[tuple[int, int]], count: int) -> Any:
     on_gpu = job.on_gpu and any(gpus for _, gpus in nodes)
     cores = max(1, connect.cores_per_worker(nodes, count, with_gpu=on_gpu))  # if they do not all fit, some wait
     # max_calls=1: a new process for each trial. Ray repeats the task if that process dies.
-    task = ray.remote(max_calls=1, max_retries=MAX_ATTEMPTS - 1, num_cpus=cores, num_gpus=int(on_gpu))
+    task = ray.remote(max_calls=1, max_retries=JOB_ATTEMPTS - 1, num_cpus=cores, num_gpus=int(on_gpu))
     return task(Job.run).remote(job.job)
 
 

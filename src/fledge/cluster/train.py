@@ -1,6 +1,6 @@
-"""--launcher ray: Ray Train places and restarts the processes of one training, in place of torchrun.
+"""--launcher ray: Ray Train places and restarts the processes of one training run, in place of torchrun.
 
-This is the side of the command that was given; train_backend.py is what runs on the cluster. Each process does what it
+This is the driver side; train_backend.py is what runs on the cluster. Each process does what it
 would do under torchrun.
 """
 

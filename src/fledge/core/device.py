@@ -87,7 +87,9 @@ def has_units(device: str, dtype: str) -> bool:
     """Whether the hardware has matrix units for this dtype."""
     if dtype == "bfloat16":
         return has_bf16_units(device)
-    return dtype == "float32" or device != "cpu" or bool(torch.cpu._is_amx_fp16_supported())
+    if dtype == "float16":
+        return device == "cuda" or (device == "cpu" and bool(torch.cpu._is_amx_fp16_supported()))
+    return True
 
 
 def choose_dtype(device: str, wanted: str = "auto") -> Chosen:
@@ -120,7 +122,7 @@ def _measure_matmul(seconds: float, size: int) -> dict[str, float]:
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or math.inf in fastest.values():
         for name, matrix in matrices.items():
-            matrix @ matrix  # warm-up
+            matrix @ matrix  # warmup
             begin = time.perf_counter()
             matrix @ matrix
             fastest[name] = min(fastest[name], time.perf_counter() - begin)

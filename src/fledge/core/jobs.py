@@ -1,4 +1,4 @@
-"""Runs a recipe in a process of its own: output goes to a log file, the result is an exit status as a verb's is.
+"""Runs a recipe in a process of its own: output goes to a log file, the result is an exit status as a command's is.
 
     job = Job(partial(train, …), folder / "trial-1.log", preload=["fledge.recipes.train"])
     process = job.start(pipe)
@@ -27,6 +27,7 @@ from fledge.core.signals import exit_with_parent, sigint_blocked, signal_number
 DONE, CRASHED, REFUSED, PEER_LOST = 0, 1, 2, 3
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 KILLED = 128 + signal.SIGKILL
+JOB_ATTEMPTS = 3  # starts of a job whose process is killed
 STOP_TIMEOUT = 20.0  # seconds to save and exit after SIGTERM
 ERROR, HINT = "error: ", "hint: "
 

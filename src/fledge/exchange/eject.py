@@ -11,6 +11,7 @@ weights and ten training steps of every preset with fledge's own.
 
 import re
 import textwrap
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -18,10 +19,28 @@ import jinja2
 
 from fledge import __version__
 from fledge.model.flops import parameters
+from fledge.runs.run_folder import RunFolder
+from fledge.settings.pipeline import validated
+from fledge.settings.presets import model_parts
 from fledge.training.config import Settings
 
 TEMPLATES = Path(__file__).with_name("templates")
 WIDTH = 120
+
+
+def render_model(name: str, settings: Settings) -> str:
+    """The text of the file for a model with this name and these settings."""
+    return render(printable_name(name), model_parts(settings.model), settings)
+
+
+def run_settings(run: RunFolder) -> Settings:
+    """The settings of a run, with the vocabulary size of its tokenizer."""
+    return replace(validated(run.config()), model=run.model_config())
+
+
+def printable_name(name: str) -> str:
+    """The name for the file's docstring, without characters that could end it."""
+    return "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in name)[:60]
 
 
 def render(name: str, parts: list[str], settings: Settings) -> str:

@@ -1,6 +1,5 @@
 """Compare a forecast with what a finished run has measured."""
 
-import json
 import statistics
 
 from fledge.core.errors import UserError
@@ -8,13 +7,13 @@ from fledge.planning.forecast import Forecast
 from fledge.runs.run_folder import RunFolder
 from fledge.tracking.events import Ended
 from fledge.tracking.sinks.csv import read_metrics
-from fledge.tracking.sinks.jsonl import EVENTS
+from fledge.tracking.sinks.jsonl import EVENTS, read_events
 
 Row = dict[str, float | None]
 
 
 def compare(forecast: Forecast, run: RunFolder) -> dict[str, Row]:
-    """{quantity: {predicted, measured, difference_percent}}; None where the run does not tell."""
+    """{quantity: {predicted, measured, difference_percent}}; None where the run did not record it."""
     rows: dict[str, Row] = {}
     for name, measured in measured_values(run).items():
         predicted = getattr(forecast, name)
@@ -24,7 +23,7 @@ def compare(forecast: Forecast, run: RunFolder) -> dict[str, Row]:
 
 
 def measured_values(run: RunFolder) -> dict[str, float | None]:
-    """The quantities of a Forecast that the files of a run tell; None where they do not."""
+    """The quantities of a Forecast that the files of a run record; None where they do not."""
     metrics, (starts, ends) = read_metrics(run.folder), read_sessions(run)
     losses = metrics.measured("val/loss")
     times, speeds = metrics.measured("train/step_seconds"), metrics.measured("train/tokens_per_second")
@@ -41,14 +40,10 @@ def measured_values(run: RunFolder) -> dict[str, float | None]:
 
 
 def read_sessions(run: RunFolder) -> tuple[int, list[Ended]]:
-    """How many processes have started to train this run, and the Ended events of those that ended by themselves."""
-    try:
-        lines = (run.folder / EVENTS).read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-        events = [(event.pop("event"), event) for event in map(json.loads, lines)]
-        ended = [event for name, event in events if name == "Ended"]
-        ends = [Ended(end["step"], end["reason"], end["seconds"], end.get("peak_memory")) for end in ended]
-        return sum(name == "Started" for name, _ in events), ends
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(
-            f"'{run.folder / EVENTS}' is missing or damaged", "restore it, or train the run again"
-        ) from None
+    """How many processes have started to train this run, and the Ended events of those that were not killed."""
+    events = list(read_events(run.folder))
+    starts = sum(event["event"] == "Started" for event in events)
+    if not starts:
+        raise UserError(f"'{run.folder / EVENTS}' is missing or damaged", "restore it, or train the run again")
+    ended = [event for event in events if event["event"] == "Ended"]
+    return starts, [Ended(end["step"], end["reason"], end["seconds"], end.get("peak_memory")) for end in ended]

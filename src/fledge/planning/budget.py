@@ -1,4 +1,4 @@
-"""Which model reaches the lowest expected loss in a given time? Searches the size ladder of settings/scaling_rules.py.
+"""Find the model with the lowest expected loss in a given time, among the candidate sizes of settings/scaling_rules.py.
 
     guess from FLOPs → probe that size → guess again → probe that size → the best size on the line between both
 
@@ -95,12 +95,12 @@ class BudgetSearch:
         return min(sizes, key=loss)
 
     def candidates(self) -> list[ModelConfig]:
-        """The models of the size ladder that fit into memory, smallest first; or the one whose shape is given."""
+        """The candidate sizes that fit into memory, smallest first; or the one whose shape is given."""
         if sets_shape(self.overrides):
             return [replace(self.base.model, vocab_size=self.corpus.vocab_size)]
         memory = machines.total_memory(self.machine.device)
-        ladder = scaling_rules.candidate_models(replace(self.base.model, n_kv_head=None), self.corpus.vocab_size)
-        return [model for count, model in ladder if TRAINING_BYTES * count < memory]
+        candidates = scaling_rules.candidate_models(replace(self.base.model, n_kv_head=None), self.corpus.vocab_size)
+        return [model for count, model in candidates if TRAINING_BYTES * count < memory]
 
     def probe(self, model: ModelConfig, seconds_per_token: float) -> Costs:
         tokens = self.seconds / seconds_per_token

@@ -6,9 +6,9 @@
 
 `PRIOR` passes through two points: nanoGPT's CPU example as measured with fledge (0.8M parameters, 1.5 MB of
 Shakespeare, 1.90 nats a byte), and 125M parameters trained on 20 tokens each (0.75, by the fit of Hoffmann et al.,
-2022, whose floor it uses). There, size and data weigh so that 20 tokens for a parameter use the compute best. GPT-2's
-0.65 lies within 0.02 of it. Texts differ by far more than that: the prior is rough, and finished runs on the same text
-correct it.
+2022, whose floor it uses). There, size and data are balanced so that 20 tokens for a parameter use the compute best.
+GPT-2's 0.65 lies within 0.02 of it. Texts differ by far more than that: the prior is rough, and finished runs on the
+same text correct it.
 
 The parameters in the law are those of the blocks. This module measures nothing: probe.py does.
 """
@@ -37,7 +37,7 @@ from fledge.training.setup import can_compile
 SIZE_POWER, DATA_POWER = 0.216, 0.178
 PRIOR_WEIGHT = 0.5  # relative uncertainty of each constant of the prior
 NOISE = 0.02  # relative uncertainty of a measured loss: another seed, another learning rate
-WORTH_REPEATING = 15  # passes after which a text teaches little more: Muennighoff et al., 2023
+REPETITION_DECAY = 15  # passes after which a text teaches little more: Muennighoff et al., 2023
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def effective_data(seen: float, unique: float) -> float:
     if seen <= unique:
         return seen
     repetitions = seen / unique - 1
-    return unique * (1 + WORTH_REPEATING * (1 - math.exp(-repetitions / WORTH_REPEATING)))
+    return unique * (1 + REPETITION_DECAY * (1 - math.exp(-repetitions / REPETITION_DECAY)))
 
 
 def run_data(settings: Settings, corpus: CorpusStats) -> float:

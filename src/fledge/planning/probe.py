@@ -141,9 +141,9 @@ def eval_token_seconds(step: TrainStep, noise: Split, machine: Machine) -> float
 
 
 def sampled_token_seconds(step: TrainStep, settings: Settings, machine: Machine) -> float:
-    row, tokens = sampling_strategies(settings.track.temperature), settings.track.sample_tokens
+    strategies, tokens = sampling_strategies(settings.track.temperature), settings.track.sample_tokens
     begun, sampled = time.perf_counter(), 0
-    for _ in generate(step.model, torch.zeros(1, 1, dtype=torch.long), row, machine, tokens, 0):
+    for _ in generate(step.model, torch.zeros(1, 1, dtype=torch.long), strategies, machine, tokens, 0):
         sampled += 1
         if time.perf_counter() - begun > SAMPLE_SECONDS:
             break

@@ -1,1 +1,1 @@
-"""One file per verb; the only place that joins rooms."""
+"""One module per command; combines the packages below."""

@@ -1,4 +1,4 @@
-"""The whole journey, offline, in about three minutes, with a line of explanation at each stage.
+"""End-to-end demo, offline, in about three minutes, with a line of explanation at each stage.
 
 machine → text → tokens → model size (by a short measurement) → training → samples before and after
 """
@@ -60,7 +60,7 @@ def demo(minutes: float = 3.0, runs: Path = Path("runs")) -> DemoResult:
         settings.data, settings.tokenizer, check=lambda made: complete_settings(settings, made, machine)
     )
     tokens, vocab_size = len(dataset.split("train")), dataset.tokenizer.vocab_size
-    explain("3. tokens", f"the text is split into {tokens:,} tokens, of {vocab_size:,} different kinds")
+    explain("3. tokens", f"the text is split into {tokens:,} tokens, from a vocabulary of {vocab_size:,}")
     fitted = fit_to_time(settings, machine, dataset, 60 * minutes - OVERHEAD_SECONDS)
     model, steps = fitted.model, fitted.train.steps
     explain("4. model", f"{model.n_layer} blocks, {model.n_embd} wide: {parameters(model):,} random parameters")

@@ -24,7 +24,7 @@ def doctor() -> dict[str, Finding]:
     compiler = machines.find_compiler(device.value)
     threads = f"{usable_cores()} usable cores, {torch.get_num_threads()} threads"
     if compiler.value:
-        compiled = Finding("if it saves time", "compiling takes about half a minute, which a long run gains back")
+        compiled = Finding("if it saves time", "compiling takes about half a minute, which a long run recovers")
     else:
         compiled = Finding("no", compiler.why)
     return {

@@ -1,6 +1,6 @@
 """A preset or a run → one file of PyTorch that reads from top to bottom."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from fledge.checkpoint import store
@@ -8,12 +8,11 @@ from fledge.core.config import Layer
 from fledge.core.errors import UserError, nearest
 from fledge.core.files import user_path, write_atomic
 from fledge.core.progress import notice
-from fledge.exchange.eject import render
+from fledge.exchange.eject import render_model, run_settings
 from fledge.model.flops import parameters
 from fledge.runs.run_folder import RunFolder, find_run, list_runs
 from fledge.settings.layers import preset_files
-from fledge.settings.pipeline import validated
-from fledge.settings.presets import model_parts, preset_settings
+from fledge.settings.presets import preset_settings
 from fledge.training.config import Settings
 
 
@@ -49,11 +48,6 @@ def eject(model: str, out: str, overrides: Layer | None = None, runs: Path = Pat
     return EjectResult(source.name, file, len(text.splitlines()), size, source.weights, source.tokenizer)
 
 
-def render_model(name: str, settings: Settings) -> str:
-    """The text of the file."""
-    return render(printable_name(name), model_parts(settings.model), settings)
-
-
 def find_source(name: str, overrides: Layer, runs: Path) -> EjectSource:
     run = find_run(name, runs, default="best")
     is_preset = name in preset_files() or name.endswith(".toml")
@@ -81,13 +75,3 @@ def run_source(run: RunFolder) -> EjectSource:
             f"save it from one process: fledge train --init {run.name}@{checkpoint.step}",
         )
     return EjectSource(run.name, run_settings(run), weights, tokenizer)
-
-
-def run_settings(run: RunFolder) -> Settings:
-    """The settings of a run, with the vocabulary size that its tokenizer had."""
-    return replace(validated(run.config()), model=run.model_config())
-
-
-def printable_name(name: str) -> str:
-    """The name for the file's docstring, without characters that could end it."""
-    return "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in name)[:60]

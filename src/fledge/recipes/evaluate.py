@@ -40,7 +40,8 @@ def evaluate(
     loaded = open_run(run, runs, default="best").load() if isinstance(run, str) else run
     settings = validated(loaded.run.config())
     dataset = open_eval_dataset(loaded, data or settings.data.path, world)
-    dtype = settings.train.dtype if machines.has_bf16_units(chosen) else "float32"
+    wanted = settings.train.dtype
+    dtype = wanted if wanted == "auto" or machines.has_units(chosen, wanted) else "float32"
     machine = machines.choose_machine(chosen, dtype, world)
     loss = evaluate_loss(
         loaded.model.to(machine.device),

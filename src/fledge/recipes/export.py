@@ -12,8 +12,8 @@ from fledge.core.files import atomic_folder, user_path
 from fledge.core.progress import notice
 from fledge.exchange import custom_code, huggingface, model_card
 from fledge.exchange.compatibility import UnsupportedArchitecture
+from fledge.exchange.eject import render_model, run_settings
 from fledge.exchange.parity import Parity
-from fledge.recipes.eject import render_model, run_settings
 from fledge.runs.run_folder import LoadedCheckpoint, open_run
 
 GGUF_DTYPE = "f16"  # the default of llama.cpp's own converter
@@ -24,7 +24,7 @@ class ExportResult:
     run: str
     step: int
     to: str
-    kind: str  # architecture, in the words of the format
+    kind: str  # architecture, as the target format names it
     folder: Path
     files: dict[str, int]  # name → bytes
     parity: Parity

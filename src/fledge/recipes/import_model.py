@@ -23,7 +23,7 @@ from fledge.tokenizers.config import TokenizerConfig
 from fledge.tokenizers.create import pretrained_tokenizer
 
 NANOGPT_CHECKPOINT = "ckpt.pt"
-# Defaults for training further: a small learning rate, so that the model does not forget.
+# Defaults for training further: a small learning rate, to limit forgetting.
 FINE_TUNING: dict[str, dict[str, Any]] = {
     "optim": {"lr": 3e-5, "min_lr": 3e-6, "warmup_steps": 50},
     "train": {"steps": 500, "batch": 8, "eval_every": 100, "sample_every": 100},
@@ -101,5 +101,5 @@ def read_foreign_model(source: str, tokenizer: Tokenizer | None) -> ForeignModel
         return gguf.read_gguf(place, tokenizer)
     if place.suffix != ".pt":
         hint = "give a folder with config.json, nanoGPT's ckpt.pt, or a .gguf"
-        raise UserError(f"'{source}' does not hold a whole model", hint)
+        raise UserError(f"'{source}' is not a supported model file", hint)
     return nanogpt.read_nanogpt(place, tokenizer)

@@ -1,4 +1,4 @@
-"""Plan a training before it starts: forecast its cost, choose its size for a budget; afterwards, check the forecast.
+"""Plan a training run: forecast its cost, choose its size for a budget; afterwards, check the forecast.
 
 settings → statistics of the text → probe of a few seconds → forecast
 """
@@ -103,7 +103,7 @@ def existing_parent(folder: Path) -> Path:
 
 
 def chosen_settings(settings: Settings, overrides: Layer) -> Layer:
-    """What the budget search has chosen, as few settings as say it."""
+    """What the budget search has chosen, as a minimal set of overrides."""
     chosen: dict[str, dict[str, Any]] = {"train": {"batch": settings.train.batch, "steps": settings.train.steps}}
     if not sets_shape(overrides):
         chosen["model"] = {"size": parameters(settings.model)}

@@ -37,7 +37,7 @@ class PrepareResult:
     folder: str
     splits: dict[str, SplitCounts]  # train, val, test
     vocab_size: int
-    read: dict[str, int]  # what was odd in the text: kind → how often
+    read: dict[str, int]  # irregularities in the text: kind → how often
     dropped: dict[str, int]  # documents that the filters left out: reason → how many
     built: bool  # False: this very dataset existed already
     seconds: float
@@ -79,7 +79,7 @@ def prepare(
                 on_preview(preview(plan, count))
 
         built = build(spec, ray or executors.local_executor(count), byte_progress, ready)
-    return read_result(out, built, time.perf_counter() - begun)
+    return result_from_manifest(out, built, time.perf_counter() - begun)
 
 
 def choose_tokenizer(config: TokenizerConfig, name: str | None) -> TokenizerConfig:
@@ -103,7 +103,7 @@ def open_engine(
     return contextlib.nullcontext()
 
 
-def read_result(out: str, built: bool, seconds: float) -> PrepareResult:
+def result_from_manifest(out: str, built: bool, seconds: float) -> PrepareResult:
     manifest = json.loads(open_storage(out).read(shards.MANIFEST) or b"")
     splits = {
         name: SplitCounts(split["tokens"], split["documents"], split["bytes"])

@@ -53,11 +53,12 @@ def resume(
     machine = machines.choose_machine(settings.train.device, settings.train.dtype, world)
     with run.lock(world):
         name = world.broadcast_from_main(
-            lambda: checked_start(run, settings, dataset, edited=edited, allow=allow_changes)
+            lambda: choose_start_checkpoint(run, settings, dataset, edited=edited, allow=allow_changes)
         )
         trainer = Trainer(run, settings, machine, dataset)
         state = trainer.checkpointer.load(name) if name else None
-        world.broadcast_from_main(lambda: rewind_run(run, state, settings, edited=edited))  # the first write to the run
+        # the first write to the run
+        world.broadcast_from_main(lambda: truncate_run_to(run, state, settings, edited=edited))
         world.set_flag(reference)
         return trainer.fit(state)
 
@@ -91,7 +92,7 @@ def verify(reference: str, runs: Path = Path("runs"), *, world: World = SINGLE_P
         return verify_checkpoint(Trainer(run, settings, machine, dataset), name)
 
 
-def checked_start(run: RunFolder, settings: Settings, dataset: Dataset, *, edited: bool, allow: bool) -> str:
+def choose_start_checkpoint(run: RunFolder, settings: Settings, dataset: Dataset, *, edited: bool, allow: bool) -> str:
     """The name of the checkpoint to start from, or "" for the beginning; refused if anything does not fit."""
     for folder in (run.folder, run.checkpoints):
         remove_partials(folder)  # left by a process that was killed
@@ -117,7 +118,7 @@ def start_checkpoint(run: RunFolder, steps: int) -> Checkpoint | None:
     if run.which == "latest" and not store.checkpoint_folders(run.checkpoints):
         if (init := run.metadata().get("init")) is None:
             return None
-        raise UserError(f"'{run.name}' has lost its checkpoints", f"start again: fledge train --init {init}")
+        raise UserError(f"'{run.name}' has no checkpoints left", f"start again: fledge train --init {init}")
     checkpoint = run.checkpoint()
     if checkpoint.step >= steps and not checkpoint.pending_hooks:
         longer = f"to make it longer: fledge resume {run.name} --train.steps {2 * steps} --allow-changes"
@@ -125,7 +126,7 @@ def start_checkpoint(run: RunFolder, steps: int) -> Checkpoint | None:
     return checkpoint
 
 
-def rewind_run(run: RunFolder, state: State | None, settings: Settings, *, edited: bool) -> str:
+def truncate_run_to(run: RunFolder, state: State | None, settings: Settings, *, edited: bool) -> str:
     """Save changed settings; remove checkpoints, metrics and events after the step that training starts from."""
     if (config := to_toml(settings)) != to_toml(validated(run.config())) or edited:
         run.replace_config(config)

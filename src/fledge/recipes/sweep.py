@@ -1,4 +1,4 @@
-"""Search for the best settings: many trainings with different settings, each chosen by the results so far.
+"""Search for the best settings: many training runs with different settings, each chosen by the results so far.
 
     RUNS/NAME/sweep.journal                   the settings and the result of every trial (sweep/study.py)
               trial-0007.toml, .log, /        its settings, its output, its run folder
@@ -32,8 +32,8 @@ from fledge.training.config import Settings
 if TYPE_CHECKING:
     from fledge.sweep.study import Study, Trial
 
-LONGER = 4  # times the steps of a trial, for the best settings
-LOCK_TIMEOUT = 60.0  # seconds for the trials of a killed sweep to notice that it is gone
+FINAL_RUN_FACTOR = 4  # times the steps of a trial, for the best settings
+LOCK_TIMEOUT = 60.0  # seconds for the trials of a killed sweep to exit
 POLL_SECONDS = 0.2
 
 
@@ -122,16 +122,16 @@ def sweep_result(folder: Path, plan: SweepPlan, study: "Study") -> SweepResult:
         metric=plan.config.metric,
         trials=ranked,
         best=best.name if best else None,
-        command=longer_command(folder, best, plan.settings(best.settings)) if best else None,
+        command=final_run_command(folder, best, plan.settings(best.settings)) if best else None,
         picture=str(draw(folder, plan, ranked)) if best else None,
     )
 
 
-def longer_command(folder: Path, best: "Trial", settings: Settings) -> str:
+def final_run_command(folder: Path, best: "Trial", settings: Settings) -> str:
     train = settings.train
-    length = f"--train.steps {LONGER * train.steps}"
+    length = f"--train.steps {FINAL_RUN_FACTOR * train.steps}"
     if train.epochs is not None:
-        length = f"--train.epochs {LONGER * train.epochs:g}"
+        length = f"--train.epochs {FINAL_RUN_FACTOR * train.epochs:g}"
     file = shlex.quote(short_path(folder / f"{best.name}.toml"))
     runs = "" if folder.parent == Path("runs") else f" --runs {shlex.quote(short_path(folder.parent))}"
     return f"fledge train {file} --run {shlex.quote(folder.name)}-best {length}{runs}"

@@ -54,7 +54,7 @@ def train(
     """
     request = resolve_request(preset, overrides, runs, init)
     if restart_counts()[1] and name is None:
-        raise unnamed_run()
+        raise missing_run_name()
     if name is not None and world.broadcast_from_main(lambda: "yes" if restarted(name, runs, world) else ""):
         return resume(name, runs=runs, world=world)
     return train_request(request, runs, name=name, profile=profile, world=world)
@@ -74,7 +74,7 @@ def train_with_ray(
     """`train` in `workers` processes that Ray starts, and restarts when one dies. `address`: of the cluster."""
     settings = resolve_request(preset, overrides, runs, init).settings
     if name is None:
-        raise unnamed_run()
+        raise missing_run_name()
     check_run_name(name)
     run_folder.refuse_existing(runs / name)
     work = partial(train, preset, overrides, runs, name=name, init=init, profile=profile)
@@ -92,8 +92,8 @@ def resolve_request(preset: str | None, overrides: Layer | None, runs: Path, ini
     return TrainRequest(resolve(preset, overrides), run_name_from(preset))
 
 
-def unnamed_run() -> UserError:
-    return UserError("restarted processes need the name of the run to continue it", "name it: --run NAME")
+def missing_run_name() -> UserError:
+    return UserError("--run NAME is required when the launcher may restart processes", "add --run NAME")
 
 
 def restarted(name: str, runs: Path, world: World) -> bool:

@@ -20,7 +20,7 @@ def resolve(preset: str, overrides: Layer | None = None) -> Settings:
 
 
 def resolve_init(origin: RunFolder, preset: str | None, overrides: Layer) -> Settings:
-    """The settings of a training that starts from the weights of another run, whose model and tokenizer it keeps.
+    """The settings of a training run that starts from the weights of another run, whose model and tokenizer it keeps.
 
     All else comes from the preset or file, or from the other run where there is none.
     """

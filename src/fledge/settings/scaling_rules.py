@@ -23,7 +23,7 @@ from fledge.settings.layers import FOLLOWS_FROM_SIZE, without
 from fledge.tokenizers.config import GPT2_VOCAB_SIZE
 from fledge.training.config import Settings
 
-HEAD_WIDTH = 64  # fast kernels and common quantised formats like it
+HEAD_WIDTH = 64  # fast kernels and common quantised formats require it
 # Steps of nearly constant ratio, so that the heads still divide into groups.
 WIDTHS = (64, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 4096)
 GQA_WIDTH = 768  # from this width on four queries share a key: a quarter of the cache for hardly more loss
@@ -56,7 +56,7 @@ def apply_scaling_rules(layer: Layer) -> Layer:
 
 
 def known_vocabulary(settings: Settings) -> int | None:
-    """The vocabulary where the settings fix it (by character about, for the table is small); None: it is free."""
+    """The vocabulary size that the settings give; char: an approximation; None: chosen by the rules."""
     tokenizer = settings.tokenizer
     if settings.model.vocab_size or tokenizer.vocab_size:
         return settings.model.vocab_size or tokenizer.vocab_size
@@ -139,7 +139,7 @@ def learning_rates(model: ModelConfig) -> dict[str, Any]:
 
 
 def batch_and_steps(model: ModelConfig, batch: int | None = None, steps: int | None = None) -> dict[str, int]:
-    """Batch, micro-batch, steps and warm-up for a model; `batch` and `steps` where they are given."""
+    """Batch, micro-batch, steps and warmup for a model; `batch` and `steps` where they are given."""
     tokens = TOKENS_PER_PARAMETER * parameters(model)
     batch = batch or batch_for(tokens, model)
     steps = steps or max(1, round(tokens / (batch * model.context)))

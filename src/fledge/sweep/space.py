@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Space = Mapping[str, BaseDistribution]  # "section.key" → its values
 
 SIZE = "model.size"  # not a setting of a model, but many follow from it
-MAX_DRAWS = 10  # at least one of so many draws must be valid
+MAX_DRAWS = 10  # draws tried; at least one must be valid
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class SweepConfig:
     metric: Literal["val/loss", "val/bits_per_byte"] = setting(
         "val/loss", "what to minimise; bits per byte to compare tokenizers"
     )
-    trials: int = setting(20, "number of trainings")
+    trials: int = setting(20, "number of runs")
     seed: int = setting(1, "of the search")
 
     def __post_init__(self) -> None:
@@ -98,7 +98,7 @@ def read_sweep(path: Path) -> SweepPlan:
 
 
 def refuse_invalid(plan: SweepPlan) -> None:
-    """Refuse settings that are wrong in every trial. Values that only do not go together make a failed trial."""
+    """Refuse settings that are wrong in every trial. A combination that is only jointly invalid fails its trial."""
     if validated(plan.shared).train.eval_every == 0 and "train.eval_every" not in plan.space:
         raise UserError("train.eval_every = 0: trials could not be compared", "leave it out")
     errors = []

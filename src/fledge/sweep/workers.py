@@ -1,7 +1,7 @@
 """Run the trials of a sweep in processes of this machine, a few at a time, each in a process of its own.
 
 A runner takes jobs one by one, whenever a worker is free, and yields the exit status of each. A trial that is killed is
-restarted, and so resumes its run; after MAX_ATTEMPTS it has failed. When the sweep ends, its trials end, too.
+restarted, and so resumes its run; after JOB_ATTEMPTS it has failed. When the sweep ends, its trials end, too.
 """
 
 import os
@@ -15,8 +15,7 @@ from multiprocessing.process import BaseProcess
 import torch
 
 from fledge.core.cgroups import usable_cores
-from fledge.core.jobs import CRASHED, DONE, FORKSERVER, REFUSED, STOPPED, Job, exit_status, stop_all
-from fledge.datasets.executors import MAX_ATTEMPTS
+from fledge.core.jobs import CRASHED, DONE, FORKSERVER, JOB_ATTEMPTS, REFUSED, STOPPED, Job, exit_status, stop_all
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def local_workers(count: int) -> TrialRunner:
                 wait([worker.process.sentinel for worker in workers])
                 for worker in [worker for worker in workers if worker.process.exitcode is not None]:
                     code = exit_status(worker.process)
-                    if code in (DONE, CRASHED, REFUSED, *STOPPED) or worker.attempts == MAX_ATTEMPTS:
+                    if code in (DONE, CRASHED, REFUSED, *STOPPED) or worker.attempts == JOB_ATTEMPTS:
                         workers.remove(worker)
                         yield worker.job, code
                     else:

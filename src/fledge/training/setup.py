@@ -133,4 +133,4 @@ def settings_warnings(settings: Settings, machine: Machine) -> Iterator[str]:
         better = machines.choose_dtype(machine.device).value
         yield f"this {machine.device} has no {machine.dtype} units and emulates them slowly: use --train.dtype {better}"
     if warmup >= train.steps:
-        yield f"the learning rate warms up until the end: {warmup} warm-up steps of {train.steps} steps in all"
+        yield f"the learning rate warms up until the end: {warmup} warmup steps of {train.steps} steps in all"

@@ -129,7 +129,7 @@ class Trainer:
         """Restore the last healthy checkpoint and skip the batches that led to the divergence."""
         self._record_saved(self.checkpointer.saved(wait=True))
         lower = f"--optim.lr {self.settings.optim.lr / 3:.2g}, and with Muon a smaller --optim.muon_lr"
-        hint = f"the learning rate is probably too high: train again with {lower}, or a longer warm-up"
+        hint = f"the learning rate is probably too high: train again with {lower}, or a longer warmup"
         error = UserError(divergence.reason, hint)
         name = self.checkpointer.rollback_target() if self.settings.train.rollback else ""
         if not name:

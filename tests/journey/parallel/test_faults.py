@@ -88,7 +88,7 @@ def test_restart_needs_the_name_of_the_run(
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     assert home.do("train", str(home.toml), "--data.corpus", str(home.text)) == 2
-    assert "add --run NAME" in capsys.readouterr().err
+    assert "--run NAME is required" in capsys.readouterr().err
 
 
 def test_indivisible_batch_is_refused(home: Any, ranks: Callable[..., Any]) -> None:

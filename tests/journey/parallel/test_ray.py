@@ -85,7 +85,7 @@ def test_killed_and_resumed_run_equals_one_under_torchrun(
     steps = str(newest_checkpoint(run) + 3)
     assert home.do("resume", "two", "--train.steps", steps, "--allow-changes", *on_ray(cluster, workers=1)) == 0
     told = capsys.readouterr()
-    assert f"'two' is trained: step {int(steps):,}" in told.out
+    assert f"'two' finished at step {int(steps):,}" in told.out
     assert f"finished at step {steps}" in told.err, "the output of rank 0 is copied"
     assert not list(home.runs.glob(".ray-*"))
     together(home.training("one", *SETTINGS, "--train.steps", steps), 2)
@@ -108,7 +108,7 @@ def test_more_processes_than_the_cluster_has_cores_are_refused(
     [
         (["--workers", "2"], "--workers is for --launcher ray"),
         (["--address", "here:1"], "--address is for --launcher ray"),
-        (["--launcher", "ray"], "need the name of the run"),
+        (["--launcher", "ray"], "--run NAME is required"),
         (["--launcher", "ray", "--run", "a/b"], "cannot be named 'a/b'"),
         (["--launcher", "ray", "--run", "two", "--address", "nowhere"], "no Ray cluster at 'nowhere'"),
     ],

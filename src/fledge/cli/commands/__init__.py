@@ -1,1 +1,1 @@
-"""One module a verb: EXAMPLES, add_arguments(parser), run(args)."""
+"""One module per command: EXAMPLES, add_arguments(parser), run(args)."""

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def sample_range(text: str) -> range:
-    """Parse '32-35', as in the event of an accident, or '7'."""
+    """Parse '32-35', as in an Anomaly event, or '7'."""
     ends = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", text)
     numbers = range(int(ends[1]), int(ends[2] or ends[1]) + 1) if ends else range(0)
     if not 1 <= len(numbers) <= 10**6:

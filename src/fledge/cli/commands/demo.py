@@ -1,4 +1,4 @@
-"""fledge demo: the whole journey in about three minutes."""
+"""fledge demo: end-to-end demo in about three minutes."""
 
 import argparse
 from pathlib import Path
@@ -40,7 +40,7 @@ what it generates after {result.step:,} steps:
 {format_duration(result.seconds)} in all. The metrics: {short_path(result.picture)}
 Everything else about this run: {short_path(Path(result.folder))}
 
-what next:
+next steps:
 {next_commands(result.run)}"""
 
 
@@ -50,7 +50,7 @@ def next_commands(run: str) -> str:
         f"fledge eval {run}": "measure it on text that it has not seen",
         "fledge train demo --train.steps 10000": "train longer",
         "fledge train demo --data.corpus FILE": "train on your own text",
-        "fledge --help": "the whole journey",
+        "fledge --help": "all commands",
     }
     return "\n".join(f"  {command:<42}{purpose}" for command, purpose in commands.items())
 

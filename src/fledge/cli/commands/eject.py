@@ -1,4 +1,4 @@
-"""fledge eject: a model as one readable file that does not need fledge."""
+"""fledge eject: write a model as one standalone Python file."""
 
 import argparse
 import shlex

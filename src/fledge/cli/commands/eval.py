@@ -19,7 +19,7 @@ EXAMPLES = (
 def add_arguments(parser: Parser) -> None:
     add_run_argument(parser)
     parser.add_argument("--split", default="val", help="train, val or test (default: val)")
-    parser.add_argument("--data", metavar="DIR", help="another prepared dataset, also s3://… (same tokenizer)")
+    parser.add_argument("--data", metavar="DIR", help="another dataset, also s3://…, prepared with the same tokenizer")
     add_device_argument(parser)
 
 

@@ -1,4 +1,4 @@
-"""fledge export: a model for other programs: transformers, llama.cpp."""
+"""fledge export: export a model to transformers or llama.cpp."""
 
 import argparse
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""fledge import: a model of another program → a run."""
+"""fledge import: import a model from another program."""
 
 import argparse
 
@@ -16,7 +16,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("source", metavar="SOURCE", help=source)
     parser.add_argument("--out", metavar="RUN", help="name or path of the new run (default: the source's name)")
     parser.add_argument("--tokenizer", metavar="FILE", help="a tokenizer.json, if the source has none; or gpt2")
-    parser.add_argument("--characters", metavar="TEXT", help="nanoGPT: the text whose characters are the vocabulary")
+    parser.add_argument(
+        "--characters", metavar="TEXT", help="nanoGPT char models: the training text, to rebuild the vocabulary"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""fledge plan: what a training will take, measured in seconds."""
+"""fledge plan: forecast time, memory and loss of a training run."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
         report(value, as_json=args.json, text=backtest_text(checked))
         return
     if not args.preset:
-        raise UserError("what should be planned?", "name a preset or a FILE.toml, or a finished run: --against RUN")
+        raise UserError("no preset given", "name a preset or a FILE.toml, or a finished run: --against RUN")
     budget = None if args.budget is None else parse_duration(args.budget)
     planned = plan(args.preset, read_overrides(args.overrides), args.runs, budget=budget, price=args.price)
     answer: dict[str, Any] = {
@@ -66,7 +66,11 @@ def plan_text(planned: "PlanResult") -> str:
 
     model, forecast = planned.settings.model, planned.forecast
     parts = [f"{name} {format_duration(seconds)}" for name, seconds in asdict(forecast.parts).items()]
-    fitted = f"fitted to {counted(len(forecast.fitted_runs), 'finished run')}" if forecast.fitted_runs else "rough"
+    fitted = (
+        f"fitted to {counted(len(forecast.fitted_runs), 'finished run')}"
+        if forecast.fitted_runs
+        else "rough estimate, no matching runs"
+    )
     rows = {
         "model": f"{forecast.parameters:,} parameters: {model.n_layer} blocks, width {model.n_embd}",
         "length": f"{forecast.steps:,} steps of {forecast.batch:,} × {model.context:,} tokens: {forecast.tokens:,}",

@@ -1,4 +1,4 @@
-"""fledge prepare: text → a dataset of tokens."""
+"""fledge prepare: tokenize text into a dataset."""
 
 import argparse
 import shlex
@@ -28,12 +28,12 @@ ODD_TEXT = {
     "empty": ("empty document, left out", "empty documents, left out"),
     "replaced": ("byte that was not UTF-8, now '�'", "bytes that were not UTF-8, now '�'"),
     "nul": ("NUL character, kept", "NUL characters, kept"),
-    "surrogates": ("half of a character, now '�'", "halves of characters, now '�'"),
+    "surrogates": ("lone surrogate, now '�'", "lone surrogates, now '�'"),
 }
 
 
 def add_arguments(parser: Parser) -> None:
-    source = "file, folder, glob, named corpus, https://, hf://datasets/…, s3://; SOURCE:0.3 takes a share"
+    source = "file, folder, glob, named corpus, https://, hf://datasets/…, s3://; SOURCE:0.3 samples 30 %% of it"
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help=source)
     parser.add_argument("--out", required=True, metavar="DIR", help="where to write the dataset: a folder, or s3://…")
     parser.add_argument("--tokenizer", metavar="KIND|FILE", help="bpe, char, gpt2 or a tokenizer.json (default: bpe)")
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         on_preview=print_preview,
     )
     if not result.built:
-        notice(f"'{args.out}' holds this very dataset already: nothing to do")
+        notice(f"'{args.out}' already contains this dataset: nothing to do")
     report(result, as_json=args.json, text=describe_result(result))
 
 

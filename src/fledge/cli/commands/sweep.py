@@ -1,4 +1,4 @@
-"""fledge sweep: search for the best settings with many trainings."""
+"""fledge sweep: search for the best settings with many training runs."""
 
 import argparse
 from dataclasses import asdict
@@ -31,7 +31,7 @@ EXAMPLES = (
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("file", metavar="FILE.toml", help="what to search: see below")
+    parser.add_argument("file", metavar="FILE.toml", help="sweep definition, see below")
     trials = "number of trials (default: as in the file, or 20)"
     parser.add_argument("--trials", type=positive_int, metavar="N", help=trials)
     parser.add_argument("--run", metavar="NAME", help="name of the sweep (default: the file's); its runs are in NAME/")

@@ -37,7 +37,7 @@ def add_arguments(parser: Parser) -> None:
     show.add_argument("file", type=Path, metavar="FILE", help="a tokenizer.json")
     show.add_argument("text", metavar="TEXT", help="the text to split")
     show.show_examples("fledge tokenizer show book.json 'Once upon a time'")
-    compare = actions.add_parser("report", help="measure how well a tokenizer suits a text, next to GPT-2's")
+    compare = actions.add_parser("report", help="measure how well a tokenizer compresses a text, compared with GPT-2's")
     compare.add_argument("file", type=Path, metavar="FILE", help="a tokenizer.json")
     compare.add_argument("sources", nargs="+", metavar="SOURCE", help="the text to measure on")
     compare.show_examples("fledge tokenizer report book.json other-book.txt")
