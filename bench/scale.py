@@ -81,8 +81,8 @@ class Plan:
 
         With one micro-batch there are no gradients yet at that moment, so the sum is too high by them.
         """
-        N, shards, lean = flops.parameters(self.model), self.shards, self.strategy == LEAN
-        block = flops.parameters(replace(self.model, n_layer=self.model.n_layer + 1)) - N
+        N, shards, lean = flops.parameter_count(self.model), self.shards, self.strategy == LEAN
+        block = flops.parameter_count(replace(self.model, n_layer=self.model.n_layer + 1)) - N
         tables = N - self.model.n_layer * block
         gathered = (BFLOAT16 if lean else FLOAT32) * (tables + 2 * block)  # the current block, and the next, prefetched
         return {
@@ -107,7 +107,7 @@ class Plan:
 
     def collectives(self) -> dict[str, float]:
         """Bytes of the full tensors in the collectives of one step."""
-        N, M = flops.parameters(self.model), self.micro_batches
+        N, M = flops.parameter_count(self.model), self.micro_batches
         if self.strategy == DDP:
             return {"all-reduce": FLOAT32 * N}
         if self.strategy == FSDP:
@@ -121,7 +121,7 @@ class Plan:
 
     def communication(self) -> float:
         """Seconds of a step: bytes over bandwidth, and hops around a ring, or up and down a tree for an all-reduce."""
-        buckets = math.ceil(FLOAT32 * flops.parameters(self.model) / A["bucket"])
+        buckets = math.ceil(FLOAT32 * flops.parameter_count(self.model) / A["bucket"])
         scatters = self.micro_batches if self.strategy == LEAN else 1
         gathers = (2 * self.micro_batches + scatters) * (self.model.n_layer + 1)
         hops = buckets * 2 * math.log2(self.world_size) if self.strategy == DDP else gathers * (self.world_size - 1)
@@ -142,7 +142,7 @@ class Plan:
 
     def checkpoint(self) -> float:
         """Bytes: the weights and the two moments of AdamW."""
-        return 3 * FLOAT32 * flops.parameters(self.model)
+        return 3 * FLOAT32 * flops.parameter_count(self.model)
 
     def full_save(self) -> tuple[float, float]:
         """Seconds that training is blocked while rank 0 gathers and copies; and those of its thread that writes."""
@@ -170,7 +170,7 @@ class Plan:
 
         Every machine reads every file. Rank 0 hashes a checkpoint three times; it hashes the text, then the others do.
         """
-        S, text = self.checkpoint(), 2 * A["tokens"] * flops.parameters(self.model)
+        S, text = self.checkpoint(), 2 * A["tokens"] * flops.parameter_count(self.model)
         readers, hashed = self.machines, 3 * S + 2 * text
         if self.strategy == LEAN:
             readers, hashed = 1, (3 * S + text) / self.world_size
@@ -218,7 +218,7 @@ def model_table() -> str:
         work = flops.training_flops(model) * model.context * A["batch"]
         size = Plan(model, DDP, 1, 1).checkpoint()
         shape = f"{model.n_layer} × {model.n_embd:,}"
-        rows.append([name, f"{flops.parameters(model):,}", shape, f"{work / 1e15:,.0f}", short(size / G)])
+        rows.append([name, f"{flops.parameter_count(model):,}", shape, f"{work / 1e15:,.0f}", short(size / G)])
     return table("model | parameters | layers × width | PFLOP per step | GB per checkpoint", rows)
 
 

@@ -48,7 +48,7 @@ def test_os_error_without_a_file() -> None:
     ],
     ids=str,
 )
-def test_out_of_memory_is_recognised_on_all_devices(error: RuntimeError | MemoryError) -> None:
+def test_out_of_memory_is_recognized_on_all_devices(error: RuntimeError | MemoryError) -> None:
     assert out_of_memory(error)
     assert "memory" in from_os_error(error).message
 

@@ -46,7 +46,7 @@ def test_existing_output_is_refused_and_unchanged(make: "DatasetMaker", poems: P
     assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
 
 
-def test_staging_folder_beside_foreign_files_is_refused(make: "DatasetMaker", poems: Path, tmp_path: Path) -> None:
+def test_staging_folder_beside_unrelated_files_is_refused(make: "DatasetMaker", poems: Path, tmp_path: Path) -> None:
     (tmp_path / "out" / STAGING).mkdir(parents=True)
     (tmp_path / "out" / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match=r"out' contains a file that is not part of a dataset: 'thesis\.txt'"):
@@ -55,7 +55,7 @@ def test_staging_folder_beside_foreign_files_is_refused(make: "DatasetMaker", po
 
 
 @pytest.mark.parametrize("after", [0, 3, PARTS])
-def test_foreign_files_added_during_the_build_are_kept(make: "DatasetMaker", poems: Path, after: int) -> None:
+def test_unrelated_files_added_during_the_build_are_kept(make: "DatasetMaker", poems: Path, after: int) -> None:
     spec = make.spec("poems")
     note = Path(spec.out) / "train" / "note"
 

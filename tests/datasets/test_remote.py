@@ -179,7 +179,7 @@ def test_repeated_remote_build_writes_nothing(poems: Path, kept: Store, alone: d
 
 
 @pytest.mark.parametrize("asked", [ASKED, ["--tokenizer.kind", "char"]], ids=["the same", "another"])
-def test_foreign_files_at_the_url_are_kept(
+def test_unrelated_files_at_the_url_are_kept(
     poems: Path, store: Store, asked: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     store.write("holiday.jpg", b"sand")
@@ -213,7 +213,7 @@ def test_dataset_is_downloaded_once(kept: Store, alone: dict[str, bytes]) -> Non
     assert files(folder) == alone
     kept.remove("train")
     assert files(remote.download_dataset(kept.url)) == alone
-    assert open_dataset(folder).held == ["train", "val", "test"]
+    assert open_dataset(folder).available_splits == ["train", "val", "test"]
 
 
 def test_damaged_shard_in_the_cache_is_downloaded_again(kept: Store, alone: dict[str, bytes]) -> None:

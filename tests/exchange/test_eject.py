@@ -243,8 +243,8 @@ assert not {{"safetensors", "tokenizers"}} & set(sys.modules)
         nodes = list(ast.walk(ast.parse(ejected(name))))
         asked = {each.name for node in nodes if isinstance(node, ast.Import) for each in node.names}
         asked |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
-        foreign = {module.partition(".")[0] for module in asked} - sys.stdlib_module_names
-        assert foreign == {"torch", "numpy", "safetensors", "tokenizers"}
+        external = {module.partition(".")[0] for module in asked} - sys.stdlib_module_names
+        assert external == {"torch", "numpy", "safetensors", "tokenizers"}
 
 
 @pytest.mark.parametrize("name", EVERY)

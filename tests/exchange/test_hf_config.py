@@ -13,7 +13,7 @@ from fledge.core.errors import UserError
 from fledge.exchange import compatibility, gguf, hf_config
 from fledge.exchange.hf_config import HF_ARCHITECTURES, QWEN2, HFArchitecture
 from fledge.model.config import ModelConfig
-from fledge.model.flops import parameters
+from fledge.model.flops import parameter_count
 from fledge.settings.layers import read_preset
 from fledge.settings.pipeline import validated
 
@@ -109,7 +109,7 @@ PUBLISHED = {
 def test_published_configs_give_the_published_sizes(name: str) -> None:
     config, size = PUBLISHED[name]
     _, model = hf_config.model_from_config(config, name)
-    assert parameters(model) == size
+    assert parameter_count(model) == size
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -122,7 +122,7 @@ def test_reading_inverts_writing(name: str) -> None:
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("LlamaForCausalLM", {"model_type": "mamba"}, "unsupported architecture: mamba"),
     ("LlamaForCausalLM", {"model_type": None}, "unsupported architecture: None"),
-    ("LlamaForCausalLM", {"quantization_config": {"bits": 4}}, "quantised"),
+    ("LlamaForCausalLM", {"quantization_config": {"bits": 4}}, "quantized"),
     ("LlamaForCausalLM", {"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
     ("LlamaForCausalLM", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "rotary"),
     ("LlamaForCausalLM", {"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "rotary"),

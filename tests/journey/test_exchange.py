@@ -24,9 +24,9 @@ QUICK = (*FEW_STEPS, "--train.compile", "false", "--train.device", "cpu", "--tra
 
 
 @pytest.fixture(scope="module")
-def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def external(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder written by transformers: a random Qwen3 with a vocabulary of 320, and a tokenizer of 300 tokens."""
-    folder = tmp_path_factory.mktemp("foreign") / "tiny-qwen"
+    folder = tmp_path_factory.mktemp("external") / "tiny-qwen"
     shape = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
     torch.manual_seed(0)
@@ -41,8 +41,8 @@ def json_output(capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_import_generate_evaluate_train_and_export(home, foreign: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert home.do("import", str(foreign), "--json") == 0
+def test_import_generate_evaluate_train_and_export(home, external: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert home.do("import", str(external), "--json") == 0
     imported = json_output(capsys)
     assert (imported["run"], imported["kind"]) == ("tiny-qwen", "Qwen3ForCausalLM")
     assert home.do("generate", "tiny-qwen", "--prompt", "the quick", "--tokens", "20", "--greedy", "--json") == 0
@@ -75,7 +75,7 @@ def test_import_generate_evaluate_train_and_export(home, foreign: Path, capsys: 
     assert transformers.AutoTokenizer.from_pretrained(home.folder / "hf")("the quick brown")["input_ids"] == ids
     card = (home.folder / "hf" / "README.md").read_text()
     assert "4 of 4" in card
-    assert "| initialised from | tiny-qwen@0 |" in card
+    assert "| initialized from | tiny-qwen@0 |" in card
     assert "| trained on | dataset |" in card  # the dataset that was given, not the default corpus
     assert "validation loss" in card
     assert str(home.folder) not in card
@@ -97,18 +97,18 @@ def next_token_in_llama_cpp(path: Path, ids: list[int]) -> int:
     return int(completion["choices"][0]["logprobs"]["content"][0]["top_logprobs"][0]["id"])
 
 
-def test_import_then_export_is_bit_identical(home, foreign: Path) -> None:
-    assert home.do("import", str(foreign), "--out", "there") == 0
+def test_import_then_export_is_bit_identical(home, external: Path) -> None:
+    assert home.do("import", str(external), "--out", "there") == 0
     assert home.do("export", "there", "--to", "hf", "--out", str(home.folder / "back")) == 0
-    before, after = (load_file(folder / "model.safetensors") for folder in (foreign, home.folder / "back"))
+    before, after = (load_file(folder / "model.safetensors") for folder in (external, home.folder / "back"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_resumed_run_from_imported_weights_is_bit_identical(
-    home, foreign: Path, outcome_of: Callable[[Path], dict[str, Any]]
+    home, external: Path, outcome_of: Callable[[Path], dict[str, Any]]
 ) -> None:
-    assert home.do("import", str(foreign), "--out", "there") == 0
+    assert home.do("import", str(external), "--out", "there") == 0
     arguments = ("train", "--init", "there", "--data.corpus", str(home.text), *QUICK, "--train.sample_every", "0")
     assert home.do(*arguments, "--run", "whole", "--train.keep_last", "9") == 0
     shutil.rmtree(home.runs / "there")  # the new run must not need the one it started from
@@ -118,8 +118,8 @@ def test_resumed_run_from_imported_weights_is_bit_identical(
         assert outcome_of(home.runs / "broken") == outcome_of(home.runs / "whole")
 
 
-def test_training_starts_from_the_weights_of_the_run(home, foreign: Path, capsys) -> None:
-    assert home.do("import", str(foreign), "--out", "there") == 0
+def test_training_starts_from_the_weights_of_the_run(home, external: Path, capsys) -> None:
+    assert home.do("import", str(external), "--out", "there") == 0
     arguments = ("--init", "there", "--data.corpus", str(home.text), *QUICK, "--run", "on", "--train.keep_last", "9")
     assert home.do("train", str(home.toml), *arguments) == 0
     first = [load_file(home.runs / n / "checkpoints" / "step-00000000" / "model.safetensors") for n in ("there", "on")]
@@ -179,13 +179,13 @@ def listing(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.name != "machine.json"}
 
 
-def test_invalid_commands_are_refused_and_leave_nothing(home, foreign: Path, capsys) -> None:
-    assert home.do("import", str(foreign), "--out", "there") == 0
+def test_invalid_commands_are_refused_and_leave_nothing(home, external: Path, capsys) -> None:
+    assert home.do("import", str(external), "--out", "there") == 0
     bird = home.train("bird")
     (home.folder / "full").mkdir()
     (home.folder / "notes.txt").write_text("x")
-    broken = str(shutil.copytree(foreign, home.folder / "broken"))
-    weights = load_file(foreign / "model.safetensors")
+    broken = str(shutil.copytree(external, home.folder / "broken"))
+    weights = load_file(external / "model.safetensors")
     weights["model.norm.weight"][3] = float("nan")
     save_file(weights, home.folder / "broken" / "model.safetensors")
     before, out = listing(home.folder), str(home.folder / "new")
@@ -194,12 +194,12 @@ def test_invalid_commands_are_refused_and_leave_nothing(home, foreign: Path, cap
         ("import", str(home.folder / "notes.txt")): "ckpt.pt",
         ("import", str(home.folder / "full")): "config.json",
         ("import", broken): "'norm.weight' of",
-        ("import", str(foreign), "--out", "bird"): "already exists",
-        ("import", str(foreign), "--out", ".hidden"): "cannot be named",
-        ("import", str(foreign), "--tokenizer", str(home.folder / "absent.json")): "absent.json",
-        ("import", str(foreign), "--tokenizer", str(bird / "tokenizer.json"), "--characters", "x"): "one of them",
+        ("import", str(external), "--out", "bird"): "already exists",
+        ("import", str(external), "--out", ".hidden"): "cannot be named",
+        ("import", str(external), "--tokenizer", str(home.folder / "absent.json")): "absent.json",
+        ("import", str(external), "--tokenizer", str(bird / "tokenizer.json"), "--characters", "x"): "one of them",
         ("export", "there", "--to", "hf", "--out", str(home.folder / "full")): "already exists",
-        ("import", str(foreign), "--out", str(home.folder / "notes.txt" / "run")): "already exists",
+        ("import", str(external), "--out", str(home.folder / "notes.txt" / "run")): "already exists",
         ("export", "there", "--to", "hf", "--dtype", "f16", "--out", out): "gguf",
         ("export", "there", "--to", "onnx", "--out", out): "onnx",
         ("export", "absent", "--to", "hf", "--out", out): "absent",
@@ -222,8 +222,8 @@ def test_invalid_commands_are_refused_and_leave_nothing(home, foreign: Path, cap
         assert listing(home.folder) == before, arguments
 
 
-def test_export_that_fails_verification_leaves_nothing(home, foreign: Path, capsys, monkeypatch) -> None:
-    assert home.do("import", str(foreign), "--out", "there") == 0
+def test_export_that_fails_verification_leaves_nothing(home, external: Path, capsys, monkeypatch) -> None:
+    assert home.do("import", str(external), "--out", "there") == 0
     original = names.to_theirs
 
     def swapping(*args: Any) -> dict[str, torch.Tensor]:

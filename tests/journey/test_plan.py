@@ -8,7 +8,7 @@ import pytest
 
 from fledge.cli.main import main
 from fledge.core.config import read_overrides
-from fledge.model.flops import parameters
+from fledge.model.flops import parameter_count
 from fledge.planning import probe
 from fledge.settings.pipeline import resolve, validated
 
@@ -95,7 +95,7 @@ def test_budget_chooses_a_size_and_prints_its_command(home: Home, capsys: pytest
     assert (verb, settings.train.steps, settings.train.batch) == ("train", found["steps"], found["batch"])
     assert (settings.model.n_layer, settings.model.n_embd) == (proposed["n_layer"], proposed["n_embd"])
     assert settings.optim.lr == found["settings"]["optim"]["lr"]
-    assert found["parameters"] == parameters(validated(found["settings"]).model)
+    assert found["parameters"] == parameter_count(validated(found["settings"]).model)
 
 
 def test_budget_keeps_a_given_batch(home: Home, capsys: pytest.CaptureFixture[str]) -> None:

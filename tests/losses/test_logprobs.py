@@ -37,7 +37,7 @@ GPT2 = ModelConfig(
 def chunked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     if request.param == "chunks":
         monkeypatch.setattr(logprobs, "LARGE_VOCABULARY", 1)
-        monkeypatch.setattr(logprobs, "CHUNK", 7)
+        monkeypatch.setattr(logprobs, "LOSS_CHUNK_TOKENS", 7)
     return request.param == "chunks"
 
 
@@ -91,7 +91,7 @@ def test_values_and_gradients_equal_the_plain_formula(V: int, softcap: float | N
 
 def test_chunks_never_hold_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logprobs, "LARGE_VOCABULARY", 1)
-    monkeypatch.setattr(logprobs, "CHUNK", 8)
+    monkeypatch.setattr(logprobs, "LOSS_CHUNK_TOKENS", 8)
     head, hidden = random_head(640, None, False), torch.randn(4, 16, 8, requires_grad=True)
     largest = 0
 

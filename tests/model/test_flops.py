@@ -56,7 +56,7 @@ def configs(draw: st.DrawFn) -> ModelConfig:
 @given(configs())
 def test_parameters_equal_the_real_tensors(config: ModelConfig) -> None:
     real = {name: p.numel() for name, p in GPT(config).named_parameters()}
-    assert flops.parameters(config) == sum(real.values())
+    assert flops.parameter_count(config) == sum(real.values())
     body = [n for name, n in real.items() if name.startswith(("blocks.", "norm."))]
     assert flops.non_embedding_parameters(config) == sum(body)
 
@@ -165,7 +165,7 @@ def test_checkpointing_keeps_block_inputs_only() -> None:
 def test_llama_7b_has_its_published_size() -> None:
     llama = ModelConfig(n_layer=32, n_head=32, n_embd=4096, context=4096, vocab_size=32000, mlp_width=11008)
     qk_norms = 32 * 2 * 128
-    assert flops.parameters(llama) - qk_norms == 6_738_415_616
+    assert flops.parameter_count(llama) - qk_norms == 6_738_415_616
 
 
 def test_chunked_loss_memory_is_independent_of_the_batch() -> None:

@@ -128,7 +128,7 @@ def test_sdpa_model_equals_readable_model(kind: str) -> None:
 def test_window_limits_the_receptive_field(kind: str) -> None:
     """Two blocks look back two windows: information travels one window per block."""
     model, ids = make_model(KINDS[kind]), random_ids(KINDS[kind], 1, 24)
-    back = 2 * (model.config.reach - 1)
+    back = 2 * (model.config.attention_span - 1)
     for change, differs in ((23 - back, True), (23 - back - 1, False)):
         other = ids.clone()
         other[:, change] = (other[:, change] + 1) % 29

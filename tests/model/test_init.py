@@ -57,7 +57,7 @@ def test_norms_without_bias() -> None:
     assert all(m.bias is None for m in model.modules() if isinstance(m, nn.LayerNorm))
 
 
-def test_every_weight_is_initialised() -> None:
+def test_every_weight_is_initialized() -> None:
     """Whatever torch had filled the modules with, the table decides."""
     torch.manual_seed(1)
     one = weights_of(build(replace(WIDE, mlp="swiglu", qk_norm=True), 0))

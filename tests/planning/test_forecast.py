@@ -113,7 +113,7 @@ def test_fit_to_no_runs_is_the_prior() -> None:
 
 
 @pytest.mark.parametrize("loss", [0.9, 1.4, 2.2])
-def test_fit_to_one_run_meets_it_and_moves_its_neighbours(loss: float) -> None:
+def test_fit_to_one_run_meets_it_and_moves_its_neighbors(loss: float) -> None:
     curve = fit_curve([LossPoint(10**6, 1e7, loss)])
     assert curve.loss(10**6, 1e7) == pytest.approx(loss, rel=0.03)
     assert (curve.loss(2 * 10**6, 2e7) < PRIOR.loss(2 * 10**6, 2e7)) == (loss < PRIOR.loss(10**6, 1e7))

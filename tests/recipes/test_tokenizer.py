@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fledge.cli.commands.tokenizer import print_coloured
+from fledge.cli.commands.tokenizer import print_colored
 from fledge.cli.main import main
 from fledge.cli.output import token_text
 from fledge.datasets.cache import build_local
@@ -130,7 +130,7 @@ def test_worst_passage_is_the_least_compressed(working_folder: Path, capsys: pyt
 def test_part_of_a_character_is_shown_as_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     assert token_text("é".encode()) == "é"
     assert token_text(b"\xf0\x9f") == "<f0 9f>"
-    print_coloured([b"a", b"\x1b[2J", b"\n"])
+    print_colored([b"a", b"\x1b[2J", b"\n"])
     assert "\x1b[2J" not in capsys.readouterr().out
 
 

@@ -277,7 +277,7 @@ def test_nanogpt_preset_equals_the_example_of_nanogpt() -> None:
     assert (found.data.split_by, found.data.val) == ("tail", 0.1)
 
 
-def test_misspelt_size_is_recognised() -> None:
+def test_misspelt_size_is_recognized() -> None:
     with pytest.raises(UserError) as caught:
         resolve("modern", read_overrides(["--model.siz", "30M"]))
     assert caught.value.hint == "did you mean 'model.size'?"

@@ -165,7 +165,7 @@ def test_docs_page_equals_the_markdown_output(capsys: pytest.CaptureFixture[str]
 
 def test_json_of_a_preset_has_its_costs(capsys: pytest.CaptureFixture[str]) -> None:
     found, model = told(capsys, "modern-125m"), model_of("modern-125m")
-    assert found["parameters"] == flops.parameters(model)
+    assert found["parameters"] == flops.parameter_count(model)
     assert found["non_embedding_parameters"] == found["parameters"] - 32768 * 768
     assert found["training_flops_per_token"] == 3 * found["forward_flops_per_token"]
     assert found["cache_bytes_per_token"] == 16 * 2 * 4 * 64 * 2

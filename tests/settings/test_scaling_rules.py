@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fledge.core.config import read_overrides
 from fledge.core.errors import UserError
 from fledge.model.config import ModelConfig
-from fledge.model.flops import parameters
+from fledge.model.flops import parameter_count
 from fledge.settings import scaling_rules
 from fledge.settings.pipeline import resolve
 from fledge.training.config import Settings
@@ -26,7 +26,7 @@ def whole(settings: Settings) -> ModelConfig:
 @given(sizes)
 def test_model_has_about_the_requested_size(size: int) -> None:
     model = scaling_rules.nearest_model(size, TIED, None)
-    assert abs(parameters(model) / size - 1) <= 0.15
+    assert abs(parameter_count(model) / size - 1) <= 0.15
 
 
 @given(sizes, st.sampled_from([None, 65, 256, 1024]))
@@ -41,7 +41,7 @@ def test_heads_are_64_wide_and_share_keys_evenly(size: int, vocab_size: int | No
 def test_every_setting_grows_with_the_size(one: int, other: int, vocab_size: int | None, mlp: str) -> None:
     kinds = replace(TIED, mlp=mlp)  # type: ignore[arg-type]
     small, large = (scaling_rules.nearest_model(size, kinds, vocab_size) for size in sorted((one, other)))
-    assert parameters(small) <= parameters(large)
+    assert parameter_count(small) <= parameter_count(large)
     assert (small.n_embd, small.n_layer) <= (large.n_embd, large.n_layer)
     assert scaling_rules.learning_rates(small)["lr"] >= scaling_rules.learning_rates(large)["lr"]
     assert scaling_rules.batch_and_steps(small)["batch"] <= scaling_rules.batch_and_steps(large)["batch"]
@@ -52,7 +52,7 @@ def test_training_is_twenty_tokens_per_parameter(size: int, context: int) -> Non
     model = scaling_rules.nearest_model(size, replace(TIED, context=context), None)
     found = scaling_rules.batch_and_steps(model)
     tokens = found["steps"] * found["batch"] * context
-    assert tokens == pytest.approx(20 * parameters(model), rel=0.02)
+    assert tokens == pytest.approx(20 * parameter_count(model), rel=0.02)
     assert found["warmup_steps"] < found["steps"]
 
 
@@ -116,13 +116,13 @@ def test_settings_beside_the_size_win() -> None:
     alone = resolve("modern", read_overrides(["--model.size", "30M"]))
     assert (found.model.n_layer, found.train.batch, found.optim.lr) == (6, 24, 1e-3)
     assert found.model.n_embd == alone.model.n_embd
-    assert found.train.steps * 24 * 1024 == pytest.approx(20 * parameters(whole(found)), rel=0.01)
+    assert found.train.steps * 24 * 1024 == pytest.approx(20 * parameter_count(whole(found)), rel=0.01)
     assert 24 % (found.train.micro_batch or 0) == 0
 
 
 def test_size_replaces_the_shape_of_lower_layers() -> None:
     found, alone = resolve("modern-5m", read_overrides(["--model.size", "30M"])), resolve("modern-5m")
-    assert 25e6 < parameters(whole(found)) < 35e6
+    assert 25e6 < parameter_count(whole(found)) < 35e6
     assert found.train.steps != alone.train.steps
     assert (found.model.context, found.data, found.tokenizer) == (alone.model.context, alone.data, alone.tokenizer)
 
@@ -152,4 +152,4 @@ def test_indivisible_batch_is_refused() -> None:
 def test_character_model_has_a_small_vocabulary() -> None:
     found = resolve("nanogpt-shakespeare-cpu", read_overrides(["--model.size", "1M"]))
     assert found.model.vocab_size is found.tokenizer.vocab_size is None
-    assert parameters(replace(found.model, vocab_size=65)) == pytest.approx(1e6, rel=0.1)
+    assert parameter_count(replace(found.model, vocab_size=65)) == pytest.approx(1e6, rel=0.1)

@@ -15,7 +15,7 @@ from fledge.batches.loader import Batch
 from fledge.core.device import Machine, free_memory, total_memory
 from fledge.core.errors import UserError, out_of_memory
 from fledge.model.config import ModelConfig
-from fledge.model.flops import LARGE_VOCABULARY, activation_bytes, chunk_bytes, parameters
+from fledge.model.flops import LARGE_VOCABULARY, activation_bytes, chunk_bytes, parameter_count
 from fledge.training import micro_batch
 from fledge.training.micro_batch import AutoMicroBatch, FixedMicroBatch, estimate
 from fledge.training.objective import LossSum
@@ -33,7 +33,7 @@ def test_estimate_divides_the_batch_and_fits(batch: int, free: int, chunked: boo
         patch.setattr(micro_batch, "free_memory", lambda _: free)
         size = estimate(MODEL, batch, CPU, chunked=chunked)
     assert batch % size == 0
-    room = 0.8 * free - 16 * parameters(MODEL) - (chunk_bytes(MODEL) if chunked else 0)
+    room = 0.8 * free - 16 * parameter_count(MODEL) - (chunk_bytes(MODEL) if chunked else 0)
     assert size == 1 or activation_bytes(MODEL, size, chunked=chunked) <= room
     larger = next((n for n in range(size + 1, batch + 1) if batch % n == 0), None)
     assert larger is None or activation_bytes(MODEL, larger, chunked=chunked) > room
@@ -124,7 +124,7 @@ def test_other_errors_are_raised(stepper: Build) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
-def test_out_of_memory_on_a_cpu_is_recognised() -> None:
+def test_out_of_memory_on_a_cpu_is_recognized() -> None:
     code = """
 import resource, torch
 from fledge.core.errors import out_of_memory

@@ -13,7 +13,7 @@ from fledge.batches.loader import Batch
 from fledge.core.device import Machine
 from fledge.losses.cross_entropy import cross_entropy_sum
 from fledge.model.config import ModelConfig
-from fledge.model.flops import CHUNK, LARGE_VOCABULARY
+from fledge.model.flops import LARGE_VOCABULARY, LOSS_CHUNK_TOKENS
 from fledge.model.gpt import GPT
 from fledge.model.init import build
 from fledge.training.objective import next_token_objective
@@ -39,7 +39,7 @@ def gradients_of(model: GPT, loss: Tensor) -> dict[str, Tensor]:
 )
 @pytest.mark.parametrize(("dtype", "near"), [("float32", 1e-6), ("bfloat16", 2e-2), ("float16", 2e-2)])
 def test_chunked_loss_equals_the_reference(parts: dict[str, Any], dtype: Any, near: float) -> None:
-    assert CHUNK < INPUTS.numel() < 2 * CHUNK  # two chunks, not of one size
+    assert LOSS_CHUNK_TOKENS < INPUTS.numel() < 2 * LOSS_CHUNK_TOKENS  # two chunks, not of one size
     model, machine = build(replace(LARGE, **parts), 0), Machine("cpu", dtype)
     with machine.autocast():
         reference = cross_entropy_sum(model(INPUTS), TARGETS)

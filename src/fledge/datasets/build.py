@@ -111,7 +111,7 @@ def is_built(out: str, key: str) -> bool:
         raise UserError(f"'{out}' already exists", hint)
     if isinstance(storage, LocalStorage) and os.path.lexists(storage.path) and not (storage.path / STAGING).is_dir():
         raise UserError(f"'{out}' already exists", hint)
-    if others := foreign_files(storage):
+    if others := unrelated_files(storage):
         raise UserError(f"'{out}' contains a file that is not part of a dataset: '{others[0]}'", hint)
     return False
 
@@ -128,7 +128,7 @@ def is_undamaged(storage: Storage, manifest: dict[str, Any]) -> bool:
     return False
 
 
-def foreign_files(storage: Storage) -> list[str]:
+def unrelated_files(storage: Storage) -> list[str]:
     """Files that fledge did not write and must not remove."""
     return sorted(name for name in storage.names() if not OWN_FILES.fullmatch(name))
 
@@ -142,7 +142,7 @@ def claim_output(out: str) -> Iterator[Storage]:
             yield storage
         except BaseException as error:
             if not remove_leftovers(storage):
-                explain_resume(error)
+                add_resume_hint(error)
             raise
 
 
@@ -167,12 +167,12 @@ def remove_leftovers(storage: Storage) -> bool:
     if isinstance(storage, LocalStorage):
         if storage.read(shards.MANIFEST) is not None:  # another dataset: remove only our staging folder
             storage.clear_staging()
-        elif not any((storage.path / STAGING).glob(NUMBERED)) and not foreign_files(storage):
+        elif not any((storage.path / STAGING).glob(NUMBERED)) and not unrelated_files(storage):
             shutil.rmtree(storage.path, ignore_errors=True)
     return storage.read(TOKENIZER_KEY) is None
 
 
-def explain_resume(error: BaseException) -> None:
+def add_resume_hint(error: BaseException) -> None:
     """Say that finished parts are kept and how to continue."""
     if isinstance(error, KeyboardInterrupt):
         raise Interrupted(signal_number(error), "the same command") from None

@@ -12,7 +12,7 @@ from fledge.core.progress import byte_progress, notice, progress
 from fledge.datasets import executors, remote, shards
 from fledge.datasets.build import BuildSpec, DatasetBusy, build
 from fledge.datasets.config import DataConfig
-from fledge.datasets.foreign import open_dataset_or_bin
+from fledge.datasets.external import open_dataset_or_bin
 from fledge.datasets.shards import Dataset
 from fledge.datasets.spec import build_spec, dataset_key
 from fledge.text.inputs import is_url

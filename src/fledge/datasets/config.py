@@ -31,7 +31,9 @@ class DataConfig:
     )
     val: float = setting(0.05, "fraction held out for validation")
     test: float = setting(0.0, "fraction held out for the final test")
-    stride: int | None = setting(None, "distance between training windows; unset: the context, so each token once")
+    stride: int | None = setting(
+        None, "distance between training windows; unset: the context, so windows do not overlap"
+    )
 
     def __post_init__(self) -> None:
         if not (0 <= self.val < 1 and 0 <= self.test < 1 and self.val + self.test < 1):

@@ -162,14 +162,14 @@ class Dataset:
         return hashlib.sha256(json.dumps([self.manifest["tokenizer"], shards]).encode()).hexdigest()
 
     @property
-    def held(self) -> list[str]:
+    def available_splits(self) -> list[str]:
         """The splits with at least two tokens, which a prediction needs."""
         return [name for name, split in self.splits.items() if len(split) > 1]
 
     def split(self, name: str) -> Split:
-        if name not in self.held:
-            held = ", ".join(self.held)
-            raise UserError(f"the dataset '{self.folder}' has no '{name}' split", f"it holds: {held or 'nothing'}")
+        if name not in self.available_splits:
+            known = ", ".join(self.available_splits)
+            raise UserError(f"the dataset '{self.folder}' has no '{name}' split", f"it has: {known or 'none'}")
         return self.splits[name]
 
 

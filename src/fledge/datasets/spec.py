@@ -1,4 +1,4 @@
-"""Sources and settings of a dataset → a `BuildSpec`, with the key by which a finished dataset is recognised."""
+"""Sources and settings of a dataset → a `BuildSpec`, with the key by which a finished dataset is recognized."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -1,6 +1,6 @@
 """Divide documents into train, val and test: chunks → spans of one split each. Pure functions.
 
-    document   each document goes as a whole to the split that its hash says: the same in every dataset
+    document   each document goes as a whole to the split chosen by its hash: the same in every dataset
     tail       the end of each document is held out: [ train | val | test ], counted in bytes
 
 A span is what one split gets of a chunk; what it gets of a document may be spread over many chunks and readers.

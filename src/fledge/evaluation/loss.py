@@ -51,7 +51,7 @@ def eval_batch_size(context: int, vocab_size: int, machine: Machine) -> int:
     return max(1, min(MAX_TOKENS[machine.device], MAX_LOGITS // vocab_size) // context)
 
 
-@torch.no_grad()  # inference_mode would poison the parameters that FSDP has gathered
+@torch.no_grad()  # inference_mode would mark FSDP's gathered parameters as inference tensors
 def evaluate_loss(
     model: GPT,
     split: Split,

@@ -1,1 +1,1 @@
-"""To and from the rest of the world: weights, vocabularies and descriptions in other programs' files."""
+"""Import and export: weights, vocabularies and descriptions in other programs' files."""

@@ -1,7 +1,7 @@
 """One model as one file of PyTorch: layers, training loop and generation, written from the templates beside this file.
 
     templates/gpt.py.jinja         introduction, imports, settings as constants; it includes the others
-    templates/model.py.jinja       the layers and the initialisation
+    templates/model.py.jinja       the layers and the initialization
     templates/training.py.jinja    optimizer, schedule, batches, training loop
     templates/main.py.jinja        generation, reading of text, command line
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import jinja2
 
 from fledge import __version__
-from fledge.model.flops import parameters
+from fledge.model.flops import parameter_count
 from fledge.runs.run_folder import RunFolder
 from fledge.settings.pipeline import validated
 from fledge.settings.presets import model_parts
@@ -58,7 +58,7 @@ def render(name: str, parts: list[str], settings: Settings) -> str:
     return environment.get_template("gpt.py.jinja").render(
         name=name,
         introduction=textwrap.fill(introduction, WIDTH),
-        parameters=parameters(settings.model),
+        parameters=parameter_count(settings.model),
         model=settings.model,
         optim=settings.optim,
         train=settings.train,

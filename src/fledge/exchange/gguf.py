@@ -1,4 +1,4 @@
-"""Read and write GGUF, the single file that llama.cpp and related programs run, in full precision or quantised.
+"""Read and write GGUF, the single file that llama.cpp and related programs run, in full precision or quantized.
 
     f32     all numbers as they are
     f16     matrices in half precision
@@ -25,7 +25,7 @@ from fledge.core.errors import UserError
 from fledge.exchange import compatibility, gguf_tokenizer, hf_tokenizer, names
 from fledge.exchange.compatibility import Constraints, ConstraintsOf, resolved_settings
 from fledge.exchange.hf_config import build_model_config
-from fledge.exchange.model_source import ForeignModel
+from fledge.exchange.model_source import ExternalModel
 from fledge.exchange.names import Names
 from fledge.exchange.parity import TOLERANCE, Parity, compare_logits, probe_text, probe_tokens, reference_model
 from fledge.exchange.tensors import DOWNLOAD_AGAIN, convert_weights
@@ -132,8 +132,8 @@ def _stored_type(name: str, tensor: Tensor, wanted: Type) -> Type:
     return Type.F16 if wanted is Type.Q8_0 and tensor.shape[-1] % Q8_BLOCK else wanted
 
 
-def read_gguf(path: Path, tokenizer: Tokenizer | None = None) -> ForeignModel:
-    """The model in a GGUF file, dequantised to fp32, with its own tokenizer unless another is given."""
+def read_gguf(path: Path, tokenizer: Tokenizer | None = None) -> ExternalModel:
+    """The model in a GGUF file, dequantized to fp32, with its own tokenizer unless another is given."""
     tensors, metadata = _read_file(path)
     name = metadata.get("general.architecture")
     architecture = GGUF_ARCHITECTURES.get(str(name))
@@ -150,7 +150,7 @@ def read_gguf(path: Path, tokenizer: Tokenizer | None = None) -> ForeignModel:
     hf_tokenizer.check_tokenizer_size(tokenizer, model)
     dequantized = {name: _dequantize(path, tensor) for name, tensor in tensors.items()}
     weights = convert_weights(dequantized, model, architecture.names, str(path))
-    return ForeignModel(architecture.name, model, weights, tokenizer)
+    return ExternalModel(architecture.name, model, weights, tokenizer)
 
 
 def _has_scaled_rope(metadata: Mapping[str, Any], prefix: str) -> bool:
@@ -161,7 +161,7 @@ def _has_scaled_rope(metadata: Mapping[str, Any], prefix: str) -> bool:
 
 
 def _read_file(path: Path) -> tuple[dict[str, gguf.ReaderTensor], dict[str, Any]]:
-    """The tensors by name, still quantised, and the metadata."""
+    """The tensors by name, still quantized, and the metadata."""
     try:
         file = gguf.GGUFReader(path)
         return {each.name: each for each in file.tensors}, {key: each.contents() for key, each in file.fields.items()}

@@ -99,7 +99,7 @@ def to_gguf_vocabulary(tokenizer: Tokenizer, model: ModelConfig) -> GGUFVocabula
 
 
 def _pre_tokenizer_name(content: Json) -> str | None:
-    """llama.cpp's name for the pre-tokenizer. NFC normalisation is ignored: nearly all text is NFC already."""
+    """llama.cpp's name for the pre-tokenizer. NFC normalization is ignored: nearly all text is NFC already."""
     normalizer = content["normalizer"]
     if normalizer is not None and normalizer["type"] != "NFC":
         return None

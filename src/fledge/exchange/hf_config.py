@@ -128,7 +128,7 @@ def model_from_config(config: Json, source: str) -> tuple[HFArchitecture, ModelC
 
 
 def build_model_config(settings: Mapping[str, Any], source: str) -> ModelConfig:
-    """The [model] section from the settings of a foreign file; wrong types and impossible values are errors."""
+    """The [model] section from the settings of an external file; wrong types and impossible values are errors."""
     try:
         return build(_ModelSection, {"model": settings}).model
     except UserError as error:
@@ -137,7 +137,7 @@ def build_model_config(settings: Mapping[str, Any], source: str) -> ModelConfig:
 
 def find_hf_architecture(config: Json, source: str) -> HFArchitecture:
     if config.get("quantization_config"):
-        raise UserError(f"the weights of '{source}' are quantised", "import the original model instead")
+        raise UserError(f"the weights of '{source}' are quantized", "import the original model instead")
     model_type = config.get("model_type")
     for each in HF_ARCHITECTURES.values():
         if model_type == each.model_type:

@@ -16,7 +16,7 @@ from fledge.checkpoint.state import Tensors, weights_of
 from fledge.core.errors import UserError
 from fledge.core.files import read_json
 from fledge.exchange import compatibility, hf_config, hf_tokenizer, names
-from fledge.exchange.model_source import ForeignModel, ModelFolder, local_model_folder
+from fledge.exchange.model_source import ExternalModel, ModelFolder, local_model_folder
 from fledge.exchange.parity import Parity, compare_logits, probe_text, probe_tokens, reference_model
 from fledge.exchange.tensors import convert_weights, read_folder_tensors
 from fledge.model.config import ModelConfig
@@ -26,7 +26,7 @@ from fledge.tokenizers.base import Tokenizer, fingerprint
 CONFIG = "config.json"
 
 
-def read_hf_folder(folder: ModelFolder, tokenizer: Tokenizer | None = None) -> ForeignModel:
+def read_hf_folder(folder: ModelFolder, tokenizer: Tokenizer | None = None) -> ExternalModel:
     """The model in a folder, with its own tokenizer unless another is given. The large weights are read last."""
     if CONFIG not in folder:
         raise UserError(f"'{folder.name}' holds no {CONFIG}", "give a folder that save_pretrained has written")
@@ -34,7 +34,7 @@ def read_hf_folder(folder: ModelFolder, tokenizer: Tokenizer | None = None) -> F
     tokenizer = tokenizer or hf_tokenizer.read_hf_tokenizer(folder, splits_as_gpt2=architecture is hf_config.GPT2)
     hf_tokenizer.check_tokenizer_size(tokenizer, model)
     weights = convert_weights(read_folder_tensors(folder), model, architecture.names, folder.name)
-    return ForeignModel(architecture.name, model, weights, tokenizer)
+    return ExternalModel(architecture.name, model, weights, tokenizer)
 
 
 def write_hf_folder(folder: Path, model: GPT, tokenizer: Tokenizer) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fledge.core.errors import UserError
 from fledge.exchange.parity import Parity
-from fledge.model.flops import parameters
+from fledge.model.flops import parameter_count
 from fledge.runs.run_folder import LoadedCheckpoint
 from fledge.tracking.sinks.csv import read_metrics
 
@@ -55,11 +55,11 @@ def card_rows(loaded: LoadedCheckpoint, architecture: str) -> dict[str, str]:
     model, metadata, train = loaded.model.config, loaded.run.metadata(), loaded.run.config().get("train", {})
     rows = {
         "architecture": f"{architecture}: {model.n_layer} layers, {model.n_head} heads, width {model.n_embd}",
-        "parameters": f"{parameters(model):,}",
+        "parameters": f"{parameter_count(model):,}",
         "context": f"{model.context:,} tokens",
         "vocabulary": f"{loaded.tokenizer.vocab_size:,} tokens ({loaded.tokenizer.kind})",
     }
-    origins = {"imported": "imported from", "init": "initialised from", "text": "trained on"}
+    origins = {"imported": "imported from", "init": "initialized from", "text": "trained on"}
     rows |= {label: Path(str(metadata[key])).name for key, label in origins.items() if key in metadata}
     if "imported" in metadata:
         return rows

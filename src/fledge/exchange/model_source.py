@@ -1,4 +1,4 @@
-"""Find a foreign model: a file, a folder, or a repository on the Hub whose files are downloaded on demand."""
+"""Find an external model: a file, a folder, or a repository on the Hub whose files are downloaded on demand."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ HUB_NAME = re.compile(r"(?:hf://)?(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<rev>[^/@]
 
 
 @dataclass(frozen=True)
-class ForeignModel:
+class ExternalModel:
     """A model read from the files of another program, with fledge's settings and weight names."""
 
     architecture: str  # its name in the other program

@@ -1,7 +1,8 @@
 """The names of the weights in other programs: one table for each naming scheme, used in both directions.
 
 A row maps one of their modules to ours; it covers the weight and the bias. N is the number of a block. Where a row
-names several of our modules, theirs is their concatenation. A layout says how the numbers are stored differently:
+names several of our modules, their tensor is the concatenation of ours. A layout says how the numbers are stored
+differently:
 
     transposed    [in, out] instead of [out, in]
     interleaved   rotary pairs are adjacent (0,1) (2,3) … instead of in two halves (0,D/2) (1,D/2+1) …

@@ -14,7 +14,7 @@ import torch
 from fledge.core.errors import UserError
 from fledge.exchange import hf_tokenizer
 from fledge.exchange.hf_config import build_model_config
-from fledge.exchange.model_source import ForeignModel
+from fledge.exchange.model_source import ExternalModel
 from fledge.exchange.names import NANOGPT
 from fledge.exchange.tensors import DOWNLOAD_AGAIN, convert_weights, read_torch_file
 from fledge.model.config import ModelConfig
@@ -25,7 +25,7 @@ SAME_NAMES = ("n_layer", "n_head", "n_embd", "vocab_size", "dropout")  # as in o
 TOKENIZER_HINT = "give its training text: --characters input.txt; or, if it was encoded as GPT-2's: --tokenizer gpt2"
 
 
-def read_nanogpt(path: Path, tokenizer: Tokenizer | None) -> ForeignModel:
+def read_nanogpt(path: Path, tokenizer: Tokenizer | None) -> ExternalModel:
     content = read_torch_file(path)
     tensors, args = (content.get(key) if isinstance(content, dict) else None for key in ("model", "model_args"))
     if not isinstance(args, dict) or not isinstance(tensors, dict) or not all(map(torch.is_tensor, tensors.values())):
@@ -38,7 +38,7 @@ def read_nanogpt(path: Path, tokenizer: Tokenizer | None) -> ForeignModel:
     if tokenizer is None:
         raise UserError(f"'{path}' does not contain its vocabulary", TOKENIZER_HINT)
     _check_vocabulary(tokenizer, model)
-    return ForeignModel("nanoGPT", model, convert_weights(tensors, model, NANOGPT, str(path)), tokenizer)
+    return ExternalModel("nanoGPT", model, convert_weights(tensors, model, NANOGPT, str(path)), tokenizer)
 
 
 def _check_vocabulary(tokenizer: Tokenizer, model: ModelConfig) -> None:

@@ -2,6 +2,9 @@
 
 Keys and values of earlier tokens are in a cache (model/kv_cache.py). When the context is full, its newer half is read
 again into an empty cache: one long step in every context/2, and text can go on without end.
+
+`stream_text` stops at the end-of-text token; a stop string would be checked there, too. Speculative decoding would
+verify several draft tokens with one call of the model in `generate`, and drop rejected ones with `KVCache.truncate`.
 """
 
 from collections.abc import Iterator
@@ -17,11 +20,11 @@ from fledge.tokenizers.base import Tokenizer
 from fledge.tokenizers.streaming import TextStreamer
 
 
-@torch.no_grad()  # inference_mode would poison the parameters that FSDP has gathered
+@torch.no_grad()  # inference_mode would mark FSDP's gathered parameters as inference tensors
 def generate(
     model: GPT, prompt: Tensor, strategies: tuple[Strategy, ...], machine: Machine, count: int, seed: int
 ) -> Iterator[Tensor]:
-    """prompt [B, T] → `count` times the next tokens [B], drawn with a generator of its own."""
+    """prompt [B, T]; yields the next tokens [B], `count` times, drawn with a generator of its own."""
     was_training = model.training
     model.eval()
     try:

@@ -22,7 +22,7 @@ IGNORE = -1  # targets that do not count: padding
 
 def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
     """logits [B, T, V], targets [B, T] → nats, summed over every valid target."""
-    flat = logits.flatten(0, -2).float()  # a softmax over a vocabulary needs all 24 bits
+    flat = logits.flatten(0, -2).float()  # a softmax over a vocabulary needs float32 precision
     return F.cross_entropy(flat, targets.flatten(), ignore_index=IGNORE, reduction="sum")
 
 

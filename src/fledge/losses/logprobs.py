@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fledge.losses.cross_entropy import IGNORE
-from fledge.model.flops import CHUNK, LARGE_VOCABULARY
+from fledge.model.flops import LARGE_VOCABULARY, LOSS_CHUNK_TOKENS
 from fledge.model.head import Head
 
 
@@ -34,10 +34,12 @@ def token_logprobs(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
     def logprobs(hidden: Tensor, targets: Tensor) -> Tensor:
         return logits_logprobs(head.padded(hidden), targets)
 
-    if head.out_features < LARGE_VOCABULARY or targets.numel() <= CHUNK:
+    if head.out_features < LARGE_VOCABULARY or targets.numel() <= LOSS_CHUNK_TOKENS:
         return logprobs(hidden, targets)
     chunks = [
         checkpoint(logprobs, *chunk, use_reentrant=False, preserve_rng_state=False)
-        for chunk in zip(hidden.flatten(0, -2).split(CHUNK), targets.flatten().split(CHUNK), strict=True)
+        for chunk in zip(
+            hidden.flatten(0, -2).split(LOSS_CHUNK_TOKENS), targets.flatten().split(LOSS_CHUNK_TOKENS), strict=True
+        )
     ]
     return torch.cat(chunks).view(targets.shape)

@@ -1,6 +1,6 @@
 """Attention: each token mixes the values of the tokens before it, weighted by how well its query fits their keys.
 
-readable   every step in the open: the reference implementation
+readable   every step explicit: the reference implementation
 sdpa       scores, softmax and mixing in one fused kernel: torch's scaled_dot_product_attention
 blocked    the readable steps for a block of queries at a time, without the keys that these cannot see
 
@@ -12,7 +12,9 @@ All implementations take the same arguments and give the same result. Which one 
 GPU sdpa, on a CPU with bf16 units often blocked. `auto` lets training measure it, and is sdpa elsewhere.
 Head h of H uses the keys and values of group h // (H // K). With K = H that is plain multi-head attention. With a
 window, a token sees itself and the window - 1 tokens before it.
-Positions are in positions.py, and keys and values of earlier tokens in kv_cache.py.
+Positions are in positions.py, and keys and values of earlier tokens in kv_cache.py. A bias on the attention scores,
+such as ALiBi, would be added to them in `attention_weights`; the fused kernel takes it as a float mask in place of the
+boolean `mask`.
 """
 
 from collections.abc import Callable, Iterator

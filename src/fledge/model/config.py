@@ -20,9 +20,9 @@ class ModelConfig:
     context: int = setting(256, "context length: how many tokens the model sees at once")
     vocab_size: int | None = setting(None, "size of the vocabulary; unset: that of the tokenizer")
     dropout: float = setting(0.0, "fraction of activations dropped in training")
-    positions: Literal["learned", "sinusoidal", "rotary"] = setting("rotary", "how the model knows the order of tokens")
+    positions: Literal["learned", "sinusoidal", "rotary"] = setting("rotary", "positional encoding")
     rotary_base: float = setting(10_000.0, "rotary: base of the frequencies; larger for long contexts")
-    norm: Literal["layernorm", "rmsnorm"] = setting("rmsnorm", "how activations are normalised")
+    norm: Literal["layernorm", "rmsnorm"] = setting("rmsnorm", "how activations are normalized")
     norm_eps: float | None = setting(None, "epsilon of the norms; unset: layernorm 1e-5, rmsnorm 1e-6")
     mlp: Literal["gelu", "gelu_tanh", "relu", "relu2", "swiglu"] = setting("swiglu", "activation of the MLP")
     mlp_width: int | None = setting(None, "hidden width of the MLP; unset: 4 · n_embd (swiglu: 8/3 · n_embd)")
@@ -31,7 +31,7 @@ class ModelConfig:
     mlp_bias: bool = setting(False, "biases in the MLP")
     norm_bias: bool = setting(False, "biases in the norms (layernorm only)")
     head_bias: bool = setting(False, "bias of the head")
-    qk_norm: bool = setting(True, "normalise queries and keys, which keeps training stable")
+    qk_norm: bool = setting(True, "normalize queries and keys, which keeps training stable")
     window: int | None = setting(
         None, "sliding window: a token sees itself and the window - 1 tokens before it; unset: all"
     )
@@ -123,7 +123,7 @@ class ModelConfig:
         return self.head_dim or self.n_embd // self.n_head
 
     @property
-    def reach(self) -> int:
+    def attention_span(self) -> int:
         """how many tokens a token sees at most, including itself"""
         return self.window or self.context
 

@@ -1,4 +1,6 @@
-"""What a model costs, by formula: parameters, FLOPs, bytes. Without torch, so that it answers at once.
+"""What a model costs, by formula: parameters, FLOPs, bytes.
+
+The module imports without torch, so that the command line starts fast; only the memory of blocked attention needs it.
 
     C  width of the model    H  query heads       D  width of a head          T  context
     F  width of the MLP      K  key/value heads   V  size of the vocabulary
@@ -10,14 +12,14 @@ from fledge.model.config import ModelConfig
 
 FLOAT32, BFLOAT16 = 4, 2  # bytes per element
 
-CHUNK = 1024  # tokens whose logits the chunked loss holds at a time
+LOSS_CHUNK_TOKENS = 1024  # tokens whose logits the chunked loss holds at a time
 LARGE_VOCABULARY = 4096  # below this, the chunked loss saves too little to be worth it
 
 # Per parameter in training, at least: itself, its gradient, and the two moments of AdamW, four bytes each.
 TRAINING_BYTES = 16
 
 
-def parameters(config: ModelConfig) -> int:
+def parameter_count(config: ModelConfig) -> int:
     """All trained parameters."""
     tables = _vocabulary(config) * (config.n_embd * (1 if config.tied else 2) + config.head_bias)
     positions = config.context * config.n_embd if config.positions == "learned" else 0
@@ -46,7 +48,7 @@ def forward_flops(config: ModelConfig) -> int:
 
     As usual, attention counts the whole square of scores, not only the half below the diagonal.
     """
-    attention = 4 * config.reach * config.n_head * config.head_width  # per token attended to: q·k, weights·v
+    attention = 4 * config.attention_span * config.n_head * config.head_width  # per token attended to: q·k, weights·v
     return 2 * matrix_parameters(config) + config.n_layer * attention
 
 
@@ -72,7 +74,9 @@ def logits_bytes(config: ModelConfig, tokens: int, itemsize: int = FLOAT32) -> i
 
 def chunk_bytes(config: ModelConfig, itemsize: int = FLOAT32) -> int:
     """Memory of the chunked loss for a batch of any size: the logits of one chunk, and the gradient of the head."""
-    return logits_bytes(config, CHUNK, itemsize) + FLOAT32 * _vocabulary(config) * (config.n_embd + CHUNK)
+    return logits_bytes(config, LOSS_CHUNK_TOKENS, itemsize) + FLOAT32 * _vocabulary(config) * (
+        config.n_embd + LOSS_CHUNK_TOKENS
+    )
 
 
 def activation_bytes(

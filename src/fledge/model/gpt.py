@@ -15,11 +15,13 @@ from fledge.model.bigram import make_bigram
 from fledge.model.block import Block
 from fledge.model.config import ModelConfig
 from fledge.model.head import Head, make_head
-from fledge.model.kv_cache import Cache
+from fledge.model.kv_cache import Cache, NoCache
 from fledge.model.norms import make_norm
 from fledge.model.positions import POSITIONS, ROTATIONS
 
-HeadLoss = Callable[[Tensor, Head, Tensor], Tensor]  # hidden [B, T, C], head, targets [B, T] → loss
+HeadLoss = Callable[
+    [Tensor, Head, Tensor], Tensor
+]  # hidden [B, T, C], head, targets [B, T] → summed loss, or log-probabilities
 
 
 class GPT(nn.Module):
@@ -27,7 +29,7 @@ class GPT(nn.Module):
         super().__init__()
         assert config.vocab_size is not None, "the vocabulary must be known before a model is built"
         self.config = config
-        table = torch.empty(config.vocab_size, config.n_embd)  # filled by initialise(), and only there
+        table = torch.empty(config.vocab_size, config.n_embd)  # filled by initialize(), and only there
         self.embed = nn.Embedding.from_pretrained(table, freeze=False)
         self.bigram = make_bigram(config)
         self.positions = POSITIONS[config.positions](config)
@@ -36,7 +38,7 @@ class GPT(nn.Module):
         self.norm = make_norm(config)
         self.head = make_head(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.no_cache = Cache(config)
+        self.no_cache = NoCache(config)
         if config.tied:
             self.head.weight = self.embed.weight
 
@@ -45,7 +47,7 @@ class GPT(nn.Module):
         return self.head(self.hidden(ids, cache))
 
     def forward_loss(self, ids: Tensor, targets: Tensor, head_loss: HeadLoss) -> Tensor:
-        """ids and targets [B, T] → loss. `head_loss` applies the head itself, and need not hold all the logits."""
+        """ids and targets [B, T] → the result of `head_loss`, which applies the head itself, and need not hold all the logits."""
         return head_loss(self.hidden(ids), self.head, targets)
 
     def next_token_logits(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
@@ -56,7 +58,7 @@ class GPT(nn.Module):
         """ids [B, T] → hidden vectors, the input of the head [B, T, C]"""
         assert ids.shape[1] <= self.config.context, "more tokens than the context holds"
         past = cache or self.no_cache
-        positions = past.extend(ids)
+        positions = past.advance(ids)
         x = self.bigram(self.embed(ids), ids, past)
         x = self.dropout(self.positions(x, positions))
         for block, layer_past in zip(self.blocks, past.layers, strict=True):

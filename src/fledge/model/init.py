@@ -1,4 +1,4 @@
-"""All initialisation in one table. L is n_layer.
+"""All initialization in one table. L is n_layer.
 
 embed, query, key, value, inputs of the MLP    normal, 0.02
 learned positions                              normal, 0.02
@@ -23,12 +23,12 @@ STD = 0.02
 def build(config: ModelConfig, seed: int) -> GPT:
     """A new model, the same for the same seed on every machine: weights are drawn on the CPU."""
     model = GPT(config)
-    initialise(model, torch.Generator().manual_seed(seed))
+    initialize(model, torch.Generator().manual_seed(seed))
     return model
 
 
 @torch.no_grad()
-def initialise(model: GPT, generator: torch.Generator) -> None:
+def initialize(model: GPT, generator: torch.Generator) -> None:
     def normal(weight: Tensor, std: float = STD) -> None:
         weight.normal_(0.0, std, generator=generator)
 

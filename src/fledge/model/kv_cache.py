@@ -10,11 +10,13 @@
 Every row has a length of its own; positions and the causal mask follow from it. Prompts of different lengths can share
 a call: pad them on the right, then truncate each row to its own length.
 
-Training and evaluation use the plain `Cache`, which keeps nothing: the code of the model is the same.
+Training and evaluation use `NoCache`, which keeps nothing: the code of the model is the same.
 A window limits which keys are read, not which are kept: a truncated row needs the older ones again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -23,36 +25,54 @@ from torch import Tensor
 from fledge.model.config import ModelConfig
 
 
-class LayerCache:
-    """What one block gets. This one keeps nothing: the new keys and values are all there are."""
+class LayerCache(Protocol):
+    """The interface of the cache of one block."""
 
     @property
     def mask(self) -> Tensor | None:
         """Which keys each query sees [B, 1, T, S]; None: causal, where all rows have the same length."""
-        return None
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """New keys and values [B, K, T, D] → all that the new tokens attend to [B, K, S, D]."""
-        return k, v
 
 
-class Cache:
-    """What a model gets. This one keeps nothing: every row is a whole sequence that starts at position 0."""
+class Cache(Protocol):
+    """The interface of the cache of a model."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    @property
+    def layers(self) -> Sequence[LayerCache]:
         """One for each block."""
-        self.layers = [LayerCache() for _ in range(config.n_layer)]
 
-    def extend(self, ids: Tensor) -> slice | Tensor:
+    def advance(self, ids: Tensor) -> slice | Tensor:
         """New tokens [B, T] → their positions, as an index into a table of all positions."""
-        return slice(ids.shape[1])
 
     def previous(self, ids: Tensor) -> Tensor:
         """The token before each new token [B, T]; token 0 before the first."""
+
+
+class NoLayerCache:
+    """Keeps nothing: the new keys and values are all there are."""
+
+    mask = None
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        return k, v
+
+
+class NoCache:
+    """Keeps nothing: every row is a whole sequence that starts at position 0."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.layers = [NoLayerCache() for _ in range(config.n_layer)]
+
+    def advance(self, ids: Tensor) -> slice | Tensor:
+        return slice(ids.shape[1])
+
+    def previous(self, ids: Tensor) -> Tensor:
         return F.pad(ids[:, :-1], (1, 0))
 
 
-class KVLayerCache(LayerCache):
+class KVLayerCache:
     """Keys and values of one block."""
 
     def __init__(self, cache: "KVCache", store: Tensor) -> None:
@@ -74,7 +94,7 @@ class KVLayerCache(LayerCache):
 
 
 @dataclass
-class KVCache(Cache):
+class KVCache:
     """The cache of all blocks. `lengths` is on the CPU, so that planning with it never waits for a GPU."""
 
     config: ModelConfig
@@ -86,7 +106,7 @@ class KVCache(Cache):
     mask: Tensor | None = field(init=False)  # [B, 1, T, S]
 
     def __post_init__(self) -> None:
-        self.layers: list[LayerCache] = [KVLayerCache(self, store) for store in self.store]
+        self.layers = [KVLayerCache(self, store) for store in self.store]
 
     @classmethod
     def allocate(cls, config: ModelConfig, rows: int, dtype: torch.dtype, device: torch.device | str) -> "KVCache":
@@ -113,14 +133,14 @@ class KVCache(Cache):
         """Empty a row, so that another text can use it."""
         self.truncate(row, 0)
 
-    def extend(self, ids: Tensor) -> slice | Tensor:
+    def advance(self, ids: Tensor) -> slice | Tensor:
         """Make room for T more tokens in every row. Where a call fails after this, truncate the rows again."""
         B, T = ids.shape
         assert len(self.lengths) == B, "one row of tokens for each row of the cache"
         shortest, longest = int(self.lengths.min()), int(self.lengths.max())
         assert longest + T <= self.config.context, "more tokens than the context holds"
         positions = (self.lengths[:, None] + torch.arange(T)).to(ids.device)
-        self.visible = slice(max(0, shortest + 1 - self.config.reach), longest + T)
+        self.visible = slice(max(0, shortest + 1 - self.config.attention_span), longest + T)
         if shortest == longest:
             self.positions, self.mask = slice(longest, longest + T), None
         else:
@@ -132,7 +152,7 @@ class KVCache(Cache):
     def _mask(self, positions: Tensor) -> Tensor:
         key = torch.arange(self.visible.start, self.visible.stop, device=positions.device)  # [S]
         query = positions[:, None, :, None]  # [B, 1, T, 1]
-        return (key <= query) & (key > query - self.config.reach)
+        return (key <= query) & (key > query - self.config.attention_span)
 
     def previous(self, ids: Tensor) -> Tensor:
         start = (self.lengths - ids.shape[1])[:, None].to(ids.device)  # [B, 1]

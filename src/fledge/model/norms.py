@@ -1,4 +1,4 @@
-"""Norms: normalise each token's vector, then scale it by learned weights.
+"""Norms: normalize each token's vector, then scale it by learned weights.
 
 layernorm   subtract the mean, divide by the standard deviation; a bias is optional
 rmsnorm     divide by the root of the mean square: cheaper, and as good

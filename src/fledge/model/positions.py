@@ -1,10 +1,11 @@
-"""How a model knows the order of tokens.
+"""Positional encodings.
 
 learned      a learned vector for each position is added to the token's embedding
 sinusoidal   a fixed vector for each position is added: sines and cosines, from fast to slow
 rotary       queries and keys are rotated by an angle that grows with their position
 
 Each kind acts in one of two places: on the embedding (POSITIONS), or on queries and keys (ROTATIONS).
+ALiBi would act in a third: a bias added to the attention scores, in place of the boolean `mask` of attention.py.
 `positions` is an index into a table of all positions: a slice for whole sequences, [B, T] with a cache.
 """
 

@@ -1,1 +1,1 @@
-"""How weights move: parameter groups and the schedule."""
+"""Optimizers, parameter groups and schedules."""

@@ -11,7 +11,7 @@ from fledge.core.errors import UserError
 @dataclass(frozen=True)
 class OptimConfig:
     optimizer: Literal["adamw", "muon"] = setting(
-        "adamw", "optimizer of the matrices of blocks; all other parameters use AdamW"
+        "adamw", "optimizer of the 2-D block weights; all other parameters use AdamW"
     )
     lr: float = setting(1e-3, "peak learning rate")
     min_lr: float = setting(1e-4, "final learning rate")
@@ -21,7 +21,7 @@ class OptimConfig:
     weight_decay: float = setting(0.1, "weight decay of matrices")
     betas: tuple[float, float] = setting((0.9, 0.95), "AdamW: decay rates of the two moments")
     eps: float = setting(1e-8, "AdamW: epsilon")
-    muon_lr: float = setting(0.02, "muon: peak learning rate of the matrices of blocks")
+    muon_lr: float = setting(0.02, "muon: peak learning rate of the 2-D block weights")
     momentum: float = setting(0.95, "muon: momentum")
     embed_lr: float | None = setting(None, "with muon: peak learning rate of the embedding; unset: lr")
     head_lr: float | None = setting(None, "with muon: peak learning rate of the head; unset: lr")

@@ -2,6 +2,7 @@
 
 matrices of blocks                     Muon, or AdamW with weight decay
 embedding and head (matrices, too)     AdamW with weight decay; with Muon: without, at learning rates of their own
+learned positions (a matrix, too)      AdamW with weight decay; with Muon: without
 vectors (norms, biases)                AdamW without weight decay
 """
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 # Newton–Schulz: five steps of x ← a·x + b·x³ + c·x⁵ on the singular values bring all of them near 1. The coefficients
-# maximise the slope at 0: small values must grow fast, and exactly 1 is not needed.
+# maximize the slope at 0: small values must grow fast, and exactly 1 is not needed.
 A, B, C = 3.4445, -4.7750, 2.0315
 NS_STEPS = 5
 MIN_NORM = 1e-7

@@ -1,7 +1,7 @@
 """Learning-rate schedules: pure functions from the step to a multiplier of the peak learning rate.
 
 cosine       linear warmup, then half a cosine down to min_lr
-trapezoid    warmup, constant, then linear cooldown: the constant part can be prolonged without planning anew
+trapezoid    warmup, constant, then linear cooldown: the constant part can be extended without changing the schedule
 constant     warmup, constant
 """
 

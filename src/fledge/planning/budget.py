@@ -19,7 +19,7 @@ from fledge.core.errors import UserError
 from fledge.core.formatting import counted, format_duration
 from fledge.core.progress import notice
 from fledge.model.config import ModelConfig
-from fledge.model.flops import TRAINING_BYTES, non_embedding_parameters, parameters, training_flops
+from fledge.model.flops import TRAINING_BYTES, non_embedding_parameters, parameter_count, training_flops
 from fledge.planning.corpus_stats import CorpusStats
 from fledge.planning.forecast import LossCurve, complete_for_forecast, effective_data, run_seconds, step_seconds
 from fledge.planning.probe import Costs, measure_costs, tokens_per_second_guess
@@ -106,7 +106,7 @@ class BudgetSearch:
         tokens = self.seconds / seconds_per_token
         batch = self.batch_for(tokens, model)
         settings = self.settings(model, batch, max(1, int(tokens / (batch * model.context))))
-        notice(f"trying {counted(parameters(settings.model), 'parameter')}")
+        notice(f"trying {counted(parameter_count(settings.model), 'parameter')}")
         return measure_costs(settings, self.machine, self.folder)
 
     def batch_for(self, tokens: float, model: ModelConfig) -> int:
@@ -115,7 +115,7 @@ class BudgetSearch:
 
     def settings(self, model: ModelConfig, batch: int, steps: int) -> Settings:
         """The settings that `fledge train` would use with this size, batch and length."""
-        size = {"size": parameters(model), "vocab_size": model.vocab_size}
+        size = {"size": parameter_count(model), "vocab_size": model.vocab_size}
         sized = {} if sets_shape(self.overrides) else {"model": size}
         train = {
             "batch": batch,

@@ -66,7 +66,7 @@ def local_bytes(source: str) -> int:
 
 def dataset_stats(settings: Settings, dataset: Dataset) -> CorpusStats:
     train_tokens, known = len(dataset.split("train")), dataset.tokenizer.vocab_size
-    val_tokens = len(dataset.splits["val"]) if "val" in dataset.held else 0
+    val_tokens = len(dataset.splits["val"]) if "val" in dataset.available_splits else 0
     manifest = dataset.manifest["splits"]["train"]
     mean = manifest["bytes"] / manifest["tokens"] if "bytes" in manifest else typical_token_bytes(settings, known)
     return CorpusStats(settings.model.vocab_size or known, train_tokens, val_tokens, mean, dataset)

@@ -23,7 +23,7 @@ import numpy as np
 from fledge.core.device import Machine
 from fledge.core.errors import UserError
 from fledge.datasets.shards import Dataset
-from fledge.model.flops import non_embedding_parameters, parameters, training_flops
+from fledge.model.flops import non_embedding_parameters, parameter_count, training_flops
 from fledge.planning.corpus_stats import CorpusStats, dataset_stats
 from fledge.planning.probe import Costs
 from fledge.runs.run_folder import RunFolder, list_runs
@@ -82,7 +82,7 @@ def make_forecast(
     step_tokens = train.batch * settings.model.context
     parts = run_seconds(settings, costs, corpus)
     return Forecast(
-        parameters=parameters(settings.model),
+        parameters=parameter_count(settings.model),
         steps=train.steps,
         batch=train.batch,
         tokens=train.steps * step_tokens,

@@ -14,7 +14,7 @@ from fledge.core.errors import UserError
 from fledge.core.progress import notice
 from fledge.datasets.cache import ensure_dataset
 from fledge.datasets.shards import Dataset
-from fledge.model.flops import parameters
+from fledge.model.flops import parameter_count
 from fledge.recipes.train import TrainRequest, train_request
 from fledge.settings.pipeline import resolve
 from fledge.tracking.plots import draw
@@ -63,7 +63,7 @@ def demo(minutes: float = 3.0, runs: Path = Path("runs")) -> DemoResult:
     explain("3. tokens", f"the text is split into {tokens:,} tokens, from a vocabulary of {vocab_size:,}")
     fitted = fit_to_time(settings, machine, dataset, 60 * minutes - OVERHEAD_SECONDS)
     model, steps = fitted.model, fitted.train.steps
-    explain("4. model", f"{model.n_layer} blocks, {model.n_embd} wide: {parameters(model):,} random parameters")
+    explain("4. model", f"{model.n_layer} blocks, {model.n_embd} wide: {parameter_count(model):,} random parameters")
     explain("5. training", f"{steps:,} steps fit into {minutes:g} minutes on this machine. Each shows the model some")
     explain("", "text and changes every parameter a little, so that the next token becomes more likely")
     result = train_request(TrainRequest(fitted, "demo"), runs)

@@ -9,7 +9,7 @@ from fledge.core.errors import UserError, nearest
 from fledge.core.files import user_path, write_atomic
 from fledge.core.progress import notice
 from fledge.exchange.eject import render_model, run_settings
-from fledge.model.flops import parameters
+from fledge.model.flops import parameter_count
 from fledge.runs.run_folder import RunFolder, find_run, list_runs
 from fledge.settings.layers import preset_files
 from fledge.settings.presets import preset_settings
@@ -44,7 +44,7 @@ def eject(model: str, out: str, overrides: Layer | None = None, runs: Path = Pat
     source = find_source(model, overrides or {}, runs)
     text = render_model(source.name, source.settings)
     write_atomic(file, text)
-    size = parameters(source.settings.model)
+    size = parameter_count(source.settings.model)
     return EjectResult(source.name, file, len(text.splitlines()), size, source.weights, source.tokenizer)
 
 

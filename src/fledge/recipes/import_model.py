@@ -9,10 +9,10 @@ from fledge.core.config import to_toml
 from fledge.core.errors import UserError
 from fledge.core.files import user_path
 from fledge.exchange import huggingface, model_source, nanogpt
-from fledge.exchange.model_source import ForeignModel, ModelFolder
+from fledge.exchange.model_source import ExternalModel, ModelFolder
 from fledge.exchange.tensors import check_finite
 from fledge.model.config import ModelConfig
-from fledge.model.flops import parameters
+from fledge.model.flops import parameter_count
 from fledge.runs import metadata, run_folder
 from fledge.runs.names import check_run_name, run_name_from
 from fledge.settings.pipeline import validated
@@ -54,15 +54,15 @@ def import_model(
     tokenizer (a tokenizer.json, or gpt2), characters (a text that has them all): for a source without a tokenizer.
     """
     folder = run_destination(out, source, runs)
-    foreign = read_foreign_model(source, given_tokenizer(tokenizer, characters))
-    check_finite(foreign.weights, source)
-    about = {**metadata.software_metadata(foreign.tokenizer), "imported": source, "kind": foreign.architecture}
+    external = read_external_model(source, given_tokenizer(tokenizer, characters))
+    check_finite(external.weights, source)
+    about = {**metadata.software_metadata(external.tokenizer), "imported": source, "kind": external.architecture}
     file = {"file": str((folder / run_folder.TOKENIZER).resolve())}
-    settings = validated({"model": asdict(foreign.model), "tokenizer": file, **FINE_TUNING})
-    start = initial_state(foreign.weights, settings.train.seed)
-    run = run_folder.create_run(folder, to_toml(settings), about, foreign.tokenizer, start)
-    size, vocab_size = parameters(foreign.model), foreign.tokenizer.vocab_size
-    return ImportResult(run.name, folder, foreign.architecture, size, vocab_size, foreign.model)
+    settings = validated({"model": asdict(external.model), "tokenizer": file, **FINE_TUNING})
+    start = initial_state(external.weights, settings.train.seed)
+    run = run_folder.create_run(folder, to_toml(settings), about, external.tokenizer, start)
+    size, vocab_size = parameter_count(external.model), external.tokenizer.vocab_size
+    return ImportResult(run.name, folder, external.architecture, size, vocab_size, external.model)
 
 
 def run_destination(out: str | None, source: str, runs: Path) -> Path:
@@ -89,7 +89,7 @@ def given_tokenizer(name: str | None, characters: str | None) -> Tokenizer | Non
     return pretrained_tokenizer(TokenizerConfig(file=name)) if name else None
 
 
-def read_foreign_model(source: str, tokenizer: Tokenizer | None) -> ForeignModel:
+def read_external_model(source: str, tokenizer: Tokenizer | None) -> ExternalModel:
     place = model_source.locate_model(source)
     if isinstance(place, ModelFolder):
         if huggingface.CONFIG not in place and NANOGPT_CHECKPOINT in place:

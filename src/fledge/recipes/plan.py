@@ -14,7 +14,7 @@ from fledge.core import device as machines
 from fledge.core.config import Layer, merge
 from fledge.core.errors import UserError
 from fledge.core.progress import notice
-from fledge.model.flops import parameters
+from fledge.model.flops import parameter_count
 from fledge.planning.backtest import Row, compare
 from fledge.planning.budget import BudgetSearch, sets_shape
 from fledge.planning.corpus_stats import read_corpus_stats
@@ -106,7 +106,7 @@ def chosen_settings(settings: Settings, overrides: Layer) -> Layer:
     """What the budget search has chosen, as a minimal set of overrides."""
     chosen: dict[str, dict[str, Any]] = {"train": {"batch": settings.train.batch, "steps": settings.train.steps}}
     if not sets_shape(overrides):
-        chosen["model"] = {"size": parameters(settings.model)}
+        chosen["model"] = {"size": parameter_count(settings.model)}
         if settings.tokenizer.kind == "bpe":
             chosen["tokenizer"] = {"vocab_size": settings.model.vocab_size}
     return chosen

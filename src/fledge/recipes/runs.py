@@ -6,7 +6,7 @@ from pathlib import Path
 from fledge.checkpoint import store
 from fledge.core.errors import UserError
 from fledge.core.progress import notice
-from fledge.model.flops import parameters
+from fledge.model.flops import parameter_count
 from fledge.runs.run_folder import RunFolder, list_runs
 from fledge.settings.pipeline import validated
 from fledge.tracking.sinks.csv import read_metrics
@@ -43,7 +43,7 @@ def summarize_run(run: RunFolder) -> RunSummary:
         step = 0
     return RunSummary(
         run=run.name,
-        parameters=parameters(run.model_config()),
+        parameters=parameter_count(run.model_config()),
         step=step,
         steps=validated(run.config()).train.steps,
         best_val_loss=best.val_loss if best else None,

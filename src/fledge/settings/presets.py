@@ -66,7 +66,7 @@ def describe_preset(name: str) -> PresetInfo:
     chunked = model.vocab_size >= flops.LARGE_VOCABULARY
     return PresetInfo(
         name=name,
-        parameters=flops.parameters(model),
+        parameters=flops.parameter_count(model),
         non_embedding_parameters=flops.non_embedding_parameters(model),
         title=about["title"],
         source=about["source"],

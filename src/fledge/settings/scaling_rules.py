@@ -18,12 +18,12 @@ from typing import Any
 from fledge.core.config import Layer, build, divisors, merge
 from fledge.core.errors import UserError
 from fledge.model.config import ModelConfig
-from fledge.model.flops import parameters, training_flops
+from fledge.model.flops import parameter_count, training_flops
 from fledge.settings.layers import FOLLOWS_FROM_SIZE, without
 from fledge.tokenizers.config import GPT2_VOCAB_SIZE
 from fledge.training.config import Settings
 
-HEAD_WIDTH = 64  # fast kernels and common quantised formats require it
+HEAD_WIDTH = 64  # fast kernels and common quantized formats require it
 # Steps of nearly constant ratio, so that the heads still divide into groups.
 WIDTHS = (64, 128, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 4096)
 GQA_WIDTH = 768  # from this width on four queries share a key: a quarter of the cache for hardly more loss
@@ -115,7 +115,7 @@ def candidate_models(style: ModelConfig, vocab_size: int | None) -> list[tuple[i
     for width, blocks in reversed(list(candidate_shapes())):
         vocab = vocab_size or vocabulary_for(width)
         model = replace(style, **model_shape(width, blocks, style.mlp), vocab_size=vocab)  # type: ignore[arg-type]
-        count = parameters(model)
+        count = parameter_count(model)
         if not kept or count < kept[-1][0]:
             kept.append((count, model))
     return kept[::-1]
@@ -140,7 +140,7 @@ def learning_rates(model: ModelConfig) -> dict[str, Any]:
 
 def batch_and_steps(model: ModelConfig, batch: int | None = None, steps: int | None = None) -> dict[str, int]:
     """Batch, micro-batch, steps and warmup for a model; `batch` and `steps` where they are given."""
-    tokens = TOKENS_PER_PARAMETER * parameters(model)
+    tokens = TOKENS_PER_PARAMETER * parameter_count(model)
     batch = batch or batch_for(tokens, model)
     steps = steps or max(1, round(tokens / (batch * model.context)))
     return {

@@ -34,7 +34,7 @@ MAX_DRAWS = 10  # draws tried; at least one must be valid
 class SweepConfig:
     preset: str | None = setting(None, "what to train: a preset, or a FILE.toml")
     metric: Literal["val/loss", "val/bits_per_byte"] = setting(
-        "val/loss", "what to minimise; bits per byte to compare tokenizers"
+        "val/loss", "what to minimize; bits per byte to compare tokenizers"
     )
     trials: int = setting(20, "number of runs")
     seed: int = setting(1, "of the search")
@@ -176,7 +176,7 @@ def suggest(space: "Space", seed: int, known: Sequence["FrozenTrial"]) -> "Froze
 
     digest = hashlib.sha256(f"{seed}/{len(known)}".encode()).digest()
     sampler = optuna.samplers.TPESampler(seed=int.from_bytes(digest[:4]), constant_liar=True)
-    study = optuna.create_study(sampler=sampler)  # in memory, minimising
+    study = optuna.create_study(sampler=sampler)  # in memory, minimizing
     study.add_trials(known)
     study.ask(dict(space))
     return study.trials[-1]

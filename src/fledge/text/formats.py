@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fledge.core.errors import UserError
-from fledge.text import delimited, html_text, jsonl, parquet, plain
+from fledge.text import csv_text, html_text, jsonl, parquet, plain
 from fledge.text.inputs import (
     DAMAGED_HINT,
     HEAD_SIZE,
@@ -34,7 +34,7 @@ from fledge.text.inputs import (
 DEFAULT = plain.FORMAT  # also of files with an unknown extension
 FORMATS: dict[str, Format] = {
     each.name: each
-    for each in (plain.FORMAT, jsonl.FORMAT, parquet.FORMAT, delimited.CSV, delimited.TSV, html_text.FORMAT)
+    for each in (plain.FORMAT, jsonl.FORMAT, parquet.FORMAT, csv_text.CSV, csv_text.TSV, html_text.FORMAT)
 }
 BY_EXTENSION = {extension: each for each in FORMATS.values() for extension in each.extensions}
 COMPRESSED = (".gz", ".zst")

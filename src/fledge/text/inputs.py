@@ -124,7 +124,7 @@ class ReadCounts:
 
 @dataclass(frozen=True)
 class Format:
-    """A text format: how its files are recognised, sliced and read.
+    """A text format: how its files are recognized, sliced and read.
 
     `slices`     divides a file into slices of about so many bytes; None: a file is always one slice
     `magic`      the first four bytes of every such file

@@ -5,7 +5,7 @@
     decode   ids → bytes → text
 
 Two things make training fast. Each distinct chunk is stored once, with its count; and a merge visits only the chunks
-that contain its pair and updates the counts of the neighbouring pairs, so no pair is counted twice.
+that contain its pair and updates the counts of the neighboring pairs, so no pair is counted twice.
 
 hf.py trains through the `tokenizers` library on all cores, and writes the same file byte for byte.
 """
@@ -84,7 +84,7 @@ class BpeTokenizer:
         return self.special[1] if self.special else None
 
     def encode(self, text: str) -> NDArray[np.uint32]:
-        """Encode plain text; special tokens in it are not recognised, a lone surrogate becomes '�'."""
+        """Encode plain text; special tokens in it are not recognized, a lone surrogate becomes '�'."""
         ids: list[int] = []
         for chunk in split_regex(self.pattern).finditer(replace_surrogates(text)):
             ids += self._encode_chunk(chunk.group())
@@ -210,10 +210,10 @@ def learn_merges(chunks: Counter[str], tokens: list[bytes], vocab_size: int) -> 
         merges.append(pair)
         new_pairs: defaultdict[Pair, list[int]] = defaultdict(list)
         for word in where:
-            for neighbour, change in merge_pair(words[word], pair, new_id):
-                pair_counts[neighbour] += change * word_counts[word]
+            for neighbor, change in merge_pair(words[word], pair, new_id):
+                pair_counts[neighbor] += change * word_counts[word]
                 if change > 0:
-                    new_pairs[neighbour].append(word)
+                    new_pairs[neighbor].append(word)
         for new_pair, new_where in new_pairs.items():
             if pair_counts[new_pair] > 0:
                 heapq.heappush(heap, (-pair_counts[new_pair], new_pair, next_serial, list(dict.fromkeys(new_where))))
@@ -236,7 +236,7 @@ def count_pairs(words: list[list[int]], word_counts: list[int]) -> tuple[default
 
 def merge_pair(word: list[int], pair: Pair, new_id: int) -> Iterator[tuple[Pair, int]]:
     """Replace every `pair` in the word by `new_id`, from left to right; yield the change in the count of each
-    neighbouring pair: −1 for a pair that is gone, +1 for a new one."""
+    neighboring pair: −1 for a pair that is gone, +1 for a new one."""
     first, second = pair
     merged: list[int] = []  # a new list: deleting inside a word of a million bytes would take quadratic time
     i, end = 0, len(word)

@@ -1,6 +1,6 @@
 """Fast encoding with `gigatoken`, used only where it is installed and gives the ids of the `tokenizers` library.
 
-The library is young, so nothing depends on it: if it is missing, fails, or gives one different id on the probe text,
+The library is new, so nothing depends on it: if it is missing, fails, or gives one different id on the probe text,
 the caller continues with `tokenizers`. It supports byte-level files only.
 """
 

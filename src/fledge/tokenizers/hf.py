@@ -1,6 +1,6 @@
 """Tokenizers through the `tokenizers` library: any Hugging Face `tokenizer.json`, and fast training of byte-level BPE.
 
-How byte-level BPE works is shown in bpe.py. The `tokenizers` library defines the right ids; gigatoken.py encodes much
+How byte-level BPE works is shown in bpe.py. The `tokenizers` library is the reference; gigatoken.py encodes much
 faster, and is used where it gives the same ids.
 """
 
@@ -100,7 +100,7 @@ class HFTokenizer:
         return [i for ids in parts for i in ids if i not in self._special_ids]
 
     def encode(self, text: str) -> NDArray[np.uint32]:
-        """Encode plain text; special tokens in it are not recognised, a lone surrogate becomes '�'."""
+        """Encode plain text; special tokens in it are not recognized, a lone surrogate becomes '�'."""
         if self._fast_encode:
             return self._fast_encode(to_utf8(text))
         return np.array(self._reference_ids(replace_surrogates(text)), dtype=np.uint32)

@@ -2,7 +2,7 @@
 
 byte-level      each character is a byte (GPT-2, GPT-4, Llama 3)
 SentencePiece   '▁' is a space, '<0x0A>' a byte, and the text starts with an added space (Llama 2, T5)
-other           what the library decodes from the id alone: inexact where a token depends on its neighbours
+other           what the library decodes from the id alone: inexact where a token depends on its neighbors
 """
 
 import re

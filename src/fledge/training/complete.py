@@ -15,7 +15,7 @@ from fledge.core.errors import UserError
 from fledge.core.files import human_bytes
 from fledge.datasets.shards import Dataset
 from fledge.model.config import ModelConfig
-from fledge.model.flops import TRAINING_BYTES, parameters
+from fledge.model.flops import TRAINING_BYTES, parameter_count
 from fledge.text.inputs import is_url
 from fledge.training.attention_speed import fastest_attention
 from fledge.training.config import Settings
@@ -41,7 +41,7 @@ def complete_settings(settings: Settings, dataset: Dataset, machine: Machine) ->
     model = replace(settings.model, vocab_size=vocab_size)
     check_prompt(settings.track.prompt, dataset)
     data = replace(settings.data, path=dataset_path(settings.data.path, dataset))
-    val_tokens = len(dataset.splits["val"]) if "val" in dataset.held else 0
+    val_tokens = len(dataset.splits["val"]) if "val" in dataset.available_splits else 0
     return decide_settings(replace(settings, model=model, data=data), len(dataset.split("train")), val_tokens, machine)
 
 
@@ -92,10 +92,10 @@ def dataset_path(given: str | None, dataset: Dataset) -> str:
 
 
 def check_memory(model: ModelConfig, machine: Machine) -> None:
-    needed, available = TRAINING_BYTES * parameters(model), total_memory(machine.device)
+    needed, available = TRAINING_BYTES * parameter_count(model), total_memory(machine.device)
     if needed > available:
         raise UserError(
-            f"a model of {parameters(model):,} parameters takes {human_bytes(needed)} to train;"
+            f"a model of {parameter_count(model):,} parameters takes {human_bytes(needed)} to train;"
             f" this machine has {human_bytes(available)}",
             "make it smaller: fewer model.n_layer, or a smaller model.n_embd",
         )

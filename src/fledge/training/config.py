@@ -22,7 +22,7 @@ class TrainConfig:
         None,
         "sequences computed at once; auto: as many as fit in memory; unset: the whole batch",
     )
-    seed: int = setting(1337, "seed of initialisation, data order, dropout and samples")
+    seed: int = setting(1337, "seed of initialization, data order, dropout and samples")
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "device to train on")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting("auto", "precision of matrix products")
     compile: Literal["auto"] | bool = setting("auto", "use torch.compile; auto: if the run is long enough")

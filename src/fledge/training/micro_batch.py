@@ -18,7 +18,7 @@ from fledge.model.flops import (
     activation_bytes,
     chunk_bytes,
     logits_bytes,
-    parameters,
+    parameter_count,
 )
 from fledge.training.objective import LossSum
 
@@ -30,7 +30,7 @@ BUSY_TOKENS = 16_384  # of a micro-batch keep a GPU busy: more are not worth chu
 def estimate(model: ModelConfig, batch: int, machine: Machine, *, chunked: bool, checkpointed: bool = False) -> int:
     """The largest divisor of a batch that should fit in memory; 1 if nothing does."""
     width = machine.torch_dtype.itemsize
-    room = FREE_SHARE * free_memory(machine.device) - TRAINING_BYTES * parameters(model)
+    room = FREE_SHARE * free_memory(machine.device) - TRAINING_BYTES * parameter_count(model)
     room -= chunk_bytes(model, width) if chunked else 0
 
     def needed(sequences: int) -> int:

@@ -1,4 +1,4 @@
-"""Objectives: what training minimises. A model and a batch → summed loss, count and metrics.
+"""Objectives: what training minimizes. A model and a batch → summed loss, count and metrics.
 
 Sums and counts, never means: micro-batches and ranks add up to the same number however the batch was split, and the
 step divides once, by the count of the whole global batch. A new objective (fine-tuning, preferences, reinforcement)
@@ -23,7 +23,7 @@ from torch import Tensor
 from fledge.batches.loader import Batch
 from fledge.core.device import Machine
 from fledge.losses.cross_entropy import ChunkedLoss, count_valid, full_logits_loss
-from fledge.model.flops import CHUNK
+from fledge.model.flops import LOSS_CHUNK_TOKENS
 from fledge.model.gpt import GPT, HeadLoss
 
 
@@ -62,5 +62,5 @@ def next_token_objective(machine: Machine, *, chunked: bool = False, compile: bo
     """`chunked`: compute the logits for a chunk of tokens at a time."""
     if not chunked:
         return NextTokenObjective()
-    head_loss: HeadLoss = ChunkedLoss(CHUNK, machine.torch_dtype)
+    head_loss: HeadLoss = ChunkedLoss(LOSS_CHUNK_TOKENS, machine.torch_dtype)
     return NextTokenObjective(torch.compiler.disable(head_loss) if compile else head_loss)

@@ -23,7 +23,7 @@ from fledge.datasets.shards import Dataset
 from fledge.evaluation.loss import evaluate_loss
 from fledge.inference.generate import stream_text
 from fledge.inference.sampler import sampling_strategies
-from fledge.model.flops import parameters
+from fledge.model.flops import parameter_count
 from fledge.runs.run_folder import RunFolder
 from fledge.tokenizers.base import byte_lengths
 from fledge.tracking import events
@@ -173,7 +173,7 @@ class Trainer:
 
     def _evaluates_at(self, step: int) -> bool:
         every = self.settings.train.eval_every or 0
-        return bool(every) and (step % every == 0 or step == self.steps) and "val" in self.dataset.held
+        return bool(every) and (step % every == 0 or step == self.steps) and "val" in self.dataset.available_splits
 
     def _saves_at(self, step: int) -> bool:
         """On schedule, at the last step, and at every new best validation loss."""
@@ -225,7 +225,7 @@ class Trainer:
 
     def _record_start(self, step: int) -> None:
         machine, compiled = self.machine, can_compile(self.settings, self.machine)
-        count = parameters(self.settings.model)
+        count = parameter_count(self.settings.model)
         self.tracker.record(
             events.Started(self.run.name, step, self.steps, count, machine.device, machine.dtype, compiled)
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fledge.model.flops import parameters
+from fledge.model.flops import parameter_count
 from fledge.runs.run_folder import open_run
 from fledge.settings.pipeline import validated
 
@@ -114,7 +114,7 @@ def test_memory_collectives_and_checkpoint_match_the_formulas(
     plan = SCALE["Plan"](model, strategy, size, micro_batch=4, batch=16)
     assert plan.micro_batches == 4 // size
     held = plan.memory()
-    block = 4 * (parameters(replace(model, n_layer=model.n_layer + 1)) - parameters(model))
+    block = 4 * (parameter_count(replace(model, n_layer=model.n_layer + 1)) - parameter_count(model))
     for rank in range(size):
         found = json.loads((home.folder / "cache" / f"rank-{rank}.json").read_text())
         assert (found["weights"], found["optimizer"]) == (held["weights"], held["optimizer"])

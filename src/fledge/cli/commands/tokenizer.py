@@ -15,7 +15,7 @@ EXAMPLES = (
     "fledge tokenizer show book.json 'Once upon a time'",
     "fledge tokenizer report book.json other-book.txt",
 )
-COLOURS = ("on blue", "on dark_green", "on dark_red", "on purple4", "on grey35")
+COLORS = ("on blue", "on dark_green", "on dark_red", "on purple4", "on grey35")
 
 
 def add_arguments(parser: Parser) -> None:
@@ -70,7 +70,7 @@ def run_show(args: argparse.Namespace) -> None:
 
     split = tokenize(args.file, args.text)
     if sys.stdout.isatty() and not args.json and find_spec("rich"):
-        print_coloured(split.token_bytes)
+        print_colored(split.token_bytes)
     words = " ".join(f"{token_text(content)}·{i}" for content, i in zip(split.token_bytes, split.ids, strict=True))
     value = {"ids": split.ids, "tokens": split.tokens}
     report(value, as_json=args.json, text=f"{words}\n{len(split.ids)} tokens")
@@ -84,13 +84,13 @@ def run_report(args: argparse.Namespace) -> None:
     report(compared, as_json=args.json, text=comparison_table(compared.tokenizers, compared.note))
 
 
-def print_coloured(tokens: list[bytes]) -> None:
-    """Print the text with a background colour for each token."""
+def print_colored(tokens: list[bytes]) -> None:
+    """Print the text with a background color for each token."""
     from rich.console import Console
     from rich.text import Text
 
     parts = (
-        Text(token_text(content).replace("\n", "⏎\n"), style=f"white {colour}")
-        for content, colour in zip(tokens, cycle(COLOURS), strict=False)
+        Text(token_text(content).replace("\n", "⏎\n"), style=f"white {color}")
+        for content, color in zip(tokens, cycle(COLORS), strict=False)
     )
     Console().print(Text("").join(parts), soft_wrap=True)

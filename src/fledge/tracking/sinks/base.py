@@ -16,7 +16,7 @@ from fledge.tracking.events import Event
 
 
 class Sink(Protocol):
-    """A logger. A `UserError` that it raises ends the training; after any other exception it is switched off."""
+    """A logger. A `UserError` that it raises ends the training run; after any other exception it is switched off."""
 
     def record(self, event: Event) -> None: ...
 

@@ -1,4 +1,4 @@
-"""metrics.csv: one row a step, one column a metric. The first column is the step; an empty cell was not measured."""
+"""metrics.csv: one row per step, one column per metric. The first column is the step; empty: not measured."""
 
 import math
 from pathlib import Path

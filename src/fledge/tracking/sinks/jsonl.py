@@ -1,4 +1,4 @@
-"""events.jsonl: every event, one JSON object a line: {"event": "Metrics", "time": …, "step": 10, "values": {…}}."""
+"""events.jsonl: every event, one JSON object per line: {"event": "Metrics", "time": …, "step": 10, "values": {…}}."""
 
 import contextlib
 import dataclasses
@@ -45,11 +45,11 @@ def rewind_events(folder: Path, step: int, keep: tuple[type[Event], ...] = ()) -
     """Remove all events after `step`, except those of the kinds in `keep`."""
     kept = {kind.__name__ for kind in keep}
     if (folder / EVENTS).exists():
-        lines = (line for line in complete_lines(folder / EVENTS) if _time_of(line, kept) <= step)
+        lines = (line for line in complete_lines(folder / EVENTS) if _rewind_key(line, kept) <= step)
         write_atomic(folder / EVENTS, join_lines(lines))
 
 
-def _time_of(line: str, kept: set[str]) -> float:
+def _rewind_key(line: str, kept: set[str]) -> float:
     """The step of an event, as rewinding sees it."""
     if (event := _parse(line)) is None:
         return math.inf

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fledge.core.errors import UserError
-from fledge.text import chunking, delimited, formats
+from fledge.text import chunking, csv_text, formats
 from fledge.text.formats import describe
 from fledge.text.inputs import ReadCounts, ReadOptions
 
@@ -125,7 +125,7 @@ def test_broken_row_is_refused_by_its_line(tmp_path: Path, row: bytes, words: st
 
 
 def test_unclosed_quote_is_refused_before_it_fills_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delimited, "TEXT_LIMIT", 1 << 20)
+    monkeypatch.setattr(csv_text, "TEXT_LIMIT", 1 << 20)
     (tmp_path / "a.csv").write_bytes(b'text\n"' + (b"x" * 99 + b"\n") * (300_000))
     tracemalloc.start()
     try:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fledge.core.errors import UserError
-from fledge.datasets.foreign import LLMC_HEADER, LLMC_MAGIC, open_dataset_or_bin
+from fledge.datasets.external import LLMC_HEADER, LLMC_MAGIC, open_dataset_or_bin
 from fledge.tokenizers.base import Tokenizer
 from fledge.tokenizers.char import CharTokenizer
 
@@ -34,7 +34,7 @@ def test_nanogpt_files_are_read(tmp_path: Path) -> None:
     plain(tmp_path / "train.bin", IDS)
     plain(tmp_path / "val.bin", IDS[:100])
     dataset = open_dataset_or_bin(tmp_path, letters)
-    assert dataset.held == ["train", "val"]
+    assert dataset.available_splits == ["train", "val"]
     assert dataset.split("train").read(0, 1000).tolist() == IDS.tolist()
     assert len(dataset.split("val")) == 100
 
