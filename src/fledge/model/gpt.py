@@ -47,7 +47,7 @@ class GPT(nn.Module):
         return self.head(self.hidden(ids, cache))
 
     def forward_loss(self, ids: Tensor, targets: Tensor, head_loss: HeadLoss) -> Tensor:
-        """ids and targets [B, T] → the result of `head_loss`, which applies the head itself, and need not hold all the logits."""
+        """ids and targets [B, T] → what `head_loss` gives: it applies the head itself, and need not hold all logits."""
         return head_loss(self.hidden(ids), self.head, targets)
 
     def next_token_logits(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
