@@ -74,9 +74,8 @@ def logits_bytes(config: ModelConfig, tokens: int, itemsize: int = FLOAT32) -> i
 
 def chunk_bytes(config: ModelConfig, itemsize: int = FLOAT32) -> int:
     """Memory of the chunked loss for a batch of any size: the logits of one chunk, and the gradient of the head."""
-    return logits_bytes(config, LOSS_CHUNK_TOKENS, itemsize) + FLOAT32 * _vocabulary(config) * (
-        config.n_embd + LOSS_CHUNK_TOKENS
-    )
+    gradient = FLOAT32 * _vocabulary(config) * (config.n_embd + LOSS_CHUNK_TOKENS)
+    return logits_bytes(config, LOSS_CHUNK_TOKENS, itemsize) + gradient
 
 
 def activation_bytes(

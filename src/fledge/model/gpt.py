@@ -19,9 +19,8 @@ from fledge.model.kv_cache import Cache, NoCache
 from fledge.model.norms import make_norm
 from fledge.model.positions import POSITIONS, ROTATIONS
 
-HeadLoss = Callable[
-    [Tensor, Head, Tensor], Tensor
-]  # hidden [B, T, C], head, targets [B, T] → summed loss, or log-probabilities
+# hidden [B, T, C], head, targets [B, T] → summed loss, or log-probabilities [B, T]
+HeadLoss = Callable[[Tensor, Head, Tensor], Tensor]
 
 
 class GPT(nn.Module):
