@@ -24,7 +24,7 @@ from fledge.optim.groups import build_optimizer
 from fledge.optim.schedule import lr_multiplier
 from fledge.training.attention_speed import fastest_attention
 from fledge.training.compiled import CompileCheck
-from fledge.training.micro_batch import chunked_loss_pays
+from fledge.training.micro_batch import should_chunk_loss
 from fledge.training.objective import next_token_objective
 from fledge.training.parallel import use_deterministic_algorithms, wrap
 from fledge.training.step import TrainStep
@@ -50,7 +50,7 @@ def ours(config: ModelConfig, batch: int, machine: Machine) -> Step:
     optim = OptimConfig(lr=LEARNING_RATE, warmup_steps=0, schedule="constant")
     model = build(config, 0).to(machine.device)
     fixed = FixedBatch()
-    chunked = chunked_loss_pays(config, batch, machine, compiled=True)
+    chunked = should_chunk_loss(config, batch, machine, compiled=True)
     objective = next_token_objective(machine, chunked=chunked, compile=True)
     stepper = TrainStep(
         model=model,
@@ -59,7 +59,7 @@ def ours(config: ModelConfig, batch: int, machine: Machine) -> Step:
         batches=fixed,
         multiplier=partial(lr_multiplier, optim, steps=1000),
         initial_lr=optim.lr,
-        clip=1.0,
+        grad_clip=1.0,
     )
 
     def step(inputs: Tensor, targets: Tensor) -> float:

@@ -28,10 +28,10 @@ def test_permutation_is_one_to_one(size: int, key: int) -> None:
 
 @given(orders(), st.integers(0, 5))
 def test_epoch_visits_each_window_once(order: WindowSampler, epoch: int) -> None:
-    starts = np.sort(order.starts(epoch * order.epoch, order.epoch))
+    starts = np.sort(order.starts(epoch * order.windows_per_epoch, order.windows_per_epoch))
     phase = starts[0]
     assert 0 <= phase < order.stride
-    assert starts.tolist() == [phase + n * order.stride for n in range(order.epoch)]
+    assert starts.tolist() == [phase + n * order.stride for n in range(order.windows_per_epoch)]
 
 
 @given(orders(), st.integers(0, 10**15))
@@ -52,22 +52,25 @@ def test_sample_depends_on_its_number_only(order: WindowSampler, first: int, cou
 
 @given(orders())
 def test_epoch_has_all_windows_that_fit(order: WindowSampler) -> None:
-    assert order.epoch == max(1, (order.tokens - 1 - order.context) // order.stride)
+    assert order.windows_per_epoch == max(1, (order.tokens - 1 - order.context) // order.stride)
 
 
 def test_epochs_and_seeds_differ() -> None:
     order = WindowSampler(10_000, 32, 32, seed=1)
-    first, second = order.starts(0, order.epoch), order.starts(order.epoch, order.epoch)
-    other = WindowSampler(10_000, 32, 32, seed=2).starts(0, order.epoch)
+    first, second = (
+        order.starts(0, order.windows_per_epoch),
+        order.starts(order.windows_per_epoch, order.windows_per_epoch),
+    )
+    other = WindowSampler(10_000, 32, 32, seed=2).starts(0, order.windows_per_epoch)
     assert first.tolist() != second.tolist()
     assert first.tolist() != other.tolist()
-    assert len({int(order.starts(n * order.epoch, 1)[0]) % 32 for n in range(20)}) > 5
+    assert len({int(order.starts(n * order.windows_per_epoch, 1)[0]) % 32 for n in range(20)}) > 5
 
 
 def test_order_is_uniform() -> None:
     order = WindowSampler(100_001, 10, 10, seed=7)
-    places = order.starts(0, order.epoch) // 10
-    assert abs(np.corrcoef(places, np.arange(order.epoch))[0, 1]) < 0.05
+    places = order.starts(0, order.windows_per_epoch) // 10
+    assert abs(np.corrcoef(places, np.arange(order.windows_per_epoch))[0, 1]) < 0.05
     assert (np.diff(places) == 1).sum() < 10
 
 

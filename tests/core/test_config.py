@@ -2,7 +2,7 @@
 
 import math
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fledge.core.config import build, known_keys, merge, read_overrides, read_toml, setting, to_layer, to_toml
+from fledge.core.config import build, merge, read_overrides, read_toml, setting, to_layer, to_toml
 from fledge.core.errors import UserError
 
 
@@ -209,8 +209,8 @@ def test_toml_keeps_every_digit(value: float) -> None:
 
 def test_explained_toml_has_all_help() -> None:
     text = to_toml(Place(House(), Garden()), explain=True)
-    for name, field in known_keys(Place):
-        assert name.partition(".")[2] in text
+    for field in (*fields(House), *fields(Garden)):
+        assert field.name in text
         assert f"# {field.metadata['help']}" in text
 
 

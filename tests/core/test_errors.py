@@ -5,12 +5,12 @@ import os
 
 import pytest
 
-from fledge.core.errors import Interrupted, UserError, from_os_error, nearest, out_of_memory
+from fledge.core.errors import Interrupted, UserError, nearest, out_of_memory, to_user_error
 
 
 @pytest.mark.parametrize("number", sorted(errno.errorcode))
 def test_any_os_error_has_a_message_and_a_hint(number: int) -> None:
-    mistake = from_os_error(OSError(number, os.strerror(number), "some/file"))
+    mistake = to_user_error(OSError(number, os.strerror(number), "some/file"))
     for text in (mistake.message, mistake.hint):
         assert text
         assert len(text.splitlines()) == 1
@@ -28,13 +28,13 @@ def test_any_os_error_has_a_message_and_a_hint(number: int) -> None:
     ],
 )
 def test_common_os_errors_are_explained_with_the_file(number: int, word: str) -> None:
-    message = from_os_error(OSError(number, os.strerror(number), "some/file")).message
+    message = to_user_error(OSError(number, os.strerror(number), "some/file")).message
     assert word in message
     assert "'some/file'" in message
 
 
 def test_os_error_without_a_file() -> None:
-    assert "None" not in from_os_error(OSError(errno.ENOSPC, "No space left on device")).message
+    assert "None" not in to_user_error(OSError(errno.ENOSPC, "No space left on device")).message
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_os_error_without_a_file() -> None:
 )
 def test_out_of_memory_is_recognized_on_all_devices(error: RuntimeError | MemoryError) -> None:
     assert out_of_memory(error)
-    assert "memory" in from_os_error(error).message
+    assert "memory" in to_user_error(error).message
 
 
 def test_other_errors_are_not_out_of_memory() -> None:

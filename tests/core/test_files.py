@@ -14,8 +14,8 @@ from fledge.core.files import (
     PARTIAL,
     atomic_folder,
     cache_dir,
+    errors_with_path,
     human_bytes,
-    naming_errors,
     read_json,
     remove_partials,
     sha256,
@@ -175,7 +175,7 @@ def test_written_file_respects_the_umask(tmp_path: Path) -> None:
     ("told", "named"), [(None, "/data/run"), ("state.json", "/data/run/state.json"), ("/else/where", "/else/where")]
 )
 def test_os_error_gets_the_full_path(told: str | None, named: str) -> None:
-    with pytest.raises(OSError, match="No space") as refusal, naming_errors(Path("/data/run")):
+    with pytest.raises(OSError, match="No space") as refusal, errors_with_path(Path("/data/run")):
         raise OSError(errno.ENOSPC, "No space left on device", told)
     assert refusal.value.filename == named
 

@@ -179,7 +179,7 @@ def test_ten_training_steps_are_bit_identical(name: str, imported: Callable[[str
         batches=lambda step: [Batch(rows[:, :-1], rows[:, 1:]) for rows in data[step].split(size)],
         multiplier=partial(lr_multiplier, settings.optim, steps=10),
         initial_lr=settings.optim.lr,
-        clip=settings.train.grad_clip,
+        grad_clip=settings.train.grad_clip,
     )
     torch.manual_seed(seed)
     ours = [stepper(step).loss for step in range(10)]
@@ -320,7 +320,7 @@ def test_epochs_make_as_many_steps_as_in_fledge(imported: Callable[[str], Module
     module = imported(ejected("scratch-char"))
     order = WindowSampler(5000, CONTEXT, settings.data.stride or CONTEXT, 1)
     assert settings.train.epochs
-    assert module.count_steps(5000) == round(settings.train.epochs * order.epoch / settings.train.batch)
+    assert module.count_steps(5000) == round(settings.train.epochs * order.windows_per_epoch / settings.train.batch)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import torch
 
 from fledge.checkpoint import store
 from fledge.checkpoint.state import State
-from fledge.core.errors import from_os_error
+from fledge.core.errors import to_user_error
 from fork_server import Marks
 
 OLD, NEW = (10, 20, 30), 40
@@ -35,7 +35,7 @@ def save_and_prune(_: Marks, folder: Path) -> int:
         store.save(folder, state_at(NEW))
         store.prune(folder, KEEP)
     except OSError as error:
-        mistake = from_os_error(error)
+        mistake = to_user_error(error)
         print(f"error: {mistake.message}\nhint: {mistake.hint}")
         return 2
     return 0

@@ -108,7 +108,7 @@ def test_miscompiled_code_is_never_used(
     run = home.train("wrong", "--train.compile", "true", "--train.keep_last", "9")
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
     assert len(warnings) == 1
-    assert "compiled it wrongly" in warnings[0]
+    assert "produced a wrong result" in warnings[0]
     assert checks(run) == [(0, False)]
     whole = outcome_of(run)
     assert whole["model"] == outcome_of(plain)["model"]

@@ -11,9 +11,9 @@ from fledge.core import device
     [
         (
             ("--train.dtype", "float16"),
-            "this cpu has no float16 units and emulates them slowly: use --train.dtype float",
+            "this cpu has no native float16 support and emulates it slowly: use --train.dtype float",
         ),
-        (("--optim.warmup_steps", "3"), "warms up until the end: 3 warmup steps of 2 steps in all"),
+        (("--optim.warmup_steps", "3"), "warmup_steps = 3 is not less than train.steps = 2"),
     ],
 )
 def test_unwise_settings_give_one_warning(home, capsys, monkeypatch, words, said) -> None:

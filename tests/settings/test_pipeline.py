@@ -10,7 +10,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from fledge.core.config import build, known_keys, read_overrides, to_toml
+from fledge.core.config import build, read_overrides, to_toml
 from fledge.core.errors import UserError
 from fledge.datasets.config import DataConfig
 from fledge.model.config import ModelConfig
@@ -177,8 +177,9 @@ def test_misspelt_setting_suggests_the_name(name: str, near: str) -> None:
 
 
 def test_every_setting_has_help() -> None:
-    for name, field in known_keys(Settings):
-        assert field.metadata.get("help"), name
+    for section, config in get_type_hints(Settings).items():
+        for field in fields(config):
+            assert field.metadata.get("help"), f"{section}.{field.name}"
 
 
 text = st.text(max_size=8) | st.sampled_from(["null", "~", "#", "true", "3", "&a", "# def"])

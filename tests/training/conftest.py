@@ -34,11 +34,11 @@ def build_stepper(dtype: str, optimizer: str = "adamw") -> TrainStep:
         model=model,
         loss=wrap(model, machine, compile=False),
         optimizer=build_optimizer(model, optim, machine.torch_dtype),
-        batches=FixedMicroBatch(Loader(windows, BATCH, machine), 2, print),
+        batches=FixedMicroBatch(Loader(windows, BATCH, machine), 2),
         multiplier=partial(lr_multiplier, optim, steps=STEPS),
         initial_lr=optim.lr,
-        clip=1.0,
-        scaling=LOSS_SCALERS[dtype](),
+        grad_clip=1.0,
+        loss_scaler=LOSS_SCALERS[dtype](),
     )
 
 

@@ -28,12 +28,12 @@ def test_fp16_and_bf16_learn_like_fp32(optimizer: str, stepper: Build) -> None:
 def test_too_large_scale_is_halved_without_changing_the_update(stepper: Build) -> None:
     """A power of two changes no digit, as long as none is lost."""
     bold, healthy = stepper("float16"), stepper("float16")
-    assert isinstance(bold.scaling, LossScaler)
-    assert isinstance(healthy.scaling, LossScaler)
-    bold.scaling.scale, healthy.scaling.scale = 2.0**40, 2.0**12
+    assert isinstance(bold.loss_scaler, LossScaler)
+    assert isinstance(healthy.loss_scaler, LossScaler)
+    bold.loss_scaler.scale, healthy.loss_scaler.scale = 2.0**40, 2.0**12
     bold(0)
-    assert 2.0**12 <= bold.scaling.scale < 2.0**40
-    healthy.scaling.scale = bold.scaling.scale
+    assert 2.0**12 <= bold.loss_scaler.scale < 2.0**40
+    healthy.loss_scaler.scale = bold.loss_scaler.scale
     healthy(0)
     for a, b in zip(bold.model.parameters(), healthy.model.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -48,7 +48,7 @@ def test_small_gradients_are_lost_without_a_scale(stepper: Build) -> None:
     for scale in (1.0, 2.0**16):
         one = stepper("float16")
         loss = one.loss
-        one = replace(one, loss=faint, scaling=LossScaler(scale), clip=0.0)
+        one = replace(one, loss=faint, loss_scaler=LossScaler(scale), grad_clip=0.0)
         norms[scale] = one(0).grad_norm
     assert norms[2.0**16] > 1.05 * norms[1.0]
 

@@ -17,7 +17,7 @@ from fledge.core.errors import UserError, out_of_memory
 from fledge.model.config import ModelConfig
 from fledge.model.flops import LARGE_VOCABULARY, activation_bytes, chunk_bytes, parameter_count
 from fledge.training import micro_batch
-from fledge.training.micro_batch import AutoMicroBatch, FixedMicroBatch, estimate
+from fledge.training.micro_batch import AutoMicroBatch, FixedMicroBatch, estimate, parameter_bytes
 from fledge.training.objective import LossSum
 from fledge.training.step import TrainStep
 
@@ -39,6 +39,25 @@ def test_estimate_divides_the_batch_and_fits(batch: int, free: int, chunked: boo
     assert larger is None or activation_bytes(MODEL, larger, chunked=chunked) > room
 
 
+def test_fsdp_divides_all_but_gathered_weights_by_the_ranks() -> None:
+    model = replace(MODEL, n_layer=12)
+    gathered = parameter_count(model) - 11 * parameters_of_a_block(model)
+    assert parameter_bytes(model) == 16 * parameter_count(model)
+    assert parameter_bytes(model, 8) == pytest.approx(2 * parameter_count(model) + 8 * gathered, rel=0.01)
+    assert all(parameter_bytes(model, n) <= parameter_bytes(model) for n in range(1, 9))
+
+
+def parameters_of_a_block(model: ModelConfig) -> int:
+    return parameter_count(model) - parameter_count(replace(model, n_layer=model.n_layer - 1))
+
+
+def test_fsdp_ranks_fit_larger_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = replace(MODEL, n_layer=12, n_embd=256)
+    monkeypatch.setattr(micro_batch, "free_memory", lambda _: 16 * parameter_count(model))
+    assert estimate(model, 16, CPU, chunked=False) == 1
+    assert estimate(model, 16, CPU, chunked=False, shards=8) > 1
+
+
 @pytest.mark.parametrize(
     ("vocab_size", "device", "compiled", "memory", "chunked"),
     [
@@ -51,12 +70,12 @@ def test_estimate_divides_the_batch_and_fits(batch: int, free: int, chunked: boo
         (50_257, "cuda", True, 8 << 30, True),
     ],
 )
-def test_chunked_loss_pays(
+def test_loss_is_chunked_where_it_saves_memory_or_time(
     monkeypatch: pytest.MonkeyPatch, vocab_size: int, device: Any, compiled: bool, memory: int, chunked: bool
 ) -> None:
     monkeypatch.setattr(micro_batch, "total_memory", lambda _: memory)
     model, machine = replace(MODEL, vocab_size=vocab_size, context=1024), Machine(device, "bfloat16")
-    assert micro_batch.chunked_loss_pays(model, 32, machine, compiled=compiled) is chunked
+    assert micro_batch.should_chunk_loss(model, 32, machine, compiled=compiled) is chunked
 
 
 def test_free_memory_is_below_total_memory() -> None:

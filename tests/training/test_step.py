@@ -37,10 +37,10 @@ def stepper(micro_batch: int = BATCH, clip: float = 0.5) -> TrainStep:
         model=model,
         loss=wrap(model, CPU, compile=False),
         optimizer=build_optimizer(model, OPTIM, CPU.torch_dtype),
-        batches=FixedMicroBatch(Loader(windows, BATCH, CPU), micro_batch, print),
+        batches=FixedMicroBatch(Loader(windows, BATCH, CPU), micro_batch),
         multiplier=partial(lr_multiplier, OPTIM, steps=STEPS),
         initial_lr=OPTIM.lr,
-        clip=clip,
+        grad_clip=clip,
     )
 
 

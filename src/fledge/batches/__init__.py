@@ -1,1 +1,1 @@
-"""Which window of the dataset is seen at which step, and how it gets there."""
+"""Which window of the dataset is seen at which step, and how batches are loaded."""

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows to train on. `extra`: what else an objective needs, name → [B, …]: weights, document ids, advantages."""
+    """Rows to train on. `extra`: additional inputs of the objective (weights, advantages, …), name → [B, …]."""
 
     inputs: Tensor  # [B, T]
     targets: Tensor  # [B, T]

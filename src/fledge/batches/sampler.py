@@ -49,17 +49,17 @@ def permute(numbers: Numbers, size: int, keys: Numbers) -> Numbers:
 
 @dataclass(frozen=True)
 class SkippedBatches:
-    """Step → global batch: the one of the same number, plus the batches that rollbacks have skipped."""
+    """Step → global batch: step number plus the number of skipped batches."""
 
     ranges: tuple[tuple[int, int], ...] = ()  # (first step, count): from this step on, `count` batches later
 
     def batch(self, step: int) -> int:
         return step + sum(count for first, count in self.ranges if first <= step)
 
-    def skip(self, back: int, failed: int) -> "SkippedBatches":
-        """After a rollback from step `failed` to step `back`, which now gets the batch after the one of `failed`."""
-        before = SkippedBatches(tuple(each for each in self.ranges if each[0] < back))
-        return SkippedBatches((*before.ranges, (back, self.batch(failed) + 1 - before.batch(back))))
+    def skip(self, restored_step: int, failed: int) -> "SkippedBatches":
+        """After a rollback from step `failed`: `restored_step` now gets the batch after the one of `failed`."""
+        before = SkippedBatches(tuple(each for each in self.ranges if each[0] < restored_step))
+        return SkippedBatches((*before.ranges, (restored_step, self.batch(failed) + 1 - before.batch(restored_step))))
 
 
 @dataclass(frozen=True)
@@ -79,15 +79,15 @@ class WindowSampler:
             )
 
     @property
-    def epoch(self) -> int:
+    def windows_per_epoch(self) -> int:
         """Windows in one pass over the text."""
         return max(1, (self.tokens - 1 - self.context) // self.stride)
 
     def starts(self, first: int, count: int) -> NDArray[np.int64]:
         """The first tokens of samples first … first + count - 1."""
         samples = np.arange(first, first + count, dtype=U64)
-        epochs, windows = samples // U64(self.epoch), samples % U64(self.epoch)
+        epochs, windows = samples // U64(self.windows_per_epoch), samples % U64(self.windows_per_epoch)
         keys = mix(mix(np.full(count, self.seed, dtype=U64)) ^ epochs)
-        room = min(self.stride, self.tokens - self.context - (self.epoch - 1) * self.stride)
-        phase = mix(keys) % U64(room)
-        return (permute(windows, self.epoch, keys) * U64(self.stride) + phase).astype(np.int64)
+        phase_count = min(self.stride, self.tokens - self.context - (self.windows_per_epoch - 1) * self.stride)
+        phase = mix(keys) % U64(phase_count)
+        return (permute(windows, self.windows_per_epoch, keys) * U64(self.stride) + phase).astype(np.int64)

@@ -1,1 +1,1 @@
-"""Checkpoints: the state of a training as tensors and JSON, on disk and back."""
+"""Checkpoints: the state of a training run as tensors and JSON, on disk and back."""

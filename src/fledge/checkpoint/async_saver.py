@@ -1,4 +1,4 @@
-"""Saves checkpoints in a thread while training continues on the weights: a snapshot is taken first.
+"""Saves checkpoints in a thread: they are written while training continues, from a snapshot.
 
 One at a time, in order. An error in the thread is raised by the next call.
 """
@@ -25,7 +25,7 @@ class SavedCheckpoint:
 
 
 class AsyncSaver:
-    """`records`: files about the steps before a checkpoint, which must be on disk no later than it."""
+    """`records`: run files that must be fsynced before the checkpoint."""
 
     def __init__(self, folder: Path, keep_last: int, records: Sequence[Path] = ()) -> None:
         self.folder, self.keep_last, self.records = folder, keep_last, records
@@ -59,7 +59,7 @@ class AsyncSaver:
             sharded.write_shards(Path(world.broadcast_from_main(lambda: str(inside))), state.groups)
 
         if world.is_main:
-            self._keep(state, write)
+            self._write_and_prune(state, write)
         if not created and (folder := world.broadcast_from_main(lambda: "")):  # "": the checkpoint existed already
             sharded.write_shards(Path(folder), state.groups)
         seconds = time.perf_counter() - begun
@@ -67,11 +67,11 @@ class AsyncSaver:
 
     def _write(self, state: State, blocked: float, copied: bool) -> SavedCheckpoint:
         begun = time.perf_counter()
-        self._keep(state)
+        self._write_and_prune(state)
         seconds = time.perf_counter() - begun
         return SavedCheckpoint(state.step, state.val_loss, seconds, blocked if copied else blocked + seconds)
 
-    def _keep(self, state: State, write: Callable[[Path, State], None] | None = None) -> None:
+    def _write_and_prune(self, state: State, write: Callable[[Path, State], None] | None = None) -> None:
         for record in self.records:
             if record.exists():
                 sync_file(record)

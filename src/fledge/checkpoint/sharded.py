@@ -51,7 +51,7 @@ def read_shards(folder: Path, like: Mapping[str, Tensor], only: Collection[str] 
 
 @contextlib.contextmanager
 def _plain_errors(folder: Path) -> Iterator[None]:
-    """Raise the first error of any rank itself; torch collects them in something that is not an Exception."""
+    """Raise the first error of any rank itself; torch collects them in CheckpointException, a BaseException."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     try:

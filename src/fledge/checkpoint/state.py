@@ -1,12 +1,12 @@
-"""The state of a training ↔ named tensors and a small JSON object. Writes nothing; store.py does.
+"""The state of a training run ↔ named tensors and a small JSON object. Writes nothing; store.py does.
 
 weights      canonical name → tensor                           "blocks.0.attention.query.weight"
 optimizer    kind/canonical name → tensor                      "exp_avg/blocks.0.attention.query.weight"
 components   name → state_dict of everything else that must survive a restart (`Stateful`)
 the rest     step, random generators of every rank, validation loss, the settings that made it
 
-A new component (EMA weights, a curriculum) is one entry in the trainer's dictionary: its numbers go into state.json and
-its tensors into a file of their own, NAME.safetensors.
+Other state (EMA weights, a curriculum) is added to `Checkpointer.components`: its numbers go into state.json and its
+tensors into a file of their own, NAME.safetensors.
 
 With FSDP, capturing is a collective and the main process has the whole state, so any number of ranks can restore it.
 """
@@ -40,7 +40,7 @@ class Stateful(Protocol):
 
 @dataclass(frozen=True)
 class State:
-    """A training between two steps. Holds references, not copies: save it before the next step."""
+    """A training run between two steps. Holds references, not copies: save it before the next step."""
 
     step: int
     weights: Tensors
@@ -51,7 +51,7 @@ class State:
     val_loss: float | None = None
     pending_hooks: dict[str, Any] | None = None  # StepResult whose hooks have not run; {}: those of step 0
     healthy: bool = True  # the last step made an update
-    about: dict[str, Any] | None = None  # settings, dataset and tokenizer that made it
+    provenance: dict[str, Any] | None = None  # settings, dataset and tokenizer that made it
 
     @property
     def groups(self) -> dict[str, Tensors]:
@@ -150,7 +150,7 @@ def blank_weights(model: ModelConfig) -> Tensors:
 
 
 def load_weights(model: GPT, weights: Tensors) -> None:
-    """All weights or none: missing, unexpected or misshapen ones are an error that names them."""
+    """Strict: missing, unexpected or misshapen ones are an error that names them."""
     wanted = weights_of(model)
     check_fit(wanted, weights)
     for name, tensor in wanted.items():
@@ -189,16 +189,15 @@ def _optimizer_tensors(model: GPT, optimizer: torch.optim.Optimizer) -> Tensors:
 
 
 def _load_optimizer(model: GPT, optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """All or nothing: each parameter has every kind of state that its group has (none before the first update)."""
+    """Strict: each trainable parameter has every kind of state that its group has (none before the first update)."""
     groups = _names_by_group(model, optimizer)
     held = [(kind, name) for kind, _, name in (key.partition("/") for key in tensors)]
-    kinds: dict[str, frozenset[str]] = {}
-    for group in groups:
-        here = set(group)
-        known = frozenset(kind for kind, name in held if name in here)
-        kinds |= dict.fromkeys(group, known)
-    _refuse_difference("optimizer state", [f"{kind}/{name}" for name in kinds for kind in kinds[name]], tensors)
     parameters = dict(model.named_parameters())
+    kinds = dict.fromkeys(parameters, frozenset[str]())
+    for group in groups:
+        trainable = {name for name in group if parameters[name].requires_grad}
+        kinds |= dict.fromkeys(trainable, frozenset(kind for kind, name in held if name in trainable))
+    _refuse_difference("optimizer state", [f"{kind}/{name}" for name in kinds for kind in kinds[name]], tensors)
     for kind, name in held:
         tensor = tensors[f"{kind}/{name}"]
         if tensor.ndim and tensor.shape != parameters[name].shape:
@@ -207,11 +206,11 @@ def _load_optimizer(model: GPT, optimizer: torch.optim.Optimizer, tensors: Tenso
                 "restore the file from a copy",
             )
 
-    def own(kind: str, name: str) -> Tensor:
+    def local_tensor(kind: str, name: str) -> Tensor:
         tensor = tensors[f"{kind}/{name}"]
         return shard_like(tensor, parameters[name]) if tensor.ndim else tensor
 
-    states = ({kind: own(kind, name) for kind in kinds[name]} for group in groups for name in group)
+    states = ({kind: local_tensor(kind, name) for kind in kinds[name]} for group in groups for name in group)
     state = {i: kept for i, kept in enumerate(states) if kept}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

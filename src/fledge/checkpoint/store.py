@@ -30,7 +30,7 @@ from fledge.checkpoint import sharded
 from fledge.checkpoint.state import MODEL, OPTIMIZER, State, Tensors
 from fledge.core.checksums import checked_content, with_checksum
 from fledge.core.errors import UserError
-from fledge.core.files import PARTIAL, atomic_folder, describe_os_error, naming_errors, remove_partials, sha256
+from fledge.core.files import PARTIAL, atomic_folder, describe_os_error, errors_with_path, remove_partials, sha256
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -61,9 +61,9 @@ class Checkpoint:
 
 
 def save(folder: Path, state: State, write: Callable[[Path, State], None] | None = None) -> Checkpoint:
-    """Write `state` as a new checkpoint below `folder`; one of the same step that is intact has the same content.
+    """Write `state` as a new checkpoint below `folder`; an intact checkpoint of this step is returned unchanged.
 
-    `write`: writes the tensors in another way.
+    `write`: replaces the default writer of the tensors.
     """
     path = folder / _name(state.step)
     if path.exists():
@@ -219,7 +219,7 @@ def best_of(checkpoints: list[Checkpoint]) -> Checkpoint | None:
 
 
 def _rank_key(checkpoint: Checkpoint) -> tuple[float, int]:
-    """Sorts the lowest validation loss last, the earlier of equals after the later, and unevaluated ones first."""
+    """Sorts the lowest validation loss last, unevaluated ones first; on a tie the earlier step wins."""
     loss = checkpoint.val_loss
     if loss is None or math.isnan(loss):
         return (-math.inf, checkpoint.step)
@@ -240,7 +240,7 @@ def best_checkpoint(folder: Path) -> Checkpoint | None:
 def prune(folder: Path, keep_last: int) -> None:
     """Keep the newest few, the newest healthy one (for a rollback) and the best; remove the others.
 
-    Also removes what a killed save left.
+    Also removes leftovers of interrupted saves.
     """
     remove_partials(folder)
     good = complete_checkpoints(folder)
@@ -254,13 +254,13 @@ def prune(folder: Path, keep_last: int) -> None:
 
 def remove(folder: Path) -> None:
     """Renames it first: a half-removed checkpoint must not be taken for a complete or a damaged one."""
-    doomed = folder.with_name(f"{PARTIAL}{folder.name}")
-    folder.rename(doomed)
-    with naming_errors(doomed):
-        if doomed.is_dir() and not doomed.is_symlink():
-            shutil.rmtree(doomed)
+    trash = folder.with_name(f"{PARTIAL}{folder.name}")
+    folder.rename(trash)
+    with errors_with_path(trash):
+        if trash.is_dir() and not trash.is_symlink():
+            shutil.rmtree(trash)
         else:
-            doomed.unlink()  # a symbolic link or a file
+            trash.unlink()  # a symbolic link or a file
 
 
 def remove_later(folder: Path, step: int) -> None:

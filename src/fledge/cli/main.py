@@ -14,7 +14,7 @@ from typing import Protocol, cast
 
 from fledge import __version__
 from fledge.cli.arguments import Parser, add_common_arguments
-from fledge.core.errors import Interrupted, UserError, from_os_error, nearest, out_of_memory
+from fledge.core.errors import Interrupted, UserError, nearest, out_of_memory, to_user_error
 from fledge.core.signals import signal_number, sigterm_as_ctrl_c
 from fledge.core.torch_version import refuse_untested_torch
 
@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, OSError, MemoryError, RuntimeError) as error:
         if "--debug" in argv or (isinstance(error, RuntimeError) and not out_of_memory(error)):
             raise
-        user_error = error if isinstance(error, UserError) else from_os_error(error)
+        user_error = error if isinstance(error, UserError) else to_user_error(error)
         print_error(f"error: {one_line(user_error.message)}\nhint: {one_line(user_error.hint)}")
         return 2
     return 0

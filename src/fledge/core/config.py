@@ -20,7 +20,7 @@ from fledge.core.errors import UserError, nearest
 Layer = Mapping[str, Mapping[str, Any]]  # section → key → value
 T = TypeVar("T")
 MAX_COUNT = 2**31
-WORDS = {"true": True, "false": False, "null": None}
+LITERALS = {"true": True, "false": False, "null": None}
 
 
 def setting(default: Any, help: str) -> Any:
@@ -118,10 +118,10 @@ def _build_section(section: str, cls: type[Any], values: Mapping[str, Any]) -> A
 
 def cast(name: str, kind: Any, value: Any) -> Any:
     """Convert `value` to the type of its setting: `"3e-4"` from the command line becomes a number."""
-    arms = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    for arm in arms:
+    options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    for option in options:
         with contextlib.suppress(ValueError, TypeError):
-            return _cast(arm, value)
+            return _cast(option, value)
     raise UserError(f"{name} cannot be {value!r}", f"it takes {_words(kind)}")
 
 
@@ -137,7 +137,7 @@ def _cast(kind: Any, value: Any) -> Any:
         items = json.loads(value) if isinstance(value, str) else value
         return tuple(_cast(each, item) for each, item in zip(kinds, items, strict=True))
     if kind in (bool, NoneType) and isinstance(value, str):
-        value = WORDS.get(value, value)
+        value = LITERALS.get(value, value)
     if kind is float and not isinstance(value, bool):
         return float(value)
     if kind is int and isinstance(value, str):
@@ -158,12 +158,6 @@ def _words(kind: Any) -> str:
     if getattr(kind, "__origin__", None) is tuple:
         return "a list such as [" + ", ".join("0.9" for _ in arguments) + "]"
     return " or ".join(a if isinstance(a, str) else _words(a) for a in arguments) or str(kind)
-
-
-def known_keys(kind: type[Any]) -> Iterable[tuple[str, dataclasses.Field[Any]]]:
-    for section, cls in get_type_hints(kind).items():
-        for field in dataclasses.fields(cls):
-            yield f"{section}.{field.name}", field
 
 
 def to_layer(config: Any) -> dict[str, dict[str, Any]]:

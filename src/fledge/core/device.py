@@ -132,14 +132,14 @@ def _measure_matmul(seconds: float, size: int) -> dict[str, float]:
 def cached_measurement(what: str, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
     """Measure once and keep the result in the cache, so that the same machine always decides the same way."""
     key = f"{what}: {processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    cache, known = cache_dir() / "machine.json", dict[str, dict[str, float]]()
+    cache_file, known = cache_dir() / "machine.json", dict[str, dict[str, float]]()
     with contextlib.suppress(OSError, UserError):
-        known = read_json(cache, "the cache of measurements")
+        known = read_json(cache_file, "the cache of measurements")
     with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
         return {name: float(number) for name, number in known[key].items()}
     found = measure()
     with contextlib.suppress(OSError, UserError, TypeError):
-        write_atomic(cache, to_json({**known, key: found}, indent=1))
+        write_atomic(cache_file, to_json({**known, key: found}, indent=1))
     return found
 
 
@@ -153,7 +153,7 @@ def find_compiler(device: str) -> Chosen:
 
 
 def choose_machine(device: str = "auto", dtype: str = "auto", world: World = SINGLE_PROCESS) -> Machine:
-    """The main process chooses for all ranks, as no two measurements are the same."""
+    """The main process chooses for all ranks, because measurements vary between ranks."""
     where = cast(Device, choose_device(world.broadcast_from_main(lambda: choose_device(device).value)).value)
     select_device(where, world)
     return Machine(where, cast(Dtype, world.broadcast_from_main(lambda: choose_dtype(where, dtype).value)), world)

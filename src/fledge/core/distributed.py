@@ -58,9 +58,9 @@ class World:
         """What `fn` returns on the main process; the others do not call it."""
         return fn()
 
-    def first_message(self, own: str) -> str:
+    def first_message(self, message: str) -> str:
         """The message of the lowest rank whose message is not empty."""
-        return own
+        return message
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """Overwrite the tensor with that of rank 0, in place."""
@@ -90,7 +90,7 @@ class ProcessGroup(World):
     """Several processes. All ranks must call the collectives, in the same order."""
 
     store: Store = field(kw_only=True)
-    elastic_store: Store = field(kw_only=True)  # outlives the processes, see `set_flag`
+    persistent_store: Store = field(kw_only=True)  # outlives the processes, see `set_flag`
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         dist.all_reduce(tensor)
@@ -104,12 +104,12 @@ class ProcessGroup(World):
     def broadcast_from_main(self, fn: Callable[[], str]) -> str:
         return self._broadcast_text(0, fn() if self.is_main else "")
 
-    def first_message(self, own: str) -> str:
-        sender = self.all_reduce_min(self.rank if own else self.size)
-        return self._broadcast_text(sender, own) if sender < self.size else ""
+    def first_message(self, message: str) -> str:
+        sender = self.all_reduce_min(self.rank if message else self.size)
+        return self._broadcast_text(sender, message) if sender < self.size else ""
 
-    def _broadcast_text(self, rank: int, own: str) -> str:
-        encoded = own.encode() if self.rank == rank else b""
+    def _broadcast_text(self, rank: int, message: str) -> str:
+        encoded = message.encode() if self.rank == rank else b""
         length = torch.tensor(len(encoded))
         dist.broadcast(length, rank)
         sent = torch.tensor(list(encoded.ljust(int(length))), dtype=torch.uint8)
@@ -126,10 +126,10 @@ class ProcessGroup(World):
         return gathered
 
     def set_flag(self, name: str) -> None:
-        self.elastic_store.set(name, "")
+        self.persistent_store.set(name, "")
 
     def has_flag(self, name: str) -> bool:
-        return self.elastic_store.check([name])
+        return self.persistent_store.check([name])
 
     @contextlib.contextmanager
     def main_process_first(self, name: str) -> Iterator[None]:
@@ -219,14 +219,16 @@ def _init_process_group() -> ProcessGroup:
     try:
         with default_signals():
             store, rank, size = next(rendezvous("env://", timeout=START_TIMEOUT))
-            own = PrefixStore(_start_name(store, size), store)
-            group = PrefixStore("group", own)
+            start_store = PrefixStore(_start_name(store, size), store)
+            group = PrefixStore("group", start_store)
             dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=START_TIMEOUT)
     except (ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:120]
         raise UserError(f"the processes did not find each other: {reason}", "start them with torchrun") from error
     local = int(os.environ.get("LOCAL_RANK") or 0)
-    return ProcessGroup(rank, size, local, store=PrefixStore("world", own), elastic_store=PrefixStore("elastic", store))
+    return ProcessGroup(
+        rank, size, local, store=PrefixStore("world", start_store), persistent_store=PrefixStore("elastic", store)
+    )
 
 
 def _start_name(store: Store, size: int) -> str:
@@ -252,7 +254,7 @@ class PeerLost(UserError):
 
 def peer_lost() -> PeerLost:
     return PeerLost(
-        "another process of this training has ended, so this one cannot continue",
+        "another process of this training run has ended, so this one cannot continue",
         "its own output says why; the last checkpoint is intact: continue with fledge resume",
     )
 
@@ -277,7 +279,6 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 def to_local(tensor: Tensor) -> Tensor:
-    """The shard that this rank holds."""
     """This rank's shard."""
     return tensor.to_local() if is_dtensor(tensor) else tensor
 

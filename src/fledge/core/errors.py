@@ -44,10 +44,10 @@ def out_of_memory(error: BaseException) -> bool:
     return torch_says or isinstance(error, MemoryError)
 
 
-def from_os_error(error: OSError | MemoryError | RuntimeError) -> UserError:
+def to_user_error(error: OSError | MemoryError | RuntimeError) -> UserError:
     """An error of the operating system → message and hint."""
     if not isinstance(error, OSError):
-        return UserError("this does not fit into memory", "make the batch, the context or the model smaller")
+        return UserError("this does not fit in memory", "make the batch, the context or the model smaller")
     where = f" '{error.filename}'" if error.filename else ""
     reasons = {
         errno.ENOSPC: (f"the disk is full: could not write{where}", "free some space, then run the same command again"),

@@ -22,7 +22,7 @@ from fledge.core.errors import UserError
 
 PARTIAL = ".partial-"  # prefix of every unfinished file or folder
 
-NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # the file system cannot fsync folders
+FSYNC_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # the file system cannot fsync folders
 
 
 def cache_dir() -> Path:
@@ -49,7 +49,7 @@ def sha256(path: Path) -> str:
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace `path` by `content` atomically; durable when this returns."""
-    with naming_errors(path), new_folders(path.parent):
+    with errors_with_path(path), new_folders(path.parent):
         _write(path, content)
 
 
@@ -72,12 +72,12 @@ def _write(path: Path, content: str | bytes) -> None:
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; it becomes `path` when the block succeeds, and is removed otherwise."""
-    with naming_errors(path), new_folders(path.parent), _temporary_folder(path) as temporary:
+    with errors_with_path(path), new_folders(path.parent), _temporary_folder(path) as temporary:
         yield temporary
 
 
 @contextlib.contextmanager
-def naming_errors(path: Path) -> Iterator[None]:
+def errors_with_path(path: Path) -> Iterator[None]:
     """Add the full path to an OSError that has none, or only a file name."""
     try:
         yield
@@ -150,7 +150,7 @@ def _umask() -> int:
 
 
 def sync_file(path: Path) -> None:
-    with naming_errors(path), path.open("rb") as file:
+    with errors_with_path(path), path.open("rb") as file:
         os.fsync(file.fileno())
 
 
@@ -158,10 +158,10 @@ def sync_folder(path: Path) -> None:
     """fsync the folder: until then a rename in it may be lost."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        with naming_errors(path):
+        with errors_with_path(path):
             os.fsync(handle)
     except OSError as error:
-        if error.errno not in NO_FOLDER_SYNC:
+        if error.errno not in FSYNC_UNSUPPORTED:
             raise
     finally:
         os.close(handle)

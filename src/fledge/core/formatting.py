@@ -8,7 +8,7 @@ UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """1 file · 2 files · 3 geese"""
+    """1 file · 2 files · 3 branches (`many` = "branches")"""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 

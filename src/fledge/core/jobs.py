@@ -1,4 +1,4 @@
-"""Runs a recipe in a process of its own: output goes to a log file, the result is an exit status as a command's is.
+"""Runs a recipe in a process of its own: output goes to a log file, the result is the same exit status as the command.
 
     job = Job(partial(train, …), folder / "trial-1.log", preload=["fledge.recipes.train"])
     process = job.start(pipe)
@@ -20,7 +20,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from fledge.core import distributed
-from fledge.core.errors import Interrupted, UserError, from_os_error, out_of_memory
+from fledge.core.errors import Interrupted, UserError, out_of_memory, to_user_error
 from fledge.core.files import cache_dir
 from fledge.core.signals import exit_with_parent, sigint_blocked, signal_number
 
@@ -80,7 +80,7 @@ def _log_error(error: UserError | OSError | MemoryError | RuntimeError) -> int:
     if isinstance(error, RuntimeError) and not out_of_memory(error):
         traceback.print_exc()
         return CRASHED
-    mistake = error if isinstance(error, UserError) else from_os_error(error)
+    mistake = error if isinstance(error, UserError) else to_user_error(error)
     sys.stderr.write(f"{ERROR}{mistake.message}\n{HINT}{mistake.hint}\n")
     return PEER_LOST if isinstance(error, distributed.PeerLost) else REFUSED
 

@@ -2,7 +2,7 @@
 
     StopSignals        first SIGINT or SIGTERM: stop after this step; second: exit at once
     Deadline           a stop request that is not met within STOP_SECONDS ends the process
-    sigterm_as_ctrl_c, default_signals, handlers_restored, sigint_blocked: for the time of a block
+    sigterm_as_ctrl_c, default_signals, handlers_restored, sigint_blocked: within a block
     exit_with_parent   a child process does not outlive its parent
 
 This module does not import torch.
@@ -83,7 +83,7 @@ class StopSignals:
             _exit_now(number)
         self._own = number
         if self._world.is_main:
-            _write_stderr("\nstopping after this step, and saving; again to stop at once\n")
+            _write_stderr("\nstopping after this step, and saving; press Ctrl-C again to stop immediately\n")
 
 
 class Deadline:
@@ -91,7 +91,7 @@ class Deadline:
 
     Python runs its own handlers only between bytecode instructions, and a backward pass is one instruction that may
     take minutes. So the kernel also writes each signal to a pipe that a thread reads. An abandoned step equals a
-    SIGKILL: the last checkpoint stays whole.
+    SIGKILL: the last checkpoint stays intact.
     """
 
     _suspended = False

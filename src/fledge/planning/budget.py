@@ -95,7 +95,7 @@ class BudgetSearch:
         return min(sizes, key=loss)
 
     def candidates(self) -> list[ModelConfig]:
-        """The candidate sizes that fit into memory, smallest first; or the one whose shape is given."""
+        """The candidate sizes that fit in memory, smallest first; or the one whose shape is given."""
         if sets_shape(self.overrides):
             return [replace(self.base.model, vocab_size=self.corpus.vocab_size)]
         memory = machines.total_memory(self.machine.device)

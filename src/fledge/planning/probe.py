@@ -22,7 +22,6 @@ from fledge.checkpoint import store
 from fledge.checkpoint.state import State, Tensors, capture, snapshot, state_bytes
 from fledge.core import device as machines
 from fledge.core.device import Machine
-from fledge.core.progress import notice
 from fledge.datasets.shards import Split
 from fledge.evaluation.loss import eval_batch_size, evaluate_loss
 from fledge.inference.generate import generate
@@ -80,7 +79,7 @@ def measure_costs(settings: Settings, machine: Machine, folder: Path) -> Costs:
     two = one
     if train.batch > rows:  # gradient accumulation: measure what a second micro-batch adds
         sampler = WindowSampler(len(noise), model.context, model.context, 0)
-        step.batches = FixedMicroBatch(Loader(WindowReader(noise, sampler), 2 * rows, machine), rows, notice)
+        step.batches = FixedMicroBatch(Loader(WindowReader(noise, sampler), 2 * rows, machine), rows)
         two = median_step_seconds(step, STEP_SECONDS)
     # With one micro-batch in a step the two parts cannot be told apart, and need not be.
     micro_batch = min(one, max(one / 2, two - one)) if train.batch > rows else one

@@ -112,7 +112,7 @@ def train_request(
             run_folder.refuse_existing(runs / name)
     check_batch_divisible(settings.train.batch, world)
     machine = machines.choose_machine(settings.train.device, settings.train.dtype, world)
-    start = initial.begin(settings) if initial else None
+    start = initial.initial_state(settings) if initial else None
     dataset = open_dataset(settings, machine)
     complete = complete_settings(settings, dataset, machine)
     about = {**metadata.training_metadata(dataset, machine), "text": settings.data.path or settings.data.corpus}

@@ -1,6 +1,6 @@
 """Compares the settings of a checkpoint with those that it is to be continued with.
 
-never allowed             what gives a weight its meaning, and the data order: model, data, tokenizer, batch, seed
+never allowed             what the weights depend on, and the data order: model, data, tokenizer, batch, seed
 with --allow-changes      everything else; each change is printed
 """
 
@@ -13,7 +13,7 @@ from fledge.core.progress import notice
 
 FIXED_SECTIONS = ("model", "data", "tokenizer")
 FIXED = ("train.batch", "train.seed")
-FREE = ("data.path",)  # the dataset is identified by its hash
+IGNORED = ("data.path",)  # the dataset is identified by its hash
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def show_value(value: Any) -> str:
 
 def config_changes(before: Layer, after: Layer) -> list[Change]:
     names = sorted({f"{section}.{key}" for layer in (before, after) for section, keys in layer.items() for key in keys})
-    pairs = ((name, _value(before, name), _value(after, name)) for name in names if name not in FREE)
+    pairs = ((name, _value(before, name), _value(after, name)) for name in names if name not in IGNORED)
     return [Change(name, old, new) for name, old, new in pairs if old != new]
 
 

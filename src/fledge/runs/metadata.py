@@ -30,7 +30,7 @@ def software_metadata(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def training_metadata(dataset: Dataset, machine: Machine) -> dict[str, Any]:
-    """The same with the hardware and the dataset."""
+    """`software_metadata` plus the hardware and the dataset."""
     return {
         **software_metadata(dataset.tokenizer),
         "processor": hardware(machine.device),

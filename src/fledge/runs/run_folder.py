@@ -1,11 +1,11 @@
-"""The folder of one run: where every file of a training lies, and how a run is created and opened.
+"""The layout of a run folder, and how a run is created and opened.
 
     config.toml   run.json   tokenizer.json   metrics.csv   events.jsonl   samples.md   checkpoints/   plots/
 
 `open_run` is the one way to open a run. A reference names it and one of its checkpoints: `NAME`, `NAME@best`,
 `NAME@latest`, `NAME@1000`, with a path in place of NAME, or None for the latest run:
 
-    run = open_run("bird@best", Path("runs"))
+    run = open_run("hamlet@best", Path("runs"))
     run.config();  run.checkpoint();  run.load(device).model
 
 run.json holds the SHA-256 of config.toml and tokenizer.json, and its own checksum.
@@ -105,7 +105,7 @@ class RunFolder:
         return [name for name in HASHED if _hash(self.folder / name) != metadata[HASHES][name]]
 
     def refuse_changed(self) -> None:
-        """A changed learning rate or vocabulary would show nowhere else."""
+        """A changed learning rate or vocabulary would otherwise go unnoticed."""
         if changed := self.changed_files():
             files = ", ".join(f"'{self.folder / name}'" for name in changed)
             intended = f"; if the change is intended: fledge resume {self.name} --allow-changes"

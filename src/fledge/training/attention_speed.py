@@ -16,7 +16,7 @@ MIN_SPEEDUP = 1.1  # over the fused kernel: less is not worth the memory for the
 
 
 def fastest_attention(model: ModelConfig, sequences: int, machine: Machine) -> Literal["sdpa", "blocked"]:
-    """The fused kernel on a GPU; on a CPU in bf16, plain matrix products can be faster, by far at short contexts."""
+    """The fused kernel on a GPU. On a CPU in bf16, matrix products can be faster, much faster at short contexts."""
     if machine.device != "cpu" or machine.dtype == "float32":
         return "sdpa"
     rows = max(1, min(sequences, TOKENS // model.context))
@@ -47,4 +47,4 @@ def measure_attention(model: ModelConfig, rows: int, dtype: torch.dtype) -> dict
             times.append(time.perf_counter() - begun)
         if round and time.perf_counter() > end:
             break
-    return {name: statistics.median(times[1:]) for name, times in spent.items()}  # the first warms up
+    return {name: statistics.median(times[1:]) for name, times in spent.items()}  # without the warmup

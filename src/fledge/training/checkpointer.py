@@ -1,6 +1,6 @@
-"""Captures, saves and restores the state of a training; finds the checkpoint for a rollback.
+"""Captures, saves and restores the state of a training run; finds the checkpoint for a rollback.
 
-What survives a restart: weights, optimizer, random generators, and the `components` of `Checkpointer`.
+Saved: weights, optimizer, random generators, and the `components` of `Checkpointer`.
 """
 
 import json
@@ -24,18 +24,23 @@ from fledge.training.step import TrainStep
 
 class Checkpointer:
     def __init__(
-        self, run: RunFolder, settings: Settings, dataset: Dataset, step: TrainStep, monitor: DivergenceMonitor
+        self, run: RunFolder, settings: Settings, dataset: Dataset, train_step: TrainStep, monitor: DivergenceMonitor
     ) -> None:
-        self.run, self.settings, self.dataset, self.train_step, self.monitor = run, settings, dataset, step, monitor
-        self.world = step.world
+        self.run, self.settings, self.dataset = run, settings, dataset
+        self.train_step, self.monitor = train_step, monitor
+        self.world = train_step.world
         records = [run.folder / name for name in RECORDS]
         self._saver = AsyncSaver(run.checkpoints, settings.train.keep_last, records)
-        self.sharded = settings.train.sharded_save and is_dtensor(next(step.model.parameters()))
-        self.components: dict[str, Stateful] = {"step": step, "loss_scaler": step.scaling, "divergence": monitor}
+        self.sharded = settings.train.sharded_save and is_dtensor(next(train_step.model.parameters()))
+        self.components: dict[str, Stateful] = {
+            "step": train_step,
+            "loss_scaler": train_step.loss_scaler,
+            "divergence": monitor,
+        }
         if settings.train.micro_batch == "auto":
-            self.components["micro_batch"] = step.batches
-        if isinstance(step.loss, CompiledLoss):
-            self.components["compiled"] = step.loss
+            self.components["micro_batch"] = train_step.batches
+        if isinstance(train_step.loss, CompiledLoss):
+            self.components["compiled"] = train_step.loss
 
     def capture(
         self, step: int, val_loss: float | None, pending_hooks: dict[str, Any] | None, *, sharded: bool = False
@@ -51,7 +56,7 @@ class Checkpointer:
             val_loss=val_loss,
             pending_hooks=pending_hooks,
             healthy=self.monitor.healthy,
-            about=checkpoint_metadata(to_layer(self.settings), self.dataset),
+            provenance=checkpoint_metadata(to_layer(self.settings), self.dataset),
         )
 
     def save(self, step: int, val_loss: float | None, pending_hooks: dict[str, Any] | None) -> list[SavedCheckpoint]:
@@ -87,7 +92,10 @@ class Checkpointer:
         return step, math.inf if loss is None else loss
 
     def rollback_target(self) -> str:
-        """The newest healthy checkpoint, else the newest, else "". A save after skipped updates has bad weights."""
+        """The newest healthy checkpoint, else the newest, else "".
+
+        A checkpoint saved after skipped updates may have bad weights.
+        """
 
         def find() -> str:
             good, _ = store.list_checkpoints(self.run.checkpoints)

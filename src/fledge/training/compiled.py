@@ -38,7 +38,7 @@ class Loss(Protocol):
 # 1.0001 and 1.001 for every preset. With dropout each draws its own masks, so only gross errors are detected.
 TOLERANCE = {"float32": (1.0001, 1.001), "bfloat16": (1.01, 1.05), "float16": (1.01, 1.05)}
 DROPOUT_TOLERANCE = (1.2, 4.0)
-SMALL = 0.01  # differences below this share of the tolerance of the whole gradient are ignored
+IGNORED_SHARE = 0.01  # differences below this share of the tolerance of the whole gradient are ignored
 LOSS = "loss"
 
 
@@ -52,14 +52,14 @@ EAGER_NOTICE = "training without torch.compile, more slowly"
 Report = Callable[[CompileCheck], None]
 
 
-def ignore(_: CompileCheck) -> None: ...
+def no_report(_: CompileCheck) -> None: ...
 
 
 class CompiledLoss:
     """A compiled `Loss`, checked at its first call; the eager one where the check or the compiler fails."""
 
     def __init__(
-        self, eager: Loss, objective: Objective, model: GPT, machine: Machine, report: Report = ignore
+        self, eager: Loss, objective: Objective, model: GPT, machine: Machine, report: Report = no_report
     ) -> None:
         self.report = report
         self._eager, self._objective, self._model, self._machine = eager, objective, model, machine
@@ -87,7 +87,7 @@ class CompiledLoss:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if not state.get("in_use", True):
-            self._compiled = None  # found wrong before the run was interrupted
+            self._compiled = None  # the check had failed before the run was interrupted
 
     def _check(self, batch: Batch) -> None:
         if not torch.is_grad_enabled():
@@ -140,17 +140,17 @@ def _loss_and_norms(loss: Tensor, model: GPT, world: World) -> dict[str, float]:
 
 
 def compare(ours: dict[str, float], eagers: dict[str, float], tolerance: tuple[float, float]) -> CompileCheck:
-    """Non-finite eager numbers pass: they are the divergence monitor's business."""
+    """Non-finite eager numbers pass: they are left to the divergence monitor."""
     whole_gradient = math.hypot(*(norm for name, norm in eagers.items() if name != LOSS))
     if not math.isfinite(eagers[LOSS]) or not math.isfinite(whole_gradient):
         return CompileCheck(True)
     for name, eager in eagers.items():
         found, factor = ours.get(name, 0.0), tolerance[name != LOSS]
-        slack = 0.0 if name == LOSS else min(1.0, factor - 1) * SMALL * whole_gradient
+        slack = 0.0 if name == LOSS else min(1.0, factor - 1) * IGNORED_SHARE * whole_gradient
         if not eager / factor - slack <= found <= eager * factor + slack:  # also where it is NaN
             what = "the loss" if name == LOSS else f"the gradient of {name}"
-            wrong = f"torch {torch.__version__} compiled it wrongly, {what} is {found:.4g} instead of {eager:.4g}"
-            return CompileCheck(False, wrong)
+            wrong = f"{what} is {found:.4g} instead of {eager:.4g}"
+            return CompileCheck(False, f"torch.compile produced a wrong result (torch {torch.__version__}): {wrong}")
     return CompileCheck(True)
 
 

@@ -15,15 +15,15 @@ from fledge.core.errors import UserError
 from fledge.core.files import human_bytes
 from fledge.datasets.shards import Dataset
 from fledge.model.config import ModelConfig
-from fledge.model.flops import TRAINING_BYTES, parameter_count
+from fledge.model.flops import parameter_count
 from fledge.text.inputs import is_url
 from fledge.training.attention_speed import fastest_attention
 from fledge.training.config import Settings
-from fledge.training.micro_batch import BUSY_TOKENS, chunked_loss_pays
+from fledge.training.micro_batch import SATURATING_TOKENS, parameter_bytes, should_chunk_loss
 
 EVALUATION_SHARE = 0.05  # of the compute; a forward pass costs a third of a training step
 MAX_EVALUATIONS = 40
-# Multiplications of a whole run (six for each weight and token) above which compiling was measured to pay.
+# Multiplications of a whole run (six for each weight and token) above which compiling was measured to be faster.
 WORTH_COMPILING = {"cpu": 2e13, "cuda": 1e16}
 
 
@@ -48,21 +48,23 @@ def complete_settings(settings: Settings, dataset: Dataset, machine: Machine) ->
 def decide_settings(settings: Settings, train_tokens: int, val_tokens: int, machine: Machine) -> Settings:
     """Fill in what depends on the machine and on the number of tokens in the two splits."""
     model, train = settings.model, settings.train
-    check_memory(model, machine)
+    check_memory(model, machine, train.shards(machine.world))
     stride = settings.data.stride or model.context
     sampler = WindowSampler(train_tokens, model.context, stride, train.seed)
     steps = train.steps
     if train.epochs is not None:
-        steps = max(1, round(train.epochs * sampler.epoch / train.batch))
+        steps = max(1, round(train.epochs * sampler.windows_per_epoch / train.batch))
         train = replace(train, steps=steps)  # refuses an absurd number of steps
     eval_every = train.eval_every
     if eval_every is None:
         eval_every = evaluation_interval(steps, train.batch * model.context, val_tokens)
-    compile = compile_pays(model, train.batch, steps, machine) if train.compile == "auto" else train.compile
+    compile = should_compile(model, train.batch, steps, machine) if train.compile == "auto" else train.compile
     sequences = max(1, train.batch // machine.world.size)
     if train.chunked_loss == "auto":
-        wanted = -(-BUSY_TOKENS // model.context) if train.micro_batch == "auto" else train.micro_batch or sequences
-        train = replace(train, chunked_loss=chunked_loss_pays(model, min(sequences, wanted), machine, compiled=compile))
+        wanted = (
+            -(-SATURATING_TOKENS // model.context) if train.micro_batch == "auto" else train.micro_batch or sequences
+        )
+        train = replace(train, chunked_loss=should_chunk_loss(model, min(sequences, wanted), machine, compiled=compile))
     if model.attention == "auto":
         at_once = sequences if train.micro_batch == "auto" else train.micro_batch or sequences
         model = replace(model, attention=fastest_attention(model, at_once, machine))
@@ -91,13 +93,15 @@ def dataset_path(given: str | None, dataset: Dataset) -> str:
     return given if given and is_url(given) else str(dataset.folder.resolve())
 
 
-def check_memory(model: ModelConfig, machine: Machine) -> None:
-    needed, available = TRAINING_BYTES * parameter_count(model), total_memory(machine.device)
+def check_memory(model: ModelConfig, machine: Machine, shards: int = 1) -> None:
+    """Refuse a model whose weights and optimizer state exceed the memory of a device. `shards`: FSDP ranks."""
+    needed, available = parameter_bytes(model, shards), total_memory(machine.device)
     if needed > available:
         raise UserError(
-            f"a model of {parameter_count(model):,} parameters takes {human_bytes(needed)} to train;"
-            f" this machine has {human_bytes(available)}",
-            "make it smaller: fewer model.n_layer, or a smaller model.n_embd",
+            f"a model of {parameter_count(model):,} parameters takes {human_bytes(needed)} to train"
+            f"{' in each process' if shards > 1 else ''}; this machine has {human_bytes(available)}",
+            "make it smaller: fewer model.n_layer, or a smaller model.n_embd"
+            + (", or shard it: --train.parallel fsdp" if machine.world.size > shards else ""),
         )
 
 
@@ -109,8 +113,8 @@ def check_prompt(prompt: str | None, dataset: Dataset) -> None:
         raise UserError(f"track.prompt {prompt!r}: {error.message}", "choose another: --track.prompt TEXT") from None
 
 
-def compile_pays(model: ModelConfig, batch: int, steps: int, machine: Machine) -> bool:
-    """Whether the run is long enough to earn back the time that compiling takes."""
+def should_compile(model: ModelConfig, batch: int, steps: int, machine: Machine) -> bool:
+    """Whether the run is long enough to make up for the compile time."""
     if machine.device not in WORTH_COMPILING:
         return False
     return 72 * steps * batch * model.context * model.n_layer * model.n_embd**2 > WORTH_COMPILING[machine.device]

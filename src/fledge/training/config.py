@@ -1,10 +1,11 @@
-"""[train]: length, batch, precision, parallelism, and how often to evaluate, sample and save."""
+"""[train]: length, batch sizes, and the intervals of logging, evaluation and checkpoints."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
 from fledge.core.config import check_counts, listed_divisors, setting
+from fledge.core.distributed import World
 from fledge.core.errors import UserError
 from fledge.datasets.config import DataConfig
 from fledge.model.config import ModelConfig
@@ -17,15 +18,15 @@ from fledge.tracking.config import TrackConfig
 class TrainConfig:
     steps: int = setting(2000, "updates of the weights")
     epochs: float | None = setting(None, "passes over the training split; overrides steps")
-    batch: int = setting(32, "sequences in a global batch")
+    batch: int = setting(32, "sequences per update (global batch size)")
     micro_batch: Literal["auto"] | int | None = setting(
         None,
         "sequences computed at once; auto: as many as fit in memory; unset: the whole batch",
     )
-    seed: int = setting(1337, "seed of initialization, data order, dropout and samples")
+    seed: int = setting(1337, "random seed: initialization, data order, dropout, samples")
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "device to train on")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting("auto", "precision of matrix products")
-    compile: Literal["auto"] | bool = setting("auto", "use torch.compile; auto: if the run is long enough")
+    compile: Literal["auto"] | bool = setting("auto", "use torch.compile; auto: if the run is long enough to save time")
     chunked_loss: Literal["auto"] | bool = setting(
         "auto",
         "compute logits for a chunk of tokens at a time, to save memory; auto: if all would not fit, or it is faster",
@@ -34,19 +35,23 @@ class TrainConfig:
         False, "recompute the activations of a block in its backward pass: a third more compute, far less memory"
     )
     parallel: Literal["ddp", "fsdp"] = setting(
-        "ddp", "with several processes: each holds the whole model (ddp), or a shard of each weight (fsdp)"
+        "ddp", "ddp: every process holds the whole model; fsdp: weights are sharded"
     )
     sharded_save: bool = setting(False, "fsdp: each process writes its own shards of a checkpoint")
-    loss_spike: float = setting(2.0, "nats above the median of recent losses that count as a divergence; 0: no limit")
-    rollback: bool = setting(True, "after a divergence, go back to a checkpoint and skip its batches; false: stop")
+    loss_spike: float = setting(2.0, "loss increase over the recent median, in nats, that triggers a rollback; 0: off")
+    rollback: bool = setting(
+        True, "on divergence, restore the last healthy checkpoint and skip the batches; false: stop"
+    )
     grad_clip: float = setting(1.0, "maximum gradient norm; 0: no clipping")
     log_every: int = setting(10, "steps between rows of metrics.csv")
-    eval_every: int | None = setting(
-        None, "steps between evaluations on the validation split; 0: never; unset: so that they cost a twentieth"
-    )
+    eval_every: int | None = setting(None, "steps between evaluations; 0: never; unset: about 5 % of the compute")
     sample_every: int = setting(250, "steps between samples; 0: never")
     save_every: int | None = setting(None, "steps between checkpoints; unset: eval_every")
-    keep_last: int = setting(2, "how many of the newest checkpoints to keep, besides the best")
+    keep_last: int = setting(2, "newest checkpoints to keep, besides the best")
+
+    def shards(self, world: World) -> int:
+        """How many ranks share each weight: all with FSDP, else 1."""
+        return world.size if self.parallel == "fsdp" else 1
 
     def __post_init__(self) -> None:
         counts = ["steps", "batch", "log_every", "save_every", "keep_last"]

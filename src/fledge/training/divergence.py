@@ -11,7 +11,7 @@ from fledge.training.step import StepResult
 
 MAX_SKIPPED = 3  # steps without an update
 STUCK_STEPS = 5  # updates in a row that change nothing
-ACTIVE_LR = 0.01  # of the initial learning rate: below it, at the end of a schedule, weights may stand still
+ACTIVE_LR = 0.01  # of the peak learning rate: below it, at the end of a schedule, weights may stand still
 WINDOW, MIN_LOSSES = 50, 10  # losses whose median is the usual loss, and how many are needed
 COMPILER_HINT = "try --train.compile false, then --model.attention readable: one of them may compute wrongly here"
 LR_HINT = "use a larger --optim.lr; if that does not help, try --train.compile false"
@@ -46,7 +46,6 @@ class DivergenceMonitor:
     loss_spike: float  # 0: no limit
     report: Callable[[StepResult, str], None]  # called with every anomaly and its reason
     initial_lr: float = 0.0
-    loss_must_change: bool = True  # False for a policy gradient, whose loss may stay the same
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))  # losses
     skipped: int = 0  # updates, in a row
     zero_gradients: int = 0  # in a row
@@ -65,20 +64,22 @@ class DivergenceMonitor:
             if self.skipped == MAX_SKIPPED:
                 finite = math.isfinite(result.loss)
                 which = f"the gradient became {result.grad_norm}" if finite else f"the loss became {result.loss}"
-                raise Diverged(result.step, f"{which} at step {result.step - MAX_SKIPPED + 1}, and stayed so")
+                raise Diverged(
+                    result.step, f"{which} at step {result.step - MAX_SKIPPED + 1}, for three consecutive steps"
+                )
             return
         self.skipped = 0
         self._check_progress(result)
         usual = statistics.median(self.recent) if len(self.recent) >= MIN_LOSSES else math.inf
         self.recent.append(result.loss)
         if self.loss_spike and result.loss > usual + self.loss_spike:
-            self.report(result, f"loss spike: {usual:.2f} is usual")
+            self.report(result, f"loss spike: the recent median is {usual:.2f}")
             raise Diverged(result.step, f"the loss jumped from {usual:.2f} to {result.loss:.2f} at step {result.step}")
 
     def _check_progress(self, result: StepResult) -> None:
         learning = result.tokens > 0 and self._is_active(result)
         self.zero_gradients = self.zero_gradients + 1 if learning and result.grad_norm == 0.0 else 0
-        same = learning and self.loss_must_change and bool(self.recent) and 0.0 != result.loss == self.recent[-1]
+        same = learning and bool(self.recent) and 0.0 != result.loss == self.recent[-1]
         self.same_losses = self.same_losses + 1 if same else 0
         if self.zero_gradients == STUCK_STEPS and result.loss != 0.0:
             self._give_up(result, f"the gradient was exactly zero in {STUCK_STEPS} steps", COMPILER_HINT)

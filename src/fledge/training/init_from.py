@@ -1,4 +1,7 @@
-"""Initial weights from another run, for `fledge train --init RUN`: its model and tokenizer, a new training."""
+"""Initial weights and tokenizer from another run (`--init`).
+
+All other settings come from the preset, or from that run.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +28,14 @@ class InitialWeights:
         return f"{self.run.name}@{self.checkpoint.step}"
 
     def weights(self, model: ModelConfig) -> Tensors:
-        """The weights, checked against the new model. For a shorter context, learned positions are cut."""
+        """The weights, checked against the new model; with a shorter context, it keeps the first position vectors."""
         weights = store.load_weights(self.checkpoint)
         if LEARNED_POSITIONS in weights:
             weights[LEARNED_POSITIONS] = weights[LEARNED_POSITIONS][: model.context]
         check_fit(blank_weights(model), weights)
         return weights
 
-    def begin(self, settings: Settings) -> State:
+    def initial_state(self, settings: Settings) -> State:
         return initial_state(self.weights(settings.model), settings.train.seed)
 
     def check(self, dataset: Dataset) -> None:

@@ -1,7 +1,7 @@
 """The training loop: step after step, with hooks between them.
 
-The loop knows nothing of evaluation, samples, checkpoints or terminals: those are hooks, called after the steps that
-they are due at, in the order given.
+The loop knows nothing of evaluation, samples, checkpoints or terminals: those are hooks, called after the steps at
+which they are due, in the order given.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from fledge.training.step import StepResult
 @dataclass(frozen=True)
 class Hook:
     call: Callable[[StepResult], None]
-    due: Callable[[int], bool]
+    is_due: Callable[[int], bool]
 
 
 def every(n: int, call: Callable[[StepResult], None], *, last: int | None = None) -> Hook:
@@ -55,5 +55,5 @@ def train_loop(
 
 def call_hooks(hooks: Sequence[Hook], result: StepResult) -> None:
     for hook in hooks:
-        if hook.due(result.step):
+        if hook.is_due(result.step):
             hook.call(result)

@@ -18,28 +18,46 @@ from fledge.model.flops import (
     activation_bytes,
     chunk_bytes,
     logits_bytes,
+    non_embedding_parameters,
     parameter_count,
 )
 from fledge.training.objective import LossSum
 
 FREE_SHARE = 0.8  # of the free memory: other programs need some, too
 LOGITS_SHARE = 0.25  # of all memory: more than this is better spent on a larger micro-batch than on logits
-BUSY_TOKENS = 16_384  # of a micro-batch keep a GPU busy: more are not worth chunked logits
+GATHERED_BYTES = 8  # per gathered parameter: its weight and its gradient
+SATURATING_TOKENS = 16_384  # of a micro-batch that keep a GPU busy: more are not worth chunked logits
 
 
-def estimate(model: ModelConfig, batch: int, machine: Machine, *, chunked: bool, checkpointed: bool = False) -> int:
-    """The largest divisor of a batch that should fit in memory; 1 if nothing does."""
+def parameter_bytes(model: ModelConfig, shards: int = 1) -> int:
+    """Weights, gradients and optimizer state on one device.
+
+    With FSDP (`shards` above 1) each rank has its share of them; in addition the gathered weights and full gradients of
+    what it computes: one block, and what is outside the blocks (embedding, head).
+    """
+    everything = TRAINING_BYTES * parameter_count(model)
+    if shards == 1:
+        return everything
+    blocks = non_embedding_parameters(model)
+    gathered = parameter_count(model) - blocks + -(-blocks // model.n_layer)
+    return min(everything, -(-everything // shards) + GATHERED_BYTES * gathered)
+
+
+def estimate(
+    model: ModelConfig, batch: int, machine: Machine, *, chunked: bool, checkpointed: bool = False, shards: int = 1
+) -> int:
+    """The largest divisor of a batch that should fit in memory; 1 if nothing does. `shards`: FSDP ranks."""
     width = machine.torch_dtype.itemsize
-    room = FREE_SHARE * free_memory(machine.device) - TRAINING_BYTES * parameter_count(model)
-    room -= chunk_bytes(model, width) if chunked else 0
+    available = FREE_SHARE * free_memory(machine.device) - parameter_bytes(model, shards)
+    available -= chunk_bytes(model, width) if chunked else 0
 
     def needed(sequences: int) -> int:
         return activation_bytes(model, sequences, width, chunked=chunked, checkpointed=checkpointed)
 
-    return machine.world.all_reduce_min(max((n for n in divisors(batch) if needed(n) <= room), default=1))
+    return machine.world.all_reduce_min(max((n for n in divisors(batch) if needed(n) <= available), default=1))
 
 
-def chunked_loss_pays(model: ModelConfig, sequences: int, machine: Machine, *, compiled: bool) -> bool:
+def should_chunk_loss(model: ModelConfig, sequences: int, machine: Machine, *, compiled: bool) -> bool:
     """Whether to compute logits for a chunk of tokens at a time, with `sequences` in a micro-batch.
 
     Measured: compiled, and on a GPU, all logits at once are faster, so chunks are used only where they do not fit.
@@ -54,14 +72,43 @@ def chunked_loss_pays(model: ModelConfig, sequences: int, machine: Machine, *, c
     return needed > LOGITS_SHARE * total_memory(machine.device)
 
 
-class AutoMicroBatch:
-    """Global batch → micro-batches, which `shrink` makes smaller when memory runs out."""
+class FixedMicroBatch:
+    """Global batch → micro-batches of one size: set by the user, or found by `probe`.
 
-    def __init__(self, loader: Loader, size: int, report: Callable[[str], None]) -> None:
-        self.loader, self.size, self.report = loader, size, report
+    In a process group no rank can repeat a step alone, so running out of memory is an error.
+    """
+
+    def __init__(self, loader: Loader, size: int) -> None:
+        self.loader, self.size = loader, size
 
     def __call__(self, number: int) -> list[Batch]:
         return self.loader.micro_batches(number, self.size)
+
+    def shrink(self) -> None:
+        raise UserError(
+            f"there is not enough memory for {self.size} sequences at once",
+            "use a smaller --train.micro_batch, or let fledge choose it: --train.micro_batch auto",
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"size": self.size}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Use the saved size: another would change the rounding of the sum, and free memory differs from run to run.
+
+        With another number of ranks the bits differ anyway, so a size that does not divide the batch is ignored.
+        """
+        size = state.get("size")
+        if size and self.loader.local_batch_size % size == 0:
+            self.size = size
+
+
+class AutoMicroBatch(FixedMicroBatch):
+    """A size that `shrink` makes smaller when memory runs out."""
+
+    def __init__(self, loader: Loader, size: int, report: Callable[[str], None]) -> None:
+        super().__init__(loader, size)
+        self.report = report
 
     def shrink(self) -> None:
         smaller = divisors(self.loader.local_batch_size, at_most=self.size // 2)
@@ -71,38 +118,17 @@ class AutoMicroBatch:
                 "make the model smaller: --model.context, --model.n_embd or --model.n_layer",
             )
         self.report(
-            f"not enough memory for {self.size} sequences at once: {smaller[-1]} from now on, in the same batch"
+            f"not enough memory for {self.size} sequences at once: using {smaller[-1]} from now on;"
+            " the global batch is unchanged"
         )
         self.size = smaller[-1]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"size": self.size}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Use the saved size: another one would sum to other bits, and free memory differs from run to run.
-
-        With another number of ranks the bits differ anyway, so a size that does not divide the batch is ignored.
-        """
-        size = state.get("size")
-        if size and self.loader.local_batch_size % size == 0:
-            self.size = size
-
-
-class FixedMicroBatch(AutoMicroBatch):
-    """A size that was set by the user, or found by `probe`: in a process group no rank can repeat a step alone."""
-
-    def shrink(self) -> None:
-        raise UserError(
-            f"there is not enough memory for {self.size} sequences at once",
-            "use a smaller --train.micro_batch, or let fledge choose it: --train.micro_batch auto",
-        )
 
 
 def probe(auto: AutoMicroBatch, loss: Callable[[Batch], LossSum], world: World) -> FixedMicroBatch:
     """Shrink until a forward and backward pass fits on every rank. A collective."""
     while world.all_reduce_max(_too_large(auto, loss)):
         auto.shrink()
-    return FixedMicroBatch(auto.loader, auto.size, auto.report)
+    return FixedMicroBatch(auto.loader, auto.size)
 
 
 def _too_large(auto: AutoMicroBatch, loss: Callable[[Batch], LossSum]) -> bool:

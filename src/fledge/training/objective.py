@@ -1,8 +1,8 @@
 """Objectives: what training minimizes. A model and a batch → summed loss, count and metrics.
 
 Sums and counts, never means: micro-batches and ranks add up to the same number however the batch was split, and the
-step divides once, by the count of the whole global batch. A new objective (fine-tuning, preferences, reinforcement)
-needs nothing else changed: step, micro-batches, compile, DDP and FSDP take any of them.
+step divides once, by the count of the whole global batch. A new objective (supervised fine-tuning, DPO, reinforcement
+learning) needs its batches, with what it reads in `Batch.extra`; step, micro-batches, compile, DDP and FSDP stay.
 
     class WeightedCrossEntropy:
         def count(self, batch):

@@ -1,4 +1,6 @@
-"""Wraps the plain model for training: precision, compiler, and the other ranks.
+"""Wraps the plain model for training: precision, compiler, DDP and FSDP, activation checkpointing, sharded Muon.
+
+Also switches on deterministic algorithms.
 
 ddp     every rank holds the whole model; gradients are all-reduced
 fsdp    every rank holds a shard of each weight and gathers a block's weights while it computes
@@ -22,7 +24,7 @@ from fledge.batches.loader import Batch
 from fledge.core.device import Machine
 from fledge.core.distributed import full_tensor, shard_like
 from fledge.model.gpt import GPT
-from fledge.training.compiled import CompiledLoss, Loss, Report, ignore
+from fledge.training.compiled import CompiledLoss, Loss, Report, no_report
 from fledge.training.objective import LossSum, NextTokenObjective, Objective
 
 
@@ -57,10 +59,10 @@ class FSDPLoss(LossModel):
 
 def wrap_ddp(model: GPT, machine: Machine, objective: Objective) -> DDPLoss:
     inner = LossModel(model.to(machine.device), machine)
-    own = [torch.cuda.current_device()] if machine.device == "cuda" else None
+    device_ids = [torch.cuda.current_device()] if machine.device == "cuda" else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # broadcast_buffers is about to be renamed
-        loss = DDPLoss(inner, device_ids=own, broadcast_buffers=False, gradient_as_bucket_view=True)
+        loss = DDPLoss(inner, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True)
     loss.register_comm_hook(None, _sum_gradients)
     # DDP reorders its buckets after the first backward pass, and sums of floats depend on the order. That pass is done
     # here, so that a resumed run sums in the same order as one that never stopped.
@@ -117,7 +119,7 @@ PARALLEL: dict[str, Callable[[GPT, Machine, Objective], LossModel | DDPLoss]] = 
 def use_deterministic_algorithms() -> None:
     """Same machine, same settings, same bits: no sums whose order depends on threads. Call before building a model.
 
-    A switch of the whole process. Where torch has no deterministic implementation, it warns.
+    Process-wide. Where torch has no deterministic implementation, it warns.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS; read when CUDA starts
     # torch.use_deterministic_algorithms() does the same, but imports the compiler for it: 1.7 s.
@@ -143,7 +145,7 @@ def wrap(
     compile: bool = False,
     activation_checkpointing: bool = False,
     parallel: str = "ddp",
-    report: Report = ignore,
+    report: Report = no_report,
 ) -> Loss:
     """Also moves the model to the device. FSDP replaces its parameters, so optimizers are built after this."""
     objective = objective or NextTokenObjective()

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-WARM_UP = 10  # steps that are left out: the first ones compile and fill caches
+WARMUP = 10  # steps that are left out: the first ones compile and fill caches
 STEPS = 3
 
 
@@ -17,10 +17,10 @@ class StepProfiler:
     """Call it after each step. No overhead outside the steps that it records."""
 
     def __init__(self, folder: Path, steps: int) -> None:
-        """`steps`: of the whole training."""
+        """`steps`: of the whole training run."""
         self.folder = folder
         self.done = False
-        wait = max(0, min(WARM_UP, steps - STEPS - 1))
+        wait = max(0, min(WARMUP, steps - STEPS - 1))
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
         self._profile = profile(
             activities=activities,

@@ -78,20 +78,20 @@ def build_training(
         batches=micro_batches(settings, Loader(WindowReader(split, sampler), train.batch, machine), model, objective),
         multiplier=partial(lr_multiplier, optim, steps=train.steps),
         initial_lr=optim.lr,
-        clip=train.grad_clip,
+        grad_clip=train.grad_clip,
         objective=objective,
-        scaling=LOSS_SCALERS[machine.dtype](),
+        loss_scaler=LOSS_SCALERS[machine.dtype](),
         world=machine.world,
         set_gradient_sync=loss.set_gradient_sync,
     )
 
 
-def micro_batches(settings: Settings, loader: Loader, model: GPT, objective: Objective) -> AutoMicroBatch:
+def micro_batches(settings: Settings, loader: Loader, model: GPT, objective: Objective) -> FixedMicroBatch:
     train, machine, size = settings.train, loader.machine, initial_micro_batch(settings, loader.machine)
     if machine.world.size == 1:
-        return (AutoMicroBatch if train.micro_batch == "auto" else FixedMicroBatch)(loader, size, notice)
+        return AutoMicroBatch(loader, size, notice) if train.micro_batch == "auto" else FixedMicroBatch(loader, size)
     if train.micro_batch != "auto" or train.parallel == "fsdp":  # with FSDP a forward pass is a collective
-        return FixedMicroBatch(loader, size, notice)
+        return FixedMicroBatch(loader, size)
     found = probe(AutoMicroBatch(loader, size, notice), LossModel(model, machine, objective), machine.world)
     model.zero_grad()
     return found
@@ -101,7 +101,8 @@ def initial_micro_batch(settings: Settings, machine: Machine) -> int:
     """The micro-batch to begin with: as set, or estimated."""
     wanted, local_batch = settings.train.micro_batch, settings.train.batch // machine.world.size
     if wanted == "auto":
-        return estimate(settings.model, local_batch, machine, **activation_options(settings))
+        shards = settings.train.shards(machine.world)
+        return estimate(settings.model, local_batch, machine, shards=shards, **activation_options(settings))
     return min(wanted or local_batch, local_batch)
 
 
@@ -131,6 +132,12 @@ def settings_warnings(settings: Settings, machine: Machine) -> Iterator[str]:
         yield f"{find_compiler(machine.device).why}: {EAGER_NOTICE}"
     if not machines.has_units(machine.device, machine.dtype):
         better = machines.choose_dtype(machine.device).value
-        yield f"this {machine.device} has no {machine.dtype} units and emulates them slowly: use --train.dtype {better}"
+        yield (
+            f"this {machine.device} has no native {machine.dtype} support and emulates it slowly:"
+            f" use --train.dtype {better}"
+        )
     if warmup >= train.steps:
-        yield f"the learning rate warms up until the end: {warmup} warmup steps of {train.steps} steps in all"
+        yield (
+            f"warmup_steps = {warmup} is not less than train.steps = {train.steps}:"
+            " the learning rate never reaches its peak"
+        )

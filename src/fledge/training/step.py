@@ -5,8 +5,9 @@ batch → micro-batches → summed loss of each, over the global count → backw
 
 Each rank has its share of the batch; counts, losses, metrics and gradients are summed over all ranks.
 
-Out of memory: retry with a smaller micro-batch. fp16 overflow: halve the scale and retry. Either way an update uses its
-whole batch. Non-finite loss or gradient: skip the update.
+Out of memory: retry with a smaller micro-batch, where train.micro_batch is auto and there is a single process; else an
+error. fp16 overflow: halve the scale and retry. Either way an update uses its whole batch. Non-finite loss or gradient:
+skip the update.
 """
 
 import math
@@ -90,17 +91,17 @@ class TrainStep:
     batches: MicroBatches
     multiplier: Callable[[int], float]  # number of the update from 0 → factor of the initial learning rate
     initial_lr: float
-    clip: float
+    grad_clip: float
     objective: Objective = field(default_factory=NextTokenObjective)
-    scaling: LossScaling = field(default_factory=NoScaling)
+    loss_scaler: LossScaling = field(default_factory=NoScaling)
     world: World = SINGLE_PROCESS
     set_gradient_sync: Callable[[bool], None] = lambda _: None  # see Loss in compiled.py
     skipped: SkippedBatches = field(default_factory=SkippedBatches)
-    current: int = 0  # number of the update in progress
+    current_step: int = 0  # number of the update in progress
 
     def __call__(self, step: int) -> StepResult:
         """Update number `step`, counted from 0."""
-        begin, self.current = time.perf_counter(), step
+        begin, self.current_step = time.perf_counter(), step
         found = self._gradient(step)
         factor = self.multiplier(step)
         for group in self.optimizer.param_groups:
@@ -109,7 +110,7 @@ class TrainStep:
         result = StepResult(step + 1, loss, self.initial_lr * factor, norm, tokens, 0.0, found.metrics)
         if result.is_finite:
             self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)  # otherwise the gradients stay, to be examined
+        self.optimizer.zero_grad(set_to_none=True)
         return replace(result, seconds=time.perf_counter() - begin)
 
     def state_dict(self) -> dict[str, Any]:
@@ -122,7 +123,7 @@ class TrainStep:
         return self.batches(self.skipped.batch(step))
 
     def _gradient(self, step: int) -> BatchGradient:
-        """Retry until memory and the range of fp16 suffice."""
+        """Retry after out-of-memory and fp16 overflow."""
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             try:
@@ -132,7 +133,7 @@ class TrainStep:
                     raise
                 self.batches.shrink()
             else:
-                if self.scaling.accept(found.norm):
+                if self.loss_scaler.accept(found.norm):
                     return found
 
     def _attempt(self, step: int) -> BatchGradient:
@@ -146,12 +147,12 @@ class TrainStep:
             self.set_gradient_sync(batch is micro_batches[-1])  # all-reduce once, with the last micro-batch
             found = self.loss(batch)
             loss = found.total / count
-            self.scaling.scale_loss(loss).backward()
+            self.loss_scaler.scale_loss(loss).backward()
             total += loss.detach()
             for name, parts in found.metrics.items():
                 metrics[name] += torch.stack([part.detach() for part in parts])
-        self.scaling.unscale_(p.grad for p in self.model.parameters() if p.grad is not None)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip or float("inf"))
+        self.loss_scaler.unscale_(p.grad for p in self.model.parameters() if p.grad is not None)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip or float("inf"))
         return BatchGradient(self.world.all_reduce_sum(total), full_tensor(norm), tokens, self._means(metrics))
 
     def _sum(self, count: Callable[[Batch], Tensor], batches: list[Batch]) -> Tensor:
@@ -159,7 +160,11 @@ class TrainStep:
         return self.world.all_reduce_sum(torch.stack([count(batch) for batch in batches]).sum())
 
     def _means(self, sums: dict[str, Tensor]) -> dict[str, float]:
-        """name → [total, count] of this rank → mean over all ranks."""
+        """name → [total, count] of this rank → mean over all ranks.
+
+        A collective over one tensor of all metrics: an objective must return the same names, in the same order, on
+        every rank and for every batch.
+        """
         if not sums:
             return {}
         totals, counts = self.world.all_reduce_sum(torch.stack(list(sums.values()))).unbind(1)

@@ -1,15 +1,17 @@
 """Trains a run from a state to its last step.
 
     fit        train_loop until the last step or a stop signal; after a divergence, roll back and continue
-    hooks      evaluate · log · sample · save, in this order, after the steps that they are due at
+    hooks      evaluate · log · sample · save, in this order, after the steps at which they are due
 
-Used by train, resume and demo. A Trainer has no state of its own: it can be rebuilt from the run folder at any time.
+Used by train, resume and demo. A checkpoint holds all state that later steps depend on (see checkpointer.py), so a
+Trainer can be rebuilt from the run folder at any time.
 """
 
 import contextlib
 import math
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 
 from fledge.checkpoint import store
@@ -24,6 +26,7 @@ from fledge.evaluation.loss import evaluate_loss
 from fledge.inference.generate import stream_text
 from fledge.inference.sampler import sampling_strategies
 from fledge.model.flops import parameter_count
+from fledge.model.gpt import GPT
 from fledge.runs.run_folder import RunFolder
 from fledge.tokenizers.base import byte_lengths
 from fledge.tracking import events
@@ -36,6 +39,7 @@ from fledge.training.compiled import EAGER_NOTICE, CompileCheck
 from fledge.training.config import Settings
 from fledge.training.divergence import Diverged, DivergenceMonitor, NotLearning
 from fledge.training.loop import Hook, RunEnd, call_hooks, every, train_loop
+from fledge.training.objective import Objective
 from fledge.training.profiler import STEPS as PROFILED_STEPS
 from fledge.training.profiler import StepProfiler
 from fledge.training.result import TrainResult, train_result
@@ -43,17 +47,34 @@ from fledge.training.setup import build_training, can_compile, settings_warnings
 from fledge.training.step import StepResult
 
 PROFILE = "profile"  # folder of a run
-MAX_ROLLBACKS = 3  # to one checkpoint: then the data is not the cause
+MAX_ROLLBACKS = 3  # to one checkpoint: after that the data is not the cause
 
 
 class Trainer:
+    """`objective` and `transform`: see `build_training`."""
+
     def __init__(
-        self, run: RunFolder, settings: Settings, machine: Machine, dataset: Dataset, *, profile: bool = False
+        self,
+        run: RunFolder,
+        settings: Settings,
+        machine: Machine,
+        dataset: Dataset,
+        *,
+        profile: bool = False,
+        objective: Objective | None = None,
+        transform: Callable[[GPT], GPT] | None = None,
     ) -> None:
         self.run, self.settings, self.machine, self.dataset = run, settings, machine, dataset
         self.steps, self.world = settings.train.steps, machine.world
         reset_peak_memory(machine.device)
-        self.train_step = build_training(settings, machine, dataset.split("train"), self._record_compile_check)
+        self.train_step = build_training(
+            settings,
+            machine,
+            dataset.split("train"),
+            self._record_compile_check,
+            objective=objective,
+            transform=transform,
+        )
         self.model = self.train_step.model
         self.byte_lengths = byte_lengths(dataset.tokenizer)
         self.monitor = DivergenceMonitor(settings.train.loss_spike, self._record_anomaly, settings.optim.lr)
@@ -129,7 +150,7 @@ class Trainer:
         """Restore the last healthy checkpoint and skip the batches that led to the divergence."""
         self._record_saved(self.checkpointer.saved(wait=True))
         lower = f"--optim.lr {self.settings.optim.lr / 3:.2g}, and with Muon a smaller --optim.muon_lr"
-        hint = f"the learning rate is probably too high: train again with {lower}, or a longer warmup"
+        hint = f"the learning rate is probably too high: train again with {lower}, or more --optim.warmup_steps"
         error = UserError(divergence.reason, hint)
         name = self.checkpointer.rollback_target() if self.settings.train.rollback else ""
         if not name:
@@ -233,7 +254,7 @@ class Trainer:
             self.tracker.record(events.Notice(step, f"warning: {text}"))
 
     def _record_anomaly(self, result: StepResult, reason: str) -> None:
-        """With its origin and its samples, before anything else happens."""
+        """With its origin and its samples, before the batch is skipped."""
         step, batch = result.step - 1, self.settings.train.batch
         origin = ""
         if not result.is_finite:
@@ -244,7 +265,7 @@ class Trainer:
         self.tracker.record(events.Anomaly(result.step, reason, origin, result.loss, result.grad_norm, samples))
 
     def _record_compile_check(self, check: CompileCheck) -> None:
-        step = self.train_step.current
+        step = self.train_step.current_step
         self.tracker.record(events.CompileChecked(step, check.ok, check.reason))
         if not check.ok:
             self.tracker.record(events.Notice(step, f"warning: {check.reason}: {EAGER_NOTICE}"))

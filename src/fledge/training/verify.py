@@ -1,4 +1,4 @@
-"""Checks that a checkpoint has everything of a training: load it, save it again, load that, compare.
+"""Checks that a checkpoint has the whole state of a training run: load it, save it again, load that, compare.
 
 For `fledge resume RUN --verify`. Weights, optimizer state, random generators and data position must come back bit for
 bit. With another number of ranks the random generators are left out: they cannot be restored.
@@ -47,10 +47,10 @@ def fill_unrestored(again: State, before: State) -> State:
     """Take from `before` what is not restored: the metadata, and what depends on settings or the number of ranks."""
     components = {**before.components, **again.components}
     if len(again.rng) == len(before.rng):
-        return replace(again, about=before.about, components=components)
+        return replace(again, provenance=before.provenance, components=components)
     if "micro_batch" in before.components:
         components["micro_batch"] = before.components["micro_batch"]
-    return replace(again, about=before.about, components=components, rng=before.rng)
+    return replace(again, provenance=before.provenance, components=components, rng=before.rng)
 
 
 def save_and_compare(checkpoint: Checkpoint, before: State, again: State) -> dict[str, str]:
@@ -73,7 +73,7 @@ def refuse_difference(name: str, before: State, after: State) -> None:
     different += [key for key, value in rest.items() if vars(after)[key] != value]
     if different:
         raise UserError(
-            f"'{name}' does not come back as it was saved: {', '.join(different[:5])}",
+            f"'{name}' did not round-trip: these differ: {', '.join(different[:5])}",
             "resuming would not be exact; if this version of fledge has saved it, please report this",
         )
 

@@ -29,7 +29,7 @@ store = HashStore()
 backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
 dist.init_process_group(backend, store=store, rank=0, world_size=1)
 use_deterministic_algorithms()
-world = ProcessGroup(0, 1, 0, store=store, elastic_store=store)
+world = ProcessGroup(0, 1, 0, store=store, persistent_store=store)
 config = ModelConfig(n_layer=2, n_head=2, n_embd=32, context=32, vocab_size=97)
 ids = torch.randint(97, (4, 33), generator=torch.Generator().manual_seed(0)).to(device)
 inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()

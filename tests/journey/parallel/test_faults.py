@@ -32,7 +32,7 @@ def test_killed_rank_ends_all_and_the_run_is_intact(home: Any, ranks: Callable[.
     said = started.said()[0]
     assert said.count("error: ") == 1, said
     assert "Traceback" not in said
-    assert "another process of this training has ended" in said
+    assert "another process of this training run has ended" in said
     good, bad = store.list_checkpoints(home.runs / "bird" / "checkpoints")
     assert good
     assert not bad

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from fledge.core.errors import UserError, from_os_error
-from fledge.core.files import naming_errors, write_atomic
+from fledge.core.errors import UserError, to_user_error
+from fledge.core.files import errors_with_path, write_atomic
 from fledge.tracking.events import Event
 
 
@@ -68,10 +68,10 @@ class RunFile:
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
         try:
-            with naming_errors(self._path):
+            with errors_with_path(self._path):
                 yield
         except OSError as error:
-            raise from_os_error(error) from error
+            raise to_user_error(error) from error
 
 
 def complete_lines(path: Path) -> list[str]:
