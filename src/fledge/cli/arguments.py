@@ -37,8 +37,8 @@ def add_settings_argument(parser: Parser, help: str) -> None:
 
 
 def add_run_argument(parser: Parser, *, many: bool = False) -> None:
-    what = "name or path of a run; NAME@best, NAME@latest, NAME@1000"
-    parser.add_argument("references" if many else "run", nargs="+" if many else None, metavar="RUN", help=what)
+    what = "name or path of a run; NAME@best, NAME@latest, NAME@1000 (default: the latest run)"
+    parser.add_argument("references" if many else "run", nargs="*" if many else "?", metavar="RUN", help=what)
 
 
 def add_device_argument(parser: Parser) -> None:

@@ -16,7 +16,7 @@ class BatchText:
 
 
 def show(
-    run: str,
+    run: str | None,
     which: int | range,
     *,
     runs: Path,
@@ -26,6 +26,7 @@ def show(
 ) -> BatchText:
     """Show the batch of a step (`which` is its number), or samples by their numbers (a range).
 
+    run: name or path; None: the latest run.
     `rank` and `micro_batch` choose a part of the batch, split over `ranks` processes.
     """
     folder = open_run(run, runs)

@@ -10,7 +10,7 @@ from fledge.core.files import user_path, write_atomic
 from fledge.core.progress import notice
 from fledge.exchange.eject import render_model, run_settings
 from fledge.model.flops import parameter_count
-from fledge.runs.run_folder import RunFolder, find_run, list_runs
+from fledge.runs.run_folder import RunFolder, find_run, list_runs, open_run
 from fledge.settings.layers import preset_files
 from fledge.settings.presets import preset_settings
 from fledge.training.config import Settings
@@ -36,8 +36,11 @@ class EjectResult:
     tokenizer: Path | None
 
 
-def eject(model: str, out: str, overrides: Layer | None = None, runs: Path = Path("runs")) -> EjectResult:
-    """Write the model `model` (a run, a preset or a FILE.toml, tried in this order) to the new file `out`."""
+def eject(model: str | None, out: str, overrides: Layer | None = None, runs: Path = Path("runs")) -> EjectResult:
+    """Write a model to the new file `out`.
+
+    model: a run, a preset or a FILE.toml, tried in this order; None: the latest run.
+    """
     file = user_path(out)
     if file.exists():
         raise UserError(f"'{file}' already exists", "choose another --out, or remove it first")
@@ -48,16 +51,15 @@ def eject(model: str, out: str, overrides: Layer | None = None, runs: Path = Pat
     return EjectResult(source.name, file, len(text.splitlines()), size, source.weights, source.tokenizer)
 
 
-def find_source(name: str, overrides: Layer, runs: Path) -> EjectSource:
+def find_source(name: str | None, overrides: Layer, runs: Path) -> EjectSource:
+    if name is None:
+        return run_source(open_run(None, runs, default="best"), overrides)
     run = find_run(name, runs, default="best")
     is_preset = name in preset_files() or name.endswith(".toml")
-    if run and not overrides:
+    if run and not (is_preset and overrides):
         if is_preset:
             notice(f"'{name}' is both a run and a preset: using the run")
-        return run_source(run)
-    if run and not is_preset:
-        section = next(iter(overrides))
-        raise UserError(f"'{name}' is a run: its settings cannot be changed", f"leave out the settings of [{section}]")
+        return run_source(run, overrides)
     if not is_preset:
         known = [*preset_files(), *(each.name for each in list_runs(runs))]
         hint = nearest(name, known) or "'fledge presets' and 'fledge runs' list them"
@@ -65,7 +67,10 @@ def find_source(name: str, overrides: Layer, runs: Path) -> EjectSource:
     return EjectSource(Path(name).stem, preset_settings(name, overrides)[0])
 
 
-def run_source(run: RunFolder) -> EjectSource:
+def run_source(run: RunFolder, overrides: Layer) -> EjectSource:
+    if overrides:
+        hint = f"leave out the settings of [{next(iter(overrides))}]"
+        raise UserError(f"'{run.name}' is a run: its settings cannot be changed", hint)
     run.refuse_changed()
     checkpoint = run.checkpoint()
     weights, tokenizer = checkpoint.folder / store.WEIGHTS, run.tokenizer_file

@@ -24,7 +24,7 @@ class EvaluateResult:
 
 
 def evaluate(
-    run: str | LoadedCheckpoint,
+    run: str | LoadedCheckpoint | None,
     split: str = "val",
     *,
     runs: Path = Path("runs"),
@@ -34,10 +34,11 @@ def evaluate(
 ) -> EvaluateResult:
     """Evaluate on `split` of the run's dataset, or of the prepared dataset `data`. Several ranks share the work.
 
+    run: a name, a loaded checkpoint, or None for the latest run.
     In the dtype of the training, where the hardware has it: the result is then the one that training logged.
     """
     chosen = machines.choose_device(device).value
-    loaded = open_run(run, runs, default="best").load() if isinstance(run, str) else run
+    loaded = run if isinstance(run, LoadedCheckpoint) else open_run(run, runs, default="best").load()
     settings = validated(loaded.run.config())
     dataset = open_eval_dataset(loaded, data or settings.data.path, world)
     wanted = settings.train.dtype

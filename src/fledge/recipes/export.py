@@ -31,14 +31,17 @@ class ExportResult:
 
 
 def export(
-    run: str,
+    run: str | None,
     to: Literal["hf", "gguf"],
     out: str,
     *,
     runs: Path,
     dtype: Literal["f32", "f16", "q8_0"] | None = None,
 ) -> ExportResult:
-    """Write the run's model to the new folder `out`. `dtype`: precision of the weights, for GGUF only."""
+    """Write the model of a run to the new folder `out`.
+
+    run: name or path; None: the latest run. dtype: precision of the weights, for GGUF only.
+    """
     if to == "hf" and dtype not in (None, "f32"):
         raise UserError(f"--dtype {dtype} is for --to gguf", "leave it out: files for Hugging Face are in float32")
     target = user_path(out)

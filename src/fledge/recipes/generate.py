@@ -21,7 +21,7 @@ class GeneratedText:
 
 
 def generate_text(
-    run: str | LoadedCheckpoint,
+    run: str | LoadedCheckpoint | None,
     prompt: str | None = None,
     *,
     runs: Path = Path("runs"),
@@ -32,7 +32,9 @@ def generate_text(
     seed: int = 0,
     device: str = "auto",
 ) -> GeneratedText:
-    """Generate up to `tokens` tokens after `prompt`; None: the prompt of the run's samples. `run`: a name, or loaded.
+    """Generate up to `tokens` tokens after `prompt`; None: the prompt of the run's samples.
+
+    run: a name, a loaded checkpoint, or None for the latest run.
 
     In float32: a single sequence is limited by memory bandwidth, and the same seed gives the same text on all devices.
     """
@@ -42,7 +44,7 @@ def generate_text(
         raise UserError(f"--seed cannot be {seed}", "it must be a whole number from 0 to 2^63 - 1")
     strategies = sampling_strategies(temperature, top_k, top_p)
     machine = machines.choose_machine(device, "float32")
-    loaded = open_run(run, runs, default="best").load(machine.device) if isinstance(run, str) else run
+    loaded = run if isinstance(run, LoadedCheckpoint) else open_run(run, runs, default="best").load(machine.device)
     if prompt is None:
         prompt = validated(loaded.run.config()).track.prompt or ""
     pieces = stream_text(loaded.model.to(machine.device), loaded.tokenizer, prompt, strategies, machine, tokens, seed)

@@ -14,6 +14,7 @@ class PlotResult:
 
 
 def plot(names: Sequence[str], runs: Path, out: Path | None = None) -> PlotResult:
-    """Write the figures to `out`; None: to plots/ of the first run."""
-    folders = [open_run(name, runs, verify=False).folder for name in names]
+    """Draw these runs (none: the latest run) into the folder `out`; None: plots/ of the first run."""
+    references: Sequence[str | None] = names or [None]
+    folders = [open_run(each, runs, verify=False).folder for each in references]
     return PlotResult(draw(folders, out or folders[0] / "plots"))

@@ -28,7 +28,7 @@ from fledge.training.verify import Verification, verify_checkpoint
 
 
 def resume(
-    reference: str,
+    reference: str | None,
     overrides: Layer | None = None,
     runs: Path = Path("runs"),
     *,
@@ -37,9 +37,11 @@ def resume(
 ) -> TrainResult:
     """Continue from the latest checkpoint, or the one that the reference names; later ones are removed.
 
+    reference: name or path of a run, with or without @checkpoint; None: the latest run.
     overrides: changed settings. They are refused without `allow_changes`, and some are never allowed (config_diff).
     """
     run = open_run(reference, runs, verify=False)
+    reference = reference or run.name
     if world.broadcast_from_main(lambda: "yes" if world.has_flag(reference) else ""):
         run = RunFolder(run.folder)  # restarted processes continue from the latest checkpoint
     edited = run.changed_files() == [CONFIG]
@@ -64,7 +66,7 @@ def resume(
 
 
 def resume_with_ray(
-    reference: str,
+    reference: str | None,
     overrides: Layer | None = None,
     runs: Path = Path("runs"),
     *,
@@ -75,12 +77,12 @@ def resume_with_ray(
     """`resume` in `workers` processes that Ray starts, and restarts when one dies. `address`: of the cluster."""
     run = open_run(reference, runs, verify=False)
     settings = validated(merge(run.config(), overrides or {}))
-    work = partial(resume, reference, overrides, runs, allow_changes=allow_changes)
+    work = partial(resume, reference or run.name, overrides, runs, allow_changes=allow_changes)
     train_on_ray(work, run=run.name, runs=runs, train=settings.train, workers=workers, address=address)
     return saved_result(run.name, runs)
 
 
-def verify(reference: str, runs: Path = Path("runs"), *, world: World = SINGLE_PROCESS) -> Verification:
+def verify(reference: str | None, runs: Path = Path("runs"), *, world: World = SINGLE_PROCESS) -> Verification:
     """Check that loading a checkpoint and saving it again gives the same bits."""
     run = open_run(reference, runs)
     settings = validated(run.config())

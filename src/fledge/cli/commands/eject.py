@@ -19,7 +19,8 @@ TAKES_SETTINGS = True
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("model", metavar="PRESET|RUN", help="a run, a preset or a FILE.toml, tried in this order")
+    model = "a run, a preset or a FILE.toml, tried in this order (default: the latest run)"
+    parser.add_argument("model", nargs="?", metavar="PRESET|RUN", help=model)
     parser.add_argument("--out", required=True, metavar="FILE", help="the new file, e.g. gpt.py")
     add_settings_argument(parser, "with a preset: any setting, e.g. --model.n_layer 6")
 

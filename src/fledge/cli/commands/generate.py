@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "fledge generate hamlet --prompt 'To be'",
+    "fledge generate                          the latest run",
     "fledge generate hamlet@1000 --greedy --tokens 100",
 )
 
