@@ -1,4 +1,4 @@
-"""What the verbs print: text for people, one JSON document for programs."""
+"""What the commands print: text for people, one JSON document for programs."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def tokenizer(working_folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def json_of(capsys: pytest.CaptureFixture[str], *argv: str) -> Any:
-    """Parse the output of a verb with --json: one document and nothing else."""
+    """Parse the output of a command with --json: one document and nothing else."""
     assert main(list(argv)) == 0
     return json.loads(capsys.readouterr().out)
 

@@ -35,7 +35,7 @@ def evaluate(
     """Evaluate on `split` of the run's dataset, or of the prepared dataset `data`. Several ranks share the work.
 
     run: a name, a loaded checkpoint, or None for the latest run.
-    In the dtype of the training, where the hardware has it: the result is then the one that training logged.
+    In the dtype of the training run, where the hardware has it: the result is then the one that training logged.
     """
     chosen = machines.choose_device(device).value
     loaded = run if isinstance(run, LoadedCheckpoint) else open_run(run, runs, default="best").load()
