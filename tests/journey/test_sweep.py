@@ -212,7 +212,7 @@ def test_mistake_in_the_file_is_refused_at_once(
     ("words", "message"),
     [
         (["--trials", "0"], "'0' is not a positive integer"),
-        (["--workers", "none"], "'none' is not a whole number"),
+        (["--workers", "none"], "'none' is not a positive integer"),
         (["--run", "a/b"], "a run cannot be named 'a/b'"),
         (["--address", "here:1"], "--address is for --engine ray"),
         (["--engine", "ray", "--address", "nowhere"], "there is no Ray cluster at 'nowhere'"),
