@@ -124,7 +124,7 @@ def test_no_reference_opens_the_latest_run(
     for age, name in enumerate(("young", "old")):
         os.utime(create(name).folder / "config.toml", (1000 - age, 1000 - age))
     assert open_run(None, tmp_path).name == "young"
-    assert open_run(None, tmp_path, default="best").which == "best"
+    assert open_run(None, tmp_path, default="best").selector == "best"
     assert "latest run: young" in capsys.readouterr().err
 
 

@@ -180,18 +180,18 @@ def list_checkpoints(folder: Path) -> tuple[list[Checkpoint], list[str]]:
     return good, bad
 
 
-def find_checkpoint(folder: Path, which: str = "latest") -> tuple[Checkpoint, list[str]]:
-    """The checkpoint `which` (latest, best or a step), and a description of each damaged one that was skipped.
+def find_checkpoint(folder: Path, selector: str = "latest") -> tuple[Checkpoint, list[str]]:
+    """The checkpoint `selector` (latest, best or a step), and a description of each damaged one that was skipped.
 
     Only candidates are read completely; of the others only the manifest is read.
     """
     candidates = complete_checkpoints(folder)
     readable = {c.folder for c in candidates}
     bad = [f"{path / MANIFEST} is damaged" for path in checkpoint_folders(folder) if path not in readable]
-    if which == "best":
+    if selector == "best":
         candidates.sort(key=_rank_key)
-    elif which != "latest":
-        candidates = [c for c in candidates if str(c.step) == which]
+    elif selector != "latest":
+        candidates = [c for c in candidates if str(c.step) == selector]
     for candidate in reversed(candidates):
         try:
             return verify(candidate.folder), bad
@@ -200,7 +200,7 @@ def find_checkpoint(folder: Path, which: str = "latest") -> tuple[Checkpoint, li
     steps = ", ".join(str(c.step) for c in list_checkpoints(folder)[0])
     damage = f" ({'; '.join(sorted(bad))})" if bad else ""
     known = f"latest, best, or one of these steps: {steps}" if steps else "restore one from a copy, or train again"
-    raise UserError(f"no checkpoint '{which}' in '{folder}'{damage}", known)
+    raise UserError(f"no checkpoint '{selector}' in '{folder}'{damage}", known)
 
 
 def _name(step: int) -> str:

@@ -117,7 +117,7 @@ def choose_start_checkpoint(run: RunFolder, settings: Settings, dataset: Dataset
 
 def start_checkpoint(run: RunFolder, steps: int) -> Checkpoint | None:
     """None: the run was stopped before its first checkpoint."""
-    if run.which == "latest" and not store.checkpoint_folders(run.checkpoints):
+    if run.selector == "latest" and not store.checkpoint_folders(run.checkpoints):
         if (init := run.metadata().get("init")) is None:
             return None
         raise UserError(f"'{run.name}' has no checkpoints left", f"start again: fledge train --init {init}")

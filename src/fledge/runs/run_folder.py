@@ -51,7 +51,7 @@ class LoadedCheckpoint:
 @dataclass(frozen=True)
 class RunFolder:
     folder: Path
-    which: str = "latest"  # checkpoint that the reference named: latest, best or a step
+    selector: str = "latest"  # checkpoint that the reference named: latest, best or a step
 
     @property
     def name(self) -> str:
@@ -123,7 +123,7 @@ class RunFolder:
 
     def checkpoint(self) -> store.Checkpoint:
         """The checkpoint that the reference named, verified. Damaged ones are skipped with a warning."""
-        checkpoint, damaged = store.find_checkpoint(self.checkpoints, self.which)
+        checkpoint, damaged = store.find_checkpoint(self.checkpoints, self.selector)
         for what in damaged:
             notice(f"warning: {what}; using step {checkpoint.step}")
         return checkpoint
@@ -152,22 +152,22 @@ def open_run(reference: str | None, runs: Path, *, default: str = "latest", veri
 
 def find_run(reference: str, runs: Path, *, default: str = "latest") -> RunFolder | None:
     """`open_run` without its checks; None where there is no such run."""
-    name, which = split_reference(reference, default)
+    name, selector = split_reference(reference, default)
     folders = (runs / name, user_path(name or "."))
-    return next((RunFolder(folder, which) for folder in folders if (folder / CONFIG).exists()), None)
+    return next((RunFolder(folder, selector) for folder in folders if (folder / CONFIG).exists()), None)
 
 
-def _latest_run(runs: Path, which: str) -> RunFolder:
+def _latest_run(runs: Path, selector: str) -> RunFolder:
     if not (known := list_runs(runs)):
         raise UserError(f"no runs in '{runs}'", "train one first: fledge demo")
     notice(f"using the latest run: {known[-1].name}")
-    return RunFolder(known[-1].folder, which)
+    return RunFolder(known[-1].folder, selector)
 
 
 def split_reference(reference: str, default: str = "latest") -> tuple[str, str]:
-    """`NAME@which` → both parts. A path may contain an @ too."""
-    name, at, which = reference.rpartition("@")
-    return (name, which) if at and "/" not in which else (reference, default)
+    """`NAME@SELECTOR` → both parts. A path may contain an @ too."""
+    name, at, selector = reference.rpartition("@")
+    return (name, selector) if at and "/" not in selector else (reference, default)
 
 
 def list_runs(runs: Path) -> list[RunFolder]:
