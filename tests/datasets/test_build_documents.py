@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from fledge.datasets.shards import Dataset
 from fledge.datasets.splits import SplitRule, choose_split
 from fledge.tokenizers.config import TokenizerConfig
+from tiny import document_starts
 
 if TYPE_CHECKING:
     from .conftest import DatasetMaker
@@ -103,7 +104,7 @@ def found(dataset: Dataset) -> dict[str, list[str]]:
         ends = [at + 1 for at, token in enumerate(ids) if token == end]
         starts = [0, *ends]
         assert starts.pop() == len(ids)  # the last document also ends
-        assert list(split.document_starts()) == starts
+        assert document_starts(split) == starts
         texts = [dataset.tokenizer.decode(ids[a : b - 1]) for a, b in zip(starts, ends, strict=True)]
         counted = dataset.manifest["splits"][name]
         assert counted["tokens"] == len(ids) == sum(map(len, texts)) + len(texts)

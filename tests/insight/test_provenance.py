@@ -13,8 +13,9 @@ from fledge.core.device import Machine
 from fledge.core.errors import UserError
 from fledge.insight.provenance import Provenance
 from fledge.runs.run_folder import RunFolder, open_run
+from fledge.training import setup
 from fledge.training.step import TrainStep
-from tiny import TINY_TOML, write_text
+from tiny import TINY_TOML, document_starts, write_text
 
 
 def train(folder: Path, *words: str) -> RunFolder:
@@ -63,8 +64,17 @@ def test_micro_batches_split_the_batch_of_a_rank(tmp_path: Path) -> None:
     assert [(sample.rank, sample.micro_batch) for sample in provenance.step(1, 2)] == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
+def test_automatic_micro_batch_is_read_from_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setup, "estimate", lambda *_, **__: 2)
+    provenance = Provenance(train(tmp_path, "--train.micro_batch", "auto", "--train.steps", "2"))
+    assert [sample.micro_batch for sample in provenance.step(1)] == [0, 0, 1, 1]
+    assert provenance.batch_sizes(2) == (2, 2)
+    assert provenance.batch_sizes(4) == (1, None)  # the saved size belongs to another number of ranks
+    assert {sample.micro_batch for sample in provenance.step(1, 4)} == {None}
+
+
 def test_documents_are_those_of_the_window(provenance: Provenance) -> None:
-    starts = list(provenance.dataset.split("train").document_starts())
+    starts = document_starts(provenance.dataset.split("train"))
     for sample in provenance.samples(range(51)):
         first, last = sample.documents
         assert starts[first] <= sample.start

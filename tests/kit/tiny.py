@@ -7,6 +7,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from fledge.datasets.shards import Split
+
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "then", "it", "sleeps", "until"]
 TIMED = {"train/step_seconds", "train/tokens_per_second", "val/seconds"}
 
@@ -49,6 +51,12 @@ keep_last = 2
 [track]
 sample_tokens = 12
 """
+
+
+def document_starts(split: Split) -> list[int]:
+    """The positions where documents begin; each document must have at least one token."""
+    numbers = [split.documents_in(position, 1)[0] for position in range(len(split))]
+    return [at for at, number in enumerate(numbers) if at == 0 or number != numbers[at - 1]]
 
 
 def digest(path: Path) -> str:

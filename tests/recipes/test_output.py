@@ -104,7 +104,9 @@ def test_corpora_lists_licence_and_network(capsys: pytest.CaptureFixture[str]) -
     rows = {row["name"]: row for row in json_of(capsys, "corpora", "--json")}
     assert set(rows) == set(CORPORA)
     assert rows["python"]["network"] is False
-    assert rows["shakespeare"]["licence"] == "public domain"
+    assert (rows["shakespeare"]["licence"], rows["shakespeare"]["size"]) == ("public domain", 1_100_000)
+    assert main(["corpora"]) == 0
+    assert "1.1 MB" in capsys.readouterr().out
 
 
 def test_runs_without_runs_is_an_empty_list(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,7 @@ from fledge.datasets.spec import build_spec
 from fledge.tokenizers.base import END_OF_TEXT, save_tokenizer
 from fledge.tokenizers.char import CharTokenizer
 from fledge.tokenizers.config import TokenizerConfig
+from tiny import document_starts
 
 CHAR = TokenizerConfig(kind="char")
 PLAIN = TokenizerConfig(kind="char", end_of_text=False)
@@ -81,7 +82,7 @@ def test_every_document_ends_with_end_of_text(poems: Path, tmp_path: Path) -> No
     made = prepare([str(poems)], CHAR, DataConfig(val=0.0), tmp_path / "out")
     found, end = ids(made, "train"), made.tokenizer.end_of_text
     assert found.count(end) == 130
-    starts = list(made.splits["train"].document_starts())
+    starts = document_starts(made.splits["train"])
     assert starts[0] == 0
     assert [found[start - 1] for start in starts[1:]] == [end] * 129
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from fledge.core.errors import UserError
 from fledge.text import chunking, csv_text, formats
 from fledge.text.formats import describe
-from fledge.text.inputs import ReadCounts, ReadOptions
+from fledge.text.inputs import ReadCounts, ReadOptions, Slice
 
 
 def read(file: Path, counts: ReadCounts | None = None, **options: str) -> list[str]:
-    found = formats.read_input(describe(file.name, str(file)), ReadOptions(**options), counts)  # type: ignore[arg-type]
+    found = formats.read_slice(Slice(describe(file.name, str(file))), ReadOptions(**options), counts)  # type: ignore[arg-type]
     return [document.text for document in formats.join_chunks(found)]
 
 
@@ -74,7 +74,7 @@ def test_field_names_the_column(tmp_path: Path) -> None:
 
 def test_documents_are_named_by_the_offset_of_their_row(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b'text\n"one\nmore"\n\ntwo\n')
-    found = formats.read_input(describe("a.csv", str(tmp_path / "a.csv")))
+    found = formats.read_slice(Slice(describe("a.csv", str(tmp_path / "a.csv"))))
     assert [chunk.document for chunk in found] == ["a.csv@5", "a.csv@17"]
 
 
@@ -145,5 +145,5 @@ def test_file_is_one_slice_that_other_processes_can_read(tmp_path: Path) -> None
     (tmp_path / "a.csv").write_bytes(b"text\n" + b'"a\nb"\n' * 1000)
     source = describe("a.csv", str(tmp_path / "a.csv"))
     (only,) = formats.slice_input(source, 10)
-    assert list(formats.read_slice(pickle.loads(pickle.dumps(only)))) == list(formats.read_input(source))  # noqa: S301
+    assert list(formats.read_slice(pickle.loads(pickle.dumps(only)))) == list(formats.read_slice(Slice(source)))  # noqa: S301
     assert formats.sizes_known(source, ReadOptions())

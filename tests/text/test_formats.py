@@ -17,11 +17,11 @@ from fledge.core.errors import UserError
 from fledge.text import chunking, formats
 from fledge.text import parquet as parquet_format
 from fledge.text.formats import describe, is_text
-from fledge.text.inputs import CHUNK_SIZE, Document, Input, ReadCounts, ReadOptions
+from fledge.text.inputs import CHUNK_SIZE, Document, Input, ReadCounts, ReadOptions, Slice
 
 
 def read_file(path: Path) -> list[Document]:
-    found = formats.read_input(describe(str(path), str(path)), ReadOptions(errors="strict"))
+    found = formats.read_slice(Slice(describe(str(path), str(path))), ReadOptions(errors="strict"))
     return list(formats.join_chunks(found))
 
 
@@ -78,7 +78,7 @@ def parquet(**columns: list[object]) -> bytes:
 
 
 def read(file: Path, counts: ReadCounts | None = None, **options: str) -> list[str]:
-    found = formats.read_input(describe(file.name, str(file)), ReadOptions(**options), counts)  # type: ignore[arg-type]
+    found = formats.read_slice(Slice(describe(file.name, str(file))), ReadOptions(**options), counts)  # type: ignore[arg-type]
     return [document.text for document in formats.join_chunks(found)]
 
 
@@ -227,7 +227,7 @@ def test_utf16_and_binary_files_are_refused(tmp_path: Path, content: bytes) -> N
 
 def test_separator_gives_documents_named_by_offset(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"one\n\ntwo\n\n\nthree\n\n")
-    found = formats.read_input(describe("a", str(tmp_path / "a.txt")), ReadOptions(separator="\n\n"))
+    found = formats.read_slice(Slice(describe("a", str(tmp_path / "a.txt"))), ReadOptions(separator="\n\n"))
     assert [(p.document, p.text) for p in found] == [("a@0", "one"), ("a@5", "two"), ("a@11", "three")]
 
 
@@ -239,8 +239,8 @@ def test_long_line_takes_little_memory(tmp_path: Path, content: bytes) -> None:
     del content
     tracemalloc.start()
     try:
-        assert sum(len(chunk.text) for chunk in formats.read_input(source)) == length
-        assert sum(len(chunk.text) for chunk in formats.read_input(source, ReadOptions(separator="\n"))) in (
+        assert sum(len(chunk.text) for chunk in formats.read_slice(Slice(source))) == length
+        assert sum(len(chunk.text) for chunk in formats.read_slice(Slice(source), ReadOptions(separator="\n"))) in (
             length,
             0,
         )
@@ -258,7 +258,7 @@ def test_slices_can_be_pickled() -> None:
 def test_long_json_documents_come_in_chunks(tmp_path: Path) -> None:
     text = "one word after another " * 7_000
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}))
-    chunks = list(formats.read_input(describe("a", str(tmp_path / "a.jsonl"))))
+    chunks = list(formats.read_slice(Slice(describe("a", str(tmp_path / "a.jsonl")))))
     assert [p.last for p in chunks] == [False, False, True]
     assert "".join(p.text for p in chunks) == text
     assert max(len(p.text) for p in chunks) < 1.1 * CHUNK_SIZE

@@ -12,11 +12,11 @@ from fledge.core.errors import UserError
 from fledge.text import formats, html_text
 from fledge.text.formats import describe
 from fledge.text.html_text import html_to_text
-from fledge.text.inputs import ReadCounts, ReadOptions
+from fledge.text.inputs import ReadCounts, ReadOptions, Slice
 
 
 def read(file: Path, counts: ReadCounts | None = None, **options: str) -> list[str]:
-    found = formats.read_input(describe(file.name, str(file)), ReadOptions(**options), counts)  # type: ignore[arg-type]
+    found = formats.read_slice(Slice(describe(file.name, str(file))), ReadOptions(**options), counts)  # type: ignore[arg-type]
     return [document.text for document in formats.join_chunks(found)]
 
 
@@ -65,7 +65,7 @@ def test_a_file_is_one_document(tmp_path: Path, name: str) -> None:
 def test_long_page_comes_in_chunks_of_known_size(tmp_path: Path) -> None:
     (tmp_path / "a.html").write_text("<p>one word after another</p>" * 7_000)
     source = describe("a.html", str(tmp_path / "a.html"))
-    chunks = list(formats.read_input(source))
+    chunks = list(formats.read_slice(Slice(source)))
     assert len(chunks) > 2
     assert {chunk.size for chunk in chunks} == {chunks[-1].end}
     assert len(formats.slice_input(source, 10)) == 1

@@ -13,7 +13,7 @@ from fsspec import AbstractFileSystem
 
 from fledge.core.errors import UserError
 from fledge.text import formats, sources
-from fledge.text.inputs import ReadOptions, storage_errors
+from fledge.text.inputs import ReadOptions, Slice, storage_errors
 
 TEXTS = [f"{number:x} " * 40_000 for number in range(30)]
 
@@ -65,10 +65,10 @@ def test_storage_error_while_reading_is_reported_as_such(name: str, monkeypatch:
     plain = "\n".join(TEXTS).encode()
     Shaky.held[name] = {"a.txt": plain, "a.txt.gz": gzip.compress(plain, 0), "a.parquet": parquet()}[name]
     [source] = sources.fetch_inputs(f"shaky://{name}")
-    assert sum(chunk.last for chunk in formats.read_input(source, ReadOptions(separator="\n"))) == len(TEXTS)
+    assert sum(chunk.last for chunk in formats.read_slice(Slice(source), ReadOptions(separator="\n"))) == len(TEXTS)
     monkeypatch.setattr(Breaking, "broken", True)
     with pytest.raises(UserError, match=f"could not read 'shaky://{name}': the line went dead") as caught:
-        list(formats.read_input(source, ReadOptions(separator="\n")))
+        list(formats.read_slice(Slice(source), ReadOptions(separator="\n")))
     assert "network" in caught.value.hint
 
 

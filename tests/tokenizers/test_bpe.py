@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import tokenizers as hf
 from fledge.core.errors import UserError
 from fledge.tokenizers import byte_level
-from fledge.tokenizers.base import END_OF_TEXT, encode_with_end_of_text, save_tokenizer
+from fledge.tokenizers.base import END_OF_TEXT, save_tokenizer
 from fledge.tokenizers.bpe import BpeTokenizer
 from fledge.tokenizers.byte_level import unicode_to_bytes
 from fledge.tokenizers.hf import HFTokenizer
@@ -122,14 +122,6 @@ def test_special_token_in_a_text_is_plain_text() -> None:
     assert BPE.decode(ids) == f"a{END_OF_TEXT}b"
 
 
-def test_encode_with_end_of_text_replaces_the_marker() -> None:
-    ids = encode_with_end_of_text(BPE, f"a{END_OF_TEXT}{END_OF_TEXT}duck")
-    end = BPE.end_of_text
-    assert ids.tolist() == [*BPE.encode("a"), end, end, *BPE.encode("duck")]
-    with pytest.raises(UserError, match="end-of-text"):
-        encode_with_end_of_text(BpeTokenizer.train([TEXT], 256), "a")
-
-
 @pytest.mark.parametrize("special", [None, END_OF_TEXT])
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_file_equals_that_of_the_library_trainer(tmp_path: Path, special: str | None, pattern: str) -> None:
@@ -190,9 +182,19 @@ def test_training_on_no_text_gives_only_bytes() -> None:
     assert made.decode(made.encode("duck")) == "duck"
 
 
-def test_encode_batch_encodes_each_text_separately() -> None:
-    texts = [TEXT, "", "x"]
-    assert [ids.tolist() for ids in BPE.encode_batch(texts)] == [BPE.encode(text).tolist() for text in texts]
+@pytest.mark.parametrize("regex", [r"\p{L}+|\P{L}+", r".|\n"])
+def test_file_of_a_further_pattern_keeps_its_regex(monkeypatch: pytest.MonkeyPatch, regex: str) -> None:
+    monkeypatch.setitem(PATTERNS, "further", regex)
+    split_regex.cache_clear()
+    made = BpeTokenizer.train([TEXT], 280, pattern="further", exact=False)
+    content = made.to_json()
+    assert content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] == regex
+    back = BpeTokenizer.from_json(content)
+    assert (back.pattern, back.encode(TEXT).tolist()) == ("further", made.encode(TEXT).tolist())
+    assert hf.Tokenizer.from_str(json.dumps(content)).encode(TEXT).ids == made.encode(TEXT).tolist()
+    for name in ("gpt2", "gpt4"):
+        assert BpeTokenizer.from_json(BpeTokenizer.train([TEXT], 280, pattern=name).to_json()).pattern == name
+    split_regex.cache_clear()
 
 
 def test_every_byte_has_one_character() -> None:

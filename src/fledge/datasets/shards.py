@@ -17,7 +17,7 @@ import json
 import re
 import struct
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -139,13 +139,6 @@ class Split:
             for begin, starts in zip(begins, self._documents, strict=False)
             if begin <= position
         )
-
-    def document_starts(self) -> Iterator[int]:
-        """Position of each document's first token in the split."""
-        offset = 0
-        for shard, starts in zip(self._shards, self._documents, strict=True):
-            yield from (offset + int(s) for s in starts)
-            offset += len(shard)
 
 
 @dataclass(frozen=True)

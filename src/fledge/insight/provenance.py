@@ -6,6 +6,7 @@ Training records nothing for this, because the data order is a pure function of 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from fledge.batches.sampler import SkippedBatches, WindowSampler
 from fledge.checkpoint import store
@@ -23,7 +24,7 @@ class TrainingSample:
 
     number: int
     rank: int
-    micro_batch: int
+    micro_batch: int | None  # None: unknown
     start: int  # its first token in the split; it is one token longer than the context, for the targets
     documents: tuple[int, int]  # of the split: the first and the last that the window touches
     text: str
@@ -64,25 +65,43 @@ class Provenance:
             rank, index = divmod(number % self.settings.train.batch, local_batch)
             text = self.dataset.tokenizer.decode(split.read(start, context + 1).tolist())
             documents = split.documents_in(start, context + 1)
-            samples.append(TrainingSample(number, rank, index // micro_batch, start, documents, text))
+            part = None if micro_batch is None else index // micro_batch
+            samples.append(TrainingSample(number, rank, part, start, documents, text))
         return samples
 
-    def batch_sizes(self, ranks: int) -> tuple[int, int]:
-        """Sequences per rank, and how many of them are in a micro-batch."""
+    def batch_sizes(self, ranks: int) -> tuple[int, int | None]:
+        """Sequences per rank, and how many of them are in a micro-batch; None: unknown.
+
+        With micro_batch = "auto" it is the size in the newest checkpoint. Earlier steps may have used a larger one: the
+        size shrinks when memory runs out.
+        """
         batch, micro_batch = self.settings.train.batch, self.settings.train.micro_batch
         if ranks < 1 or batch % ranks:
             raise UserError(
                 f"--ranks cannot be {ranks}", f"a batch of {batch} can be split over {listed_divisors(batch)}"
             )
         local_batch = batch // ranks
-        return local_batch, min(micro_batch, local_batch) if isinstance(micro_batch, int) else local_batch
+        if micro_batch != "auto":
+            return local_batch, min(micro_batch or local_batch, local_batch)
+        saved = read_components(self.run).get("micro_batch", {}).get("size")
+        return local_batch, saved if saved and local_batch % saved == 0 else None
+
+
+def newest_checkpoint(run: RunFolder) -> store.Checkpoint | None:
+    return store.find_checkpoint(run.checkpoints)[0] if store.complete_checkpoints(run.checkpoints) else None
+
+
+def read_components(run: RunFolder) -> dict[str, Any]:
+    """The components in the newest checkpoint, see training/checkpointer.py."""
+    newest = newest_checkpoint(run)
+    components: dict[str, Any] = store.read_state_json(newest)["components"] if newest else {}
+    return components
 
 
 def skipped_batches(run: RunFolder) -> SkippedBatches:
     """The batches that rollbacks skipped: those in the newest checkpoint, and those in the events since."""
-    newest = store.find_checkpoint(run.checkpoints)[0] if store.complete_checkpoints(run.checkpoints) else None
-    components = store.read_state_json(newest)["components"] if newest else {}
-    skipped = [(first, count) for first, count in components.get("step", {}).get("skipped_batches", [])]
+    newest = newest_checkpoint(run)
+    skipped = [(first, count) for first, count in read_components(run).get("step", {}).get("skipped_batches", [])]
     for event in read_events(run.folder):
         if event["event"] == "RolledBack" and event["step"] >= (newest.step if newest else 0):
             first, last = event["skipped_batches"]

@@ -17,7 +17,6 @@ from fledge.text.sources import split_weight
 from fledge.training.config import Settings
 
 MAX_PREPARED_BYTES = 64 << 20  # of a local text; preparing more would take too long for a forecast
-UNITS = {"MB": 10**6, "GB": 10**9}
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,7 @@ def remote_bytes(source: str) -> int:
     corpus = CORPORA.get(source)
     if corpus is None or not corpus.network or user_path(source).exists():
         return 0
-    number, unit = corpus.size.split()
-    return int(float(number) * UNITS[unit]) * (COMPRESSION if corpus.origin.endswith(".parquet") else 1)
+    return corpus.size * (COMPRESSION if corpus.origin.endswith(".parquet") else 1)
 
 
 def local_bytes(source: str) -> int:

@@ -24,7 +24,7 @@ class Corpus:
     name: str
     about: str
     origin: str
-    size: str
+    size: int  # bytes to download, or on this machine
     licence: str
     network: bool = True
     files: Files | None = None
@@ -85,7 +85,7 @@ CORPORA = {
             "python",
             "the standard library of the Python that runs fledge, and the language reference",
             "this machine",
-            "9 MB",
+            9_000_000,
             "PSF-2.0",
             network=False,
             files=python_library,
@@ -94,7 +94,7 @@ CORPORA = {
             "shakespeare",
             "tiny Shakespeare: 40,000 lines of plays",
             SHAKESPEARE_URL,
-            "1.1 MB",
+            1_100_000,
             "public domain",
             files=shakespeare,
         ),
@@ -102,14 +102,14 @@ CORPORA = {
             "tinystories",
             "short stories for small children, written by GPT-3.5 and GPT-4",
             "hf://datasets/roneneldan/TinyStories/data/train-*.parquet",
-            "1.0 GB",
+            1_000_000_000,
             "CDLA-Sharing-1.0",
         ),
         Corpus(
             "wikitext-103",
             "good and featured articles of English Wikipedia, one document each",
             "hf://datasets/Salesforce/wikitext/wikitext-103-raw-v1/train-*.parquet",
-            "314 MB",
+            314_000_000,
             "CC-BY-SA-3.0",
             heading=r" = [^=].* = \n$",  # the rows are lines; this matches the title of an article
         ),
@@ -117,42 +117,42 @@ CORPORA = {
             "openwebtext-10k",
             "ten thousand documents of OpenWebText",
             "hf://datasets/stas/openwebtext-10k@refs/convert/parquet/**/train/*.parquet",
-            "30 MB",
+            30_000_000,
             "CC0-1.0",
         ),
         Corpus(
             "openwebtext",
             "web pages recommended on Reddit: an open reproduction of GPT-2's training data",
             "hf://datasets/Skylion007/openwebtext/**/train-*.parquet",
-            "24 GB",
+            24_000_000_000,
             "CC0-1.0",
         ),
         Corpus(
             "wikipedia-en",
             "English Wikipedia of November 2023, without markup",
             "hf://datasets/wikimedia/wikipedia/20231101.en/train-*.parquet",
-            "12 GB",
+            12_000_000_000,
             "CC-BY-SA-3.0",
         ),
         Corpus(
             "wikisource-en",
             "books, speeches and documents of English Wikisource, December 2023",
             "hf://datasets/wikimedia/wikisource/20231201.en/train-*.parquet",
-            "2 GB",
+            2_000_000_000,
             "CC-BY-SA-3.0",
         ),
         Corpus(
             "redpajama-sample",
             "a billion tokens of RedPajama: web, code, papers, books, questions and answers",
             "hf://datasets/togethercomputer/RedPajama-Data-1T-Sample/*_sample.jsonl",
-            "5.4 GB",
+            5_400_000_000,
             "of each source",
         ),
         Corpus(
             "fineweb-edu",
             "educational web pages: ten billion tokens of FineWeb-Edu",
             "hf://datasets/HuggingFaceFW/fineweb-edu/sample/10BT/*.parquet",
-            "28 GB",
+            28_000_000_000,
             "ODC-By-1.0",
         ),
     )

@@ -106,11 +106,6 @@ def read_slice(part: Slice, options: ReadOptions | None = None, counts: ReadCoun
         yield chunk
 
 
-def read_input(source: Input, options: ReadOptions | None = None, counts: ReadCounts | None = None) -> Iterator[Chunk]:
-    """All documents of a file, in chunks."""
-    return read_slice(Slice(source), options, counts)
-
-
 def join_chunks(chunks: Iterator[Chunk]) -> Iterator[Document]:
     """Whole documents, for readers that hold all the text in memory anyway."""
     texts: list[str] = []

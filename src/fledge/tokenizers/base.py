@@ -36,9 +36,6 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> Ids:
         """Encode plain text. Text that looks like a special token is encoded like any other text."""
 
-    def encode_batch(self, texts: Iterable[str]) -> list[Ids]:
-        """Encode each text separately."""
-
     def decode(self, ids: Iterable[int]) -> str:
         """Decode ids. Invalid UTF-8 becomes '�'; an id outside the vocabulary is an error."""
 
@@ -47,16 +44,6 @@ class Tokenizer(Protocol):
 
     def to_json(self) -> dict[str, Any]:
         """The content of `tokenizer.json`."""
-
-
-def encode_with_end_of_text(tokenizer: Tokenizer, text: str, marker: str = END_OF_TEXT) -> Ids:
-    """Encode text in which each `marker` stands for the end-of-text token."""
-    end = tokenizer.end_of_text
-    if end is None:
-        raise UserError("this tokenizer has no end-of-text token", "train one that has: --tokenizer.end_of_text true")
-    first, *others = tokenizer.encode_batch(text.split(marker))
-    separator = np.array([end], dtype=np.uint32)
-    return np.concatenate([first, *(part for ids in others for part in (separator, ids))])
 
 
 def serialize_tokenizer(tokenizer: Tokenizer) -> bytes:

@@ -90,9 +90,6 @@ class BpeTokenizer:
             ids += self._encode_chunk(chunk.group())
         return np.array(ids, dtype=np.uint32)
 
-    def encode_batch(self, texts: Iterable[str]) -> list[NDArray[np.uint32]]:
-        return [self.encode(text) for text in texts]
-
     def _encode_chunk(self, chunk: str) -> list[int]:
         ids = self._cache.get(chunk)
         if ids is None:
@@ -155,7 +152,7 @@ class BpeTokenizer:
             return cls._from_json(content)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError):
             raise UserError(
-                "this tokenizer.json is not byte-level BPE with GPT-2's or GPT-4's pattern",
+                f"this tokenizer.json is not byte-level BPE with one of the patterns {', '.join(PATTERNS)}",
                 "load it with the library: fledge.tokenizers.base.load_tokenizer",
             ) from None
 

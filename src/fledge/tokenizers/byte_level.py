@@ -8,7 +8,7 @@ from typing import Any
 
 from fledge.core.errors import UserError
 from fledge.tokenizers.hf_json import tokenizer_json
-from fledge.tokenizers.patterns import GPT4
+from fledge.tokenizers.patterns import PATTERNS
 
 BYTES = 256
 RUN_LENGTH = 4096  # characters without two words in them: a run that training cuts
@@ -102,7 +102,7 @@ def pre_tokenizer_json(pattern: str) -> dict[str, Any]:
     """The `pre_tokenizer` of the file. GPT-2's pattern is built into the library under the name ByteLevel."""
     if pattern == "gpt2":
         return _byte_level_json(add_prefix_space=False, use_regex=True)
-    split = {"type": "Split", "pattern": {"Regex": GPT4}, "behavior": "Isolated", "invert": False}
+    split = {"type": "Split", "pattern": {"Regex": PATTERNS[pattern]}, "behavior": "Isolated", "invert": False}
     byte_level = _byte_level_json(add_prefix_space=False, use_regex=False)
     return {"type": "Sequence", "pretokenizers": [split, byte_level]}
 

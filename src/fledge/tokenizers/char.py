@@ -85,9 +85,6 @@ class CharTokenizer:
             )
         return ids.astype(np.uint32)
 
-    def encode_batch(self, texts: Iterable[str]) -> list[NDArray[np.uint32]]:
-        return [self.encode(text) for text in texts]
-
     def decode(self, ids: Iterable[int]) -> str:
         return "".join(map(self._id_to_text, ids))
 

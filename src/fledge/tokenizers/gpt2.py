@@ -11,10 +11,10 @@ from fledge.core import fast_json
 from fledge.core.errors import UserError
 from fledge.core.files import sha256
 from fledge.tokenizers import byte_level
+from fledge.tokenizers.base import END_OF_TEXT
 from fledge.tokenizers.hf import HFTokenizer
 
 Fetch = Callable[[str, str, str], Path]  # name, URL, SHA-256 → the downloaded file
-END_OF_TEXT = "<|endoftext|>"
 BASE_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
 SHA256 = {
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",

@@ -105,17 +105,6 @@ class HFTokenizer:
             return self._fast_encode(to_utf8(text))
         return np.array(self._reference_ids(replace_surrogates(text)), dtype=np.uint32)
 
-    def encode_batch(self, texts: Iterable[str]) -> list[NDArray[np.uint32]]:
-        if self._fast_encode:
-            return [self.encode(text) for text in texts]
-        texts = [replace_surrogates(text) for text in texts]
-        batch = [encoding.ids for encoding in self._library.encode_batch_fast(texts, add_special_tokens=False)]
-        plain = (
-            ids if self._special_ids.isdisjoint(ids) else self._split_special_names(text)
-            for text, ids in zip(texts, batch, strict=True)
-        )
-        return [np.array(ids, dtype=np.uint32) for ids in plain]
-
     def decode(self, ids: Iterable[int]) -> str:
         ids = [int(i) for i in ids]
         content = b"".join(map(self.id_to_bytes, ids))

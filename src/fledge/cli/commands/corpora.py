@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from fledge.cli.arguments import Parser
 from fledge.cli.output import report
+from fledge.core.files import human_bytes
 from fledge.core.formatting import printable
 
 if TYPE_CHECKING:
@@ -35,4 +36,4 @@ def run(args: argparse.Namespace) -> None:
 
 def describe(corpus: "Corpus") -> str:
     network = "needs the network" if corpus.network else "works offline"
-    return f"{corpus.name:<18}{corpus.size:>8}  {corpus.licence:<18}  {network}\n{'':<18}{corpus.about}"
+    return f"{corpus.name:<18}{human_bytes(corpus.size):>8}  {corpus.licence:<18}  {network}\n{'':<18}{corpus.about}"

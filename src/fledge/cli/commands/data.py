@@ -55,7 +55,8 @@ def describe(sample: "TrainingSample") -> str:
     first, last = sample.documents
     documents = f"document {first}" if first == last else f"documents {first} to {last}"
     lines = "\n".join(f"  | {line}" for line in printable(sample.text).split("\n"))
+    micro_batch = "unknown" if sample.micro_batch is None else sample.micro_batch
     return (
-        f"sample {sample.number}: rank {sample.rank}, micro-batch {sample.micro_batch}, from token {sample.start:,},"
+        f"sample {sample.number}: rank {sample.rank}, micro-batch {micro_batch}, from token {sample.start:,},"
         f" {documents}\n{lines}"
     )
