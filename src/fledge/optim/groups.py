@@ -1,6 +1,6 @@
 """Parameter groups: which optimizer updates which parameter, at which learning rate.
 
-matrices of blocks                     Muon, or AdamW with weight decay
+2-D weights of blocks                  Muon, or AdamW with weight decay
 embedding and head (matrices, too)     AdamW with weight decay; with Muon: without, at learning rates of their own
 learned positions (a matrix, too)      AdamW with weight decay; with Muon: without
 vectors (norms, biases)                AdamW without weight decay

@@ -1,4 +1,4 @@
-"""Muon: orthogonalized momentum, for the matrices of blocks; embedding, head and vectors use AdamW.
+"""Muon: orthogonalized momentum, for the 2-D block weights; embedding, head and vectors use AdamW.
 
     momentum ← μ · momentum + gradient
     update   = orthogonalize(gradient + μ · momentum)     all singular values about 1, so all directions move alike

@@ -36,9 +36,6 @@ def show(
     chosen = [each for each in samples if rank in (None, each.rank) and micro_batch in (None, each.micro_batch)]
     if not chosen:
         local_batch, size = provenance.batch_sizes(ranks)
-        parts = (
-            "unknown: the run keeps no record of their size" if size is None else f"0 to {-(-local_batch // size) - 1}"
-        )
-        known = f"ranks are 0 to {ranks - 1}, micro-batches {parts}"
-        raise UserError("the batch has no such part", known)
+        parts = "of unknown size" if size is None else f"0 to {-(-local_batch // size) - 1}"
+        raise UserError("the batch has no such part", f"ranks are 0 to {ranks - 1}, micro-batches {parts}")
     return BatchText(folder.name, step, chosen)
