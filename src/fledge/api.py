@@ -43,15 +43,15 @@ from fledge.tokenizers.base import Tokenizer
 from fledge.tracking.sinks.csv import STEP, MetricsTable, read_metrics
 
 WARNING = "warning: "
-ROWS = 12  # of a table in a notebook
-Text = str | Path
+MAX_TABLE_ROWS = 12  # shown in a notebook
+PathOrName = str | Path
 
 
 def prepare(
-    sources: Text | Sequence[Text],
-    out: Text,
+    sources: PathOrName | Sequence[PathOrName],
+    out: PathOrName,
     *,
-    tokenizer: Text | Mapping[str, Any] | None = None,
+    tokenizer: PathOrName | Mapping[str, Any] | None = None,
     workers: int | None = None,
     verbose: bool = False,
     **settings: Mapping[str, Any],
@@ -63,19 +63,19 @@ def prepare(
     >>> fledge.prepare("my-notes/", "data/notes", tokenizer="char")
     """
     names = [str(sources)] if isinstance(sources, str | Path) else [str(each) for each in sources]
-    layer = settings if tokenizer is None else {**settings, "tokenizer": _tokenizer_settings(tokenizer)}
+    layer = settings if tokenizer is None else {**settings, "tokenizer": _as_tokenizer_layer(tokenizer)}
     with _session(verbose):
         return prepare_recipe.prepare(names, str(out), layer, workers=workers)
 
 
 def train(
-    preset: Text | None = None,
+    preset: PathOrName | None = None,
     *,
-    data: Text | Mapping[str, Any] | None = None,
-    tokenizer: Text | Mapping[str, Any] | None = None,
+    data: PathOrName | Mapping[str, Any] | None = None,
+    tokenizer: PathOrName | Mapping[str, Any] | None = None,
     name: str | None = None,
     init: str | None = None,
-    runs: Text = "runs",
+    runs: PathOrName = "runs",
     verbose: bool = False,
     **settings: Mapping[str, Any],
 ) -> "LoadedRun":
@@ -89,9 +89,9 @@ def train(
     """
     layer: dict[str, Mapping[str, Any]] = dict(settings)
     if data is not None:
-        layer["data"] = _data_settings(data)
+        layer["data"] = _as_data_layer(data)
     if tokenizer is not None:
-        layer["tokenizer"] = _tokenizer_settings(tokenizer)
+        layer["tokenizer"] = _as_tokenizer_layer(tokenizer)
     source = None if preset is None else str(preset)
     with _session(verbose), init_distributed() as world:
         result = train_recipe.train(source, layer, Path(runs), name=name, init=init, world=world)
@@ -99,9 +99,9 @@ def train(
 
 
 def resume(
-    reference: Text,
+    reference: PathOrName,
     *,
-    runs: Text = "runs",
+    runs: PathOrName = "runs",
     allow_changes: bool = False,
     verbose: bool = False,
     **settings: Mapping[str, Any],
@@ -115,7 +115,7 @@ def resume(
     return load(result.folder)
 
 
-def load(reference: Text | None = None, *, runs: Text = "runs") -> "LoadedRun":
+def load(reference: PathOrName | None = None, *, runs: PathOrName = "runs") -> "LoadedRun":
     """Open a run: "demo", "demo@best", "demo@1000", a path, or None for the latest run.
 
     Without an @ the best checkpoint is meant. The model is loaded when it is first needed.
@@ -124,7 +124,7 @@ def load(reference: Text | None = None, *, runs: Text = "runs") -> "LoadedRun":
         return LoadedRun(open_run(None if reference is None else str(reference), Path(runs), default="best"))
 
 
-def list_runs(runs: Text = "runs") -> "RunList":
+def list_runs(runs: PathOrName = "runs") -> "RunList":
     """A summary of every run in the folder, oldest first."""
     with _session(verbose=False):
         return RunList(summarize_runs(Path(runs)))
@@ -194,7 +194,7 @@ class LoadedRun:
         yield from generated.pieces
 
     def evaluate(
-        self, split: str = "val", *, data: Text | None = None, device: str = "auto", verbose: bool = False
+        self, split: str = "val", *, data: PathOrName | None = None, device: str = "auto", verbose: bool = False
     ) -> LossResult:
         """Loss, perplexity, bits per byte and accuracy on a whole split of the run's dataset, or of `data`."""
         with _session(verbose):
@@ -205,7 +205,7 @@ class LoadedRun:
         """What was logged: name → one value a row, NaN where there is none. `pandas.DataFrame` takes it as it is."""
         return Metrics(read_metrics(self.folder))
 
-    def plot(self, out: Text | None = None) -> "Figures":
+    def plot(self, out: PathOrName | None = None) -> "Figures":
         """Draw the metrics as PNG files in `out`; None: in plots/ of the run."""
         from fledge.recipes.plot import plot  # matplotlib takes a second to import
 
@@ -222,7 +222,7 @@ class Metrics(MetricsTable):
 
     def _repr_html_(self) -> str:
         names = [STEP, *(name for name in self if name != STEP)]
-        rows = zip(*(self[name][-ROWS:] for name in names), strict=True)
+        rows = zip(*(self[name][-MAX_TABLE_ROWS:] for name in names), strict=True)
         return _html_table(names, ([_cell(value) for value in row] for row in rows))
 
 
@@ -241,13 +241,13 @@ class Figures(list[Path]):
         return f'<img src="data:image/png;base64,{picture}" alt="{html.escape(self[-1].name)}">'
 
 
-def _data_settings(data: Text | Mapping[str, Any]) -> Mapping[str, Any]:
+def _as_data_layer(data: PathOrName | Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(data, Mapping):
         return data
     return {"path" if (Path(data) / MANIFEST).exists() else "corpus": str(data)}
 
 
-def _tokenizer_settings(tokenizer: Text | Mapping[str, Any]) -> Mapping[str, Any]:
+def _as_tokenizer_layer(tokenizer: PathOrName | Mapping[str, Any]) -> Mapping[str, Any]:
     return tokenizer if isinstance(tokenizer, Mapping) else tokenizer_settings(str(tokenizer))
 
 

@@ -134,7 +134,7 @@ def test_renamed_copy_is_not_a_later_step(two: Path) -> None:
 def test_other_files_beside_checkpoints_stay(two: Path, name: str) -> None:
     (two / name).mkdir()
     assert store.list_checkpoints(two)[1] == []
-    store.remove_later(two, -1)
+    store.remove_after(two, -1)
     assert [path.name for path in two.iterdir()] == [name]
 
 
@@ -142,7 +142,7 @@ def test_other_files_beside_checkpoints_stay(two: Path, name: str) -> None:
 def test_only_the_link_is_removed(two: Path, target: str) -> None:
     (two / "step-00000020").rename(two.parent / "step-far")
     (two / "step-00000020").symlink_to(two.parent / target)
-    store.remove_later(two, 10)
+    store.remove_after(two, 10)
     assert [path.name for path in two.iterdir()] == ["step-00000010"]
     assert (two.parent / "step-far" / "manifest.json").exists()
 
@@ -150,7 +150,7 @@ def test_only_the_link_is_removed(two: Path, target: str) -> None:
 def test_file_in_place_of_a_checkpoint_is_removed(two: Path) -> None:
     shutil.rmtree(two / "step-00000020")
     (two / "step-00000020").write_text("")
-    store.remove_later(two, 10)
+    store.remove_after(two, 10)
     assert [path.name for path in two.iterdir()] == ["step-00000010"]
 
 

@@ -80,7 +80,7 @@ def test_repeated_settings_are_no_change(home) -> None:
 
 def test_damaged_config_without_checkpoint_is_refused(home, capsys) -> None:
     run = home.train("bird", *STOPPED)
-    store.remove_later(run / "checkpoints", -1)
+    store.remove_after(run / "checkpoints", -1)
     edit(run, r"^lr = .*$", "lr = 0.0123")
     assert home.do("resume", "bird") == 2
     assert "config.toml" in said(capsys)[-2]
@@ -134,7 +134,7 @@ def test_damaged_checkpoints_are_not_deleted(home, capsys, name: str) -> None:
 def test_run_with_init_does_not_restart_without_checkpoints(home, capsys) -> None:
     home.train("bird", *STOPPED)
     run = home.train("child", "--init", "bird", "--train.steps", "3")
-    store.remove_later(run / "checkpoints", -1)
+    store.remove_after(run / "checkpoints", -1)
     assert home.do("resume", "child") == 2
     error, hint = said(capsys)[-2:]
     assert error == "error: 'child' has no checkpoints left"
@@ -220,7 +220,7 @@ class Again(World):
 def test_restarted_processes_do_not_rewind_again(home) -> None:
     run = home.train("bird", *STOPPED)
     assert resume("bird@4", runs=home.runs, world=Again()).step == 12
-    store.remove_later(run / "checkpoints", 8)
+    store.remove_after(run / "checkpoints", 8)
     before = (run / "events.jsonl").read_text().count('"Started"')
     assert resume("bird@4", runs=home.runs, world=Again()).step == 12
     (*_, last) = (json.loads(line) for line in (run / "events.jsonl").read_text().splitlines() if '"Started"' in line)

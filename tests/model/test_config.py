@@ -88,5 +88,5 @@ def test_width_hint_suggests_valid_widths() -> None:
 def test_mlps_have_about_equal_cost() -> None:
     plain, gated = (3 if kind == "swiglu" else 2 for kind in ("gelu", "swiglu"))
     for n_embd in (192, 384, 768):
-        widths = [ModelConfig(n_embd=n_embd, mlp=kind).hidden_width for kind in ("gelu", "swiglu")]
+        widths = [ModelConfig(n_embd=n_embd, mlp=kind).mlp_hidden_width for kind in ("gelu", "swiglu")]
         assert abs(gated * widths[1] / (plain * widths[0]) - 1) < 0.05

@@ -64,7 +64,7 @@ def gpt2_of(config: ModelConfig) -> Any:
             n_embd=config.n_embd,
             n_layer=config.n_layer,
             n_head=config.n_head,
-            n_inner=config.hidden_width,
+            n_inner=config.mlp_hidden_width,
             activation_function=activations[config.mlp],
             layer_norm_epsilon=config.eps,
             bos_token_id=None,
@@ -78,7 +78,7 @@ def rotary_of(family: str, config: ModelConfig) -> Any:
     shape = {
         "vocab_size": config.vocab_size,
         "hidden_size": config.n_embd,
-        "intermediate_size": config.hidden_width,
+        "intermediate_size": config.mlp_hidden_width,
         "num_hidden_layers": config.n_layer,
         "num_attention_heads": config.n_head,
         "num_key_value_heads": config.kv_heads,

@@ -84,7 +84,7 @@ def test_modern_presets_are_qwen3_of_their_size(name: str) -> None:
     shape = transformers.Qwen3Config(
         vocab_size=ours.vocab_size,
         hidden_size=ours.n_embd,
-        intermediate_size=ours.hidden_width,
+        intermediate_size=ours.mlp_hidden_width,
         num_hidden_layers=ours.n_layer,
         num_attention_heads=ours.n_head,
         num_key_value_heads=ours.kv_heads,
@@ -97,7 +97,7 @@ def test_modern_presets_are_qwen3_of_their_size(name: str) -> None:
     assert abs(describe_preset(name).parameters / MODERN[name] - 1) < 0.05
     assert describe_preset(name).parts == ["rotary", "rmsnorm", "qk_norm", "swiglu", "no biases", "tied"]
     assert (ours.kv_heads < ours.n_head) == (name in ("modern-125m", "modern-350m"))
-    assert ours.head_width % 32 == ours.n_embd % 32 == ours.hidden_width % 32 == 0  # blocks of q8_0
+    assert ours.head_width % 32 == ours.n_embd % 32 == ours.mlp_hidden_width % 32 == 0  # blocks of q8_0
 
 
 def test_toygpt_has_sinusoidal_positions_and_head_bias() -> None:
@@ -111,7 +111,7 @@ def test_smallgpt_settings_are_the_published_ones() -> None:
     found = resolve("smallgpt-shakespeare")
     assert (found.optim.lr, found.optim.weight_decay, found.optim.schedule) == (3e-4, 0.1, "cosine")
     assert (found.train.grad_clip, found.train.batch, found.train.epochs) == (1.0, 16, 15)
-    assert (found.model.hidden_width, found.model.dropout) == (2 * 768, 0.1)
+    assert (found.model.mlp_hidden_width, found.model.dropout) == (2 * 768, 0.1)
 
 
 def test_smol_gpt_accumulates_8_times_32_sequences() -> None:

@@ -33,7 +33,7 @@ def test_model_has_about_the_requested_size(size: int) -> None:
 def test_heads_are_64_wide_and_share_keys_evenly(size: int, vocab_size: int | None) -> None:
     model = scaling_rules.nearest_model(size, TIED, vocab_size)
     assert model.n_embd == 64 * model.n_head == model.head_width * model.n_head
-    assert model.hidden_width % 64 == 0
+    assert model.mlp_hidden_width % 64 == 0
     assert model.n_head in (model.kv_heads, 4 * model.kv_heads)
 
 
@@ -71,7 +71,7 @@ def test_modern_presets_are_near_the_scaling_rules(preset: str) -> None:
     )
     assert (found.n_embd, found.vocab_size) == (known.n_embd, known.vocab_size)
     assert abs(found.n_layer - known.n_layer) <= 1
-    assert found.hidden_width == pytest.approx(known.hidden_width, rel=0.12)
+    assert found.mlp_hidden_width == pytest.approx(known.mlp_hidden_width, rel=0.12)
     assert resolve(preset).optim.lr == pytest.approx(scaling_rules.learning_rates(found)["lr"], rel=0.4)
 
 

@@ -2,7 +2,7 @@
 
     read       first sample, count      →  Batch of this rank, on the CPU    (WindowReader: windows of a split)
     prefetch   the next batch is read in a thread while the model trains on this one
-    here       Batch                    →  micro-batches on the device
+    micro_batches  Batch                →  micro-batches on the device
 
 The loader has no state: `micro_batches(n, size)` gives the same tensors whenever it is called, since which samples
 make up batch n is a pure function of n (see sampler.py).
@@ -72,10 +72,10 @@ class Loader:
 
     def micro_batches(self, number: int, size: int) -> list[Batch]:
         """This rank's share of global batch `number` (counted from 0), in pieces of `size` rows."""
-        return self._prefetch(number).to(self.machine.device).split(size)
+        return self._prefetcher(number).to(self.machine.device).split(size)
 
     @cached_property
-    def _prefetch(self) -> "Prefetcher[Batch]":
+    def _prefetcher(self) -> "Prefetcher[Batch]":
         return Prefetcher(self._read_local)
 
     def _read_local(self, number: int) -> Batch:
@@ -94,6 +94,6 @@ class Prefetcher(Generic[T]):
     def __call__(self, number: int) -> T:
         known = self._next.pop(number, None)
         value = known.result() if known else self._read(number)
-        if number + 1 not in self._next:  # if it is, the same number was asked for again
+        if number + 1 not in self._next:  # already being read when the same number is asked for twice
             self._next = {number + 1: self._thread.submit(self._read, number + 1)}
         return value

@@ -25,7 +25,7 @@ class SavedCheckpoint:
 
 
 class AsyncSaver:
-    """`records`: run files that must be fsynced before the checkpoint."""
+    """Saves one checkpoint at a time, in a thread. `records`: run files that must be fsynced before the checkpoint."""
 
     def __init__(self, folder: Path, keep_last: int, records: Sequence[Path] = ()) -> None:
         self.folder, self.keep_last, self.records = folder, keep_last, records
@@ -60,7 +60,7 @@ class AsyncSaver:
 
         if world.is_main:
             self._write_and_prune(state, write)
-        if not created and (folder := world.broadcast_from_main(lambda: "")):  # "": the checkpoint existed already
+        if not created and (folder := world.broadcast_from_main(lambda: "")):
             sharded.write_shards(Path(folder), state.groups)
         seconds = time.perf_counter() - begun
         return [SavedCheckpoint(state.step, state.val_loss, seconds, seconds)]

@@ -56,7 +56,7 @@ class Checkpoint:
     folder: Path
     step: int
     val_loss: float | None
-    pending_hooks: bool  # saved by a signal, before the evaluation and sample of its step
+    pending_hooks: bool  # a stop signal came before the evaluation and sample of its step
     healthy: bool  # its last step made an update
 
 
@@ -81,7 +81,7 @@ def save(folder: Path, state: State, write: Callable[[Path, State], None] | None
         content = {"format": FORMAT, "step": state.step, "val_loss": state.val_loss, "files": hashes}
         content |= {"pending_hooks": state.pending_hooks is not None, "healthy": state.healthy}
         (inside / MANIFEST).write_bytes(with_checksum(content))
-    return _described(path, content)
+    return _from_manifest(path, content)
 
 
 def _write_whole(folder: Path, state: State) -> None:
@@ -111,7 +111,7 @@ def verify(path: Path) -> Checkpoint:
     for name, expected in manifest["files"].items():
         if hash_of(path / name) != expected:
             raise DamagedCheckpoint(f"{path / name} is damaged")
-    return _described(path, manifest)
+    return _from_manifest(path, manifest)
 
 
 def hash_of(path: Path) -> str:
@@ -126,15 +126,18 @@ def hash_of(path: Path) -> str:
 
 def describe(path: Path) -> Checkpoint:
     """Read the manifest alone, without verifying the files."""
-    return _described(path, _read_manifest(path))
+    return _from_manifest(path, _read_manifest(path))
 
 
-def _described(path: Path, manifest: dict[str, Any]) -> Checkpoint:
+def _from_manifest(path: Path, manifest: dict[str, Any]) -> Checkpoint:
     return Checkpoint(path, manifest["step"], manifest["val_loss"], manifest["pending_hooks"], manifest["healthy"])
 
 
 def load(checkpoint: Checkpoint, like: Mapping[str, Tensor] | None = None) -> State:
-    """`like`: weights by name. Where they are sharded, each rank reads its own shards of a sharded checkpoint."""
+    """Read and verify a checkpoint.
+
+    `like`: this rank's model weights; of a sharded checkpoint, a tensor is read as a shard where its weight is one.
+    """
     path = checkpoint.folder
     verify(path)
     try:
@@ -189,7 +192,7 @@ def find_checkpoint(folder: Path, selector: str = "latest") -> tuple[Checkpoint,
     readable = {c.folder for c in candidates}
     bad = [f"{path / MANIFEST} is damaged" for path in checkpoint_folders(folder) if path not in readable]
     if selector == "best":
-        candidates.sort(key=_rank_key)
+        candidates.sort(key=_quality_key)
     elif selector != "latest":
         candidates = [c for c in candidates if str(c.step) == selector]
     for candidate in reversed(candidates):
@@ -214,11 +217,11 @@ def checkpoint_folders(folder: Path) -> list[Path]:
 
 
 def best_of(checkpoints: list[Checkpoint]) -> Checkpoint | None:
-    best = max(checkpoints, key=_rank_key, default=None)
+    best = max(checkpoints, key=_quality_key, default=None)
     return best if best and best.val_loss is not None and not math.isnan(best.val_loss) else None
 
 
-def _rank_key(checkpoint: Checkpoint) -> tuple[float, int]:
+def _quality_key(checkpoint: Checkpoint) -> tuple[float, int]:
     """Sorts the lowest validation loss last, unevaluated ones first; on a tie the earlier step wins."""
     loss = checkpoint.val_loss
     if loss is None or math.isnan(loss):
@@ -263,7 +266,7 @@ def remove(folder: Path) -> None:
             trash.unlink()  # a symbolic link or a file
 
 
-def remove_later(folder: Path, step: int) -> None:
+def remove_after(folder: Path, step: int) -> None:
     """Remove all checkpoints after `step`, damaged or not: the run will write them again."""
     for path in checkpoint_folders(folder):
         if int(path.name.removeprefix(PREFIX)) > step:

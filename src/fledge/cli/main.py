@@ -18,7 +18,8 @@ from fledge.core.errors import Interrupted, UserError, nearest, out_of_memory, t
 from fledge.core.signals import signal_number, sigterm_as_ctrl_c
 from fledge.core.torch_version import refuse_untested_torch
 
-# The registry of commands, by group: name → summary, for `fledge --help` and the command's own --help.
+# The registry of commands (subparsers), by group: name → summary. To add one: a line here, a module in commands/ with
+# EXAMPLES, add_arguments (add_parser for subcommands) and run, and a recipe.
 COMMAND_GROUPS = {
     "begin": {
         "demo": "end-to-end demo in about three minutes",

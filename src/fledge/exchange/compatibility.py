@@ -34,7 +34,7 @@ class CompatibleModel:
 def resolved_settings(model: ModelConfig) -> dict[str, Any]:
     """All settings of the model, with the derived value where one is unset."""
     derived = {"n_kv_head": model.kv_heads, "head_dim": model.head_width}
-    return {**asdict(model), **derived, "mlp_width": model.hidden_width, "norm_eps": model.eps}
+    return {**asdict(model), **derived, "mlp_width": model.mlp_hidden_width, "norm_eps": model.eps}
 
 
 def added_biases(model: ModelConfig, constraints: Constraints) -> dict[str, Any]:

@@ -35,7 +35,11 @@ from fledge.tokenizers.base import Tokenizer
 
 DTYPES = {"f32": (Type.F32, 0), "f16": (Type.F16, 1), "q8_0": (Type.Q8_0, 7)}  # tensor type, file type
 Q8_BLOCK = 32  # numbers that share a scale
-MAX_ROUNDING = {"f32": 0.0, "f16": 2**-11, "q8_0": 0.005}  # error of a number, relative to the largest of its tensor
+MAX_ROUNDING = {
+    "f32": 0.0,
+    "f16": 2**-11,
+    "q8_0": 0.005,
+}  # error, as a share of the tensor's largest
 SMALLEST_F16 = 2**-24
 
 
@@ -189,13 +193,13 @@ def _read_model_config(
         if value is None and key not in OPTIONAL_KEYS:
             raise UserError(f"'{path}' lacks {architecture.name}.{key}", DOWNLOAD_AGAIN)
         if value is not None:
-            # Stored in single precision: 1e-05 rather than 9.99999974e-06, the shortest decimal that rounds to it.
+            # Stored as float32: take the shortest decimal that rounds to it, 1e-05 and not 9.99999974e-06.
             settings[setting] = float(str(np.float32(value))) if isinstance(value, float) else value
     biases = {"output_bias": "blk.0.attn_output.bias", "mlp_bias": "blk.0.ffn_up.bias"}
     settings |= {setting: name in shapes for setting, name in biases.items()}
     settings |= {"tied": "output.weight" not in shapes, "vocab_size": shapes.get("token_embd.weight", [0])[0]}
-    model = build_model_config({**settings, "positions": "learned"}, str(path))
-    return build_model_config({**settings, **architecture.constraints_of(model)}, str(path))
+    provisional = build_model_config({**settings, "positions": "learned"}, str(path))  # constraints depend on a config
+    return build_model_config({**settings, **architecture.constraints_of(provisional)}, str(path))
 
 
 def check_gguf(path: Path, model: GPT, tokenizer: Tokenizer, dtype: str) -> Parity:

@@ -26,7 +26,7 @@ class TrainingSample:
     rank: int
     micro_batch: int | None  # None: unknown
     start: int  # its first token in the split; it is one token longer than the context, for the targets
-    documents: tuple[int, int]  # of the split: the first and the last that the window touches
+    documents: tuple[int, int]  # numbers, in the split, of the first and last document of the window
     text: str
 
 
@@ -84,7 +84,7 @@ class Provenance:
         if micro_batch != "auto":
             return local_batch, min(micro_batch or local_batch, local_batch)
         saved = read_components(self.run).get("micro_batch", {}).get("size")
-        return local_batch, saved if saved and local_batch % saved == 0 else None
+        return local_batch, (saved if saved and local_batch % saved == 0 else None)
 
 
 def newest_checkpoint(run: RunFolder) -> store.Checkpoint | None:

@@ -13,8 +13,8 @@ GPU sdpa, on a CPU with bf16 units often blocked. `auto` lets training measure i
 Head h of H uses the keys and values of group h // (H // K). With K = H that is plain multi-head attention. With a
 window, a token sees itself and the window - 1 tokens before it.
 Positions are in positions.py, and keys and values of earlier tokens in kv_cache.py. A bias on the attention scores,
-such as ALiBi, would be added to them in `attention_weights`; the fused kernel takes it as a float mask in place of the
-boolean `mask`.
+such as ALiBi, would be added to the scores in `attention_weights`; the fused kernel takes a bias as a float mask, in
+place of the boolean `mask`.
 """
 
 from collections.abc import Callable, Iterator

@@ -36,7 +36,9 @@ class ModelConfig:
         None, "sliding window: a token sees itself and the window - 1 tokens before it; unset: all"
     )
     softcap: float | None = setting(None, "squeeze logits smoothly between -softcap and softcap; unset: no cap")
-    bigram_rows: int | None = setting(None, "rows of the bigram embedding (previous token, token); unset: none")
+    bigram_rows: int | None = setting(
+        None, "rows of the embedding of token pairs; fewer than there are pairs: hashed; unset: none"
+    )
     tied: bool = setting(False, "share one matrix between the embedding and the head")
     attention: Literal["auto", "sdpa", "blocked", "readable"] = setting(
         "auto", "implementation: a fused kernel, blocks of matrix products, or step by step; auto: the fastest here"
@@ -133,7 +135,7 @@ class ModelConfig:
         return self.norm_eps or EPS[self.norm]
 
     @property
-    def hidden_width(self) -> int:
+    def mlp_hidden_width(self) -> int:
         """hidden width of the MLP"""
         if self.mlp_width:
             return self.mlp_width

@@ -29,7 +29,7 @@ def parameter_count(config: ModelConfig) -> int:
 
 def non_embedding_parameters(config: ModelConfig) -> int:
     """The blocks and the last norm: without embedding, bigram table, positions and head."""
-    C, D, H, K, F = config.n_embd, config.head_width, config.n_head, config.kv_heads, config.hidden_width
+    C, D, H, K, F = config.n_embd, config.head_width, config.n_head, config.kv_heads, config.mlp_hidden_width
     norm = C * (1 + config.norm_bias)
     attention = (C + config.qkv_bias) * (H + 2 * K) * D + (H * D + config.output_bias) * C + 2 * D * config.qk_norm
     mlp = _mlp_inputs(config) * (C + config.mlp_bias) * F + (F + config.mlp_bias) * C
@@ -38,7 +38,7 @@ def non_embedding_parameters(config: ModelConfig) -> int:
 
 def matrix_parameters(config: ModelConfig) -> int:
     """The parameters in matrix products: each costs two FLOPs per token."""
-    C, D, H, K, F = config.n_embd, config.head_width, config.n_head, config.kv_heads, config.hidden_width
+    C, D, H, K, F = config.n_embd, config.head_width, config.n_head, config.kv_heads, config.mlp_hidden_width
     block = C * (H + 2 * K) * D + H * D * C + (_mlp_inputs(config) + 1) * C * F
     return config.n_layer * block + _vocabulary(config) * C
 
@@ -95,7 +95,7 @@ def activation_bytes(
     if config.attention in ("readable", "blocked"):
         # keys and values repeated for every head, and the attention weights
         attention = itemsize * H * (4 * D + round(_weights_per_token(config)))
-    mlp = itemsize * (C * (1 if shared else _mlp_inputs(config)) + MLP_KEEPS[config.mlp] * config.hidden_width)
+    mlp = itemsize * (C * (1 if shared else _mlp_inputs(config)) + MLP_KEEPS[config.mlp] * config.mlp_hidden_width)
     block = 2 * norm + projections + attention + mlp
     logits = _vocabulary(config) * (FLOAT32 + itemsize * bool(config.softcap))
     end = norm + (FLOAT32 * C if chunked else itemsize * C + logits)  # the chunked loss keeps the gradient only

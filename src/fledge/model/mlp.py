@@ -16,8 +16,8 @@ from fledge.model.config import ModelConfig
 class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.up = nn.Linear(config.n_embd, config.hidden_width, bias=config.mlp_bias)
-        self.down = nn.Linear(config.hidden_width, config.n_embd, bias=config.mlp_bias)
+        self.up = nn.Linear(config.n_embd, config.mlp_hidden_width, bias=config.mlp_bias)
+        self.down = nn.Linear(config.mlp_hidden_width, config.n_embd, bias=config.mlp_bias)
 
     def inputs(self) -> list[nn.Linear]:
         """The projections from the width of the model to the hidden width."""
@@ -47,7 +47,7 @@ class Relu2MLP(MLP):
 class SwigluMLP(MLP):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.gate = nn.Linear(config.n_embd, config.hidden_width, bias=config.mlp_bias)
+        self.gate = nn.Linear(config.n_embd, config.mlp_hidden_width, bias=config.mlp_bias)
 
     def inputs(self) -> list[nn.Linear]:
         return [self.up, self.gate]

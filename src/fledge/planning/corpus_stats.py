@@ -42,7 +42,7 @@ def read_corpus_stats(settings: Settings) -> CorpusStats:
         return dataset_stats(settings, ensure_dataset(data, tokenizer))
     source, share = split_weight(data.corpus)
     remote, local = remote_bytes(source), local_bytes(source)
-    if (remote or local > MAX_PREPARED_BYTES) and not (cache_folder(data, tokenizer) / MANIFEST).exists():
+    if (remote > 0 or local > MAX_PREPARED_BYTES) and not (cache_folder(data, tokenizer) / MANIFEST).exists():
         return estimated_stats(settings, int(share * (remote or local)))
     return dataset_stats(settings, ensure_dataset(data, tokenizer))
 
@@ -63,11 +63,11 @@ def local_bytes(source: str) -> int:
 
 
 def dataset_stats(settings: Settings, dataset: Dataset) -> CorpusStats:
-    train_tokens, known = len(dataset.split("train")), dataset.tokenizer.vocab_size
+    train_tokens, vocab_size = len(dataset.split("train")), dataset.tokenizer.vocab_size
     val_tokens = len(dataset.splits["val"]) if "val" in dataset.available_splits else 0
     manifest = dataset.manifest["splits"]["train"]
-    mean = manifest["bytes"] / manifest["tokens"] if "bytes" in manifest else typical_token_bytes(settings, known)
-    return CorpusStats(settings.model.vocab_size or known, train_tokens, val_tokens, mean, dataset)
+    mean = manifest["bytes"] / manifest["tokens"] if "bytes" in manifest else typical_token_bytes(settings, vocab_size)
+    return CorpusStats(settings.model.vocab_size or vocab_size, train_tokens, val_tokens, mean, dataset)
 
 
 def estimated_stats(settings: Settings, size: int) -> CorpusStats:

@@ -17,22 +17,25 @@ class BatchText:
 
 def show(
     run: str | None,
-    which: int | range,
+    step_or_samples: int | range,
     *,
     runs: Path,
     ranks: int = 1,
     rank: int | None = None,
     micro_batch: int | None = None,
 ) -> BatchText:
-    """Show the batch of a step (`which` is its number), or samples by their numbers (a range).
+    """Show the batch of a step (its number), or samples by their numbers (a range).
 
     run: name or path; None: the latest run.
     `rank` and `micro_batch` choose a part of the batch, split over `ranks` processes.
     """
     folder = open_run(run, runs)
     provenance = Provenance(folder)
-    step = which if isinstance(which, int) else None
-    samples = provenance.step(which, ranks) if isinstance(which, int) else provenance.samples(which, ranks)
+    if isinstance(step_or_samples, int):
+        step: int | None = step_or_samples
+        samples = provenance.step(step_or_samples, ranks)
+    else:
+        step, samples = None, provenance.samples(step_or_samples, ranks)
     chosen = [each for each in samples if rank in (None, each.rank) and micro_batch in (None, each.micro_batch)]
     if not chosen:
         local_batch, size = provenance.batch_sizes(ranks)

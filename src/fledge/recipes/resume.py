@@ -134,7 +134,7 @@ def truncate_run_to(run: RunFolder, state: State | None, settings: Settings, *, 
         run.replace_config(config)
     step, pending = (state.step, state.pending_hooks is not None) if state else (-1, False)
     later = ", ".join(str(each.step) for each in store.complete_checkpoints(run.checkpoints) if each.step > step)
-    store.remove_later(run.checkpoints, step)
+    store.remove_after(run.checkpoints, step)
     rewind(run.folder, step - pending)  # pending hooks run again, so what they have written is removed too
     where = f"resuming '{run.name}' after step {step}" if state else f"starting '{run.name}' from the beginning"
     notice(where + (f"; later checkpoints are removed: {later}" if later else ""))

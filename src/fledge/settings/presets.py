@@ -75,7 +75,7 @@ def describe_preset(name: str) -> PresetInfo:
         heads=model.n_head,
         kv_heads=model.kv_heads,
         head_width=model.head_width,
-        mlp_width=model.hidden_width,
+        mlp_width=model.mlp_hidden_width,
         context=model.context,
         vocab_size=model.vocab_size,
         parts=model_parts(model),

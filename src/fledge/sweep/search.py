@@ -68,7 +68,7 @@ class Search:
             return  # it has saved a checkpoint, and is resumed next time
         if status != DONE:
             killed = f"killed by signal {status - 128}"
-            self._fail(trial, failure_reason(job.job.log) if status < STOPPED[0] else killed)
+            self._fail(trial, failure_reason(job.job.log) if status < 128 else killed)
             return
         metric = self.study.plan.config.metric
         loss, step = best_value(self.folder / trial.name, metric)

@@ -37,7 +37,7 @@ class SweepConfig:
         "val/loss", "what to minimize; bits per byte to compare tokenizers"
     )
     trials: int = setting(20, "number of runs")
-    seed: int = setting(1, "of the search")
+    seed: int = setting(1, "random seed of the search")
 
     def __post_init__(self) -> None:
         check_counts(self, "sweep", ["trials"])
@@ -57,7 +57,7 @@ class SweepPlan:
     config: SweepConfig
     space: "Space"
     shared: Layer  # the settings of all trials
-    identity: dict[str, Any]  # what a sweep that is continued must have in common with the one before
+    identity: dict[str, Any]  # what must be unchanged when a sweep is continued
 
     def settings(self, tried: Mapping[str, Any]) -> Settings:
         layer: dict[str, dict[str, Any]] = {}
@@ -98,7 +98,7 @@ def read_sweep(path: Path) -> SweepPlan:
 
 
 def refuse_invalid(plan: SweepPlan) -> None:
-    """Refuse settings that are wrong in every trial. A combination that is only jointly invalid fails its trial."""
+    """Refuse settings that are wrong in every trial. Where only some combinations are invalid, those trials fail."""
     if validated(plan.shared).train.eval_every == 0 and "train.eval_every" not in plan.space:
         raise UserError("train.eval_every = 0: trials could not be compared", "leave it out")
     errors = []

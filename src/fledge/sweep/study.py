@@ -1,6 +1,6 @@
 """The trials of a sweep, kept in an Optuna journal: one line is appended and synced for each event.
 
-So the record is complete if the process is killed. What a trial has learned so far is in its own run folder. Optuna's
+So the record is complete if the process is killed. The weights of a trial are in its own run folder. Optuna's
 tools (its dashboard, `optuna.load_study`) read the file as it is. Imports Optuna, so import it after `require_optuna`.
 """
 

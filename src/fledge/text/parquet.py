@@ -123,7 +123,7 @@ def joined_blocks(file: Any, part: Slice, options: ReadOptions) -> Iterator[Bloc
         heading = re.compile(options.heading)
     except re.error as error:
         raise UserError(f"'{options.heading}' is not a valid regular expression: {error}", "fix it") from None
-    begin = 0 if part.start == 0 else None  # row number of the current document; None: before the first
+    begin = 0 if part.start == 0 else None  # row of the current document; None: none has begun
     for group, number, row in read_rows(file, part.source, options.field, part.start, None):
         text = row or ""
         if heading.match(text) and number:

@@ -115,7 +115,7 @@ class HFTokenizer:
     def id_to_bytes(self, token: int) -> bytes:
         if not 0 <= token < self.vocab_size:
             raise unknown_id_error(token, self.vocab_size)
-        return self._token_bytes.of_id[token]
+        return self._token_bytes.bytes_by_id[token]
 
     def to_json(self) -> dict[str, Any]:
         content: dict[str, Any] = fast_json.loads(self._json)

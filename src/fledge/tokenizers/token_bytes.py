@@ -19,7 +19,7 @@ SENTENCEPIECE_STEPS = {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}
 
 @dataclass(frozen=True)
 class TokenBytes:
-    of_id: list[bytes]  # empty for special tokens and for ids without a token
+    bytes_by_id: list[bytes]  # empty for special tokens and for ids without a token
     strips_space: bool = False  # decoding removes the space that encoding put before the text
     is_exact: bool = True  # a decoded text is the concatenation of the bytes of its tokens
 
@@ -37,18 +37,18 @@ def read_token_bytes(content: dict[str, Any], library: Tokenizer, size: int) -> 
     steps = _decoder_steps(content.get("decoder"))
     kinds = {step["type"] for step in steps}
     added = {token["id"]: "" if token["special"] else token["content"] for token in content["added_tokens"]}
-    of_id = [b""] * size
+    bytes_by_id = [b""] * size
     is_byte_level = "ByteLevel" in kinds
     is_sentencepiece = bool(kinds) and kinds <= SENTENCEPIECE_STEPS and all(map(_works_per_token, steps))
     for token, i in library.get_vocab().items():
         if i in added:
-            of_id[i] = added[i].encode()
+            bytes_by_id[i] = added[i].encode()
         elif is_byte_level:
-            of_id[i] = _byte_level_bytes(token)
+            bytes_by_id[i] = _byte_level_bytes(token)
         else:
-            of_id[i] = _sentencepiece_bytes(token, steps) if is_sentencepiece else library.decode([i]).encode()
+            bytes_by_id[i] = _sentencepiece_bytes(token, steps) if is_sentencepiece else library.decode([i]).encode()
     strips_space = is_sentencepiece and any(map(_strips_space, steps))
-    return TokenBytes(of_id, strips_space, is_exact=is_sentencepiece or is_byte_level)
+    return TokenBytes(bytes_by_id, strips_space, is_exact=is_sentencepiece or is_byte_level)
 
 
 def _decoder_steps(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:

@@ -20,7 +20,8 @@ from fledge.tracking.terminal import terminal_view
 if TYPE_CHECKING:
     from fledge.tracking.config import TrackConfig
 
-# What `track.loggers` may name: run folder, settings, last step already logged → sink
+# What `track.loggers` may name: run folder, settings, last step already logged → sink. To add a logger (MLflow, …): a
+# file in sinks/, a line here, an extra in pyproject.toml.
 LOGGERS: dict[str, Callable[[Path, "TrackConfig", int], Sink]] = {"tensorboard": TensorBoardSink, "wandb": WandbSink}
 
 

@@ -34,11 +34,12 @@ class Loss(Protocol):
         """Whether the next backward pass all-reduces gradients: True on the last micro-batch only."""
 
 
-# Largest ratio of compiled to eager, for the loss and for a parameter's gradient norm. Rounding alone stays within
+# Largest ratio of compiled to eager: (loss, gradient norm of a parameter). Rounding alone stays within
 # 1.0001 and 1.001 for every preset. With dropout each draws its own masks, so only gross errors are detected.
 TOLERANCE = {"float32": (1.0001, 1.001), "bfloat16": (1.01, 1.05), "float16": (1.01, 1.05)}
 DROPOUT_TOLERANCE = (1.2, 4.0)
-IGNORED_SHARE = 0.01  # differences below this share of the tolerance of the whole gradient are ignored
+# A difference in one parameter is ignored below this share of what the tolerance allows for the whole gradient.
+IGNORED_SHARE = 0.01
 LOSS = "loss"
 
 
@@ -116,9 +117,9 @@ def check(
     count = max(1, world.all_reduce_max(int(objective.count(batch))))
     scale = (2.0**12 if machine.dtype == "float16" else 1.0) / count
     with torch.random.fork_rng([batch.inputs.device] if batch.inputs.is_cuda else []), gradients_kept(model):
-        ours, failure = {}, ""
+        compiled, failure = {}, ""
         try:
-            ours = _loss_and_norms(fast(batch.map(lambda t: t[repeated])).total * scale, model, world)
+            compiled = _loss_and_norms(fast(batch.map(lambda t: t[repeated])).total * scale, model, world)
         except Exception as error:
             if out_of_memory(error):
                 raise
@@ -126,8 +127,8 @@ def check(
         if failure := world.first_message(failure):
             return CompileCheck(False, f"torch.compile failed ({failure})")
         reference = eager(batch.map(lambda t: t[:distinct])).total * (scale * rows / distinct)
-        eagers = _loss_and_norms(reference, model, world)
-    return compare(ours, eagers, DROPOUT_TOLERANCE if model.config.dropout else TOLERANCE[machine.dtype])
+        expected = _loss_and_norms(reference, model, world)
+    return compare(compiled, expected, DROPOUT_TOLERANCE if model.config.dropout else TOLERANCE[machine.dtype])
 
 
 def _loss_and_norms(loss: Tensor, model: GPT, world: World) -> dict[str, float]:
@@ -139,13 +140,14 @@ def _loss_and_norms(loss: Tensor, model: GPT, world: World) -> dict[str, float]:
     return dict(zip([LOSS, *norms], numbers, strict=True))
 
 
-def compare(ours: dict[str, float], eagers: dict[str, float], tolerance: tuple[float, float]) -> CompileCheck:
+def compare(compiled: dict[str, float], expected: dict[str, float], tolerance: tuple[float, float]) -> CompileCheck:
     """Non-finite eager numbers pass: they are left to the divergence monitor."""
-    whole_gradient = math.hypot(*(norm for name, norm in eagers.items() if name != LOSS))
-    if not math.isfinite(eagers[LOSS]) or not math.isfinite(whole_gradient):
+    whole_gradient = math.hypot(*(norm for name, norm in expected.items() if name != LOSS))
+    if not math.isfinite(expected[LOSS]) or not math.isfinite(whole_gradient):
         return CompileCheck(True)
-    for name, eager in eagers.items():
-        found, factor = ours.get(name, 0.0), tolerance[name != LOSS]
+    loss_factor, norm_factor = tolerance
+    for name, eager in expected.items():
+        found, factor = compiled.get(name, 0.0), loss_factor if name == LOSS else norm_factor
         slack = 0.0 if name == LOSS else min(1.0, factor - 1) * IGNORED_SHARE * whole_gradient
         if not eager / factor - slack <= found <= eager * factor + slack:  # also where it is NaN
             what = "the loss" if name == LOSS else f"the gradient of {name}"

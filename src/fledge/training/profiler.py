@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-WARMUP = 10  # steps that are left out: the first ones compile and fill caches
+SKIPPED_STEPS = 10  # steps that are left out: the first ones compile and fill caches
 STEPS = 3
 
 
@@ -20,7 +20,7 @@ class StepProfiler:
         """`steps`: of the whole training run."""
         self.folder = folder
         self.done = False
-        wait = max(0, min(WARMUP, steps - STEPS - 1))
+        wait = max(0, min(SKIPPED_STEPS, steps - STEPS - 1))
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
         self._profile = profile(
             activities=activities,

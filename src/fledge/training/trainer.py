@@ -165,7 +165,7 @@ class Trainer:
         self.train_step.skipped = after
         self.tracker.close()
         if self.world.is_main:
-            store.remove_later(self.run.checkpoints, state.step)
+            store.remove_after(self.run.checkpoints, state.step)
             last_recorded = state.step - (state.pending_hooks is not None)
             rewind(self.run.folder, last_recorded, keep=(events.Anomaly, events.RolledBack))
         self.tracker = self._open_tracker(state.step)

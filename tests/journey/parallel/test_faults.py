@@ -72,7 +72,7 @@ def test_torchrun_restart_continues_the_run(home: Any, size: str) -> None:
 
 def test_restart_does_not_continue_an_older_run(home: Any) -> None:
     home.train("bird")
-    store.remove_later(home.runs / "bird" / "checkpoints", 9)  # it could go on
+    store.remove_after(home.runs / "bird" / "checkpoints", 9)  # it could go on
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "--max-restarts", "1"]
     words = [*torchrun, "-m", "--", "fledge", *home.training("bird", "--train.steps", "6")]
     before = (home.runs / "bird" / "events.jsonl").read_bytes()

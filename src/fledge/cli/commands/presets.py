@@ -64,8 +64,8 @@ def describe_costs(preset: "PresetInfo") -> str:
 MARKDOWN = """# Presets
 
 Each preset is a complete, readable file in `src/fledge/presets`: `fledge presets NAME` prints it with what it costs,
-`fledge train NAME` trains it. Its corpus is downloaded when it is first needed. A vocabulary of characters is that of
-tiny Shakespeare. The parts have the names that they have in `[model]`.
+`fledge train NAME` trains it. Its corpus is downloaded when it is first needed. For character presets `tokens`
+counts the characters of tiny Shakespeare. The parts have the names that they have in `[model]`.
 
 Made by `fledge presets --markdown > docs/presets.md`.
 
@@ -77,7 +77,7 @@ Made by `fledge presets --markdown > docs/presets.md`.
 def markdown(presets: Sequence["PresetInfo"]) -> str:
     lines = MARKDOWN.splitlines()
     for each in presets:
-        shared = f" ({each.kv_heads} for keys)" if each.kv_heads != each.heads else ""
+        shared = f" ({each.kv_heads} key/value heads)" if each.kv_heads != each.heads else ""
         cells = (
             f"`{each.name}`",
             f"{each.parameters:,}",
