@@ -1,4 +1,4 @@
-"""Step → batch, the same whoever computes which part of it."""
+"""Step → batch, the same whichever rank computes which part of it."""
 
 import gc
 import threading

@@ -40,7 +40,7 @@ def test_reopened_study_has_the_same_trials(study: Study, tmp_path: Path) -> Non
     assert again.plan.settings(again.trials()[2].settings).optim.betas[0] == 0.9
 
 
-def test_study_killed_after_any_record_continues_with_the_same_trials(study: Study, tmp_path: Path) -> None:
+def test_study_killed_after_any_record_continues_the_same(study: Study, tmp_path: Path) -> None:
     lines = (tmp_path / JOURNAL).read_bytes().splitlines(keepends=True)
     for count in range(len(lines)):
         for torn in (b"", lines[count][:20]):

@@ -71,7 +71,7 @@ def test_hanging_sink_drops_events_with_one_warning(go_on: threading.Event, caps
     ]
 
 
-def test_slow_sink_gets_the_queued_events_and_the_rest_is_counted(
+def test_slow_sink_gets_queued_events_and_counts_the_rest(
     go_on: threading.Event, capsys: pytest.CaptureFixture[str]
 ) -> None:
     listener = Listener(go_on)

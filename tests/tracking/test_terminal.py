@@ -126,7 +126,7 @@ def test_new_metric_is_shown_by_its_name(terminal: bool) -> None:
     assert re.search(r"ppo +kl 0\.01234  reward 2", text)
 
 
-def test_line_view_prints_training_metrics_rarely_and_evaluations_always(many_events: list[Event]) -> None:
+def test_line_view_prints_every_evaluation_and_few_steps(many_events: list[Event]) -> None:
     lines = output_on(many_events, terminal=False).splitlines()
     assert len([line for line in lines if re.match(r"step [0-9]+/60 ", line)]) == 1  # the last step
     assert len([line for line in lines if re.match(r"step [0-9]+  val ", line)]) == 4
