@@ -99,12 +99,12 @@ def choose_start_checkpoint(run: RunFolder, settings: Settings, dataset: Dataset
     for folder in (run.folder, run.checkpoints):
         remove_partials(folder)  # left by a process that was killed
     checkpoint = start_checkpoint(run, settings.train.steps)
-    about = store.read_state_json(checkpoint).get("about") if checkpoint else None
-    if about and about["tokenizer_sha256"] != fingerprint(dataset.tokenizer):
+    provenance = store.read_state_json(checkpoint)["provenance"] if checkpoint else None
+    if provenance and provenance["tokenizer_sha256"] != fingerprint(dataset.tokenizer):
         raise UserError(f"'{run.name}' has another tokenizer than its checkpoint", "restore its tokenizer.json")
-    if edited and not about and not allow:
+    if edited and not provenance and not allow:
         run.refuse_changed()
-    wanted, saved = to_layer(settings), about and about["settings"]
+    wanted, saved = to_layer(settings), provenance and provenance["settings"]
     if edited:  # config.toml was edited by hand: only the checkpoint still has the old settings
         changes = config_changes(saved, wanted) if saved else []
     else:

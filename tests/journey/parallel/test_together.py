@@ -158,5 +158,5 @@ def test_verify_with_the_same_ranks_and_with_one(
     capsys.readouterr()
     assert home.do("resume", "two", "--verify") == 0
     alone = capsys.readouterr().out
-    assert alone.count("identical") == 4
+    assert alone.count("…  identical") == 4
     assert together(home.words("resume", "two", "--verify"), 2) == alone
