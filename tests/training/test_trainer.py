@@ -14,9 +14,9 @@ from fledge.datasets.cache import ensure_dataset
 from fledge.model.gpt import GPT
 from fledge.runs.metadata import training_metadata
 from fledge.runs.run_folder import RunFolder, create_run
+from fledge.settings.complete import complete_settings
 from fledge.settings.pipeline import validated
 from fledge.tracking.sinks.csv import read_metrics
-from fledge.training.complete import complete_settings
 from fledge.training.objective import LossSum, NextTokenObjective
 from fledge.training.trainer import Trainer
 

@@ -1,0 +1,1 @@
+"""What every package stands on: files, settings, device, processes, signals."""

@@ -1,0 +1,1 @@
+"""Forecasts of time, memory and loss, and the search for a model that fits a budget."""

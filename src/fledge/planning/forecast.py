@@ -27,10 +27,10 @@ from fledge.model.flops import non_embedding_parameters, parameter_count, traini
 from fledge.planning.corpus_stats import CorpusStats, dataset_stats
 from fledge.planning.probe import Costs
 from fledge.runs.run_folder import RunFolder, list_runs
+from fledge.settings.complete import complete_settings, decide_settings
 from fledge.settings.layers import FOLLOWS_FROM_SIZE, without
 from fledge.settings.pipeline import validated
 from fledge.tracking.sinks.csv import read_metrics
-from fledge.training.complete import complete_settings, decide_settings
 from fledge.training.config import Settings
 from fledge.training.setup import can_compile
 

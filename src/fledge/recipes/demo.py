@@ -16,10 +16,10 @@ from fledge.datasets.cache import ensure_dataset
 from fledge.datasets.shards import Dataset
 from fledge.model.flops import parameter_count
 from fledge.recipes.train import TrainRequest, train_request
+from fledge.settings.complete import complete_settings
 from fledge.settings.pipeline import resolve
 from fledge.tracking.plots import draw
 from fledge.tracking.sinks.jsonl import read_events
-from fledge.training.complete import complete_settings
 from fledge.training.config import Settings
 from fledge.training.setup import build_training
 

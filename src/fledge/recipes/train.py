@@ -20,8 +20,8 @@ from fledge.recipes.resume import resume
 from fledge.runs import metadata, run_folder
 from fledge.runs.names import check_run_name, run_name_from
 from fledge.runs.run_folder import RunFolder
+from fledge.settings.complete import complete_settings
 from fledge.settings.pipeline import resolve, resolve_init
-from fledge.training.complete import complete_settings
 from fledge.training.config import Settings
 from fledge.training.init_from import InitialWeights, find_initial_weights
 from fledge.training.result import TrainResult, is_unstarted, saved_result

@@ -1,0 +1,1 @@
+"""Settings of a run: layers → scaling rules → validated → completed."""

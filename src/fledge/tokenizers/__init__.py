@@ -1,0 +1,1 @@
+"""Tokenizers: characters, BPE from scratch, tokenizer.json files; training and streaming."""

@@ -1,0 +1,1 @@
+"""One update, many updates, a whole run: objectives, steps, checkpoints, recovery."""

@@ -9,8 +9,8 @@ from fledge.core.distributed import World
 from fledge.core.errors import UserError
 from fledge.model.config import ModelConfig
 from fledge.model.flops import parameter_count
+from fledge.settings import complete
 from fledge.settings.pipeline import validated
-from fledge.training import complete
 from fledge.training.config import Settings
 
 MODEL = {"n_layer": 24, "n_head": 4, "n_embd": 512, "context": 64, "vocab_size": 1000}
