@@ -18,6 +18,7 @@ from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
 from fledge.tokenizers.hf import HFTokenizer
+from tiny import GPT2_PARTS
 
 TEXT = "The duck could write, and it's said that she wrote 12345 letters.\n\nOnce, café au lait!  Two  spaces. " * 20
 VOCABULARY = 300
@@ -28,15 +29,10 @@ CLASSIC = ModelConfig(
     n_embd=64,
     context=96,
     vocab_size=VOCABULARY,
-    positions="learned",
-    norm="layernorm",
     mlp="gelu_tanh",
-    qkv_bias=True,
-    output_bias=True,
-    mlp_bias=True,
-    norm_bias=True,
     qk_norm=False,
     tied=True,
+    **GPT2_PARTS,
 )
 PLAIN = replace(MODERN, qk_norm=False)
 SHAPES = {

@@ -10,6 +10,12 @@ from typing import Any
 from fledge.datasets.shards import Split
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "then", "it", "sleeps", "until"]
+# The parts of a GPT-2 that are not the default: learned positions, LayerNorm, biases.
+GPT2_PARTS: dict[str, Any] = {
+    "positions": "learned",
+    "norm": "layernorm",
+    **dict.fromkeys(("norm_bias", "qkv_bias", "output_bias", "mlp_bias"), True),
+}
 TIMED = {"train/step_seconds", "train/tokens_per_second", "val/seconds"}
 
 

@@ -14,6 +14,7 @@ from fledge.losses.cross_entropy import IGNORE, cross_entropy_sum
 from fledge.losses.logprobs import logits_logprobs, token_logprobs
 from fledge.model.config import ModelConfig
 from fledge.model.head import Head, make_head
+from tiny import GPT2_PARTS
 
 GPT2 = ModelConfig(
     n_layer=2,
@@ -21,15 +22,10 @@ GPT2 = ModelConfig(
     n_embd=32,
     context=24,
     vocab_size=97,
-    positions="learned",
-    norm="layernorm",
-    norm_bias=True,
-    qkv_bias=True,
-    output_bias=True,
-    mlp_bias=True,
     mlp="gelu_tanh",
     qk_norm=False,
     tied=True,
+    **GPT2_PARTS,
 )
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from fledge.checkpoint.state import weights_of
 from fledge.model.config import ModelConfig
 from fledge.model.init import build
+from tiny import GPT2_PARTS
 
 WIDE = ModelConfig(
     n_layer=3,
@@ -16,13 +17,8 @@ WIDE = ModelConfig(
     n_embd=128,
     context=64,
     vocab_size=200,
-    positions="learned",
-    norm="layernorm",
-    norm_bias=True,
-    qkv_bias=True,
-    output_bias=True,
-    mlp_bias=True,
     head_bias=True,
+    **GPT2_PARTS,
 )
 
 

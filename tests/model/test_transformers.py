@@ -12,6 +12,7 @@ from fledge.inference.generate import generate
 from fledge.inference.sampler import Greedy
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
+from tiny import GPT2_PARTS
 
 transformers = pytest.importorskip("transformers")
 
@@ -20,18 +21,7 @@ IDS = torch.randint(61, (2, 20), generator=torch.Generator().manual_seed(1))
 Weights = dict[str, torch.Tensor]
 
 SHAPE = ModelConfig(n_layer=2, n_head=4, n_embd=32, context=96, vocab_size=61)
-GPT2 = replace(
-    SHAPE,
-    positions="learned",
-    norm="layernorm",
-    norm_bias=True,
-    qkv_bias=True,
-    output_bias=True,
-    mlp_bias=True,
-    mlp="gelu_tanh",
-    qk_norm=False,
-    tied=True,
-)
+GPT2 = replace(SHAPE, mlp="gelu_tanh", qk_norm=False, tied=True, **GPT2_PARTS)
 MODERN = replace(SHAPE, n_kv_head=2, mlp_width=48)
 LLAMA = replace(MODERN, qk_norm=False)
 

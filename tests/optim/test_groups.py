@@ -8,22 +8,11 @@ from fledge.model.config import ModelConfig
 from fledge.model.init import build
 from fledge.optim.config import OptimConfig
 from fledge.optim.groups import build_optimizer
+from tiny import GPT2_PARTS
 
 CPU = Machine("cpu", "float32")
 SHAPES = {
-    "biased": ModelConfig(
-        n_layer=1,
-        n_head=2,
-        n_embd=16,
-        context=8,
-        vocab_size=11,
-        qkv_bias=True,
-        output_bias=True,
-        mlp_bias=True,
-        norm="layernorm",
-        norm_bias=True,
-        positions="learned",
-    ),
+    "biased": ModelConfig(n_layer=1, n_head=2, n_embd=16, context=8, vocab_size=11, **GPT2_PARTS),
     "plain": ModelConfig(n_layer=1, n_head=2, n_embd=16, context=8, vocab_size=11, tied=True),
 }
 

@@ -93,9 +93,13 @@ def test_several_sinks_may_fail_at_once(events: list[Event], capsys: pytest.Capt
 
 
 def test_all_sinks_may_fail(events: list[Event]) -> None:
-    tracker = Tracker([Broken(Metrics), Broken(Notice)])
+    sinks = [Broken(Metrics), Broken(Notice)]
+    tracker = Tracker([*sinks])
     for event in events:
         tracker.record(event)
+    heard = [sink.count for sink in sinks]
+    tracker.record(events[-1])
+    assert [sink.count for sink in sinks] == heard, "both are switched off"
     tracker.close()
 
 

@@ -12,14 +12,16 @@ CHECKSUM_KEY = "checksum"
 
 
 def with_checksum(content: Mapping[str, Any], indent: int | None = None) -> bytes:
-    return json.dumps({**content, CHECKSUM_KEY: _hash(content)}, indent=indent).encode()
+    return json.dumps({**content, CHECKSUM_KEY: content_sha256(content)}, indent=indent).encode()
 
 
 def checked_content(raw: bytes, indent: int | None = None) -> dict[str, Any]:
     """The object without its checksum; ValueError where anything has changed, white space included."""
     try:
         content = dict(json.loads(raw))
-        intact = raw == json.dumps(content, indent=indent).encode() and content.pop(CHECKSUM_KEY) == _hash(content)
+        intact = raw == json.dumps(content, indent=indent).encode() and content.pop(CHECKSUM_KEY) == content_sha256(
+            content
+        )
     except (KeyError, TypeError, RecursionError):
         intact = False
     if not intact:
@@ -36,5 +38,6 @@ def verify(raw: bytes, indent: int | None = None) -> bool:
     return True
 
 
-def _hash(content: Mapping[str, Any]) -> str:
+def content_sha256(content: Mapping[str, Any]) -> str:
+    """SHA-256 of the object as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

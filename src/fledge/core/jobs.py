@@ -80,8 +80,8 @@ def _log_error(error: UserError | OSError | MemoryError | RuntimeError) -> int:
     if isinstance(error, RuntimeError) and not out_of_memory(error):
         traceback.print_exc()
         return CRASHED
-    mistake = error if isinstance(error, UserError) else to_user_error(error)
-    sys.stderr.write(f"{ERROR}{mistake.message}\n{HINT}{mistake.hint}\n")
+    user_error = error if isinstance(error, UserError) else to_user_error(error)
+    sys.stderr.write(f"{ERROR}{user_error.message}\n{HINT}{user_error.hint}\n")
     return PEER_LOST if isinstance(error, distributed.PeerLost) else REFUSED
 
 

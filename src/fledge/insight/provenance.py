@@ -6,16 +6,18 @@ Training records nothing for this, because the data order is a pure function of 
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from fledge.batches.sampler import SkippedBatches, WindowSampler
+from fledge.batches.sampler import SkippedBatches
 from fledge.checkpoint import store
 from fledge.core.config import listed_divisors
 from fledge.core.errors import UserError
-from fledge.datasets.cache import open_dataset_at
+from fledge.runs.dataset import open_run_dataset
 from fledge.runs.run_folder import RunFolder
 from fledge.settings.pipeline import validated
 from fledge.tracking.sinks.jsonl import read_events
+from fledge.training.setup import window_sampler
 
 
 @dataclass(frozen=True)
@@ -38,28 +40,21 @@ class Provenance:
         self.run, self.settings = run, validated(run.config())
         if "imported" in run.metadata() or self.settings.data.path is None:
             raise UserError(f"'{run.name}' was not trained here: it has no steps", "choose a trained run: fledge runs")
-        self.dataset = open_dataset_at(self.settings.data.path, run.tokenizer)
-        if self.dataset.fingerprint != run.metadata_value("dataset_sha256"):
-            raise UserError(
-                f"the dataset '{self.dataset.folder}' has changed since '{run.name}' was trained", "restore the old one"
-            )
+        self.dataset = open_run_dataset(run, self.settings.data.path)
 
     def step(self, step: int, ranks: int = 1) -> list[TrainingSample]:
         """The global batch of a step. Steps are counted from 1."""
         train = self.settings.train
         if not 1 <= step <= train.steps:
             raise UserError(f"there is no step {step}", f"this run has steps 1 to {train.steps}")
-        first = skipped_batches(self.run).batch(step - 1) * train.batch
+        first = self.skipped_batches.batch(step - 1) * train.batch
         return self.samples(range(first, first + train.batch), ranks)
 
     def samples(self, numbers: range, ranks: int = 1) -> list[TrainingSample]:
         """Samples by their numbers, which count from the beginning of training."""
         local_batch, micro_batch = self.batch_sizes(ranks)
         context, split = self.settings.model.context, self.dataset.split("train")
-        stride = self.settings.data.stride or context
-        starts = WindowSampler(len(split), context, stride, self.settings.train.seed).starts(
-            numbers.start, len(numbers)
-        )
+        starts = window_sampler(self.settings, len(split)).starts(numbers.start, len(numbers))
         samples = []
         for number, start in zip(numbers, starts.tolist(), strict=True):
             rank, index = divmod(number % self.settings.train.batch, local_batch)
@@ -83,27 +78,24 @@ class Provenance:
         local_batch = batch // ranks
         if micro_batch != "auto":
             return local_batch, min(micro_batch or local_batch, local_batch)
-        saved = read_components(self.run).get("micro_batch", {}).get("size")
+        saved = self._newest[1].get("micro_batch", {}).get("size")
         return local_batch, (saved if saved and local_batch % saved == 0 else None)
 
+    @cached_property
+    def skipped_batches(self) -> SkippedBatches:
+        """The batches that rollbacks skipped: those in the newest checkpoint, and those in the events since."""
+        newest, components = self._newest
+        skipped = [(first, count) for first, count in components.get("step", {}).get("skipped_batches", [])]
+        for event in read_events(self.run.folder):
+            if event["event"] == "RolledBack" and event["step"] >= newest:
+                first, last = event["skipped_batches"]
+                skipped.append((event["step"], last - first + 1))
+        return SkippedBatches(tuple(skipped))
 
-def newest_checkpoint(run: RunFolder) -> store.Checkpoint | None:
-    return store.find_checkpoint(run.checkpoints)[0] if store.complete_checkpoints(run.checkpoints) else None
-
-
-def read_components(run: RunFolder) -> dict[str, Any]:
-    """The components in the newest checkpoint, see training/checkpointer.py."""
-    newest = newest_checkpoint(run)
-    components: dict[str, Any] = store.read_state_json(newest)["components"] if newest else {}
-    return components
-
-
-def skipped_batches(run: RunFolder) -> SkippedBatches:
-    """The batches that rollbacks skipped: those in the newest checkpoint, and those in the events since."""
-    newest = newest_checkpoint(run)
-    skipped = [(first, count) for first, count in read_components(run).get("step", {}).get("skipped_batches", [])]
-    for event in read_events(run.folder):
-        if event["event"] == "RolledBack" and event["step"] >= (newest.step if newest else 0):
-            first, last = event["skipped_batches"]
-            skipped.append((event["step"], last - first + 1))
-    return SkippedBatches(tuple(skipped))
+    @cached_property
+    def _newest(self) -> tuple[int, dict[str, Any]]:
+        """Step and components (see training/checkpointer.py) of the newest checkpoint, which is verified once."""
+        if not store.complete_checkpoints(self.run.checkpoints):
+            return 0, {}
+        newest = store.find_checkpoint(self.run.checkpoints)[0]
+        return newest.step, store.read_state_json(newest)["components"]

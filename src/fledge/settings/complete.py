@@ -9,7 +9,6 @@ Refuses what cannot work (memory, vocabulary, prompt) before anything starts.
 import math
 from dataclasses import replace
 
-from fledge.batches.sampler import WindowSampler
 from fledge.core.device import Machine, total_memory
 from fledge.core.errors import UserError
 from fledge.core.files import human_bytes
@@ -20,6 +19,7 @@ from fledge.text.inputs import is_url
 from fledge.training.attention_speed import fastest_attention
 from fledge.training.config import Settings
 from fledge.training.micro_batch import SATURATING_TOKENS, parameter_bytes, should_chunk_loss
+from fledge.training.setup import window_sampler
 
 EVALUATION_SHARE = 0.05  # of the compute; a forward pass costs a third of a training step
 MAX_EVALUATIONS = 40
@@ -49,9 +49,7 @@ def decide_settings(settings: Settings, train_tokens: int, val_tokens: int, mach
     """Fill in what depends on the machine and on the number of tokens in the two splits."""
     model, train = settings.model, settings.train
     check_memory(model, machine, train.shards(machine.world))
-    stride = settings.data.stride or model.context
-    sampler = WindowSampler(train_tokens, model.context, stride, train.seed)
-    steps = train.steps
+    sampler, steps = window_sampler(settings, train_tokens), train.steps
     if train.epochs is not None:
         steps = max(1, round(train.epochs * sampler.windows_per_epoch / train.batch))
         train = replace(train, steps=steps)  # refuses an absurd number of steps
@@ -59,15 +57,13 @@ def decide_settings(settings: Settings, train_tokens: int, val_tokens: int, mach
     if eval_every is None:
         eval_every = evaluation_interval(steps, train.batch * model.context, val_tokens)
     compile = should_compile(model, train.batch, steps, machine) if train.compile == "auto" else train.compile
-    sequences = max(1, train.batch // machine.world.size)
+    local_batch, auto = max(1, train.batch // machine.world.size), train.micro_batch == "auto"
+    micro_batch = train.micro_batch if isinstance(train.micro_batch, int) else local_batch
     if train.chunked_loss == "auto":
-        wanted = (
-            -(-SATURATING_TOKENS // model.context) if train.micro_batch == "auto" else train.micro_batch or sequences
-        )
-        train = replace(train, chunked_loss=should_chunk_loss(model, min(sequences, wanted), machine, compiled=compile))
+        rows = min(local_batch, -(-SATURATING_TOKENS // model.context) if auto else micro_batch)
+        train = replace(train, chunked_loss=should_chunk_loss(model, rows, machine, compiled=compile))
     if model.attention == "auto":
-        at_once = sequences if train.micro_batch == "auto" else train.micro_batch or sequences
-        model = replace(model, attention=fastest_attention(model, at_once, machine))
+        model = replace(model, attention=fastest_attention(model, micro_batch, machine))
     train = replace(
         train,
         epochs=None,
@@ -77,7 +73,7 @@ def decide_settings(settings: Settings, train_tokens: int, val_tokens: int, mach
         save_every=train.save_every or eval_every or steps,
         compile=compile,
     )
-    return replace(settings, model=model, data=replace(settings.data, stride=stride), train=train)
+    return replace(settings, model=model, data=replace(settings.data, stride=sampler.stride), train=train)
 
 
 def evaluation_interval(steps: int, batch_tokens: int, val_tokens: int) -> int:

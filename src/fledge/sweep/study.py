@@ -4,7 +4,6 @@ So the record is complete if the process is killed. The weights of a trial are i
 tools (its dashboard, `optuna.load_study`) read the file as it is. Imports Optuna, so import it after `require_optuna`.
 """
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
+from fledge.core.checksums import content_sha256
 from fledge.core.errors import UserError
 from fledge.runs.config_diff import config_changes
 from fledge.sweep.space import SweepPlan, suggest
@@ -96,7 +96,7 @@ class CheckedJournal(JournalFileBackend):
     """Optuna's journal file, with a checksum in every record."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        super().append_logs([{**log, CHECKSUM: _checksum(log)} for log in logs])
+        super().append_logs([{**log, CHECKSUM: content_sha256(log)} for log in logs])
 
 
 def open_journal(path: Path) -> JournalStorage:
@@ -106,7 +106,7 @@ def open_journal(path: Path) -> JournalStorage:
     try:
         for line in complete.splitlines():
             record = dict(json.loads(line))
-            if record.pop(CHECKSUM) != _checksum(record):
+            if record.pop(CHECKSUM) != content_sha256(record):
                 raise ValueError
     except (ValueError, TypeError, KeyError, RecursionError):
         raise UserError(f"'{path}' is damaged", "restore it from a copy, or choose another --run NAME") from None
@@ -115,7 +115,3 @@ def open_journal(path: Path) -> JournalStorage:
     lock = JournalFileOpenLock(str(path))
     Path(f"{path}.lock").unlink(missing_ok=True)  # left by a process that was killed while writing
     return JournalStorage(CheckedJournal(str(path), lock))
-
-
-def _checksum(record: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -50,7 +50,7 @@ def build_training(
     transform: changes the plain model before anything wraps it (LoRA layers, FP8 linear layers).
     objective: cross-entropy of the next token where it is None.
     """
-    train, optim, context = settings.train, settings.optim, settings.model.context
+    train, optim = settings.train, settings.optim
     keep_compiled_code()
     use_deterministic_algorithms()
     model = build_model(settings.model, train.seed)
@@ -70,12 +70,12 @@ def build_training(
     optimizer = build_optimizer(model, optim, machine.torch_dtype)
     if isinstance(optimizer, Muon) and is_dtensor(model.embed.weight):
         optimizer.orthogonalize = orthogonalize_sharded(optimizer.orthogonalize)
-    sampler = WindowSampler(len(split), context, settings.data.stride or context, train.seed)
+    loader = Loader(WindowReader(split, window_sampler(settings, len(split))), train.batch, machine)
     return TrainStep(
         model=model,
         loss=loss,
         optimizer=optimizer,
-        batches=micro_batches(settings, Loader(WindowReader(split, sampler), train.batch, machine), model, objective),
+        batches=micro_batches(settings, loader, model, objective),
         multiplier=partial(lr_multiplier, optim, steps=train.steps),
         initial_lr=optim.lr,
         grad_clip=train.grad_clip,
@@ -84,6 +84,12 @@ def build_training(
         world=machine.world,
         set_gradient_sync=loss.set_gradient_sync,
     )
+
+
+def window_sampler(settings: Settings, tokens: int) -> WindowSampler:
+    """Which window of a training split of so many tokens is sample n: for training, and to trace it afterwards."""
+    context = settings.model.context
+    return WindowSampler(tokens, context, settings.data.stride or context, settings.train.seed)
 
 
 def micro_batches(settings: Settings, loader: Loader, model: GPT, objective: Objective) -> FixedMicroBatch:
