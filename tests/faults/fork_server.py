@@ -26,7 +26,10 @@ STEP = PHASES.index("step")
 EXIT_TIMEOUT = 120  # seconds
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["fledge.recipes.train", "fledge.recipes.resume", "torch._inductor", "fault_harness"])
+# Commands import lazily: an import after the fork would open source files, and so count among a child's system calls.
+COMMANDS = ("fledge.cli.main", "fledge.cli.commands.train", "fledge.cli.commands.resume")
+RECIPES = ("fledge.recipes.train", "fledge.recipes.resume")
+CONTEXT.set_forkserver_preload([*COMMANDS, *RECIPES, "torch._inductor", "fault_harness"])
 
 
 class Marks:
