@@ -71,7 +71,7 @@ def test_gradient_accumulation_is_planned(home: Home, capsys: pytest.CaptureFixt
 
 def test_budget_is_used_up_and_not_exceeded(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--model.n_layer", "1", "--train.eval_every", "0", "--train.sample_every", "0"]
-    found = planned(home, capsys, *about(home), *words, "--budget", "30s")
+    found = planned(home, capsys, *about(home), *words, "--minutes", "30s")
     assert 0 < found["seconds"] <= 30
     assert found["settings"]["model"]["n_embd"] == 16  # the shape given on the command line stays
     more = found["seconds"] + found["step_seconds"]
@@ -81,13 +81,13 @@ def test_budget_is_used_up_and_not_exceeded(home: Home, capsys: pytest.CaptureFi
 def test_budget_with_automatic_evaluation_interval(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     home.toml.write_text(home.toml.read_text().replace("eval_every = 4\n", ""))
     words = ["--model.n_layer", "1", "--train.sample_every", "0"]
-    found = planned(home, capsys, *about(home), *words, "--budget", "30s")
+    found = planned(home, capsys, *about(home), *words, "--minutes", "30s")
     assert 30 * 0.9 < found["seconds"] <= 30
 
 
 def test_budget_chooses_a_size_and_prints_its_command(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--train.eval_every", "0", "--train.sample_every", "0"]
-    found = planned(home, capsys, *about(home), *words, "--budget", "20s")
+    found = planned(home, capsys, *about(home), *words, "--minutes", "20s")
     assert 0 < found["seconds"] <= 20
     _, verb, preset, *flags = shlex.split(found["command"])
     settings = resolve(preset, read_overrides(flags))
@@ -100,16 +100,16 @@ def test_budget_chooses_a_size_and_prints_its_command(home: Home, capsys: pytest
 
 def test_budget_keeps_a_given_batch(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--model.n_layer", "1", "--train.eval_every", "0", "--train.sample_every", "0", "--train.batch", "6"]
-    found = planned(home, capsys, *about(home), *words, "--budget", "10s")
+    found = planned(home, capsys, *about(home), *words, "--minutes", "10s")
     assert found["batch"] == 6
     assert "--train.batch 6" in found["command"]
 
 
 def test_budget_below_one_step_is_refused(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
-    assert home.do("plan", *about(home), "--model.n_layer", "1", "--budget", "0.0001s") == 2
+    assert home.do("plan", *about(home), "--model.n_layer", "1", "--minutes", "0.0001s") == 2
     error, hint = capsys.readouterr().err.splitlines()[-2:]
     assert "one step takes" in error
-    assert "--budget" in hint
+    assert "--minutes" in hint
 
 
 def test_against_compares_prediction_and_measurement(trained: Home, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,9 +184,9 @@ def test_against_refuses_a_run_without_events(own: Home, capsys: pytest.CaptureF
         (["dmo"], "dmo"),
         (["demo", "--price", "-1"], "--price"),
         (["demo", "--price", "nan"], "--price"),
-        (["demo", "--budget", "soon"], "--budget"),
-        (["demo", "--budget", ""], "--budget"),
-        (["demo", "--budget", "30m", "--train.steps", "5"], "--budget"),
+        (["demo", "--minutes", "soon"], "--minutes"),
+        (["demo", "--minutes", ""], "--minutes"),
+        (["demo", "--minutes", "30m", "--train.steps", "5"], "--minutes"),
         (["demo", "--train.batch", "10", "--train.micro_batch", "4"], "train.micro_batch = 4"),
     ],
     ids=str,

@@ -32,14 +32,17 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 MAX_DAYS = 1000
 
 
-def parse_duration(text: str) -> float:
-    """'90s', '30m', '1h30m' → seconds"""
+def parse_minutes(text: str) -> float:
+    """'3', '0.5', '90s', '1h30m' → seconds; a number without a unit is minutes."""
+    text = text if text[-1:] in UNITS else f"{text}m"
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
     seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
     if not 0 < seconds < math.inf or "".join(number + unit for number, unit in parts) != text:
-        raise UserError(f"--budget cannot be {text!r}", "it takes a time, such as 90s, 30m or 1h30m")
+        raise UserError(
+            f"--minutes cannot be {text!r}", "it takes a number of minutes, such as 3 or 0.5, or 90s, 1h30m"
+        )
     if seconds > MAX_DAYS * UNITS["d"]:
-        raise UserError(f"--budget cannot be {text}", f"it takes a time up to {MAX_DAYS}d, such as 30m or 1h30m")
+        raise UserError(f"--minutes cannot be {text}", f"it takes a time up to {MAX_DAYS}d, such as 30 or 1h30m")
     return seconds
 
 
@@ -135,9 +138,9 @@ class BudgetSearch:
         step = step_seconds(self.settings(model, batch, 1), costs)
         if total(1) > self.seconds:
             raise UserError(
-                f"a budget of {precise_duration(self.seconds)} is too small: one step takes {precise_duration(step)}"
+                f"{precise_duration(self.seconds)} are not enough: one step takes {precise_duration(step)}"
                 f" here, and everything around it {precise_duration(total(1) - step)}",
-                f"give it at least --budget {math.ceil(total(1))}s, or a smaller --train.batch",
+                f"give it at least --minutes {math.ceil(total(1))}s, or a smaller --train.batch",
             )
         steps = bisect.bisect_right(range(1, int(self.seconds / step) + 2), self.seconds, key=total)
         return self.settings(model, batch, steps)

@@ -32,7 +32,8 @@ class PlanResult:
     settings: Settings  # complete: what training would use
     forecast: Forecast
     cost: float | None  # in the currency of `price`
-    command: str  # trains what was planned
+    overrides: Layer  # what was chosen and what was given: `train(preset, overrides)` trains what was planned
+    command: str  # the same on the command line
 
 
 @dataclass(frozen=True)
@@ -47,36 +48,37 @@ def plan(
     overrides: Layer | None = None,
     runs: Path = Path("runs"),
     *,
-    budget: float | None = None,
+    seconds: float | None = None,
     price: float | None = None,
 ) -> PlanResult:
     """Forecast the training of a preset or FILE.toml on this machine.
 
     overrides: settings that replace those of the preset: section → key → value.
-    budget: seconds; size, batch and steps are then chosen so that the expected loss is lowest.
+    seconds: for the whole run; size, batch and steps are then chosen to use them well.
     price: of one hour of this machine.
     """
     overrides = overrides or {}
     if price is not None and not 0 <= price < math.inf:
         raise UserError(f"--price cannot be {price:g}", "it is the price of an hour of this machine, such as 2.5")
-    if budget is not None and {"steps", "epochs"} & set(overrides.get("train", {})):
-        raise UserError("--budget sets train.steps, so neither steps nor epochs can be given", "leave one of them out")
+    if seconds is not None and {"steps", "epochs"} & set(overrides.get("train", {})):
+        raise UserError("--minutes sets train.steps, so neither steps nor epochs can be given", "leave one of them out")
     layer, _ = read_preset(preset)
     settings = validated(layer, overrides)
     machine = machines.choose_machine(settings.train.device, settings.train.dtype)
     corpus = read_corpus_stats(settings)
     curve, fitted_runs = fit_to_runs(settings, corpus, runs)
     folder = existing_parent(runs)
-    if budget is None:
+    if seconds is None:
         settings = complete_for_forecast(settings, corpus, machine)
         costs = measure_costs(settings, machine, folder)
     else:
-        search = BudgetSearch(layer, overrides, settings, corpus, curve, machine, budget, folder)
+        search = BudgetSearch(layer, overrides, settings, corpus, curve, machine, seconds, folder)
         settings, costs = search.best()
     forecast = make_forecast(settings, machine, costs, corpus, curve, fitted_runs)
     cost = None if price is None else price * forecast.seconds / 3600
-    chosen = chosen_settings(settings, overrides) if budget is not None else {}
-    return PlanResult(preset, settings, forecast, cost, train_command(preset, merge(chosen, overrides)))
+    if seconds is not None:
+        overrides = merge(chosen_settings(settings, overrides), overrides)
+    return PlanResult(preset, settings, forecast, cost, overrides, train_command(preset, overrides))
 
 
 def backtest(name: str, runs: Path = Path("runs")) -> BacktestResult:

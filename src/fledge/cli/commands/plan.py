@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "fledge plan demo",
     "fledge plan modern --model.size 125M --price 2.5",
-    "fledge plan demo --data.corpus my-notes/ --budget 30m",
+    "fledge plan demo --data.corpus my-notes/ --minutes 30",
     "fledge plan --against hamlet",
 )
 TAKES_SETTINGS = True
@@ -21,7 +21,7 @@ TAKES_SETTINGS = True
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("preset", nargs="?", metavar="PRESET|FILE.toml", help="what to train")
     parser.add_argument(
-        "--budget", metavar="TIME", help="choose size, batch and steps for this time: 90s, 30m, 1h30m …"
+        "--minutes", metavar="N", help="choose size, batch and steps for this time: 3, 0.5, or 90s, 1h30m …"
     )
     parser.add_argument("--price", type=float, metavar="NUMBER", help="what an hour of this machine costs")
     parser.add_argument("--against", metavar="RUN", help="compare the forecast for a finished run with what happened")
@@ -33,11 +33,11 @@ def run(args: argparse.Namespace) -> None:
 
     from fledge.cli.output import report
     from fledge.core.config import read_overrides, to_layer
-    from fledge.planning.budget import parse_duration
+    from fledge.planning.budget import parse_minutes
     from fledge.recipes.plan import backtest, plan
 
     if args.against:
-        if args.preset or args.overrides or (args.budget, args.price) != (None, None):
+        if args.preset or args.overrides or (args.minutes, args.price) != (None, None):
             raise UserError("--against takes no preset and no settings", "give only the run: fledge plan --against RUN")
         checked = backtest(args.against, args.runs)
         value = {"run": checked.run, **checked.rows, "fitted_runs": checked.fitted_runs}
@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> None:
         return
     if not args.preset:
         raise UserError("no preset given", "name a preset or a FILE.toml, or a finished run: --against RUN")
-    budget = None if args.budget is None else parse_duration(args.budget)
-    planned = plan(args.preset, read_overrides(args.overrides), args.runs, budget=budget, price=args.price)
+    seconds = None if args.minutes is None else parse_minutes(args.minutes)
+    planned = plan(args.preset, read_overrides(args.overrides), args.runs, seconds=seconds, price=args.price)
     answer: dict[str, Any] = {
         "preset": planned.preset,
         **asdict(planned.forecast),
