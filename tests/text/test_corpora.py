@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from fledge.core.errors import UserError
-from fledge.text import corpora, formats, hub, sources
+from fledge.downloads import hub
+from fledge.text import corpora, formats, sources
 from fledge.text.corpora import CORPORA, find_corpus
 from fledge.text.formats import describe, is_readable_name
 from fledge.text.inputs import Document, Slice

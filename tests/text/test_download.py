@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fledge.core.errors import UserError
-from fledge.text import download
-from fledge.text.download import ExpectedFile, RetryPolicy, fetch
+from fledge.downloads import http
+from fledge.downloads.http import ExpectedFile, RetryPolicy, fetch
 
 from .conftest import File
 
@@ -148,7 +148,7 @@ def test_concurrent_downloads_of_one_file_request_it_once(remote: "Remote", tmp_
 def test_too_little_disk_space_is_refused_before_writing(
     remote: "Remote", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: SimpleNamespace(free=5))
+    monkeypatch.setattr(http.shutil, "disk_usage", lambda _: SimpleNamespace(free=5))
     with pytest.raises(UserError, match="disk is full") as caught:
         fetch(serve(remote), tmp_path / "f", ExpectedFile(), FAST)
     assert "FLEDGE_CACHE" in caught.value.hint

@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from fledge.core.errors import UserError
-from fledge.text import hub, sources
+from fledge.downloads import hub
+from fledge.text import sources
+from fledge.text.formats import is_readable_name
 
 from .conftest import File
 
@@ -59,11 +61,11 @@ def downloads(repo: "Remote") -> list[str]:
     ],
 )
 def test_address_is_file_folder_or_glob_over_all_pages(repo: "Remote", path: str, found: list[str]) -> None:
-    assert [file.path for file in hub.dataset_files(REPO + path)] == found
+    assert [file.path for file in hub.dataset_files(REPO + path, is_readable_name)] == found
 
 
 def test_address_without_path_is_all_readable_files(repo: "Remote") -> None:
-    assert len(hub.dataset_files(REPO)) == 8
+    assert len(hub.dataset_files(REPO, is_readable_name)) == 8
 
 
 @pytest.mark.parametrize(
@@ -87,7 +89,7 @@ def test_invalid_address_is_refused(url: str) -> None:
 
 def test_glob_with_stars_inside_a_name_is_refused(repo: "Remote") -> None:
     with pytest.raises(UserError, match="stands for whole folders"):
-        hub.dataset_files(REPO + "/data/train**.parquet")
+        hub.dataset_files(REPO + "/data/train**.parquet", is_readable_name)
 
 
 def test_files_of_a_glob_are_read_in_order(repo: "Remote") -> None:
@@ -146,7 +148,7 @@ def test_file_of_another_length_than_listed_is_refused(repo: "Remote") -> None:
 def test_interrupted_download_is_resumed(repo: "Remote") -> None:
     content = b"a line of text\n" * 1_600_000  # huggingface_hub keeps what it has in steps of 10 MiB
     repo.files["long.txt"] = File(content, faults=["", "half"])  # of the HEAD and of the first GET
-    (found,) = hub.dataset_files(REPO + "/long.txt")
+    (found,) = hub.dataset_files(REPO + "/long.txt", is_readable_name)
     assert hub.download_file(found).read_bytes() == content
     first, second = [range_ for path, range_ in repo.asked if path.endswith("long.txt")]
     assert first == ""
@@ -165,7 +167,7 @@ def test_address_without_files_is_refused_with_a_hint(repo: "Remote", path: str,
 
 def test_missing_repository_is_refused_by_name(repo: "Remote") -> None:
     with pytest.raises(UserError, match="the Hub has no dataset 'o/other'") as caught:
-        hub.dataset_files("hf://datasets/o/other")
+        hub.dataset_files("hf://datasets/o/other", is_readable_name)
     assert "HF_TOKEN" in caught.value.hint
 
 
@@ -182,7 +184,7 @@ def test_unreachable_hub_is_refused_with_an_alternative(monkeypatch: pytest.Monk
 def test_listing_with_a_path_outside_is_refused(repo: "Remote", path: str) -> None:
     repo.files[path] = File(b"x")
     with pytest.raises(UserError, match="outside the repository"):
-        hub.dataset_files(REPO)
+        hub.dataset_files(REPO, is_readable_name)
 
 
 def test_model_files_are_listed_and_downloaded_one_by_one(repo: "Remote") -> None:

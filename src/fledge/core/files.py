@@ -21,7 +21,7 @@ from typing import Any
 from fledge.core.errors import UserError
 
 PARTIAL = ".partial-"  # prefix of every unfinished file or folder
-
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 FSYNC_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # the file system cannot fsync folders
 
 

@@ -10,8 +10,8 @@ from urllib.parse import unquote
 from fledge.checkpoint.state import Tensors
 from fledge.core.errors import UserError
 from fledge.core.files import user_path
+from fledge.downloads import hub
 from fledge.model.config import ModelConfig
-from fledge.text import hub
 from fledge.tokenizers.base import Tokenizer
 
 HUB_NAME = re.compile(r"(?:hf://)?(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<rev>[^/@]+))?")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fledge.core.errors import UserError, nearest
 from fledge.core.files import cache_dir
-from fledge.text.download import ExpectedFile, fetch
+from fledge.downloads.http import ExpectedFile, fetch
 
 Files = Callable[[], Iterator[tuple[str, Callable[[], str]]]]  # name, and a function that gives the path
 

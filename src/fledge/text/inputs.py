@@ -5,7 +5,6 @@
 Opens local files and URLs, compressed or not. Which files belong to a SOURCE is decided in sources.py.
 """
 
-import errno
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, Protocol, cast
 
 from fledge.core.errors import UserError
+from fledge.core.files import DISK_FULL
 
 Compression = Literal["none", "gz", "zst"]
 Errors = Literal["replace", "strict"]
@@ -23,7 +23,6 @@ TEXT_LIMIT = 64 << 20  # bytes: a row, line or page that has to be held in memor
 BOM = "\ufeff"  # a byte order mark at the start of a file is not part of the text
 MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gz", b"\x28\xb5\x2f\xfd": "zst"}
 CODEC = {"gz": "gzip", "zst": "zstd"}
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 FIELD_HINT = "name the field that holds the text: --data.field NAME (fledge tokenizer: --field NAME)"
 DAMAGED_HINT = "download or create the file again"
 

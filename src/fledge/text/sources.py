@@ -21,7 +21,8 @@ from pathlib import Path
 
 from fledge.core.errors import UserError
 from fledge.core.files import cache_dir, user_path
-from fledge.text import corpora, download, formats, hub
+from fledge.downloads import http, hub
+from fledge.text import corpora, formats
 from fledge.text.formats import describe, is_text
 from fledge.text.inputs import Chunk, Document, Input, ReadCounts, ReadOptions, Slice, is_url, storage_errors
 
@@ -68,7 +69,7 @@ def split_weight(source: str) -> tuple[str, float]:
 def _find_files(source: str) -> list[tuple[str, Fetch]]:
     """The name of every file of a source, and the function that fetches it."""
     if source.startswith("hf://"):
-        return [(file.name, partial(_from_hub, file)) for file in hub.dataset_files(source)]
+        return [(file.name, partial(_from_hub, file)) for file in _hub_files(source)]
     if source.startswith(("http://", "https://")):
         return [(source, partial(_from_web, source))]
     if is_url(source):
@@ -94,6 +95,10 @@ def _from_corpus(name: str, path: Callable[[], str]) -> Input:
     return describe(name, path())
 
 
+def _hub_files(source: str) -> list[hub.HubFile]:
+    return hub.dataset_files(source, formats.is_readable_name)
+
+
 def _from_hub(file: hub.HubFile) -> Input:
     return describe(file.name, str(hub.download_file(file)))
 
@@ -101,7 +106,7 @@ def _from_hub(file: hub.HubFile) -> Input:
 def _from_web(url: str) -> Input:
     plain = url.partition("?")[0].partition("#")[0]
     name = f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{Path(plain).name[-100:]}"
-    return describe(url, str(download.fetch(url, cache_dir() / "downloads" / "web" / name)))
+    return describe(url, str(http.fetch(url, cache_dir() / "downloads" / "web" / name)))
 
 
 def _list_remote(url: str) -> list[tuple[str, int | None]]:
@@ -208,7 +213,7 @@ def source_fingerprint(sources: Iterable[str]) -> str:
 
 def _fingerprint_lines(source: str) -> Iterator[str]:
     if source.startswith("hf://"):
-        yield from (f"{file.name} {file.size} {file.hash}" for file in hub.dataset_files(source))
+        yield from (f"{file.name} {file.size} {file.hash}" for file in _hub_files(source))
     elif source.startswith(("http://", "https://")):
         yield source
     elif is_url(source):

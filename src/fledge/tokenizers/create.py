@@ -8,7 +8,7 @@ from pathlib import Path
 from fledge.core.errors import UserError
 from fledge.core.files import cache_dir, human_bytes, user_path
 from fledge.core.progress import notice, progress
-from fledge.text import download
+from fledge.downloads import http
 from fledge.text.inputs import Chunk
 from fledge.text.source_text import SourceText
 from fledge.tokenizers import gpt2
@@ -65,7 +65,7 @@ def default_gpt2_folders() -> list[Path]:
 
 def download_gpt2_file(name: str, url: str, sha256: str) -> Path:
     try:
-        return download.fetch(url, gpt2_download_dir() / name, download.ExpectedFile(sha256=sha256))
+        return http.fetch(url, gpt2_download_dir() / name, http.ExpectedFile(sha256=sha256))
     except UserError as error:
         hint = f"check the network, or copy {' and '.join(gpt2.SHA256)} to '{gpt2_download_dir()}'"
         raise UserError(error.message, hint) from None

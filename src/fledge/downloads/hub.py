@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,7 @@ from typing import Any, Literal
 from urllib.parse import unquote
 
 from fledge.core.errors import UserError
-from fledge.core.files import cache_dir, write_atomic
-from fledge.text.formats import is_readable_name
-from fledge.text.inputs import DISK_FULL
+from fledge.core.files import DISK_FULL, cache_dir, write_atomic
 
 SCHEME = "hf://datasets/"
 REFS = r"refs(?:/|%2F)[\w.-]+(?:/|%2F)[\w.-]+"
@@ -80,8 +78,8 @@ def parse_address(url: str) -> tuple[HubRepo, str]:
     return HubRepo(match["repo"], unquote(match["revision"] or "main")), (match["path"] or "").strip("/")
 
 
-def dataset_files(url: str) -> list[HubFile]:
-    """The files that an address means: one, those below a folder, or those that match a glob; sorted by path."""
+def dataset_files(url: str, is_readable: Callable[[str], bool]) -> list[HubFile]:
+    """The files that an address means: one, the readable ones below a folder, or those that match a glob; sorted."""
     from fsspec.utils import glob_translate
 
     repo, path = parse_address(url)
@@ -96,9 +94,9 @@ def dataset_files(url: str) -> list[HubFile]:
     else:
         exact = [file for file in listed if file.path == path]
         below = [file for file in listed if not path or file.path.startswith(path + "/")]
-        found = exact or [file for file in below if is_readable_name(file.path)]
+        found = exact or [file for file in below if is_readable(file.path)]
     if not found:
-        known = sorted(file.path for file in listed if is_readable_name(file.path))[:3]
+        known = sorted(file.path for file in listed if is_readable(file.path))[:3]
         hint = f"there are, for example: {', '.join(known)}" if known else "see the files on the dataset's page"
         raise UserError(f"'{url}' matches no file of {repo}", hint)
     return sorted(found, key=lambda file: file.path)
