@@ -84,8 +84,9 @@ def report(results: dict[str, list[Result]], target: float) -> None:
 
 def ours(text: Path, steps: int) -> Result:
     def command(name: str, count: int) -> None:
-        words = ["train", "sprint-shakespeare", "--data.corpus", str(text), "--run", name, "--train.steps", str(count)]
-        run([sys.executable, "-m", "fledge", *words, "--train.eval_every", "0", "--train.sample_every", "0"], folder)
+        words = ["train", "sprint-shakespeare", "--data.corpus", str(text), "--data.val", "0.1", "--run", name]
+        words += ["--train.steps", str(count), "--train.eval_every", "0", "--train.sample_every", "0"]
+        run([sys.executable, "-m", "fledge", *words], folder)
 
     with tempfile.TemporaryDirectory() as folder:
         cold = timed(lambda: command("cold", steps))

@@ -35,8 +35,9 @@ def ensure_dataset(data: DataConfig, tokenizer: TokenizerConfig, check: Check = 
         except UserError as error:
             notice(f"warning: {error.message}; preparing it again")
             shutil.rmtree(folder)
-    notice(f"preparing '{data.corpus}' first: text → tokens, kept in {folder}")
-    spec = build_spec([data.corpus], data, tokenizer, str(folder))
+    names = ", ".join(f"'{source}'" for source in data.sources)
+    notice(f"preparing {names} first: text → tokens, kept in {folder}")
+    spec = build_spec(data.sources, data, tokenizer, str(folder))
     while True:
         try:
             return build_local(spec, check)
@@ -46,8 +47,8 @@ def ensure_dataset(data: DataConfig, tokenizer: TokenizerConfig, check: Check = 
 
 def cache_folder(data: DataConfig, tokenizer: TokenizerConfig) -> Path:
     """The folder in the cache for the dataset of this corpus with these settings."""
-    _, key = dataset_key([data.corpus], data, tokenizer)
-    name = re.sub(r"[^\w.-]+", "-", Path(data.corpus).stem)[:60]  # the corpus may be a URL
+    _, key = dataset_key(data.sources, data, tokenizer)
+    name = re.sub(r"[^\w.-]+", "-", Path(data.sources[0]).stem)[:60]  # it may be a URL
     return cache_dir() / "datasets" / f"{name}-{key[:12]}"
 
 

@@ -12,7 +12,9 @@ ASCII = bytes(range(128)).decode("ascii")
 
 @dataclass(frozen=True)
 class DataConfig:
-    corpus: str = setting("python", "a named corpus, file, folder or URL; prepared when first needed")
+    corpus: str | tuple[str, ...] = setting(
+        "python", "a named corpus, file, folder, glob or URL, or a list of them; prepared when first needed"
+    )
     path: str | None = setting(None, "a dataset made by 'fledge prepare', local or at s3://…; replaces corpus")
     include: str = setting("", "of a folder, glob or Hub repository, read only files like these: '*.md,*.txt'")
     exclude: str = setting("", "leave out files like these")
@@ -35,7 +37,14 @@ class DataConfig:
         None, "distance between training windows; unset: the context, so windows do not overlap"
     )
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources that `corpus` names."""
+        return (self.corpus,) if isinstance(self.corpus, str) else self.corpus
+
     def __post_init__(self) -> None:
+        if not self.sources:
+            raise UserError("data.corpus cannot be empty", "name a file, a folder or a named corpus")
         if not (0 <= self.val < 1 and 0 <= self.test < 1 and self.val + self.test < 1):
             raise UserError(
                 f"data.val = {self.val} and data.test = {self.test} leave nothing to train on",

@@ -36,14 +36,15 @@ class CorpusStats:
 def read_corpus_stats(settings: Settings) -> CorpusStats:
     """Statistics of the text of these settings; a small local text is prepared into the cache for it."""
     data, tokenizer = settings.data, settings.tokenizer
-    if is_url(data.path or data.corpus):
+    if any(map(is_url, (data.path,) if data.path else data.sources)):
         return estimated_stats(settings, 0)
     if data.path is not None:
         return dataset_stats(settings, ensure_dataset(data, tokenizer))
-    source, share = split_weight(data.corpus)
-    remote, local = remote_bytes(source), local_bytes(source)
-    if (remote > 0 or local > MAX_PREPARED_BYTES) and not (cache_folder(data, tokenizer) / MANIFEST).exists():
-        return estimated_stats(settings, int(share * (remote or local)))
+    weighted = [(share, remote_bytes(source), local_bytes(source)) for source, share in map(split_weight, data.sources)]
+    size = int(sum(share * (remote or local) for share, remote, local in weighted))
+    large = any(remote for _, remote, _ in weighted) or sum(local for *_, local in weighted) > MAX_PREPARED_BYTES
+    if large and not (cache_folder(data, tokenizer) / MANIFEST).exists():
+        return estimated_stats(settings, size)
     return dataset_stats(settings, ensure_dataset(data, tokenizer))
 
 

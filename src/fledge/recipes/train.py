@@ -115,7 +115,10 @@ def train_request(
     start = initial.initial_state(settings) if initial else None
     dataset = open_dataset(settings, machine)
     complete = complete_settings(settings, dataset, machine)
-    about = {**metadata.training_metadata(dataset, machine), "text": settings.data.path or settings.data.corpus}
+    about = {
+        **metadata.training_metadata(dataset, machine),
+        "text": settings.data.path or ", ".join(settings.data.sources),
+    }
     if initial:
         initial.check(dataset)
         about["init"] = initial.name

@@ -1,6 +1,6 @@
 """Fills in the settings that depend on the data or the machine, so that a saved run repeats exactly.
 
-    complete_settings   vocabulary size and path of the dataset, then decide_settings
+    complete_settings   vocabulary size, path of the dataset, prompt of the samples, then decide_settings
     decide_settings     steps, evaluation interval, compile, chunked loss, attention: needs token counts only
 
 Refuses what cannot work (memory, vocabulary, prompt) before anything starts.
@@ -15,6 +15,7 @@ from fledge.core.files import human_bytes
 from fledge.datasets.shards import Dataset
 from fledge.model.config import ModelConfig
 from fledge.model.flops import parameter_count
+from fledge.settings.prompt import sample_prompt
 from fledge.text.inputs import is_url
 from fledge.training.attention_speed import fastest_attention
 from fledge.training.config import Settings
@@ -39,10 +40,11 @@ def complete_settings(settings: Settings, dataset: Dataset, machine: Machine) ->
     if vocab_size < 2:
         raise UserError("a vocabulary of 1 token leaves nothing to predict", "train on a text with more characters")
     model = replace(settings.model, vocab_size=vocab_size)
-    check_prompt(settings.track.prompt, dataset)
+    track = replace(settings.track, prompt=sample_prompt(settings.track.prompt, dataset))
     data = replace(settings.data, path=dataset_path(settings.data.path, dataset))
     val_tokens = len(dataset.splits["val"]) if "val" in dataset.available_splits else 0
-    return decide_settings(replace(settings, model=model, data=data), len(dataset.split("train")), val_tokens, machine)
+    complete = replace(settings, model=model, data=data, track=track)
+    return decide_settings(complete, len(dataset.split("train")), val_tokens, machine)
 
 
 def decide_settings(settings: Settings, train_tokens: int, val_tokens: int, machine: Machine) -> Settings:
@@ -99,14 +101,6 @@ def check_memory(model: ModelConfig, machine: Machine, shards: int = 1) -> None:
             "make it smaller: fewer model.n_layer, or a smaller model.n_embd"
             + (", or shard it: --train.parallel fsdp" if machine.world.size > shards else ""),
         )
-
-
-def check_prompt(prompt: str | None, dataset: Dataset) -> None:
-    """The tokenizer must be able to encode the prompt of the samples."""
-    try:
-        dataset.tokenizer.encode(prompt or "")
-    except UserError as error:
-        raise UserError(f"track.prompt {prompt!r}: {error.message}", "choose another: --track.prompt TEXT") from None
 
 
 def should_compile(model: ModelConfig, batch: int, steps: int, machine: Machine) -> bool:

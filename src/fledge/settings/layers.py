@@ -4,6 +4,7 @@ A layer is plain data: section → key → value. A later layer wins, key by key
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,18 @@ from typing import Any
 from fledge.core.config import Layer, merge, read_toml
 from fledge.core.errors import UserError, nearest
 from fledge.core.files import user_path
+from fledge.datasets.config import DataConfig
 
 # What follows from model.size. A layer that names a size replaces these settings of all lower layers.
 FOLLOWS_FROM_SIZE = {
     "model": ("size", "n_layer", "n_head", "n_kv_head", "n_embd", "head_dim", "mlp_width"),
     "optim": ("lr", "min_lr", "warmup_steps"),
     "train": ("steps", "epochs", "batch", "micro_batch"),
+}
+# What belongs to a text. Where two layers name one (corpus or path), the higher replaces these settings of the lower.
+FOLLOWS_FROM_TEXT = {
+    "data": tuple(field.name for field in fields(DataConfig) if field.name != "stride"),
+    "track": ("prompt",),
 }
 
 
@@ -49,13 +56,19 @@ def read_preset(name_or_file: str, above: tuple[Path, ...] = ()) -> tuple[dict[s
 
 
 def merge_layers(*layers: Layer) -> dict[str, dict[str, Any]]:
-    """Merge, lowest first; a layer with a model.size also replaces what follows from it."""
+    """Merge, lowest first; a layer with a model.size or with another text also replaces what follows from it."""
     result: dict[str, dict[str, Any]] = {}
     for layer in layers:
         if "size" in layer.get("model", {}):
             result = without(result, FOLLOWS_FROM_SIZE)
+        if names_text(layer) and names_text(result):
+            result = without(result, FOLLOWS_FROM_TEXT)
         result = merge(result, layer)
     return result
+
+
+def names_text(layer: Layer) -> bool:
+    return any(layer.get("data", {}).get(key) not in (None, "null") for key in ("corpus", "path"))
 
 
 def without(layer: Layer, names: Mapping[str, Collection[str]]) -> dict[str, dict[str, Any]]:

@@ -32,8 +32,6 @@ def resolve_init(origin: RunFolder, preset: str | None, overrides: Layer) -> Set
             f"tokenizer.{next(iter(unwanted))}: a model that starts from '{origin.name}' keeps its tokenizer",
             "leave that setting out, or train without --init",
         )
-    if "corpus" in overrides.get("data", {}):
-        layer["data"] = {key: value for key, value in layer.get("data", {}).items() if key != "path"}
     return validated(layer, overrides)
 
 

@@ -79,7 +79,7 @@ def describe_preset(name: str) -> PresetInfo:
         context=model.context,
         vocab_size=model.vocab_size,
         parts=model_parts(model),
-        corpus=settings.data.corpus,
+        corpus=", ".join(settings.data.sources),
         forward_flops_per_token=flops.forward_flops(model),
         training_flops_per_token=flops.training_flops(model),
         cache_bytes_per_token=flops.cache_bytes_per_token(model),

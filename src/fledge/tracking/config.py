@@ -14,7 +14,9 @@ NAMES = ", ".join(LOGGERS)
 class TrackConfig:
     loggers: tuple[str, ...] = setting((), f"where metrics go besides the run folder: {NAMES}")
     project: str = setting("fledge", "project name on Weights & Biases")
-    prompt: str | None = setting(None, "prompt of the samples during training; unset: the start of a document")
+    prompt: str | None = setting(
+        None, "prompt of the samples during training; unset: first words of a held-out document"
+    )
     sample_tokens: int = setting(200, "length of a sample")
     temperature: float = setting(0.8, "sampling temperature of the samples; 0: greedy")
 
