@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.checkpoint import store
+from fledge.checkpoint import store, thinning
 from fledge.checkpoint.state import State
 from fledge.core.errors import UserError
 
@@ -191,7 +191,7 @@ def test_prune_keeps_the_newest_and_the_best(tmp_path: Path, state_at: StateAt, 
     for step, loss in enumerate((5.0, 1.0, 4.0, 4.0, 3.0, None), start=1):
         store.save(tmp_path, state_at(step, loss))
     for _ in range(2):  # and the second time finds nothing to do
-        store.prune(tmp_path, keep_last)
+        thinning.prune(tmp_path, keep_last)
         good, damaged = store.list_checkpoints(tmp_path)
         assert [c.step for c in good] == [2, *range(7 - keep_last, 7)]
         assert damaged == []
@@ -204,14 +204,14 @@ def test_prune_keeps_the_best_intact_one(tmp_path: Path, state_at: StateAt) -> N
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    store.prune(tmp_path, 1)
+    thinning.prune(tmp_path, 1)
     assert [c.step for c in store.complete_checkpoints(tmp_path)] == [1, 4]
 
 
 def test_prune_keeps_the_newest_healthy_checkpoint(tmp_path: Path, state_at: StateAt) -> None:
     for step, healthy in enumerate((True, True, False, False), start=1):
         store.save(tmp_path, replace(state_at(step), healthy=healthy))
-    store.prune(tmp_path, 1)
+    thinning.prune(tmp_path, 1)
     assert [(c.step, c.healthy) for c in store.complete_checkpoints(tmp_path)] == [(2, True), (4, False)]
 
 
@@ -221,7 +221,7 @@ def test_leftovers_of_a_killed_save_are_removed(two: Path) -> None:
     (leftover / "manifest.json").unlink()
     found, damaged = store.find_checkpoint(two)
     assert (found.step, damaged) == (20, [])
-    store.prune(two, 2)
+    thinning.prune(two, 2)
     assert sorted(path.name for path in two.iterdir()) == ["step-00000010", "step-00000020"]
 
 

@@ -161,7 +161,7 @@ def command(marks: Marks, words: list[str], environment: dict[str, str]) -> int:
 
 
 def _wrap_phases(marks: Marks) -> None:
-    from fledge.checkpoint import store
+    from fledge.checkpoint import store, thinning
     from fledge.recipes import train
     from fledge.tracking.tracker import Tracker
     from fledge.training.compiled import CompiledLoss
@@ -174,7 +174,7 @@ def _wrap_phases(marks: Marks) -> None:
         (Trainer, "_evaluate", "evaluation"),
         (Trainer, "_sample", "sampling"),
         (store, "save", "save"),
-        (store, "prune", "prune"),
+        (thinning, "prune", "prune"),
         (Tracker, "close", "end"),
     ):
         setattr(place, name, _marked(getattr(place, name), marks, phase))
@@ -190,8 +190,8 @@ def _wrap_phases(marks: Marks) -> None:
         marks.counts[2] = 1 + (state.step if state else 0)
         return fit(self, state)
 
-    def hand_over(self: Trainer, number: int, *rest: Any) -> None:
-        save(self, number, *rest)
+    def hand_over(self: Trainer, number: int, *rest: Any, **how: Any) -> None:
+        save(self, number, *rest, **how)
         marks.counts[1] = number
 
     TrainStep.__call__, Trainer.fit, Trainer._save = step, begin, hand_over  # type: ignore[method-assign]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from fledge.checkpoint import store
+from fledge.checkpoint import store, thinning
 from fledge.checkpoint.state import State
 from fledge.core.errors import to_user_error
 from fork_server import Marks
@@ -33,7 +33,7 @@ def save_and_prune(_: Marks, folder: Path) -> int:
     """Where it fails, with the last words that the command line would have."""
     try:
         store.save(folder, state_at(NEW))
-        store.prune(folder, KEEP)
+        thinning.prune(folder, KEEP)
     except OSError as error:
         mistake = to_user_error(error)
         print(f"error: {mistake.message}\nhint: {mistake.hint}")

@@ -54,6 +54,8 @@ eval_every = 4
 sample_every = 6
 save_every = 3
 keep_last = 2
+save_seconds = 0
+history = 0
 [track]
 sample_tokens = 12
 """

@@ -4,12 +4,12 @@ One at a time, in order. An error in the thread is raised by the next call.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from fledge.checkpoint import sharded, store
+from fledge.checkpoint import sharded, store, thinning
 from fledge.checkpoint.state import State, snapshot, state_bytes
 from fledge.core.device import free_memory
 from fledge.core.distributed import World
@@ -22,15 +22,26 @@ class SavedCheckpoint:
     val_loss: float | None
     seconds: float  # until it was on disk
     blocked_seconds: float  # for how long training was blocked
+    scheduled: bool
+    weights_only: bool
 
 
 class AsyncSaver:
-    """Saves one checkpoint at a time, in a thread. `records`: run files that must be fsynced before the checkpoint."""
+    """Saves one checkpoint at a time, in a thread, and prunes those before it.
 
-    def __init__(self, folder: Path, keep_last: int, records: Sequence[Path] = ()) -> None:
-        self.folder, self.keep_last, self.records = folder, keep_last, records
+    `history`: the steps whose weights are kept. `records`: run files that must be fsynced before the checkpoint.
+    """
+
+    def __init__(
+        self, folder: Path, keep_last: int, records: Sequence[Path] = (), history: Collection[int] = ()
+    ) -> None:
+        self.folder, self.keep_last, self.history, self.records = folder, keep_last, history, records
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._pending: Future[SavedCheckpoint] | None = None
+
+    @property
+    def idle(self) -> bool:
+        return self._pending is None or self._pending.done()
 
     def save(self, state: State) -> list[SavedCheckpoint]:
         """Start saving. Returns what is finished: the previous one; also this one if there is no memory for a copy."""
@@ -63,21 +74,25 @@ class AsyncSaver:
         if not created and (folder := world.broadcast_from_main(lambda: "")):
             sharded.write_shards(Path(folder), state.groups)
         seconds = time.perf_counter() - begun
-        return [SavedCheckpoint(state.step, state.val_loss, seconds, seconds)]
+        return [_saved(state, seconds, seconds)]
 
     def _write(self, state: State, blocked: float, copied: bool) -> SavedCheckpoint:
         begun = time.perf_counter()
         self._write_and_prune(state)
         seconds = time.perf_counter() - begun
-        return SavedCheckpoint(state.step, state.val_loss, seconds, blocked if copied else blocked + seconds)
+        return _saved(state, seconds, blocked if copied else blocked + seconds)
 
     def _write_and_prune(self, state: State, write: Callable[[Path, State], None] | None = None) -> None:
         for record in self.records:
             if record.exists():
                 sync_file(record)
         store.save(self.folder, state, write)
-        store.prune(self.folder, self.keep_last)
+        thinning.prune(self.folder, self.keep_last, self.history)
 
     def close(self) -> None:
         """Wait for the checkpoint in progress. Its errors are no longer raised."""
         self._thread.shutdown()
+
+
+def _saved(state: State, seconds: float, blocked_seconds: float) -> SavedCheckpoint:
+    return SavedCheckpoint(state.step, state.val_loss, seconds, blocked_seconds, state.scheduled, state.weights_only)

@@ -1,10 +1,14 @@
 """A checkpoint in shards: each rank writes the part of every tensor that it holds, and reads what it needs.
 
+    shard-00002-model-00001-of-00002.safetensors    the weights that rank 1 holds
+    shard-00002-model-00002-of-00002.safetensors    the rest of what it holds
+
 torch's distributed checkpoint does both, in its safetensors form: a header says where in the whole tensor a shard
 belongs, so any number of ranks can read it. Tensor names are GROUP/NAME. The manifest is written by store.py.
 """
 
 import contextlib
+import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -12,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fledge.checkpoint.state import Tensors
+from fledge.checkpoint.state import MODEL, Tensors
 from fledge.core.distributed import is_dtensor
 from fledge.core.files import describe_os_error
 
@@ -23,8 +27,14 @@ def write_shards(folder: Path, groups: Mapping[str, Tensors]) -> None:
     from torch.distributed.checkpoint.state_dict_saver import save
 
     named = {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
+    files = {name: 1 if name.startswith(f"{MODEL}/") else 2 for name in named}  # so that the rest can be removed
     with _plain_errors(folder):
-        save(named, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+        save(named, storage_writer=HuggingFaceStorageWriter(str(folder), files, save_distributed=True))
+
+
+def is_weight_shard(file: str) -> bool:
+    """Whether a file of this name holds weights."""
+    return re.fullmatch(r"shard-\d+-model-00001-of-\d+\.safetensors", file) is not None
 
 
 def read_shards(folder: Path, like: Mapping[str, Tensor], only: Collection[str] | None = None) -> dict[str, Tensors]:

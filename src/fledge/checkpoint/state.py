@@ -51,11 +51,15 @@ class State:
     val_loss: float | None = None
     pending_hooks: dict[str, Any] | None = None  # StepResult whose hooks have not run; {}: those of step 0
     healthy: bool = True  # the last step made an update
+    scheduled: bool = True  # saved at a fixed step; False: because of a clock or a signal, so never rolled back to
+    weights_only: bool = False  # for looking back; training cannot continue from it
     provenance: dict[str, Any] | None = None  # settings, dataset and tokenizer that made it
 
     @property
     def groups(self) -> dict[str, Tensors]:
         """All tensors, by the name of their file."""
+        if self.weights_only:
+            return {MODEL: self.weights}
         return {MODEL: self.weights, OPTIMIZER: self.optimizer, **self.component_tensors}
 
     def component(self, name: str) -> dict[str, Any]:
@@ -63,7 +67,7 @@ class State:
 
     def with_groups(self, groups: dict[str, Tensors]) -> "State":
         rest = {name: tensors for name, tensors in groups.items() if name not in (MODEL, OPTIMIZER)}
-        return replace(self, weights=groups[MODEL], optimizer=groups[OPTIMIZER], component_tensors=rest)
+        return replace(self, weights=groups[MODEL], optimizer=groups.get(OPTIMIZER, {}), component_tensors=rest)
 
 
 def capture(
@@ -74,6 +78,7 @@ def capture(
     components: Mapping[str, Stateful] | None = None,
     *,
     sharded: bool = False,
+    weights_only: bool = False,
     **fields: Any,
 ) -> State:
     """The whole state on the main process; `sharded`: on each rank the shards that it holds."""
@@ -81,7 +86,9 @@ def capture(
     tensors = {name: {k: v for k, v in state.items() if isinstance(v, Tensor)} for name, state in states.items()}
     values = {name: {k: v for k, v in state.items() if k not in tensors[name]} for name, state in states.items()}
     extra = {name: held for name, held in tensors.items() if held}
-    state = State(step, weights_of(model), _optimizer_tensors(model, optimizer), _rng(world), values, extra, **fields)
+    held = ({}, {}) if weights_only else (_optimizer_tensors(model, optimizer), extra)
+    fields["weights_only"] = weights_only
+    state = State(step, weights_of(model), held[0], _rng(world), values, held[1], **fields)
     if sharded:
         return state
     return state.with_groups({name: _gather(held, world) for name, held in state.groups.items()})

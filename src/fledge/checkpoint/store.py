@@ -5,7 +5,8 @@
                               state.json              everything of a State that is not a tensor
                               manifest.json           SHA-256 of the others; written last
 
-With sharded saving (sharded.py), the tensors are in as many files as there were ranks.
+With sharded saving (sharded.py), each rank has files of its own. A checkpoint for looking back holds the weights only
+(thinning.py).
 
 Everything is written into a temporary folder, fsynced and renamed. `latest` and `best` are found by looking at the
 checkpoints themselves; there is no pointer file that could be wrong.
@@ -30,15 +31,16 @@ from fledge.checkpoint import sharded
 from fledge.checkpoint.state import MODEL, OPTIMIZER, State, Tensors
 from fledge.core.checksums import checked_content, with_checksum
 from fledge.core.errors import UserError
-from fledge.core.files import PARTIAL, atomic_folder, describe_os_error, errors_with_path, remove_partials, sha256
+from fledge.core.files import PARTIAL, atomic_folder, describe_os_error, errors_with_path, sha256
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
 SUFFIX = ".safetensors"
 WEIGHTS = MODEL + SUFFIX
 FORMAT = 1  # of manifest.json
-TENSOR_FIELDS = ("weights", "optimizer", "component_tensors")  # of a State
+NOT_IN_STATE_JSON = ("weights", "optimizer", "component_tensors", "weights_only")  # fields of a State
 PREFIX = "step-"
+MANIFEST_FIELDS = ("step", "val_loss", "pending_hooks", "healthy", "scheduled", "weights_only")  # of a Checkpoint
 UNREADABLE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO)  # missing, not a file, bad disk
 
 
@@ -58,30 +60,38 @@ class Checkpoint:
     val_loss: float | None
     pending_hooks: bool  # a stop signal came before the evaluation and sample of its step
     healthy: bool  # its last step made an update
+    scheduled: bool = True  # saved at a fixed step, so that a rollback may go to it
+    weights_only: bool = False
 
 
 def save(folder: Path, state: State, write: Callable[[Path, State], None] | None = None) -> Checkpoint:
-    """Write `state` as a new checkpoint below `folder`; an intact checkpoint of this step is returned unchanged.
+    """Write `state` as a new checkpoint below `folder`; an intact one of this step that has no less stays unchanged.
 
     `write`: replaces the default writer of the tensors.
     """
     path = folder / _name(state.step)
-    if path.exists():
-        try:
-            if not (existing := verify(path)).pending_hooks:
-                return existing
-            remove(path)  # saved before the hooks of its step had run
-        except DamagedCheckpoint:
-            remove(path)
+    with contextlib.suppress(DamagedCheckpoint):
+        if path.exists() and _is_enough(existing := verify(path), state):
+            return existing
     with atomic_folder(path) as inside:
         (write or _write_whole)(inside, state)
-        values = {name: value for name, value in vars(state).items() if name not in TENSOR_FIELDS}
+        values = {name: value for name, value in vars(state).items() if name not in NOT_IN_STATE_JSON}
         (inside / STATE).write_text(json.dumps(values))
         hashes = {file.name: sha256(file) for file in sorted(inside.iterdir())}
         content = {"format": FORMAT, "step": state.step, "val_loss": state.val_loss, "files": hashes}
         content |= {"pending_hooks": state.pending_hooks is not None, "healthy": state.healthy}
+        content |= {"scheduled": state.scheduled, "weights_only": state.weights_only}
         (inside / MANIFEST).write_bytes(with_checksum(content))
+        if path.is_symlink() or path.exists():
+            remove(path)
     return _from_manifest(path, content)
+
+
+def _is_enough(existing: Checkpoint, state: State) -> bool:
+    """Whether a checkpoint of the same step makes saving `state` superfluous."""
+    if existing.pending_hooks:
+        return False  # saved before the hooks of its step had run
+    return state.weights_only or (not existing.weights_only and existing.scheduled >= state.scheduled)
 
 
 def _write_whole(folder: Path, state: State) -> None:
@@ -96,7 +106,7 @@ def _write_tensors(tensors: Tensors, path: Path) -> None:
         raise describe_os_error(error, path) from None
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
     """Also checks the name of the folder: under another name it would be taken for another step."""
     with contextlib.suppress(OSError, ValueError):
         manifest = checked_content((path / MANIFEST).read_bytes())
@@ -107,9 +117,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def verify(path: Path) -> Checkpoint:
     """Check that every file is present and unchanged, or raise `DamagedCheckpoint`."""
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     for name, expected in manifest["files"].items():
         if hash_of(path / name) != expected:
+            if read_manifest(path) != manifest:  # meanwhile stripped to its weights
+                return verify(path)
             raise DamagedCheckpoint(f"{path / name} is damaged")
     return _from_manifest(path, manifest)
 
@@ -126,11 +138,11 @@ def hash_of(path: Path) -> str:
 
 def describe(path: Path) -> Checkpoint:
     """Read the manifest alone, without verifying the files."""
-    return _from_manifest(path, _read_manifest(path))
+    return _from_manifest(path, read_manifest(path))
 
 
 def _from_manifest(path: Path, manifest: dict[str, Any]) -> Checkpoint:
-    return Checkpoint(path, manifest["step"], manifest["val_loss"], manifest["pending_hooks"], manifest["healthy"])
+    return Checkpoint(path, **{name: manifest[name] for name in MANIFEST_FIELDS})
 
 
 def load(checkpoint: Checkpoint, like: Mapping[str, Tensor] | None = None) -> State:
@@ -142,13 +154,15 @@ def load(checkpoint: Checkpoint, like: Mapping[str, Tensor] | None = None) -> St
     verify(path)
     try:
         if (path / WEIGHTS).exists():
-            groups = {file.stem: load_file(file) for file in sorted(path.glob(f"*{SUFFIX}"))}
+            files = [path / name for name in read_manifest(path)["files"] if name.endswith(SUFFIX)]
+            groups = {file.stem: load_file(file) for file in files}
         else:
-            groups = sharded.read_shards(path, like or {})
+            groups = sharded.read_shards(path, like or {}, only=[MODEL] if checkpoint.weights_only else None)
     except SafetensorError as error:
         raise DamagedCheckpoint(f"{path}: {error}") from None
     weights, optimizer = groups.pop(MODEL), groups.pop(OPTIMIZER, {})
-    return State(weights=weights, optimizer=optimizer, component_tensors=groups, **read_state_json(checkpoint))
+    fields = read_state_json(checkpoint) | {"weights_only": checkpoint.weights_only}
+    return State(weights=weights, optimizer=optimizer, component_tensors=groups, **fields)
 
 
 def read_state_json(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -186,14 +200,17 @@ def list_checkpoints(folder: Path) -> tuple[list[Checkpoint], list[str]]:
 def find_checkpoint(folder: Path, selector: str = "latest") -> tuple[Checkpoint, list[str]]:
     """The checkpoint `selector` (latest, best or a step), and a description of each damaged one that was skipped.
 
-    Only candidates are read completely; of the others only the manifest is read.
+    The latest is the latest that training can continue from. Only candidates are read completely; of the others only
+    the manifest is read.
     """
     candidates = complete_checkpoints(folder)
     readable = {c.folder for c in candidates}
     bad = [f"{path / MANIFEST} is damaged" for path in checkpoint_folders(folder) if path not in readable]
     if selector == "best":
         candidates.sort(key=_quality_key)
-    elif selector != "latest":
+    elif selector == "latest":
+        candidates = [c for c in candidates if not c.weights_only]
+    else:
         candidates = [c for c in candidates if str(c.step) == selector]
     for candidate in reversed(candidates):
         try:
@@ -204,6 +221,12 @@ def find_checkpoint(folder: Path, selector: str = "latest") -> tuple[Checkpoint,
     damage = f" ({'; '.join(sorted(bad))})" if bad else ""
     known = f"latest, best, or one of these steps: {steps}" if steps else "restore one from a copy, or train again"
     raise UserError(f"no checkpoint '{selector}' in '{folder}'{damage}", known)
+
+
+def is_unsaved(folder: Path) -> bool:
+    """Whether there is no checkpoint to continue from, not even a damaged one."""
+    found = complete_checkpoints(folder)
+    return all(each.weights_only for each in found) and len(found) == len(checkpoint_folders(folder))
 
 
 def _name(step: int) -> str:
@@ -229,10 +252,20 @@ def _quality_key(checkpoint: Checkpoint) -> tuple[float, int]:
     return (-loss, -checkpoint.step)
 
 
-def best_checkpoint(folder: Path) -> Checkpoint | None:
-    """The verified one with the lowest validation loss. Only candidates are read completely."""
+def rollback_target_of(checkpoints: list[Checkpoint]) -> Checkpoint | None:
+    """The newest healthy one of a fixed step, else the newest of a fixed step.
+
+    A checkpoint saved after skipped updates may have bad weights.
+    """
+    fixed = [each for each in checkpoints if each.scheduled and not each.weights_only]
+    healthy = [each for each in fixed if each.healthy]
+    return next(reversed(healthy or fixed), None)
+
+
+def find_intact(folder: Path, choose: Callable[[list[Checkpoint]], Checkpoint | None]) -> Checkpoint | None:
+    """The first choice that is verified. Only candidates are read completely."""
     candidates = complete_checkpoints(folder)
-    while found := best_of(candidates):
+    while found := choose(candidates):
         try:
             return verify(found.folder)
         except DamagedCheckpoint:
@@ -240,19 +273,9 @@ def best_checkpoint(folder: Path) -> Checkpoint | None:
     return None
 
 
-def prune(folder: Path, keep_last: int) -> None:
-    """Keep the newest few, the newest healthy one (for a rollback) and the best; remove the others.
-
-    Also removes leftovers of interrupted saves.
-    """
-    remove_partials(folder)
-    good = complete_checkpoints(folder)
-    keep = {*good[-max(1, keep_last) :], *[each for each in good if each.healthy][-1:]}
-    if keep != set(good) and (found := best_checkpoint(folder)):
-        keep.add(found)
-    for checkpoint in good:
-        if checkpoint not in keep:
-            remove(checkpoint.folder)
+def best_checkpoint(folder: Path) -> Checkpoint | None:
+    """The verified one with the lowest validation loss."""
+    return find_intact(folder, best_of)
 
 
 def remove(folder: Path) -> None:

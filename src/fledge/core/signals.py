@@ -14,7 +14,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -48,10 +48,13 @@ class StopSignals:
     """While entered, the first SIGINT or SIGTERM is a stop request with a deadline; the second ends the process.
 
     A request to one rank becomes one to all ranks, in the same step, so that none waits in a collective for another.
+    `flag`: asked on the main process, and known to all ranks without a collective of its own.
     """
 
-    def __init__(self, world: "World") -> None:
+    def __init__(self, world: "World", flag: Callable[[], bool] = lambda: False) -> None:
         self.received: int | None = None  # by any rank, as of the last `requested()`
+        self.flag = False  # as of the last `requested()`
+        self._ask_flag = flag
         self.deadline = Deadline()
         self._own: int | None = None
         self._world = world
@@ -68,7 +71,9 @@ class StopSignals:
 
     def requested(self) -> bool:
         """Whether any rank has received a stop signal. A collective: all ranks must call it together."""
-        self.received = self._world.all_reduce_max(self._own or 0) or None
+        flag = self._world.is_main and self._ask_flag()
+        found = self._world.all_reduce_max(2 * (self._own or 0) + flag)  # a signal counts for more than the flag
+        self.received, self.flag = found // 2 or None, bool(found % 2)
         return self.received is not None
 
     def interruptible(self, items: Iterable[T]) -> Iterator[T]:

@@ -95,7 +95,7 @@ class Provenance:
     @cached_property
     def _newest(self) -> tuple[int, dict[str, Any]]:
         """Step and components (see training/checkpointer.py) of the newest checkpoint, which is verified once."""
-        if not store.complete_checkpoints(self.run.checkpoints):
+        if store.is_unsaved(self.run.checkpoints):
             return 0, {}
         newest = store.find_checkpoint(self.run.checkpoints)[0]
         return newest.step, store.read_state_json(newest)["components"]

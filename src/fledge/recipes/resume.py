@@ -6,6 +6,7 @@ from pathlib import Path
 from fledge.checkpoint import store
 from fledge.checkpoint.state import State
 from fledge.checkpoint.store import Checkpoint
+from fledge.checkpoint.thinning import remove_leftovers
 from fledge.cluster.train import train_on_ray
 from fledge.core import device as machines
 from fledge.core.config import Layer, merge, to_layer, to_toml
@@ -96,8 +97,8 @@ def verify(reference: str | None, runs: Path = Path("runs"), *, world: World = S
 
 def choose_start_checkpoint(run: RunFolder, settings: Settings, dataset: Dataset, *, edited: bool, allow: bool) -> str:
     """The name of the checkpoint to start from, or "" for the beginning; refused if anything does not fit."""
-    for folder in (run.folder, run.checkpoints):
-        remove_partials(folder)  # left by a process that was killed
+    remove_partials(run.folder)  # left by a process that was killed
+    remove_leftovers(run.checkpoints)
     checkpoint = start_checkpoint(run, settings.train.steps)
     provenance = store.read_state_json(checkpoint)["provenance"] if checkpoint else None
     if provenance and provenance["tokenizer_sha256"] != fingerprint(dataset.tokenizer):
@@ -117,11 +118,17 @@ def choose_start_checkpoint(run: RunFolder, settings: Settings, dataset: Dataset
 
 def start_checkpoint(run: RunFolder, steps: int) -> Checkpoint | None:
     """None: the run was stopped before its first checkpoint."""
-    if run.selector == "latest" and not store.checkpoint_folders(run.checkpoints):
+    if run.selector == "latest" and store.is_unsaved(run.checkpoints):
         if (init := run.metadata().get("init")) is None:
             return None
         raise UserError(f"'{run.name}' has no checkpoints left", f"start again: fledge train --init {init}")
     checkpoint = run.checkpoint()
+    if checkpoint.weights_only:
+        raise UserError(
+            f"the checkpoint of step {checkpoint.step} holds weights only: training cannot continue from it",
+            f"continue from the latest: fledge resume {run.name}"
+            f" · or start a new run from these weights: fledge train --init {run.name}@{checkpoint.step}",
+        )
     if checkpoint.step >= steps and not checkpoint.pending_hooks:
         longer = f"to make it longer: fledge resume {run.name} --train.steps {2 * steps} --allow-changes"
         raise UserError(f"'{run.name}' is finished: all its {steps} steps are done", longer)

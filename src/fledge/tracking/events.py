@@ -45,6 +45,8 @@ class Saved:
     val_loss: float | None
     seconds: float  # until it was on disk
     blocked_seconds: float = 0.0  # how long training waited for it
+    scheduled: bool = True  # at a fixed step; False: because of a clock or a signal
+    weights_only: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,18 @@
-"""Captures, saves and restores the state of a training run; finds the checkpoint for a rollback.
+"""Captures, saves and restores the state of a training run; finds the checkpoint for a rollback;
+knows when a save is due by time.
 
 Saved: weights, optimizer, random generators, and the `components` of `Checkpointer`.
 """
 
-import json
-import math
 from typing import Any
 
-from fledge.checkpoint import store
+from fledge.checkpoint import store, thinning
 from fledge.checkpoint.async_saver import AsyncSaver, SavedCheckpoint
+from fledge.checkpoint.save_timer import SaveTimer
 from fledge.checkpoint.state import State, Stateful, capture, restore
 from fledge.core.config import to_layer
 from fledge.core.distributed import is_dtensor
+from fledge.core.progress import notice
 from fledge.datasets.shards import Dataset
 from fledge.runs.metadata import checkpoint_metadata
 from fledge.runs.run_folder import RunFolder
@@ -29,8 +30,10 @@ class Checkpointer:
         self.run, self.settings, self.dataset = run, settings, dataset
         self.train_step, self.monitor = train_step, monitor
         self.world = train_step.world
+        self.history = self._affordable_history()
+        self.timer = SaveTimer(settings.train.save_seconds)
         records = [run.folder / name for name in RECORDS]
-        self._saver = AsyncSaver(run.checkpoints, settings.train.keep_last, records)
+        self._saver = AsyncSaver(run.checkpoints, settings.train.keep_last, records, self.history)
         self.sharded = settings.train.sharded_save and is_dtensor(next(train_step.model.parameters()))
         self.components: dict[str, Stateful] = {
             "step": train_step,
@@ -42,9 +45,16 @@ class Checkpointer:
         if isinstance(train_step.loss, CompiledLoss):
             self.components["compiled"] = train_step.loss
 
-    def capture(
-        self, step: int, val_loss: float | None, pending_hooks: dict[str, Any] | None, *, sharded: bool = False
-    ) -> State:
+    def _affordable_history(self) -> tuple[int, ...]:
+        """The steps whose weights are kept; fewer where they would fill the disk."""
+        wanted, steps = self.settings.train.history, self.settings.train.steps
+        weight_bytes = sum(weight.numel() * weight.element_size() for weight in self.train_step.model.parameters())
+        found = self.world.broadcast_from_main(lambda: str(thinning.affordable(self.run.folder, wanted, weight_bytes)))
+        if (count := int(found)) < wanted and self.world.is_main:
+            notice(f"{count} instead of {wanted} checkpoints for looking back: the disk has no room for more")
+        return thinning.history_steps(steps, count)
+
+    def capture(self, step: int, *, sharded: bool = False, **fields: Any) -> State:
         """The state after `step` updates. A collective; whole on the main process unless `sharded`."""
         return capture(
             self.train_step.model,
@@ -53,22 +63,33 @@ class Checkpointer:
             self.world,
             self.components,
             sharded=sharded,
-            val_loss=val_loss,
-            pending_hooks=pending_hooks,
             healthy=self.monitor.healthy,
             provenance=checkpoint_metadata(to_layer(self.settings), self.dataset),
+            **fields,
         )
 
-    def save(self, step: int, val_loss: float | None, pending_hooks: dict[str, Any] | None) -> list[SavedCheckpoint]:
-        """Start saving. A collective; returns what has been saved since the last call."""
-        state = self.capture(step, val_loss, pending_hooks, sharded=self.sharded)
+    def is_due(self, step_seconds: float) -> bool:
+        """Whether it is time to save before another step of `step_seconds`. Asked on the main process only."""
+        return self._saver.idle and self.timer.is_due(step_seconds)
+
+    def save(self, step: int, **fields: Any) -> list[SavedCheckpoint]:
+        """Start saving. A collective; returns what has been saved since the last call. `fields`: of a State."""
+        state = self.capture(step, sharded=self.sharded, **fields)
+        if not state.weights_only:
+            self.timer.restart()
         if self.sharded:
-            return self._saver.save_sharded(state, self.world)
-        return self._saver.save(state) if self.world.is_main else []
+            return self._timed(self._saver.save_sharded(state, self.world))
+        return self._timed(self._saver.save(state)) if self.world.is_main else []
 
     def saved(self, *, wait: bool = False) -> list[SavedCheckpoint]:
         """What has been saved since the last call."""
-        return self._saver.finished(wait=wait)
+        return self._timed(self._saver.finished(wait=wait))
+
+    def _timed(self, saved: list[SavedCheckpoint]) -> list[SavedCheckpoint]:
+        for each in saved:
+            if not each.weights_only:
+                self.timer.took(max(each.seconds, each.blocked_seconds))
+        return saved
 
     def close(self) -> None:
         self._saver.close()
@@ -81,25 +102,11 @@ class Checkpointer:
     def restore(self, state: State) -> None:
         restore(state, self.train_step.model, self.train_step.optimizer, self.world, self.components)
 
-    def best(self) -> tuple[int, float]:
-        """Step and validation loss of the best checkpoint; (-1, inf) without one. All ranks get the same."""
-
-        def find() -> str:
-            best = store.best_checkpoint(self.run.checkpoints)
-            return json.dumps([best.step, best.val_loss] if best else [-1, None])
-
-        step, loss = json.loads(self.world.broadcast_from_main(find))
-        return step, math.inf if loss is None else loss
-
     def rollback_target(self) -> str:
-        """The newest healthy checkpoint, else the newest, else "".
-
-        A checkpoint saved after skipped updates may have bad weights.
-        """
+        """The name of the checkpoint that a rollback goes to, or ""."""
 
         def find() -> str:
-            good, _ = store.list_checkpoints(self.run.checkpoints)
-            healthy = [each for each in good if each.healthy]
-            return (healthy or good)[-1].folder.name if good else ""
+            found = store.find_intact(self.run.checkpoints, store.rollback_target_of)
+            return found.folder.name if found else ""
 
         return self.world.broadcast_from_main(find)

@@ -46,8 +46,10 @@ class TrainConfig:
     log_every: int = setting(10, "steps between rows of metrics.csv")
     eval_every: int | None = setting(None, "steps between evaluations; 0: never; unset: about 5 % of the compute")
     sample_every: int = setting(250, "steps between samples; 0: never")
-    save_every: int | None = setting(None, "steps between checkpoints; unset: eval_every")
-    keep_last: int = setting(2, "newest checkpoints to keep, besides the best")
+    save_seconds: float = setting(60, "most seconds of work between checkpoints, besides those at fixed steps; 0: off")
+    save_every: int | None = setting(None, "steps between checkpoints, besides those of evaluations; unset: eval_every")
+    keep_last: int = setting(2, "newest complete checkpoints to keep, besides the best")
+    history: int = setting(20, "checkpoints at log-spaced steps whose weights are kept, for looking back; 0: none")
 
     def shards(self, world: World) -> int:
         """How many ranks share each weight: all with FSDP, else 1."""
@@ -56,7 +58,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         counts = ["steps", "batch", "log_every", "save_every", "keep_last"]
         check_counts(self, "train", counts + ["micro_batch"] * (self.micro_batch != "auto"))
-        for name in ("eval_every", "sample_every", "grad_clip", "loss_spike"):
+        for name in ("eval_every", "sample_every", "save_seconds", "history", "grad_clip", "loss_spike"):
             if not (getattr(self, name) or 0) >= 0:
                 raise UserError(f"train.{name} cannot be {getattr(self, name)}", "it must be a number of at least 0")
         if self.epochs is not None and not 0 < self.epochs < math.inf:

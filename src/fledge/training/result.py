@@ -26,7 +26,7 @@ def train_result(run: RunFolder, step: int) -> TrainResult:
 def saved_result(name: str, runs: Path) -> TrainResult:
     """The result of a run that other processes have trained, from its checkpoints."""
     run = open_run(name, runs, verify=False)
-    return train_result(run, max((saved.step for saved in store.complete_checkpoints(run.checkpoints)), default=0))
+    return train_result(run, last_saved_step(run))
 
 
 def is_unstarted(run: RunFolder) -> bool:
@@ -37,5 +37,10 @@ def is_unstarted(run: RunFolder) -> bool:
         last_step = read_metrics(run.folder).last_step
     except UserError:
         last_step = 0
-    saved = max((checkpoint.step for checkpoint in store.complete_checkpoints(run.checkpoints)), default=0)
-    return not saved and not last_step
+    return not last_saved_step(run) and not last_step
+
+
+def last_saved_step(run: RunFolder) -> int:
+    """The last one that training can continue from."""
+    found = store.complete_checkpoints(run.checkpoints)
+    return max((checkpoint.step for checkpoint in found if not checkpoint.weights_only), default=0)

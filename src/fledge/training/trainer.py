@@ -80,9 +80,9 @@ class Trainer:
         self.monitor = DivergenceMonitor(settings.train.loss_spike, self._record_anomaly, settings.optim.lr)
         self.checkpointer = Checkpointer(run, settings, dataset, self.train_step, self.monitor)
         self.evaluated: tuple[int, float] | None = None  # step and validation loss of the last evaluation
-        self.best_step, self.best_loss = -1, math.inf
+        self.step_seconds = 0.0  # of the last step
         self.tracker = Tracker([])
-        self.signals = StopSignals(self.world)
+        self.signals = StopSignals(self.world, lambda: self.checkpointer.is_due(self.step_seconds))
         self.profile = profile and self.world.is_main
         self.profiler: StepProfiler | None = None
         self.rollbacks: Counter[int] = Counter()  # by the step of the checkpoint
@@ -106,7 +106,7 @@ class Trainer:
                 with signals.deadline.suspended():
                     if stopped:
                         with contextlib.suppress(Diverged):  # broken weights: the checkpoint before stays the latest
-                            self._save(last, end)
+                            self._save(last, end, scheduled=False)
                     self._record_saved(self.checkpointer.saved(wait=True))
                 reason, memory = "interrupted" if stopped else "finished", peak_memory(self.machine.device)
                 self.tracker.record(events.Ended(last, reason, time.perf_counter() - begun, memory))
@@ -122,7 +122,6 @@ class Trainer:
     def restore(self, state: State) -> None:
         self.checkpointer.restore(state)
         self.evaluated = None
-        self.best_step, self.best_loss = self.checkpointer.best()
 
     def _run_with_rollbacks(self, state: State | None) -> RunEnd:
         while True:
@@ -183,7 +182,7 @@ class Trainer:
             every(train.sample_every, lambda result: self._sample(result.step), last=last),
             every(1, lambda _: self._record_saved(self.checkpointer.saved())),
             every(int(self.profile), self._profile_step),
-            Hook(lambda result: self._save(result.step), self._saves_at),
+            every(1, self._save_if_due),
         ]
 
     def _evaluate_and_sample_before_training(self) -> None:
@@ -197,9 +196,9 @@ class Trainer:
         return bool(every) and (step % every == 0 or step == self.steps) and "val" in self.dataset.available_splits
 
     def _saves_at(self, step: int) -> bool:
-        """On schedule, at the last step, and at every new best validation loss."""
+        """On schedule, after every evaluation, and at the last step: the fixed steps that a rollback may go to."""
         every = self.settings.train.save_every or self.steps
-        return step % every == 0 or step in (self.steps, self.best_step)
+        return step % every == 0 or step == self.steps or self._evaluates_at(step)
 
     def _evaluate(self, step: int) -> None:
         begun = time.perf_counter()
@@ -210,8 +209,6 @@ class Trainer:
         if not math.isfinite(found.loss):
             raise Diverged(step, f"the validation loss became {found.loss} at step {step}")
         self.evaluated = (step, found.loss)
-        if found.loss < self.best_loss:
-            self.best_step, self.best_loss = step, found.loss
 
     def _log(self, result: StepResult) -> None:
         tokens = result.step * self.settings.train.batch * self.settings.model.context  # since the start of the run
@@ -227,13 +224,28 @@ class Trainer:
         )
         self.tracker.record(events.Sample(step, prompt, "".join(self.signals.interruptible(pieces))))
 
-    def _save(self, step: int, end: RunEnd | None = None) -> None:
+    def _save_if_due(self, result: StepResult) -> None:
+        """At a fixed step; else when it is time, or for looking back."""
+        step, timed, self.step_seconds = result.step, self.signals.flag, result.seconds
+        if self._saves_at(step):
+            self._save(step)
+        elif timed or step in self.checkpointer.history:
+            with contextlib.suppress(Diverged):  # raised at a fixed step only, or a clock would decide
+                self._save(step, scheduled=False, weights_only=not timed)
+
+    def _save(
+        self, step: int, end: RunEnd | None = None, *, scheduled: bool = True, weights_only: bool = False
+    ) -> None:
         """`end`: the run stops here, perhaps with pending hooks."""
         self._check_weights_finite(step)
-        val_loss = self.evaluated[1] if self.evaluated and self.evaluated[0] == step else None
-        pending = (asdict(end.last) if end.last else {}) if end and end.pending_hooks else None
+        fields = {
+            "val_loss": self.evaluated[1] if self.evaluated and self.evaluated[0] == step else None,
+            "pending_hooks": (asdict(end.last) if end.last else {}) if end and end.pending_hooks else None,
+            "scheduled": scheduled,
+            "weights_only": weights_only,
+        }
         with self.signals.deadline.suspended():
-            self._record_saved(self.checkpointer.save(step, val_loss, pending))
+            self._record_saved(self.checkpointer.save(step, **fields))
 
     def _check_weights_finite(self, step: int) -> None:
         """Loss and gradient norm are from before the update: only the weights show whether it broke them."""
@@ -278,4 +290,4 @@ class Trainer:
 
     def _record_saved(self, saved: list[SavedCheckpoint]) -> None:
         for each in saved:
-            self.tracker.record(events.Saved(each.step, each.val_loss, each.seconds, each.blocked_seconds))
+            self.tracker.record(events.Saved(**vars(each)))

@@ -34,7 +34,8 @@ def verify_checkpoint(trainer: Trainer, name: str) -> Verification:
     trainer.restore(checkpointer.load(name))
     checkpoint = store.describe(trainer.run.checkpoints / name)
     before = store.load(checkpoint)  # whole, also with FSDP
-    captured = checkpointer.capture(before.step, before.val_loss, before.pending_hooks)
+    fields = {name: getattr(before, name) for name in ("val_loss", "pending_hooks", "scheduled")}
+    captured = checkpointer.capture(before.step, **fields)
     again = fill_unrestored(captured, before)
     found = trainer.world.broadcast_from_main(lambda: json.dumps(save_and_compare(checkpoint, before, again)))
     tensors = [tensor for group in before.groups.values() for tensor in group.values()]
@@ -69,7 +70,7 @@ def refuse_difference(name: str, before: State, after: State) -> None:
         for group in {**before.groups, **after.groups}
         for key in differing(before.groups.get(group, {}), after.groups.get(group, {}))
     ]
-    rest = {key: value for key, value in vars(before).items() if key not in store.TENSOR_FIELDS}
+    rest = {key: value for key, value in vars(before).items() if key not in store.NOT_IN_STATE_JSON}
     different += [key for key, value in rest.items() if vars(after)[key] != value]
     if different:
         raise UserError(
