@@ -1,11 +1,12 @@
 """What a container may take: both kinds of control groups, as files in a folder that stands for the root."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from fledge.core import device
-from fledge.core.cgroups import Limit, limits
+from fledge.core.cgroups import Limit, cpu_quotas, limits, usable_cores
 from fledge.core.device import free_memory, total_memory
 
 SECOND = ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file 30")
@@ -56,3 +57,35 @@ def test_tightest_limit_is_the_total_memory(monkeypatch: pytest.MonkeyPatch) -> 
     assert (total_memory("cpu"), free_memory("cpu")) == (4_000, 1_000)
     monkeypatch.setattr(device, "limits", lambda: [Limit(4_000, 5_000)])
     assert free_memory("cpu") == 0
+
+
+def quota(root: Path, line: str, folder: str, files: dict[str, str]) -> None:
+    (root / "proc/self").mkdir(parents=True, exist_ok=True)
+    (root / "proc/self/cgroup").write_text(line + "\n")
+    here = root / "sys/fs/cgroup" / folder
+    here.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (here / name).write_text(text + "\n")
+
+
+@pytest.mark.parametrize(("given", "cores"), [("150000 100000", 2), ("10000 100000", 1), ("max 100000", 8), ("0 0", 8)])
+def test_quota_limits_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, cores: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    quota(tmp_path, "0::/a/b", "a/b", {"cpu.max": given})
+    assert usable_cores(tmp_path) == cores
+
+
+def test_tightest_quota_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    quota(tmp_path, "0::/a/b", "a/b", {"cpu.max": "400000 100000"})
+    quota(tmp_path, "0::/a/b", "a", {"cpu.max": "300000 100000"})
+    assert cpu_quotas(tmp_path) == [4.0, 3.0]
+    assert usable_cores(tmp_path) == 3
+
+
+@pytest.mark.parametrize(("given", "cores"), [("250000", 3), ("-1", 8)])
+def test_quota_of_the_first_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, cores: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    files = {"cpu.cfs_quota_us": given, "cpu.cfs_period_us": "100000"}
+    quota(tmp_path, "4:cpu,cpuacct:/a", "cpu/a", files)
+    assert usable_cores(tmp_path) == cores
