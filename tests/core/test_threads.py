@@ -16,9 +16,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 def proc_stat(root: Path, seconds: dict[int, float], idle: float = 0.0) -> None:
     """/proc/stat where the cores have been busy for so many seconds."""
     (root / "proc").mkdir(exist_ok=True)
-    rows = [
-        f"cpu{core} {round(busy * TICK)} 0 0 {round(idle * TICK)} 50 0 0 0 9 9" for core, busy in seconds.items()
-    ]
+    rows = [f"cpu{core} {round(busy * TICK)} 0 0 {round(idle * TICK)} 50 0 0 0 9 9" for core, busy in seconds.items()]
     (root / "proc/stat").write_text("\n".join(["cpu 1 2 3 4 5 6 7 8 9 10", *rows, "intr 12 0 0", "ctxt 5"]) + "\n")
 
 
