@@ -1,35 +1,40 @@
-"""Find the model with the lowest expected loss in a given time, among the candidate sizes of settings/scaling_rules.py.
+"""Fill a given time: the recipe proposes a shape for the measured speed, and as many steps as fit are made.
 
-    guess from FLOPs → probe that size → guess again → probe that size → the best size on the line between both
-
-The text and its tokenizer are given: only size, learning rates, batch and length are searched.
+    guess from FLOPs → shape → probe it → the shape for that speed → probe it, if it is another → steps
 """
 
 import bisect
 import math
 import re
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from fledge.core import device as machines
-from fledge.core.config import Layer
+from fledge.core.config import Layer, merge
 from fledge.core.device import Machine
 from fledge.core.errors import UserError
 from fledge.core.formatting import counted, format_duration
 from fledge.core.progress import notice
 from fledge.model.config import ModelConfig
-from fledge.model.flops import TRAINING_BYTES, non_embedding_parameters, parameter_count, training_flops
+from fledge.model.flops import TRAINING_BYTES, parameter_count, training_flops
 from fledge.planning.corpus_stats import CorpusStats
-from fledge.planning.forecast import LossCurve, complete_for_forecast, effective_data, run_seconds, step_seconds
+from fledge.planning.forecast import complete_for_forecast, run_seconds, step_seconds
 from fledge.planning.probe import Costs, measure_costs, tokens_per_second_guess
-from fledge.settings import scaling_rules
-from fledge.settings.layers import FOLLOWS_FROM_SIZE
+from fledge.planning.recipe import SHAPES, Shape, has_enough_tokens, model_of, recipe_layer
+from fledge.settings.layers import FOLLOWS_FROM_SIZE, without
 from fledge.settings.pipeline import validated
 from fledge.training.config import Settings
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 MAX_DAYS = 1000
+START_SECONDS = 5.0  # of a training command, before its first step: imports, opening the text, building the model
+LEAST_PROBE_SECONDS = 3.0
+FIRST_PROBE_SHARE = 0.4
+WORTH_COMPILING_SECONDS = 900.0  # in shorter runs compiling is not even measured
+NEW_PASSES = 4  # passes over a text that teach nearly as much as new text: Muennighoff et al., 2023
 
 
 def parse_minutes(text: str) -> float:
@@ -52,98 +57,117 @@ def sets_shape(overrides: Layer) -> bool:
 
 
 @dataclass(frozen=True)
-class BudgetSearch:
-    """The search for the best size: the inputs that stay the same while sizes are tried."""
+class TimeSearch:
+    """The search for the settings that use a time well: the inputs that stay the same while shapes are tried."""
 
     preset: Layer
     overrides: Layer  # of the command line; they win over whatever is found
     base: Settings  # both of them, validated
     corpus: CorpusStats
-    curve: LossCurve
     machine: Machine
-    seconds: float
+    seconds: float  # for the whole command
+    begun: float | None  # when they began, if the run follows at once
     folder: Path  # on the disk that checkpoints will go to
+    deadline: float  # of measuring, on the clock time.perf_counter
 
-    def best(self) -> tuple[Settings, Costs]:
-        """The completed settings that use the time best, and their costs."""
-        sizes = self.candidates()
-        first = self.lowest_loss(sizes, lambda model: 1 / tokens_per_second_guess(model, self.machine))
-        costs = self.probe(first, 1 / tokens_per_second_guess(first, self.machine))
-        second = self.lowest_loss(sizes, lambda model: costs.per_token * self.relative_flops(model, first))
-        if second == first:
-            return self.filled(first, costs), costs
-        other = self.probe(second, costs.per_token * self.relative_flops(second, first))
-        distance = training_flops(second) - training_flops(first)
+    def best(self) -> tuple[Settings, Layer, Costs]:
+        """The completed settings that use the time, the fewest overrides that give them, and their costs."""
+        shape = self.largest(self.guessed_step_seconds)
+        costs = self.probe(shape, FIRST_PROBE_SHARE)
+        measured = self.model(shape)
+        second = self.largest(lambda shape: self.scaled_step_seconds(shape, measured, costs))
+        if second != shape:
+            shape, costs = second, self.probe(second, 1.0)
+        return self.filled(shape, costs)
 
-        def interpolated(model: ModelConfig) -> Costs:
-            return costs.interpolate(other, (training_flops(model) - training_flops(first)) / distance)
+    @property
+    def available(self) -> float:
+        """Seconds for the run itself."""
+        return self.seconds - (START_SECONDS if self.begun is None else time.perf_counter() - self.begun)
 
-        # Only between the two measured sizes: extrapolating from two near sizes would be unreliable.
-        low, high = sorted((sizes.index(first), sizes.index(second)))
-        chosen = self.lowest_loss(sizes[low : high + 1], lambda model: interpolated(model).per_token)
-        return self.filled(chosen, interpolated(chosen)), interpolated(chosen)
-
-    @staticmethod
-    def relative_flops(model: ModelConfig, base: ModelConfig) -> float:
-        return training_flops(model) / training_flops(base)
-
-    def lowest_loss(self, sizes: list[ModelConfig], seconds_per_token: Callable[[ModelConfig], float]) -> ModelConfig:
-        """The model of the lowest expected loss if all of the time went into steps."""
-
-        def loss(model: ModelConfig) -> float:
-            seen = self.seconds / seconds_per_token(model) * self.corpus.bytes_per_token
-            data = effective_data(seen, self.corpus.train_bytes or seen)
-            return self.curve.loss(non_embedding_parameters(model), data)
-
-        return min(sizes, key=loss)
-
-    def candidates(self) -> list[ModelConfig]:
-        """The candidate sizes that fit in memory, smallest first; or the one whose shape is given."""
+    @cached_property
+    def shapes(self) -> list[Shape]:
+        """The shapes that fit in memory, smallest first; or the one that is given."""
         if sets_shape(self.overrides):
-            return [replace(self.base.model, vocab_size=self.corpus.vocab_size)]
+            model = self.base.model
+            return [Shape(model.n_layer, model.n_embd, model.context, self.base.train.batch)]
         memory = machines.total_memory(self.machine.device)
-        candidates = scaling_rules.candidate_models(replace(self.base.model, n_kv_head=None), self.corpus.vocab_size)
-        return [model for count, model in candidates if TRAINING_BYTES * count < memory]
+        fitting = [shape for shape in SHAPES if TRAINING_BYTES * parameter_count(self.model(shape)) < memory]
+        return fitting or [SHAPES[0]]
 
-    def probe(self, model: ModelConfig, seconds_per_token: float) -> Costs:
-        tokens = self.seconds / seconds_per_token
-        batch = self.batch_for(tokens, model)
-        settings = self.settings(model, batch, max(1, int(tokens / (batch * model.context))))
-        notice(f"trying {counted(parameter_count(settings.model), 'parameter')}")
-        return measure_costs(settings, self.machine, self.folder)
+    def largest(self, seconds_of_step: Callable[[Shape], float]) -> Shape:
+        """The largest shape that gets enough tokens in the time."""
 
-    def batch_for(self, tokens: float, model: ModelConfig) -> int:
-        given = "batch" in self.overrides.get("train", {})
-        return self.base.train.batch if given else scaling_rules.batch_for(tokens, model)
+        def tokens(shape: Shape) -> float:
+            settings = self.settings(shape, 1)
+            seen = self.available / seconds_of_step(shape) * settings.train.batch * settings.model.context
+            return min(seen, NEW_PASSES * (self.corpus.train_tokens or seen))
 
-    def settings(self, model: ModelConfig, batch: int, steps: int) -> Settings:
-        """The settings that `fledge train` would use with this size, batch and length."""
-        size = {"size": parameter_count(model), "vocab_size": model.vocab_size}
-        sized = {} if sets_shape(self.overrides) else {"model": size}
-        train = {
-            "batch": batch,
-            "micro_batch": scaling_rules.micro_batch_for(batch, model.context),
-            **self.overrides.get("train", {}),
-        }
-        settings = validated(self.preset, sized, self.overrides, {"train": {**train, "steps": steps}})
+        enough = (shape for shape in reversed(self.shapes) if has_enough_tokens(self.model(shape), tokens(shape)))
+        return next(enough, self.shapes[0])
+
+    def guessed_step_seconds(self, shape: Shape) -> float:
+        return shape.batch * shape.context / tokens_per_second_guess(self.model(shape), self.machine)
+
+    def scaled_step_seconds(self, shape: Shape, measured: ModelConfig, costs: Costs) -> float:
+        """From the costs of a measured model: matrix products grow with FLOPs, the optimizer with parameters."""
+        model = self.model(shape)
+        per_token = costs.per_token * training_flops(model) / training_flops(measured)
+        per_step = costs.per_step * parameter_count(model) / parameter_count(measured)
+        return shape.batch * shape.context * per_token + per_step
+
+    def probe(self, shape: Shape, share: float) -> Costs:
+        """Measure, in this share of the time that is left for it."""
+        left = max(LEAST_PROBE_SECONDS, share * (self.deadline - time.perf_counter()))
+        notice(f"measuring a model of {counted(parameter_count(self.model(shape)), 'parameter')}")
+        return measure_costs(self.settings(shape, 1000), self.machine, self.folder, left)
+
+    def model(self, shape: Shape) -> ModelConfig:
+        """With the vocabulary of the text."""
+        return self.settings(shape, 1).model
+
+    def layer(self, shape: Shape, steps: int) -> Layer:
+        """What is chosen, on top of the preset and below the command line."""
+        if sets_shape(self.overrides):
+            chosen: Layer = {"train": {"steps": steps}}
+        else:
+            chosen = recipe_layer(shape, self.base, steps)
+        compile: Layer = {"train": {"compile": False}} if self.seconds < WORTH_COMPILING_SECONDS else {}
+        return merge(chosen, compile)
+
+    def settings(self, shape: Shape, steps: int) -> Settings:
+        """The completed settings that `fledge train` would use."""
+        return self.completed(self.layer(shape, steps))
+
+    def completed(self, chosen: Layer) -> Settings:
+        settings = validated(self.preset, chosen, self.overrides)
         return complete_for_forecast(settings, self.corpus, self.machine)
 
-    def filled(self, model: ModelConfig, costs: Costs) -> Settings:
+    def filled(self, shape: Shape, costs: Costs) -> tuple[Settings, Layer, Costs]:
         """The settings with as many steps as fit into the time."""
-        batch = self.batch_for(self.seconds / costs.per_token, model)
 
         def total(steps: int) -> float:
-            return run_seconds(self.settings(model, batch, steps), costs, self.corpus).total
+            return run_seconds(self.settings(shape, steps), costs, self.corpus).total
 
-        step = step_seconds(self.settings(model, batch, 1), costs)
-        if total(1) > self.seconds:
+        available, one = self.available, total(1)
+        if one > available:
+            least = math.ceil(one + self.seconds - available)
             raise UserError(
-                f"{precise_duration(self.seconds)} are not enough: one step takes {precise_duration(step)}"
-                f" here, and everything around it {precise_duration(total(1) - step)}",
-                f"give it at least --minutes {math.ceil(total(1))}s, or a smaller --train.batch",
+                f"{precise_duration(self.seconds)} are not enough: a run of one step takes {least} s here",
+                f"give it more: --minutes {math.ceil(least / 6) / 10:g}",
             )
-        steps = bisect.bisect_right(range(1, int(self.seconds / step) + 2), self.seconds, key=total)
-        return self.settings(model, batch, steps)
+        step = step_seconds(self.settings(shape, 1), costs)
+        steps = bisect.bisect_right(range(1, int(available / step) + 2), available, key=total)
+        return self.settings(shape, steps), merge(self.needed(shape, steps), self.overrides), costs
+
+    def needed(self, shape: Shape, steps: int) -> Layer:
+        """The chosen settings without those that change nothing."""
+        layer, whole = self.layer(shape, steps), self.settings(shape, steps)
+        for section, key in [(section, key) for section, values in layer.items() for key in values]:
+            fewer = without(layer, {section: (key,)})
+            if self.completed(fewer) == whole:
+                layer = fewer
+        return layer
 
 
 def precise_duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""What a forecast needs to know of a text: its number of tokens, their mean length in bytes, and the vocabulary size.
+"""What a forecast needs to know of a text: tokens, their mean length in bytes, the vocabulary, and how hard it is to predict.
 
 Counted if the dataset exists, or if its text is small and local; otherwise estimated. Nothing is downloaded.
 """
@@ -10,6 +10,7 @@ from fledge.core.files import user_path
 from fledge.datasets.cache import cache_folder, ensure_dataset
 from fledge.datasets.preview import COMPRESSION
 from fledge.datasets.shards import MANIFEST, Dataset
+from fledge.planning.text_entropy import text_entropy
 from fledge.settings.scaling_rules import known_vocabulary
 from fledge.text.corpora import CORPORA
 from fledge.text.inputs import is_url
@@ -24,13 +25,9 @@ class CorpusStats:
     vocab_size: int
     train_tokens: int
     val_tokens: int
-    bytes_per_token: float
+    bytes_per_token: float  # of the validation split, where its length is known
     dataset: Dataset | None = None  # None: all numbers are estimates
-
-    @property
-    def train_bytes(self) -> float:
-        """0 where the length of the text is unknown."""
-        return self.train_tokens * self.bytes_per_token
+    entropy: float | None = None  # text_entropy(dataset), in bits per byte
 
 
 def read_corpus_stats(settings: Settings) -> CorpusStats:
@@ -46,6 +43,15 @@ def read_corpus_stats(settings: Settings) -> CorpusStats:
     if large and not (cache_folder(data, tokenizer) / MANIFEST).exists():
         return estimated_stats(settings, size)
     return dataset_stats(settings, ensure_dataset(data, tokenizer))
+
+
+def text_bytes(settings: Settings) -> int:
+    """The size of the text of these settings; 0 where it is not known before it is downloaded."""
+    source, share = split_weight(settings.data.corpus)
+    if settings.data.path is not None or is_url(source):
+        return 0
+    corpus = None if user_path(source).exists() else CORPORA.get(source)
+    return int(share * (corpus.size if corpus and not corpus.network else remote_bytes(source) or local_bytes(source)))
 
 
 def remote_bytes(source: str) -> int:
@@ -65,10 +71,17 @@ def local_bytes(source: str) -> int:
 
 def dataset_stats(settings: Settings, dataset: Dataset) -> CorpusStats:
     train_tokens, vocab_size = len(dataset.split("train")), dataset.tokenizer.vocab_size
-    val_tokens = len(dataset.splits["val"]) if "val" in dataset.available_splits else 0
-    manifest = dataset.manifest["splits"]["train"]
+    has_val = "val" in dataset.available_splits
+    manifest = dataset.manifest["splits"]["val" if has_val else "train"]
     mean = manifest["bytes"] / manifest["tokens"] if "bytes" in manifest else typical_token_bytes(settings, vocab_size)
-    return CorpusStats(settings.model.vocab_size or vocab_size, train_tokens, val_tokens, mean, dataset)
+    return CorpusStats(
+        vocab_size=settings.model.vocab_size or vocab_size,
+        train_tokens=train_tokens,
+        val_tokens=len(dataset.splits["val"]) if has_val else 0,
+        bytes_per_token=mean,
+        dataset=dataset,
+        entropy=text_entropy(dataset),
+    )
 
 
 def estimated_stats(settings: Settings, size: int) -> CorpusStats:

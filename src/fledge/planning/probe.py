@@ -1,6 +1,6 @@
 """Measure the costs of a run in a few seconds: build the model, make some real updates, throw it away.
 
-    build → first step (compilation) → steps until their median is stable → evaluate → sample → save a checkpoint
+    build → first step (compilation) → steps until their mean is stable → evaluate → sample → save a checkpoint
 
 Token ids are random, so no text is needed. A micro-batch that would take too long is measured at a smaller size and
 scaled up. How often each cost occurs in a run is for forecast.py.
@@ -9,8 +9,8 @@ scaled up. How often each cost occurs in a run is for forecast.py.
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +33,13 @@ from fledge.training.micro_batch import FixedMicroBatch
 from fledge.training.setup import activation_options, build_training, initial_micro_batch
 from fledge.training.step import TrainStep
 
-STEP_SECONDS = 4.0  # spent on updates, for each of two batch sizes
-MICRO_BATCH_SECONDS = 1.5  # the longest micro-batch that is measured at its full size
-SAMPLE_SECONDS = 1.0
+PROBE_SECONDS = 14.0  # of one model
+# Shares of that time: updates, for each of two batch sizes; the longest micro-batch that is measured at its full size;
+# evaluation; generating.
+STEPS_SHARE, MICRO_BATCH_SHARE, EVALUATION_SHARE, SAMPLE_SHARE = 0.3, 0.1, 0.1, 0.07
 MIN_STEPS = 12
-STABLE = 0.02  # relative difference between the median of all steps and that of the later half
+STABLE = 0.02  # relative difference between the mean of all steps and that of the later half
+TRIMMED = 0.1  # share of the fastest and of the slowest steps that the mean leaves out
 MAX_SAVED_BYTES = 256 << 20  # of a larger checkpoint, only a part is written
 # FLOP/s assumed before anything is measured, to guess what can be tried in a moment.
 ASSUMED_RATES = {"cuda": 2e13, "mps": 1e12}
@@ -55,18 +57,16 @@ class Costs:
     per_checkpoint: float
     peak_memory: float
 
-    def interpolate(self, other: "Costs", share: float) -> "Costs":
-        """The costs of a model `share` of the way (0 to 1) from this one to another; every cost is linear in size."""
-        pairs = zip(astuple(self), astuple(other), strict=True)
-        return Costs(*(a + share * (b - a) for a, b in pairs))
 
+def measure_costs(settings: Settings, machine: Machine, folder: Path, seconds: float = PROBE_SECONDS) -> Costs:
+    """The costs of a run with these completed settings; `folder` is on the disk that checkpoints will go to.
 
-def measure_costs(settings: Settings, machine: Machine, folder: Path) -> Costs:
-    """The costs of a run with these completed settings; `folder` is on the disk that checkpoints will go to."""
+    It takes about `seconds`, and longer only where a single update does, or compiling.
+    """
     model, train = settings.model, settings.train
     assert model.vocab_size is not None
     planned = initial_micro_batch(settings, machine)
-    affordable = int(MICRO_BATCH_SECONDS * tokens_per_second_guess(model, machine)) // model.context
+    affordable = int(MICRO_BATCH_SHARE * seconds * tokens_per_second_guess(model, machine)) // model.context
     rows = min(planned, max(1, affordable))
     machines.reset_peak_memory(machine.device)
     # Evaluation costs a third of training, and its batches are often larger: measure it at its own size.
@@ -75,20 +75,20 @@ def measure_costs(settings: Settings, machine: Machine, folder: Path) -> Costs:
     step = build_training(replace(settings, train=replace(train, batch=rows, micro_batch=rows)), machine, noise)
     step.multiplier = lambda _: 0.0  # an update takes as long, and the weights stay finite
     first = step(0).seconds
-    one = median_step_seconds(step, STEP_SECONDS)
+    one = mean_step_seconds(step, STEPS_SHARE * seconds)
     two = one
     if train.batch > rows:  # gradient accumulation: measure what a second micro-batch adds
         sampler = WindowSampler(len(noise), model.context, model.context, 0)
         step.batches = FixedMicroBatch(Loader(WindowReader(noise, sampler), 2 * rows, machine), rows)
-        two = median_step_seconds(step, STEP_SECONDS)
+        two = mean_step_seconds(step, STEPS_SHARE * seconds)
     # With one micro-batch in a step the two parts cannot be told apart, and need not be.
     micro_batch = min(one, max(one / 2, two - one)) if train.batch > rows else one
     width = machine.torch_dtype.itemsize
     planned_bytes, probed_bytes = (
         flops.activation_bytes(model, n, width, **activation_options(settings)) for n in (planned, rows)
     )
-    per_eval_token = eval_token_seconds(step, noise, machine)
-    per_sampled_token = sampled_token_seconds(step, settings, machine)
+    per_eval_token = eval_token_seconds(step, noise, machine, EVALUATION_SHARE * seconds)
+    per_sampled_token = sampled_token_seconds(step, settings, machine, SAMPLE_SHARE * seconds)
     per_checkpoint = checkpoint_seconds(step, folder)
     return Costs(
         startup=max(0.0, first - one),
@@ -113,18 +113,26 @@ def random_split(model: ModelConfig, sequences: int) -> Split:
     return Split("noise", [ids], [np.zeros(1, dtype=np.int64)])
 
 
-def median_step_seconds(step: TrainStep, limit: float) -> float:
-    """Median seconds of a step, over up to `limit` seconds or until the median is stable."""
+def mean_step_seconds(step: TrainStep, limit: float) -> float:
+    """Trimmed mean of the seconds of a step, over up to `limit` seconds or until it is stable.
+
+    A mean, as beside another busy program a few steps take several times as long as most.
+    """
     end, spent = time.perf_counter() + limit, [step(0).seconds]
     while time.perf_counter() < end:
         spent.append(step(len(spent)).seconds)
-        median, late = statistics.median(spent), statistics.median(spent[len(spent) // 2 :])
-        if len(spent) >= MIN_STEPS and time.perf_counter() > end - limit / 2 and abs(late / median - 1) < STABLE:
+        mean, late = trimmed_mean(spent), trimmed_mean(spent[len(spent) // 2 :])
+        if len(spent) >= MIN_STEPS and time.perf_counter() > end - limit / 2 and abs(late / mean - 1) < STABLE:
             break
-    return statistics.median(spent)
+    return trimmed_mean(spent)
 
 
-def eval_token_seconds(step: TrainStep, noise: Split, machine: Machine) -> float:
+def trimmed_mean(values: Sequence[float]) -> float:
+    left_out = int(TRIMMED * len(values))
+    return statistics.mean(sorted(values)[left_out : len(values) - left_out])
+
+
+def eval_token_seconds(step: TrainStep, noise: Split, machine: Machine, limit: float) -> float:
     """Seconds for each evaluated token. The first, slow evaluation counts only if it takes too long to repeat."""
     vocab_size = step.model.config.vocab_size
     assert vocab_size is not None
@@ -134,17 +142,17 @@ def eval_token_seconds(step: TrainStep, noise: Split, machine: Machine) -> float
         return evaluate_loss(step.model, noise, lengths, machine)
 
     spent = seconds_of(evaluate)
-    if spent < MICRO_BATCH_SECONDS:
+    if 3 * spent < limit:
         spent = statistics.median(seconds_of(evaluate) for _ in range(3))
     return spent / (len(noise) - 1)
 
 
-def sampled_token_seconds(step: TrainStep, settings: Settings, machine: Machine) -> float:
+def sampled_token_seconds(step: TrainStep, settings: Settings, machine: Machine, limit: float) -> float:
     strategies, tokens = sampling_strategies(settings.track.temperature), settings.track.sample_tokens
     begun, sampled = time.perf_counter(), 0
     for _ in generate(step.model, torch.zeros(1, 1, dtype=torch.long), strategies, machine, tokens, 0):
         sampled += 1
-        if time.perf_counter() - begun > SAMPLE_SECONDS:
+        if time.perf_counter() - begun > limit:
             break
     return (time.perf_counter() - begun) / max(1, sampled)
 

@@ -6,24 +6,29 @@ settings → statistics of the text → probe of a few seconds → forecast
 import itertools
 import math
 import shlex
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fledge.core import device as machines
 from fledge.core.config import Layer, merge
 from fledge.core.errors import UserError
 from fledge.core.progress import notice
-from fledge.model.flops import parameter_count
 from fledge.planning.backtest import Row, compare
-from fledge.planning.budget import BudgetSearch, sets_shape
-from fledge.planning.corpus_stats import read_corpus_stats
-from fledge.planning.forecast import Forecast, complete_for_forecast, fit_to_runs, make_forecast
+from fledge.planning.budget import LEAST_PROBE_SECONDS, TimeSearch
+from fledge.planning.corpus_stats import read_corpus_stats, text_bytes
+from fledge.planning.forecast import Forecast, complete_for_forecast, make_forecast
+from fledge.planning.loss_forecast import finished_runs
 from fledge.planning.probe import measure_costs
+from fledge.planning.recipe import vocabulary_for
 from fledge.runs.run_folder import open_run
 from fledge.settings.layers import read_preset
 from fledge.settings.pipeline import validated
 from fledge.training.config import Settings
+
+
+PLANNING_SECONDS = 20.0  # until all is measured
+PROBE_SHARE = 0.1  # of the time of the run, for measuring
 
 
 @dataclass(frozen=True)
@@ -49,36 +54,53 @@ def plan(
     runs: Path = Path("runs"),
     *,
     seconds: float | None = None,
+    begun: float | None = None,
     price: float | None = None,
 ) -> PlanResult:
     """Forecast the training of a preset or FILE.toml on this machine.
 
     overrides: settings that replace those of the preset: section → key → value.
-    seconds: for the whole run; size, batch and steps are then chosen to use them well.
+    seconds: for a whole run; vocabulary, size, batch and steps are then chosen to use them well.
+    begun: when these seconds began, on the clock time.perf_counter, if the run follows at once: what planning and
+      preparing the text took is then subtracted. None: the seconds are those of a new command.
     price: of one hour of this machine.
     """
+    deadline = time.perf_counter() + PLANNING_SECONDS
     overrides = overrides or {}
     if price is not None and not 0 <= price < math.inf:
         raise UserError(f"--price cannot be {price:g}", "it is the price of an hour of this machine, such as 2.5")
     if seconds is not None and {"steps", "epochs"} & set(overrides.get("train", {})):
-        raise UserError("--minutes sets train.steps, so neither steps nor epochs can be given", "leave one of them out")
+        raise UserError(
+            "--minutes sets train.steps, so neither steps nor epochs can be given", "leave one of them out"
+        )
     layer, _ = read_preset(preset)
     settings = validated(layer, overrides)
     machine = machines.choose_machine(settings.train.device, settings.train.dtype)
+    if seconds is not None:
+        overrides = merge(chosen_vocabulary(settings, overrides), overrides)
+        settings = validated(layer, overrides)
     corpus = read_corpus_stats(settings)
-    curve, fitted_runs = fit_to_runs(settings, corpus, runs)
     folder = existing_parent(runs)
     if seconds is None:
         settings = complete_for_forecast(settings, corpus, machine)
         costs = measure_costs(settings, machine, folder)
     else:
-        search = BudgetSearch(layer, overrides, settings, corpus, curve, machine, seconds, folder)
-        settings, costs = search.best()
-    forecast = make_forecast(settings, machine, costs, corpus, curve, fitted_runs)
+        share = max(LEAST_PROBE_SECONDS, PROBE_SHARE * seconds)
+        deadline = min(deadline, time.perf_counter() + share)
+        search = TimeSearch(layer, overrides, settings, corpus, machine, seconds, begun, folder, deadline)
+        settings, overrides, costs = search.best()
+    forecast = make_forecast(settings, machine, costs, corpus, finished_runs(runs, corpus))
     cost = None if price is None else price * forecast.seconds / 3600
-    if seconds is not None:
-        overrides = merge(chosen_settings(settings, overrides), overrides)
     return PlanResult(preset, settings, forecast, cost, overrides, train_command(preset, overrides))
+
+
+def chosen_vocabulary(settings: Settings, overrides: Layer) -> Layer:
+    """The vocabulary that suits the size of the text, where a BPE tokenizer is trained on it and no size is given."""
+    tokenizer, given = settings.tokenizer, overrides.get("tokenizer", {}).get("vocab_size")
+    size = text_bytes(settings)
+    if tokenizer.kind != "bpe" or tokenizer.file or given or settings.data.path is not None or not size:
+        return {}
+    return {"tokenizer": {"vocab_size": vocabulary_for(size)}}
 
 
 def backtest(name: str, runs: Path = Path("runs")) -> BacktestResult:
@@ -93,25 +115,15 @@ def backtest(name: str, runs: Path = Path("runs")) -> BacktestResult:
         notice(f"warning: '{run.name}' was trained on another machine ({trained_on}); this is {processor}")
     corpus = read_corpus_stats(settings)
     settings = complete_for_forecast(settings, corpus, machine)
-    curve, fitted_runs = fit_to_runs(settings, corpus, runs, exclude=run.name)
+    own_runs = finished_runs(runs, corpus, exclude=run.name)
     costs = measure_costs(settings, machine, existing_parent(runs))
-    forecast = make_forecast(settings, machine, costs, corpus, curve, fitted_runs)
-    return BacktestResult(run.name, compare(forecast, run), fitted_runs)
+    forecast = make_forecast(settings, machine, costs, corpus, own_runs)
+    return BacktestResult(run.name, compare(forecast, run), forecast.fitted_runs)
 
 
 def existing_parent(folder: Path) -> Path:
     """The folder, or its nearest parent that exists, which is on the same disk."""
     return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-
-
-def chosen_settings(settings: Settings, overrides: Layer) -> Layer:
-    """What the budget search has chosen, as a minimal set of overrides."""
-    chosen: dict[str, dict[str, Any]] = {"train": {"batch": settings.train.batch, "steps": settings.train.steps}}
-    if not sets_shape(overrides):
-        chosen["model"] = {"size": parameter_count(settings.model)}
-        if settings.tokenizer.kind == "bpe":
-            chosen["tokenizer"] = {"vocab_size": settings.model.vocab_size}
-    return chosen
 
 
 def train_command(preset: str, overrides: Layer) -> str:

@@ -1,0 +1,165 @@
+"""Forecast the final validation loss, with an interval, from runs that were really made: the table runs.csv.
+
+A Gaussian process on the logarithm of bits per byte. What two runs have in common makes their losses similar:
+
+    text_entropy of the text, tokens seen, parameters, passes over the text    a linear trend, with wide priors
+    the same text                                                              an offset of TEXT
+    the same recipe: all of the model but its size, and the optimizer          an offset of RECIPE, and of its trend
+
+So a recipe that is not in the table has an interval too wide to be shown, settings far from all runs in the table
+have a wider one, and finished runs on the user's own text make it narrower. bench/forecast_table.py makes the table.
+"""
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fledge.core.errors import UserError
+from fledge.model.flops import non_embedding_parameters
+from fledge.planning.corpus_stats import CorpusStats
+from fledge.runs.run_folder import list_runs
+from fledge.settings.layers import FOLLOWS_FROM_SIZE, without
+from fledge.settings.pipeline import resolve, validated
+from fledge.tracking.sinks.csv import read_metrics
+from fledge.training.config import Settings
+
+TABLE = "runs.csv"
+# Standard deviations of the logarithm of the loss.
+NOISE = 0.01  # another seed
+TEXT = 0.03  # what text_entropy does not know of a text
+RECIPE = 0.3  # another architecture or optimizer
+TREND = (0.3, 0.3, 0.15, 0.1, 0.1, 0.03)  # of the coefficients in trend()
+RECIPE_TREND = 0.05
+COVERAGE = 1.645  # standard deviations on both sides: 9 of 10 runs lie inside
+MAX_WIDTH = 0.2  # relative half-width of an interval above which nothing is forecast
+
+
+@dataclass(frozen=True)
+class RunPoint:
+    """One run as the forecast sees it."""
+
+    text: str
+    recipe: str
+    entropy: float  # text_entropy, bits per byte
+    parameters: int  # of the blocks
+    tokens: float  # seen in the whole run
+    train_tokens: float  # of the text
+    bits_per_byte: float = math.nan  # on the whole validation split, at the end
+
+    def trend(self) -> tuple[float, ...]:
+        tokens, parameters = math.log(self.tokens / 1e6), math.log(self.parameters / 5e5)
+        passes = math.log1p(self.tokens / self.train_tokens)
+        return 1.0, math.log(self.entropy / 2), tokens, parameters, passes, tokens**2
+
+
+@dataclass(frozen=True)
+class Interval:
+    """`low` to `high` holds 9 of 10 runs."""
+
+    expected: float
+    low: float
+    high: float
+
+    def __mul__(self, factor: float) -> "Interval":
+        return Interval(self.expected * factor, self.low * factor, self.high * factor)
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+def forecast_loss(run: RunPoint, known: Sequence[RunPoint]) -> Interval | None:
+    """The final loss of `run` in bits per byte; None where no run like it is known."""
+    if not known:
+        return None
+    covariance = np.array([[similarity(a, b) for b in known] for a in known]) + NOISE**2 * np.eye(len(known))
+    shared = np.array([similarity(run, other) for other in known])
+    measured = np.array([math.log(other.bits_per_byte / other.entropy) for other in known])
+    solved: NDArray[np.float64] = np.linalg.solve(covariance, np.stack((measured, shared), axis=1))
+    expected = math.log(run.entropy) + float(shared @ solved[:, 0])
+    variance = similarity(run, run) + NOISE**2 - float(shared @ solved[:, 1])
+    half = COVERAGE * math.sqrt(max(NOISE**2, variance))
+    if half > MAX_WIDTH:
+        return None
+    return Interval(math.exp(expected), math.exp(expected - half), math.exp(expected + half))
+
+
+def similarity(a: RunPoint, b: RunPoint) -> float:
+    """The covariance of the logarithms of two losses."""
+    x, y = a.trend(), b.trend()
+    same_recipe = a.recipe == b.recipe
+    trend = sum((scale**2) * p * q for scale, p, q in zip(TREND, x, y, strict=True))
+    return trend + TEXT**2 * (a.text == b.text) + same_recipe * (RECIPE**2 + RECIPE_TREND**2 * x[2] * y[2])
+
+
+@cache
+def read_table() -> tuple[RunPoint, ...]:
+    """The runs of runs.csv."""
+    lines = resources.files("fledge.planning").joinpath(TABLE).read_text().splitlines()
+    return tuple(
+        RunPoint(
+            text=row["text"],
+            recipe=row["recipe"],
+            entropy=float(row["entropy"]),
+            parameters=int(row["parameters"]),
+            tokens=float(row["tokens"]),
+            train_tokens=float(row["train_tokens"]),
+            bits_per_byte=float(row["bits_per_byte"]),
+        )
+        for row in csv.DictReader(line for line in lines if not line.startswith("#"))
+    )
+
+
+def run_point(settings: Settings, corpus: CorpusStats) -> RunPoint | None:
+    """The run of these completed settings; None where too little is known of its text."""
+    if corpus.entropy is None or corpus.dataset is None:
+        return None
+    return RunPoint(
+        text=corpus.dataset.fingerprint,
+        recipe=recipe_name(settings),
+        entropy=corpus.entropy,
+        parameters=non_embedding_parameters(settings.model),
+        tokens=settings.train.steps * settings.train.batch * settings.model.context,
+        train_tokens=corpus.train_tokens,
+    )
+
+
+def recipe_name(settings: Settings) -> str:
+    """The preset of the table that these settings differ from in size and length only; a name of its own otherwise."""
+    own = architecture(settings)
+    return next((name for name in table_recipes() if architecture(resolve(name)) == own), repr(own))
+
+
+@cache
+def table_recipes() -> tuple[str, ...]:
+    return tuple(sorted({point.recipe for point in read_table()}))
+
+
+def architecture(settings: Settings) -> tuple[object, str]:
+    """What two runs of the same recipe have in common: all of the model but its size, and the optimizer."""
+    ignored = {"model": (*FOLLOWS_FROM_SIZE["model"], "vocab_size", "context", "attention")}
+    return without({"model": vars(settings.model)}, ignored), settings.optim.optimizer
+
+
+def finished_runs(runs: Path, corpus: CorpusStats, exclude: str = "") -> dict[str, RunPoint]:
+    """{name: point} of the user's finished runs on the same dataset."""
+    points: dict[str, RunPoint] = {}
+    if corpus.dataset is None:
+        return points
+    for run in list_runs(runs):
+        try:
+            if run.name == exclude or run.metadata().get("dataset_sha256") != corpus.dataset.fingerprint:
+                continue
+            settings, metrics = validated(run.config()), read_metrics(run.folder)
+        except UserError:  # a damaged run, which 'fledge runs' reports
+            continue
+        losses, point = metrics.measured("val/bits_per_byte"), run_point(settings, corpus)
+        if losses and point and metrics.last_step == settings.train.steps:
+            points[run.name] = RunPoint(**{**vars(point), "bits_per_byte": losses[-1]})
+    return points

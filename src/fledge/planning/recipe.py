@@ -1,0 +1,91 @@
+"""Which model to train on a text in a given time: all of it stands here, so that it can be replaced in one place.
+
+    bytes of text                     →  size of the vocabulary
+    time × measured speed = tokens    →  the largest shape that has enough tokens for each of its parameters
+    shape                             →  context, batch, learning rates, warmup
+
+The first rows of SHAPES were found by hand on 10 MB of English prose on two cores: in three minutes 2 blocks of 192
+reached 1.311 bits per byte; 2 blocks of 128 1.316 and 4 of 256 1.327 in more time. Larger rows only follow usual shapes.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fledge.core.config import Layer, merge
+from fledge.model.config import ModelConfig
+from fledge.model.flops import non_embedding_parameters
+from fledge.settings.layers import FOLLOWS_FROM_SIZE
+from fledge.settings.scaling_rules import GQA_WIDTH, HEAD_WIDTH, learning_rates, micro_batch_for
+from fledge.training.config import Settings
+
+
+@dataclass(frozen=True)
+class Shape:
+    n_layer: int
+    n_embd: int
+    context: int
+    batch: int
+
+
+SHAPES = (  # smallest first
+    Shape(1, 64, 64, 16),
+    Shape(1, 64, 128, 32),
+    Shape(2, 128, 128, 32),
+    Shape(2, 192, 128, 32),
+    Shape(3, 256, 128, 32),
+    Shape(4, 320, 128, 64),
+    Shape(5, 384, 256, 32),
+    Shape(6, 512, 256, 64),
+    Shape(8, 640, 512, 64),
+    Shape(12, 768, 1024, 64),
+    Shape(16, 1024, 1024, 128),
+    Shape(24, 1536, 1024, 256),
+    Shape(24, 2048, 2048, 256),
+)
+# Tokens for each parameter of the blocks: 2.7 for the 0.9M of 2 × 192, and 8 at 85M, where the fastest known recipes
+# for GPT-2's size are. Never 20, as from a constant learning rate without Muon and bigram rows.
+TOKENS_PER_PARAMETER, AT_PARAMETERS, POWER = 2.7, 0.9e6, 0.25
+VOCABULARIES = ((400_000, 1024), (3_000_000, 2048), (1 << 30, 4096))  # up to so many bytes of text
+MAX_VOCABULARY = 16_384
+FULL_RATE_WIDTH = 256  # wider models need a smaller head_lr
+WARMUP_SHARE, MAX_WARMUP = 0.05, 500
+
+
+def vocabulary_for(text_bytes: int) -> int:
+    """The size of a BPE vocabulary for a text: each token must occur often enough to be learned."""
+    return next((size for limit, size in VOCABULARIES if text_bytes <= limit), MAX_VOCABULARY)
+
+
+def model_of(shape: Shape, style: ModelConfig) -> ModelConfig:
+    """The model of this shape with the parts of `style`."""
+    heads = shape.n_embd // HEAD_WIDTH
+    kv_heads = heads // 4 if style.n_kv_head and shape.n_embd >= GQA_WIDTH else None
+    window = None if style.window is None else min(style.window, shape.context)
+    values: dict[str, Any] = {"n_layer": shape.n_layer, "n_embd": shape.n_embd, "n_head": heads}
+    return replace(
+        style, **values, n_kv_head=kv_heads, head_dim=None, mlp_width=None, window=window, context=shape.context
+    )
+
+
+def has_enough_tokens(model: ModelConfig, tokens: float) -> bool:
+    """Whether so many tokens are enough for a model of this size."""
+    parameters = non_embedding_parameters(model)
+    return tokens >= TOKENS_PER_PARAMETER * (parameters / AT_PARAMETERS) ** POWER * parameters
+
+
+def recipe_layer(shape: Shape, base: Settings, steps: int) -> Layer:
+    """The settings that follow from the shape and the number of steps; everything else is that of the preset."""
+    model = model_of(shape, base.model)
+    sizes = {key: getattr(model, key) for key in FOLLOWS_FROM_SIZE["model"] if key != "size"}
+    sizes |= {"n_kv_head": model.kv_heads, "head_dim": model.head_width, "mlp_width": model.mlp_hidden_width}
+    train = {"batch": shape.batch, "micro_batch": micro_batch_for(shape.batch, shape.context), "steps": steps}
+    layer = {"model": {**sizes, "context": shape.context, "window": model.window}, "train": train}
+    return merge(layer, {"optim": rates(model, base, steps)})
+
+
+def rates(model: ModelConfig, base: Settings, steps: int) -> dict[str, Any]:
+    """Muon with rates of its own for embedding and head (presets text, sprint-shakespeare): only the head's falls with
+    the width, and no warmup is needed. Otherwise the rates of model.size."""
+    if base.optim.head_lr is None:
+        return learning_rates(model) | {"warmup_steps": min(MAX_WARMUP, round(WARMUP_SHARE * steps))}
+    return {"head_lr": float(f"{base.optim.head_lr * min(1.0, FULL_RATE_WIDTH / model.n_embd):.2g}")}
