@@ -9,7 +9,8 @@ import pytest
 from fledge.cli.main import main
 from fledge.core.config import read_overrides
 from fledge.model.flops import parameter_count
-from fledge.planning import probe
+from fledge.planning import budget
+from fledge.recipes import plan
 from fledge.settings.pipeline import resolve, validated
 
 from .conftest import Home
@@ -18,9 +19,10 @@ from .conftest import Home
 @pytest.fixture(autouse=True)
 def fast_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """These tests do not check the measured values, so a moment is enough."""
-    monkeypatch.setattr(probe, "STEP_SECONDS", 0.05)
-    monkeypatch.setattr(probe, "SAMPLE_SECONDS", 0.05)
-    monkeypatch.setattr(probe, "MICRO_BATCH_SECONDS", 0.05)
+    monkeypatch.setattr(plan, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(budget, "LEAST_PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(plan, "PLANNING_SECONDS", 0.2)
+    monkeypatch.setattr(budget, "START_SECONDS", 0.0)
 
 
 def planned(home: Home, capsys: pytest.CaptureFixture[str], *words: str) -> Any:
@@ -40,7 +42,7 @@ def test_plan_reports_time_memory_cost_loss_and_makes_no_run(home: Home, capsys:
     assert found["cost"] == pytest.approx(found["seconds"] / 1000)
     assert found["step_seconds"] > 0
     assert found["memory"] > 0
-    assert 0 < found["loss"] < 10
+    assert found["loss"] is found["bits_per_byte"] is None  # no run like this one was measured
     assert found["corpus_known"]
     assert found["fitted_runs"] == []
     assert not home.runs.exists()
@@ -60,7 +62,7 @@ def test_text_output_is_a_short_table(home: Home, capsys: pytest.CaptureFixture[
     assert [line.split()[0] for line in out.splitlines()] == [
         *("model", "length", "compute", "machine", "speed", "memory", "time", "loss", "next:"),
     ]
-    assert "rough estimate" in out
+    assert "not forecast: no runs like this were measured" in out
 
 
 def test_gradient_accumulation_is_planned(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,20 +117,24 @@ def test_budget_below_one_step_is_refused(home: Home, capsys: pytest.CaptureFixt
 def test_against_compares_prediction_and_measurement(trained: Home, capsys: pytest.CaptureFixture[str]) -> None:
     found = planned(trained, capsys, "--against", "bird")
     assert found["run"] == "bird"
-    for name in ("seconds", "step_seconds", "tokens_per_second", "memory", "loss"):
+    for name in ("seconds", "step_seconds", "tokens_per_second", "memory"):
         row = found[name]
         assert row["predicted"] > 0
         assert row["measured"] > 0
         assert row["difference_percent"] == pytest.approx(100 * (row["predicted"] / row["measured"] - 1))
     assert found["fitted_runs"] == []  # the run itself is left out
+    loss = found["bits_per_byte"]
+    assert (loss["predicted"], loss["difference_percent"]) == (None, None)
+    assert loss["measured"] > 0
 
 
 def test_loss_is_fitted_to_finished_runs_on_the_same_text(trained: Home, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*about(trained), "--train.steps", "40"]
     found = planned(trained, capsys, *words)
     assert found["fitted_runs"] == ["bird"]
-    real = planned(trained, capsys, "--against", "bird")["loss"]["measured"]
-    assert found["loss"] == pytest.approx(real, rel=0.1)
+    real = planned(trained, capsys, "--against", "bird")["bits_per_byte"]["measured"]
+    assert found["bits_per_byte"]["expected"] == pytest.approx(real, rel=0.05)
+    assert found["bits_per_byte"]["low"] < real < found["bits_per_byte"]["high"]
     other = planned(trained, capsys, *words, "--model.mlp", "gelu")
     assert other["fitted_runs"] == []  # another architecture does not count
 
@@ -139,7 +145,7 @@ def test_against_shows_gaps_where_the_run_has_no_end(own: Home, capsys: pytest.C
     found = planned(own, capsys, "--against", "bird")
     assert found["memory"]["measured"] is None
     assert found["seconds"] == {**found["seconds"], "measured": None, "difference_percent": None}
-    assert found["loss"]["measured"] is None  # it may not be the final loss
+    assert found["bits_per_byte"]["measured"] is None  # it may not be the final loss
     assert own.do("plan", "--against", "bird") == 0
     assert " - " in capsys.readouterr().out
 
@@ -150,7 +156,7 @@ def test_against_has_no_time_if_a_process_was_killed(own: Home, capsys: pytest.C
     events.write_text(started + events.read_text())
     found = planned(own, capsys, "--against", "bird")
     assert found["seconds"]["measured"] is None
-    assert found["loss"]["measured"] > 0
+    assert found["bits_per_byte"]["measured"] > 0
 
 
 def test_against_reads_torn_lines_and_odd_line_ends(own: Home, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,12 +1,9 @@
-"""How a budget is written, and costs between two measured models."""
-
-from dataclasses import replace
+"""How a time is written."""
 
 import pytest
 
 from fledge.core.errors import UserError
 from fledge.planning.budget import parse_minutes
-from fledge.planning.probe import Costs
 
 
 @pytest.mark.parametrize(
@@ -23,11 +20,3 @@ def test_anything_else_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UserError, match="--minutes") as refusal:
         parse_minutes(text)
     assert "30" in refusal.value.hint
-
-
-def test_costs_between_two_models_are_interpolated() -> None:
-    small = Costs(5.0, 0.001, 0.5, 0.0001, 0.01, 2.0, peak_memory=10**9)
-    large = replace(small, per_token=0.003, peak_memory=3 * 10**9)
-    assert small.interpolate(large, 0.5).per_token == pytest.approx(0.002)
-    assert small.interpolate(large, 0.5).peak_memory == 2 * 10**9
-    assert (small.interpolate(large, 0.0), small.interpolate(large, 1.0)) == (small, large)

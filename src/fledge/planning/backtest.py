@@ -4,6 +4,7 @@ import statistics
 
 from fledge.core.errors import UserError
 from fledge.planning.forecast import Forecast
+from fledge.planning.loss_forecast import Interval
 from fledge.runs.run_folder import RunFolder
 from fledge.tracking.events import Ended
 from fledge.tracking.sinks.csv import read_metrics
@@ -13,19 +14,26 @@ Row = dict[str, float | None]
 
 
 def compare(forecast: Forecast, run: RunFolder) -> dict[str, Row]:
-    """{quantity: {predicted, measured, difference_percent}}; None where the run did not record it."""
+    """{quantity: {predicted, measured, difference_percent}}; None where it was not recorded or not forecast.
+
+    The row of bits_per_byte also has `low` and `high`, the ends of the interval.
+    """
     rows: dict[str, Row] = {}
     for name, measured in measured_values(run).items():
-        predicted = getattr(forecast, name)
-        difference = 100 * (predicted / measured - 1) if measured else None
+        value = getattr(forecast, name)
+        interval = value if isinstance(value, Interval) else None
+        predicted = interval.expected if interval else value
+        difference = 100 * (predicted / measured - 1) if measured and predicted is not None else None
         rows[name] = {"predicted": predicted, "measured": measured, "difference_percent": difference}
+        if interval:
+            rows[name] |= {"low": interval.low, "high": interval.high}
     return rows
 
 
 def measured_values(run: RunFolder) -> dict[str, float | None]:
     """The quantities of a Forecast that the files of a run record; None where they do not."""
     metrics, (starts, ends) = read_metrics(run.folder), read_sessions(run)
-    losses = metrics.measured("val/loss")
+    losses = metrics.measured("val/bits_per_byte")
     times, speeds = metrics.measured("train/step_seconds"), metrics.measured("train/tokens_per_second")
     finished = bool(ends) and ends[-1].reason == "finished"
     all_timed = finished and len(ends) == starts  # a process that was killed left no time
@@ -35,7 +43,7 @@ def measured_values(run: RunFolder) -> dict[str, float | None]:
         "step_seconds": statistics.median(times) if times else None,
         "tokens_per_second": statistics.median(speeds) if speeds else None,
         "memory": memory or None,
-        "loss": losses[-1] if losses and finished else None,  # the forecast is of the final loss
+        "bits_per_byte": losses[-1] if losses and finished else None,  # the forecast is of the final loss
     }
 
 

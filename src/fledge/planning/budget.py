@@ -1,9 +1,10 @@
 """Fill a given time: the recipe proposes a shape for the measured speed, and as many steps as fit are made.
 
-    guess from FLOPs → shape → probe it → the shape for that speed → probe it, if it is another → steps
+guess from FLOPs → shape → probe it → the shape for that speed → probe it, if it is another → steps
 """
 
 import bisect
+import contextlib
 import math
 import re
 import time
@@ -23,7 +24,7 @@ from fledge.model.flops import TRAINING_BYTES, parameter_count, training_flops
 from fledge.planning.corpus_stats import CorpusStats
 from fledge.planning.forecast import complete_for_forecast, run_seconds, step_seconds
 from fledge.planning.probe import Costs, measure_costs, tokens_per_second_guess
-from fledge.planning.recipe import SHAPES, Shape, has_enough_tokens, model_of, recipe_layer
+from fledge.planning.recipe import SHAPES, Shape, has_enough_tokens, recipe_layer
 from fledge.settings.layers import FOLLOWS_FROM_SIZE, without
 from fledge.settings.pipeline import validated
 from fledge.training.config import Settings
@@ -165,8 +166,8 @@ class TimeSearch:
         layer, whole = self.layer(shape, steps), self.settings(shape, steps)
         for section, key in [(section, key) for section, values in layer.items() for key in values]:
             fewer = without(layer, {section: (key,)})
-            if self.completed(fewer) == whole:
-                layer = fewer
+            with contextlib.suppress(UserError):  # settings that do not fit together
+                layer = fewer if self.completed(fewer) == whole else layer
         return layer
 
 

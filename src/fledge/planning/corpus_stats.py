@@ -1,4 +1,4 @@
-"""What a forecast needs to know of a text: tokens, their mean length in bytes, the vocabulary, and how hard it is to predict.
+"""What a forecast needs to know of a text: tokens, their mean length in bytes, the vocabulary, its entropy.
 
 Counted if the dataset exists, or if its text is small and local; otherwise estimated. Nothing is downloaded.
 """
@@ -47,11 +47,20 @@ def read_corpus_stats(settings: Settings) -> CorpusStats:
 
 def text_bytes(settings: Settings) -> int:
     """The size of the text of these settings; 0 where it is not known before it is downloaded."""
-    source, share = split_weight(settings.data.corpus)
-    if settings.data.path is not None or is_url(source):
+    if settings.data.path is not None or any(map(is_url, settings.data.sources)):
         return 0
+    return int(
+        sum(
+            share * (embedded_bytes(source) or remote_bytes(source) or local_bytes(source))
+            for source, share in map(split_weight, settings.data.sources)
+        )
+    )
+
+
+def embedded_bytes(source: str) -> int:
+    """Bytes of a named corpus that is on every machine; 0 for any other source."""
     corpus = None if user_path(source).exists() else CORPORA.get(source)
-    return int(share * (corpus.size if corpus and not corpus.network else remote_bytes(source) or local_bytes(source)))
+    return 0 if corpus is None or corpus.network else corpus.size
 
 
 def remote_bytes(source: str) -> int:

@@ -147,8 +147,8 @@ def architecture(settings: Settings) -> tuple[object, str]:
     return without({"model": vars(settings.model)}, ignored), settings.optim.optimizer
 
 
-def finished_runs(runs: Path, corpus: CorpusStats, exclude: str = "") -> dict[str, RunPoint]:
-    """{name: point} of the user's finished runs on the same dataset."""
+def finished_runs(runs: Path, like: Settings, corpus: CorpusStats, exclude: str = "") -> dict[str, RunPoint]:
+    """{name: point} of the user's finished runs on the same dataset with the same recipe."""
     points: dict[str, RunPoint] = {}
     if corpus.dataset is None:
         return points
@@ -158,6 +158,8 @@ def finished_runs(runs: Path, corpus: CorpusStats, exclude: str = "") -> dict[st
                 continue
             settings, metrics = validated(run.config()), read_metrics(run.folder)
         except UserError:  # a damaged run, which 'fledge runs' reports
+            continue
+        if architecture(settings) != architecture(like):
             continue
         losses, point = metrics.measured("val/bits_per_byte"), run_point(settings, corpus)
         if losses and point and metrics.last_step == settings.train.steps:

@@ -33,9 +33,8 @@ from fledge.training.micro_batch import FixedMicroBatch
 from fledge.training.setup import activation_options, build_training, initial_micro_batch
 from fledge.training.step import TrainStep
 
-PROBE_SECONDS = 14.0  # of one model
-# Shares of that time: updates, for each of two batch sizes; the longest micro-batch that is measured at its full size;
-# evaluation; generating.
+# Shares of the time for a probe: updates, for each of two batch sizes; the longest micro-batch that is measured at its
+# full size; evaluation; generating.
 STEPS_SHARE, MICRO_BATCH_SHARE, EVALUATION_SHARE, SAMPLE_SHARE = 0.3, 0.1, 0.1, 0.07
 MIN_STEPS = 12
 STABLE = 0.02  # relative difference between the mean of all steps and that of the later half
@@ -58,7 +57,7 @@ class Costs:
     peak_memory: float
 
 
-def measure_costs(settings: Settings, machine: Machine, folder: Path, seconds: float = PROBE_SECONDS) -> Costs:
+def measure_costs(settings: Settings, machine: Machine, folder: Path, seconds: float) -> Costs:
     """The costs of a run with these completed settings; `folder` is on the disk that checkpoints will go to.
 
     It takes about `seconds`, and longer only where a single update does, or compiling.

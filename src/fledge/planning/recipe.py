@@ -4,8 +4,8 @@
     time × measured speed = tokens    →  the largest shape that has enough tokens for each of its parameters
     shape                             →  context, batch, learning rates, warmup
 
-The first rows of SHAPES were found by hand on 10 MB of English prose on two cores: in three minutes 2 blocks of 192
-reached 1.311 bits per byte; 2 blocks of 128 1.316 and 4 of 256 1.327 in more time. Larger rows only follow usual shapes.
+The first rows of SHAPES were found by hand on 10 MB of English prose on two cores: in 3.3 minutes 2 blocks of 192
+reached 1.311 bits per byte; 2 blocks of 128 1.316 in 3.8, and 4 of 256 1.327 in 5.4. Larger rows follow usual shapes.
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +14,6 @@ from typing import Any
 from fledge.core.config import Layer, merge
 from fledge.model.config import ModelConfig
 from fledge.model.flops import non_embedding_parameters
-from fledge.settings.layers import FOLLOWS_FROM_SIZE
 from fledge.settings.scaling_rules import GQA_WIDTH, HEAD_WIDTH, learning_rates, micro_batch_for
 from fledge.training.config import Settings
 
@@ -43,7 +42,7 @@ SHAPES = (  # smallest first
     Shape(24, 2048, 2048, 256),
 )
 # Tokens for each parameter of the blocks: 2.7 for the 0.9M of 2 × 192, and 8 at 85M, where the fastest known recipes
-# for GPT-2's size are. Never 20, as from a constant learning rate without Muon and bigram rows.
+# for GPT-2's size are.
 TOKENS_PER_PARAMETER, AT_PARAMETERS, POWER = 2.7, 0.9e6, 0.25
 VOCABULARIES = ((400_000, 1024), (3_000_000, 2048), (1 << 30, 4096))  # up to so many bytes of text
 MAX_VOCABULARY = 16_384
@@ -76,10 +75,15 @@ def has_enough_tokens(model: ModelConfig, tokens: float) -> bool:
 def recipe_layer(shape: Shape, base: Settings, steps: int) -> Layer:
     """The settings that follow from the shape and the number of steps; everything else is that of the preset."""
     model = model_of(shape, base.model)
-    sizes = {key: getattr(model, key) for key in FOLLOWS_FROM_SIZE["model"] if key != "size"}
-    sizes |= {"n_kv_head": model.kv_heads, "head_dim": model.head_width, "mlp_width": model.mlp_hidden_width}
-    train = {"batch": shape.batch, "micro_batch": micro_batch_for(shape.batch, shape.context), "steps": steps}
-    layer = {"model": {**sizes, "context": shape.context, "window": model.window}, "train": train}
+    sizes: dict[str, Any] = {key: getattr(model, key) for key in ("n_layer", "n_embd", "n_head", "context")}
+    # What the preset leaves to follow from the width still does.
+    derived: dict[str, int | None] = {"n_kv_head": model.kv_heads, "head_dim": model.head_width, "window": model.window}
+    derived["mlp_width"] = model.mlp_hidden_width
+    sizes |= {key: value for key, value in derived.items() if getattr(base.model, key) is not None}
+    train: dict[str, Any] = {"batch": shape.batch, "steps": steps}
+    if base.train.micro_batch is not None:
+        train["micro_batch"] = micro_batch_for(shape.batch, shape.context)
+    layer = {"model": sizes, "train": train}
     return merge(layer, {"optim": rates(model, base, steps)})
 
 

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fledge.datasets.shards import Dataset, Split
-from fledge.tokenizers.token_bytes import byte_lengths
+from fledge.tokenizers.base import byte_lengths
 
 TRAIN_TOKENS, VAL_TOKENS = 1_000_000, 100_000
 PIECES = 50  # of a sample, evenly spaced over the split
 
 Ids = NDArray[np.int64]
+Probabilities = NDArray[np.float64]
 
 
 def text_entropy(dataset: Dataset) -> float | None:
@@ -50,12 +51,13 @@ def trigram_nats(train: Ids, val: Ids, vocab_size: int) -> float:
     return float(-np.log(three).sum())
 
 
-def interpolated(contexts: Ids, ids: Ids, at: Ids, then: Ids, lower: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+def interpolated(contexts: Ids, ids: Ids, at: Ids, then: Ids, lower: Probabilities, size: int) -> Probabilities:
     """P(then | at) from the pairs (context, id) of the training text; `lower`: P(then) with a shorter context."""
     pairs, pair_counts = np.unique(contexts * size + ids, return_counts=True)
     known, starts, kinds = np.unique(pairs // size, return_index=True, return_counts=True)
     totals = np.add.reduceat(pair_counts, starts)
-    count, total, kind = look_up(pairs, pair_counts, at * size + then), look_up(known, totals, at), look_up(known, kinds, at)
+    count = look_up(pairs, pair_counts, at * size + then)
+    total, kind = look_up(known, totals, at), look_up(known, kinds, at)
     return np.where(total > 0, (count + kind * lower) / np.maximum(1, total + kind), lower)
 
 

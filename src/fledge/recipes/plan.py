@@ -15,7 +15,7 @@ from fledge.core.config import Layer, merge
 from fledge.core.errors import UserError
 from fledge.core.progress import notice
 from fledge.planning.backtest import Row, compare
-from fledge.planning.budget import LEAST_PROBE_SECONDS, TimeSearch
+from fledge.planning.budget import TimeSearch
 from fledge.planning.corpus_stats import read_corpus_stats, text_bytes
 from fledge.planning.forecast import Forecast, complete_for_forecast, make_forecast
 from fledge.planning.loss_forecast import finished_runs
@@ -26,9 +26,9 @@ from fledge.settings.layers import read_preset
 from fledge.settings.pipeline import validated
 from fledge.training.config import Settings
 
-
 PLANNING_SECONDS = 20.0  # until all is measured
 PROBE_SHARE = 0.1  # of the time of the run, for measuring
+PROBE_SECONDS = 14.0  # where the settings are given
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,7 @@ def plan(
     if price is not None and not 0 <= price < math.inf:
         raise UserError(f"--price cannot be {price:g}", "it is the price of an hour of this machine, such as 2.5")
     if seconds is not None and {"steps", "epochs"} & set(overrides.get("train", {})):
-        raise UserError(
-            "--minutes sets train.steps, so neither steps nor epochs can be given", "leave one of them out"
-        )
+        raise UserError("--minutes sets train.steps, so neither steps nor epochs can be given", "leave one of them out")
     layer, _ = read_preset(preset)
     settings = validated(layer, overrides)
     machine = machines.choose_machine(settings.train.device, settings.train.dtype)
@@ -83,13 +81,12 @@ def plan(
     folder = existing_parent(runs)
     if seconds is None:
         settings = complete_for_forecast(settings, corpus, machine)
-        costs = measure_costs(settings, machine, folder)
+        costs = measure_costs(settings, machine, folder, PROBE_SECONDS)
     else:
-        share = max(LEAST_PROBE_SECONDS, PROBE_SHARE * seconds)
-        deadline = min(deadline, time.perf_counter() + share)
+        deadline = min(deadline, time.perf_counter() + PROBE_SHARE * seconds)
         search = TimeSearch(layer, overrides, settings, corpus, machine, seconds, begun, folder, deadline)
         settings, overrides, costs = search.best()
-    forecast = make_forecast(settings, machine, costs, corpus, finished_runs(runs, corpus))
+    forecast = make_forecast(settings, machine, costs, corpus, finished_runs(runs, settings, corpus))
     cost = None if price is None else price * forecast.seconds / 3600
     return PlanResult(preset, settings, forecast, cost, overrides, train_command(preset, overrides))
 
@@ -115,8 +112,8 @@ def backtest(name: str, runs: Path = Path("runs")) -> BacktestResult:
         notice(f"warning: '{run.name}' was trained on another machine ({trained_on}); this is {processor}")
     corpus = read_corpus_stats(settings)
     settings = complete_for_forecast(settings, corpus, machine)
-    own_runs = finished_runs(runs, corpus, exclude=run.name)
-    costs = measure_costs(settings, machine, existing_parent(runs))
+    own_runs = finished_runs(runs, settings, corpus, exclude=run.name)
+    costs = measure_costs(settings, machine, existing_parent(runs), PROBE_SECONDS)
     forecast = make_forecast(settings, machine, costs, corpus, own_runs)
     return BacktestResult(run.name, compare(forecast, run), forecast.fitted_runs)
 

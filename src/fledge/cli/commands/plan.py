@@ -7,6 +7,7 @@ from fledge.cli.arguments import Parser, add_settings_argument
 from fledge.core.errors import UserError
 
 if TYPE_CHECKING:
+    from fledge.planning.forecast import Forecast
     from fledge.recipes.plan import BacktestResult, PlanResult
 
 EXAMPLES = (
@@ -61,16 +62,11 @@ def plan_text(planned: "PlanResult") -> str:
     from dataclasses import asdict
 
     from fledge.core.files import human_bytes
-    from fledge.core.formatting import counted, format_duration, short_count
+    from fledge.core.formatting import format_duration, short_count
     from fledge.planning.budget import precise_duration
 
     model, forecast = planned.settings.model, planned.forecast
     parts = [f"{name} {format_duration(seconds)}" for name, seconds in asdict(forecast.parts).items()]
-    fitted = (
-        f"fitted to {counted(len(forecast.fitted_runs), 'finished run')}"
-        if forecast.fitted_runs
-        else "rough estimate, no matching runs"
-    )
     rows = {
         "model": f"{forecast.parameters:,} parameters: {model.n_layer} blocks, width {model.n_embd}",
         "length": f"{forecast.steps:,} steps of {forecast.batch:,} × {model.context:,} tokens: {forecast.tokens:,}",
@@ -80,12 +76,25 @@ def plan_text(planned: "PlanResult") -> str:
         "memory": human_bytes(forecast.memory),
         "time": f"{format_duration(forecast.seconds)}: {', '.join(parts)}",
         "cost": None if planned.cost is None else f"{planned.cost:.2f}",
-        "loss": f"about {forecast.loss:.2f} nats per token ({fitted})",
+        "loss": loss_text(forecast),
     }
     lines = [f"{name:<9}{text}" for name, text in rows.items() if text]
     if not forecast.corpus_known:
         lines.append(f"the text of '{planned.preset}' is not prepared yet: its length and vocabulary are estimates")
     return "\n".join([*lines, f"next: {planned.command}"])
+
+
+def loss_text(forecast: "Forecast") -> str:
+    from fledge.core.formatting import counted
+
+    bits, nats = forecast.bits_per_byte, forecast.loss
+    if bits is None or nats is None:
+        return "not forecast: no runs like this were measured"
+    own = f"; fitted to {counted(len(forecast.fitted_runs), 'finished run')}" if forecast.fitted_runs else ""
+    return (
+        f"{bits.expected:.2f} bits per byte, 9 of 10 from {bits.low:.2f} to {bits.high:.2f}"
+        f" ({nats.expected:.2f} nats per token, {nats.low:.2f} to {nats.high:.2f}){own}"
+    )
 
 
 def backtest_text(checked: "BacktestResult") -> str:
@@ -97,7 +106,7 @@ def backtest_text(checked: "BacktestResult") -> str:
         "step_seconds": ("step", lambda seconds: f"{1000 * seconds:,.1f} ms"),
         "tokens_per_second": ("tokens/s", lambda speed: f"{speed:,.0f}"),
         "memory": ("memory", human_bytes),
-        "loss": ("loss", lambda loss: f"{loss:.4f}"),
+        "bits_per_byte": ("bits/byte", lambda loss: f"{loss:.4f}"),
     }
     lines = [f"{'':<10}{'predicted':>14}{'measured':>14}{'difference':>12}"]
     for name, (title, show) in formats.items():
@@ -105,4 +114,9 @@ def backtest_text(checked: "BacktestResult") -> str:
         cells = ["-" if (value := row[key]) is None else show(value) for key in ("predicted", "measured")]
         off = row["difference_percent"]
         lines.append(f"{title:<10}{cells[0]:>14}{cells[1]:>14}{'-' if off is None else f'{off:+.1f} %':>12}")
+    loss = checked.rows["bits_per_byte"]
+    low, high, measured = loss.get("low"), loss.get("high"), loss["measured"]
+    if low and high:
+        inside = "" if measured is None else f", {'inside' if low <= measured <= high else 'outside'}"
+        lines.append(f"{'':<10}9 of 10 runs from {low:.4f} to {high:.4f} bits per byte{inside}")
     return "\n".join(lines)
