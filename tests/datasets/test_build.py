@@ -111,7 +111,7 @@ def test_long_text_is_the_same_for_any_number_of_workers(
         "".join(made.tokenizer.decode(split.read(0, len(split)).tolist()) for split in made.splits.values()) == content
     )
     assert sum(split["documents"] for split in made.manifest["splits"].values()) == (
-        1 + (made.manifest["split_by"] == "tail")
+        1 + (made.manifest["data"]["split_by"] == "tail")
     )
 
 

@@ -86,13 +86,14 @@ def place_of(text: str) -> float:
 
 
 def in_ends(text: str, val: float, test: float) -> list[str]:
-    """Train, val and test of a document split by tail; a divided character goes to the split before."""
+    """Train, val and test of a document split by tail: [ train | test | val ]; a divided character goes before."""
     data = text.encode()
-    cuts = [0, int(len(data) * (1 - val - test)), int(len(data) * (1 - test)), len(data)]
+    cuts = [0, int(len(data) * (1 - val - test)), int(len(data) * (1 - val)), len(data)]
     for at in (1, 2):
         while cuts[at] < len(data) and data[cuts[at]] & 0xC0 == 0x80:
             cuts[at] += 1
-    return [data[a:b].decode() for a, b in pairwise(cuts)]
+    train, test_part, val_part = (data[a:b].decode() for a, b in pairwise(cuts))
+    return [train, val_part, test_part]
 
 
 def found(dataset: Dataset) -> dict[str, list[str]]:
@@ -218,7 +219,7 @@ def test_invalid_utf8_is_replaced_for_any_cuts(again: "DatasetMaker", content: b
     (again.folder / "odd.txt").write_bytes(content)
     made = again.dataset(again.spec("odd.txt", out=again.fresh(), split_by=by, val=0.3, test=0.2))
     sides = found(made)
-    assert "".join(text for texts in sides.values() for text in texts) == text.removeprefix("\ufeff")
+    assert "".join(text for name in ("train", "test", "val") for text in sides[name]) == text.removeprefix("\ufeff")
     assert made.manifest["read"]["replaced"] == len(content) - len(content.decode("utf-8", "ignore").encode())
 
 

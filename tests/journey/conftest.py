@@ -30,7 +30,8 @@ class Home:
         return [verb, *words, "--runs", str(self.runs)]
 
     def training(self, name: str, *words: str) -> list[str]:
-        return self.words("train", str(self.toml), "--run", name, "--data.corpus", str(self.text), *words)
+        text = () if "--data.path" in words else ("--data.corpus", str(self.text))
+        return self.words("train", str(self.toml), "--run", name, *text, *words)
 
     def train(self, name: str, *words: str) -> Path:
         assert main(self.training(name, *words)) == 0

@@ -251,7 +251,7 @@ def test_preview_and_result_are_printed(desk: Path, say: Say) -> None:
     code, out, err = say("one.txt", "--out", "my data", "--tokenizer.kind", "char", "--data.val", "0.1")
     assert code == 0
     assert err[:2] == [
-        "1 file, 2.1 KB; held out: the end of each document",
+        "1 file, 2.1 KB; held out: 10 %, the end of each document",
         "  one.txt                       a·3  ·1 b·4 a·3 d·6  ·1 c·5 a·3 b·4 ,·2  ·1 a·3 …",
     ]
     assert re.fullmatch(r"about 2,101 tokens, 4\.2 KB on disk, 1 s with \d+ workers?", err[2])
@@ -318,7 +318,7 @@ def test_json_is_on_stdout_and_notices_on_stderr(desk: Path, say: Say) -> None:
         found = json.loads("\n".join(out))
         assert found["splits"]["train"] == {"tokens": 11, "documents": 1, "bytes": 10}
         assert found["folder"] == "data"
-        assert err[0] == ("'data' already contains this dataset: nothing to do" if again else SEEN_ONCE)
+        assert err[0] == ("'data' is already prepared: nothing to do" if again else SEEN_ONCE)
 
 
 SEEN_ONCE = "1 file, 10 B; held out: nothing"

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -168,12 +168,17 @@ def to_layer(config: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def to_toml(config: Any, *, explain: bool = False) -> str:
-    """The config as TOML, from which `build` makes an equal one. `explain` adds the help of each setting."""
+def to_toml(config: Any, *, explain: bool = False, omit: Container[str] = ()) -> str:
+    """The config as TOML, from which `build` makes an equal one. `explain` adds the help of each setting.
+
+    omit: names of settings to leave out, such as "data.val".
+    """
     lines: list[str] = []
     for section, cls in get_type_hints(type(config)).items():
         lines += [f"[{section}]"]
         for field in dataclasses.fields(cls):
+            if f"{section}.{field.name}" in omit:
+                continue
             value = getattr(getattr(config, section), field.name)
             line = f"{field.name} = {_toml_value(value)}" if value is not None else f"# {field.name} ="
             note = f"  # {field.metadata['help']}" if explain else ""

@@ -12,9 +12,9 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from fledge.core import fast_json
 from fledge.core.checksums import verify
@@ -22,24 +22,23 @@ from fledge.core.errors import Interrupted, UserError
 from fledge.core.files import PARTIAL, file_lock, new_folders, remove_partials
 from fledge.core.signals import signal_number
 from fledge.datasets import filters, shards
-from fledge.datasets.config import DataConfig
+from fledge.datasets.config import DataConfig, building_settings
 from fledge.datasets.executors import Executor
 from fledge.datasets.filters import FilterRules
 from fledge.datasets.part import Part, PartRecord, PartSpec, make_part, record_name
 from fledge.datasets.plan import Progress, digest, plan_parts
-from fledge.datasets.splits import SplitRule
+from fledge.datasets.splits import SplitRule, default_val
 from fledge.datasets.storage import STAGING, LocalStorage, Storage, open_storage
 from fledge.text.inputs import ReadCounts
 from fledge.text.source_text import SourceText
 from fledge.tokenizers.base import Tokenizer, fingerprint, parse_tokenizer, serialize_tokenizer
 
 MIN_DOCUMENTS = 100  # split_by = auto: from this many documents on, split by document
-PREVIEW_CHARS = 64 << 20  # split_by = auto: how much text is read to count documents
+PREVIEW_BYTES = 64 << 20  # split_by = auto: how much text is read to count documents
+MIN_HELD_OUT = 10  # documents
 TOKENIZER_KEY = f"{STAGING}/tokenizer.key"
 NUMBERED = "[0-9]*"  # in STAGING: what finished parts have left
 OWN_FILES = re.compile(rf"{shards.TOKENIZER}|{shards.SHARD.pattern}|{re.escape(PARTIAL)}.*")
-
-SplitBy = Literal["document", "tail"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class BuildPlan:
 
     spec: BuildSpec
     tokenizer: Tokenizer
-    split_by: SplitBy
+    split_rule: SplitRule
     parts: int
     finished: int
     bytes_left: int  # of text, as stored
@@ -81,20 +80,19 @@ def build(spec: BuildSpec, executor: Executor, progress: Progress, ready: Callab
         if storage.read(shards.MANIFEST) is not None:
             storage.remove(shards.MANIFEST)  # this dataset, but damaged: built again
         tokenizer = load_or_train_tokenizer(spec, storage)
-        split_by = choose_split_method(spec.data, spec.text)
-        rule = SplitRule(split_by, spec.data.val, spec.data.test)
+        rule = choose_split_rule(spec.data, spec.text)
         part_spec = PartSpec(spec.out, serialize_tokenizer(tokenizer), spec.text.options, rule)
         parts, scans = plan_parts(spec.text, FilterRules.of(spec.data), part_spec, storage, executor, progress)
         records = finished_parts(storage, parts)
         missing = [part for part in parts if part.number not in records]
         left = sum(part.size for part in missing)
-        ready(BuildPlan(spec, tokenizer, split_by, len(parts), len(records), left, filters.kept_fraction(scans)))
+        ready(BuildPlan(spec, tokenizer, rule, len(parts), len(records), left, filters.kept_fraction(scans)))
         with progress("encoding", left) as advance:
             for part, record in executor(partial(make_part, part_spec), missing):
                 records[part.number] = record
                 advance(part.size)
         ordered = [records[part.number] for part in parts]
-        finish(spec, storage, tokenizer, ordered, filters.drop_counts(scans), split_by)
+        finish(spec, storage, tokenizer, ordered, filters.drop_counts(scans), rule)
     return True
 
 
@@ -192,19 +190,25 @@ def load_or_train_tokenizer(spec: BuildSpec, storage: Storage) -> Tokenizer:
     return tokenizer
 
 
-def choose_split_method(data: DataConfig, text: SourceText) -> SplitBy:
-    """`data.split_by`; auto: by document if the text has at least MIN_DOCUMENTS, else by tail."""
+def choose_split_rule(data: DataConfig, text: SourceText) -> SplitRule:
+    """How the text is split, where settings leave it open.
+
+    auto: by document if there are at least MIN_DOCUMENTS, else by tail. Where the held-out share is not given either,
+    it must also have room for MIN_HELD_OUT documents of average length, so that val cannot end up empty.
+    """
+    val = default_val(text.text_size) if data.val is None else data.val
     if data.split_by != "auto":
-        return data.split_by
-    documents = chars = 0
+        return SplitRule(data.split_by, val, data.test)
+    documents = size = 0
     for chunk in text.chunks():
         documents += chunk.last
-        chars += len(chunk.text)
-        if documents >= MIN_DOCUMENTS:
-            return "document"
-        if chars >= PREVIEW_CHARS:
+        size += chunk.end - chunk.start
+        if documents >= MIN_DOCUMENTS or size >= PREVIEW_BYTES:
             break
-    return "tail"
+    many = documents >= MIN_DOCUMENTS
+    if data.val is None and text.text_size:
+        many = many and size / documents * MIN_HELD_OUT <= val * text.text_size
+    return SplitRule("document" if many else "tail", val, data.test)
 
 
 def finished_parts(storage: Storage, parts: Sequence[Part]) -> dict[int, PartRecord]:
@@ -227,7 +231,7 @@ def finish(
     tokenizer: Tokenizer,
     records: Sequence[PartRecord],
     dropped: dict[str, int],
-    split_by: SplitBy,
+    rule: SplitRule,
 ) -> None:
     """Remove files of earlier attempts, fsync the shards, and write the manifest."""
     splits = {split: [record.shards[split] for record in records if split in record.shards] for split in shards.SPLITS}
@@ -239,7 +243,13 @@ def finish(
     for record in records:
         counts.add(record.counts)
     sizes = {split: sum(record.sizes[split] for record in records) for split in shards.SPLITS}
-    facts = {"key": spec.key, "source": spec.source, "split_by": split_by, "read": asdict(counts), "dropped": dropped}
+    facts = {
+        "key": spec.key,
+        "source": spec.source,
+        "data": building_settings(replace(spec.data, split_by=rule.by, val=rule.val)),
+        "read": asdict(counts),
+        "dropped": dropped,
+    }
     wanted = {shards.TOKENIZER, *(info.file for infos in splits.values() for info in infos)}
     for name in storage.names() - wanted:
         if OWN_FILES.fullmatch(name):

@@ -1,19 +1,20 @@
 """[data]: which text, how it is read, filtered and split, and how windows are cut from it."""
 
 import codecs
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from fledge.core.config import check_counts, setting
 from fledge.core.errors import UserError
 
+TRAINING_ONLY = ("path", "stride", "corpus")  # settings that do not change the dataset
 ASCII = bytes(range(128)).decode("ascii")
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    corpus: str | tuple[str, ...] = setting(
-        "python", "a named corpus, file, folder, glob or URL, or a list of them; prepared when first needed"
+    corpus: str | tuple[str, ...] | None = setting(
+        None, "a named corpus, file, folder, glob or URL, or a list of them; prepared when first needed; unset: python"
     )
     path: str | None = setting(None, "a dataset made by 'fledge prepare', local or at s3://…; replaces corpus")
     include: str = setting("", "of a folder, glob or Hub repository, read only files like these: '*.md,*.txt'")
@@ -31,7 +32,9 @@ class DataConfig:
     split_by: Literal["auto", "document", "tail"] = setting(
         "auto", "by document: whole documents by hash; by tail: the end of each; auto: by document if there are many"
     )
-    val: float = setting(0.05, "fraction held out for validation")
+    val: float | None = setting(
+        None, "fraction held out for validation; unset: 0.1, but at least 64 KiB (at most a fifth) and at most 4 MB"
+    )
     test: float = setting(0.0, "fraction held out for the final test")
     stride: int | None = setting(
         None, "distance between training windows; unset: the context, so windows do not overlap"
@@ -40,14 +43,16 @@ class DataConfig:
     @property
     def sources(self) -> tuple[str, ...]:
         """The sources that `corpus` names."""
-        return (self.corpus,) if isinstance(self.corpus, str) else self.corpus
+        corpus = "python" if self.corpus is None else self.corpus
+        return (corpus,) if isinstance(corpus, str) else corpus
 
     def __post_init__(self) -> None:
         if not self.sources:
             raise UserError("data.corpus cannot be empty", "name a file, a folder or a named corpus")
-        if not (0 <= self.val < 1 and 0 <= self.test < 1 and self.val + self.test < 1):
+        val = self.val or 0.0
+        if not (0 <= val < 1 and 0 <= self.test < 1 and val + self.test < 1):
             raise UserError(
-                f"data.val = {self.val} and data.test = {self.test} leave nothing to train on",
+                f"data.val = {val} and data.test = {self.test} leave nothing to train on",
                 "they are fractions of the text: 0.05 is 5 %",
             )
         check_counts(self, "data", ["stride", "min_length", "max_length"])
@@ -64,6 +69,11 @@ class DataConfig:
             )
         if not is_valid_utf8(self.separator):
             raise UserError(f"data.separator = {self.separator!r} is not valid UTF-8", "use characters that are")
+
+
+def building_settings(data: DataConfig) -> dict[str, Any]:
+    """The settings that a dataset depends on."""
+    return {name: value for name, value in asdict(data).items() if name not in TRAINING_ONLY}
 
 
 def is_valid_utf8(text: str) -> bool:

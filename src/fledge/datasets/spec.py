@@ -7,7 +7,7 @@ from pathlib import Path
 from fledge.core.errors import UserError
 from fledge.core.files import user_path
 from fledge.datasets.build import BuildSpec
-from fledge.datasets.config import DataConfig
+from fledge.datasets.config import DataConfig, building_settings
 from fledge.datasets.plan import digest
 from fledge.text import sources
 from fledge.text.inputs import ReadOptions, is_url
@@ -15,8 +15,6 @@ from fledge.text.source_text import open_sources
 from fledge.tokenizers.base import fingerprint, load_tokenizer
 from fledge.tokenizers.config import TokenizerConfig
 from fledge.tokenizers.create import create_tokenizer
-
-TRAINING_ONLY = ("path", "stride", "corpus")  # settings of [data] that do not change the dataset
 
 
 def build_spec(names: Sequence[str], data: DataConfig, tokenizer: TokenizerConfig, out: str) -> BuildSpec:
@@ -33,8 +31,7 @@ def dataset_key(names: Sequence[str], data: DataConfig, tokenizer: TokenizerConf
     """(fingerprint of the sources without reading them, hash of everything that the dataset depends on)"""
     source = sources.source_fingerprint(names)
     content = fingerprint(load_tokenizer(user_path(tokenizer.file))) if tokenizer.file else ""
-    settings = {name: value for name, value in asdict(data).items() if name not in TRAINING_ONLY}
-    return source, digest(source, settings, {**asdict(tokenizer), "file": content})
+    return source, digest(source, building_settings(data), {**asdict(tokenizer), "file": content})
 
 
 def refuse_out_inside_source(out: str, names: Sequence[str]) -> None:

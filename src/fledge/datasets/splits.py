@@ -1,7 +1,9 @@
 """Divide documents into train, val and test: chunks → spans of one split each. Pure functions.
 
     document   each document goes as a whole to the split chosen by its hash: the same in every dataset
-    tail       the end of each document is held out: [ train | val | test ], counted in bytes
+    tail       the end of each document is held out: [ train | test | val ], counted in bytes
+
+A larger val or test takes text from train only, never from the other one: what was held out stays held out.
 
 A span is what one split gets of a chunk; what it gets of a document may be spread over many chunks and readers.
 """
@@ -11,10 +13,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from fledge.datasets.shards import SPLITS
+from fledge.core.formatting import counted
 from fledge.text.inputs import Chunk
 from fledge.text.sources import WHOLE_FILE
 
+IN_DOCUMENT = ("train", "test", "val")  # the order of the splits of a document that is split by tail
+SHARE, MAX_SHARE = 0.1, 0.2  # of the text: usually held out, at most held out where data.val is unset
+MIN_BYTES, MAX_BYTES = 64 << 10, 4_000_000  # of held-out text, within MAX_SHARE
+UNKNOWN_SIZE_SHARE = 0.05
+MIN_VAL_TOKENS = 2000  # fewer give a validation loss that says little
 FirstChunk = Callable[[], str]  # reads the first chunk of a document of which only later chunks are given
 
 
@@ -35,6 +42,23 @@ class Span:
     ends: bool
 
 
+def default_val(size: float) -> float:
+    """The fraction held out of a text of `size` bytes where data.val is unset: 0 means that the size is unknown.
+
+    A tenth, but at least 64 KiB (of a small text: a fifth) and at most 4 MB.
+    """
+    if not size:
+        return UNKNOWN_SIZE_SHARE
+    return float(f"{min(max(SHARE * size, MIN_BYTES), MAX_SHARE * size, MAX_BYTES) / size:.3g}")
+
+
+def small_validation_warning(tokens: int) -> str | None:
+    """What to say of a validation split of so many tokens; None where it is large enough. 0: there is none."""
+    if not 0 < tokens < MIN_VAL_TOKENS:
+        return None
+    return f"the validation split has only {counted(tokens, 'token')}: its loss says little; a larger data.val helps"
+
+
 def split_chunks(chunks: Iterable[Chunk], rule: SplitRule, first_chunk: FirstChunk) -> Iterator[Span]:
     if rule.by == "tail":
         for chunk in chunks:
@@ -51,18 +75,18 @@ def split_chunks(chunks: Iterable[Chunk], rule: SplitRule, first_chunk: FirstChu
 def choose_split(text: str, rule: SplitRule) -> str:
     """The split of a document, by a hash of its first chunk: the same in every dataset."""
     position = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
-    return "test" if position < rule.test else "val" if position < rule.test + rule.val else "train"
+    return "val" if position < rule.val else "test" if position >= 1 - rule.test else "train"
 
 
 def tail_cuts(size: int, rule: SplitRule) -> tuple[int, int]:
-    """The byte offsets where train ends and where val ends."""
-    return int(size * (1 - rule.val - rule.test)), int(size * (1 - rule.test))
+    """The byte offsets where train ends and where test ends."""
+    return int(size * (1 - rule.val - rule.test)), int(size * (1 - rule.val))
 
 
 def split_tail(chunk: Chunk, cuts: tuple[int, int]) -> Iterator[Span]:
     """What each split gets of this chunk. A character that a cut would divide goes to the split before it."""
     taken = 0  # characters
-    for split, start, end in zip(SPLITS, (0, *cuts), (*cuts, WHOLE_FILE), strict=True):
+    for split, start, end in zip(IN_DOCUMENT, (0, *cuts), (*cuts, WHOLE_FILE), strict=True):
         if end <= chunk.start:
             continue
         is_last = end >= chunk.end  # the next split gets nothing of this chunk

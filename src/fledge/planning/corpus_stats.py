@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from fledge.core.files import user_path
 from fledge.datasets.cache import cache_folder, ensure_dataset
-from fledge.datasets.preview import COMPRESSION
 from fledge.datasets.shards import MANIFEST, Dataset
+from fledge.datasets.splits import default_val
 from fledge.planning.text_entropy import text_entropy
 from fledge.settings.scaling_rules import known_vocabulary
 from fledge.text.corpora import CORPORA
 from fledge.text.inputs import is_url
+from fledge.text.source_text import COMPRESSION
 from fledge.text.sources import split_weight
 from fledge.training.config import Settings
 
@@ -96,8 +97,8 @@ def dataset_stats(settings: Settings, dataset: Dataset) -> CorpusStats:
 def estimated_stats(settings: Settings, size: int) -> CorpusStats:
     """Estimates for a text of `size` bytes; 0 means unknown."""
     data, vocab_size = settings.data, known_vocabulary(settings) or settings.tokenizer.size
-    mean, held_out = typical_token_bytes(settings, vocab_size), data.val + data.test
-    return CorpusStats(vocab_size, int(size * (1 - held_out) / mean), int(size * data.val / mean), mean)
+    mean, val = typical_token_bytes(settings, vocab_size), default_val(size) if data.val is None else data.val
+    return CorpusStats(vocab_size, int(size * (1 - val - data.test) / mean), int(size * val / mean), mean)
 
 
 def typical_token_bytes(settings: Settings, vocab_size: int) -> float:

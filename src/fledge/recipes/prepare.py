@@ -17,10 +17,10 @@ from fledge.core.errors import UserError
 from fledge.core.progress import byte_progress
 from fledge.datasets import executors, shards
 from fledge.datasets.build import BuildPlan, build
-from fledge.datasets.config import DataConfig
+from fledge.datasets.config import TRAINING_ONLY, DataConfig
 from fledge.datasets.executors import Executor
 from fledge.datasets.preview import Preview, preview
-from fledge.datasets.spec import TRAINING_ONLY, build_spec
+from fledge.datasets.spec import build_spec
 from fledge.datasets.storage import open_storage
 from fledge.tokenizers.config import TokenizerConfig
 
@@ -39,7 +39,7 @@ class PrepareResult:
     vocab_size: int
     read: dict[str, int]  # irregularities in the text: kind → how often
     dropped: dict[str, int]  # documents that the filters left out: reason → how many
-    built: bool  # False: this very dataset existed already
+    built: bool  # False: the same dataset existed already
     seconds: float
 
 

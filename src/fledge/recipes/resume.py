@@ -9,7 +9,7 @@ from fledge.checkpoint.store import Checkpoint
 from fledge.checkpoint.thinning import remove_leftovers
 from fledge.cluster.train import train_on_ray
 from fledge.core import device as machines
-from fledge.core.config import Layer, merge, to_layer, to_toml
+from fledge.core.config import Layer, merge, to_layer
 from fledge.core.distributed import SINGLE_PROCESS, World
 from fledge.core.errors import UserError
 from fledge.core.files import remove_partials
@@ -18,6 +18,7 @@ from fledge.datasets.shards import Dataset
 from fledge.runs.config_diff import config_changes, refuse_changes
 from fledge.runs.dataset import open_run_dataset
 from fledge.runs.run_folder import CONFIG, RunFolder, open_run
+from fledge.settings.complete import config_toml
 from fledge.settings.pipeline import validated
 from fledge.tokenizers.base import fingerprint
 from fledge.tracking.rewind import rewind
@@ -61,7 +62,7 @@ def resume(
         trainer = Trainer(run, settings, machine, dataset)
         state = trainer.checkpointer.load(name) if name else None
         # the first write to the run
-        world.broadcast_from_main(lambda: truncate_run_to(run, state, settings, edited=edited))
+        world.broadcast_from_main(lambda: truncate_run_to(run, state, config_toml(settings, dataset), edited=edited))
         world.set_flag(reference)
         return trainer.fit(state)
 
@@ -135,9 +136,9 @@ def start_checkpoint(run: RunFolder, steps: int) -> Checkpoint | None:
     return checkpoint
 
 
-def truncate_run_to(run: RunFolder, state: State | None, settings: Settings, *, edited: bool) -> str:
+def truncate_run_to(run: RunFolder, state: State | None, config: str, *, edited: bool) -> str:
     """Save changed settings; remove checkpoints, metrics and events after the step that training starts from."""
-    if (config := to_toml(settings)) != to_toml(validated(run.config())) or edited:
+    if config != (run.folder / CONFIG).read_text(encoding="utf-8") or edited:
         run.replace_config(config)
     step, pending = (state.step, state.pending_hooks is not None) if state else (-1, False)
     later = ", ".join(str(each.step) for each in store.complete_checkpoints(run.checkpoints) if each.step > step)

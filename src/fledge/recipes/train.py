@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fledge.cluster.train import train_on_ray
 from fledge.core import device as machines
-from fledge.core.config import Layer, to_toml
+from fledge.core.config import Layer
 from fledge.core.device import Machine
 from fledge.core.distributed import SINGLE_PROCESS, World, restart_counts
 from fledge.core.errors import Interrupted, UserError
@@ -20,7 +20,7 @@ from fledge.recipes.resume import resume
 from fledge.runs import metadata, run_folder
 from fledge.runs.names import check_run_name, run_name_from
 from fledge.runs.run_folder import RunFolder
-from fledge.settings.complete import complete_settings
+from fledge.settings.complete import complete_settings, config_toml
 from fledge.settings.pipeline import resolve, resolve_init
 from fledge.training.config import Settings
 from fledge.training.init_from import InitialWeights, find_initial_weights
@@ -127,7 +127,7 @@ def train_request(
         folder = runs / (name or run_folder.free_name(runs, request.default_name))
         run_folder.refuse_existing(folder)
         world.set_flag(folder.name)  # before the folder exists: if killed in between, `restarted` is still False
-        return run_folder.create_run(folder, to_toml(complete), about, dataset.tokenizer, start).name
+        return run_folder.create_run(folder, config_toml(complete, dataset), about, dataset.tokenizer, start).name
 
     run = RunFolder(runs / world.broadcast_from_main(create))
     try:

@@ -9,9 +9,11 @@ Refuses what cannot work (memory, vocabulary, prompt) before anything starts.
 import math
 from dataclasses import replace
 
+from fledge.core.config import to_toml
 from fledge.core.device import Machine, total_memory
 from fledge.core.errors import UserError
 from fledge.core.files import human_bytes
+from fledge.datasets.config import building_settings
 from fledge.datasets.shards import Dataset
 from fledge.model.config import ModelConfig
 from fledge.model.flops import parameter_count
@@ -41,7 +43,9 @@ def complete_settings(settings: Settings, dataset: Dataset, machine: Machine) ->
         raise UserError("a vocabulary of 1 token leaves nothing to predict", "train on a text with more characters")
     model = replace(settings.model, vocab_size=vocab_size)
     track = replace(settings.track, prompt=sample_prompt(settings.track.prompt, dataset))
-    data = replace(settings.data, path=dataset_path(settings.data.path, dataset))
+    built = dataset.manifest.get("data", {})  # what the dataset was made with; nanoGPT's says nothing
+    corpus = settings.data.corpus if settings.data.path is None else None
+    data = replace(settings.data, **built, corpus=corpus, path=dataset_path(settings.data.path, dataset))
     val_tokens = len(dataset.splits["val"]) if "val" in dataset.available_splits else 0
     complete = replace(settings, model=model, data=data, track=track)
     return decide_settings(complete, len(dataset.split("train")), val_tokens, machine)
@@ -84,6 +88,12 @@ def evaluation_interval(steps: int, batch_tokens: int, val_tokens: int) -> int:
     wanted = steps / min(MAX_EVALUATIONS, max(1, affordable))
     power = 10 ** math.floor(math.log10(max(1, wanted)))
     return min(steps, next(n * power for n in (1, 2, 5, 10) if n * power >= wanted))
+
+
+def config_toml(settings: Settings, dataset: Dataset) -> str:
+    """The config.toml of a run. How nanoGPT's .bin files were made is unknown, so it says nothing of that."""
+    unknown = () if "data" in dataset.manifest else [f"data.{name}" for name in building_settings(settings.data)]
+    return to_toml(settings, omit=unknown)
 
 
 def dataset_path(given: str | None, dataset: Dataset) -> str:

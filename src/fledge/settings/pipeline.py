@@ -7,6 +7,7 @@
 
 from fledge.core.config import Layer, build, refuse_unknown
 from fledge.core.errors import UserError
+from fledge.datasets.config import TRAINING_ONLY
 from fledge.runs.run_folder import RunFolder
 from fledge.settings.layers import merge_layers, read_preset
 from fledge.settings.scaling_rules import apply_scaling_rules
@@ -39,6 +40,8 @@ def validated(*layers: Layer) -> Settings:
     """Layers, lowest first → settings. Raises UserError where anything is unknown, mistyped or impossible."""
     layer = merge_layers(*layers)
     refuse_unknown(Settings, layer, also=["model.size"])
+    if len(layers) > 1:
+        refuse_without_effect(layers[-1], layer.get("data", {}).get("path"))
     settings = build(Settings, apply_scaling_rules(layer))
     model, tokenizer = settings.model.vocab_size, settings.tokenizer.vocab_size
     trained_here = settings.data.path is None and settings.tokenizer.file is None  # else its size is given
@@ -48,3 +51,19 @@ def validated(*layers: Layer) -> Settings:
             "leave model.vocab_size out: it then follows the tokenizer",
         )
     return settings
+
+
+def refuse_without_effect(overrides: Layer, path: str | None) -> None:
+    """Refuse settings of [data] that cannot apply, because a dataset that is ready (`path`) was made with its own."""
+    given = overrides.get("data", {})
+    if path in (None, "null"):
+        return
+    if given.get("corpus") not in (None, "null") and given.get("path") not in (None, "null"):
+        hint = "leave data.path out to prepare the text, or data.corpus to use the dataset"
+        raise UserError("data.corpus is a text and data.path a dataset: only one of them can be used", hint)
+    for name in given:
+        if name not in TRAINING_ONLY:
+            raise UserError(
+                f"data.{name} has no effect: '{path}' is a dataset, made with its own settings",
+                f"make another one: fledge prepare TEXT --data.{name} {given[name]} --out NEW",
+            )

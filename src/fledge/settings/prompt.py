@@ -27,7 +27,7 @@ def prompt_from_text(dataset: Dataset) -> str | None:
     held_out = "val" in dataset.available_splits
     split = dataset.split("val" if held_out else "train")
     ids, end = split.read(0, min(len(split), SEARCHED_TOKENS)).tolist(), dataset.tokenizer.end_of_text
-    cut = held_out and dataset.manifest.get("split_by") == "tail"  # the documents begin within a line
+    cut = held_out and dataset.manifest.get("data", {}).get("split_by") == "tail"  # the documents begin within a line
     while ids:
         length = ids.index(end) if end in ids else len(ids)
         lines = dataset.tokenizer.decode(ids[:length]).splitlines()

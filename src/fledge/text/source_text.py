@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from fledge.core.errors import UserError
 from fledge.text import sources
-from fledge.text.formats import read_slice
+from fledge.text.formats import is_packed, read_slice
 from fledge.text.inputs import Chunk, Input, ReadCounts, ReadOptions, Slice
 
+COMPRESSION = 3  # assumed ratio of compressed text
 STRIDE = 4 << 20  # bytes: a sample takes something from every slice of this size
 
 
@@ -25,6 +26,17 @@ class SourceText:
     def size(self) -> int:
         """Bytes as stored, each input as often as it is read; 0 where the storage does not tell."""
         return sum(int((each.size or 0) * each.weight) for each in self.inputs)
+
+    @property
+    def text_size(self) -> float:
+        """Estimate of the bytes of text, uncompressed."""
+        return self.unpacked(self.size)
+
+    def unpacked(self, stored: int) -> float:
+        """Estimate of the bytes of text in `stored` bytes, some of which may be compressed."""
+        packed = sum(each.size or 0 for each in self.inputs if is_packed(each))
+        share = packed / max(1, sum(each.size or 0 for each in self.inputs))
+        return stored * (1 + (COMPRESSION - 1) * share)
 
     def slices(self, target: int) -> list[Slice]:
         return sources.slice_inputs(self.inputs, target)

@@ -23,7 +23,7 @@ EXAMPLES = (
 )
 TAKES_SETTINGS = True
 NAME_CELLS, TOKEN_CELLS = 28, 68  # of a terminal of 100
-HELD_OUT = {"document": "whole documents", "tail": "the end of each document", None: "nothing"}
+HELD_OUT = {"document": "whole documents", "tail": "the end of each document"}
 ODD_TEXT = {
     "empty": ("empty document, left out", "empty documents, left out"),
     "replaced": ("byte that was not UTF-8, now '�'", "bytes that were not UTF-8, now '�'"),
@@ -57,12 +57,13 @@ def run(args: argparse.Namespace) -> None:
         on_preview=print_preview,
     )
     if not result.built:
-        notice(f"'{args.out}' already contains this dataset: nothing to do")
+        notice(f"'{args.out}' is already prepared: nothing to do")
     report(result, as_json=args.json, text=describe_result(result))
 
 
 def print_preview(preview: "Preview") -> None:
-    held_out = HELD_OUT[preview.held_out]
+    rule = preview.split_rule
+    held_out = f"{100 * (rule.val + rule.test):.3g} %, {HELD_OUT[rule.by]}" if rule.val or rule.test else "nothing"
     notice(f"{counted(preview.files, 'file')}, {human_bytes(preview.source_bytes)}; held out: {held_out}")
     for document in preview.documents:
         name = shorten(printable(document.name)[::-1], NAME_CELLS)[::-1]  # of a long path the end says more
