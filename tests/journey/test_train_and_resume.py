@@ -237,7 +237,7 @@ def test_refusal_leaves_no_run_folder(
 
 def main_says(home, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> str:  # type: ignore[no-untyped-def]
     capsys.readouterr()
-    assert home.do("train", str(home.toml), "--run", "bad", "--data.corpus", str(home.text), *words) == 2
+    assert main(home.training("bad", *words)) == 2
     said = capsys.readouterr().err
     assert "error: " in said
     assert "hint: " in said

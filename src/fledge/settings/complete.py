@@ -13,7 +13,7 @@ from fledge.core.config import to_toml
 from fledge.core.device import Machine, total_memory
 from fledge.core.errors import UserError
 from fledge.core.files import human_bytes
-from fledge.datasets.config import building_settings
+from fledge.datasets.config import DataConfig, building_settings
 from fledge.datasets.shards import Dataset
 from fledge.model.config import ModelConfig
 from fledge.model.flops import parameter_count
@@ -43,7 +43,7 @@ def complete_settings(settings: Settings, dataset: Dataset, machine: Machine) ->
         raise UserError("a vocabulary of 1 token leaves nothing to predict", "train on a text with more characters")
     model = replace(settings.model, vocab_size=vocab_size)
     track = replace(settings.track, prompt=sample_prompt(settings.track.prompt, dataset))
-    built = dataset.manifest.get("data", {})  # what the dataset was made with; nanoGPT's says nothing
+    built = dataset.manifest.get("data") or building_settings(DataConfig())  # nanoGPT's says nothing
     corpus = settings.data.corpus if settings.data.path is None else None
     data = replace(settings.data, **built, corpus=corpus, path=dataset_path(settings.data.path, dataset))
     val_tokens = len(dataset.splits["val"]) if "val" in dataset.available_splits else 0
