@@ -10,7 +10,6 @@ from fledge.planning.forecast import (
     complete_for_forecast,
     make_forecast,
     run_seconds,
-    scheduled_steps,
 )
 from fledge.planning.probe import Costs
 from fledge.settings.pipeline import resolve
@@ -49,13 +48,6 @@ def test_disabled_evaluations_and_samples_take_no_time() -> None:
     parts = run_seconds(settings, COSTS, CORPUS)
     assert (parts.evaluations, parts.samples) == (0, 0)
     assert parts.checkpoints == 2.0  # of the last step
-
-
-@pytest.mark.parametrize(
-    ("every", "steps", "expected"), [(0, 9, set()), (4, 9, {4, 8, 9}), (20, 9, {9}), (3, 9, {3, 6, 9})]
-)
-def test_scheduled_steps_include_the_last(every: int, steps: int, expected: set[int]) -> None:
-    assert scheduled_steps(every, steps) == expected
 
 
 def test_numbers_of_a_forecast_are_consistent() -> None:

@@ -136,6 +136,11 @@ def hash_of(path: Path) -> str:
         return ""
 
 
+def checkpoint_at(folder: Path, step: int) -> Checkpoint:
+    """The checkpoint of a step below `folder`, not verified."""
+    return describe(folder / _name(step))
+
+
 def describe(path: Path) -> Checkpoint:
     """Read the manifest alone, without verifying the files."""
     return _from_manifest(path, read_manifest(path))
@@ -170,11 +175,13 @@ def read_state_json(checkpoint: Checkpoint) -> dict[str, Any]:
     return dict(json.loads((checkpoint.folder / STATE).read_bytes()))
 
 
-def load_weights(checkpoint: Checkpoint) -> Tensors:
-    """The weights alone."""
+def load_weights(checkpoint: Checkpoint, like: Mapping[str, Tensor] | None = None) -> Tensors:
+    """The weights alone. `like`: as for `load`."""
     verify(checkpoint.folder)
     whole = checkpoint.folder / WEIGHTS
-    return load_file(whole) if whole.exists() else sharded.read_shards(checkpoint.folder, {}, only=[MODEL])[MODEL]
+    return (
+        load_file(whole) if whole.exists() else sharded.read_shards(checkpoint.folder, like or {}, only=[MODEL])[MODEL]
+    )
 
 
 def complete_checkpoints(folder: Path) -> list[Checkpoint]:

@@ -1,4 +1,4 @@
-"""The loss of a model on a whole split: deterministic, every token counted once.
+"""The loss of a model on a split, or on a sample of it: deterministic, every token counted once.
 
 The split is cut into windows of one context, side by side; the last one is shorter. Each token but the very first is a
 target exactly once, predicted from the tokens before it in its window. Batches of windows go to the ranks in turn.
@@ -16,7 +16,8 @@ from torch import Tensor
 from fledge.core.device import Machine
 from fledge.core.errors import out_of_memory
 from fledge.datasets.shards import Split
-from fledge.losses.cross_entropy import IGNORE, cross_entropy_sum
+from fledge.evaluation.sample import Windows, clusters, standard_error, windows
+from fledge.losses.cross_entropy import IGNORE, cross_entropy_each
 from fledge.model.gpt import GPT
 from fledge.model.head import Head
 
@@ -34,16 +35,14 @@ class LossResult:
     accuracy: float  # fraction of tokens that got the highest logit
     tokens: int
     context: int
+    stderr: float | None = None  # standard error of the loss of a sample; None: the whole split was evaluated
 
-    def metrics(self) -> dict[str, float]:
-        """What is logged: `val/loss`, `val/bits_per_byte`, …"""
-        names = ("loss", "perplexity", "bits_per_byte", "accuracy")
-        return {f"{self.split}/{name}": getattr(self, name) for name in names}
-
-
-def windows(length: int, context: int) -> list[tuple[int, int]]:
-    """(start, number of targets) of each window: [0, context], [context, 2·context], …"""
-    return [(start, min(context, length - 1 - start)) for start in range(0, length - 1, context)]
+    def metrics(self, group: str = "") -> dict[str, float]:
+        """What is logged: `val/loss`, `val/bits_per_byte`, … `group`: replaces the name of the split."""
+        group = group or self.split
+        error = {} if self.stderr is None else {f"{group}/loss_stderr": self.stderr}
+        names = ("perplexity", "bits_per_byte", "accuracy")
+        return {f"{group}/loss": self.loss, **error, **{f"{group}/{name}": getattr(self, name) for name in names}}
 
 
 def eval_batch_size(context: int, vocab_size: int, machine: Machine) -> int:
@@ -51,31 +50,25 @@ def eval_batch_size(context: int, vocab_size: int, machine: Machine) -> int:
     return max(1, min(MAX_TOKENS[machine.device], MAX_LOGITS // vocab_size) // context)
 
 
-@torch.no_grad()  # inference_mode would mark FSDP's gathered parameters as inference tensors
 def evaluate_loss(
     model: GPT,
     split: Split,
     byte_lengths: NDArray[np.int64],
     machine: Machine,
     progress: Callable[[Sequence[int]], Iterable[int]] = iter,
+    sample: Windows | None = None,
 ) -> LossResult:
-    """`byte_lengths` [V]: the bytes of text that each token stands for; `progress` wraps the loop over batches."""
-    context, world = model.config.context, machine.world
-    cuts = windows(len(split), context)
-    rows = eval_batch_size(context, byte_lengths.size, machine)
-    sums = torch.zeros(4, dtype=torch.float64)  # nats, correct tokens, tokens, bytes
-    was_training = model.training
-    model.eval()
-    try:
-        for start in progress(range(0, len(cuts), rows * world.size)):
-            first = start + world.rank * rows
-            ids = read_windows(split, cuts[first : first + rows] or [PADDING], context)
-            valid = ids[:, 1:][ids[:, 1:] != IGNORE]
-            counts = torch.tensor([len(valid), byte_lengths[valid].sum()])
-            sums += torch.cat((loss_and_correct(model, ids, machine), counts))
-    finally:
-        model.train(was_training)
-    nats, correct, tokens, length = world.all_reduce_sum(sums).tolist()
+    """`byte_lengths` [V]: the bytes of text that each token stands for; `progress` wraps the loop over batches.
+
+    sample: the windows to evaluate; None: all of them.
+    """
+    context, targets = model.config.context, len(split) - 1
+    chosen = windows(len(split), context) if sample is None else sample
+    sums = window_sums(model, split, byte_lengths, machine, progress, chosen)
+    nats, correct, tokens, length = sums.sum(0).tolist()
+    stderr = None
+    if tokens < targets:
+        stderr = standard_error(sums[:, 0].numpy(), sums[:, 2].numpy(), clusters(split, chosen), targets)
     loss = nats / tokens
     return LossResult(
         split=split.name,
@@ -85,11 +78,41 @@ def evaluate_loss(
         accuracy=correct / tokens,
         tokens=int(tokens),
         context=context,
+        stderr=stderr,
     )
 
 
+@torch.no_grad()  # inference_mode would mark FSDP's gathered parameters as inference tensors
+def window_sums(
+    model: GPT,
+    split: Split,
+    byte_lengths: NDArray[np.int64],
+    machine: Machine,
+    progress: Callable[[Sequence[int]], Iterable[int]],
+    chosen: Windows,
+) -> Tensor:
+    """Nats, correct tokens, tokens and bytes of each window: [W, 4]. Every rank gets all of them."""
+    context, world = model.config.context, machine.world
+    rows = eval_batch_size(context, byte_lengths.size, machine)
+    sums = torch.zeros(len(chosen), 4, dtype=torch.float64)
+    was_training = model.training
+    model.eval()
+    try:
+        for start in progress(range(0, len(chosen), rows * world.size)):
+            first = start + world.rank * rows
+            cuts = chosen[first : first + rows]
+            ids = read_windows(split, cuts or [PADDING], context)
+            valid = ids[:, 1:] != IGNORE
+            lengths = np.where(valid, byte_lengths[ids[:, 1:].clip(min=0)], 0)
+            counts = torch.from_numpy(np.stack((valid.sum(1), lengths.sum(1)), 1))
+            sums[first : first + len(cuts)] = torch.cat((loss_and_correct(model, ids, machine), counts), 1)[: len(cuts)]
+    finally:
+        model.train(was_training)
+    return world.all_reduce_sum(sums)
+
+
 def loss_and_correct(model: GPT, ids: NDArray[np.int64], machine: Machine) -> Tensor:
-    """ids [B, T + 1] → the summed loss, and the number of targets with the highest logit. [2]
+    """ids [B, T + 1] → the summed loss of each row, and the number of targets with the highest logit. [B, 2]
 
     Out of memory: retry with half of the windows at a time. Several ranks must call the model equally often: they fail.
     """
@@ -99,7 +122,7 @@ def loss_and_correct(model: GPT, ids: NDArray[np.int64], machine: Machine) -> Te
         if not out_of_memory(error) or len(ids) == 1 or machine.world.size > 1:
             raise
     half = len(ids) // 2  # outside of the handler, as the traceback keeps tensors alive
-    return loss_and_correct(model, ids[:half], machine) + loss_and_correct(model, ids[half:], machine)
+    return torch.cat((loss_and_correct(model, ids[:half], machine), loss_and_correct(model, ids[half:], machine)))
 
 
 def _loss_and_correct(model: GPT, ids: NDArray[np.int64], machine: Machine) -> Tensor:
@@ -108,10 +131,11 @@ def _loss_and_correct(model: GPT, ids: NDArray[np.int64], machine: Machine) -> T
 
     def sums(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
         logits = head.padded(hidden)
-        return torch.stack((cross_entropy_sum(logits, targets), (logits.argmax(-1) == targets).sum()))
+        nats, correct = cross_entropy_each(logits, targets), logits.argmax(-1) == targets
+        return torch.stack((nats.sum(1), correct.sum(1)), 1)
 
     with machine.autocast():
-        return model.forward_loss(inputs, targets, sums).double().cpu()
+        return model.forward_loss(inputs, targets, sums).cpu().double()
 
 
 def read_windows(split: Split, cuts: Sequence[tuple[int, int]], context: int) -> NDArray[np.int64]:

@@ -4,6 +4,7 @@ Always a sum and a count, never a mean: sums of micro-batches, ranks and evaluat
 however the work was split, and the mean is taken once, at the very end.
 
 cross_entropy_sum       logits → loss: the reference
+cross_entropy_each      logits → the loss of each token
 full_logits_loss        hidden vectors and the head → loss: all logits at once
 ChunkedLoss             the same, one chunk of tokens at a time: its memory does not grow with the batch
 """
@@ -24,6 +25,13 @@ def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
     """logits [B, T, V], targets [B, T] → nats, summed over every valid target."""
     flat = logits.flatten(0, -2).float()  # a softmax over a vocabulary needs float32 precision
     return F.cross_entropy(flat, targets.flatten(), ignore_index=IGNORE, reduction="sum")
+
+
+def cross_entropy_each(logits: Tensor, targets: Tensor) -> Tensor:
+    """logits [B, T, V], targets [B, T] → nats of each target, 0 for padding. [B, T]"""
+    flat = logits.flatten(0, -2).float()
+    each = F.cross_entropy(flat, targets.flatten(), ignore_index=IGNORE, reduction="none")
+    return each.view(targets.shape)
 
 
 def count_valid(targets: Tensor) -> Tensor:

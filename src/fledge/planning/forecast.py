@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from fledge.core.device import Machine
 from fledge.core.errors import UserError
+from fledge.evaluation.schedule import evaluates_whole_split, scheduled_steps
 from fledge.model.flops import parameter_count, training_flops
 from fledge.planning.corpus_stats import CorpusStats
 from fledge.planning.loss_forecast import Interval, RunPoint, forecast_loss, read_table, run_point
@@ -102,21 +103,26 @@ def complete_for_forecast(settings: Settings, corpus: CorpusStats, machine: Mach
 def run_seconds(settings: Settings, costs: Costs, corpus: CorpusStats) -> TimeParts:
     """Seconds from the moment that the text is prepared and the model is built, as a run itself counts them."""
     train, steps = settings.train, settings.train.steps
-    evaluated = scheduled_steps(train.eval_every or 0, steps) if corpus.val_tokens > 1 else set()
+    evaluated = set(scheduled_steps(train.eval_every or 0, steps)) if corpus.val_tokens > 1 else set()
     samples = len(scheduled_steps(train.sample_every, steps)) + 1 if train.sample_every else 0
-    saved = evaluated | scheduled_steps(train.save_every or steps, steps)  # an improved loss is saved, too
+    saved = evaluated.union(scheduled_steps(train.save_every or steps, steps))  # an improved loss is saved, too
     return TimeParts(
         startup=costs.startup,
         steps=steps * step_seconds(settings, costs),
-        evaluations=(len(evaluated) + bool(evaluated)) * corpus.val_tokens * costs.per_eval_token,  # and before step 1
+        evaluations=evaluated_tokens(settings, corpus, len(evaluated)) * costs.per_eval_token,
         samples=samples * settings.track.sample_tokens * costs.per_sampled_token,
         checkpoints=len(saved) * costs.per_checkpoint,
     )
 
 
-def scheduled_steps(every: int, steps: int) -> set[int]:
-    """Every `every`-th step, and the last; none if `every` is 0."""
-    return {*range(every, steps + 1, every), steps} if every else set()
+def evaluated_tokens(settings: Settings, corpus: CorpusStats, evaluations: int) -> int:
+    """Of the samples, one of them before the first step, and of the whole split at the end."""
+    if not evaluations:
+        return 0
+    train, whole = settings.train, corpus.val_tokens
+    sample = min(train.eval_tokens or whole, whole)
+    ends_whole = sample < whole and evaluates_whole_split(train.steps, train.batch * settings.model.context, whole)
+    return (evaluations + 1) * sample + whole * ends_whole
 
 
 def step_seconds(settings: Settings, costs: Costs) -> float:

@@ -161,7 +161,8 @@ def finished_runs(runs: Path, like: Settings, corpus: CorpusStats, exclude: str 
             continue
         if architecture(settings) != architecture(like):
             continue
-        losses, point = metrics.measured("val/bits_per_byte"), run_point(settings, corpus)
+        losses = metrics.measured("val_whole/bits_per_byte") or metrics.measured("val/bits_per_byte")
+        point = run_point(settings, corpus)
         if losses and point and metrics.last_step == settings.train.steps:
             points[run.name] = RunPoint(**{**vars(point), "bits_per_byte": losses[-1]})
     return points

@@ -90,9 +90,11 @@ def fit_to_time(settings: Settings, machine: Machine, dataset: Dataset, seconds:
         if steps < MIN_STEPS and fitted is not settings:
             break
         steps = max(10, min(MAX_STEPS, steps))
-        quarter, eighth = max(1, -(-steps // 4)), max(1, -(-steps // 8))
-        train = replace(tried.train, steps=steps, eval_every=quarter, save_every=quarter, sample_every=eighth)
-        fitted = replace(tried, train=train)
+        eighth = max(1, -(-steps // 8))
+        train = replace(
+            tried.train, steps=steps, sample_every=eighth, eval_every=None, eval_tokens=None, save_every=None
+        )
+        fitted = complete_settings(replace(tried, train=train), dataset, machine)
         if steps < 2 * MIN_STEPS:  # the next size takes at least twice as long
             break
     return fitted

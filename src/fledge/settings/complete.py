@@ -6,7 +6,6 @@
 Refuses what cannot work (memory, vocabulary, prompt) before anything starts.
 """
 
-import math
 from dataclasses import replace
 
 from fledge.core.config import to_toml
@@ -15,6 +14,7 @@ from fledge.core.errors import UserError
 from fledge.core.files import human_bytes
 from fledge.datasets.config import DataConfig, building_settings
 from fledge.datasets.shards import Dataset
+from fledge.evaluation.schedule import evaluation_interval, sample_size
 from fledge.model.config import ModelConfig
 from fledge.model.flops import parameter_count
 from fledge.settings.prompt import sample_prompt
@@ -24,8 +24,6 @@ from fledge.training.config import Settings
 from fledge.training.micro_batch import SATURATING_TOKENS, parameter_bytes, should_chunk_loss
 from fledge.training.setup import window_sampler
 
-EVALUATION_SHARE = 0.05  # of the compute; a forward pass costs a third of a training step
-MAX_EVALUATIONS = 40
 # Multiplications of a whole run (six for each weight and token) above which compiling was measured to be faster.
 WORTH_COMPILING = {"cpu": 2e13, "cuda": 1e16}
 
@@ -59,9 +57,10 @@ def decide_settings(settings: Settings, train_tokens: int, val_tokens: int, mach
     if train.epochs is not None:
         steps = max(1, round(train.epochs * sampler.windows_per_epoch / train.batch))
         train = replace(train, steps=steps)  # refuses an absurd number of steps
-    eval_every = train.eval_every
+    step_tokens, eval_every = train.batch * model.context, train.eval_every
     if eval_every is None:
-        eval_every = evaluation_interval(steps, train.batch * model.context, val_tokens)
+        eval_every = evaluation_interval(steps, step_tokens)
+    eval_tokens = train.eval_tokens or sample_size(steps, step_tokens, eval_every)
     compile = should_compile(model, train.batch, steps, machine) if train.compile == "auto" else train.compile
     local_batch, auto = max(1, train.batch // machine.world.size), train.micro_batch == "auto"
     micro_batch = train.micro_batch if isinstance(train.micro_batch, int) else local_batch
@@ -76,18 +75,11 @@ def decide_settings(settings: Settings, train_tokens: int, val_tokens: int, mach
         device=machine.device,
         dtype=machine.dtype,
         eval_every=eval_every,
+        eval_tokens=min(eval_tokens, val_tokens) or None,
         save_every=train.save_every or eval_every or steps,
         compile=compile,
     )
     return replace(settings, model=model, data=replace(settings.data, stride=sampler.stride), train=train)
-
-
-def evaluation_interval(steps: int, batch_tokens: int, val_tokens: int) -> int:
-    """Steps between evaluations that cost EVALUATION_SHARE, rounded up to 1, 2 or 5 times a power of ten."""
-    affordable = EVALUATION_SHARE * 3 * steps * batch_tokens / max(1, val_tokens) - 1  # one is before the first step
-    wanted = steps / min(MAX_EVALUATIONS, max(1, affordable))
-    power = 10 ** math.floor(math.log10(max(1, wanted)))
-    return min(steps, next(n * power for n in (1, 2, 5, 10) if n * power >= wanted))
 
 
 def config_toml(settings: Settings, dataset: Dataset) -> str:

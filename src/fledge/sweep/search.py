@@ -13,6 +13,7 @@ from fledge.core.files import write_atomic
 from fledge.core.formatting import printable
 from fledge.core.jobs import DONE, STOPPED, Job, failure_reason
 from fledge.core.progress import notice
+from fledge.evaluation.validation import BEST
 from fledge.sweep.study import FAILED, FINISHED, UNFINISHED, Study, Trial
 from fledge.sweep.workers import TrialJob, TrialRunner
 from fledge.tracking.sinks.csv import read_metrics
@@ -84,9 +85,10 @@ class Search:
 
 
 def best_value(run: Path, metric: str) -> tuple[float | None, int]:
-    """The lowest value of the metric in a run, and the last logged step."""
+    """The lowest value of the metric in a run, on the whole split where it was measured; and the last logged step."""
     metrics = read_metrics(run)
-    return min(metrics.measured(metric), default=None), metrics.last_step
+    whole = metrics.measured(metric.replace("val/", f"{BEST}/", 1))
+    return min(whole or metrics.measured(metric), default=None), metrics.last_step
 
 
 def describe_settings(settings: dict[str, Any]) -> str:

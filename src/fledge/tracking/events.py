@@ -14,6 +14,17 @@ class Started:
     device: str
     dtype: str
     compiled: bool
+    eval_every: int = 0
+    sample_every: int = 0
+    whole_split_passes: float = 0.0  # what the evaluations at the end cost, in evaluations of the sample
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What the run is doing now, beside its steps: "evaluating", "compiling"."""
+
+    step: int
+    name: str
 
 
 @dataclass(frozen=True)
@@ -96,4 +107,4 @@ class Ended:
     peak_memory: int | None = None  # bytes
 
 
-Event = Started | Metrics | Sample | Saved | Anomaly | RolledBack | CompileChecked | Notice | Ended
+Event = Started | Activity | Metrics | Sample | Saved | Anomaly | RolledBack | CompileChecked | Notice | Ended

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from fledge.core.formatting import format_duration
 from fledge.tracking.events import Anomaly, Ended, Event, Notice, RolledBack, Sample, Started
-from fledge.tracking.terminal import RunProgress, describe_event, format_metrics, sample_lines, sparkline
+from fledge.tracking.terminal import SAMPLE_LINES, RunProgress, describe_event, format_metrics, sample_lines, sparkline
 
 
 class LiveView:
@@ -42,14 +42,15 @@ class LiveView:
         if progress.losses:
             parts.append(Text(sparkline(progress.losses, width), style="cyan"))
         if progress.sample:
-            parts.append(_sample(progress.sample))
+            parts.append(_sample(progress.sample, self._console, width))
         return Panel(Group(*parts), title=Text(progress.title, style="bold"), width=width + 4, border_style="dim")
 
 
 def _bar(progress: RunProgress, width: int) -> RenderableType:
     left = progress.seconds_left()
-    status = "starting" if left is None else f"{format_duration(left)} left"
-    text = f" {progress.step:,} / {progress.steps:,} · {status}"
+    remaining = f" · {format_duration(left)} left" if left else ""
+    doing = f" · {progress.activity}" if progress.activity and not remaining else ""
+    text = f" {progress.step:,} / {progress.steps:,}{remaining}{doing}"
     grid = Table.grid()
     bar = ProgressBar(total=max(1, progress.steps), completed=progress.step, width=max(10, width - len(text)))
     grid.add_row(bar, Text(text))
@@ -64,7 +65,9 @@ def _metrics(progress: RunProgress) -> RenderableType:
     return table
 
 
-def _sample(sample: Sample) -> RenderableType:
-    """Generated text is shown as it is: never taken for markup or terminal codes."""
-    text = Text("\n".join(sample_lines(sample)), overflow="crop", no_wrap=True)
-    return Panel(text, title=f"sample after step {sample.step:,}", border_style="green")
+def _sample(sample: Sample, console: Console, width: int) -> RenderableType:
+    """Generated text is shown as it is: never taken for markup or terminal codes. Long lines are wrapped."""
+    wrapped = Text("\n".join(sample_lines(sample))).wrap(console, width - 4, overflow="fold")
+    return Panel(
+        Text("\n").join(wrapped[:SAMPLE_LINES]), title=f"sample after step {sample.step:,}", border_style="green"
+    )

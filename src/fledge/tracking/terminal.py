@@ -2,20 +2,24 @@
 
 import itertools
 import math
+import statistics
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TextIO
 
 from fledge.core.formatting import counted, format_duration, printable
 from fledge.core.progress import terminal_console
-from fledge.tracking.events import Anomaly, Ended, Event, Metrics, Notice, RolledBack, Sample, Started
+from fledge.tracking.events import Activity, Anomaly, Ended, Event, Metrics, Notice, RolledBack, Sample, Started
 
 if TYPE_CHECKING:
     from fledge.tracking.live_view import LiveView
 
 BARS = "▁▂▃▄▅▆▇█"
 TRAIN_LOSS, VAL_LOSS = "train/loss", "val/loss"
-HIDDEN = {"train/tokens", "train/step_seconds", "val/perplexity", "val/seconds"}
+HIDDEN = {"tokens", "step_seconds", "perplexity", "seconds", "loss_stderr"}
+GROUPS = {"val_whole": "val, whole split", "val_best": "val, whole split, best"}
+CONFIDENCE = 1.96  # standard errors on each side of a 95 % interval
 FORMATS = {
     "loss": "loss {:.4f}",
     "lr": "lr {:.2e}",
@@ -24,18 +28,28 @@ FORMATS = {
     "best": "best {:.4f}",
     "bits_per_byte": "bits per byte {:.4f}",
     "accuracy": "accuracy {:.1%}",
+    "step": "step {:,.0f}",
 }
 SAMPLE_LINES = 9
+RECENT_STEPS = 15  # logged ones, whose median time is that of the steps to come
+MIN_STEPS_TIMED = 2
 
 
 def format_metrics(values: Mapping[str, float]) -> dict[str, str]:
-    """A line for each group of names: `train` → `loss 2.3456  lr 1.00e-03`. Unknown names are shown as they are."""
+    """A line for each group of names: `train` → `loss 2.3456  lr 1.00e-03`. Unknown names are shown as they are.
+
+    The loss of a sample has its 95 % interval: `loss 2.3456 ± 0.0123`.
+    """
     groups: dict[str, str] = {}
     for name, value in values.items():
         group, _, metric = name.rpartition("/")
-        if name not in HIDDEN:
-            shown = FORMATS[metric].format(value) if metric in FORMATS else f"{metric} {value:.4g}"
-            groups[group] = f"{groups[group]}  {shown}" if group in groups else shown
+        if metric in HIDDEN or (group == "val_best" and values.get("val_whole/loss") == values["val_best/loss"]):
+            continue
+        shown = FORMATS[metric].format(value) if metric in FORMATS else f"{metric} {value:.4g}"
+        if metric == "loss" and (error := values.get(f"{group}/loss_stderr")):
+            shown += f" ± {CONFIDENCE * error:.4f}"
+        group = GROUPS.get(group, group)
+        groups[group] = f"{groups[group]}  {shown}" if group in groups else shown
     return groups
 
 
@@ -53,37 +67,61 @@ def sparkline(values: list[float], width: int) -> str:
 
 
 class RunProgress:
-    """What a view shows: the position in the run, the latest metrics, the loss curve and the latest sample."""
+    """What a view shows: the position in the run, what it is doing, the latest metrics, the loss curve and a sample."""
 
     def __init__(self) -> None:
         self.title = ""
-        self.first = self.step = self.steps = 0
+        self.start = Started("", 0, 0, 0, "", "", False)
+        self.step = 0
+        self.activity = "starting"  # "": training
         self.metrics: dict[str, float] = {}
         self.losses: list[float] = []
         self.sample: Sample | None = None
-        self.started = time.monotonic()
+        self._step_seconds: deque[float] = deque(maxlen=RECENT_STEPS)
+        self._sample_seconds = 0.0
+        self._activity_began = 0.0
+
+    @property
+    def steps(self) -> int:
+        return self.start.steps
 
     def update(self, event: Event) -> None:
         match event:
             case Started():
-                self.first, self.step, self.steps = event.step, event.step, event.steps
+                self.start, self.step, self.activity = event, event.step, "starting"
                 device = f"{event.device}, {event.dtype}{', compiled' if event.compiled else ''}"
                 self.title = f"{event.run}: {event.parameters:,} parameters on {device}"
-                self.started = time.monotonic()
+                self._step_seconds.clear()
+            case Activity():
+                self.activity, self._activity_began = event.name, time.monotonic()
             case Metrics():
+                self.activity = ""
                 self.metrics |= event.values
                 if VAL_LOSS in event.values:
                     self.metrics["val/best"] = min(event.values[VAL_LOSS], self.metrics.get("val/best", math.inf))
                 if TRAIN_LOSS in event.values:
                     self.step = event.step
                     self.losses.append(event.values[TRAIN_LOSS])
+                    if event.step > self.start.step + 1:  # the first one compiles and allocates
+                        self._step_seconds.append(event.values.get("train/step_seconds", math.nan))
             case Sample():
-                self.sample = event
+                self.activity, self.sample = "", event
+                self._sample_seconds = time.monotonic() - self._activity_began
 
     def seconds_left(self) -> float | None:
-        """At the average speed so far, including evaluation and saving."""
-        done = self.step - self.first
-        return (time.monotonic() - self.started) / done * (self.steps - self.step) if done > 0 else None
+        """From the median of recent steps and what evaluations and samples took; None before a few steps are known."""
+        if len(self._step_seconds) < MIN_STEPS_TIMED:
+            return None
+        evaluations = self._times_left(self.start.eval_every) + self.start.whole_split_passes
+        return (
+            (self.steps - self.step) * statistics.median(self._step_seconds)
+            + evaluations * self.metrics.get("val/seconds", 0.0)
+            + self._times_left(self.start.sample_every) * self._sample_seconds
+        )
+
+    def _times_left(self, every: int) -> int:
+        """How often something that is due every so many steps, and at the last, is still to come."""
+        return -(-self.steps // every) - self.step // every if every else 0
 
 
 def describe_event(event: Notice | Anomaly | RolledBack) -> str:
@@ -101,8 +139,8 @@ def describe_event(event: Notice | Anomaly | RolledBack) -> str:
 
 
 def sample_lines(sample: Sample) -> list[str]:
-    """The first lines of a sample, safe to print."""
-    return printable(sample.prompt + sample.text).splitlines()[:SAMPLE_LINES]
+    """The lines of a sample, safe to print."""
+    return printable(sample.prompt + sample.text).splitlines()
 
 
 class LineView:
@@ -122,7 +160,9 @@ class LineView:
             case Metrics():
                 self._print_metrics(event)
             case Sample():
-                self._print(f"sample after step {event.step:,}:\n    " + "\n    ".join(sample_lines(event)))
+                self._print(
+                    f"sample after step {event.step:,}:\n    " + "\n    ".join(sample_lines(event)[:SAMPLE_LINES])
+                )
             case Notice() | Anomaly() | RolledBack():
                 self._print(describe_event(event))
             case Ended():

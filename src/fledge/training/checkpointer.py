@@ -6,10 +6,12 @@ Saved: weights, optimizer, random generators, and the `components` of `Checkpoin
 
 from typing import Any
 
+from torch import Tensor
+
 from fledge.checkpoint import store, thinning
 from fledge.checkpoint.async_saver import AsyncSaver, SavedCheckpoint
 from fledge.checkpoint.save_timer import SaveTimer
-from fledge.checkpoint.state import State, Stateful, capture, restore
+from fledge.checkpoint.state import State, Stateful, Tensors, capture, restore
 from fledge.core.config import to_layer
 from fledge.core.distributed import is_dtensor
 from fledge.core.progress import notice
@@ -96,8 +98,23 @@ class Checkpointer:
 
     def load(self, name: str) -> State:
         """Read a checkpoint of this run; with FSDP, each rank reads its shards."""
-        parameters = dict(self.train_step.model.named_parameters())
-        return store.load(store.describe(self.run.checkpoints / name), parameters)
+        return store.load(store.describe(self.run.checkpoints / name), self._parameters())
+
+    def best_step(self, step: int, val_loss: float) -> int:
+        """The step of the lowest validation loss so far; the model has `val_loss` at `step`. A collective."""
+
+        def find() -> str:
+            best = store.best_checkpoint(self.run.checkpoints)
+            return str(best.step if best and best.val_loss is not None and best.val_loss <= val_loss else step)
+
+        return int(self.world.broadcast_from_main(find))
+
+    def weights_at(self, step: int) -> Tensors:
+        """The weights of a checkpoint of this run; with FSDP, each rank reads its shards."""
+        return store.load_weights(store.checkpoint_at(self.run.checkpoints, step), self._parameters())
+
+    def _parameters(self) -> dict[str, Tensor]:
+        return dict(self.train_step.model.named_parameters())
 
     def restore(self, state: State) -> None:
         restore(state, self.train_step.model, self.train_step.optimizer, self.world, self.components)

@@ -44,7 +44,10 @@ class TrainConfig:
     )
     grad_clip: float = setting(1.0, "maximum gradient norm; 0: no clipping")
     log_every: int = setting(10, "steps between rows of metrics.csv")
-    eval_every: int | None = setting(None, "steps between evaluations; 0: never; unset: about 5 % of the compute")
+    eval_every: int | None = setting(None, "steps between evaluations; 0: never; unset: 10 to 20 in the run")
+    eval_tokens: int | None = setting(
+        None, "size of the validation sample; unset: all evaluations together cost 4 % of the compute"
+    )
     sample_every: int = setting(250, "steps between samples; 0: never")
     save_seconds: float = setting(60, "most seconds of work between checkpoints, besides those at fixed steps; 0: off")
     save_every: int | None = setting(None, "steps between checkpoints, besides those of evaluations; unset: eval_every")
@@ -56,7 +59,7 @@ class TrainConfig:
         return world.size if self.parallel == "fsdp" else 1
 
     def __post_init__(self) -> None:
-        counts = ["steps", "batch", "log_every", "save_every", "keep_last"]
+        counts = ["steps", "batch", "log_every", "save_every", "keep_last", "eval_tokens"]
         check_counts(self, "train", counts + ["micro_batch"] * (self.micro_batch != "auto"))
         for name in ("eval_every", "sample_every", "save_seconds", "history", "grad_clip", "loss_spike"):
             if not (getattr(self, name) or 0) >= 0:

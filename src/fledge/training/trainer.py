@@ -1,7 +1,7 @@
 """Trains a run from a state to its last step.
 
     fit        train_loop until the last step or a stop signal; after a divergence, roll back and continue
-    hooks      evaluate · log · sample · save, in this order, after the steps at which they are due
+    hooks      evaluate · log · sample · evaluate the whole split · save, in this order, where they are due
 
 Used by train, resume and demo. A checkpoint holds all state that later steps depend on (see checkpointer.py), so a
 Trainer can be rebuilt from the run folder at any time.
@@ -22,13 +22,12 @@ from fledge.core.errors import Interrupted, UserError
 from fledge.core.formatting import short_path
 from fledge.core.signals import StopRequested, StopSignals
 from fledge.datasets.shards import Dataset
-from fledge.evaluation.loss import evaluate_loss
+from fledge.evaluation.validation import BEST, WHOLE, Schedule, Validation
 from fledge.inference.generate import stream_text
 from fledge.inference.sampler import sampling_strategies
 from fledge.model.flops import parameter_count
 from fledge.model.gpt import GPT
 from fledge.runs.run_folder import RunFolder
-from fledge.tokenizers.base import byte_lengths
 from fledge.tracking import events
 from fledge.tracking.loggers import build_sinks
 from fledge.tracking.rewind import rewind
@@ -76,13 +75,15 @@ class Trainer:
             transform=transform,
         )
         self.model = self.train_step.model
-        self.byte_lengths = byte_lengths(dataset.tokenizer)
         self.monitor = DivergenceMonitor(settings.train.loss_spike, self._record_anomaly, settings.optim.lr)
         self.checkpointer = Checkpointer(run, settings, dataset, self.train_step, self.monitor)
         self.evaluated: tuple[int, float] | None = None  # step and validation loss of the last evaluation
         self.step_seconds = 0.0  # of the last step
         self.tracker = Tracker([])
         self.signals = StopSignals(self.world, lambda: self.checkpointer.is_due(self.step_seconds))
+        train = settings.train
+        schedule = Schedule(train.steps, train.batch * settings.model.context, train.eval_every or 0, train.eval_tokens)
+        self.validation = Validation(self.model, dataset, machine, schedule, self.signals.interruptible)
         self.profile = profile and self.world.is_main
         self.profiler: StepProfiler | None = None
         self.rollbacks: Counter[int] = Counter()  # by the step of the checkpoint
@@ -143,6 +144,8 @@ class Trainer:
                 call_hooks(hooks, pending)
         except StopRequested:
             return RunEnd(pending, pending_hooks=True)
+        if first < self.steps:
+            self._begin(first, "compiling" if can_compile(self.settings, self.machine) else "first step")
         return train_loop(self.train_step, first, self.steps, hooks, self.signals, self.monitor)
 
     def _roll_back(self, divergence: Diverged) -> State:
@@ -177,38 +180,46 @@ class Trainer:
         """In this order, so that a row of metrics has its evaluation, and a checkpoint its validation loss."""
         train, last = self.settings.train, self.steps
         return [
-            Hook(lambda result: self._evaluate(result.step), self._evaluates_at),
-            Hook(self._log, lambda step: step % train.log_every == 0 or step == last or self._evaluates_at(step)),
+            Hook(lambda result: self._evaluate(result.step), self.validation.is_due),
+            Hook(self._log, lambda step: step % train.log_every == 0 or step == last or self.validation.is_due(step)),
             every(train.sample_every, lambda result: self._sample(result.step), last=last),
+            Hook(self._evaluate_whole_split, lambda step: step == last and bool(self.validation.whole_split_passes)),
             every(1, lambda _: self._record_saved(self.checkpointer.saved())),
             every(int(self.profile), self._profile_step),
             every(1, self._save_if_due),
         ]
 
     def _evaluate_and_sample_before_training(self) -> None:
-        if self._evaluates_at(0):
+        if self.validation.is_due(0):
             self._evaluate(0)
         if self.settings.train.sample_every:
             self._sample(0)
 
-    def _evaluates_at(self, step: int) -> bool:
-        every = self.settings.train.eval_every or 0
-        return bool(every) and (step % every == 0 or step == self.steps) and "val" in self.dataset.available_splits
-
     def _saves_at(self, step: int) -> bool:
         """On schedule, after every evaluation, and at the last step: the fixed steps that a rollback may go to."""
         every = self.settings.train.save_every or self.steps
-        return step % every == 0 or step == self.steps or self._evaluates_at(step)
+        return step % every == 0 or step == self.steps or self.validation.is_due(step)
 
     def _evaluate(self, step: int) -> None:
-        begun = time.perf_counter()
-        split, interruptible = self.dataset.split("val"), self.signals.interruptible
-        found = evaluate_loss(self.model, split, self.byte_lengths, self.machine, progress=interruptible)
-        seconds = time.perf_counter() - begun
+        self._begin(step, "evaluating" if step else "evaluating before the first step")
+        found, seconds = self.validation.evaluate()
         self.tracker.record(events.Metrics(step, {**found.metrics(), "val/seconds": seconds}))
         if not math.isfinite(found.loss):
             raise Diverged(step, f"the validation loss became {found.loss} at step {step}")
         self.evaluated = (step, found.loss)
+
+    def _evaluate_whole_split(self, result: StepResult) -> None:
+        """The last weights and those of the best checkpoint. Which one is best is decided on the sample."""
+        step = result.step
+        assert self.evaluated is not None
+        self._begin(step, "evaluating the whole validation split")
+        best = last = self.validation.evaluate_whole()
+        self._record_saved(self.checkpointer.saved(wait=True))
+        if (best_step := self.checkpointer.best_step(*self.evaluated)) != step:
+            self._begin(step, f"evaluating step {best_step:,}, the best, on the whole validation split")
+            best = self.validation.evaluate_whole(self.checkpointer.weights_at(best_step))
+        values = {**last.metrics(WHOLE), **best.metrics(BEST), f"{BEST}/step": best_step}
+        self.tracker.record(events.Metrics(step, values))
 
     def _log(self, result: StepResult) -> None:
         tokens = result.step * self.settings.train.batch * self.settings.model.context  # since the start of the run
@@ -217,6 +228,7 @@ class Trainer:
 
     def _sample(self, step: int) -> None:
         self._check_weights_finite(step)
+        self._begin(step, "generating a sample")
         track, seed = self.settings.track, self.settings.train.seed
         prompt, strategy = track.prompt or "", sampling_strategies(track.temperature)
         pieces = stream_text(
@@ -257,13 +269,18 @@ class Trainer:
         return Tracker(build_sinks(self.run.folder, self.settings.track, last_step) if self.world.is_main else [])
 
     def _record_start(self, step: int) -> None:
-        machine, compiled = self.machine, can_compile(self.settings, self.machine)
-        count = parameter_count(self.settings.model)
+        machine, train, compiled = self.machine, self.settings.train, can_compile(self.settings, self.machine)
+        count, passes = parameter_count(self.settings.model), self.validation.whole_split_passes
+        intervals = (train.eval_every or 0, train.sample_every, passes)
         self.tracker.record(
-            events.Started(self.run.name, step, self.steps, count, machine.device, machine.dtype, compiled)
+            events.Started(self.run.name, step, self.steps, count, machine.device, machine.dtype, compiled, *intervals)
         )
-        for text in settings_warnings(self.settings, machine):
-            self.tracker.record(events.Notice(step, f"warning: {text}"))
+        warnings = (f"warning: {text}" for text in settings_warnings(self.settings, machine))
+        for text in (*warnings, *self.validation.notices()):
+            self.tracker.record(events.Notice(step, text))
+
+    def _begin(self, step: int, activity: str) -> None:
+        self.tracker.record(events.Activity(step, activity))
 
     def _record_anomaly(self, result: StepResult, reason: str) -> None:
         """With its origin and its samples, before the batch is skipped."""
