@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from fledge.core.distributed import SINGLE_PROCESS
+from fledge.core.distributed import SINGLE_PROCESS, World
 from fledge.core.signals import (
     Sigterm,
     StopRequested,
@@ -70,6 +70,36 @@ def test_step_that_ends_in_time_is_not_disturbed() -> None:
     process.send_signal(signal.SIGTERM)
     stdout, _ = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (0, f"received {signal.SIGTERM:d}\n")
+
+
+class Ranks(World):
+    """What other ranks send is the larger."""
+
+    def __init__(self, rank: int, others: int) -> None:
+        super().__init__(rank, size=2)
+        object.__setattr__(self, "others", others)
+
+    def all_reduce_max(self, number: int) -> int:
+        return max(number, self.others)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("rank", "flag", "others", "expected"),
+    [
+        (0, False, 0, (None, False)),
+        (0, True, 0, (None, True)),  # the main process says so
+        (1, False, 1, (None, True)),  # and the others hear it
+        (1, True, 0, (None, False)),  # nobody else is asked
+        (0, True, 2 * signal.SIGTERM, (signal.SIGTERM, False)),  # a stop saves, too
+        (1, False, 2 * signal.SIGINT + 1, (signal.SIGINT, True)),
+    ],
+)
+def test_flag_of_the_main_process_reaches_all_ranks(
+    rank: int, flag: bool, others: int, expected: tuple[int | None, bool]
+) -> None:
+    signals = StopSignals(Ranks(rank, others), lambda: flag)
+    assert signals.requested() == (expected[0] is not None)
+    assert (signals.received, signals.flag) == expected
 
 
 def test_no_deadline_while_suspended() -> None:

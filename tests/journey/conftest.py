@@ -1,6 +1,7 @@
 """A tiny text, a tiny model, and the command line as a person uses it."""
 
 import functools
+import math
 import os
 import shutil
 import signal
@@ -8,12 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fledge.cli.main import main
+from fledge.training.step import BatchGradient, TrainStep
 from tiny import TINY_TOML, remains, write_text
 
 
@@ -113,3 +116,21 @@ def ended() -> Callable[..., tuple[int, str]]:
         return process.returncode, said
 
     return end
+
+
+@pytest.fixture
+def spoilt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Change the loss or the gradient of the given batches, whenever they are trained on."""
+
+    def spoil(batches: set[int], change: Callable[[BatchGradient], BatchGradient] | None = None) -> None:
+        usual = TrainStep._attempt
+
+        def attempt(self: TrainStep, step: int) -> BatchGradient:
+            found = usual(self, step)
+            if self.skipped.batch(step) not in batches:
+                return found
+            return change(found) if change else replace(found, loss=found.loss * math.nan)
+
+        monkeypatch.setattr(TrainStep, "_attempt", attempt)
+
+    return spoil

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,27 +11,9 @@ import torch
 
 from fledge.checkpoint import store
 from fledge.tracking.sinks.csv import read_metrics
-from fledge.training.step import BatchGradient, TrainStep
+from fledge.training.step import TrainStep
 
 SETTINGS = ("--train.steps", "24", "--train.save_every", "6", "--train.eval_every", "0", "--train.log_every", "1")
-
-
-@pytest.fixture
-def spoilt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Change the loss or the gradient of the given batches, whenever they are trained on."""
-
-    def spoil(batches: set[int], change: Callable[[BatchGradient], BatchGradient] | None = None) -> None:
-        usual = TrainStep._attempt
-
-        def attempt(self: TrainStep, step: int) -> BatchGradient:
-            found = usual(self, step)
-            if self.skipped.batch(step) not in batches:
-                return found
-            return change(found) if change else replace(found, loss=found.loss * math.nan)
-
-        monkeypatch.setattr(TrainStep, "_attempt", attempt)
-
-    return spoil
 
 
 def events(run: Path, *kinds: str) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ DISK_SHARE = 0.1  # of the free space, for all weights-only checkpoints of a run
 def history_steps(steps: int, count: int) -> tuple[int, ...]:
     """`count` steps from 1 to `steps`, log-spaced as far as they are distinct; all steps if there are fewer.
 
-    history_steps(1000, 10) == (1, 2, 4, 9, 20, 43, 94, 207, 455, 1000)
+    history_steps(1000, 10) == (1, 2, 4, 9, 20, 44, 96, 210, 458, 1000)
     """
     chosen = [1] if count else []
     for left in range(count - 1, 0, -1):

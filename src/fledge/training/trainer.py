@@ -10,7 +10,6 @@ Trainer can be rebuilt from the run folder at any time.
 import contextlib
 import math
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -31,6 +30,7 @@ from fledge.runs.run_folder import RunFolder
 from fledge.tracking import events
 from fledge.tracking.loggers import build_sinks
 from fledge.tracking.rewind import rewind
+from fledge.tracking.sinks.jsonl import read_events
 from fledge.tracking.tracker import Tracker
 from fledge.training.anomaly import checksum, find_anomaly, is_finite
 from fledge.training.checkpointer import Checkpointer
@@ -86,7 +86,6 @@ class Trainer:
         self.validation = Validation(self.model, dataset, machine, schedule, self.signals.interruptible)
         self.profile = profile and self.world.is_main
         self.profiler: StepProfiler | None = None
-        self.rollbacks: Counter[int] = Counter()  # by the step of the checkpoint
 
     def fit(self, state: State | None = None) -> TrainResult:
         """Train from `state`, or the beginning, to the last step. A stop signal saves, then raises `Interrupted`."""
@@ -158,8 +157,7 @@ class Trainer:
         if not name:
             raise error
         state = self.checkpointer.load(name)
-        self.rollbacks[state.step] += 1
-        if self.rollbacks[state.step] > MAX_ROLLBACKS:
+        if self._rollbacks_to(state.step) >= MAX_ROLLBACKS:
             raise error
         before = self.train_step.skipped
         after = before.skip(state.step, divergence.step - 1)
@@ -175,6 +173,17 @@ class Trainer:
         skipped = (before.batch(state.step), after.batch(state.step) - 1)
         self.tracker.record(events.RolledBack(state.step, divergence.step, divergence.reason, skipped))
         return state
+
+    def _rollbacks_to(self, step: int) -> int:
+        """How many there were, in earlier processes too."""
+
+        def count() -> str:
+            rollbacks = [
+                event for event in read_events(self.run.folder) if event["event"] == events.RolledBack.__name__
+            ]
+            return str(sum(event["step"] == step for event in rollbacks))
+
+        return int(self.world.broadcast_from_main(count))
 
     def _hooks(self) -> list[Hook]:
         """In this order, so that a row of metrics has its evaluation, and a checkpoint its validation loss."""

@@ -1,7 +1,8 @@
 """Checks that a checkpoint has the whole state of a training run: load it, save it again, load that, compare.
 
 For `fledge resume RUN --verify`. Weights, optimizer state, random generators and data position must come back bit for
-bit. With another number of ranks the random generators are left out: they cannot be restored.
+bit; of a weights-only checkpoint, the weights. With another number of ranks the random generators are left out: they
+cannot be restored.
 """
 
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 import torch
 
 from fledge.checkpoint import store
-from fledge.checkpoint.state import State, Tensors
+from fledge.checkpoint.state import State, Tensors, load_weights
 from fledge.checkpoint.store import Checkpoint
 from fledge.core.errors import UserError
 from fledge.core.files import PARTIAL, sha256
@@ -31,12 +32,15 @@ class Verification:
 def verify_checkpoint(trainer: Trainer, name: str) -> Verification:
     """A collective; the main process compares."""
     checkpointer = trainer.checkpointer
-    trainer.restore(checkpointer.load(name))
     checkpoint = store.describe(trainer.run.checkpoints / name)
     before = store.load(checkpoint)  # whole, also with FSDP
-    fields = {name: getattr(before, name) for name in ("val_loss", "pending_hooks", "scheduled")}
-    captured = checkpointer.capture(before.step, **fields)
-    again = fill_unrestored(captured, before)
+    if checkpoint.weights_only:
+        load_weights(trainer.model, checkpointer.load(name).weights)
+        again = replace(before, weights=checkpointer.capture(before.step, weights_only=True).weights)
+    else:
+        trainer.restore(checkpointer.load(name))
+        fields = {name: getattr(before, name) for name in ("val_loss", "pending_hooks", "scheduled")}
+        again = fill_unrestored(checkpointer.capture(before.step, **fields), before)
     found = trainer.world.broadcast_from_main(lambda: json.dumps(save_and_compare(checkpoint, before, again)))
     tensors = [tensor for group in before.groups.values() for tensor in group.values()]
     return Verification(

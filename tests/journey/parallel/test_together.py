@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fault_campaign import WHOLE, teller
-from fledge.checkpoint import store
+from fledge.checkpoint import store, thinning
 
 BATCH = ("--train.batch", "8", "--train.steps", "8", "--train.eval_every", "4", "--train.save_every", "2")
 KEPT = (*BATCH, "--train.keep_last", "9", "--train.sample_every", "4")
@@ -117,21 +117,38 @@ def test_fsdp_learns_like_ddp(home: Any, together: Callable[..., str], optimizer
     assert losses(home.runs / "fsdp") == near(alone), "and is taken apart again"
 
 
+def checkpoint_without_optimizer_state(home: Any, newest: Path, weight_shards: set[str], weights: Any) -> None:
+    """One that was saved as weights only, and one that was stripped to them."""
+    first = store.verify(newest.with_name("step-00000001"))
+    assert first.weights_only
+    assert home.do("generate", "parts@1", "--tokens", "3") == 0
+    together_files = {path.name for path in first.folder.iterdir()}
+    assert len(together_files) == 6, "a file for each rank, manifest.json and state.json"
+    thinning.strip(store.verify(newest))
+    assert {path.name for path in newest.iterdir()} == {*weight_shards, "manifest.json", "state.json"}
+    stripped = store.load(store.verify(newest))
+    assert stripped.optimizer == {}
+    assert all(torch.equal(stripped.weights[name], tensor) for name, tensor in weights.items())
+    assert home.do("resume", "parts@1", "--verify") == 0
+
+
 def test_sharded_checkpoint_for_any_number_of_ranks(
     home: Any, together: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     alone = home.train("alone", *KEPT)
-    in_parts = ("--train.parallel", "fsdp", "--train.sharded_save", "true")
+    in_parts = ("--train.parallel", "fsdp", "--train.sharded_save", "true", "--train.history", "4")
     together(home.training("parts", *KEPT, *in_parts), 4)
     newest = home.runs / "parts" / "checkpoints" / "step-00000008"
     held = {path.name for path in newest.iterdir()}
-    shards = {f"shard-0000{rank}-model-00001-of-00001.safetensors" for rank in range(1, 5)}
+    weight_shards = {f"shard-0000{rank}-model-00001-of-00002.safetensors" for rank in range(1, 5)}
+    shards = weight_shards | {f"shard-0000{rank}-model-00002-of-00002.safetensors" for rank in range(1, 5)}
     assert held == {*shards, "manifest.json", "state.json"}, "every rank wrote its own, and nothing is a pickle"
     manifest = json.loads((newest / "manifest.json").read_text())
     assert set(manifest["files"]) == {*shards, "state.json"}
     weights = store.load(store.verify(newest)).weights
     for name, tensor in store.load(store.verify(alone / "checkpoints" / newest.name)).weights.items():
         torch.testing.assert_close(weights[name], tensor, atol=1e-5, rtol=0)
+    checkpoint_without_optimizer_state(home, newest, weight_shards, weights)
     together(home.words("resume", "parts@4"), 2)
     assert losses(home.runs / "parts") == near(alone)
     assert home.do("resume", "parts@2") == 0
