@@ -153,7 +153,7 @@ def test_full_disk_on_stdout_is_an_error() -> None:
 
 def test_settings_may_come_before_the_preset() -> None:
     args = parse(["train", "--train.steps", "200", "demo"])
-    assert (args.preset, args.overrides) == ("demo", ["--train.steps", "200"])
+    assert (args.words, args.overrides) == (["demo"], ["--train.steps", "200"])
 
 
 def test_settings_may_come_between_the_sources() -> None:

@@ -2,8 +2,8 @@
 
     import fledge
 
-    run = fledge.train("demo", data="my-notes/", train={"steps": 500})
-    run.generate("def ")
+    run = fledge.train("my-notes/", minutes=3)
+    run.generate("The ")
     run.evaluate()
     run.metrics()
     run.plot()
@@ -28,7 +28,6 @@ from typing import Any
 from fledge.core.config import Layer
 from fledge.core.distributed import init_distributed
 from fledge.core.errors import Interrupted, UserError
-from fledge.datasets.shards import MANIFEST
 from fledge.evaluation.loss import LossResult
 from fledge.model.gpt import GPT
 from fledge.recipes import evaluate as evaluate_recipe
@@ -39,6 +38,7 @@ from fledge.recipes import train as train_recipe
 from fledge.recipes.prepare import PrepareResult, tokenizer_settings
 from fledge.recipes.runs import RunSummary, summarize_run, summarize_runs
 from fledge.runs.run_folder import LoadedCheckpoint, RunFolder, open_run
+from fledge.settings.words import text_layer
 from fledge.tokenizers.base import Tokenizer
 from fledge.tracking.sinks.csv import STEP, MetricsTable, read_metrics
 
@@ -69,8 +69,8 @@ def prepare(
 
 
 def train(
-    preset: PathOrName | None = None,
-    *,
+    *words: PathOrName,
+    minutes: float | None = None,
     data: PathOrName | Mapping[str, Any] | None = None,
     tokenizer: PathOrName | Mapping[str, Any] | None = None,
     name: str | None = None,
@@ -79,22 +79,25 @@ def train(
     verbose: bool = False,
     **settings: Mapping[str, Any],
 ) -> "LoadedRun":
-    """Train a new run, from a preset or a TOML file, or from the weights of the run `init`.
+    """Train a new run: on a text, with a preset or a TOML file, or from the weights of the run `init`.
 
-    data: a text (file, folder, named corpus, URL), a prepared dataset, or settings of [data].
+    words: text (files, folders, globs, named corpora, URLs, a prepared dataset), and a preset or TOML file.
+    minutes: for the whole run; size and steps are then chosen. For text without a preset: 5.
+    data: the text, or settings of [data].
     tokenizer: "bpe", "char", "gpt2", a tokenizer.json, or settings of [tokenizer].
-    name: of the run; None: the preset's, numbered.
+    name: of the run; None: that of the preset or the text, numbered.
 
+    >>> run = fledge.train("my-notes/", minutes=3)
     >>> run = fledge.train("demo", data="my-notes/", model={"n_layer": 4}, train={"steps": 500})
     """
     layer: dict[str, Mapping[str, Any]] = dict(settings)
-    if data is not None:
-        layer["data"] = _as_data_layer(data)
     if tokenizer is not None:
         layer["tokenizer"] = _as_tokenizer_layer(tokenizer)
-    source = None if preset is None else str(preset)
     with _session(verbose), init_distributed() as world:
-        result = train_recipe.train(source, layer, Path(runs), name=name, init=init, world=world)
+        if data is not None:
+            layer["data"] = data if isinstance(data, Mapping) else text_layer([str(data)])
+        asked = [str(word) for word in words]
+        result = train_recipe.train(asked, layer, Path(runs), minutes=minutes, name=name, init=init, world=world)
     return load(result.folder)
 
 
@@ -239,12 +242,6 @@ class Figures(list[Path]):
     def _repr_html_(self) -> str:
         picture = base64.b64encode(self[-1].read_bytes()).decode()
         return f'<img src="data:image/png;base64,{picture}" alt="{html.escape(self[-1].name)}">'
-
-
-def _as_data_layer(data: PathOrName | Mapping[str, Any]) -> Mapping[str, Any]:
-    if isinstance(data, Mapping):
-        return data
-    return {"path" if (Path(data) / MANIFEST).exists() else "corpus": str(data)}
 
 
 def _as_tokenizer_layer(tokenizer: PathOrName | Mapping[str, Any]) -> Mapping[str, Any]:

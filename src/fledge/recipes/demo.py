@@ -15,7 +15,8 @@ from fledge.core.progress import notice
 from fledge.datasets.cache import ensure_dataset
 from fledge.datasets.shards import Dataset
 from fledge.model.flops import parameter_count
-from fledge.recipes.train import TrainRequest, train_request
+from fledge.recipes.request import TrainRequest
+from fledge.recipes.train import train_request
 from fledge.settings.complete import complete_settings
 from fledge.settings.pipeline import resolve
 from fledge.tracking.plots import draw

@@ -56,6 +56,7 @@ def plan(
     seconds: float | None = None,
     begun: float | None = None,
     price: float | None = None,
+    base: Layer | None = None,
 ) -> PlanResult:
     """Forecast the training of a preset or FILE.toml on this machine.
 
@@ -64,6 +65,7 @@ def plan(
     begun: when these seconds began, on the clock time.perf_counter, if the run follows at once: what planning and
       preparing the text took is then subtracted. None: the seconds are those of a new command.
     price: of one hour of this machine.
+    base: settings in place of those of the preset.
     """
     deadline = time.perf_counter() + PLANNING_SECONDS
     overrides = overrides or {}
@@ -71,7 +73,7 @@ def plan(
         raise UserError(f"--price cannot be {price:g}", "it is the price of an hour of this machine, such as 2.5")
     if seconds is not None and {"steps", "epochs"} & set(overrides.get("train", {})):
         raise UserError("--minutes sets train.steps, so neither steps nor epochs can be given", "leave one of them out")
-    layer, _ = read_preset(preset)
+    layer = read_preset(preset)[0] if base is None else base
     settings = validated(layer, overrides)
     machine = machines.choose_machine(settings.train.device, settings.train.dtype)
     if seconds is not None:

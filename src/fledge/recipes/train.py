@@ -1,10 +1,12 @@
 """Train a model: settings → dataset → run folder → training loop → result.
 
-The settings come from a preset or a TOML file; the weights are random, or those of another run (`init`).
+What is asked for is resolved in request.py; the weights are random, or those of another run (`init`).
 """
 
 import shutil
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,31 +18,24 @@ from fledge.core.distributed import SINGLE_PROCESS, World, restart_counts
 from fledge.core.errors import Interrupted, UserError
 from fledge.datasets.cache import ensure_dataset
 from fledge.datasets.shards import Dataset
+from fledge.recipes.request import TrainRequest, announce, fit_to_time, resolve_request
 from fledge.recipes.resume import resume
 from fledge.runs import metadata, run_folder
-from fledge.runs.names import check_run_name, run_name_from
+from fledge.runs.names import check_run_name
 from fledge.runs.run_folder import RunFolder
 from fledge.settings.complete import complete_settings, config_toml
-from fledge.settings.pipeline import resolve, resolve_init
 from fledge.training.config import Settings
-from fledge.training.init_from import InitialWeights, find_initial_weights
 from fledge.training.result import TrainResult, is_unstarted, saved_result
 from fledge.training.setup import check_batch_divisible
 from fledge.training.trainer import Trainer
 
 
-@dataclass(frozen=True)
-class TrainRequest:
-    settings: Settings
-    default_name: str  # of the run; numbered if it exists
-    initial: InitialWeights | None = None
-
-
 def train(
-    preset: str | None,
+    words: str | Sequence[str] = (),
     overrides: Layer | None = None,
     runs: Path = Path("runs"),
     *,
+    minutes: float | None = None,
     name: str | None = None,
     init: str | None = None,
     profile: bool = False,
@@ -48,23 +43,29 @@ def train(
 ) -> TrainResult:
     """Train a new run in `runs`. SIGINT and SIGTERM save a checkpoint and raise `Interrupted`.
 
-    preset: name of a preset or path of a TOML file; None: the settings of the run that `init` names.
+    words: a preset or settings file, and the text: files, folders, globs, named corpora, URLs (see settings/words.py).
     overrides: settings that replace those of the preset: section → key → value.
+    minutes: for the whole run; size, batch and steps are then chosen. For text without a preset: DEFAULT_MINUTES.
     init: a run, such as "gpt2@best", whose model and tokenizer the new run starts from.
     """
-    request = resolve_request(preset, overrides, runs, init)
+    begun = time.perf_counter()
+    request = resolve_request(words, overrides, runs, init)
     if restart_counts()[1] and name is None:
         raise missing_run_name()
-    if name is not None and world.broadcast_from_main(lambda: "yes" if restarted(name, runs, world) else ""):
-        return resume(name, runs=runs, world=world)
+    if name is not None:
+        check_run_name(name)
+        if world.broadcast_from_main(lambda: "yes" if restarted(name, runs, world) else ""):
+            return resume(name, runs=runs, world=world)
+    request = fit_to_time(request, minutes, runs, world, begun)
     return train_request(request, runs, name=name, profile=profile, world=world)
 
 
 def train_with_ray(
-    preset: str | None,
+    words: str | Sequence[str] = (),
     overrides: Layer | None = None,
     runs: Path = Path("runs"),
     *,
+    minutes: float | None = None,
     name: str | None,
     init: str | None = None,
     profile: bool = False,
@@ -72,24 +73,14 @@ def train_with_ray(
     address: str | None = None,
 ) -> TrainResult:
     """`train` in `workers` processes that Ray starts, and restarts when one dies. `address`: of the cluster."""
-    settings = resolve_request(preset, overrides, runs, init).settings
+    settings = resolve_request(words, overrides, runs, init).settings
     if name is None:
         raise missing_run_name()
     check_run_name(name)
     run_folder.refuse_existing(runs / name)
-    work = partial(train, preset, overrides, runs, name=name, init=init, profile=profile)
+    work = partial(train, words, overrides, runs, minutes=minutes, name=name, init=init, profile=profile)
     train_on_ray(work, run=name, runs=runs, train=settings.train, workers=workers, address=address)
     return saved_result(name, runs)
-
-
-def resolve_request(preset: str | None, overrides: Layer | None, runs: Path, init: str | None) -> TrainRequest:
-    if init is not None:
-        initial = find_initial_weights(init, runs)
-        settings = resolve_init(initial.run, preset, overrides or {})
-        return TrainRequest(settings, run_name_from(preset) if preset else initial.run.name, initial)
-    if preset is None:
-        raise UserError("no preset is given", "name a preset or a FILE.toml, or a run to start from: --init RUN")
-    return TrainRequest(resolve(preset, overrides), run_name_from(preset))
 
 
 def missing_run_name() -> UserError:
@@ -115,6 +106,8 @@ def train_request(
     start = initial.initial_state(settings) if initial else None
     dataset = open_dataset(settings, machine)
     complete = complete_settings(settings, dataset, machine)
+    if request.expected:
+        announce(complete, dataset, request.expected)
     about = {
         **metadata.training_metadata(dataset, machine),
         "text": settings.data.path or ", ".join(settings.data.sources),

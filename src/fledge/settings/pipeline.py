@@ -20,8 +20,8 @@ def resolve(preset: str, overrides: Layer | None = None) -> Settings:
     return validated(layer, overrides or {})
 
 
-def resolve_init(origin: RunFolder, preset: str | None, overrides: Layer) -> Settings:
-    """The settings of a training run that starts from the weights of another run, whose model and tokenizer it keeps.
+def init_layer(origin: RunFolder, preset: str | None, overrides: Layer) -> Layer:
+    """The base of the settings of a run that starts from the weights of another: its model and tokenizer are kept.
 
     All else comes from the preset or file, or from the other run where there is none.
     """
@@ -33,7 +33,7 @@ def resolve_init(origin: RunFolder, preset: str | None, overrides: Layer) -> Set
             f"tokenizer.{next(iter(unwanted))}: a model that starts from '{origin.name}' keeps its tokenizer",
             "leave that setting out, or train without --init",
         )
-    return validated(layer, overrides)
+    return layer
 
 
 def validated(*layers: Layer) -> Settings:

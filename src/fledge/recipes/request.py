@@ -1,0 +1,122 @@
+"""What a training run was asked for, and how long it may take: words, settings, --init and --minutes → settings.
+
+resolve_request   words and settings → the settings, as far as they are given
+fit_to_time       minutes → size, batch and steps, chosen by a forecast (recipes/plan.py)
+announce          what will be trained, on which text, for how long
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fledge.core.config import Layer, merge
+from fledge.core.distributed import World
+from fledge.core.errors import UserError
+from fledge.core.files import human_bytes, to_json
+from fledge.core.formatting import counted, format_duration
+from fledge.core.progress import notice
+from fledge.datasets.shards import Dataset
+from fledge.model.flops import parameter_count
+from fledge.recipes.plan import PlanResult, plan
+from fledge.settings.layers import read_preset
+from fledge.settings.pipeline import init_layer, validated
+from fledge.settings.words import TEXT_PRESET, WHAT_TO_GIVE, choose
+from fledge.training.config import Settings
+from fledge.training.init_from import InitialWeights, find_initial_weights
+
+DEFAULT_MINUTES = 5.0  # for a text without a preset
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    settings: Settings
+    default_name: str  # of the run; numbered if it exists
+    initial: InitialWeights | None = None
+    base: Layer = field(default_factory=dict)  # the preset's settings, or those of the run that `initial` names
+    overrides: Layer = field(default_factory=dict)
+    minutes: float | None = None  # of a text without a preset, whose length nothing else gives
+    expected: str = ""  # time and loss, as forecast
+
+
+def resolve_request(
+    words: str | Sequence[str], overrides: Layer | None, runs: Path, init: str | None = None
+) -> TrainRequest:
+    choice = choose([words] if isinstance(words, str) else words, overrides)
+    length_given = {"steps", "epochs"} & set(choice.overrides.get("train", {}))
+    timed = choice.is_text_alone and (words or not init)
+    minutes = DEFAULT_MINUTES if timed and not length_given else None
+    if init is not None:
+        initial = find_initial_weights(init, runs)
+        base = init_layer(initial.run, choice.preset, choice.overrides)
+        name = choice.run_name if words else initial.run.name
+    else:
+        if choice.preset is None and not choice.is_text_alone:
+            raise UserError("nothing to train is given", f"give {WHAT_TO_GIVE}")
+        initial, name = None, choice.run_name
+        base, _ = read_preset(choice.preset or TEXT_PRESET)
+    return TrainRequest(validated(base, choice.overrides), name, initial, base, choice.overrides, minutes)
+
+
+def fit_to_time(
+    request: TrainRequest, minutes: float | None, runs: Path, world: World, begun: float | None = None
+) -> TrainRequest:
+    """Choose size, batch and steps for these minutes, on the main process: a measurement differs between processes.
+
+    begun: when the minutes began, on the clock time.perf_counter.
+    """
+    minutes = request.minutes if minutes is None else minutes
+    if minutes is None:
+        return request
+
+    def choose_by_forecast() -> str:
+        given: dict[str, Mapping[str, Any]] = {}
+        if request.initial:  # only the steps are chosen
+            given = {"model": request.base["model"], "train": {"batch": request.settings.train.batch}}
+        overrides = merge(given, request.overrides)
+        planned = plan(request.default_name, overrides, runs, seconds=60 * minutes, begun=begun, base=request.base)
+        return to_json({"overrides": chosen_overrides(planned, request), "expected": describe_forecast(planned)})
+
+    answer: dict[str, Any] = json.loads(world.broadcast_from_main(choose_by_forecast))
+    overrides = answer["overrides"]
+    settings = validated(request.base, overrides)
+    return replace(request, settings=settings, overrides=overrides, expected=answer["expected"])
+
+
+def chosen_overrides(planned: PlanResult, request: TrainRequest) -> Layer:
+    if not request.initial:
+        return planned.overrides
+    return merge(request.overrides, {"train": planned.overrides["train"]})
+
+
+def describe_forecast(planned: PlanResult) -> str:
+    seconds, loss = planned.forecast.seconds, planned.forecast.loss
+    expected = "" if loss is None else f"; loss {loss.low:.2f} to {loss.high:.2f} nats per token"
+    return f"about {format_duration(seconds)}{expected}"
+
+
+def announce(settings: Settings, dataset: Dataset, expected: str) -> None:
+    """Say in three lines what is about to be trained."""
+    model, train = settings.model, settings.train
+    notice(f"text      {describe_text(dataset)}")
+    notice(
+        f"model     {parameter_count(model):,} parameters: {counted(model.n_layer, 'block')}, width {model.n_embd};"
+        f" a vocabulary of {counted(dataset.tokenizer.vocab_size, 'token')}"
+    )
+    length = f"{counted(train.steps, 'step')} of {train.batch} × {model.context} tokens"
+    notice(f"training  {length}{f': {expected}' if expected else ''}")
+
+
+def describe_text(dataset: Dataset) -> str:
+    """Its documents and bytes, and the share that is held out; what is known, for a dataset of another program."""
+    splits = {name: dataset.manifest["splits"][name] for name in dataset.available_splits}
+    if not all("bytes" in split for split in splits.values()):
+        return ", ".join(f"{len(dataset.split(name)):,} tokens in {name}" for name in splits)
+    by_document = dataset.manifest.get("split_by") == "document"
+    documents = sum(split["documents"] for name, split in splits.items() if by_document or name == "train")
+    size, held_out = sum(split["bytes"] for split in splits.values()), splits.get("val", {"bytes": 0, "documents": 0})
+    share = f"{100 * held_out['bytes'] / size:.1f} % ({human_bytes(held_out['bytes'])})"
+    what = f"{counted(held_out['documents'], 'document')}" if by_document else "the end"
+    validation = f"{share} held out for validation: {what}" if held_out["bytes"] else "nothing is held out"
+    return f"{counted(documents, 'document')}, {human_bytes(size)}; {validation}"

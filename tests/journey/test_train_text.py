@@ -1,0 +1,114 @@
+"""fledge train TEXT: size and length by time, the prompt from the text, and what is said before it begins."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fledge.cli.main import main
+from fledge.core.config import read_toml
+from fledge.planning import budget, probe
+from fledge.recipes import request
+from tiny import write_text
+
+SMALL = ["--model.n_layer", "1", "--model.n_head", "2", "--model.n_embd", "32", "--model.context", "16"]
+SMALL += ["--tokenizer.vocab_size", "300", "--model.bigram_rows", "512", "--track.sample_tokens", "8"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FLEDGE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(probe, "STEP_SECONDS", 0.1)
+    write_text(tmp_path / "notes")
+    write_text(tmp_path / "letters", seed=1)
+    return tmp_path
+
+
+def config(run: str) -> dict[str, Any]:
+    return read_toml(Path("runs") / run / "config.toml")
+
+
+def test_text_alone_is_trained_for_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "notes/", "--minutes", "3s", *SMALL, "--json"]) == 0
+    said = capsys.readouterr()
+    result = json.loads(said.out)
+    lines = {line.split()[0]: line for line in said.err.splitlines() if line.strip()}
+    assert lines["text"].startswith("text      4 documents, 7.")
+    assert "held out for validation" in lines["text"]
+    assert "1 block, width 32" in lines["model"]
+    assert f"{result['step']} step" in lines["training"].replace(",", "")
+    used = config("notes")
+    assert used["train"]["steps"] == result["step"]
+    assert used["data"]["corpus"] == "notes/"
+    assert used["track"]["prompt"]
+    assert used["track"]["prompt"] in "".join(path.read_text() for path in Path("notes").iterdir())
+
+
+def test_several_texts_make_one_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "notes", "letters/*.txt", "--train.steps", "2", *SMALL]) == 0
+    assert config("notes")["data"]["corpus"] == ["notes", "letters/*.txt"]
+    assert "training " not in capsys.readouterr().err  # the length was given: nothing was forecast
+    assert main(["resume", "notes", "--train.steps", "3", "--allow-changes"]) == 0
+
+
+def test_generate_begins_with_the_prompt_of_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "notes", "demo", "--train.steps", "2", *SMALL]) == 0
+    capsys.readouterr()
+    assert main(["generate", "demo", "--tokens", "4"]) == 0
+    assert capsys.readouterr().out.startswith(config("demo")["track"]["prompt"])
+
+
+def test_run_that_another_starts_from_gives_size_and_tokenizer() -> None:
+    assert main(["train", "notes", "--train.steps", "2", *SMALL]) == 0
+    assert main(["train", "letters", "--init", "notes", "--minutes", "3s"]) == 0
+    first, second = config("notes"), config("letters")
+    assert second["model"] == first["model"]
+    assert second["train"]["batch"] == first["train"]["batch"]
+    assert second["data"]["corpus"] == "letters"
+    assert second["train"]["steps"] > 2
+
+
+def test_length_is_five_minutes_or_what_is_given() -> None:
+    runs = Path("runs")
+    assert request.resolve_request("notes", {}, runs).minutes == request.DEFAULT_MINUTES
+    assert request.resolve_request([], {"data": {"corpus": "notes"}}, runs).minutes == request.DEFAULT_MINUTES
+    assert request.resolve_request("demo", {}, runs).minutes is None
+    assert request.resolve_request(["notes", "demo"], {}, runs).minutes is None
+    assert request.resolve_request("notes", {"train": {"steps": 5}}, runs).minutes is None
+    assert request.resolve_request("notes", {"train": {"epochs": 1}}, runs).minutes is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        ([], "nothing to train is given", "fledge train my-notes/"),
+        (["note"], "there is no preset, file or folder 'note'", "did you mean 'notes'?"),
+        (["notes", "--minutes", "2", "--train.steps", "3"], "--minutes sets train.steps", "leave one of them out"),
+        (["notes", "--minutes", "-1"], "--minutes cannot be", "a number of minutes"),
+        (["notes", "--init", "none"], "no run 'none'", "train one first"),
+    ],
+)
+def test_refusals_say_what_can_be_given(
+    capsys: pytest.CaptureFixture[str], words: list[str], message: str, hint: str
+) -> None:
+    assert main(["train", *words]) == 2
+    error, advice = capsys.readouterr().err.splitlines()[-2:]
+    assert error.startswith("error: ")
+    assert message in error
+    assert hint in advice
+    assert not Path("runs").exists()
+
+
+def test_only_the_main_process_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another rank takes the settings that the main process has chosen, and measures nothing."""
+
+    class Rank:
+        def broadcast_from_main(self, _: object) -> str:
+            return json.dumps({"overrides": {"train": {"steps": 77}}, "expected": "about 3 s"})
+
+    monkeypatch.setattr(budget, "measure_costs", None)
+    asked = request.resolve_request("notes", {}, Path("runs"))
+    fitted = request.fit_to_time(asked, None, Path("runs"), Rank())  # type: ignore[arg-type]
+    assert (fitted.settings.train.steps, fitted.expected) == (77, "about 3 s")
