@@ -1,15 +1,16 @@
 """fledge train TEXT: size and length by time, the prompt from the text, and what is said before it begins."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fledge.cli.main import main
-from fledge.core.config import read_toml
-from fledge.planning import budget, probe
-from fledge.recipes import request
+from fledge.core.config import merge, read_toml
+from fledge.planning import budget
+from fledge.recipes import plan, request
 from tiny import write_text
 
 SMALL = ["--model.n_layer", "1", "--model.n_head", "2", "--model.n_embd", "32", "--model.context", "16"]
@@ -20,10 +21,18 @@ SMALL += ["--tokenizer.vocab_size", "300", "--model.bigram_rows", "512", "--trac
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FLEDGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(probe, "STEP_SECONDS", 0.1)
+    monkeypatch.setattr(budget, "LEAST_PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(plan, "PLANNING_SECONDS", 0.2)
+    monkeypatch.setattr(request, "plan", plan_six_steps)
     write_text(tmp_path / "notes")
     write_text(tmp_path / "letters", seed=1)
     return tmp_path
+
+
+def plan_six_steps(*args: Any, **options: Any) -> plan.PlanResult:
+    """The real plan for ten minutes, of which only six steps are trained."""
+    planned = plan.plan(*args, **{**options, "seconds": 600, "begun": None})
+    return replace(planned, overrides=merge(planned.overrides, {"train": {"steps": 6}}))
 
 
 def config(run: str) -> dict[str, Any]:
@@ -31,7 +40,7 @@ def config(run: str) -> dict[str, Any]:
 
 
 def test_text_alone_is_trained_for_a_time(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "notes/", "--minutes", "3s", *SMALL, "--json"]) == 0
+    assert main(["train", "notes/", "--minutes", "10", *SMALL, "--json"]) == 0
     said = capsys.readouterr()
     result = json.loads(said.out)
     lines = {line.split()[0]: line for line in said.err.splitlines() if line.strip()}
@@ -40,7 +49,7 @@ def test_text_alone_is_trained_for_a_time(capsys: pytest.CaptureFixture[str]) ->
     assert "1 block, width 32" in lines["model"]
     assert f"{result['step']} step" in lines["training"].replace(",", "")
     used = config("notes")
-    assert used["train"]["steps"] == result["step"]
+    assert used["train"]["steps"] == result["step"] == 6
     assert used["data"]["corpus"] == "notes/"
     assert used["track"]["prompt"]
     assert used["track"]["prompt"] in "".join(path.read_text() for path in Path("notes").iterdir())
@@ -49,7 +58,7 @@ def test_text_alone_is_trained_for_a_time(capsys: pytest.CaptureFixture[str]) ->
 def test_several_texts_make_one_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "notes", "letters/*.txt", "--train.steps", "2", *SMALL]) == 0
     assert config("notes")["data"]["corpus"] == ["notes", "letters/*.txt"]
-    assert "training " not in capsys.readouterr().err  # the length was given: nothing was forecast
+    assert "training  " not in capsys.readouterr().err  # the length was given: nothing was forecast
     assert main(["resume", "notes", "--train.steps", "3", "--allow-changes"]) == 0
 
 
@@ -62,12 +71,12 @@ def test_generate_begins_with_the_prompt_of_the_run(capsys: pytest.CaptureFixtur
 
 def test_run_that_another_starts_from_gives_size_and_tokenizer() -> None:
     assert main(["train", "notes", "--train.steps", "2", *SMALL]) == 0
-    assert main(["train", "letters", "--init", "notes", "--minutes", "3s"]) == 0
+    assert main(["train", "letters", "--init", "notes", "--minutes", "10"]) == 0
     first, second = config("notes"), config("letters")
     assert second["model"] == first["model"]
     assert second["train"]["batch"] == first["train"]["batch"]
     assert second["data"]["corpus"] == "letters"
-    assert second["train"]["steps"] > 2
+    assert second["train"]["steps"] == 6
 
 
 def test_length_is_five_minutes_or_what_is_given() -> None:
