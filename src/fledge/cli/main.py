@@ -14,7 +14,8 @@ from typing import Protocol, cast
 
 from fledge import __version__
 from fledge.cli.arguments import Parser, add_common_arguments
-from fledge.core.errors import Interrupted, UserError, nearest, out_of_memory, to_user_error
+from fledge.cli.suggestions import refuse_foreign_settings, unknown_command, unknown_option
+from fledge.core.errors import Interrupted, UserError, out_of_memory, to_user_error
 from fledge.core.signals import signal_number, sigterm_as_ctrl_c
 from fledge.core.torch_version import refuse_untested_torch
 
@@ -90,18 +91,26 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments of a command; `args.overrides` holds the words of its --section.key VALUE."""
     name, *words = argv
     if name not in SUMMARIES:
-        raise UserError(f"unknown command '{name}'", nearest(name, SUMMARIES) or "fledge --help lists the commands")
+        raise unknown_command(name, SUMMARIES)
     if name not in DISTRIBUTED and os.environ.get("WORLD_SIZE", "1") != "1":  # every rank would do all of it
         raise UserError(f"torchrun cannot start fledge {name}", f"it can start {', '.join(DISTRIBUTED)}")
-    parser = make_parser(name)
-    words, settings = split_settings(words) if getattr(load_command(name), "TAKES_SETTINGS", False) else (words, [])
+    parser, takes_settings = make_parser(name), getattr(load_command(name), "TAKES_SETTINGS", False)
+    words, settings = split_settings(words) if takes_settings else (words, [])
+    refuse_foreign_settings(settings)
+    options = [option for action in parser._actions for option in action.option_strings]
+    has_subcommands = any(isinstance(action, argparse._SubParsersAction) for action in parser._actions)
+    unknown = [] if has_subcommands else [word for word in words if is_unknown_option(word, options)]
+    if unknown:  # before argparse asks for an argument that is missing because another is misspelt
+        raise unknown_option(name, unknown[0], words, options, takes_settings=takes_settings)
     args, rest = parser.parse_known_args(words)
     if rest:
-        wrong = rest[0].partition("=")[0]
-        known = [option for action in parser._actions for option in action.option_strings]
-        raise UserError(f"unknown argument '{wrong}'", nearest(wrong, known) or f"see: fledge {name} --help")
+        raise unknown_option(name, rest[0], words, options, takes_settings=takes_settings)
     args.command, args.overrides = name, settings
     return args
+
+
+def is_unknown_option(word: str, options: Sequence[str]) -> bool:
+    return word.startswith("--") and word != "--" and word.partition("=")[0] not in options
 
 
 def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:

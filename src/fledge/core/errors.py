@@ -29,9 +29,12 @@ class Interrupted(Exception):
         self.resume_with = resume_with
 
 
+SIMILAR = 0.72  # of difflib: a letter or two are wrong. At 0.6, "--resume" is like "--run"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`did you mean 'n_layer'?`, or an empty string if nothing is similar."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=SIMILAR)
     return f"did you mean '{close[0]}'?" if close else ""
 
 

@@ -2,16 +2,18 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fledge.core.config import check_counts, listed_divisors, setting
-from fledge.core.distributed import World
 from fledge.core.errors import UserError
 from fledge.datasets.config import DataConfig
 from fledge.model.config import ModelConfig
 from fledge.optim.config import OptimConfig
 from fledge.tokenizers.config import TokenizerConfig
 from fledge.tracking.config import TrackConfig
+
+if TYPE_CHECKING:
+    from fledge.core.distributed import World
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class TrainConfig:
     keep_last: int = setting(2, "newest complete checkpoints to keep, besides the best")
     history: int = setting(20, "checkpoints at log-spaced steps whose weights are kept, for looking back; 0: none")
 
-    def shards(self, world: World) -> int:
+    def shards(self, world: "World") -> int:
         """How many ranks share each weight: all with FSDP, else 1."""
         return world.size if self.parallel == "fsdp" else 1
 

@@ -1,0 +1,256 @@
+"""What to write instead of a word that fledge does not know: the words of nanoGPT, nanochat, transformers and litgpt.
+
+    fledge train demo --learning_rate 1e-3     →  write --optim.lr 1e-3
+    fledge train demo --lr 1e-3                →  the same: `lr` is the name of one setting only
+    fledge finetune                            →  write: fledge train TEXT --init RUN
+
+Only near spellings are suggested beyond these tables.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+from fledge.core.errors import SIMILAR, UserError, nearest
+
+# Names of settings in other programs, normalized (lower case, _ for -) → the setting here.
+SETTINGS = {
+    "optim.lr": ("learning_rate", "max_lr", "peak_lr", "adam_lr"),
+    "optim.min_lr": ("min_learning_rate", "final_lr", "lr_min"),
+    "optim.muon_lr": ("matrix_lr",),
+    "optim.embed_lr": ("embedding_lr",),
+    "optim.head_lr": ("unembedding_lr",),
+    "optim.warmup_steps": ("warmup", "warmup_iters", "lr_warmup_steps", "num_warmup_steps", "warmup_ratio"),
+    "optim.schedule": ("lr_scheduler", "lr_scheduler_type", "lr_schedule", "decay_lr"),
+    "optim.cooldown": ("warmdown_ratio", "lr_decay_iters"),
+    "optim.weight_decay": ("wd",),
+    "optim.betas": ("beta1", "beta2", "adam_beta1", "adam_beta2"),
+    "optim.eps": ("adam_epsilon", "adam_eps"),
+    "optim.optimizer": ("optim", "opt"),
+    "train.steps": ("max_iters", "max_steps", "num_iterations", "iterations", "iters", "num_steps", "train_steps"),
+    "train.epochs": ("num_epochs", "num_train_epochs", "max_epochs"),
+    "train.batch": ("batch_size", "global_batch_size", "total_batch_size", "train_batch_size", "bs"),
+    "train.micro_batch": (
+        "micro_batch_size",
+        "device_batch_size",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "gradient_accumulation_iters",
+        "grad_accum",
+    ),
+    "train.grad_clip": ("clip", "clip_grad", "max_grad_norm", "gradient_clip_val", "max_norm"),
+    "train.eval_every": ("eval_interval", "eval_steps", "eval_iters", "val_interval", "val_every", "eval_freq"),
+    "train.save_every": ("save_interval", "save_steps", "ckpt_interval", "checkpoint_every", "checkpoint_interval"),
+    "train.log_every": ("log_interval", "logging_steps", "log_freq"),
+    "train.sample_every": ("sample_interval", "generate_every"),
+    "train.keep_last": ("save_total_limit",),
+    "train.seed": ("random_seed", "manual_seed"),
+    "train.dtype": ("precision", "mixed_precision", "bf16", "fp16", "amp"),
+    "train.compile": ("torch_compile", "use_compile"),
+    "train.parallel": ("fsdp", "ddp", "strategy", "distributed"),
+    "train.device": ("accelerator", "gpu", "cuda", "cpu", "mps", "device_type"),
+    "train.activation_checkpointing": ("gradient_checkpointing", "checkpoint_activations"),
+    "model.context": (
+        "block_size",
+        "context_length",
+        "context_size",
+        "seq_len",
+        "seq_length",
+        "sequence_length",
+        "sequence_len",
+        "max_seq_len",
+        "max_seq_length",
+        "max_length",
+        "n_ctx",
+        "n_positions",
+    ),
+    "model.n_layer": ("depth", "layers", "n_layers", "num_layers", "num_hidden_layers"),
+    "model.n_head": ("heads", "n_heads", "num_heads", "num_attention_heads"),
+    "model.n_kv_head": ("n_kv_heads", "num_key_value_heads", "n_query_groups"),
+    "model.n_embd": ("n_embed", "d_model", "dim", "embed_dim", "hidden_size", "width"),
+    "model.mlp_width": ("intermediate_size", "d_ff", "ffn_dim"),
+    "model.size": ("size", "params", "num_params", "model_size"),
+    "tokenizer.vocab_size": ("vocab_size", "vocab"),
+    "data.val": ("val_split", "val_size", "val_fraction", "validation_split", "eval_split"),
+    "data.field": ("text_column", "text_field", "column", "text_key"),
+    "track.loggers": ("wandb", "wandb_log", "report_to", "logger", "logger_name", "tensorboard", "use_wandb"),
+    "track.project": ("wandb_project", "project_name"),
+}
+# Values that are part of what is suggested, instead of the word's own.
+VALUES = {
+    **dict.fromkeys(("wandb", "wandb_log", "use_wandb"), "wandb"),
+    "tensorboard": "tensorboard",
+    **dict.fromkeys(("bf16", "amp"), "bfloat16"),
+    "fp16": "float16",
+    **dict.fromkeys(("gpu", "cuda"), "cuda"),
+    "cpu": "cpu",
+    "mps": "mps",
+    "fsdp": "fsdp",
+    "ddp": "ddp",
+    **dict.fromkeys(("warmup_ratio", "lr_decay_iters", "decay_lr", "gradient_accumulation_steps"), "VALUE"),
+    **dict.fromkeys(("beta1", "adam_beta1", "beta2", "adam_beta2"), "'[0.9, 0.95]'"),
+}
+FLAGS = ("compile", "torch_compile", "use_compile", "dedup", "gradient_checkpointing", "rollback")
+# Options in other programs → what to write here: an option, where the command has it; else a sentence.
+OPTIONS = {
+    "--run NAME": (
+        "out_dir",
+        "output_dir",
+        "name",
+        "run_name",
+        "exp_name",
+        "experiment",
+        "model_tag",
+        "wandb_run_name",
+    ),
+    "--init RUN": ("init_from", "from_pretrained", "pretrained", "pretrained_model", "initial_checkpoint_dir"),
+    "--minutes N": ("time", "max_time", "budget", "hours"),
+    "--temperature T": ("temp",),
+    "--tokens N": ("max_new_tokens", "max_tokens", "n_tokens", "num_tokens", "length", "max_length", "n_predict"),
+    "--prompt TEXT": ("start", "text", "input", "prompts"),
+    "--greedy": ("no_sample", "deterministic"),
+    "--to FORMAT": ("format",),
+    "--out PATH": ("output", "output_dir", "out_dir", "o"),
+    "--workers N": ("num_workers", "num_proc", "jobs", "n_jobs", "nproc"),
+    "--trials N": ("n_trials", "num_trials"),
+}
+TRAINING_ADVICE = {
+    "continue a run with: fledge resume RUN": ("resume", "resume_from", "resume_from_checkpoint", "continue", "load"),
+    "give the text as a word: fledge train TEXT; a prepared dataset: --data.path DIR": (
+        *("data", "dataset", "dataset_name", "data_dir", "data_path", "text", "input", "input_file"),
+        *("train_file", "train_data"),
+    ),
+    "give the settings file as a word: fledge train FILE.toml": (
+        "config",
+        "config_file",
+        "settings",
+        "preset",
+        "model",
+    ),
+}
+MODEL_ADVICE = {
+    "give the run as a word, such as mine or mine@1000": (
+        *("checkpoint", "checkpoint_dir", "ckpt", "model", "model_path", "model_tag", "run", "out_dir"),
+    ),
+    "run the command once for each sample, with another --seed N": ("num_samples", "num_return_sequences", "n_samples"),
+}
+NOT_BUILT = "not built yet: "
+COMMANDS = {
+    f"{NOT_BUILT}a conversation; fledge generate RUN --prompt '…' continues a text": ("chat", "talk"),
+    f"{NOT_BUILT}a server; fledge export RUN --to gguf writes a file that llama.cpp serves": ("serve", "server", "api"),
+    f"{NOT_BUILT}a web page; fledge plot RUN draws figures": ("studio", "web", "ui", "gui", "dashboard", "webui"),
+    f"{NOT_BUILT}a view of a run from another terminal; fledge runs lists where each is": ("watch", "monitor", "tail"),
+    f"{NOT_BUILT}alignment; fledge train TEXT --init RUN goes on with other text": (
+        "align",
+        "sft",
+        "dpo",
+        "ppo",
+        "grpo",
+        "rlhf",
+        "reward",
+    ),
+    "fledge generate RUN": ("sample", "inference", "infer", "predict", "complete", "completions", "gen", "run"),
+    "fledge train TEXT --init RUN": ("finetune", "fine-tune", "fine_tune", "ft", "lora"),
+    "fledge train TEXT": ("pretrain", "fit", "learn"),
+    "fledge eval RUN": ("evaluate", "evaluation", "test", "validate", "benchmark", "perplexity", "score"),
+    "fledge runs": ("list", "ls", "ps", "info", "status", "history", "experiments"),
+    "fledge runs delete RUN": ("rm", "remove", "delete", "del"),
+    "fledge runs rename RUN NEW": ("mv", "rename", "move"),
+    "fledge export RUN --to hf|gguf; or, from another program, fledge import": ("convert", "save", "upload", "push"),
+    "fledge prepare TEXT --out DIR": ("tokenize", "preprocess", "encode", "dataset", "process"),
+    "fledge train CORPUS, which downloads it first; fledge corpora lists them": ("download", "fetch", "get"),
+    "fledge train TEXT, or fledge demo to see everything once": (
+        "init",
+        "new",
+        "start",
+        "quickstart",
+        "begin",
+        "setup",
+    ),
+    "fledge presets": ("models", "model", "configs", "config", "list-models"),
+    "fledge corpora": ("datasets", "texts"),
+    "fledge resume RUN": ("continue", "restart", "go"),
+    "fledge sweep FILE.toml": ("tune", "search", "hparams", "hyperparameters"),
+    "fledge plan TEXT": ("estimate", "forecast", "cost", "profile"),
+    "fledge doctor": ("check", "env", "device", "devices", "system", "gpu"),
+    "fledge plot RUN": ("graph", "chart", "figure", "draw", "curves"),
+    "fledge import FOLDER --out NAME": ("load", "from-pretrained"),
+    "fledge --version": ("version",),
+    "fledge --help": ("usage", "commands"),
+}
+
+
+def unknown_command(name: str, known: Iterable[str]) -> UserError:
+    hint = near_command(name, known) or "fledge --help lists the commands"
+    return UserError(f"unknown command '{name}'", hint)
+
+
+def near_command(name: str, known: Iterable[str]) -> str:
+    if advice := look_up(COMMANDS, name.lower().removeprefix("--")):
+        return advice if advice.startswith(NOT_BUILT) else f"write: {advice}"
+    return nearest(name, known)
+
+
+def unknown_option(
+    command: str, wrong: str, words: Sequence[str], options: Sequence[str], *, takes_settings: bool
+) -> UserError:
+    """words: of the command line, `wrong` among them; options: those that the command has."""
+    name, _, value = wrong.partition("=")
+    following = words[words.index(wrong) + 1 : words.index(wrong) + 2]
+    if not value and following and not following[0].startswith("--"):
+        value = following[0]
+    hint = near_option(name, value, options, takes_settings=takes_settings)
+    return UserError(f"unknown argument '{name}'", hint or f"see: fledge {command} --help")
+
+
+def near_option(word: str, value: str, options: Sequence[str], *, takes_settings: bool) -> str:
+    key = normalized(word)
+    if same := [option for option in options if normalized(option) == key]:
+        return f"write {same[0]}"
+    setting = setting_called(key) if takes_settings else ""
+    if not setting:
+        usable = {advice: keys for advice, keys in OPTIONS.items() if advice.split()[0] in options}
+        if option := look_up(usable, key):
+            return f"write {option.split()[0]} {value}" if value else f"write {option}"
+        if advice := look_up(TRAINING_ADVICE if takes_settings else MODEL_ADVICE, key):
+            return advice
+        setting = look_up(SETTINGS, key) if takes_settings else ""
+    if setting:
+        return f"write --{setting} {VALUES.get(key) or value or ('true' if key in FLAGS else 'VALUE')}"
+    if (near := nearest(word, options)) or not takes_settings:
+        return near
+    by_key = {name.partition(".")[2]: name for name in setting_names()}
+    close = difflib.get_close_matches(key, by_key, n=1, cutoff=SIMILAR)
+    return f"did you mean '--{by_key[close[0]]}'?" if close else ""
+
+
+def setting_called(key: str) -> str:
+    """The dotted setting whose name is `key`, if there is exactly one."""
+    found = [name for name in setting_names() if name.partition(".")[2] == key]
+    return found[0] if len(found) == 1 else ""
+
+
+def setting_names() -> list[str]:
+    from dataclasses import fields
+    from typing import get_type_hints
+
+    from fledge.training.config import Settings
+
+    sections = get_type_hints(Settings).items()
+    return [f"{section}.{each.name}" for section, config in sections for each in fields(config)]
+
+
+def refuse_foreign_settings(words: Iterable[str]) -> None:
+    """Refuse `--train.batch_size 8` and say that it is train.batch."""
+    for word in words:
+        name = word.partition("=")[0].removeprefix("--")
+        known = look_up(SETTINGS, normalized(name.rpartition(".")[2]))
+        if word.startswith("--") and known and name not in setting_names() and name != known:
+            raise UserError(f"unknown setting '{name}'", f"did you mean '{known}'?")
+
+
+def normalized(word: str) -> str:
+    return word.lstrip("-").replace("-", "_").lower()
+
+
+def look_up(table: dict[str, tuple[str, ...]], word: str) -> str:
+    return next((answer for answer, words in table.items() if word in words), "")
