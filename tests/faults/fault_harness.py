@@ -8,6 +8,7 @@ from fork_server import Child, command
 from tiny import TINY_TOML, remains, write_text
 
 SAVE_EVERY = 3
+SAVES = ("--train.save_seconds", "0.01", "--train.history", "4")  # besides those at fixed steps
 Entry = tuple[Any, ...]  # the function of the new process and its first arguments
 RUN = "bird"
 
@@ -27,7 +28,7 @@ class Harness:
         return self.runs / RUN
 
     def train(self, *words: str, held: bool = False, entry: Entry = (command,)) -> Child:
-        given = ("--run", RUN, "--data.corpus", str(self.text), "--runs", str(self.runs))
+        given = ("--run", RUN, "--data.corpus", str(self.text), "--runs", str(self.runs), *SAVES)
         return self._start("train", str(self.toml), *given, *words, held=held, entry=entry)
 
     def continue_run(self, *words: str) -> Child:

@@ -13,7 +13,7 @@ from fault_campaign import WHOLE, Tell, share
 from fault_harness import Harness, digests
 from fledge.checkpoint import store
 from fork_server import Child
-from saving import NEW, OLD, lay_down, save_and_prune
+from saving import NEW, OLD, STRIPPED, lay_down, save_and_prune
 from tracing import Call, calls, kill_at, needs_strace, refuse, traced
 
 pytestmark = needs_strace
@@ -25,12 +25,12 @@ class Desk:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.log, self.said = folder / "checkpoints", folder / "strace", folder / "said"
-        self.begin_anew()
+        self.start_over()
         child = self.saved_under()
         assert child.wait() == 0, child.output()
         self.calls, self.whole = calls(self.log, self.folder), digests(self.folder)
 
-    def begin_anew(self) -> None:
+    def start_over(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.said.unlink(missing_ok=True)
         lay_down(self.folder)
@@ -43,13 +43,15 @@ class Desk:
 
     def struck(self, *injected: str) -> Child:
         """A save in which something happens; afterwards nothing half-written may be taken for a checkpoint."""
-        self.begin_anew()
+        self.start_over()
         child = self.saved_under(*injected)
         child.wait()
         good, damaged = store.list_checkpoints(self.folder)
         assert damaged == []
         assert good[-1].step in (OLD[-1], NEW)
-        assert {20, 30} <= {checkpoint.step for checkpoint in good}, "the best, or the newest before, is lost"
+        whole = {checkpoint.step for checkpoint in good if not checkpoint.weights_only}
+        assert {20, 30} <= whole, "the best, or the newest before, is lost"
+        assert STRIPPED in {checkpoint.step for checkpoint in good}, "the weights of the history are lost"
         return child
 
     def again(self) -> None:
@@ -78,7 +80,7 @@ def test_traced_save_has_all_kinds_of_calls(desk: Desk) -> None:
     assert names["fsync"] >= 6
     assert sum(count for name, count in names.items() if name.startswith("rename")) >= 2
     assert sum(count for name, count in names.items() if name.startswith("mkdir")) >= 1
-    assert sum(count for name, count in names.items() if name.startswith("unlink")) >= 4
+    assert sum(count for name, count in names.items() if name.startswith("unlink")) >= 5
 
 
 def test_save_killed_at_any_system_call(desk: Desk, tell: Tell) -> None:
