@@ -25,6 +25,7 @@ COMMAND_GROUPS = {
     "begin": {
         "demo": "end-to-end demo in about three minutes",
         "doctor": "this machine, and what fledge will use on it",
+        "smoke": "train, kill, resume, generate: does it all work here?",
     },
     "text": {
         "corpora": "list the named corpora",
