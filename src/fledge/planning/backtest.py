@@ -4,7 +4,7 @@ import statistics
 
 from fledge.core.errors import UserError
 from fledge.planning.forecast import Forecast
-from fledge.planning.loss_forecast import Interval
+from fledge.planning.loss_forecast import Interval, final_bits_per_byte
 from fledge.runs.run_folder import RunFolder
 from fledge.tracking.events import Ended
 from fledge.tracking.sinks.csv import read_metrics
@@ -33,7 +33,6 @@ def compare(forecast: Forecast, run: RunFolder) -> dict[str, Row]:
 def measured_values(run: RunFolder) -> dict[str, float | None]:
     """The quantities of a Forecast that the files of a run record; None where they do not."""
     metrics, (starts, ends) = read_metrics(run.folder), read_sessions(run)
-    losses = metrics.measured("val/bits_per_byte")
     times, speeds = metrics.measured("train/step_seconds"), metrics.measured("train/tokens_per_second")
     finished = bool(ends) and ends[-1].reason == "finished"
     all_timed = finished and len(ends) == starts  # a process that was killed left no time
@@ -43,7 +42,7 @@ def measured_values(run: RunFolder) -> dict[str, float | None]:
         "step_seconds": statistics.median(times) if times else None,
         "tokens_per_second": statistics.median(speeds) if speeds else None,
         "memory": memory or None,
-        "bits_per_byte": losses[-1] if losses and finished else None,  # the forecast is of the final loss
+        "bits_per_byte": final_bits_per_byte(run) if finished else None,
     }
 
 

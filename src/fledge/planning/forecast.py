@@ -8,6 +8,7 @@ This module measures nothing: probe.py does.
 import math
 from dataclasses import dataclass, replace
 
+from fledge.checkpoint.thinning import history_steps
 from fledge.core.device import Machine
 from fledge.core.errors import UserError
 from fledge.evaluation.schedule import evaluates_whole_split, scheduled_steps
@@ -18,6 +19,8 @@ from fledge.planning.probe import Costs
 from fledge.settings.complete import complete_settings, decide_settings
 from fledge.training.config import Settings
 from fledge.training.setup import can_compile
+
+WEIGHTS_SHARE = 1 / 3  # of the cost of a checkpoint; the rest is the state of the optimizer
 
 
 @dataclass(frozen=True)
@@ -105,13 +108,16 @@ def run_seconds(settings: Settings, costs: Costs, corpus: CorpusStats) -> TimePa
     train, steps = settings.train, settings.train.steps
     evaluated = set(scheduled_steps(train.eval_every or 0, steps)) if corpus.val_tokens > 1 else set()
     samples = len(scheduled_steps(train.sample_every, steps)) + 1 if train.sample_every else 0
-    saved = evaluated.union(scheduled_steps(train.save_every or steps, steps))  # an improved loss is saved, too
+    stepping = steps * step_seconds(settings, costs)
+    saved = len(evaluated.union(scheduled_steps(train.save_every or steps, steps)))  # an improved loss is saved, too
+    by_time = stepping / train.save_seconds if train.save_seconds else 0.0
+    history = len(history_steps(steps, train.history)) * WEIGHTS_SHARE
     return TimeParts(
         startup=costs.startup,
-        steps=steps * step_seconds(settings, costs),
+        steps=stepping,
         evaluations=evaluated_tokens(settings, corpus, len(evaluated)) * costs.per_eval_token,
         samples=samples * settings.track.sample_tokens * costs.per_sampled_token,
-        checkpoints=len(saved) * costs.per_checkpoint,
+        checkpoints=(saved + by_time + history) * costs.per_checkpoint,
     )
 
 

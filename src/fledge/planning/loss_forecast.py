@@ -13,7 +13,7 @@ have a wider one, and finished runs on the user's own text make it narrower. ben
 import csv
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from fledge.core.errors import UserError
 from fledge.model.flops import non_embedding_parameters
 from fledge.planning.corpus_stats import CorpusStats
-from fledge.runs.run_folder import list_runs
+from fledge.runs.run_folder import RunFolder, list_runs
 from fledge.settings.layers import FOLLOWS_FROM_SIZE, without
 from fledge.settings.pipeline import resolve, validated
 from fledge.tracking.sinks.csv import read_metrics
@@ -132,8 +132,12 @@ def run_point(settings: Settings, corpus: CorpusStats) -> RunPoint | None:
 
 def recipe_name(settings: Settings) -> str:
     """The preset of the table that these settings differ from in size and length only; a name of its own otherwise."""
+    return recipe_of(settings, table_recipes())
+
+
+def recipe_of(settings: Settings, presets: Sequence[str]) -> str:
     own = architecture(settings)
-    return next((name for name in table_recipes() if architecture(resolve(name)) == own), repr(own))
+    return next((name for name in presets if architecture(resolve(name)) == own), repr(own))
 
 
 @cache
@@ -156,13 +160,20 @@ def finished_runs(runs: Path, like: Settings, corpus: CorpusStats, exclude: str 
         try:
             if run.name == exclude or run.metadata().get("dataset_sha256") != corpus.dataset.fingerprint:
                 continue
-            settings, metrics = validated(run.config()), read_metrics(run.folder)
+            settings = validated(run.config())
+            found = final_bits_per_byte(run)
         except UserError:  # a damaged run, which 'fledge runs' reports
             continue
         if architecture(settings) != architecture(like):
             continue
-        losses = metrics.measured("val_whole/bits_per_byte") or metrics.measured("val/bits_per_byte")
         point = run_point(settings, corpus)
-        if losses and point and metrics.last_step == settings.train.steps:
-            points[run.name] = RunPoint(**{**vars(point), "bits_per_byte": losses[-1]})
+        if found is not None and point is not None:
+            points[run.name] = replace(point, bits_per_byte=found)
     return points
+
+
+def final_bits_per_byte(run: RunFolder) -> float | None:
+    """On the whole validation split, after the last step; None where the run has not finished."""
+    metrics = read_metrics(run.folder)
+    losses = metrics.measured("val_whole/bits_per_byte") or metrics.measured("val/bits_per_byte")
+    return losses[-1] if losses and metrics.last_step == validated(run.config()).train.steps else None

@@ -14,6 +14,7 @@ from fledge.core import device as machines
 from fledge.core.config import Layer, merge
 from fledge.core.errors import UserError
 from fledge.core.progress import notice
+from fledge.core.threads import LoadMeter
 from fledge.planning.backtest import Row, compare
 from fledge.planning.budget import TimeSearch
 from fledge.planning.corpus_stats import read_corpus_stats, text_bytes
@@ -36,6 +37,7 @@ class PlanResult:
     preset: str
     settings: Settings  # complete: what training would use
     forecast: Forecast
+    other_load: float | None  # cores that other programs kept busy while it was measured; None: unknown
     cost: float | None  # in the currency of `price`
     overrides: Layer  # what was chosen and what was given: `train(preset, overrides)` trains what was planned
     command: str  # the same on the command line
@@ -80,7 +82,7 @@ def plan(
         overrides = merge(chosen_vocabulary(settings, overrides), overrides)
         settings = validated(layer, overrides)
     corpus = read_corpus_stats(settings)
-    folder = existing_parent(runs)
+    folder, load = existing_parent(runs), LoadMeter()
     if seconds is None:
         settings = complete_for_forecast(settings, corpus, machine)
         costs = measure_costs(settings, machine, folder, PROBE_SECONDS)
@@ -88,9 +90,10 @@ def plan(
         deadline = min(deadline, time.perf_counter() + PROBE_SHARE * seconds)
         search = TimeSearch(layer, overrides, settings, corpus, machine, seconds, begun, folder, deadline)
         settings, overrides, costs = search.best()
+    other_load = load.read()
     forecast = make_forecast(settings, machine, costs, corpus, finished_runs(runs, settings, corpus))
     cost = None if price is None else price * forecast.seconds / 3600
-    return PlanResult(preset, settings, forecast, cost, overrides, train_command(preset, overrides))
+    return PlanResult(preset, settings, forecast, other_load, cost, overrides, train_command(preset, overrides))
 
 
 def chosen_vocabulary(settings: Settings, overrides: Layer) -> Layer:

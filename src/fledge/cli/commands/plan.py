@@ -17,6 +17,7 @@ EXAMPLES = (
     "fledge plan --against hamlet",
 )
 TAKES_SETTINGS = True
+NOTABLE_LOAD = 0.2  # cores
 
 
 def add_arguments(parser: Parser) -> None:
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> None:
     answer: dict[str, Any] = {
         "preset": planned.preset,
         **asdict(planned.forecast),
+        "other_load": planned.other_load,
         "cost": planned.cost,
         "command": planned.command,
         "settings": to_layer(planned.settings),
@@ -61,8 +63,10 @@ def run(args: argparse.Namespace) -> None:
 def plan_text(planned: "PlanResult") -> str:
     from dataclasses import asdict
 
+    from fledge.core.cgroups import usable_cores
     from fledge.core.files import human_bytes
     from fledge.core.formatting import format_duration, short_count
+    from fledge.core.threads import describe_load
     from fledge.planning.budget import precise_duration
 
     model, forecast = planned.settings.model, planned.forecast
@@ -81,6 +85,9 @@ def plan_text(planned: "PlanResult") -> str:
     lines = [f"{name:<9}{text}" for name, text in rows.items() if text]
     if not forecast.corpus_known:
         lines.append(f"the text of '{planned.preset}' is not prepared yet: its length and vocabulary are estimates")
+    if planned.other_load is not None and planned.other_load > NOTABLE_LOAD:
+        load = describe_load(planned.other_load, usable_cores())
+        lines.append(f"{load}: the time is that of the machine as it is now; alone it is shorter")
     return "\n".join([*lines, f"next: {planned.command}"])
 
 

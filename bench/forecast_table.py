@@ -1,0 +1,147 @@
+"""Make the table of runs that `fledge plan` forecasts a loss from: src/fledge/planning/runs.csv.
+
+    python bench/forecast_table.py TEXTS [--runs DIR] [--table FILE] [--collect]
+
+Each file and each folder in TEXTS is one text; `python`, the embedded corpus, is always one more. Every text is trained
+on with the preset `text` in several sizes and lengths, and on some with `demo` and `modern`: about 30 runs, an hour on
+two quiet cores. The loss does not depend on the load of the machine. Runs that exist are not made again; --collect only
+writes the table of those that exist, then prints how well it forecasts each text from all the others.
+"""
+
+import argparse
+import csv
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+
+from fledge.datasets.shards import open_dataset
+from fledge.model.flops import non_embedding_parameters
+from fledge.planning.corpus_stats import dataset_stats
+from fledge.planning.loss_forecast import RunPoint, final_bits_per_byte, forecast_loss, recipe_of
+from fledge.planning.recipe import vocabulary_for
+from fledge.runs.run_folder import RunFolder, list_runs
+from fledge.settings.pipeline import validated
+
+ROOT = Path(__file__).parents[1]
+# (preset, settings): the most informative ones first
+GRID = (
+    ("text", {"n_layer": 2, "n_embd": 128, "steps": 150}),
+    ("text", {"n_layer": 2, "n_embd": 128, "steps": 50}),
+    ("text", {"n_layer": 2, "n_embd": 192, "steps": 350}),
+    ("text", {"n_layer": 3, "n_embd": 256, "steps": 250}),
+    ("demo", {"n_layer": 4, "n_embd": 256, "steps": 250}),
+    ("modern", {"n_layer": 2, "n_embd": 128, "steps": 150}),
+)
+COLUMNS = (
+    *("text", "recipe", "entropy", "parameters", "tokens", "train_tokens", "bits_per_byte", "val_tokens"),
+    *("bytes_per_token", "vocab_size", "n_layer", "n_embd", "context", "batch", "steps", "dtype", "torch", "commit"),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("texts", type=Path, metavar="TEXTS")
+    parser.add_argument("--runs", type=Path, default=Path("forecast-runs"))
+    parser.add_argument("--table", type=Path, default=ROOT / "src/fledge/planning/runs.csv")
+    parser.add_argument("--collect", action="store_true")
+    args = parser.parse_args()
+    if not args.collect:
+        texts = {"python": "python", **{path.stem: str(path.resolve()) for path in sorted(args.texts.iterdir())}}
+        for preset, values in GRID:
+            for name, corpus in texts.items():
+                train(name, corpus, preset, values, args.runs)
+    write(args.table, list(rows(args.runs)))
+    check(args.table)
+
+
+def train(name: str, corpus: str, preset: str, values: dict[str, int], runs: Path) -> None:
+    width, steps = values["n_embd"], values["steps"]
+    run = f"{name}-{preset}-{values['n_layer']}x{width}-{steps}"
+    if (runs / run).exists():
+        return
+    model = {"n_layer": values["n_layer"], "n_embd": width, "n_head": width // 64}
+    if preset == "modern":
+        model |= {"n_kv_head": model["n_head"], "head_dim": 64, "mlp_width": 384, "context": 128}
+    path = Path(corpus)
+    size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+    settings = {f"model.{key}": value for key, value in model.items()}
+    settings |= {"train.steps": steps, "train.batch": 8 if preset == "demo" else 32, "train.eval_every": steps}
+    settings |= {"train.sample_every": 0, "data.val": 0.05, "tokenizer.vocab_size": vocabulary_for(size or 1 << 23)}
+    words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
+    command = [sys.executable, "-m", "fledge", "train", preset, "--run", run, "--runs", str(runs)]
+    print(run, flush=True)
+    subprocess.run([*command, "--data.corpus", corpus, *words, "--json"], check=True, stdout=subprocess.DEVNULL)
+
+
+def rows(runs: Path) -> Iterator[dict[str, object]]:
+    for run in list_runs(runs):
+        settings, found = validated(run.config()), final_bits_per_byte(run)
+        if found is None or settings.data.path is None:
+            continue
+        corpus = dataset_stats(settings, open_dataset(Path(settings.data.path)))
+        model, train = settings.model, settings.train
+        yield {
+            "text": Path(str(settings.data.corpus)).stem,
+            "recipe": recipe_of(settings, ("text", "demo", "modern")),
+            "entropy": f"{corpus.entropy:.4f}",
+            "parameters": non_embedding_parameters(model),
+            "tokens": train.steps * train.batch * model.context,
+            "train_tokens": corpus.train_tokens,
+            "bits_per_byte": f"{found:.4f}",
+            "val_tokens": corpus.val_tokens,
+            "bytes_per_token": f"{corpus.bytes_per_token:.3f}",
+            **{key: getattr(model, key) for key in ("vocab_size", "n_layer", "n_embd", "context")},
+            **{key: getattr(train, key) for key in ("batch", "steps", "dtype")},
+            **versions(run),
+        }
+
+
+def versions(run: RunFolder) -> dict[str, str]:
+    metadata = run.metadata()
+    return {"torch": str(metadata.get("torch", "")), "commit": str(metadata.get("commit", ""))[:8]}
+
+
+def write(table: Path, found: list[dict[str, object]]) -> None:
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(
+            sorted(found, key=lambda row: (str(row["recipe"]), str(row["text"]), row["parameters"], row["tokens"]))
+        )
+    print(f"{len(found)} runs in {table}")
+
+
+def check(table: Path) -> None:
+    """Forecast the runs of each text from the runs of all other texts."""
+    with table.open() as file:
+        points = [
+            RunPoint(
+                row["text"], row["recipe"], float(row["entropy"]), int(row["parameters"]), float(row["tokens"]),
+                float(row["train_tokens"]), float(row["bits_per_byte"]),
+            )
+            for row in csv.DictReader(file)
+        ]  # fmt: skip
+    inside, widths = [], []
+    for point in points:
+        others = [other for other in points if other.text != point.text]
+        found = forecast_loss(replace(point, bits_per_byte=float("nan")), others)
+        label = f"{point.text:<14}{point.recipe:<8}{point.parameters:>9,} parameters{point.tokens:>12,.0f} tokens"
+        if found is None:
+            print(f"{label}   measured {point.bits_per_byte:.3f}   not forecast")
+            continue
+        inside.append(point.bits_per_byte in found)
+        widths.append(found.high / found.expected - 1)
+        error = 100 * (found.expected / point.bits_per_byte - 1)
+        print(
+            f"{label}   measured {point.bits_per_byte:.3f}   forecast {found.expected:.3f} ({error:+.1f} %)"
+            f"   {found.low:.3f} to {found.high:.3f}{'' if inside[-1] else '   OUTSIDE'}"
+        )
+    if inside:
+        print(f"inside: {sum(inside)} of {len(inside)}; half-width {100 * mean(widths):.1f} % on average")
+
+
+if __name__ == "__main__":
+    main()
