@@ -18,9 +18,8 @@ from pathlib import Path
 from statistics import mean
 
 from fledge.datasets.shards import open_dataset
-from fledge.model.flops import non_embedding_parameters
 from fledge.planning.corpus_stats import dataset_stats
-from fledge.planning.loss_forecast import RunPoint, final_bits_per_byte, forecast_loss, recipe_of
+from fledge.planning.loss_forecast import final_bits_per_byte, forecast_loss, parse_table, recipe_of, run_point
 from fledge.planning.recipe import vocabulary_for
 from fledge.runs.run_folder import RunFolder, list_runs
 from fledge.settings.pipeline import validated
@@ -36,8 +35,8 @@ GRID = (
     ("modern", {"n_layer": 2, "n_embd": 128, "steps": 150}),
 )
 COLUMNS = (
-    *("text", "recipe", "entropy", "parameters", "tokens", "train_tokens", "bits_per_byte", "val_tokens"),
-    *("bytes_per_token", "vocab_size", "n_layer", "n_embd", "context", "batch", "steps", "dtype", "torch", "commit"),
+    *("text", "recipe", "entropy", "vocab_size", "parameters", "tokens", "train_tokens", "bits_per_byte"),
+    *("val_tokens", "bytes_per_token", "n_layer", "n_embd", "context", "batch", "steps", "dtype", "torch", "commit"),
 )
 
 
@@ -81,19 +80,20 @@ def rows(runs: Path) -> Iterator[dict[str, object]]:
         settings, found = validated(run.config()), final_bits_per_byte(run)
         if found is None or settings.data.path is None:
             continue
-        corpus = dataset_stats(settings, open_dataset(Path(settings.data.path)))
         model, train = settings.model, settings.train
+        corpus = dataset_stats(settings, open_dataset(Path(settings.data.path)))
+        point = run_point(settings, corpus)
+        if point is None:
+            continue
         yield {
+            **{key: getattr(point, key) for key in ("parameters", "tokens", "train_tokens", "vocab_size")},
             "text": Path(str(settings.data.corpus)).stem,
             "recipe": recipe_of(settings, ("text", "demo", "modern")),
-            "entropy": f"{corpus.entropy:.4f}",
-            "parameters": non_embedding_parameters(model),
-            "tokens": train.steps * train.batch * model.context,
-            "train_tokens": corpus.train_tokens,
+            "entropy": f"{point.entropy:.4f}",
             "bits_per_byte": f"{found:.4f}",
             "val_tokens": corpus.val_tokens,
             "bytes_per_token": f"{corpus.bytes_per_token:.3f}",
-            **{key: getattr(model, key) for key in ("vocab_size", "n_layer", "n_embd", "context")},
+            **{key: getattr(model, key) for key in ("n_layer", "n_embd", "context")},
             **{key: getattr(train, key) for key in ("batch", "steps", "dtype")},
             **versions(run),
         }
@@ -116,14 +116,7 @@ def write(table: Path, found: list[dict[str, object]]) -> None:
 
 def check(table: Path) -> None:
     """Forecast the runs of each text from the runs of all other texts."""
-    with table.open() as file:
-        points = [
-            RunPoint(
-                row["text"], row["recipe"], float(row["entropy"]), int(row["parameters"]), float(row["tokens"]),
-                float(row["train_tokens"]), float(row["bits_per_byte"]),
-            )
-            for row in csv.DictReader(file)
-        ]  # fmt: skip
+    points = parse_table(table.read_text())
     inside, widths = [], []
     for point in points:
         others = [other for other in points if other.text != point.text]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from fledge.cli.main import main
+from fledge.core import threads
 from fledge.core.config import read_overrides
 from fledge.model.flops import parameter_count
 from fledge.planning import budget
@@ -23,6 +24,7 @@ def fast_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "LEAST_PROBE_SECONDS", 0.2)
     monkeypatch.setattr(plan, "PLANNING_SECONDS", 0.2)
     monkeypatch.setattr(budget, "START_SECONDS", 0.0)
+    monkeypatch.setattr(threads.LoadMeter, "read", lambda _: 0.0)
 
 
 def planned(home: Home, capsys: pytest.CaptureFixture[str], *words: str) -> Any:
@@ -63,6 +65,15 @@ def test_text_output_is_a_short_table(home: Home, capsys: pytest.CaptureFixture[
         *("model", "length", "compute", "machine", "speed", "memory", "time", "loss", "next:"),
     ]
     assert "not forecast: no runs like this were measured" in out
+
+
+def test_busy_machine_is_named_once(
+    home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads.LoadMeter, "read", lambda _: 1.5)
+    assert home.do("plan", *about(home)) == 0
+    assert capsys.readouterr().out.count("other programs keep 1.5 of ") == 1
+    assert planned(home, capsys, *about(home))["other_load"] == 1.5
 
 
 def test_gradient_accumulation_is_planned(home: Home, capsys: pytest.CaptureFixture[str]) -> None:

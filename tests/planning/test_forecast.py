@@ -28,6 +28,7 @@ CORPUS = CorpusStats(vocab_size=65, train_tokens=1_000_000, val_tokens=10_000, b
 SETTINGS = [
     *("--model.vocab_size", "65", "--train.steps", "1000", "--train.eval_every", "300"),
     *("--train.sample_every", "500", "--train.save_every", "400"),
+    *("--train.save_seconds", "0", "--train.history", "0"),
 ]
 
 
@@ -43,7 +44,8 @@ def test_time_is_each_cost_times_its_occurrences() -> None:
 
 def test_disabled_evaluations_and_samples_take_no_time() -> None:
     settings = resolve(
-        "nanogpt-shakespeare-cpu", read_overrides(["--train.eval_every", "0", "--train.sample_every", "0"])
+        "nanogpt-shakespeare-cpu",
+        read_overrides(["--train.eval_every", "0", "--train.sample_every", "0", *SETTINGS[-4:]]),
     )
     parts = run_seconds(settings, COSTS, CORPUS)
     assert (parts.evaluations, parts.samples) == (0, 0)

@@ -1,4 +1,4 @@
-"""What a forecast needs to know of a text: tokens, their mean length in bytes, the vocabulary, its entropy.
+"""What a forecast needs to know of a text: tokens, their mean length in bytes, and the vocabulary.
 
 Counted if the dataset exists, or if its text is small and local; otherwise estimated. Nothing is downloaded.
 """
@@ -10,7 +10,6 @@ from fledge.core.files import user_path
 from fledge.datasets.cache import cache_folder, ensure_dataset
 from fledge.datasets.shards import MANIFEST, Dataset
 from fledge.datasets.splits import default_val
-from fledge.planning.text_entropy import text_entropy
 from fledge.settings.scaling_rules import known_vocabulary
 from fledge.text.corpora import CORPORA
 from fledge.text.inputs import is_url
@@ -28,7 +27,6 @@ class CorpusStats:
     val_tokens: int
     bytes_per_token: float  # of the validation split, where its length is known
     dataset: Dataset | None = None  # None: all numbers are estimates
-    entropy: float | None = None  # text_entropy(dataset), in bits per byte
 
 
 def read_corpus_stats(settings: Settings) -> CorpusStats:
@@ -90,7 +88,6 @@ def dataset_stats(settings: Settings, dataset: Dataset) -> CorpusStats:
         val_tokens=len(dataset.splits["val"]) if has_val else 0,
         bytes_per_token=mean,
         dataset=dataset,
-        entropy=text_entropy(dataset),
     )
 
 

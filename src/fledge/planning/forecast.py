@@ -8,6 +8,7 @@ This module measures nothing: probe.py does.
 import math
 from dataclasses import dataclass, replace
 
+from fledge.checkpoint.save_timer import SAVE_SHARE
 from fledge.checkpoint.thinning import history_steps
 from fledge.core.device import Machine
 from fledge.core.errors import UserError
@@ -110,7 +111,8 @@ def run_seconds(settings: Settings, costs: Costs, corpus: CorpusStats) -> TimePa
     samples = len(scheduled_steps(train.sample_every, steps)) + 1 if train.sample_every else 0
     stepping = steps * step_seconds(settings, costs)
     saved = len(evaluated.union(scheduled_steps(train.save_every or steps, steps)))  # an improved loss is saved, too
-    by_time = stepping / train.save_seconds if train.save_seconds else 0.0
+    interval = max(train.save_seconds, costs.per_checkpoint / SAVE_SHARE)
+    by_time = max(0.0, stepping / interval - saved) if train.save_seconds else 0.0
     history = len(history_steps(steps, train.history)) * WEIGHTS_SHARE
     return TimeParts(
         startup=costs.startup,

@@ -2,9 +2,9 @@
 
 A Gaussian process on the logarithm of bits per byte. What two runs have in common makes their losses similar:
 
-    text_entropy of the text, tokens seen, parameters, passes over the text    a linear trend, with wide priors
-    the same text                                                              an offset of TEXT
-    the same recipe: all of the model but its size, and the optimizer          an offset of RECIPE, and of its trend
+    text_entropy, tokens for each entry of the vocabulary, parameters, passes over the text    a trend, with wide priors
+    the same text                                                        an offset of TEXT
+    the same recipe: all of the model but its size, and the optimizer    an offset of RECIPE, and of its trend
 
 So a recipe that is not in the table has an interval too wide to be shown, settings far from all runs in the table
 have a wider one, and finished runs on the user's own text make it narrower. bench/forecast_table.py makes the table.
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from fledge.core.errors import UserError
 from fledge.model.flops import non_embedding_parameters
 from fledge.planning.corpus_stats import CorpusStats
+from fledge.planning.text_entropy import text_entropy
 from fledge.runs.run_folder import RunFolder, list_runs
 from fledge.settings.layers import FOLLOWS_FROM_SIZE, without
 from fledge.settings.pipeline import resolve, validated
@@ -47,14 +48,15 @@ class RunPoint:
 
     text: str
     recipe: str
-    entropy: float  # text_entropy, bits per byte
+    entropy: float  # text_entropy for the tokens of the run, bits per byte
+    vocab_size: int
     parameters: int  # of the blocks
     tokens: float  # seen in the whole run
     train_tokens: float  # of the text
     bits_per_byte: float = math.nan  # on the whole validation split, at the end
 
     def trend(self) -> tuple[float, ...]:
-        tokens, parameters = math.log(self.tokens / 1e6), math.log(self.parameters / 5e5)
+        tokens, parameters = math.log(self.tokens / self.vocab_size / 200), math.log(self.parameters / 5e5)
         passes = math.log1p(self.tokens / self.train_tokens)
         return 1.0, math.log(self.entropy / 2), tokens, parameters, passes, tokens**2
 
@@ -101,31 +103,38 @@ def similarity(a: RunPoint, b: RunPoint) -> float:
 @cache
 def read_table() -> tuple[RunPoint, ...]:
     """The runs of runs.csv."""
-    lines = resources.files("fledge.planning").joinpath(TABLE).read_text().splitlines()
+    return parse_table(resources.files("fledge.planning").joinpath(TABLE).read_text())
+
+
+def parse_table(text: str) -> tuple[RunPoint, ...]:
     return tuple(
         RunPoint(
             text=row["text"],
             recipe=row["recipe"],
             entropy=float(row["entropy"]),
+            vocab_size=int(row["vocab_size"]),
             parameters=int(row["parameters"]),
             tokens=float(row["tokens"]),
             train_tokens=float(row["train_tokens"]),
             bits_per_byte=float(row["bits_per_byte"]),
         )
-        for row in csv.DictReader(line for line in lines if not line.startswith("#"))
+        for row in csv.DictReader(text.splitlines())
     )
 
 
 def run_point(settings: Settings, corpus: CorpusStats) -> RunPoint | None:
     """The run of these completed settings; None where too little is known of its text."""
-    if corpus.entropy is None or corpus.dataset is None:
+    tokens = settings.train.steps * settings.train.batch * settings.model.context
+    entropy = text_entropy(corpus.dataset, tokens) if corpus.dataset is not None else None
+    if entropy is None or corpus.dataset is None:
         return None
     return RunPoint(
         text=corpus.dataset.fingerprint,
         recipe=recipe_name(settings),
-        entropy=corpus.entropy,
+        entropy=entropy,
+        vocab_size=corpus.vocab_size,
         parameters=non_embedding_parameters(settings.model),
-        tokens=settings.train.steps * settings.train.batch * settings.model.context,
+        tokens=tokens,
         train_tokens=corpus.train_tokens,
     )
 

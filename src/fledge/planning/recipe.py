@@ -27,8 +27,8 @@ class Shape:
 
 
 SHAPES = (  # smallest first
-    Shape(1, 64, 64, 16),
-    Shape(1, 64, 128, 32),
+    Shape(2, 64, 64, 16),
+    Shape(2, 64, 128, 32),
     Shape(2, 128, 128, 32),
     Shape(2, 192, 128, 32),
     Shape(3, 256, 128, 32),
@@ -41,9 +41,9 @@ SHAPES = (  # smallest first
     Shape(24, 1536, 1024, 256),
     Shape(24, 2048, 2048, 256),
 )
-# Tokens for each parameter of the blocks: 2.7 for the 0.9M of 2 × 192, and 8 at 85M, where the fastest known recipes
+# Tokens for each parameter of the blocks: 2 for the 0.9M of 2 × 192, and 6 at 85M, where the fastest known recipes
 # for GPT-2's size are.
-TOKENS_PER_PARAMETER, AT_PARAMETERS, POWER = 2.7, 0.9e6, 0.25
+TOKENS_PER_PARAMETER, AT_PARAMETERS, POWER = 2.0, 0.9e6, 0.25
 VOCABULARIES = ((400_000, 1024), (3_000_000, 2048), (1 << 30, 4096))  # up to so many bytes of text
 MAX_VOCABULARY = 16_384
 FULL_RATE_WIDTH = 256  # wider models need a smaller head_lr

@@ -1,6 +1,6 @@
 """How hard a text is to predict, in a second: the cross-entropy of a simple model of its tokens.
 
-    a trigram model, counted on a sample of the training split     knows the kind of text, the tokenizer, and how little
+    a trigram model, counted on as many tokens as a run sees       knows the kind of text, the tokenizer, and how little
                                                                    text there is
   + the tokens of the last WINDOW                                  repetition within a document, which attention learns
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fledge.datasets.shards import Dataset, Split
 from fledge.tokenizers.base import byte_lengths
 
-TRAIN_TOKENS, VAL_TOKENS = 1_000_000, 100_000
+MAX_TRAIN_TOKENS, VAL_TOKENS = 3_000_000, 100_000
 PIECES = 50  # of a sample, evenly spaced over the split
 WINDOW = 128
 WINDOW_SHARE = 0.15  # of the probability; the rest is that of the trigram model
@@ -24,11 +24,12 @@ Ids = NDArray[np.int64]
 Probabilities = NDArray[np.float64]
 
 
-def text_entropy(dataset: Dataset) -> float | None:
-    """Bits for each byte of the validation split; None without one."""
+def text_entropy(dataset: Dataset, tokens: int) -> float | None:
+    """Bits for each byte of the validation split, for a run that sees so many tokens; None without such a split."""
     if "val" not in dataset.available_splits:
         return None
-    train, val = sample(dataset.split("train"), TRAIN_TOKENS), sample(dataset.split("val"), VAL_TOKENS)
+    train = sample(dataset.split("train"), min(tokens, MAX_TRAIN_TOKENS))
+    val = sample(dataset.split("val"), VAL_TOKENS)
     if len(train) < 3 or len(val) < 3:
         return None
     trigram, window = trigram_probabilities(train, val, dataset.tokenizer.vocab_size), window_probabilities(val)[2:]
@@ -41,7 +42,7 @@ def sample(split: Split, tokens: int) -> Ids:
     """About so many tokens, in evenly spaced pieces; the whole split if it is no longer."""
     if len(split) <= tokens:
         return split.read(0, len(split))
-    length = tokens // PIECES
+    length = max(1, tokens // PIECES)
     starts = np.linspace(0, len(split) - length, PIECES).astype(np.int64)
     return np.concatenate([split.read(int(start), length) for start in starts])
 

@@ -1,0 +1,89 @@
+"""The loss forecast: what the table knows, what it does not, and what the user's own runs add."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fledge.core.config import read_overrides
+from fledge.planning.loss_forecast import Interval, RunPoint, forecast_loss, read_table, recipe_name
+from fledge.settings.pipeline import resolve
+
+RUN = RunPoint("new", "text", entropy=2.0, vocab_size=4096, parameters=400_000, tokens=1e6, train_tokens=2e6)
+
+
+def made_up(text: str, factor: float, tokens: float = 1e6) -> RunPoint:
+    """A run whose loss is `factor` times the entropy of its text."""
+    return replace(RUN, text=text, tokens=tokens, bits_per_byte=factor * RUN.entropy)
+
+
+def width(found: Interval | None) -> float:
+    assert found is not None
+    return found.high / found.low
+
+
+def test_forecast_lies_between_the_runs_of_similar_texts() -> None:
+    found = forecast_loss(RUN, [made_up("a", 0.9), made_up("b", 1.0), made_up("c", 0.95)])
+    assert found is not None
+    assert found.expected == pytest.approx(0.95 * RUN.entropy, rel=0.01)
+    assert found.low < 0.9 * RUN.entropy < 1.0 * RUN.entropy < found.high
+
+
+def test_nothing_is_forecast_without_runs_of_the_same_recipe() -> None:
+    assert forecast_loss(RUN, []) is None
+    others = [replace(made_up(text, 0.95), recipe="other") for text in "abcdefgh"]
+    assert forecast_loss(RUN, others) is None
+
+
+def test_run_far_from_all_known_ones_is_not_forecast() -> None:
+    known = [made_up(text, 0.95) for text in "abcdefgh"]
+    assert forecast_loss(RUN, known) is not None
+    assert forecast_loss(replace(RUN, parameters=10**9, tokens=1e11, train_tokens=1e11), known) is None
+
+
+def test_own_run_makes_the_interval_narrower_and_is_met() -> None:
+    known = [made_up(text, 0.95) for text in "abcdefgh"]
+    before, after = forecast_loss(RUN, known), forecast_loss(RUN, [*known, made_up("new", 1.0)])
+    assert width(after) < width(before)
+    assert after is not None
+    assert after.expected == pytest.approx(1.0 * RUN.entropy, rel=0.015)
+
+
+@given(st.lists(st.floats(0.8, 1.1), min_size=3, max_size=10), st.floats(1e5, 1e7))
+def test_interval_holds_its_middle_and_never_narrows_below_noise(factors: list[float], tokens: float) -> None:
+    found = forecast_loss(replace(RUN, tokens=tokens), [made_up(str(n), factor) for n, factor in enumerate(factors)])
+    if found is not None:
+        assert found.low < found.expected < found.high
+        assert found.high / found.expected > 1.01
+
+
+def test_interval_scales_with_its_unit() -> None:
+    assert Interval(2.0, 1.9, 2.1) * 2 == Interval(4.0, 3.8, 4.2)
+    assert 2.05 in Interval(2.0, 1.9, 2.1)
+    assert 2.2 not in Interval(2.0, 1.9, 2.1)
+
+
+def test_table_is_plausible() -> None:
+    table = read_table()
+    assert len({point.text for point in table}) >= 5
+    for point in table:
+        assert 0.5 < point.bits_per_byte / point.entropy < 2
+        assert point.parameters > 10_000
+        assert point.tokens > 100_000
+
+
+def test_every_run_of_the_table_is_forecast_from_the_table() -> None:
+    for point in read_table():
+        found = forecast_loss(point, read_table())
+        assert found is not None
+        assert point.bits_per_byte in found
+
+
+def test_recipe_is_the_preset_unless_more_than_size_and_length_differ() -> None:
+    small = read_overrides(
+        ["--model.n_embd", "64", "--model.n_head", "1", "--train.steps", "9", "--model.context", "64"]
+    )
+    assert recipe_name(resolve("text")) == recipe_name(resolve("text", small)) == "text"
+    assert recipe_name(resolve("text", read_overrides(["--model.mlp", "gelu"]))) != "text"
+    assert recipe_name(resolve("gpt2")) not in {point.recipe for point in read_table()}

@@ -1,0 +1,41 @@
+"""The recipe for a given time: larger shapes for more tokens, and settings that are valid for every preset."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fledge.model.flops import parameter_count
+from fledge.planning.recipe import SHAPES, Shape, has_enough_tokens, model_of, recipe_layer, vocabulary_for
+from fledge.settings.layers import read_preset
+from fledge.settings.pipeline import resolve, validated
+
+
+def test_shapes_grow() -> None:
+    style = replace(resolve("text").model, vocab_size=4096)
+    counts = [parameter_count(model_of(shape, style)) for shape in SHAPES]
+    assert counts == sorted(counts)
+
+
+@pytest.mark.parametrize("preset", ["text", "demo", "modern", "gpt2", "sprint-shakespeare", "smol-gpt-22m"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_layer_is_valid_for_every_shape(preset: str, shape: Shape) -> None:
+    base, (layer, _) = resolve(preset), read_preset(preset)
+    settings = validated(layer, recipe_layer(shape, base, 123))
+    assert (settings.model.n_embd, settings.train.steps) == (shape.n_embd, 123)
+    assert settings.model.mlp == base.model.mlp
+    assert settings.model.bigram_rows == base.model.bigram_rows
+
+
+@given(st.integers(0, 10**13), st.integers(0, 10**13))
+def test_more_text_never_has_a_smaller_vocabulary(one: int, other: int) -> None:
+    less, more = sorted((one, other))
+    assert 1024 <= vocabulary_for(less) <= vocabulary_for(more) <= 16_384
+
+
+def test_three_minutes_on_two_cores_are_enough_for_the_preset_text() -> None:
+    settings = resolve("text")
+    tokens = settings.train.steps * settings.train.batch * settings.model.context
+    assert has_enough_tokens(settings.model, tokens)
+    assert not has_enough_tokens(settings.model, tokens / 3)
