@@ -21,8 +21,10 @@ from fledge.core.cgroups import limits
 from fledge.core.distributed import SINGLE_PROCESS, World
 from fledge.core.errors import UserError
 from fledge.core.files import cache_dir, read_json, to_json, write_atomic
+from fledge.core.threads import default_threads, other_load, threads_beside
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+THREADS_OF_TORCH = torch.get_num_threads()  # its own choice, usually one for each physical core
 MIN_BF16_SPEEDUP = 1.5  # bf16 must be this many times as fast as fp32, as it is less precise
 
 
@@ -37,6 +39,11 @@ class Machine:
     device: Device
     dtype: Dtype  # of matrix products (autocast); weights and optimizer state stay float32
     world: World = SINGLE_PROCESS  # the process group it belongs to
+
+    @property
+    def threads(self) -> int:
+        """Threads that compute on the CPU: `set_threads` has set them."""
+        return torch.get_num_threads()
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -152,11 +159,28 @@ def find_compiler(device: str) -> Chosen:
     return Chosen(path, "found") if path else Chosen("", f"no C++ compiler ({name}) on the PATH")
 
 
-def choose_machine(device: str = "auto", dtype: str = "auto", world: World = SINGLE_PROCESS) -> Machine:
-    """The main process chooses for all ranks, because measurements vary between ranks."""
+def choose_machine(
+    device: str = "auto", dtype: str = "auto", world: World = SINGLE_PROCESS, threads: int | None = None
+) -> Machine:
+    """The main process chooses for all ranks, because measurements vary between ranks. `threads`: None chooses, too."""
     where = cast(Device, choose_device(world.broadcast_from_main(lambda: choose_device(device).value)).value)
     select_device(where, world)
+    set_threads(threads, where, world)
     return Machine(where, cast(Dtype, world.broadcast_from_main(lambda: choose_dtype(where, dtype).value)), world)
+
+
+def set_threads(threads: int | None, device: Device, world: World = SINGLE_PROCESS) -> None:
+    """The only place that sets the number of threads. On a GPU torch's own choice stays, unless `threads` is given."""
+    if threads is None:
+        threads = default_threads(THREADS_OF_TORCH) if device == "cpu" else THREADS_OF_TORCH
+        threads = int(world.broadcast_from_main(lambda: str(threads)))
+    torch.set_num_threads(threads)
+
+
+def leave_busy_cores(machine: Machine) -> None:
+    """Use fewer threads where other programs keep a few of many cores busy: see `threads_beside`."""
+    if machine.device == "cpu" and machine.world.size == 1 and "OMP_NUM_THREADS" not in os.environ:
+        set_threads(threads_beside(machine.threads, other_load), "cpu")
 
 
 def select_device(device: Device, world: World) -> None:

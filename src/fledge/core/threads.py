@@ -2,24 +2,30 @@
 
     wait_briefly()           before torch is loaded: how its idle threads wait
     default_threads(...)     how many threads compute
+    threads_beside           how many of these, where other programs keep cores busy
     LoadMeter, other_load    how many cores other programs keep busy
+    SlowdownWatch            notices that steps have become slow
 
 A matrix product is split evenly over the threads, and all wait for the slowest. So one busy program on one of two cores
 halves the speed at least, and far more where threads that wait keep a core busy instead of leaving it to the others.
 """
 
 import os
+import statistics
 import sys
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from fledge.core.cgroups import ROOT, usable_cores
+from fledge.core.formatting import counted
 
 SPINS = "GOMP_SPINCOUNT"
 SPIN_COUNT = "1000"  # about ten microseconds; the default is 300,000
 WAITING_POLICIES = ("OMP_WAIT_POLICY", SPINS)  # environment variables that libgomp reads when torch is loaded
+NOTICED_LOAD = 0.5  # cores
+WINDOW_SECONDS, SLOW_WINDOWS = 20.5, 3  # of SlowdownWatch: over a minute
 LOAD_SECONDS = 0.25  # the shortest interval in which /proc/stat is precise: it counts in hundredths of a second
 
 
@@ -32,7 +38,7 @@ def wait_briefly(environment: MutableMapping[str, str] = os.environ) -> None:
         environment[SPINS] = SPIN_COUNT
 
 
-def waiting_policy(environment: MutableMapping[str, str] = os.environ) -> str:
+def waiting_policy(environment: Mapping[str, str] = os.environ) -> str:
     """How OpenMP threads wait, for `fledge doctor`: 'GOMP_SPINCOUNT=1000'."""
     return ", ".join(f"{name}={environment[name]}" for name in WAITING_POLICIES if name in environment)
 
@@ -52,6 +58,18 @@ def default_threads(of_torch: int) -> int:
     if given.isdecimal() and int(given) > (ranks > 1):
         return int(given)
     return max(1, usable_cores() // ranks if ranks > 1 else min(of_torch, usable_cores()))
+
+
+def threads_beside(threads: int, load: Callable[[], float | None]) -> int:
+    """Threads of a new run beside programs that keep `load()` cores busy.
+
+    Beside one busy program 15 threads on 16 cores do more than 16, of which one has half a core and all wait for it.
+    But the run keeps its threads when the others have ended, so it gives up a quarter of them at most.
+    """
+    if threads < 4:
+        return threads
+    busy = round(load() or 0.0)
+    return threads - busy if busy <= threads // 4 else threads
 
 
 @dataclass(frozen=True)
@@ -83,6 +101,47 @@ def other_load(seconds: float = LOAD_SECONDS) -> float | None:
     meter = LoadMeter()
     time.sleep(seconds)
     return meter.read()
+
+
+def busy_warning(load: float | None, threads: int, environment: Mapping[str, str] = os.environ) -> str | None:
+    """What to say at the start of training beside `load` busy cores; None where the machine is free."""
+    if load is None or load < NOTICED_LOAD:
+        return None
+    text = f"{describe_load(load, usable_cores())}: training takes longer (it uses {counted(threads, 'thread')})"
+    if environment.get("OMP_WAIT_POLICY", "").lower() == "active":
+        return f"{text}, and far longer because of OMP_WAIT_POLICY=ACTIVE: unset it"
+    if not waiting_policy(environment):
+        return f"{text}, and far longer because torch was imported before fledge: import fledge first"
+    return text
+
+
+class SlowdownWatch:
+    """Notices once in a run that steps have taken over twice as long as usual for more than a minute.
+
+    `add(seconds)` of every step returns what to say: nearly always None. Speeds are compared over windows of
+    WINDOW_SECONDS: the last three with the median of those before.
+    """
+
+    def __init__(self, meter: LoadMeter) -> None:
+        self.meter = meter
+        self.steps, self.seconds, self.noticed = 0, 0.0, False  # of the present window
+        self.windows: list[float] = []  # seconds of a step in each
+        self.loads: list[float] = []  # cores that other programs kept busy in each
+
+    def add(self, seconds: float) -> str | None:
+        self.steps, self.seconds = self.steps + 1, self.seconds + seconds
+        if self.noticed or self.seconds < WINDOW_SECONDS:
+            return None
+        self.windows.append(self.seconds / self.steps)
+        self.loads.append(self.meter.read() or 0.0)
+        self.steps, self.seconds = 0, 0.0
+        before, now = self.windows[:-SLOW_WINDOWS], self.windows[-SLOW_WINDOWS:]
+        if len(before) < SLOW_WINDOWS or min(now) < 2 * (usual := statistics.median(before)):
+            return None
+        self.noticed = True
+        text = f"training runs at {usual / statistics.mean(now):.0%} of its usual speed"
+        load = statistics.mean(self.loads[-SLOW_WINDOWS:])
+        return f"{text}: {describe_load(load, usable_cores())}" if load >= NOTICED_LOAD else text
 
 
 def cpu_time(root: Path = ROOT) -> CpuTime | None:
@@ -120,4 +179,4 @@ def _own_ticks(root: Path) -> int:
 
 def describe_load(load: float, cores: int) -> str:
     """'other programs keep 1.0 of 2 cores busy'."""
-    return f"other programs keep {load:.1f} of {cores} {'core' if cores == 1 else 'cores'} busy"
+    return f"other programs keep {load:.1f} of {counted(cores, 'core')} busy"

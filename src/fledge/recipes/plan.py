@@ -77,7 +77,7 @@ def plan(
         raise UserError("--minutes sets train.steps, so neither steps nor epochs can be given", "leave one of them out")
     layer = read_preset(preset)[0] if base is None else base
     settings = validated(layer, overrides)
-    machine = machines.choose_machine(settings.train.device, settings.train.dtype)
+    machine = machines.choose_machine(settings.train.device, settings.train.dtype, threads=settings.train.threads)
     if seconds is not None:
         overrides = merge(chosen_vocabulary(settings, overrides), overrides)
         settings = validated(layer, overrides)
@@ -111,7 +111,7 @@ def backtest(name: str, runs: Path = Path("runs")) -> BacktestResult:
     if "imported" in run.metadata():
         raise UserError(f"'{run.name}' was imported, not trained here", "choose a run that was trained here")
     settings = validated(run.config())
-    machine = machines.choose_machine(settings.train.device, settings.train.dtype)
+    machine = machines.choose_machine(settings.train.device, settings.train.dtype, threads=settings.train.threads)
     processor = machines.hardware(machine.device)
     if (trained_on := run.metadata().get("processor")) != processor:
         notice(f"warning: '{run.name}' was trained on another machine ({trained_on}); this is {processor}")

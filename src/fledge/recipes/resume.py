@@ -54,7 +54,7 @@ def resume(
         raise UserError("train.epochs cannot be changed when a run is resumed", "set --train.steps instead")
     check_batch_divisible(settings.train.batch, world)
     dataset = open_run_dataset(run, settings.data.path, world)
-    machine = machines.choose_machine(settings.train.device, settings.train.dtype, world)
+    machine = machines.choose_machine(settings.train.device, settings.train.dtype, world, settings.train.threads)
     with run.lock(world):
         name = world.broadcast_from_main(
             lambda: choose_start_checkpoint(run, settings, dataset, edited=edited, allow=allow_changes)
@@ -90,7 +90,7 @@ def verify(reference: str | None, runs: Path = Path("runs"), *, world: World = S
     settings = validated(run.config())
     check_batch_divisible(settings.train.batch, world)
     dataset = open_run_dataset(run, settings.data.path, world)
-    machine = machines.choose_machine(settings.train.device, settings.train.dtype, world)
+    machine = machines.choose_machine(settings.train.device, settings.train.dtype, world, settings.train.threads)
     with run.lock(world):
         name = world.broadcast_from_main(lambda: run.checkpoint().folder.name)
         return verify_checkpoint(Trainer(run, settings, machine, dataset), name)

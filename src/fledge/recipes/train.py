@@ -102,7 +102,9 @@ def train_request(
         if world.is_main:  # a later rank would find the folder that the main process has created
             run_folder.refuse_existing(runs / name)
     check_batch_divisible(settings.train.batch, world)
-    machine = machines.choose_machine(settings.train.device, settings.train.dtype, world)
+    machine = machines.choose_machine(settings.train.device, settings.train.dtype, world, settings.train.threads)
+    if settings.train.threads is None:
+        machines.leave_busy_cores(machine)
     start = initial.initial_state(settings) if initial else None
     dataset = open_dataset(settings, machine)
     complete = complete_settings(settings, dataset, machine)

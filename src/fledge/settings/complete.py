@@ -74,6 +74,7 @@ def decide_settings(settings: Settings, train_tokens: int, val_tokens: int, mach
         epochs=None,
         device=machine.device,
         dtype=machine.dtype,
+        threads=machine.threads,
         eval_every=eval_every,
         eval_tokens=min(eval_tokens, val_tokens) or None,
         save_every=train.save_every or eval_every or steps,

@@ -26,6 +26,8 @@ def init_layer(origin: RunFolder, preset: str | None, overrides: Layer) -> Layer
     All else comes from the preset or file, or from the other run where there is none.
     """
     layer = read_preset(preset)[0] if preset else origin.config()
+    if not preset:
+        layer["train"].pop("threads", None)  # those of another run, perhaps on another machine
     layer["model"] = origin.config()["model"]
     layer["tokenizer"] = {"file": str(origin.tokenizer_file.resolve())}
     if unwanted := overrides.get("tokenizer"):

@@ -73,8 +73,8 @@ def local_workers(count: int) -> TrialRunner:
 
 def use_slot(slot: int, count: int) -> None:
     """Limit this process to its share of the machine's cores, and to one of its GPUs."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, usable_cores() // count))
+    if "OMP_NUM_THREADS" not in os.environ:  # torch is loaded already, so fledge.core.threads reads it
+        os.environ["OMP_NUM_THREADS"] = str(max(1, usable_cores() // count))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = visible.split(",") if visible is not None else [str(gpu) for gpu in range(torch.cuda.device_count())]
     if len(gpus) > 1:

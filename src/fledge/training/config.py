@@ -28,6 +28,7 @@ class TrainConfig:
     seed: int = setting(1337, "random seed: initialization, data order, dropout, samples")
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "device to train on")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting("auto", "precision of matrix products")
+    threads: int | None = setting(None, "CPU threads of each process; unset: one for each usable core; kept by resume")
     compile: Literal["auto"] | bool = setting("auto", "use torch.compile; auto: if the run is long enough to save time")
     chunked_loss: Literal["auto"] | bool = setting(
         "auto",
@@ -61,7 +62,7 @@ class TrainConfig:
         return world.size if self.parallel == "fsdp" else 1
 
     def __post_init__(self) -> None:
-        counts = ["steps", "batch", "log_every", "save_every", "keep_last", "eval_tokens"]
+        counts = ["steps", "batch", "log_every", "save_every", "keep_last", "eval_tokens", "threads"]
         check_counts(self, "train", counts + ["micro_batch"] * (self.micro_batch != "auto"))
         for name in ("eval_every", "sample_every", "save_seconds", "history", "grad_clip", "loss_spike"):
             if not (getattr(self, name) or 0) >= 0:

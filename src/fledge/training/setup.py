@@ -11,11 +11,14 @@ from functools import partial
 from fledge.batches.loader import Loader, WindowReader
 from fledge.batches.sampler import WindowSampler
 from fledge.core import device as machines
+from fledge.core.cgroups import usable_cores
 from fledge.core.config import listed_divisors
 from fledge.core.device import Machine, find_compiler
 from fledge.core.distributed import World, is_dtensor
 from fledge.core.errors import UserError
+from fledge.core.formatting import counted
 from fledge.core.progress import notice
+from fledge.core.threads import busy_warning, local_ranks, other_load
 from fledge.datasets.shards import Split
 from fledge.model.gpt import GPT
 from fledge.model.init import build as build_model
@@ -134,6 +137,13 @@ def check_batch_divisible(batch: int, world: World) -> None:
 def settings_warnings(settings: Settings, machine: Machine) -> Iterator[str]:
     """Settings that work, but are probably not what the user wants."""
     train, warmup = settings.train, settings.optim.warmup_steps
+    if machine.device == "cpu" and (busy := busy_warning(other_load(), machine.threads)):
+        yield busy
+    if machine.device == "cpu" and machine.threads * local_ranks() > usable_cores():
+        yield (
+            f"{counted(machine.threads * local_ranks(), 'thread')} on {counted(usable_cores(), 'core')}: training takes"
+            f" longer than with --train.threads {max(1, usable_cores() // local_ranks())}"
+        )
     if train.compile and not can_compile(settings, machine):
         yield f"{find_compiler(machine.device).why}: {EAGER_NOTICE}"
     if not machines.has_units(machine.device, machine.dtype):

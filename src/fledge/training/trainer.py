@@ -20,6 +20,7 @@ from fledge.core.device import Machine, peak_memory, reset_peak_memory
 from fledge.core.errors import Interrupted, UserError
 from fledge.core.formatting import short_path
 from fledge.core.signals import StopRequested, StopSignals
+from fledge.core.threads import LoadMeter, SlowdownWatch
 from fledge.datasets.shards import Dataset
 from fledge.evaluation.validation import BEST, WHOLE, Schedule, Validation
 from fledge.inference.generate import stream_text
@@ -80,6 +81,7 @@ class Trainer:
         self.evaluated: tuple[int, float] | None = None  # step and validation loss of the last evaluation
         self.step_seconds = 0.0  # of the last step
         self.tracker = Tracker([])
+        self.slowdown = SlowdownWatch(LoadMeter())
         self.signals = StopSignals(self.world, lambda: self.checkpointer.is_due(self.step_seconds))
         train = settings.train
         schedule = Schedule(train.steps, train.batch * settings.model.context, train.eval_every or 0, train.eval_tokens)
@@ -194,6 +196,7 @@ class Trainer:
             every(train.sample_every, lambda result: self._sample(result.step), last=last),
             Hook(self._evaluate_whole_split, lambda step: step == last and bool(self.validation.whole_split_passes)),
             every(1, lambda _: self._record_saved(self.checkpointer.saved())),
+            every(1, self._watch_speed),
             every(int(self.profile), self._profile_step),
             every(1, self._save_if_due),
         ]
@@ -290,6 +293,10 @@ class Trainer:
 
     def _begin(self, step: int, activity: str) -> None:
         self.tracker.record(events.Activity(step, activity))
+
+    def _watch_speed(self, result: StepResult) -> None:
+        if text := self.slowdown.add(result.seconds):
+            self.tracker.record(events.Notice(result.step, f"warning: {text}"))
 
     def _record_anomaly(self, result: StepResult, reason: str) -> None:
         """With its origin and its samples, before the batch is skipped."""
