@@ -1,14 +1,26 @@
 """Threads and the load of other programs, from a /proc made of files."""
 
+import itertools
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from fledge.core import threads
-from fledge.core.threads import LoadMeter, cpu_time, default_threads, local_ranks, wait_briefly
+from fledge.core.threads import (
+    LoadMeter,
+    SlowdownWatch,
+    busy_warning,
+    cpu_time,
+    default_threads,
+    local_ranks,
+    threads_beside,
+    wait_briefly,
+)
 
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -140,3 +152,57 @@ def test_quota_lowers_the_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(threads, "usable_cores", lambda: 2)
     assert default_threads(of_torch=64) == 2
+
+
+@pytest.mark.parametrize(
+    ("count", "load", "expected"),
+    [(1, 1.0, 1), (2, 2.0, 2), (3, 1.0, 3), (4, 1.0, 3), (4, 2.0, 4), (16, 0.4, 16), (16, 4.2, 12), (16, 5.0, 16)],
+)
+def test_threads_beside_other_programs(count: int, load: float, expected: int) -> None:
+    assert threads_beside(count, lambda: load) == expected
+    assert threads_beside(count, lambda: None) == count
+
+
+def test_what_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
+    ours = {"GOMP_SPINCOUNT": "1000"}
+    assert busy_warning(None, 2, ours) is None
+    assert busy_warning(0.3, 2, ours) is None
+    expected = "other programs keep 1.0 of 2 cores busy: training takes longer (it uses 2 threads)"
+    assert busy_warning(1.04, 2, ours) == expected
+    assert "unset it" in str(busy_warning(1.0, 2, {"OMP_WAIT_POLICY": "active"}))
+    assert "import fledge first" in str(busy_warning(1.0, 2, {}))
+
+
+class Load(LoadMeter):
+    """Says what it is told to."""
+
+    def __init__(self, load: float | None) -> None:
+        self.load = load
+
+    def read(self) -> float | None:
+        return self.load
+
+
+@given(slow=st.floats(2.1, 50), usual=st.floats(0.001, 5), others=st.sampled_from([None, 0.1, 1.3]))
+@example(slow=10, usual=100.0, others=1.3)  # a step takes longer than a window
+def test_a_slow_minute_is_noticed_once(slow: float, usual: float, others: float | None) -> None:
+    watch = SlowdownWatch(Load(others))
+    assert not any(watch.add(usual) for _ in range(steps_in(200, usual)))
+    assert watch.add(slow * usual) is None  # one slow step is no slow minute
+    assert not any(watch.add(usual) for _ in range(steps_in(100, usual)))
+    said = [text for _ in range(steps_in(400, slow * usual)) if (text := watch.add(slow * usual))]
+    assert len(said) == 1
+    share = int(said[0].partition(" %")[0].rpartition(" ")[2])
+    assert 100 / slow - 1 <= share <= 50
+    assert ("other programs keep 1.3 of" in said[0]) == (others == 1.3)
+
+
+@given(st.lists(st.floats(0.5, 0.9), min_size=1, max_size=20))
+def test_ordinary_variation_is_not_noticed(steps: list[float]) -> None:
+    watch = SlowdownWatch(Load(2.0))
+    assert not any(map(watch.add, itertools.islice(itertools.cycle(steps), 600)))
+
+
+def steps_in(seconds: float, step: float) -> int:
+    return max(8, int(seconds / step))

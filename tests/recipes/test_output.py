@@ -9,6 +9,7 @@ import pytest
 from fledge.cli.main import main
 from fledge.core.config import read_overrides
 from fledge.core.files import cache_dir
+from fledge.recipes import doctor
 from fledge.settings.layers import preset_files
 from fledge.settings.pipeline import resolve
 from fledge.text.corpora import CORPORA
@@ -78,9 +79,23 @@ def test_text_without_json_fits_the_screen(capsys: pytest.CaptureFixture[str], a
 
 def test_doctor_gives_a_reason_for_each_choice(capsys: pytest.CaptureFixture[str]) -> None:
     result = json_of(capsys, "doctor", "--json")
-    for name in ("device", "precision", "compile"):
+    for name in ("device", "precision", "compile", "threads", "waiting", "load"):
         assert result[name]["value"]
         assert result[name]["why"]
+
+
+@pytest.mark.parametrize(
+    ("load", "shown"),
+    [(None, "unknown"), (0.1, "other programs use 0.1 of"), (1.3, "other programs keep 1.3 of")],
+)
+def test_doctor_shows_the_load(
+    load: float | None, shown: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "other_load", lambda: load)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    result = json_of(capsys, "doctor", "--json")
+    assert result["load"]["value"].startswith(shown)
+    assert result["threads"] == {"value": "3", "why": "OMP_NUM_THREADS is set"}
 
 
 def test_json_lists_all_presets(capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,7 +139,7 @@ class SlowdownWatch:
         if len(before) < SLOW_WINDOWS or min(now) < 2 * (usual := statistics.median(before)):
             return None
         self.noticed = True
-        text = f"training runs at {usual / statistics.mean(now):.0%} of its usual speed"
+        text = f"training runs at {100 * usual / statistics.mean(now):.0f} % of its usual speed"
         load = statistics.mean(self.loads[-SLOW_WINDOWS:])
         return f"{text}: {describe_load(load, usable_cores())}" if load >= NOTICED_LOAD else text
 

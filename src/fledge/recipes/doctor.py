@@ -1,5 +1,6 @@
 """Inspect this machine: what fledge will use on it, and why."""
 
+import os
 import platform
 from dataclasses import dataclass
 
@@ -9,6 +10,16 @@ from fledge import __version__
 from fledge.core import device as machines
 from fledge.core.cgroups import usable_cores
 from fledge.core.files import cache_dir, human_bytes
+from fledge.core.formatting import counted
+from fledge.core.threads import (
+    NOTICED_LOAD,
+    SPIN_COUNT,
+    SPINS,
+    default_threads,
+    describe_load,
+    other_load,
+    waiting_policy,
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +33,7 @@ def doctor() -> dict[str, Finding]:
     device = machines.choose_device()
     dtype = machines.choose_dtype(device.value)
     compiler = machines.find_compiler(device.value)
-    threads = f"{usable_cores()} usable cores, {torch.get_num_threads()} threads"
+    cores = usable_cores()
     if compiler.value:
         compiled = Finding("if it saves time", "compiling takes about half a minute, which a long run recovers")
     else:
@@ -31,7 +42,10 @@ def doctor() -> dict[str, Finding]:
         "fledge": Finding(__version__),
         "python": Finding(platform.python_version()),
         "torch": Finding(torch.__version__),
-        "processor": Finding(machines.processor(), threads),
+        "processor": Finding(machines.processor(), counted(cores, "usable core")),
+        "threads": threads(),
+        "waiting": waiting(),
+        "load": load(other_load(), cores),
         "memory": Finding(human_bytes(machines.total_memory("cpu"))),
         "devices": Finding(", ".join(machines.devices())),
         "device": Finding(device.value, device.why),
@@ -42,3 +56,28 @@ def doctor() -> dict[str, Finding]:
         "attention": Finding("fused or blocked kernel", "measured for each model; --model.attention sets it"),
         "cache": Finding(str(cache_dir()), "datasets and downloads; set $FLEDGE_CACHE to move it"),
     }
+
+
+def threads() -> Finding:
+    set_outside = "OMP_NUM_THREADS" in os.environ
+    why = "OMP_NUM_THREADS is set" if set_outside else "one for each usable core; --train.threads sets it"
+    return Finding(str(default_threads(machines.THREADS_OF_TORCH)), why)
+
+
+def waiting() -> Finding:
+    """How OpenMP threads wait for each other."""
+    policy = waiting_policy()
+    if policy == f"{SPINS}={SPIN_COUNT}":
+        return Finding(policy, "threads that wait soon leave their core to other programs")
+    return Finding(
+        policy or "OpenMP's default", f"recommended: {SPINS}={SPIN_COUNT}, which fledge sets where you do not"
+    )
+
+
+def load(cores_in_use: float | None, cores: int) -> Finding:
+    """What other programs leave to training."""
+    if cores_in_use is None:
+        return Finding("unknown", "this system has no /proc/stat")
+    if cores_in_use < NOTICED_LOAD:
+        return Finding(f"other programs use {cores_in_use:.1f} of {counted(cores, 'core')}", "the machine is free")
+    return Finding(describe_load(cores_in_use, cores), "training takes longer, with the same results")
