@@ -69,9 +69,7 @@ def waiting() -> Finding:
     policy = waiting_policy()
     if policy == f"{SPINS}={SPIN_COUNT}":
         return Finding(policy, "threads that wait soon leave their core to other programs")
-    return Finding(
-        policy or "OpenMP's default", f"recommended: {SPINS}={SPIN_COUNT}, which fledge sets where you do not"
-    )
+    return Finding(policy or "OpenMP's default", f"recommended: {SPINS}={SPIN_COUNT}, fledge sets it where you do not")
 
 
 def load(cores_in_use: float | None, cores: int) -> Finding:
