@@ -59,7 +59,6 @@ SETTINGS = {
         "sequence_len",
         "max_seq_len",
         "max_seq_length",
-        "max_length",
         "n_ctx",
         "n_positions",
     ),
