@@ -16,7 +16,13 @@ from fledge.core.errors import UserError
 from fledge.core.files import atomic_folder
 
 HEAVY = {"torch", "numpy", "matplotlib", "rich", "tokenizers", "regex", "gigatoken"}
-SUBCOMMANDS = [("tokenizer", "train"), ("tokenizer", "show"), ("tokenizer", "report")]
+SUBCOMMANDS = [
+    ("tokenizer", "train"),
+    ("tokenizer", "show"),
+    ("tokenizer", "report"),
+    ("runs", "delete"),
+    ("runs", "rename"),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -39,7 +39,7 @@ COMMAND_GROUPS = {
         "resume": "continue a run exactly where it stopped",
         "sweep": "search for the best settings with many training runs",
         "data": "show the text that a training step learned from",
-        "runs": "list the runs",
+        "runs": "list the runs; delete and rename them",
         "plot": "draw loss, learning rate, gradient norm, speed",
     },
     "use": {

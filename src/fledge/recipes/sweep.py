@@ -23,7 +23,7 @@ from fledge.core.signals import signal_number
 from fledge.recipes.resume import resume
 from fledge.recipes.train import train
 from fledge.runs.names import check_run_name, run_name_from
-from fledge.runs.run_folder import CONFIG, RunFolder, find_run
+from fledge.runs.run_folder import CONFIG, LOCK, RunFolder, find_run
 from fledge.settings.pipeline import validated
 from fledge.sweep.space import SweepPlan, read_sweep, require_optuna
 from fledge.sweep.workers import TrialRunner, local_workers
@@ -72,7 +72,7 @@ def sweep(
         raise UserError(f"'{name}' is a run, not a sweep", "choose another --run NAME")
     busy = UserError(f"the sweep '{name}' is running already", "wait for it, or choose another --run NAME")
     command = f"fledge sweep {shlex.quote(file)}, with the same options"
-    with new_folders(folder), file_lock(folder / ".lock", busy):
+    with new_folders(folder), file_lock(folder / LOCK, busy):
         study = Study(folder, plan)
         try:
             Search(folder, study, trials or plan.config.trials, train_trial).run(runner)

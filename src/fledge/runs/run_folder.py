@@ -34,6 +34,7 @@ CONFIG = "config.toml"
 METADATA = "run.json"
 TOKENIZER = "tokenizer.json"
 CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
 FORMAT = 1  # of run.json
 HASHED, HASHES = (CONFIG, TOKENIZER), "sha256"  # run.json has their hashes under this key
 
@@ -70,7 +71,7 @@ class RunFolder:
         if not world.is_main:
             return contextlib.nullcontext()
         busy = UserError(f"'{self.name}' is being trained by another process", "wait for it, or stop it first")
-        return file_lock(self.folder / ".lock", busy)
+        return file_lock(self.folder / LOCK, busy)
 
     def config(self) -> dict[str, dict[str, Any]]:
         return read_toml(self.folder / CONFIG)
@@ -117,9 +118,11 @@ class RunFolder:
     def replace_config(self, config: str) -> None:
         """Change the settings of the run; the caller has shown the changes and had them confirmed."""
         write_atomic(self.folder / CONFIG, config)
+        self.update_metadata({HASHES: self.metadata()[HASHES] | {CONFIG: sha256(self.folder / CONFIG)}})
+
+    def update_metadata(self, changes: Mapping[str, Any]) -> None:
         metadata = {name: value for name, value in self.metadata().items() if name != CHECKSUM_KEY}
-        metadata[HASHES] |= {CONFIG: sha256(self.folder / CONFIG)}
-        write_atomic(self.folder / METADATA, with_checksum(metadata, indent=1))
+        write_atomic(self.folder / METADATA, with_checksum({**metadata, **changes}, indent=1))
 
     def checkpoint(self) -> store.Checkpoint:
         """The checkpoint that the reference named, verified. Damaged ones are skipped with a warning."""
