@@ -136,14 +136,10 @@ def eval_token_seconds(step: TrainStep, noise: Split, machine: Machine, limit: f
     vocab_size = step.model.config.vocab_size
     assert vocab_size is not None
     lengths = np.ones(vocab_size, dtype=np.int64)
-
-    def evaluate() -> object:
-        return evaluate_loss(step.model, noise, lengths, machine)
-
-    spent = seconds_of(evaluate)
-    if 3 * spent < limit:
-        spent = statistics.median(seconds_of(evaluate) for _ in range(3))
-    return spent / (len(noise) - 1)
+    end, spent = time.perf_counter() + limit, list[float]()
+    while not spent or time.perf_counter() < end:
+        spent.append(seconds_of(lambda: evaluate_loss(step.model, noise, lengths, machine)))
+    return trimmed_mean(spent[1:] or spent) / (len(noise) - 1)
 
 
 def sampled_token_seconds(step: TrainStep, settings: Settings, machine: Machine, limit: float) -> float:

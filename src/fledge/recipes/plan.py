@@ -4,6 +4,7 @@ settings → statistics of the text → probe of a few seconds → forecast
 """
 
 import itertools
+import json
 import math
 import shlex
 import time
@@ -129,5 +130,8 @@ def existing_parent(folder: Path) -> Path:
 
 
 def train_command(preset: str, overrides: Layer) -> str:
-    flags = [(f"--{section}.{key}", str(value)) for section, keys in overrides.items() for key, value in keys.items()]
+    def flag(value: object) -> str:
+        return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple) else str(value)
+
+    flags = [(f"--{section}.{key}", flag(value)) for section, keys in overrides.items() for key, value in keys.items()]
     return shlex.join(["fledge", "train", preset, *itertools.chain(*flags)])

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "fledge plan demo",
     "fledge plan modern --model.size 125M --price 2.5",
-    "fledge plan demo --data.corpus my-notes/ --minutes 30",
+    "fledge plan my-notes/ --minutes 3",
     "fledge plan --against hamlet",
 )
 TAKES_SETTINGS = True
@@ -21,7 +21,7 @@ NOTABLE_LOAD = 0.2  # cores
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("preset", nargs="?", metavar="PRESET|FILE.toml", help="what to train")
+    parser.add_argument("words", nargs="*", metavar="TEXT|PRESET", help="what to train, as for 'fledge train'")
     parser.add_argument(
         "--minutes", metavar="N", help="choose size, batch and steps for this time: 3, 0.5, or 90s, 1h30m …"
     )
@@ -37,18 +37,24 @@ def run(args: argparse.Namespace) -> None:
     from fledge.core.config import read_overrides, to_layer
     from fledge.planning.budget import parse_minutes
     from fledge.recipes.plan import backtest, plan
+    from fledge.recipes.request import DEFAULT_MINUTES
+    from fledge.settings.words import TEXT_PRESET, WHAT_TO_GIVE, choose
 
     if args.against:
-        if args.preset or args.overrides or (args.minutes, args.price) != (None, None):
+        if args.words or args.overrides or (args.minutes, args.price) != (None, None):
             raise UserError("--against takes no preset and no settings", "give only the run: fledge plan --against RUN")
         checked = backtest(args.against, args.runs)
         value = {"run": checked.run, **checked.rows, "fitted_runs": checked.fitted_runs}
         report(value, as_json=args.json, text=backtest_text(checked))
         return
-    if not args.preset:
-        raise UserError("no preset given", "name a preset or a FILE.toml, or a finished run: --against RUN")
-    seconds = None if args.minutes is None else parse_minutes(args.minutes)
-    planned = plan(args.preset, read_overrides(args.overrides), args.runs, seconds=seconds, price=args.price)
+    choice = choose(args.words, read_overrides(args.overrides))
+    if choice.preset is None and not choice.is_text_alone:
+        raise UserError("nothing to plan is given", f"give {WHAT_TO_GIVE.replace('train', 'plan')}; or --against RUN")
+    minutes = args.minutes
+    if minutes is None and choice.is_text_alone and not {"steps", "epochs"} & set(choice.overrides.get("train", {})):
+        minutes = f"{DEFAULT_MINUTES:g}"  # as `fledge train TEXT`
+    seconds = None if minutes is None else parse_minutes(minutes)
+    planned = plan(choice.preset or TEXT_PRESET, choice.overrides, args.runs, seconds=seconds, price=args.price)
     answer: dict[str, Any] = {
         "preset": planned.preset,
         **asdict(planned.forecast),
