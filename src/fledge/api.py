@@ -267,7 +267,7 @@ def _session(verbose: bool) -> Iterator[None]:
 
 
 def _summary_table(runs: Iterable[RunSummary]) -> str:
-    names = ["run", "parameters", "step", "steps", "best_val_loss", "started"]
+    names = ["run", "state", "parameters", "step", "steps", "val_loss", "bits_per_byte", "started"]
     return _html_table(names, ([_cell(getattr(run, name)) for name in names] for run in runs))
 
 

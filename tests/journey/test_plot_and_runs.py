@@ -37,7 +37,10 @@ def test_runs_lists_the_trained_runs(trained, capsys: pytest.CaptureFixture[str]
     (row,) = json.loads(capsys.readouterr().out)
     state = json.loads((trained.runs / "bird" / "checkpoints" / "step-00000040" / "state.json").read_text())
     assert (row["run"], row["step"], row["steps"]) == ("bird", 40, 40)
-    assert row["best_val_loss"] == state["val_loss"]
+    assert row["val_loss"] == state["val_loss"]
+    assert (row["state"], row["saved_step"], row["best_step"], row["whole_split"]) == ("finished", 40, 40, True)
+    assert row["bits_per_byte"] == pytest.approx(row["val_loss"] * 1.4427, rel=0.05)
+    assert row["text"].endswith("text")
     assert row["checkpoints"] == [20, 40]
     assert trained.do("runs") == 0
     assert "bird" in capsys.readouterr().out

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fledge.core.files import to_json
 from fledge.core.formatting import printable
+from fledge.runs.names import run_word
 
 if TYPE_CHECKING:
     from fledge.training.result import TrainResult
@@ -28,10 +29,21 @@ def to_plain(value: Any) -> Any:
 
 
 def print_train_result(result: "TrainResult", *, as_json: bool) -> None:
-    loss = "" if result.val_loss is None else f", best validation loss {result.val_loss:.4f}"
-    words = f"'{result.run}' finished at step {result.step:,}{loss}"
-    next_steps = f"next: fledge generate {result.run} · fledge plot {result.run}"
-    report(result, as_json=as_json, text=f"{words}\n{next_steps}")
+    report(result, as_json=as_json, text=describe_train_result(result))
+
+
+def describe_train_result(result: "TrainResult") -> str:
+    """How it ended, which checkpoint is the best, advice, and the next commands."""
+    word, end = run_word(Path(result.folder)), f"'{result.run}' finished at step {result.step:,}"
+    lines = [end]
+    if result.best_step is not None and result.val_loss is not None:
+        split = "the whole validation split" if result.whole_split else "a sample of the validation split"
+        bits = "" if result.bits_per_byte is None else f", {result.bits_per_byte:.4f} bits per byte"
+        loss = f"loss {result.val_loss:.4f}{bits} on {split}"
+        earlier = f"best is step {result.best_step:,}, which 'fledge generate {word}' uses: {loss}"
+        lines = [f"{end}; {earlier}" if result.best_step != result.step else f"{end}: {loss}"]
+    lines += [f"{advice.text}: {advice.command}" for advice in result.advice]
+    return "\n".join([*lines, f"next: fledge generate {word} · fledge plot {word}"])
 
 
 def token_text(content: bytes) -> str:

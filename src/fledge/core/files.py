@@ -180,6 +180,18 @@ def file_lock(path: Path, busy: UserError) -> Iterator[None]:
         yield
 
 
+def is_file_locked(path: Path) -> bool:
+    """Whether a process holds the lock on `path`."""
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def remove_partials(folder: Path) -> None:
     """Remove unfinished files that a killed process has left."""
     for leftover in folder.glob(f"{PARTIAL}*"):

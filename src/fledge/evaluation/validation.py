@@ -15,6 +15,7 @@ from fledge.checkpoint.state import Tensors, load_weights, weights_of
 from fledge.core.device import Machine
 from fledge.core.distributed import to_local
 from fledge.datasets.shards import Dataset
+from fledge.datasets.splits import small_validation_warning
 from fledge.evaluation.loss import LossResult, evaluate_loss
 from fledge.evaluation.sample import sample_windows, windows
 from fledge.evaluation.schedule import evaluates_whole_split
@@ -22,7 +23,6 @@ from fledge.model.gpt import GPT
 from fledge.tokenizers.base import byte_lengths
 
 WHOLE, BEST = "val_whole", "val_best"  # groups of metrics: the last weights, and those of the best checkpoint
-SMALL_SPLIT = 2000  # tokens
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,8 @@ class Validation:
         if self.is_sampled:
             end = "the whole split at the end" if self.evaluates_whole_split else "the whole split: fledge eval"
             yield f"val is a sample of {self.tokens:,} of {self.split_tokens:,} tokens, {every}; {end}"
-        elif self.split_tokens < SMALL_SPLIT:
-            yield (
-                f"warning: the validation split has only {self.split_tokens:,} tokens: its loss says little;"
-                " use more text, or a larger --data.val"
-            )
+        elif warning := small_validation_warning(self.split_tokens):
+            yield f"warning: {warning}"
 
     def evaluate(self) -> tuple[LossResult, float]:
         """On the sample. And the seconds that it took."""

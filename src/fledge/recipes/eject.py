@@ -77,6 +77,7 @@ def run_source(run: RunFolder, overrides: Layer) -> EjectSource:
     if not weights.exists():
         raise UserError(
             f"step {checkpoint.step} of '{run.name}' is a sharded checkpoint, and an ejected file reads a single one",
-            f"start a run from it in one process, and eject that: fledge train --init {run.name}@{checkpoint.step}",
+            "start a run from it in one process, and eject that:"
+            f" fledge train --init {run.reference}@{checkpoint.step}",
         )
     return EjectSource(run.name, run_settings(run), weights, tokenizer)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from fledge.core import device as machines
 from fledge.core.errors import UserError
+from fledge.core.progress import notice
 from fledge.inference.generate import stream_text
 from fledge.inference.sampler import sampling_strategies
 from fledge.runs.run_folder import LoadedCheckpoint, open_run
 from fledge.settings.pipeline import validated
+from fledge.training.result import last_saved_step
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,21 @@ def generate_text(
         raise UserError(f"--seed cannot be {seed}", "it must be a whole number from 0 to 2^63 - 1")
     strategies = sampling_strategies(temperature, top_k, top_p)
     machine = machines.choose_machine(device, "float32")
-    loaded = run if isinstance(run, LoadedCheckpoint) else open_run(run, runs, default="best").load(machine.device)
+    loaded = run if isinstance(run, LoadedCheckpoint) else load_best(run, runs, machine.device)
     if prompt is None:
         prompt = validated(loaded.run.config()).track.prompt or ""
     pieces = stream_text(loaded.model.to(machine.device), loaded.tokenizer, prompt, strategies, machine, tokens, seed)
     return GeneratedText(loaded.run.name, loaded.checkpoint.step, prompt, pieces)
+
+
+def load_best(reference: str | None, runs: Path, device: str) -> LoadedCheckpoint:
+    """The checkpoint that the reference names, else the best one; says so where that is not the latest."""
+    run = open_run(reference, runs, default="best")
+    loaded = run.load(device)
+    latest, used = last_saved_step(run), loaded.checkpoint.step
+    if run.selector == "best" and used < latest:
+        notice(
+            f"using step {used:,} of '{run.name}', its best by validation loss;"
+            f" the latest is {run.reference}@latest, step {latest:,}"
+        )
+    return loaded

@@ -113,7 +113,7 @@ def choose_start_checkpoint(run: RunFolder, settings: Settings, dataset: Dataset
         own = to_layer(validated(run.config()))
         changes = config_changes(own, wanted)
         changes += [each for each in config_changes(saved or own, wanted) if not each.allowed and each not in changes]
-    refuse_changes(run.name, changes, allow=allow)
+    refuse_changes(run, changes, allow=allow)
     return checkpoint.folder.name if checkpoint else ""
 
 
@@ -127,11 +127,11 @@ def start_checkpoint(run: RunFolder, steps: int) -> Checkpoint | None:
     if checkpoint.weights_only:
         raise UserError(
             f"the checkpoint of step {checkpoint.step} holds weights only: training cannot continue from it",
-            f"continue from the latest: fledge resume {run.name}"
-            f" · or start a new run from these weights: fledge train --init {run.name}@{checkpoint.step}",
+            f"continue from the latest: fledge resume {run.reference}"
+            f" · or start a new run from these weights: fledge train --init {run.reference}@{checkpoint.step}",
         )
     if checkpoint.step >= steps and not checkpoint.pending_hooks:
-        longer = f"to make it longer: fledge resume {run.name} --train.steps {2 * steps} --allow-changes"
+        longer = f"to make it longer: fledge resume {run.reference} --train.steps {2 * steps} --allow-changes"
         raise UserError(f"'{run.name}' is finished: all its {steps} steps are done", longer)
     return checkpoint
 

@@ -1,5 +1,6 @@
 """List the runs of a folder."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,46 +8,60 @@ from fledge.checkpoint import store
 from fledge.core.errors import UserError
 from fledge.core.progress import notice
 from fledge.model.flops import parameter_count
+from fledge.runs.outcome import logged_metrics, read_outcome, run_state
 from fledge.runs.run_folder import RunFolder, list_runs
 from fledge.settings.pipeline import validated
-from fledge.tracking.sinks.csv import read_metrics
+from fledge.training.result import last_saved_step
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    run: str
+    run: str  # a trial of a sweep: SWEEP/trial-0001
+    state: str  # running, finished, interrupted, killed or imported
     parameters: int
     step: int  # the last one that was logged
+    saved_step: int  # the last one that training can continue from
     steps: int
-    best_val_loss: float | None
+    best_step: int | None  # of the checkpoint with the lowest validation loss
+    val_loss: float | None  # of that checkpoint
+    bits_per_byte: float | None
+    whole_split: bool  # False: measured on a sample of the validation split
     checkpoints: list[int]  # steps of the complete ones
+    text: str
     started: str
 
 
 def summarize_runs(runs: Path) -> list[RunSummary]:
-    """The runs, oldest first. A damaged run is skipped with a warning."""
+    """The runs, oldest first, and the trials of sweeps. A damaged run is skipped with a warning."""
     summaries = []
-    for run in list_runs(runs):
+    for name, run in runs_and_trials(runs):
         try:
-            summaries.append(summarize_run(run))
+            summaries.append(summarize_run(run, name))
         except UserError as error:
-            notice(f"warning: '{run.name}' cannot be read: {error.message}")
+            notice(f"warning: '{name}' cannot be read: {error.message}")
     return summaries
 
 
-def summarize_run(run: RunFolder) -> RunSummary:
-    checkpoints = store.complete_checkpoints(run.checkpoints)
-    best = store.best_of(checkpoints)
-    try:
-        step = read_metrics(run.folder).last_step
-    except UserError:  # no step was logged yet
-        step = 0
+def runs_and_trials(runs: Path) -> Iterator[tuple[str, RunFolder]]:
+    for run in list_runs(runs):
+        yield run.name, run
+    for folder in sorted(path.parent for path in runs.glob("*/*.journal")):
+        for trial in list_runs(folder):
+            yield f"{folder.name}/{trial.name}", trial
+
+
+def summarize_run(run: RunFolder, name: str = "") -> RunSummary:
+    """`name`: how the run is listed; its own if it is empty."""
+    steps, saved_step = validated(run.config()).train.steps, last_saved_step(run)
     return RunSummary(
-        run=run.name,
+        run=name or run.name,
+        state=run_state(run, saved_step, steps),
         parameters=parameter_count(run.model_config()),
-        step=step,
-        steps=validated(run.config()).train.steps,
-        best_val_loss=best.val_loss if best else None,
-        checkpoints=[checkpoint.step for checkpoint in checkpoints],
+        step=logged_metrics(run).last_step,
+        saved_step=saved_step,
+        steps=steps,
+        **vars(read_outcome(run)),
+        checkpoints=[checkpoint.step for checkpoint in store.complete_checkpoints(run.checkpoints)],
+        text=str(run.metadata().get("text", "")),
         started=run.metadata_value("started"),
     )

@@ -10,6 +10,7 @@ from typing import Any
 from fledge.core.config import Layer
 from fledge.core.errors import UserError
 from fledge.core.progress import notice
+from fledge.runs.run_folder import RunFolder
 
 FIXED_SECTIONS = ("model", "data", "tokenizer")
 FIXED = ("train.batch", "train.seed")
@@ -46,18 +47,18 @@ def _value(layer: Layer, name: str) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def refuse_changes(run: str, changes: list[Change], *, allow: bool) -> None:
+def refuse_changes(run: RunFolder, changes: list[Change], *, allow: bool) -> None:
     """Print every change; refuse those that are never allowed, and the others unless `allow`."""
     for change in changes:
         notice(f"  {change}")
     fixed = [change.name for change in changes if not change.allowed]
     if fixed:
         raise UserError(
-            f"'{run}' cannot be resumed with a different {', '.join(fixed)}",
-            f"restore the old setting, or start a new run from its weights: fledge train --init {run}",
+            f"'{run.name}' cannot be resumed with a different {', '.join(fixed)}",
+            f"restore the old setting, or start a new run from its weights: fledge train --init {run.reference}",
         )
     if changes and not allow:
         names = ", ".join(change.name for change in changes)
         raise UserError(
-            f"'{run}' was trained with other settings: {names}", "if the change is intended, add --allow-changes"
+            f"'{run.name}' was trained with other settings: {names}", "if the change is intended, add --allow-changes"
         )

@@ -1,10 +1,13 @@
 """Names of runs."""
 
 import re
+import shlex
 from pathlib import Path
 
 from fledge.core.errors import UserError
+from fledge.core.formatting import short_path
 
+DEFAULT_RUNS = Path("runs")
 MAX_NAME_BYTES = 200  # file systems take 255, and folders beside it have longer names
 
 
@@ -17,3 +20,16 @@ def check_run_name(name: str) -> None:
 def run_name_from(source: str) -> str:
     """A name for a run, from the name or path of a preset, a settings file or a model."""
     return re.sub(r"[^\w-]", "-", Path(source).stem).strip("-")[:100] or "run"
+
+
+def path_word(folder: Path) -> str:
+    """The folder of a run as a word of a command in this directory."""
+    return shlex.quote(short_path(folder))
+
+
+def run_word(folder: Path) -> str:
+    """What names this run in a command without --runs: its name where it lies in ./runs, else its path."""
+    if folder.resolve().parent == DEFAULT_RUNS.resolve():
+        return shlex.quote(folder.name)
+    path = short_path(folder)
+    return shlex.quote(path if "/" in path else f"./{path}")

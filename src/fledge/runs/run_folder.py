@@ -24,10 +24,11 @@ from fledge.core.checksums import CHECKSUM_KEY, verify, with_checksum
 from fledge.core.config import read_toml
 from fledge.core.distributed import SINGLE_PROCESS, World
 from fledge.core.errors import UserError, nearest
-from fledge.core.files import atomic_folder, file_lock, read_json, sha256, user_path, write_atomic
+from fledge.core.files import atomic_folder, file_lock, is_file_locked, read_json, sha256, user_path, write_atomic
 from fledge.core.progress import notice
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
+from fledge.runs.names import path_word, run_word
 from fledge.tokenizers.base import Tokenizer, load_tokenizer, save_tokenizer
 
 CONFIG = "config.toml"
@@ -59,6 +60,15 @@ class RunFolder:
         return self.folder.name
 
     @property
+    def reference(self) -> str:
+        """How a command names this run."""
+        return run_word(self.folder)
+
+    @property
+    def path_word(self) -> str:
+        return path_word(self.folder)
+
+    @property
     def checkpoints(self) -> Path:
         return self.folder / CHECKPOINTS
 
@@ -72,6 +82,10 @@ class RunFolder:
             return contextlib.nullcontext()
         busy = UserError(f"'{self.name}' is being trained by another process", "wait for it, or stop it first")
         return file_lock(self.folder / LOCK, busy)
+
+    def is_locked(self) -> bool:
+        """Whether a process trains this run now."""
+        return is_file_locked(self.folder / LOCK)
 
     def config(self) -> dict[str, dict[str, Any]]:
         return read_toml(self.folder / CONFIG)
@@ -109,7 +123,7 @@ class RunFolder:
         """A changed learning rate or vocabulary would otherwise go unnoticed."""
         if changed := self.changed_files():
             files = ", ".join(f"'{self.folder / name}'" for name in changed)
-            intended = f"; if the change is intended: fledge resume {self.name} --allow-changes"
+            intended = f"; if the change is intended: fledge resume {self.reference} --allow-changes"
             raise UserError(
                 f"damaged, or edited since the run was created: {files}",
                 f"restore it from a copy{intended if changed == [CONFIG] else ''}",
@@ -199,7 +213,7 @@ def refuse_existing(folder: Path) -> None:
     if folder.exists():
         raise UserError(
             f"a run named '{folder.name}' already exists in '{folder.parent}'",
-            f"choose another --run NAME, or continue it: fledge resume {folder.name}",
+            f"choose another --run NAME, or continue it: fledge resume {run_word(folder)}",
         )
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from fledge.checkpoint import store
 from fledge.core.errors import UserError
+from fledge.runs.advice import Advice, advise
+from fledge.runs.outcome import read_outcome
 from fledge.runs.run_folder import RunFolder, open_run
 from fledge.tracking.sinks.csv import read_metrics
 from fledge.tracking.sinks.jsonl import read_events
@@ -15,12 +17,16 @@ class TrainResult:
     run: str
     folder: str
     step: int  # of the last update
-    val_loss: float | None  # the best of all checkpoints
+    best_step: int | None  # of the checkpoint with the lowest validation loss, which `fledge generate` uses
+    val_loss: float | None  # of that checkpoint
+    bits_per_byte: float | None
+    whole_split: bool  # False: measured on a sample of the validation split
+    advice: list[Advice]
 
 
 def train_result(run: RunFolder, step: int) -> TrainResult:
-    best = store.best_checkpoint(run.checkpoints)
-    return TrainResult(run.name, str(run.folder), step, best.val_loss if best else None)
+    outcome = read_outcome(run)
+    return TrainResult(run.name, str(run.folder), step, **vars(outcome), advice=advise(run))
 
 
 def saved_result(name: str, runs: Path) -> TrainResult:

@@ -118,7 +118,7 @@ class Trainer:
                 self.checkpointer.close()
                 self.tracker.close()
         if stopped:
-            raise Interrupted(stopped, f"fledge resume {self.run.name}")
+            raise Interrupted(stopped, f"fledge resume {self.run.reference}")
         return train_result(self.run, last)
 
     def restore(self, state: State) -> None:

@@ -23,6 +23,7 @@ from fledge.training.trainer import Trainer
 @dataclass(frozen=True)
 class Verification:
     run: str
+    reference: str  # how a command names it
     checkpoint: str
     files: dict[str, str]  # name → SHA-256 of the files that are identical
     tensors: int
@@ -44,7 +45,12 @@ def verify_checkpoint(trainer: Trainer, name: str) -> Verification:
     found = trainer.world.broadcast_from_main(lambda: json.dumps(save_and_compare(checkpoint, before, again)))
     tensors = [tensor for group in before.groups.values() for tensor in group.values()]
     return Verification(
-        trainer.run.name, name, json.loads(found), len(tensors), sum(tensor.numel() for tensor in tensors)
+        trainer.run.name,
+        trainer.run.reference,
+        name,
+        json.loads(found),
+        len(tensors),
+        sum(tensor.numel() for tensor in tensors),
     )
 
 

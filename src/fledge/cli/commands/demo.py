@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fledge.cli.arguments import Parser
 from fledge.cli.output import report
 from fledge.core.formatting import format_duration, printable, short_path
+from fledge.runs.names import run_word
 
 if TYPE_CHECKING:
     from fledge.recipes.demo import DemoResult
@@ -41,7 +42,7 @@ what it generates after {result.step:,} steps:
 Everything else about this run: {short_path(Path(result.folder))}
 
 next steps:
-{next_commands(result.run)}"""
+{next_commands(run_word(Path(result.folder)))}"""
 
 
 def next_commands(run: str) -> str:

@@ -4,6 +4,7 @@ import argparse
 
 from fledge.cli.arguments import Parser
 from fledge.cli.output import report
+from fledge.runs.names import run_word
 
 EXAMPLES = (
     "fledge import openai-community/gpt2 --out gpt2",
@@ -25,8 +26,9 @@ def run(args: argparse.Namespace) -> None:
     from fledge.recipes.import_model import import_model
 
     result = import_model(args.source, args.out, args.runs, tokenizer=args.tokenizer, characters=args.characters)
+    run = run_word(result.folder)
     text = (
         f"'{result.run}' is a {result.kind} of {result.parameters:,} parameters, with {result.vocab_size:,} tokens\n"
-        f"next: fledge generate {result.run} --prompt … · fledge train --init {result.run} --data.corpus my-notes/"
+        f"next: fledge generate {run} --prompt … · fledge train --init {run} --data.corpus my-notes/"
     )
     report(result, as_json=args.json, text=text)

@@ -1,0 +1,72 @@
+"""What a run has come to, from its files: its state, its best checkpoint, and how good that is."""
+
+import contextlib
+import json
+import math
+from collections import deque
+from dataclasses import dataclass
+
+from fledge.checkpoint import store
+from fledge.core.errors import UserError
+from fledge.runs.run_folder import RunFolder
+from fledge.tracking.sinks.base import complete_lines
+from fledge.tracking.sinks.csv import STEP, MetricsTable, read_metrics
+from fledge.tracking.sinks.jsonl import EVENTS
+
+RUNNING, FINISHED, INTERRUPTED, KILLED, IMPORTED = "running", "finished", "interrupted", "killed", "imported"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of the best checkpoint, as far as it is known."""
+
+    best_step: int | None  # None: no checkpoint has been evaluated
+    val_loss: float | None
+    bits_per_byte: float | None
+    whole_split: bool  # False: measured on a sample of the validation split
+
+
+def logged_metrics(run: RunFolder) -> MetricsTable:
+    """Those of metrics.csv; none where no step has been logged."""
+    with contextlib.suppress(UserError):
+        return read_metrics(run.folder)
+    return MetricsTable({STEP: []})
+
+
+def read_outcome(run: RunFolder) -> Outcome:
+    best = store.best_of(store.complete_checkpoints(run.checkpoints))
+    if best is None:
+        return Outcome(None, None, None, False)
+    metrics = logged_metrics(run)
+    if best.step in metrics["val_best/step"]:
+        row = metrics["val_best/step"].index(best.step)
+        loss, bits = (_known(metrics[f"val_best/{name}"][row]) for name in ("loss", "bits_per_byte"))
+        return Outcome(best.step, loss, bits, True)
+    if best.step not in metrics[STEP]:
+        return Outcome(best.step, best.val_loss, None, False)
+    row = metrics[STEP].index(best.step)
+    whole = not math.isfinite(metrics["val/loss_stderr"][row])
+    return Outcome(best.step, best.val_loss, _known(metrics["val/bits_per_byte"][row]), whole)
+
+
+def run_state(run: RunFolder, step: int, steps: int) -> str:
+    """`step`: the last that training can continue from."""
+    if run.is_locked():
+        return RUNNING
+    if "imported" in run.metadata():
+        return IMPORTED
+    if step >= steps:
+        return FINISHED
+    return INTERRUPTED if _last_event(run).get("event") == "Ended" else KILLED
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _last_event(run: RunFolder) -> dict[str, object]:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        event = json.loads(deque(complete_lines(run.folder / EVENTS), 1)[0])
+        if isinstance(event, dict):
+            return event
+    return {}
