@@ -114,7 +114,7 @@ def test_stop_signal_saves_and_resume_is_bit_identical(
     broken = home.runs / "broken"
     code, said = ended(home.start(home.training("broken", *DROPOUT, *LONG)), broken, 20, number)
     assert code == status, said
-    assert "fledge resume broken" in said
+    assert f"fledge resume {broken}" in said
     assert "Traceback" not in said
     saved = json.loads((max((broken / "checkpoints").glob("step-*")) / "state.json").read_text())
     events = [json.loads(line) for line in (broken / "events.jsonl").read_text().splitlines()]
@@ -209,7 +209,7 @@ def test_runs_are_not_overwritten_but_numbered(home, capsys: pytest.CaptureFixtu
     home.train("bird")
     capsys.readouterr()
     assert home.do("train", str(home.toml), "--run", "bird", "--data.corpus", str(home.text)) == 2
-    assert "fledge resume bird" in capsys.readouterr().err
+    assert f"fledge resume {home.runs}/bird" in capsys.readouterr().err
     for _ in range(2):
         assert home.do("train", str(home.toml), "--data.corpus", str(home.text)) == 0
     assert {path.name for path in home.runs.iterdir()} == {"bird", "tiny", "tiny-2"}

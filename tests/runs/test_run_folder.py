@@ -50,10 +50,10 @@ def test_new_run_has_all_its_files(create: CreateRun) -> None:
 
 
 def test_existing_run_is_not_overwritten(create: CreateRun) -> None:
-    create("first")
+    folder = create("first").folder
     with pytest.raises(UserError, match="first") as error:
         create("first")
-    assert "fledge resume first" in error.value.hint
+    assert f"fledge resume {folder}" in error.value.hint
 
 
 @pytest.mark.parametrize("name", ["config.toml", "tokenizer.json", "run.json"])

@@ -32,7 +32,7 @@ RankWork = Callable[..., object]  # called with world=…; must be picklable
 def train_on_ray(
     work: RankWork, *, run: str, runs: Path, train: TrainConfig, workers: int | None, address: str | None
 ) -> None:
-    """Call `work` in `workers` processes on a Ray cluster, until `run` in `runs` has finished.
+    """Call `work` in `workers` processes on a Ray cluster, until it has finished. `run`: how a command names the run.
 
     Ray restarts all of them when one dies, so `work` must continue a run that it has begun. A refusal or a signal is
     raised here as it would be by `work` itself.

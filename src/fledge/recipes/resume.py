@@ -80,7 +80,7 @@ def resume_with_ray(
     run = open_run(reference, runs, verify=False)
     settings = validated(merge(run.config(), overrides or {}))
     work = partial(resume, reference or run.name, overrides, runs, allow_changes=allow_changes)
-    train_on_ray(work, run=run.name, runs=runs, train=settings.train, workers=workers, address=address)
+    train_on_ray(work, run=run.reference, runs=runs, train=settings.train, workers=workers, address=address)
     return saved_result(run.name, runs)
 
 

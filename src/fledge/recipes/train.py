@@ -21,7 +21,7 @@ from fledge.datasets.shards import Dataset
 from fledge.recipes.request import TrainRequest, announce, fit_to_time, resolve_request
 from fledge.recipes.resume import resume
 from fledge.runs import metadata, run_folder
-from fledge.runs.names import check_run_name
+from fledge.runs.names import check_run_name, run_word
 from fledge.runs.run_folder import RunFolder
 from fledge.settings.complete import complete_settings, config_toml
 from fledge.training.config import Settings
@@ -79,7 +79,7 @@ def train_with_ray(
     check_run_name(name)
     run_folder.refuse_existing(runs / name)
     work = partial(train, words, overrides, runs, minutes=minutes, name=name, init=init, profile=profile)
-    train_on_ray(work, run=name, runs=runs, train=settings.train, workers=workers, address=address)
+    train_on_ray(work, run=run_word(runs / name), runs=runs, train=settings.train, workers=workers, address=address)
     return saved_result(name, runs)
 
 

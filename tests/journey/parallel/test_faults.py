@@ -47,7 +47,7 @@ def test_signal_to_any_rank_saves_and_stops_all(home: Any, ranks: Callable[..., 
     newest = store.list_checkpoints(home.runs / "bird" / "checkpoints")[0][-1]
     rows = (home.runs / "bird" / "metrics.csv").read_bytes().count(b"\n")
     assert newest.step == rows - 2, "as far as it had come: the header and step 0 have a line, too"
-    assert "fledge resume bird" in started.said()[0]
+    assert f"fledge resume {home.runs}/bird" in started.said()[0]
     assert not started.said()[1]
 
 

@@ -80,7 +80,7 @@ def test_killed_and_resumed_run_equals_one_under_torchrun(
     said = started.communicate(timeout=TIMEOUT)[1]
     assert started.returncode == 128 + signal.SIGTERM, said
     assert "resuming 'two' after step" in said
-    assert "continue with: fledge resume two" in said
+    assert f"continue with: fledge resume {run}" in said
 
     steps = str(newest_checkpoint(run) + 3)
     assert home.do("resume", "two", "--train.steps", steps, "--allow-changes", *on_ray(cluster, workers=1)) == 0
