@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import importlib
 import io
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ COMMAND_GROUPS = {
     "begin": {
         "demo": "end-to-end demo in about three minutes",
         "doctor": "this machine, and what fledge will use on it",
+        "completion": "complete commands and settings with the Tab key",
         "smoke": "train, kill, resume, generate: does it all work here?",
     },
     "text": {
@@ -100,7 +102,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     refuse_foreign_settings(settings)
     options = [option for action in parser._actions for option in action.option_strings]
     has_subcommands = any(isinstance(action, argparse._SubParsersAction) for action in parser._actions)
-    unknown = [] if has_subcommands else [word for word in words if is_unknown_option(word, options)]
+    unknown = [] if has_subcommands else [word for word in options_in(words) if word.partition("=")[0] not in options]
     if unknown:  # before argparse asks for an argument that is missing because another is misspelt
         raise unknown_option(name, unknown[0], words, options, takes_settings=takes_settings)
     args, rest = parser.parse_known_args(words)
@@ -110,8 +112,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def is_unknown_option(word: str, options: Sequence[str]) -> bool:
-    return word.startswith("--") and word != "--" and word.partition("=")[0] not in options
+def options_in(words: Sequence[str]) -> list[str]:
+    """The words that begin as options do, up to a `--`."""
+    return [word for word in itertools.takewhile(lambda word: word != "--", words) if word.startswith("--")]
 
 
 def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:

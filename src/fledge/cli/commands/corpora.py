@@ -19,7 +19,7 @@ FIELDS = ("name", "about", "origin", "size", "licence", "network")
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("name", nargs="?", metavar="NAME", help="show the beginning of this corpus")
+    parser.add_argument("name", nargs="?", metavar="CORPUS", help="show the beginning of this corpus")
 
 
 def run(args: argparse.Namespace) -> None:

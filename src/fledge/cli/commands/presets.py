@@ -20,7 +20,7 @@ EXAMPLES = (
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("name", nargs="?", metavar="NAME", help="show this preset in full, and what it costs")
+    parser.add_argument("name", nargs="?", metavar="PRESET", help="show this preset in full, and what it costs")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown, as in docs/presets.md")
 
 
