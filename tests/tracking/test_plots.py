@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib import image
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from fledge.core.errors import UserError
 from fledge.tracking.events import Event, Metrics
-from fledge.tracking.plots import draw
-from fledge.tracking.sinks.csv import CSVSink
+from fledge.tracking.plots import _draw_panel, draw
+from fledge.tracking.sinks.csv import CSVSink, MetricsTable
 
 
 def make_run(folder: Path, events: list[Event]) -> Path:
@@ -73,3 +75,38 @@ def test_run_without_metrics_is_refused(tmp_path: Path, events: list[Event]) -> 
 def test_folder_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"metrics\.csv"):
         draw([tmp_path], tmp_path / "plots")
+
+
+def loss_panel(losses: list[float], **columns: list[float]) -> Axes:
+    """The axes of the loss figure of a run with these validation losses, 100 steps apart."""
+    axes = Figure().subplots()
+    table = MetricsTable({"step": [100.0 * n for n in range(len(losses))], "val/loss": losses, **columns})
+    _draw_panel(axes, [("run", table)], "loss", [name for name in table if name in ("val/loss", "val_whole/loss")])
+    return axes
+
+
+def test_first_value_does_not_squash_the_curve() -> None:
+    axes = loss_panel([7.0, 3.5, 3.2, 3.0])
+    assert 3.5 < axes.get_ylim()[1] < 4
+    assert axes.get_ylabel() == "loss (nats per token); starts at 7"
+
+
+def test_curve_that_falls_slowly_is_drawn_whole() -> None:
+    axes = loss_panel([3.6, 3.5, 3.2, 3.0])
+    assert axes.get_ylim()[1] >= 3.6
+    assert axes.get_ylabel() == "loss (nats per token)"
+
+
+def test_sample_and_whole_split_are_named() -> None:
+    nan = float("nan")
+    whole = {"val_whole/loss": [nan, nan, nan, 3.1], "val/loss_stderr": [0.1, 0.1, 0.1, 0.1]}
+    axes = loss_panel([3.6, 3.5, 3.2, 3.0], **whole)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["val, sample", "val, whole split"]
+    assert len(axes.collections) == 1, "the 95 % interval"
+
+
+def test_runs_with_other_tokenizers_are_compared_by_bits_per_byte(tmp_path: Path, events: list[Event]) -> None:
+    runs = [make_run(tmp_path / name, events) for name in ("one", "two")]
+    written = {path.stem for path in draw(runs, tmp_path / "plots", same_tokenizer=False)}
+    assert "bits_per_byte" in written
+    assert not written & {"loss", "perplexity", "accuracy"}

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.tracking.events import Anomaly, Event, Metrics, Notice, RolledBack, Sample, Started
-from fledge.tracking.terminal import BARS, LineView, sparkline, terminal_view
+from fledge.tracking import terminal as view
+from fledge.tracking.events import Activity, Anomaly, Event, Metrics, Notice, RolledBack, Sample, Started
+from fledge.tracking.terminal import BARS, LineView, RunProgress, format_metrics, sparkline, terminal_view
 
 LiveView = pytest.importorskip("fledge.tracking.live_view", exc_type=ImportError, reason="needs rich").LiveView
 
@@ -140,3 +141,62 @@ def test_anomaly_and_rollback_are_one_line_each() -> None:
     first, second = output_on(events, terminal=False).splitlines()
     assert first == "warning: step 9: the loss is not finite (loss nan, gradient norm 0.5); first in block 2"
     assert second == "warning: 3 anomalies in a row: rolled back to step 6, skipping 5 batches"
+
+
+def test_sample_without_newlines_is_wrapped() -> None:
+    words = " ".join(f"word{n}" for n in range(40))
+    events = [Started("tiny", 0, 3, 12, "cpu", "float32", False), Sample(1, "", words)]
+    text = output_on(events, terminal=True)
+    assert "word39" in text
+    assert max(len(line) for line in text.splitlines()) <= 90
+
+
+@pytest.mark.parametrize("activity", ["evaluating before the first step", "compiling"])
+def test_activity_is_named_before_the_first_step(activity: str) -> None:
+    events = [Started("tiny", 0, 30, 12, "cpu", "float32", False), Activity(0, activity)]
+    text = output_on(events, terminal=True)
+    assert f"0 / 30 · {activity}" in text
+    assert "left" not in text
+
+
+class Clock:
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def row(step: int, seconds: float) -> Metrics:
+    return Metrics(step, {"train/loss": 3.0, "train/step_seconds": seconds})
+
+
+def test_time_left_is_that_of_recent_steps_and_of_what_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(view, "time", clock)
+    progress = RunProgress()
+    progress.update(Started("tiny", 0, 100, 12, "cpu", "float32", True, 25, 50, 3.0))
+    progress.update(Activity(0, "evaluating before the first step"))
+    clock.now = 30
+    progress.update(Metrics(0, {"val/loss": 7.0, "val/seconds": 4.0}))
+    progress.update(Activity(0, "generating a sample"))
+    clock.now = 32
+    progress.update(Sample(0, "", "text"))
+    progress.update(Activity(0, "compiling"))
+    progress.update(row(1, 60.0))
+    assert progress.seconds_left() is None, "the first step compiles"
+    progress.update(row(10, 0.5))
+    assert progress.seconds_left() is None
+    progress.update(row(20, 0.7))
+    steps, evaluations, samples = 80 * 0.6, (4 + 3) * 4.0, 2 * 2.0
+    assert progress.seconds_left() == pytest.approx(steps + evaluations + samples)
+    progress.update(row(99, 0.6))
+    assert progress.seconds_left() == pytest.approx(0.6 + (1 + 3) * 4.0 + 2.0)
+
+
+def test_loss_of_a_sample_has_its_interval_and_the_whole_split_its_name() -> None:
+    lines = format_metrics({"val/loss": 3.0, "val/loss_stderr": 0.01, "val/bits_per_byte": 1.5})
+    assert lines == {"val": "loss 3.0000 ± 0.0196  bits per byte 1.5000"}
+    same = {"val_whole/loss": 3.1, "val_best/loss": 3.1, "val_best/step": 9.0}
+    assert format_metrics(same) == {"val, whole split": "loss 3.1000"}
+    other = {"val_whole/loss": 3.1, "val_best/loss": 3.0, "val_best/step": 800.0}
+    assert format_metrics(other)["val, whole split, best"] == "loss 3.0000  step 800"

@@ -12,11 +12,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from fledge.core.errors import UserError
 from fledge.tracking.sinks.csv import STEP, MetricsTable, read_metrics
 
-SPLITS = ("train", "val", "test")  # `train/loss` and `val/loss` are curves of one figure
+SPLITS = ("train", "val", "val_whole", "test")  # `train/loss` and `val/loss` are curves of one figure
+WHOLE = "val_whole"
 LABELS = {
     "loss": "loss (nats per token)",
     "lr": "learning rate",
@@ -25,14 +27,23 @@ LABELS = {
     "tokens_per_second": "tokens per second",
     "bits_per_byte": "bits per byte",
 }
-NOT_DRAWN = {STEP, "train/tokens", "val/seconds"}
+NOT_DRAWN = {STEP, "train/tokens", "val/seconds", "val/loss_stderr"}
+PER_TOKEN = ("loss", "perplexity", "accuracy")  # cannot be compared between tokenizers
+CUT = ("loss", "bits_per_byte", "perplexity")  # their first values would squash all others
+CUT_SHARE = 0.05  # of the steps: what comes before may lie above the figure
+CONFIDENCE = 1.96  # standard errors on each side of a 95 % interval
 COLUMNS = 3  # of the sheet with all figures
 
 
-def draw(runs: Sequence[Path], folder: Path) -> list[Path]:
-    """Draw a figure for each metric, and `all.png` with all of them. Returns the files."""
+def draw(runs: Sequence[Path], folder: Path, *, same_tokenizer: bool = True) -> list[Path]:
+    """Draw a figure for each metric, and `all.png` with all of them. Returns the files.
+
+    Runs with different tokenizers are compared by their bits per byte: a token of one is not a token of the other.
+    """
     tables = [(run.name, read_metrics(run)) for run in runs]
     panels = panels_of([table for _, table in tables])
+    if not same_tokenizer:
+        panels = {panel: names for panel, names in panels.items() if panel not in PER_TOKEN}
     if not panels:
         raise UserError(f"no metrics yet in '{runs[0]}'", "wait for the first step that is logged")
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,27 +65,55 @@ def panels_of(tables: Sequence[MetricsTable]) -> dict[str, list[str]]:
     panels: dict[str, list[str]] = {}
     for name in dict.fromkeys(name for table in tables for name in table if table.measured(name)):
         split, _, metric = name.partition("/")
-        if name not in NOT_DRAWN:
+        if name not in NOT_DRAWN and split != "val_best":
             panels.setdefault(metric if split in SPLITS else name, []).append(name)
     return panels
 
 
 def _draw_panel(axis: Axes, tables: Sequence[tuple[str, MetricsTable]], panel: str, names: Sequence[str]) -> None:
+    curves = []
     for number, (run, table) in enumerate(tables):
         for name in names:
             steps, values = np.array(table[STEP]), np.array(table[name])
             measured = np.isfinite(values)
+            if not measured.any():
+                continue
             split = name.partition("/")[0]
-            curve: dict[str, Any] = {"marker": "o", "markersize": 3} if split != "train" else {"linewidth": 1.0}
-            if split == "train" and len(names) > 1:
-                curve["alpha"] = 0.35
-            label = f"{run}: {split}" if len(names) > 1 else run
-            axis.plot(steps[measured], values[measured], color=f"C{number}", label=label, **curve)
-    axis.set_ylabel(LABELS.get(panel, panel))
+            color = f"C{number}" if len(tables) > 1 or split == "train" else "C1"
+            label = split.replace(WHOLE, "val, whole split") if len(names) > 1 else ""
+            if label == "val" and table.measured("val/loss_stderr"):
+                label = "val, sample"
+            label = ": ".join(part for part in (run if len(tables) > 1 else "", label) if part)
+            axis.plot(steps[measured], values[measured], color=color, label=label, **_style(split, len(names)))
+            errors = CONFIDENCE * np.array(table[f"{name}_stderr"])[measured]
+            if np.isfinite(errors).any():
+                interval = (values[measured] - errors, values[measured] + errors)
+                axis.fill_between(steps[measured], *interval, color=color, alpha=0.2, linewidth=0)
+            curves.append((steps[measured], values[measured]))
+    axis.set_ylabel(LABELS.get(panel, panel) + (_cut_start(axis, curves) if panel in CUT else ""))
     if len(tables) > 1 or len(names) > 1:
         axis.legend(frameon=False, fontsize=8)
     axis.set_xlabel("step")
     _tidy(axis)
+
+
+def _style(split: str, curves: int) -> dict[str, Any]:
+    if split == WHOLE:
+        return {"marker": "*", "markersize": 11, "linestyle": "none"}
+    if split != "train":
+        return {"marker": "o", "markersize": 3}
+    return {"linewidth": 1.0, "alpha": 0.5 if curves > 1 else 1.0}
+
+
+def _cut_start(axis: Axes, curves: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> str:
+    """Leave out the top of the figure where only the first steps are. Returns what the label says of it."""
+    late = np.concatenate([values[steps >= CUT_SHARE * steps[-1]] for steps, values in curves])
+    low, high, start = late.min(), late.max(), max(values.max() for _, values in curves)
+    if start <= high + 0.25 * (high - low) or high == low:
+        return ""
+    margin = 0.08 * (high - low)
+    axis.set_ylim(low - margin, high + margin)
+    return f"; starts at {start:.3g}"
 
 
 def scatter(

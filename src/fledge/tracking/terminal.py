@@ -175,7 +175,7 @@ class LineView:
                 self._print(f"step {event.step:,}  {group}  {text}")
             elif due or event.step == steps:
                 left = self._progress.seconds_left()
-                rest = f"  {format_duration(left)} left" if left else ""
+                rest = f"  {format_duration(left)} left" if left and event.step < steps else ""
                 self._print(f"step {event.step:,}/{steps:,}  {text}{rest}")
 
     def _print(self, line: str) -> None:
