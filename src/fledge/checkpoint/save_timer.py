@@ -22,7 +22,7 @@ class SaveTimer:
         return bool(self.seconds) and self._clock() + step_seconds >= self._begun + self._interval
 
     def restart(self) -> None:
-        """A complete checkpoint is being saved."""
+        """A checkpoint that training can continue from is being saved."""
         self._begun, self._interval = self._clock(), max(self.seconds, self._interval)
 
     def took(self, seconds: float) -> None:

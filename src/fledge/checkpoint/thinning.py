@@ -1,10 +1,10 @@
 """Which checkpoints of a run are kept, and how much of each.
 
-    with optimizer state    the newest `keep_last`, the best, and the one that a rollback would go to
-    weights only            those at `history_steps`, for looking back at how the model has learned
+    resumable       the newest `keep_last`, the best, and the one that a rollback would go to
+    weights only    those at `history_steps`, for looking back at how the model has learned
 
-A weights-only checkpoint is written as such, or is what remains of a complete one that has aged. Its manifest is
-replaced first, atomically; then the files that it no longer names are removed. So a checkpoint is complete or
+A weights-only checkpoint is written as such, or is what remains of a resumable one that has aged. Its manifest is
+replaced first, atomically; then the files that it no longer names are removed. So a checkpoint is resumable or
 weights-only at any moment, and a killed process leaves at most superfluous files, which the next one removes.
 """
 
@@ -43,11 +43,11 @@ def prune(folder: Path, keep_last: int, history: Collection[int] = ()) -> None:
     Also removes leftovers of interrupted saves.
     """
     remove_leftovers(folder)
-    full = [each for each in store.complete_checkpoints(folder) if not each.weights_only]
-    keep = {*full[-max(1, keep_last) :], store.rollback_target_of(full)}
-    if not keep.issuperset(full):
+    resumable = [each for each in store.complete_checkpoints(folder) if not each.weights_only]
+    keep = {*resumable[-max(1, keep_last) :], store.rollback_target_of(resumable)}
+    if not keep.issuperset(resumable):
         keep.add(store.best_checkpoint(folder))
-    for checkpoint in full:
+    for checkpoint in resumable:
         if checkpoint in keep:
             continue
         if checkpoint.step in history:

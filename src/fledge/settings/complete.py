@@ -24,6 +24,7 @@ from fledge.training.config import Settings
 from fledge.training.micro_batch import SATURATING_TOKENS, parameter_bytes, should_chunk_loss
 from fledge.training.setup import window_sampler
 
+SAVES = 10  # of a run without evaluations, at fixed steps, so that a rollback has a target
 # Multiplications of a whole run (six for each weight and token) above which compiling was measured to be faster.
 WORTH_COMPILING = {"cpu": 2e13, "cuda": 1e16}
 
@@ -77,7 +78,7 @@ def decide_settings(settings: Settings, train_tokens: int, val_tokens: int, mach
         threads=machine.threads,
         eval_every=eval_every,
         eval_tokens=min(eval_tokens, val_tokens) or None,
-        save_every=train.save_every or eval_every or steps,
+        save_every=train.save_every or eval_every or -(-steps // SAVES),
         compile=compile,
     )
     return replace(settings, model=model, data=replace(settings.data, stride=sampler.stride), train=train)

@@ -53,7 +53,7 @@ class Checkpointer:
         weight_bytes = sum(weight.numel() * weight.element_size() for weight in self.train_step.model.parameters())
         found = self.world.broadcast_from_main(lambda: str(thinning.affordable(self.run.folder, wanted, weight_bytes)))
         if (count := int(found)) < wanted and self.world.is_main:
-            notice(f"{count} instead of {wanted} checkpoints for looking back: the disk has no room for more")
+            notice(f"the weights of {count} steps are kept, not of {wanted} (train.history): the disk has little room")
         return thinning.history_steps(steps, count)
 
     def capture(self, step: int, *, sharded: bool = False, **fields: Any) -> State:

@@ -53,8 +53,10 @@ class TrainConfig:
     )
     sample_every: int = setting(250, "steps between samples; 0: never")
     save_seconds: float = setting(60, "most seconds of work between checkpoints, besides those at fixed steps; 0: off")
-    save_every: int | None = setting(None, "steps between checkpoints, besides those of evaluations; unset: eval_every")
-    keep_last: int = setting(2, "newest complete checkpoints to keep, besides the best")
+    save_every: int | None = setting(
+        None, "steps between checkpoints, besides those of evaluations; unset: eval_every, or a tenth of the steps"
+    )
+    keep_last: int = setting(2, "newest checkpoints to keep with optimizer state, besides the best")
     history: int = setting(20, "checkpoints at log-spaced steps whose weights are kept, for looking back; 0: none")
 
     def shards(self, world: "World") -> int:
