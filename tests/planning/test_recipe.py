@@ -1,5 +1,6 @@
 """The recipe for a given time: larger shapes for more tokens, and settings that are valid for every preset."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fledge.model.flops import parameter_count
-from fledge.planning.recipe import SHAPES, Shape, has_enough_tokens, model_of, recipe_layer, vocabulary_for
+from fledge.planning.recipe import SHAPES, Shape, has_enough_tokens, model_of, most_steps, recipe_layer, vocabulary_for
 from fledge.settings.layers import read_preset
 from fledge.settings.pipeline import resolve, validated
 
@@ -37,5 +38,14 @@ def test_more_text_never_has_a_smaller_vocabulary(one: int, other: int) -> None:
 def test_three_minutes_on_two_cores_are_enough_for_the_preset_text() -> None:
     settings = resolve("text")
     tokens = settings.train.steps * settings.train.batch * settings.model.context
-    assert has_enough_tokens(settings.model, tokens)
-    assert not has_enough_tokens(settings.model, tokens / 3)
+    assert has_enough_tokens(settings.model, tokens, 0)
+    assert not has_enough_tokens(settings.model, tokens / 3, 0)
+    assert not has_enough_tokens(settings.model, tokens, round(tokens / 10))  # ten passes over a small text
+
+
+def test_passes_over_a_small_text_are_limited_where_bigrams_memorize_it() -> None:
+    settings = resolve("text")
+    assert most_steps(settings, 409_600) == pytest.approx(300)
+    assert most_steps(settings, 10) == 1
+    assert most_steps(settings, 0) == math.inf
+    assert most_steps(resolve("demo"), 409_600) == math.inf

@@ -24,7 +24,7 @@ from fledge.model.flops import TRAINING_BYTES, parameter_count, training_flops
 from fledge.planning.corpus_stats import CorpusStats
 from fledge.planning.forecast import complete_for_forecast, run_seconds, step_seconds
 from fledge.planning.probe import Costs, measure_costs, tokens_per_second_guess
-from fledge.planning.recipe import SHAPES, Shape, has_enough_tokens, recipe_layer
+from fledge.planning.recipe import SHAPES, Shape, has_enough_tokens, most_steps, recipe_layer
 from fledge.settings.layers import FOLLOWS_FROM_SIZE, without
 from fledge.settings.pipeline import validated
 from fledge.training.config import Settings
@@ -34,8 +34,8 @@ MAX_DAYS = 1000
 START_SECONDS = 5.0  # of a training command, before its first step: imports, opening the text, building the model
 LEAST_PROBE_SECONDS = 3.0
 FIRST_PROBE_SHARE = 0.4
+SHORTENED = 0.9  # share of the steps below which it is said that fewer are made
 WORTH_COMPILING_SECONDS = 900.0  # in shorter runs compiling is not even measured
-NEW_PASSES = 4  # passes over a text that teach nearly as much as new text: Muennighoff et al., 2023
 
 
 def parse_minutes(text: str) -> float:
@@ -99,12 +99,12 @@ class TimeSearch:
     def largest(self, seconds_of_step: Callable[[Shape], float]) -> Shape:
         """The largest shape that gets enough tokens in the time."""
 
-        def tokens(shape: Shape) -> float:
+        def is_enough(shape: Shape) -> bool:
             settings = self.settings(shape, 1)
             seen = self.available / seconds_of_step(shape) * settings.train.batch * settings.model.context
-            return min(seen, NEW_PASSES * (self.corpus.train_tokens or seen))
+            return has_enough_tokens(settings.model, seen, self.corpus.train_tokens)
 
-        enough = (shape for shape in reversed(self.shapes) if has_enough_tokens(self.model(shape), tokens(shape)))
+        enough = filter(is_enough, reversed(self.shapes))
         return next(enough, self.shapes[0])
 
     def guessed_step_seconds(self, shape: Shape) -> float:
@@ -159,6 +159,13 @@ class TimeSearch:
             )
         step = step_seconds(self.settings(shape, 1), costs)
         steps = bisect.bisect_right(range(1, int(available / step) + 2), available, key=total)
+        most = int(min(steps, most_steps(self.settings(shape, 1), self.corpus.train_tokens)))
+        if most < SHORTENED * steps:
+            notice(
+                f"the text is small: {counted(most, 'step')} ({format_duration(total(most))}) are enough;"
+                " more passes over it would only memorize it"
+            )
+        steps = most
         return self.settings(shape, steps), merge(self.needed(shape, steps), self.overrides), costs
 
     def needed(self, shape: Shape, steps: int) -> Layer:

@@ -34,11 +34,12 @@ from fledge.training.config import Settings
 TABLE = "runs.csv"
 # Standard deviations of the logarithm of the loss.
 NOISE = 0.01  # another seed
-TEXT = 0.03  # what text_entropy does not know of a text
+TEXT = 0.025  # what text_entropy does not know of a text
 RECIPE = 0.3  # another architecture or optimizer
-TREND = (0.3, 0.3, 0.15, 0.1, 0.1, 0.03)  # of the coefficients in trend()
+TREND = (0.3, 0.15, 0.15, 0.07, 0.02, 0.1, 0.02)  # of the coefficients in trend()
 RECIPE_TREND = 0.05
 COVERAGE = 1.645  # standard deviations on both sides: 9 of 10 runs lie inside
+SHORTEST = 0.7  # share of the tokens of the shortest known run, below which nothing is forecast
 MAX_WIDTH = 0.2  # relative half-width of an interval above which nothing is forecast
 
 
@@ -57,8 +58,9 @@ class RunPoint:
 
     def trend(self) -> tuple[float, ...]:
         tokens, parameters = math.log(self.tokens / self.vocab_size / 200), math.log(self.parameters / 5e5)
-        passes = math.log1p(self.tokens / self.train_tokens)
-        return 1.0, math.log(self.entropy / 2), tokens, parameters, passes, tokens**2
+        passes = self.tokens / self.train_tokens
+        memorized = max(0.0, passes - 1.5)
+        return 1.0, math.log(self.entropy / 2), tokens, parameters, math.log1p(passes), memorized, tokens**2
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ class Interval:
 
 def forecast_loss(run: RunPoint, known: Sequence[RunPoint]) -> Interval | None:
     """The final loss of `run` in bits per byte; None where no run like it is known."""
-    if not known:
+    shortest = min((other.tokens for other in known if other.recipe == run.recipe), default=math.inf)
+    if run.tokens < SHORTEST * shortest:  # the first steps of different texts have little in common
         return None
     covariance = np.array([[similarity(a, b) for b in known] for a in known]) + NOISE**2 * np.eye(len(known))
     shared = np.array([similarity(run, other) for other in known])

@@ -18,7 +18,7 @@ from fledge.tokenizers.base import byte_lengths
 MAX_TRAIN_TOKENS, VAL_TOKENS = 3_000_000, 100_000
 PIECES = 50  # of a sample, evenly spaced over the split
 WINDOW = 128
-WINDOW_SHARE = 0.15  # of the probability; the rest is that of the trigram model
+WINDOW_SHARE = 0.05  # of the probability; the rest is that of the trigram model
 
 Ids = NDArray[np.int64]
 Probabilities = NDArray[np.float64]
