@@ -50,7 +50,7 @@ class DatasetMaker:
         named = [str(self.folder / str(source)) for source in sources]
         place = out if is_url(out) else str(self.folder / out)
         spec = build_spec(named, DataConfig(separator=separator, **data), tokenizer, place)
-        return replace(spec, source="a test")  # the name of the folder is different in every test
+        return replace(spec, sources=[])  # the name of the folder is different in every test
 
     def __call__(self, spec: BuildSpec, executor: Executor = executors.in_process) -> dict[str, bytes]:
         def counted(task: Task, items: Sequence[Any]) -> Iterator[tuple[Any, Any]]:

@@ -217,7 +217,9 @@ def test_invalid_utf8_is_replaced_for_any_cuts(again: "DatasetMaker", content: b
         text.strip() and not content.startswith((b"\xff\xfe", b"\xfe\xff", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"))
     )
     (again.folder / "odd.txt").write_bytes(content)
-    made = again.dataset(again.spec("odd.txt", out=again.fresh(), split_by=by, val=0.3, test=0.2))
+    made = again.dataset(
+        again.spec("odd.txt", out=again.fresh(), split_by=by, val=0.3, test=0.2, encoding="utf-8", newlines="keep")
+    )
     sides = found(made)
     assert "".join(text for name in ("train", "test", "val") for text in sides[name]) == text.removeprefix("\ufeff")
     assert made.manifest["read"]["replaced"] == len(content) - len(content.decode("utf-8", "ignore").encode())

@@ -170,7 +170,7 @@ def test_manifest_counts_documents_read_and_dropped(make: "DatasetMaker", poems:
     assert manifest["read"] == {
         "documents": PARTS + 1,
         "bytes": sum(p.stat().st_size for p in poems.iterdir()),  # as stored
-        "empty": 1,
+        "empty": 0,
         "replaced": 1,
         "nul": 0,
         "surrogates": 0,

@@ -1,6 +1,7 @@
 """[data] beside a dataset that is ready: refused where it cannot apply, and true in the config.toml of the run."""
 
 import json
+import re
 import tomllib
 
 import pytest
@@ -67,3 +68,26 @@ def test_added_test_split_leaves_val_as_it_was(home) -> None:
             [each["sha256"] for each in json.loads((out / "dataset.json").read_text())["splits"]["val"]["shards"]]
         )
     assert shards[0] == shards[1] != []
+
+
+def test_training_says_what_was_read_and_held_out(home, capsys) -> None:
+    (home.text / "x.pdf").write_bytes(b"%PDF-1.4")
+    (home.text / "latin.txt").write_bytes("café au lait\r\n".encode("latin-1") * 30)
+    home.train("bird", *SHORT)
+    said = capsys.readouterr().err
+    read = r"text: read 5 files \(5 txt\), [\d.]+ KB; skipped 1: 1 pdf; 1 file read as Windows-1252"
+    line = read + r"; held out [\d.]+ %: [\d.]+ K?B, the ends of 5 documents"
+    assert re.search(line, said)
+    home.train("duck", *SHORT)  # the dataset is in the cache
+    assert re.search(line, capsys.readouterr().err)
+    manifest = next((home.folder / "cache" / "datasets").glob("*/dataset.json")).read_text()
+    assert str(home.folder) not in manifest.replace(json.dumps(str(home.text)), "")
+
+
+@pytest.mark.parametrize("verb", ["train", "prepare"])
+def test_dataset_given_as_text_is_refused(home, capsys, verb: str) -> None:
+    data = str(home.folder / "data")
+    assert home.do("prepare", str(home.text), "--out", data, "--tokenizer.kind", "char") == 0
+    words = (str(home.toml), "--data.corpus", data) if verb == "train" else (data, "--out", f"{data}-2")
+    assert home.do(verb, *words) == 2
+    assert f"hint: use it as one: fledge train demo --data.path {data}" in capsys.readouterr().err

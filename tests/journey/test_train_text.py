@@ -44,8 +44,8 @@ def test_text_alone_is_trained_for_a_time(capsys: pytest.CaptureFixture[str]) ->
     said = capsys.readouterr()
     result = json.loads(said.out)
     lines = {line.split()[0]: line for line in said.err.splitlines() if line.strip()}
-    assert lines["text"].startswith("text      4 documents, 7.")
-    assert "held out for validation" in lines["text"]
+    assert lines["text"].startswith("text      read 4 files (4 txt), 7.")
+    assert "held out" in lines["text"]
     assert "1 block, width 32" in lines["model"]
     assert f"{result['step']} step" in lines["training"].replace(",", "")
     used = config("notes")

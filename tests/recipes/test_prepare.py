@@ -251,7 +251,7 @@ def test_preview_and_result_are_printed(desk: Path, say: Say) -> None:
     code, out, err = say("one.txt", "--out", "my data", "--tokenizer.kind", "char", "--data.val", "0.1")
     assert code == 0
     assert err[:2] == [
-        "1 file, 2.1 KB; held out: 10 %, the end of each document",
+        "read 1 file (1 txt), 2.1 KB; held out: 10 %, the end of each document",
         "  one.txt                       a·3  ·1 b·4 a·3 d·6  ·1 c·5 a·3 b·4 ,·2  ·1 a·3 …",
     ]
     assert re.fullmatch(r"about 2,101 tokens, 4\.2 KB on disk, 1 s with \d+ workers?", err[2])
@@ -260,6 +260,8 @@ def test_preview_and_result_are_printed(desk: Path, say: Say) -> None:
         "my data: a vocabulary of 12 tokens",
         "  train          1,891 tokens           1 document      1.9 KB",
         "  val              211 tokens           1 document       210 B",
+        "  held out 10 %: 210 B, the end of the document",
+        "  read 1 file (1 txt)",
         "done in 1 s; next: fledge train demo --data.path 'my data'",
     ]
 
@@ -291,11 +293,13 @@ def test_odd_and_dropped_text_is_counted(desk: Path, say: Say) -> None:
     code, out, _ = say("texts", "--out", "out", *words)
     assert code == 0
     assert out[1:-1] == [
-        "  train             29 tokens           3 documents       35 B",
+        "  train             28 tokens           3 documents       34 B",
+        "  nothing held out",
+        "  read 4 files (3 txt, 1 jsonl); skipped 1: 1 empty",
         "  1 document left out: too short",
         "  1 document left out: duplicate",
-        "  2 empty documents, left out",
-        "  2 bytes that were not UTF-8, now '�'",
+        "  1 empty document, left out",
+        "  2 invalid bytes, now '�'",
         "  1 NUL character, kept",
         "  1 lone surrogate, now '�'",
     ]
@@ -321,7 +325,7 @@ def test_json_is_on_stdout_and_notices_on_stderr(desk: Path, say: Say) -> None:
         assert err[0] == ("'data' is already prepared: nothing to do" if again else SEEN_ONCE)
 
 
-SEEN_ONCE = "1 file, 10 B; held out: nothing"
+SEEN_ONCE = "read 1 file (1 txt), 10 B; held out: nothing"
 
 
 def test_lines_fit_the_screen_and_long_names_show_their_end(desk: Path, say: Say) -> None:
@@ -340,10 +344,13 @@ def test_lines_fit_the_screen_and_long_names_show_their_end(desk: Path, say: Say
     assert not any("\x1b" in line for line in err)
 
 
-def test_part_of_a_character_is_shown_as_bytes(desk: Path, say: Say) -> None:
-    (desk / "duck.txt").write_text("🦆🧀🦉")
+def test_preview_shows_whole_characters(desk: Path, say: Say) -> None:
+    (desk / "duck.txt").write_text("🦆🧀🦉🦉")
     _, _, err = say("duck.txt", "--out", "data", "--tokenizer.vocab_size", "257")
-    assert "<f0>·" in err[1]
+    assert re.search(r"  🦆·\d+\+\d+\+\d+\+\d+ 🧀·[\d+]+ 🦉·[\d+]+ …$", err[1])
+    (desk / "cut.txt").write_text("ab🦆🧀🦉")  # twelve tokens end inside a character
+    _, _, err = say("cut.txt", "--out", "cut", "--tokenizer.vocab_size", "257")
+    assert re.search(r"  a·\d+ b·\d+ 🦆·[\d+]+ 🧀·[\d+]+ …$", err[1])
 
 
 def test_estimate_of_a_small_text_is_exact(desk: Path, say: Say) -> None:
@@ -386,7 +393,7 @@ def test_setting_without_effect_is_refused(desk: Path, say: Say, setting: str) -
 
 def test_crlf_is_kept_and_can_separate(desk: Path, say: Say) -> None:
     (desk / "one.txt").write_bytes(b"a\r\nbad\r\n\r\ncab\r\n")
-    words = [r"--data.separator=\r\n\r\n", "--tokenizer.kind", "char", "--data.val=0"]
+    words = [r"--data.separator=\r\n\r\n", "--tokenizer.kind", "char", "--data.val=0", "--data.newlines=keep"]
     assert say("one.txt", "--out", "data", *words)[0] == 0
     made = open_dataset(desk / "data")
     assert text_of(made, "train") == "a\r\nbadcab\r\n"

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.text import chunking, formats, plain
+from fledge.text.encodings import with_lf
 from fledge.text.formats import describe
-from fledge.text.inputs import Chunk, Input, ReadCounts, ReadOptions, Slice
+from fledge.text.inputs import Chunk, Input, Newlines, ReadCounts, ReadOptions, Slice
 
 SMALL = 64  # instead of 64 KiB, so that a short text has many chunks
 GRAINS = [
@@ -22,6 +23,7 @@ GRAINS = [
     b" c",
     b"\n",
     b"\r\n",
+    b"\r",
     b"\n\n",
     b".\n",
     b"3",
@@ -66,12 +68,13 @@ def texts(chunks: list[Chunk]) -> list[str]:
 
 
 @settings(max_examples=300)
-@given(content=bytes_of_any_kind, mark=st.booleans())
-def test_slices_of_plain_text_give_the_same_chunks(file: Path, content: bytes, mark: bool) -> None:
+@given(content=bytes_of_any_kind, mark=st.booleans(), newlines=st.sampled_from(["lf", "keep"]))
+def test_slices_of_plain_text_give_the_same_chunks(file: Path, content: bytes, mark: bool, newlines: Newlines) -> None:
     content = b"\xef\xbb\xbf" * mark + content
     file.write_bytes(content)
-    chunks = check(Input("x", str(file), "txt", size=len(content)), ReadOptions())
-    assert "".join(p.text for p in chunks) == content.decode("utf-8", "replace").removeprefix("\ufeff")
+    chunks = check(Input("x", str(file), "txt", size=len(content)), ReadOptions(newlines=newlines))
+    whole = content.decode("utf-8", "replace").removeprefix("\ufeff")
+    assert "".join(p.text for p in chunks) == (with_lf(whole) if newlines == "lf" else whole)
     assert [p.last for p in chunks] == [False] * (len(chunks) - 1) + [True] * bool(chunks)
 
 
@@ -83,7 +86,9 @@ def test_slices_of_separated_text_give_the_same_chunks(file: Path, content: byte
     covered = bytearray(content)  # reference: mark all occurrences, overlapping ones too
     for match in re.finditer(b"(?=" + re.escape(separator.encode()) + b")", content):
         covered[match.start() : match.start() + len(separator)] = b"\0" * len(separator)
-    assert texts(chunks) == [part.decode("utf-8", "replace") for part in re.split(b"\0+", bytes(covered)) if part]
+    assert texts(chunks) == [
+        with_lf(part.decode("utf-8", "replace")) for part in re.split(b"\0+", bytes(covered)) if part
+    ]
 
 
 @settings(max_examples=200)
@@ -92,7 +97,7 @@ def test_slices_of_json_lines_give_the_same_chunks(file: Path, held: list[str], 
     body = "\n".join(json.dumps({"text": text}, ensure_ascii=not raw) for text in held) + ending
     file.write_bytes(body.encode())
     chunks = check(Input("x", str(file), "jsonl", size=len(body.encode())), ReadOptions())
-    assert texts(chunks) == [text for text in held if text]
+    assert texts(chunks) == [with_lf(text) for text in held if text]
 
 
 @settings(max_examples=50)
@@ -100,7 +105,7 @@ def test_slices_of_json_lines_give_the_same_chunks(file: Path, held: list[str], 
 def test_slices_of_parquet_give_the_same_chunks(file: Path, held: list[str], group: int) -> None:
     pq.write_table(pa.table({"text": held}), file, row_group_size=group)
     chunks = check(describe("x", str(file)), ReadOptions())
-    assert texts(chunks) == [text for text in held if text]
+    assert texts(chunks) == [with_lf(text) for text in held if text]
 
 
 def test_chunks_end_at_word_boundaries(file: Path) -> None:

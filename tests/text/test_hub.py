@@ -120,11 +120,11 @@ def test_second_read_downloads_and_lists_nothing(repo: "Remote") -> None:
 
 def test_new_commit_changes_fingerprint_and_text(repo: "Remote") -> None:
     source = REPO + "/data/train-0.parquet"
-    before = sources.source_fingerprint([source])
+    before = sources.source_versions([source])
     assert texts(source) == ["train 0"]
     repo.files["data/train-0.parquet"] = File(parquet("new"))
     assert texts(source) == ["new"]
-    assert sources.source_fingerprint([source]) != before
+    assert sources.source_versions([source]) != before
 
 
 @pytest.mark.parametrize("large", [True, False], ids=["sha256", "blob"])

@@ -49,10 +49,10 @@ def test_slices_of_s3_files_give_the_same_chunks(bucket: str) -> None:
 def test_fingerprint_changes_with_the_content(bucket: str) -> None:
     import s3fs
 
-    before = sources.source_fingerprint([bucket + "/texts"])
-    assert before == sources.source_fingerprint([bucket + "/texts"])
+    before = sources.source_versions([bucket + "/texts"])
+    assert before == sources.source_versions([bucket + "/texts"])
     s3fs.S3FileSystem().pipe("duck/texts/c.txt", b"more")
-    assert sources.source_fingerprint([bucket + "/texts"]) != before
+    assert sources.source_versions([bucket + "/texts"]) != before
     s3fs.S3FileSystem().rm("duck/texts/c.txt")
 
 

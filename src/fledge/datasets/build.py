@@ -49,7 +49,7 @@ class BuildSpec:
     data: DataConfig
     make_tokenizer: Callable[[], Tokenizer]
     key: str
-    source: str  # fingerprint of the text: names, sizes, times
+    sources: list[dict[str, Any]]  # their names, with the names, sizes and times of their files
     out: str
 
 
@@ -245,7 +245,8 @@ def finish(
     sizes = {split: sum(record.sizes[split] for record in records) for split in shards.SPLITS}
     facts = {
         "key": spec.key,
-        "source": spec.source,
+        "sources": spec.sources,
+        "files": asdict(spec.text.files),
         "data": building_settings(replace(spec.data, split_by=rule.by, val=rule.val)),
         "read": asdict(counts),
         "dropped": dropped,

@@ -24,6 +24,8 @@ class DataConfig:
     errors: Literal["replace", "strict"] = setting(
         "replace", "invalid UTF-8: replace by '�' and count, or refuse the file"
     )
+    encoding: str = setting("auto", "encoding of the files, such as cp1251; auto: UTF-8, else a guess that is reported")
+    newlines: Literal["lf", "keep"] = setting("lf", "line ends of Windows and old Macs: lf makes them LF, or keep them")
     min_length: int | None = setting(None, "drop documents with fewer characters")
     max_length: int | None = setting(None, "drop documents with more characters")
     charset: str | None = setting(None, "drop documents not written in this character set: ascii, latin-1, koi8-r, …")
@@ -67,6 +69,11 @@ class DataConfig:
             raise UserError(
                 f"data.charset cannot be {self.charset!r}", "use one like ascii, latin-1, cp1251, shift_jis or gb18030"
             )
+        if self.encoding != "auto" and not is_encoding(self.encoding):
+            raise UserError(
+                f"data.encoding cannot be {self.encoding!r}",
+                "use auto, or one like cp1252, shift_jis or utf-16",
+            )
         if not is_valid_utf8(self.separator):
             raise UserError(f"data.separator = {self.separator!r} is not valid UTF-8", "use characters that are")
 
@@ -79,6 +86,14 @@ def building_settings(data: DataConfig) -> dict[str, Any]:
 def is_valid_utf8(text: str) -> bool:
     """An argument of the command line may contain invalid bytes as lone surrogates."""
     return text == text.encode("utf-8", "replace").decode()
+
+
+def is_encoding(name: str) -> bool:
+    """Whether Python can read text files in it."""
+    try:
+        return is_charset(name) or codecs.lookup(name).name.startswith(("utf-16", "utf-32"))
+    except (LookupError, ValueError):
+        return False
 
 
 def is_charset(name: str) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fledge.datasets import shards
 from fledge.datasets.build import BuildPlan
 from fledge.datasets.splits import SplitRule
+from fledge.text.summary import FileSummary
 
 DOCUMENTS, TOKENS = 3, 12  # shown
 SAMPLE_BYTES = 16 << 20  # of text, for the estimate
@@ -20,7 +21,7 @@ class DocumentPreview:
 
 @dataclass(frozen=True)
 class Preview:
-    files: int
+    files: FileSummary
     source_bytes: int
     split_rule: SplitRule
     documents: list[DocumentPreview]
@@ -53,7 +54,7 @@ def preview(plan: BuildPlan, workers: int) -> Preview:
     share = encoded / max(1, text.text_size) if encoded >= SAMPLE_BYTES else 1.0
     total = tokens / share * plan.kept_fraction
     return Preview(
-        files=len(text.inputs),
+        files=text.files,
         source_bytes=text.size,
         split_rule=plan.split_rule,
         documents=documents,

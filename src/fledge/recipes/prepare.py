@@ -18,10 +18,12 @@ from fledge.core.progress import byte_progress
 from fledge.datasets import executors, shards
 from fledge.datasets.build import BuildPlan, build
 from fledge.datasets.config import TRAINING_ONLY, DataConfig
+from fledge.datasets.description import describe_held_out
 from fledge.datasets.executors import Executor
 from fledge.datasets.preview import Preview, preview
 from fledge.datasets.spec import build_spec
 from fledge.datasets.storage import open_storage
+from fledge.text.summary import FileSummary
 from fledge.tokenizers.config import TokenizerConfig
 
 
@@ -37,6 +39,8 @@ class PrepareResult:
     folder: str
     splits: dict[str, SplitCounts]  # train, val, test
     vocab_size: int
+    files: FileSummary  # read, skipped, encodings
+    held_out: str  # in words
     read: dict[str, int]  # irregularities in the text: kind → how often
     dropped: dict[str, int]  # documents that the filters left out: reason → how many
     built: bool  # False: the same dataset existed already
@@ -110,5 +114,13 @@ def result_from_manifest(out: str, built: bool, seconds: float) -> PrepareResult
         for name, split in manifest["splits"].items()
     }
     return PrepareResult(
-        out, splits, manifest["vocab_size"], manifest["read"], manifest["dropped"], built=built, seconds=seconds
+        folder=out,
+        splits=splits,
+        vocab_size=manifest["vocab_size"],
+        files=FileSummary(**manifest["files"]),
+        held_out=describe_held_out(manifest),
+        read=manifest["read"],
+        dropped=manifest["dropped"],
+        built=built,
+        seconds=seconds,
     )

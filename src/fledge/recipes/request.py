@@ -14,9 +14,10 @@ from typing import Any
 from fledge.core.config import Layer, merge
 from fledge.core.distributed import World
 from fledge.core.errors import UserError
-from fledge.core.files import human_bytes, to_json
+from fledge.core.files import to_json
 from fledge.core.formatting import counted, format_duration
 from fledge.core.progress import notice
+from fledge.datasets.description import describe_text
 from fledge.datasets.shards import Dataset
 from fledge.model.flops import parameter_count
 from fledge.recipes.plan import PlanResult, plan
@@ -106,17 +107,3 @@ def announce(settings: Settings, dataset: Dataset, expected: str) -> None:
     )
     length = f"{counted(train.steps, 'step')} of {train.batch} × {model.context} tokens"
     notice(f"training  {length}{f': {expected}' if expected else ''}")
-
-
-def describe_text(dataset: Dataset) -> str:
-    """Its documents and bytes, and the share that is held out; what is known, for a dataset of another program."""
-    splits = {name: dataset.manifest["splits"][name] for name in dataset.available_splits}
-    if not all("bytes" in split for split in splits.values()):
-        return ", ".join(f"{len(dataset.split(name)):,} tokens in {name}" for name in splits)
-    by_document = dataset.manifest.get("split_by") == "document"
-    documents = sum(split["documents"] for name, split in splits.items() if by_document or name == "train")
-    size, held_out = sum(split["bytes"] for split in splits.values()), splits.get("val", {"bytes": 0, "documents": 0})
-    share = f"{100 * held_out['bytes'] / size:.1f} % ({human_bytes(held_out['bytes'])})"
-    what = f"{counted(held_out['documents'], 'document')}" if by_document else "the end"
-    validation = f"{share} held out for validation: {what}" if held_out["bytes"] else "nothing is held out"
-    return f"{counted(documents, 'document')}, {human_bytes(size)}; {validation}"

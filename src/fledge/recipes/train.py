@@ -16,7 +16,9 @@ from fledge.core.config import Layer
 from fledge.core.device import Machine
 from fledge.core.distributed import SINGLE_PROCESS, World, restart_counts
 from fledge.core.errors import Interrupted, UserError
+from fledge.core.progress import notice
 from fledge.datasets.cache import ensure_dataset
+from fledge.datasets.description import describe_damage, describe_text
 from fledge.datasets.shards import Dataset
 from fledge.recipes.request import TrainRequest, announce, fit_to_time, resolve_request
 from fledge.recipes.resume import resume
@@ -107,9 +109,13 @@ def train_request(
         machines.leave_busy_cores(machine)
     start = initial.initial_state(settings) if initial else None
     dataset = open_dataset(settings, machine)
+    if world.is_main and (damage := describe_damage(dataset)):
+        notice(damage)
     complete = complete_settings(settings, dataset, machine)
     if request.expected:
         announce(complete, dataset, request.expected)
+    elif world.is_main:
+        notice(f"text: {describe_text(dataset)}")
     about = {
         **metadata.training_metadata(dataset, machine),
         "text": settings.data.path or ", ".join(settings.data.sources),

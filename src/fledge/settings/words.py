@@ -22,7 +22,8 @@ from fledge.runs.run_folder import CHECKPOINTS, CONFIG
 from fledge.settings.layers import names_text, preset_files
 from fledge.text.corpora import CORPORA
 from fledge.text.inputs import is_url
-from fledge.text.sources import GLOB_CHARS, split_weight
+from fledge.text.local_files import GLOB_CHARS
+from fledge.text.sources import split_weight
 
 TEXT_PRESET = "text"
 WHAT_TO_GIVE = "a text: fledge train my-notes/; a preset: fledge train demo (fledge presets lists all); or a FILE.toml"

@@ -10,7 +10,18 @@ from collections.abc import Iterable, Iterator
 
 from fledge.core.errors import UserError
 from fledge.core.files import human_bytes
-from fledge.text.inputs import CHUNK_SIZE, TEXT_LIMIT, Chunk, Errors, Input, Readable, ReadCounts, Slice, open_bytes
+from fledge.text.encodings import Readable
+from fledge.text.inputs import (
+    CHUNK_SIZE,
+    TEXT_LIMIT,
+    Chunk,
+    Errors,
+    Input,
+    ReadCounts,
+    ReadOptions,
+    Slice,
+    open_bytes,
+)
 
 READ_SIZE = 1 << 17
 WINDOW = 1 << 14  # bytes after a multiple of CHUNK_SIZE in which a safe cut is searched
@@ -37,14 +48,18 @@ def safe_cut(window: bytes) -> int:
 
 
 def byte_chunks(blocks: Iterable[Block], first: int = 0, end: int | None = None) -> Iterator[ByteChunk]:
-    """Each document, cut near every 64 KiB. `first`, `end`: a slice of one long document, in multiples of 64 KiB."""
-    data, offset = b"", first  # offset of data[0] in the document
+    """Each document, cut near every 64 KiB, but never between CR and LF.
+
+    `first`, `end`: a slice of one long document, in multiples of 64 KiB; the blocks begin one byte before `first`.
+    """
+    data, offset = b"", max(0, first - 1)  # offset of data[0] in the document
     nominal, skipping = first or CHUNK_SIZE, first > 0
     for document, block, last in blocks:
         data += block
         while nominal < offset + len(data) and (last or nominal + WINDOW <= offset + len(data)):
             cut = nominal - offset
             cut += safe_cut(data[cut : cut + WINDOW])
+            cut += data[cut - 1 : cut + 1] == b"\r\n"
             if not skipping:
                 yield document, offset, data[:cut], last and cut == len(data)
             data, offset, skipping = data[cut:], offset + cut, False
@@ -57,8 +72,9 @@ def byte_chunks(blocks: Iterable[Block], first: int = 0, end: int | None = None)
             data, offset, nominal, skipping = b"", 0, CHUNK_SIZE, False
 
 
-def text_chunks(name: str, text: str, counts: ReadCounts) -> Iterator[Chunk]:
+def text_chunks(name: str, text: str, options: ReadOptions, counts: ReadCounts) -> Iterator[Chunk]:
     """A whole document, cut if it is long."""
+    text = options.normalized(text)
     try:
         data = text.encode()
     except UnicodeEncodeError:  # JSON can escape lone surrogates, which UTF-8 cannot encode
@@ -95,7 +111,7 @@ def decode(data: bytes, position: tuple[Input, int], errors: Errors, counts: Rea
             source, offset = position
             raise UserError(
                 f"'{source.name}' is not UTF-8: byte {offset + error.start} is 0x{data[error.start]:02x}",
-                "convert it first, for example: iconv -f latin1 -t utf-8 FILE > NEW",
+                "name its encoding: --data.encoding cp1252; or convert it: iconv -f cp1252 -t utf-8 FILE > NEW",
             ) from None
     counts.replaced += len(ESCAPED.findall(data.decode("utf-8", "surrogateescape")))
     return data.decode("utf-8", "replace")

@@ -21,8 +21,8 @@ from fledge.text.inputs import (
     Slice,
     missing_field,
     open_bytes,
-    refuse_binary,
 )
+from fledge.text.kinds import refuse_binary
 
 QUOTING_HINT = "quote a field that contains a delimiter, a line break or a quote, and double the quotes inside it"
 
@@ -44,7 +44,7 @@ def read(part: Slice, options: ReadOptions, counts: ReadCounts, delimiter: str) 
             where = f"'{source.name}' line {line_number(source, offset)}"
             raise UserError(f"{where} has {len(row)} fields, and the header has {len(header)}", QUOTING_HINT)
         if row[column]:
-            yield from text_chunks(f"{source.name}@{offset}", row[column], counts)
+            yield from text_chunks(f"{source.name}@{offset}", row[column], options, counts)
         else:
             counts.empty += 1
 

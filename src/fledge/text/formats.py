@@ -8,11 +8,15 @@ give the same chunks as a single reader. A document is named after its file, or 
 several: the first byte in a text, of a JSON line or of a CSV row; the row number in Parquet.
 """
 
+import codecs
+import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from fledge.core.errors import UserError
 from fledge.text import csv_text, html_text, jsonl, parquet, plain
+from fledge.text.encodings import UTF8, Readable, decode_start, guess_encoding, is_damaged
 from fledge.text.inputs import (
     DAMAGED_HINT,
     HEAD_SIZE,
@@ -26,10 +30,10 @@ from fledge.text.inputs import (
     ReadOptions,
     Slice,
     is_url,
-    looks_binary,
     open_bytes,
     open_stored,
 )
+from fledge.text.kinds import looks_binary
 
 DEFAULT = plain.FORMAT  # also of files with an unknown extension
 FORMATS: dict[str, Format] = {
@@ -38,6 +42,7 @@ FORMATS: dict[str, Format] = {
 }
 BY_EXTENSION = {extension: each for each in FORMATS.values() for extension in each.extensions}
 COMPRESSED = (".gz", ".zst")
+SAMPLE, MAX_SAMPLES = 1 << 20, 16  # bytes by which the encoding is guessed
 
 
 def is_readable_name(name: str) -> bool:
@@ -65,6 +70,31 @@ def describe(name: str, path: str, size: int | None = None) -> Input:
     return Input(name, path, found.name, compression, size)
 
 
+def with_encoding(source: Input, options: ReadOptions) -> tuple[Input, bool]:
+    """The input with its encoding and line ends; and whether it is known to have bytes that are invalid in it."""
+    if FORMATS[source.format].packed or options.errors == "strict":
+        return source, False
+    start = b""
+    with contextlib.suppress(UserError), open_bytes(source) as file:  # damage is reported when the file is read
+        start = read_sample(file, 1 if options.encoding != "auto" or is_url(source.path) else MAX_SAMPLES)
+    whole = len(start) < SAMPLE
+    found = guess_encoding(start, whole=whole) if options.encoding == "auto" else codecs.lookup(options.encoding).name
+    source = replace(source, encoding=found or UTF8)
+    head = start if source.encoding == UTF8 else decode_start(start, source.encoding, "ignore").encode()
+    return replace(source, crlf=2 * head.count(b"\r\n") > head.count(b"\n")), is_damaged(start, found, whole=whole)
+
+
+def read_sample(file: Readable, most: int) -> bytes:
+    """The first SAMPLE bytes; while they are pure ASCII, those after them, `most` times at most."""
+    for _ in range(most):
+        data = b""
+        while len(data) < SAMPLE and (more := file.read(SAMPLE - len(data))):
+            data += more
+        if len(data) < SAMPLE or not data.isascii() or b"\0" in data:
+            break
+    return data
+
+
 def _inner_extension(path: str) -> str:
     """`.jsonl` of `a.jsonl.gz`; of a URL without its query."""
     extensions = [each.lower() for each in Path(path.partition("?")[0]).suffixes[-2:]]
@@ -76,7 +106,7 @@ def _inner_extension(path: str) -> str:
 def slice_input(source: Input, target: int) -> list[Slice]:
     """Slices of about `target` bytes; one slice if the file is compressed or its format cannot be sliced."""
     found = FORMATS[source.format].slices
-    if found is None or source.compression != "none":
+    if found is None or not source.seekable:
         return [Slice(source, size=source.size or 0)]
     return found(source, target)
 

@@ -10,19 +10,19 @@ from html.parser import HTMLParser
 from fledge.core.errors import UserError
 from fledge.core.files import human_bytes
 from fledge.text.chunking import decode, text_chunks
+from fledge.text.encodings import Readable
 from fledge.text.inputs import (
     BOM,
     HEAD_SIZE,
     TEXT_LIMIT,
     Chunk,
     Format,
-    Readable,
     ReadCounts,
     ReadOptions,
     Slice,
     open_bytes,
-    refuse_binary,
 )
+from fledge.text.kinds import refuse_binary
 
 SKIPPED = frozenset(("script", "style", "template", "noscript"))
 BLOCK_TAGS = (
@@ -42,7 +42,7 @@ def read(part: Slice, options: ReadOptions, counts: ReadCounts) -> Iterator[Chun
     refuse_binary(content[:HEAD_SIZE], source.name)
     text = html_to_text(decode(content, (source, 0), options.errors, counts).removeprefix(BOM), source.name)
     if text:
-        yield from text_chunks(source.name, text, counts)
+        yield from text_chunks(source.name, text, options, counts)
     else:
         counts.empty += 1
 

@@ -7,15 +7,17 @@ Opens local files and URLs, compressed or not. Which files belong to a SOURCE is
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol, cast
+from typing import IO, Any, Literal, cast
 
 from fledge.core.errors import UserError
 from fledge.core.files import DISK_FULL
+from fledge.text.encodings import UTF8, DecodedFile, Readable, with_lf
 
 Compression = Literal["none", "gz", "zst"]
 Errors = Literal["replace", "strict"]
+Newlines = Literal["lf", "keep"]
 
 CHUNK_SIZE = 1 << 16  # bytes: longer documents come in chunks of about this size, which fits a CPU cache
 HEAD_SIZE = 8192  # bytes that are inspected to tell text from binary
@@ -32,7 +34,8 @@ class Input:
     """One file to read. `path`: a local path, or a URL that fsspec opens. `size`: bytes as stored.
 
     `format` is a name in formats.FORMATS. A named corpus sets its own `field`, `separator` and `heading`; where these
-    are empty, the `ReadOptions` apply.
+    are empty, the `ReadOptions` apply. `encoding` and `crlf` (its lines end like those of Windows) are guessed in
+    formats.with_encoding.
     """
 
     name: str
@@ -41,9 +44,16 @@ class Input:
     compression: Compression = "none"
     size: int | None = None
     weight: float = 1.0
+    encoding: str = UTF8
+    crlf: bool = False
     field: str = ""
     separator: str = ""
     heading: str = ""
+
+    @property
+    def seekable(self) -> bool:
+        """Whether positions in the file are positions in the text, so that reading can begin anywhere."""
+        return self.compression == "none" and self.encoding == UTF8
 
 
 @dataclass(frozen=True)
@@ -67,19 +77,29 @@ class ReadOptions:
     `field`      the field or column that holds the text: JSON lines, Parquet, CSV
     `separator`  plain text: cuts a file into documents; a run of separators counts as one
     `heading`    Parquet: a regular expression; a row that matches begins a document, the rows after it continue it
-    `errors`     bytes that are not UTF-8: replace by U+FFFD and count, or refuse
+    `errors`     invalid bytes: replace by U+FFFD and count, or refuse; only UTF-8 is then allowed
+    `encoding`   the encoding of all files, or "auto": UTF-8, and what encodings.py guesses
+    `newlines`   lf: line ends of Windows and old Macs become LF; keep: they stay
     """
 
     field: str = "text"
     separator: str = ""
     heading: str = ""
     errors: Errors = "replace"
+    encoding: str = "auto"
+    newlines: Newlines = "lf"
 
     def for_input(self, source: Input) -> "ReadOptions":
         """These options, overridden by those of the input."""
-        return ReadOptions(
-            source.field or self.field, source.separator or self.separator, source.heading or self.heading, self.errors
+        separator = source.separator or self.separator
+        if source.crlf and self.newlines == "lf":  # it is searched in the file as it is stored
+            separator = with_lf(separator).replace("\n", "\r\n")
+        return replace(
+            self, field=source.field or self.field, separator=separator, heading=source.heading or self.heading
         )
+
+    def normalized(self, text: str) -> str:
+        return with_lf(text) if self.newlines == "lf" else text
 
 
 @dataclass(frozen=True)
@@ -112,7 +132,7 @@ class ReadCounts:
     documents: int = 0
     bytes: int = 0  # of text, as stored
     empty: int = 0  # empty documents, dropped
-    replaced: int = 0  # bytes that were not UTF-8
+    replaced: int = 0  # invalid bytes
     nul: int = 0  # NUL characters, kept
     surrogates: int = 0  # lone surrogates in JSON, replaced
 
@@ -140,12 +160,6 @@ class Format:
     packed: bool = False
     sizes_known: Callable[[Input, ReadOptions], bool] = lambda *_: True
     is_one_document: Callable[[ReadOptions], bool] = lambda _: False
-
-
-class Readable(Protocol):
-    """A stream of bytes."""
-
-    def read(self, size: int, /) -> bytes: ...
 
 
 class PeekedFile:
@@ -242,23 +256,9 @@ class DecompressedFile:
 
 @contextmanager
 def open_bytes(source: Input, start: int = 0) -> Iterator[Readable]:
-    """The decompressed bytes from `start` on; a compressed file can only be read from its beginning."""
+    """The bytes from `start` on, decompressed and as UTF-8; only a seekable file can be read from the middle."""
+    assert start == 0 or source.seekable
     with open_stored(source) as stored:
-        if source.compression == "none":
-            stored.seek(start)
-            yield stored
-        else:
-            assert start == 0
-            yield DecompressedFile(stored, source)
-
-
-def looks_binary(head: bytes) -> bool:
-    """Whether the first bytes of a file contain NUL, or a byte order mark of UTF-16."""
-    return b"\0" in head or head.startswith((b"\xff\xfe", b"\xfe\xff"))
-
-
-def refuse_binary(head: bytes, name: str) -> None:
-    if looks_binary(head):
-        what = "UTF-16, not UTF-8" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "a binary file, not text"
-        hint = "give a text file (UTF-8), or a folder that contains some; iconv converts encodings"
-        raise UserError(f"'{name}' is {what}", hint)
+        stored.seek(start)
+        file: Readable = stored if source.compression == "none" else DecompressedFile(stored, source)
+        yield file if source.encoding == UTF8 else DecodedFile(file, source.encoding)

@@ -11,6 +11,7 @@ from typing import Any
 from fledge.core import fast_json
 from fledge.core.errors import UserError
 from fledge.text.chunking import byte_slices, decode, line_number, stored_lines, text_chunks
+from fledge.text.encodings import Readable
 from fledge.text.inputs import (
     BOM,
     FIELD_HINT,
@@ -18,7 +19,6 @@ from fledge.text.inputs import (
     Chunk,
     Format,
     Input,
-    Readable,
     ReadCounts,
     ReadOptions,
     Slice,
@@ -34,7 +34,7 @@ def read(part: Slice, options: ReadOptions, counts: ReadCounts) -> Iterator[Chun
             text = line_text(line, offset, source, options, counts)
             counts.nul += text.count("\0")  # JSON must escape it, so `decode` has not seen it
             if text:
-                yield from text_chunks(f"{source.name}@{offset}", text, counts)
+                yield from text_chunks(f"{source.name}@{offset}", text, options, counts)
             else:
                 counts.empty += bool(line.strip())
 

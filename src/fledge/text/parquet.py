@@ -41,7 +41,7 @@ def read(part: Slice, options: ReadOptions, counts: ReadCounts) -> Iterator[Chun
         for _, number, text in read_rows(file, source, options.field, part.start, part.end):
             if text:
                 counts.nul += text.count("\0")
-                yield from text_chunks(f"{source.name}@{number}", text, counts)
+                yield from text_chunks(f"{source.name}@{number}", text, options, counts)
             else:
                 counts.empty += 1
 
@@ -133,7 +133,7 @@ def joined_blocks(file: Any, part: Slice, options: ReadOptions) -> Iterator[Bloc
                 return
             begin = number
         if begin is not None:
-            yield begin, text.encode(), False
+            yield begin, options.normalized(text).encode(), False
     if begin is not None:
         yield begin, b"", True
 

@@ -7,25 +7,25 @@ import re
 from collections.abc import Iterator
 
 from fledge.text.chunking import READ_SIZE, Block, byte_chunks, byte_slices, decode
+from fledge.text.encodings import Readable
 from fledge.text.inputs import (
     BOM,
     Chunk,
     Format,
     Input,
     PeekedFile,
-    Readable,
     ReadCounts,
     ReadOptions,
     Slice,
     open_bytes,
-    refuse_binary,
 )
+from fledge.text.kinds import refuse_binary
 
 
 def read(part: Slice, options: ReadOptions, counts: ReadCounts) -> Iterator[Chunk]:
     source, separator = part.source, options.separator.encode()
     size = source.size or 0 if _size_known(source, options) else 0
-    with open_bytes(source, max(0, part.start - len(separator))) as file:
+    with open_bytes(source, max(0, part.start - max(1, len(separator)))) as file:
         if not part.start:
             file = peeked = PeekedFile(file)
             refuse_binary(peeked.head, source.name)
@@ -38,7 +38,7 @@ def read(part: Slice, options: ReadOptions, counts: ReadCounts) -> Iterator[Chun
             text = decode(data, (source, document + offset), options.errors, counts)
             if document + offset == 0:
                 text = text.removeprefix(BOM)
-            if text:
+            if text := options.normalized(text):
                 name = f"{source.name}@{document}" if separator else source.name
                 yield Chunk(name, text, last, offset, offset + len(data), size)
 
@@ -90,7 +90,7 @@ def _run_of(separator: bytes) -> bytes:
 
 
 def _size_known(source: Input, options: ReadOptions) -> bool:
-    return not options.separator and source.compression == "none" and source.size is not None
+    return not options.separator and source.seekable and source.size is not None
 
 
 FORMAT = Format(

@@ -1,12 +1,15 @@
 """The text of one or more sources, downloaded and inspected, with the options to read it. Always a stream."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fledge.core.errors import UserError
 from fledge.text import sources
-from fledge.text.formats import is_packed, read_slice
+from fledge.text.formats import is_packed, read_slice, with_encoding
 from fledge.text.inputs import Chunk, Input, ReadCounts, ReadOptions, Slice
+from fledge.text.kinds import list_kinds
+from fledge.text.summary import FileSummary, summarize
 
 COMPRESSION = 3  # assumed ratio of compressed text
 STRIDE = 4 << 20  # bytes: a sample takes something from every slice of this size
@@ -17,6 +20,7 @@ class SourceText:
     sources: tuple[str, ...]
     inputs: tuple[Input, ...]
     options: ReadOptions
+    files: FileSummary
 
     @property
     def name(self) -> str:
@@ -66,10 +70,17 @@ def open_sources(
     named: Sequence[str], options: ReadOptions | None = None, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> SourceText:
     """Find, download and inspect the sources. A text with nothing but white space is refused."""
-    inputs = tuple(each for source in named for each in sources.fetch_inputs(source, include, exclude))
-    text = SourceText(tuple(named), inputs, options or ReadOptions())
+    options = options or ReadOptions()
+    found = [sources.find_files(source, include, exclude) for source in named]
+    inspected = [with_encoding(fetch(), options) for each in found for _, fetch in each.files]
+    inputs = tuple(source for source, _ in inspected)
+    skipped = {name: kind for each in found for name, kind in each.skipped}
+    summary = summarize(inputs, skipped.values(), {source.name for source, invalid in inspected if invalid})
+    text = SourceText(tuple(named), inputs, options, summary)
     if not any(chunk.text.strip() for chunk in text.chunks()):
         hint = "give a file or folder that contains text"
+        if skipped:
+            hint += f"; skipped: {list_kinds(Counter(skipped.values()))}"
         if any(each.weight < 1 for each in inputs):
             hint += "; a weight below 1 samples whole documents, and may leave none of a few"
         raise UserError(f"there is no text in {text.name}", hint)

@@ -14,7 +14,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
@@ -23,30 +23,41 @@ from fledge.core.errors import UserError
 from fledge.core.files import cache_dir, user_path
 from fledge.downloads import http, hub
 from fledge.text import corpora, formats
-from fledge.text.formats import describe, is_text
+from fledge.text.formats import describe
 from fledge.text.inputs import Chunk, Document, Input, ReadCounts, ReadOptions, Slice, is_url, storage_errors
+from fledge.text.local_files import GLOB_CHARS, is_hidden, list_local
 
-Fetch = Callable[[], Input]  # downloads the file if necessary
 WEIGHT = re.compile(r"(?P<source>.+):(?P<weight>\d+(\.\d+)?|\.\d+)")
+Fetch = Callable[[], Input]  # downloads the file if necessary
 WHOLE_FILE = sys.maxsize  # bytes: a slice that is the whole input
-GLOB_CHARS = re.compile(r"[*?\[]")
 STRICT = ReadOptions(errors="strict")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The text files of a source, each downloaded when its function is called; name and kind of the other files."""
+
+    files: Sequence[tuple[str, Fetch]]
+    skipped: Sequence[tuple[str, str]] = ()
 
 
 def fetch_inputs(source: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Input]:
     """The files of a SOURCE, downloaded and inspected. `include`, `exclude`: globs on file names."""
-    return [fetch() for fetch in find_inputs(source, include, exclude)]
+    return [fetch() for _, fetch in find_files(source, include, exclude).files]
 
 
-def find_inputs(source: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Fetch]:
+def find_files(source: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Found:
     """The same, but each file is downloaded only when its function is called."""
     bare, weight = split_weight(source)
     found = _find_files(bare)
     if include or exclude:
-        found = [(name, fetch) for name, fetch in found if _is_selected(name, include, exclude)]
-        if not found:
+        found = Found(
+            [each for each in found.files if _is_selected(each[0], include, exclude)],
+            [each for each in found.skipped if _is_selected(each[0], include, exclude)],
+        )
+        if not found.files:
             raise UserError(f"no file of '{bare}' is left after data.include and data.exclude", "loosen them")
-    return [partial(_fetch_weighted, fetch, weight) for _, fetch in found]
+    return replace(found, files=[(name, partial(_fetch_weighted, fetch, weight)) for name, fetch in found.files])
 
 
 def _fetch_weighted(fetch: Fetch, weight: float) -> Input:
@@ -66,20 +77,21 @@ def split_weight(source: str) -> tuple[str, float]:
     return bare, weight
 
 
-def _find_files(source: str) -> list[tuple[str, Fetch]]:
-    """The name of every file of a source, and the function that fetches it."""
+def _find_files(source: str) -> Found:
     if source.startswith("hf://"):
-        return [(file.name, partial(_from_hub, file)) for file in _hub_files(source)]
+        return Found([(file.name, partial(_from_hub, file)) for file in _hub_files(source)])
     if source.startswith(("http://", "https://")):
-        return [(source, partial(_from_web, source))]
+        return Found([(source, partial(_from_web, source))])
     if is_url(source):
-        return [(url, partial(describe, url, url, size)) for url, size in _list_remote(source)]
+        return Found([(url, partial(describe, url, url, size)) for url, size in _list_remote(source)])
     path = user_path(source)
     if path.exists() or GLOB_CHARS.search(source):
-        return [(str(file), partial(describe, str(file), str(file))) for file in _list_local(path)]
+        listing = list_local(path)
+        named = [(str(file), partial(describe, str(file), str(file))) for file in listing.files]
+        return Found(named, [(str(file), kind) for file, kind in listing.skipped])
     if "/" in source or path.suffix:
         raise UserError(f"no such file or folder: '{source}'", "check the path; 'fledge corpora' lists named corpora")
-    return _corpus_files(corpora.find_corpus(source))
+    return Found(_corpus_files(corpora.find_corpus(source)))
 
 
 def _corpus_files(corpus: corpora.Corpus) -> list[tuple[str, Fetch]]:
@@ -88,7 +100,7 @@ def _corpus_files(corpus: corpora.Corpus) -> list[tuple[str, Fetch]]:
 
     if corpus.files:
         return [(name, partial(_from_corpus, name, path)) for name, path in corpus.files()]
-    return [(name, partial(with_options, fetch)) for name, fetch in _find_files(corpus.origin)]
+    return [(name, partial(with_options, fetch)) for name, fetch in _find_files(corpus.origin).files]
 
 
 def _from_corpus(name: str, path: Callable[[], str]) -> Input:
@@ -123,34 +135,6 @@ def _list_remote(url: str) -> list[tuple[str, int | None]]:
         if not visible:
             raise UserError(f"there is no file at '{url}'", "check the address")
         return [(system.unstrip_protocol(p), info.get("size")) for p, info in sorted(visible.items())]
-
-
-def _list_local(path: Path) -> list[Path]:
-    """A file; every text file below a folder; or the text files that match a glob. Sorted by path.
-
-    Hidden and binary files are skipped, unless one is named itself.
-    """
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        root, found = path, path.rglob("*")
-    elif path.exists():
-        raise UserError(f"'{path}' is a pipe or a device, and text is read more than once", "save it in a file first")
-    elif any("**" in part != "**" for part in path.parts):
-        raise UserError(f"'{path}': ** stands for whole folders", "write it between slashes: logs/**/*.txt")
-    else:
-        first_glob = next(i for i, part in enumerate(path.parts) if GLOB_CHARS.search(part))
-        root = Path(*path.parts[:first_glob])
-        found = root.glob(str(Path(*path.parts[first_glob:])))
-    visible = (p for p in sorted(found) if not is_hidden(p.relative_to(root).parts))
-    files = [p for p in visible if p.is_file() and is_text(p)]
-    if not files and not path.is_dir():
-        raise UserError(f"no text file matches '{path}'", "check the pattern; ** matches folders at any depth")
-    return files
-
-
-def is_hidden(parts: Iterable[str]) -> bool:
-    return any(part.startswith(".") for part in parts)
 
 
 def _is_selected(name: str, include: Sequence[str], exclude: Sequence[str]) -> bool:
@@ -198,32 +182,46 @@ def read_inputs(
 
 def read_source(source: str) -> Iterator[Document]:
     """The documents of one source, whole, always in the same order. Bytes that are not UTF-8 are refused."""
-    found = find_inputs(source)  # not inside the generator: a missing source is refused at once
-    return formats.join_chunks(read_inputs((fetch() for fetch in found), STRICT))
+    found = find_files(source).files  # not inside the generator: a missing source is refused at once
+    return formats.join_chunks(read_inputs((fetch() for _, fetch in found), STRICT))
 
 
-def source_fingerprint(sources: Iterable[str]) -> str:
-    """Changes whenever the text may have changed, without reading it: names, sizes, times, hashes, versions."""
-    lines = []
+@dataclass(frozen=True)
+class SourceVersion:
+    """What tells one version of a source from another without reading it.
+
+    name    as it was given
+    place   the folder of its files on this machine, else the source without its weight
+    files   names, sizes and times of its files, or hashes and versions: what the storage tells
+    """
+
+    name: str
+    place: str
+    weight: float
+    files: tuple[str, ...]
+
+
+def source_versions(sources: Iterable[str]) -> list[SourceVersion]:
+    found = []
     for source in sources:
         bare, weight = split_weight(source)
-        lines += [line if weight == 1 else f"{line} x{weight}" for line in _fingerprint_lines(bare)]
-    return "\n".join(lines)
+        place, files = _file_versions(bare)
+        found.append(SourceVersion(source, place, weight, tuple(files)))
+    return found
 
 
-def _fingerprint_lines(source: str) -> Iterator[str]:
+def _file_versions(source: str) -> tuple[str, Iterable[str]]:
     if source.startswith("hf://"):
-        yield from (f"{file.name} {file.size} {file.hash}" for file in _hub_files(source))
-    elif source.startswith(("http://", "https://")):
-        yield source
-    elif is_url(source):
-        yield from (f"{url} {size} {remote_version(url)}" for url, size in _list_remote(source))
-    elif (path := user_path(source)).exists() or GLOB_CHARS.search(source):
-        for file in _list_local(path):
-            stat = file.stat()
-            yield f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns}"
-    else:
-        yield f"{source} {corpora.find_corpus(source).version()}"
+        return source, (f"{file.name} {file.size} {file.hash}" for file in _hub_files(source))
+    if source.startswith(("http://", "https://")):
+        return source, [source]
+    if is_url(source):
+        return source, (f"{url} {size} {remote_version(url)}" for url, size in _list_remote(source))
+    if (path := user_path(source)).exists() or GLOB_CHARS.search(source):
+        found = list_local(path)
+        stats = ((file.relative_to(found.root), file.stat()) for file in found.files)
+        return str(found.root.resolve()), (f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
+    return source, [f"{source} {corpora.find_corpus(source).version()}"]
 
 
 def remote_version(url: str) -> str:

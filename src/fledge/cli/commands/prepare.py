@@ -5,7 +5,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from fledge.cli.arguments import Parser, add_engine_arguments, add_settings_argument, positive_int
-from fledge.cli.output import report, token_text
+from fledge.cli.output import report
 from fledge.core.config import read_overrides
 from fledge.core.files import human_bytes
 from fledge.core.formatting import counted, fit_cells, printable, short_count, shorten
@@ -26,7 +26,7 @@ NAME_CELLS, TOKEN_CELLS = 28, 68  # of a terminal of 100
 HELD_OUT = {"document": "whole documents", "tail": "the end of each document"}
 ODD_TEXT = {
     "empty": ("empty document, left out", "empty documents, left out"),
-    "replaced": ("byte that was not UTF-8, now '�'", "bytes that were not UTF-8, now '�'"),
+    "replaced": ("invalid byte, now '�'", "invalid bytes, now '�'"),
     "nul": ("NUL character, kept", "NUL characters, kept"),
     "surrogates": ("lone surrogate, now '�'", "lone surrogates, now '�'"),
 }
@@ -64,7 +64,9 @@ def run(args: argparse.Namespace) -> None:
 def print_preview(preview: "Preview") -> None:
     rule = preview.split_rule
     held_out = f"{100 * (rule.val + rule.test):.3g} %, {HELD_OUT[rule.by]}" if rule.val or rule.test else "nothing"
-    notice(f"{counted(preview.files, 'file')}, {human_bytes(preview.source_bytes)}; held out: {held_out}")
+    notice(f"{preview.files.line(f', {human_bytes(preview.source_bytes)}')}; held out: {held_out}")
+    for line in preview.files.advice():
+        notice(line)
     for document in preview.documents:
         name = shorten(printable(document.name)[::-1], NAME_CELLS)[::-1]  # of a long path the end says more
         notice(f"  {fit_cells(name, NAME_CELLS)}  {describe_tokens(document)}")
@@ -77,7 +79,18 @@ def print_preview(preview: "Preview") -> None:
 
 
 def describe_tokens(document: "DocumentPreview") -> str:
-    words = [f"{token_text(content)}·{i}" for i, content in document.tokens] + ["…"] * (not document.complete)
+    """The tokens with their ids; several that share a character together: 🦆·12+7+9."""
+    words: list[str] = []
+    content, ids = b"", list[str]()
+    for i, part in document.tokens:
+        content, ids = content + part, [*ids, str(i)]
+        try:
+            text = content.decode()
+        except UnicodeDecodeError:
+            continue
+        words.append(f"{printable(text)}·{'+'.join(ids)}")
+        content, ids = b"", []
+    words += ["…"] * (not document.complete or bool(ids))
     return shorten(" ".join(words).replace("\n", "⏎").replace("\t", "⇥"), TOKEN_CELLS)
 
 
@@ -88,6 +101,7 @@ def describe_result(result: "PrepareResult") -> str:
             number, unit = counted(split.documents, "document").split()
             size = human_bytes(split.bytes)
             lines.append(f"  {name:<6}{split.tokens:>14,} tokens  {number:>10} {unit:<9}  {size:>9}")
+    lines += [f"  {result.held_out}", f"  {result.files.line()}"]
     lines += [f"  {counted(count, 'document')} left out: {reason}" for reason, count in result.dropped.items()]
     lines += [f"  {counted(result.read[name], *words)}" for name, words in ODD_TEXT.items() if result.read[name]]
     command = f"fledge train demo --data.path {shlex.quote(result.folder)}"
