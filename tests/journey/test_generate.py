@@ -8,6 +8,8 @@ import pytest
 
 from fledge.recipes.generate import generate_text
 
+from .conftest import Home
+
 
 def generated(home, capsys: pytest.CaptureFixture[str], *words: str) -> str:  # type: ignore[no-untyped-def]
     capsys.readouterr()
@@ -129,3 +131,15 @@ def test_recipe_gives_an_iterator_and_prints_nothing(trained, capsys: pytest.Cap
     assert capsys.readouterr() == ("", "")
     assert trained.do("generate", "bird@20", "--prompt", "the", "--tokens", "8") == 0
     assert capsys.readouterr().out == f"the{text}\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "prompt", "said"), [("bpe", "the ", True), ("bpe", "the", False), ("char", "the ", False)]
+)
+def test_space_at_the_end_of_a_prompt_is_pointed_out(
+    home: Home, capsys: pytest.CaptureFixture[str], kind: str, prompt: str, said: bool
+) -> None:
+    home.train("bird", "--train.steps", "1", "--tokenizer.kind", kind)
+    capsys.readouterr()
+    assert home.do("generate", "bird", "--prompt", prompt, "--tokens", "2") == 0
+    assert ("hint: the prompt ends in a space" in capsys.readouterr().err) == said

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fledge.core.errors import UserError
+from fledge.tracking import plots
 from fledge.tracking.events import Event, Metrics
 from fledge.tracking.plots import _draw_panel, draw
 from fledge.tracking.sinks.csv import CSVSink, MetricsTable
@@ -110,3 +111,24 @@ def test_runs_with_other_tokenizers_are_compared_by_bits_per_byte(tmp_path: Path
     written = {path.stem for path in draw(runs, tmp_path / "plots", same_tokenizer=False)}
     assert "bits_per_byte" in written
     assert not written & {"loss", "perplexity", "accuracy"}
+
+
+def test_few_whole_numbers_of_a_sweep_stand_side_by_side() -> None:
+    assert plots._positions([12, 2, 2, 4], logarithmic=False) == ([2.0, 0.0, 0.0, 1.0], ["2", "4", "12"])
+    assert plots._positions(["b", "a"], logarithmic=False) == ([1.0, 0.0], ["a", "b"])
+    assert plots._positions([True, False], logarithmic=False) == ([1.0, 0.0], ["False", "True"])
+    assert plots._positions([1e-3, 1e-2], logarithmic=True) == ([1e-3, 1e-2], [])
+    assert plots._positions([0, 0.1], logarithmic=False) == ([0.0, 0.1], [])
+    assert plots._positions([1, 10], logarithmic=True) == ([1.0, 10.0], [])
+    assert plots._positions(list(range(9)), logarithmic=False)[1] == []
+
+
+def test_figure_of_a_sweep_has_a_panel_for_each_setting(tmp_path: Path) -> None:
+    tried = {
+        "optim.lr": [1e-3, 2e-3],
+        "model.n_layer": [2, 4],
+        "model.mlp": ["gelu", "relu"],
+        "train.compile": [True, True],
+    }
+    assert plots.scatter(tried, [3.0, 2.0], ["optim.lr"], "val/loss", tmp_path) == tmp_path / "sweep.png"
+    assert (tmp_path / "sweep.png").stat().st_size > 1000

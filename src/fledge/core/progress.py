@@ -17,7 +17,7 @@ def progress(items: Iterable[T], label: str) -> Iterator[T]:
     from rich.progress import track
 
     total = len(items) if isinstance(items, Sized) else None
-    yield from track(items, label, total=total, console=console, transient=True)
+    yield from track(items, label, total=total, console=console, transient=True, show_speed=False)
 
 
 @contextlib.contextmanager

@@ -49,6 +49,8 @@ def generate_text(
     loaded = run if isinstance(run, LoadedCheckpoint) else load_best(run, runs, machine.device)
     if prompt is None:
         prompt = validated(loaded.run.config()).track.prompt or ""
+    if prompt.endswith(" ") and loaded.tokenizer.kind != "char":
+        notice("hint: the prompt ends in a space, which belongs to the next token: leave it out for a better text")
     pieces = stream_text(loaded.model.to(machine.device), loaded.tokenizer, prompt, strategies, machine, tokens, seed)
     return GeneratedText(loaded.run.name, loaded.checkpoint.step, prompt, pieces)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fledge.core.errors import UserError
 from fledge.core.files import cache_dir, human_bytes, user_path
-from fledge.core.progress import notice, progress
+from fledge.core.progress import byte_progress, notice
 from fledge.downloads import http
 from fledge.text.inputs import Chunk
 from fledge.text.source_text import SourceText
@@ -29,7 +29,7 @@ def create_tokenizer(
         raise UserError("there is no text to train a tokenizer on", "give a file, a folder or a named corpus")
     special = END_OF_TEXT if config.end_of_text else None
     if config.kind == "char":
-        return CharTokenizer.train(chunk_texts(text.chunks()), config.vocab_size, config.unknown, special)
+        return CharTokenizer.train(chunk_texts(text.chunks(), text.size), config.vocab_size, config.unknown, special)
     bpe: type[BpeTokenizer] | type[HFTokenizer] = BpeTokenizer if from_scratch else HFTokenizer
     exact = config.vocab_size is not None
     return bpe.train(training_texts(text, config), config.size, special, pattern=config.pattern, exact=exact)
@@ -49,11 +49,14 @@ def training_texts(text: SourceText, config: TokenizerConfig) -> Iterator[str]:
     limit = config.learn_from * 1_000_000
     if text.size > limit:
         notice(f"the tokenizer is trained on {human_bytes(limit)} of {human_bytes(text.size)}, sampled from the whole")
-    return chunk_texts(text.sample(limit))
+    return chunk_texts(text.sample(limit), min(limit, text.size))
 
 
-def chunk_texts(chunks: Iterable[Chunk]) -> Iterator[str]:
-    return (chunk.text for chunk in progress(chunks, "training the tokenizer"))
+def chunk_texts(chunks: Iterable[Chunk], size: int) -> Iterator[str]:
+    with byte_progress("training the tokenizer", size) as advance:
+        for chunk in chunks:
+            yield chunk.text
+            advance(chunk.end - chunk.start)
 
 
 def default_gpt2_folders() -> list[Path]:

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from fledge.core.errors import UserError
@@ -33,6 +34,7 @@ CUT = ("loss", "bits_per_byte", "perplexity")  # their first values would squash
 CUT_SHARE = 0.05  # of the steps: what comes before may lie above the figure
 CONFIDENCE = 1.96  # standard errors on each side of a 95 % interval
 COLUMNS = 3  # of the sheet with all figures
+MAX_PLACES = 8  # on the x axis of a sweep's panel, for a setting with a few whole numbers
 
 
 def draw(runs: Sequence[Path], folder: Path, *, same_tokenizer: bool = True) -> list[Path]:
@@ -128,17 +130,33 @@ def scatter(
     for axis in axes.flat[len(tried) :]:
         axis.set_axis_off()
     for axis, (name, values) in zip(axes.flat, tried.items(), strict=False):
-        numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-        x = list(values) if numbers else [str(value) for value in values]
+        x, ticks = _positions(values, logarithmic=name in logarithmic)
+        if ticks:
+            axis.set_xticks(range(len(ticks)), ticks)
         axis.plot(x, losses, "o", color="C0", alpha=0.6)
         axis.plot(x[best : best + 1], losses[best : best + 1], "o", color="C3")
-        if name in logarithmic:
+        if name in logarithmic and len(set(values)) > 1:
             axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.margins(0.1)
         axis.set_xlabel(name)
         _tidy(axis)
+    split, _, measure = metric.partition("/")
     for axis in axes[:, 0]:
-        axis.set_ylabel(metric)
+        axis.set_ylabel(f"{split} {LABELS.get(measure, measure)}")
     return _save(sheet, folder / "sweep.png")
+
+
+def _positions(values: Sequence[Any], *, logarithmic: bool) -> tuple[list[float], list[str]]:
+    """Where the values stand on the x axis, and the names of the places, if they are few: classes, or whole numbers."""
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    few = len(set(values)) <= MAX_PLACES and not any(isinstance(value, float) for value in values)
+    if numbers and (logarithmic or not few):
+        return [float(value) for value in values], []
+    places = sorted(set(values)) if numbers else sorted(set(map(str, values)))
+    return [float(places.index(value if numbers else str(value))) for value in values], [str(place) for place in places]
 
 
 def _tidy(axis: Axes) -> None:

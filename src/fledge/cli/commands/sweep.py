@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 REASON_WIDTH = 60  # characters
 
 EXAMPLES = (
-    "fledge sweep rates.toml",
+    "fledge sweep rates.toml                               needs Optuna: pip install 'fledge[sweep]'",
     "fledge sweep rates.toml --trials 40 --workers 4       interrupted or finished: the same command continues",
     "fledge plot rates/trial-0007 rates/trial-0012",
     "",
