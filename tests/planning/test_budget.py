@@ -1,9 +1,24 @@
-"""How a time is written."""
+"""How a time is written, and how the search fills it; nothing is measured here."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fledge.core.config import read_overrides
+from fledge.core.device import Machine
 from fledge.core.errors import UserError
-from fledge.planning.budget import parse_minutes
+from fledge.model.flops import training_flops
+from fledge.planning import budget
+from fledge.planning.budget import START_SECONDS, TimeSearch, parse_minutes
+from fledge.planning.corpus_stats import CorpusStats
+from fledge.planning.forecast import run_seconds
+from fledge.planning.probe import Costs
+from fledge.settings.layers import read_preset
+from fledge.settings.pipeline import validated
+from fledge.training.config import Settings
 
 
 @pytest.mark.parametrize(
@@ -20,3 +35,73 @@ def test_anything_else_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UserError, match="--minutes") as refusal:
         parse_minutes(text)
     assert "30" in refusal.value.hint
+
+
+CORPUS = CorpusStats(vocab_size=4096, train_tokens=10**8, val_tokens=100_000, bytes_per_token=3.5)
+
+
+@pytest.fixture
+def rate(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """A machine of so many FLOP/s, faster by `compiled` in compiled code; `probes` counts the measurements."""
+    speed = {"flops": 1e11, "compiled": 1.5, "probes": 0}
+
+    def costs(settings: Settings, *_: object) -> Costs:
+        speed["probes"] += 1
+        factor = speed["compiled"] if settings.train.compile is True else 1.0
+        per_token = training_flops(settings.model) / speed["flops"] / factor
+        return Costs(0.0, per_token, 0.01, per_token / 3, 0.002, 0.1, peak_memory=10**9)
+
+    monkeypatch.setattr(budget, "measure_costs", costs)
+    monkeypatch.setattr(budget, "tokens_per_second_guess", lambda model, _: 1e11 / training_flops(model))
+    monkeypatch.setattr(budget, "can_compile", lambda settings, _: settings.train.compile is True)
+    return speed
+
+
+def search(seconds: float, *words: str, corpus: CorpusStats = CORPUS) -> TimeSearch:
+    overrides, (preset, _) = read_overrides(list(words)), read_preset("text")
+    base, machine = validated(preset, overrides), Machine("cpu", "float32")
+    return TimeSearch(preset, overrides, base, corpus, machine, seconds, None, Path(), time.perf_counter())
+
+
+@pytest.mark.parametrize("seconds", [15, 60, 180, 800])
+def test_time_is_used_and_not_exceeded(rate: dict[str, Any], seconds: float) -> None:
+    settings, overrides, costs = search(seconds).best()
+    total = run_seconds(settings, costs, CORPUS).total
+    assert 0.8 * (seconds - START_SECONDS) < total <= seconds - START_SECONDS
+    assert validated(read_preset("text")[0], overrides).train.steps == settings.train.steps
+    assert rate["probes"] <= 2
+
+
+def test_more_time_and_a_faster_machine_have_a_larger_model(rate: dict[str, Any]) -> None:
+    widths = [search(seconds).best()[0].model.n_embd for seconds in (20, 180, 800)]
+    rate["flops"] = 1e12
+    widths.append(search(800).best()[0].model.n_embd)
+    assert widths == sorted(set(widths))
+
+
+def test_compiled_code_is_used_in_long_runs_if_it_is_faster(rate: dict[str, Any]) -> None:
+    assert search(800).best()[0].train.compile is False
+    assert search(3600).best()[0].train.compile is True
+    assert search(3600, "--train.compile", "false").best()[0].train.compile is False
+    rate["compiled"] = 0.9
+    assert search(3600).best()[0].train.compile is False
+
+
+def test_small_text_gets_fewer_steps_and_it_is_said(rate: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    settings = search(180, corpus=replace(CORPUS, train_tokens=40_960)).best()[0]
+    assert settings.train.steps * settings.train.batch * settings.model.context <= 3 * 40_960
+    assert "the text is small" in capsys.readouterr().err
+
+
+def test_given_settings_stay(rate: dict[str, Any]) -> None:
+    settings = search(60, "--model.n_embd", "64", "--model.n_head", "2", "--train.batch", "6").best()[0]
+    assert (settings.model.n_embd, settings.model.n_head, settings.train.batch) == (64, 2, 6)
+    settings, overrides, _ = search(60, "--train.batch", "6", "--model.context", "48").best()
+    assert (settings.model.context, settings.train.batch) == (48, 6)
+    assert overrides["train"]["batch"] == "6"  # as it was given
+
+
+def test_time_in_which_nothing_can_be_trained_is_refused(rate: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="not enough") as refusal:
+        search(5.1).best()
+    assert "--minutes 0." in refusal.value.hint

@@ -9,7 +9,7 @@ import math
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from fledge.planning.recipe import SHAPES, Shape, has_enough_tokens, most_steps,
 from fledge.settings.layers import FOLLOWS_FROM_SIZE, without
 from fledge.settings.pipeline import validated
 from fledge.training.config import Settings
+from fledge.training.setup import can_compile
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 MAX_DAYS = 1000
@@ -79,7 +80,13 @@ class TimeSearch:
         second = self.largest(lambda shape: self.scaled_step_seconds(shape, measured, costs))
         if second != shape:
             shape, costs = second, self.probe(second, 1.0)
-        return self.filled(shape, costs)
+        found = self.filled(shape, costs)
+        compiled = replace(self, overrides=merge({"train": {"compile": True}}, self.overrides))
+        if self.seconds >= WORTH_COMPILING_SECONDS and can_compile(compiled.settings(shape, 1), self.machine):
+            notice("measuring it compiled")
+            other = compiled.filled(shape, compiled.probe(shape, 1.0))
+            found = other if other[0].train.steps > found[0].train.steps else found
+        return found
 
     @property
     def available(self) -> float:
@@ -100,22 +107,23 @@ class TimeSearch:
         """The largest shape that gets enough tokens in the time."""
 
         def is_enough(shape: Shape) -> bool:
-            settings = self.settings(shape, 1)
-            seen = self.available / seconds_of_step(shape) * settings.train.batch * settings.model.context
-            return has_enough_tokens(settings.model, seen, self.corpus.train_tokens)
+            model = self.model(shape)
+            seen = self.available / seconds_of_step(shape) * self.batch(shape) * model.context
+            return has_enough_tokens(model, seen, self.corpus.train_tokens)
 
         enough = filter(is_enough, reversed(self.shapes))
         return next(enough, self.shapes[0])
 
     def guessed_step_seconds(self, shape: Shape) -> float:
-        return shape.batch * shape.context / tokens_per_second_guess(self.model(shape), self.machine)
+        model = self.model(shape)
+        return self.batch(shape) * model.context / tokens_per_second_guess(model, self.machine)
 
     def scaled_step_seconds(self, shape: Shape, measured: ModelConfig, costs: Costs) -> float:
         """From the costs of a measured model: matrix products grow with FLOPs, the optimizer with parameters."""
         model = self.model(shape)
         per_token = costs.per_token * training_flops(model) / training_flops(measured)
         per_step = costs.per_step * parameter_count(model) / parameter_count(measured)
-        return shape.batch * shape.context * per_token + per_step
+        return self.batch(shape) * model.context * per_token + per_step
 
     def probe(self, shape: Shape, share: float) -> Costs:
         """Measure, in this share of the time that is left for it."""
@@ -125,7 +133,13 @@ class TimeSearch:
 
     def model(self, shape: Shape) -> ModelConfig:
         """With the vocabulary of the text."""
-        return self.settings(shape, 1).model
+        return replace(self.validated(shape, 1).model, vocab_size=self.corpus.vocab_size)
+
+    def batch(self, shape: Shape) -> int:
+        return self.validated(shape, 1).train.batch
+
+    def validated(self, shape: Shape, steps: int) -> Settings:
+        return validated(self.preset, self.layer(shape, steps), self.overrides)
 
     def layer(self, shape: Shape, steps: int) -> Layer:
         """What is chosen, on top of the preset and below the command line."""
@@ -133,8 +147,7 @@ class TimeSearch:
             chosen: Layer = {"train": {"steps": steps}}
         else:
             chosen = recipe_layer(shape, self.base, steps)
-        compile: Layer = {"train": {"compile": False}} if self.seconds < WORTH_COMPILING_SECONDS else {}
-        return merge(chosen, compile)
+        return merge(chosen, {"train": {"compile": False}})
 
     def settings(self, shape: Shape, steps: int) -> Settings:
         """The completed settings that `fledge train` would use."""
