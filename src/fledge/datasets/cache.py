@@ -39,6 +39,8 @@ def ensure_dataset(data: DataConfig, tokenizer: TokenizerConfig, check: Check = 
     names = ", ".join(f"'{source}'" for source in data.sources)
     notice(f"preparing {names} first: text → tokens, kept in {folder}")
     spec = build_spec(data.sources, data, tokenizer, str(folder))
+    for line in spec.text.files.advice():
+        notice(line)
     while True:
         try:
             return build_local(spec, check)

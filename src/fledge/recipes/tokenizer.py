@@ -7,8 +7,9 @@ from typing import Any
 
 from fledge.core.errors import UserError
 from fledge.core.formatting import short_path
+from fledge.core.progress import notice
 from fledge.text.inputs import ReadOptions
-from fledge.text.source_text import open_sources
+from fledge.text.source_text import SourceText, open_sources
 from fledge.tokenizers import gpt2
 from fledge.tokenizers.base import Tokenizer, load_tokenizer, save_tokenizer
 from fledge.tokenizers.config import TokenizerConfig
@@ -55,11 +56,21 @@ def train_tokenizer(
         raise UserError(f"--from-scratch is for --kind bpe, not {config.kind}", "leave out --from-scratch")
     if config.kind == "gpt2" and sources:
         raise UserError("the GPT-2 tokenizer is already trained", "leave out the sources")
-    text = open_sources(sources, ReadOptions(field)) if sources else None
+    text = open_text(sources, field) if sources else None
     folders = [gpt2_folder] if gpt2_folder else []
     tokenizer = create_tokenizer(config, text, folders, from_scratch=from_scratch)
     save_tokenizer(tokenizer, out)
     return TrainedTokenizer(str(out), tokenizer.kind, tokenizer.vocab_size)
+
+
+def open_text(sources: Sequence[str], field: str) -> SourceText:
+    """The text of the sources; says what was skipped or guessed, if anything was."""
+    text = open_sources(sources, ReadOptions(field))
+    if text.files.skipped or text.files.encodings:
+        notice(f"text: {text.files.line()}")
+    for line in text.files.advice():
+        notice(line)
+    return text
 
 
 def tokenize(file: Path, text: str) -> TokenizedText:
@@ -81,5 +92,5 @@ def compare_with_gpt2(
         if gpt2_folder:
             raise
         note = f"not compared with GPT-2: {error.message}; {error.hint}"
-    text = open_sources(sources, ReadOptions(field))
+    text = open_text(sources, field)
     return TokenizerComparison(compare_tokenizers(tokenizers, (chunk.text for chunk in text.chunks())), note)
