@@ -75,7 +75,7 @@ def test_training_says_what_was_read_and_held_out(home, capsys) -> None:
     (home.text / "latin.txt").write_bytes("café au lait\r\n".encode("latin-1") * 30)
     home.train("bird", *SHORT)
     said = capsys.readouterr().err
-    read = r"text: read 5 files \(5 txt\), [\d.]+ KB; skipped 1: 1 pdf; 1 file read as Windows-1252"
+    read = r"text      read 5 files \(5 txt\), [\d.]+ KB; skipped 1: 1 pdf; 1 file read as Windows-1252"
     line = read + r"; held out [\d.]+ %: [\d.]+ K?B, the ends of 5 documents"
     assert re.search(line, said)
     home.train("duck", *SHORT)  # the dataset is in the cache
@@ -90,4 +90,4 @@ def test_dataset_given_as_text_is_refused(home, capsys, verb: str) -> None:
     assert home.do("prepare", str(home.text), "--out", data, "--tokenizer.kind", "char") == 0
     words = (str(home.toml), "--data.corpus", data) if verb == "train" else (data, "--out", f"{data}-2")
     assert home.do(verb, *words) == 2
-    assert f"hint: use it as one: fledge train demo --data.path {data}" in capsys.readouterr().err
+    assert f"hint: use it as one: fledge train {data}" in capsys.readouterr().err

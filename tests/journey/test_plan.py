@@ -195,7 +195,7 @@ def test_against_refuses_a_run_without_events(own: Home, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], "nothing to plan is given"),
+        ([], "no text and no preset is given"),
         (["demo", "--against", "bird"], "--against"),
         (["--against", "brd"], "brd"),
         (["dmo"], "dmo"),

@@ -92,7 +92,7 @@ def test_length_is_five_minutes_or_what_is_given() -> None:
 @pytest.mark.parametrize(
     ("words", "message", "hint"),
     [
-        ([], "nothing to train is given", "fledge train my-notes/"),
+        ([], "no text and no preset is given", "fledge train my-notes/"),
         (["note"], "there is no preset, file or folder 'note'", "did you mean 'notes'?"),
         (["notes", "--minutes", "2", "--train.steps", "3"], "--minutes sets train.steps", "leave one of them out"),
         (["notes", "--minutes", "-1"], "--minutes cannot be", "a number of minutes"),

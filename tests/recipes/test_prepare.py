@@ -262,7 +262,7 @@ def test_preview_and_result_are_printed(desk: Path, say: Say) -> None:
         "  val              211 tokens           1 document       210 B",
         "  held out 10 %: 210 B, the end of the document",
         "  read 1 file (1 txt)",
-        "done in 1 s; next: fledge train demo --data.path 'my data'",
+        "done in 1 s; next: fledge train 'my data'",
     ]
 
 

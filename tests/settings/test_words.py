@@ -9,6 +9,7 @@ from fledge.core.errors import UserError
 from fledge.datasets.cache import build_local
 from fledge.datasets.config import DataConfig
 from fledge.datasets.spec import build_spec
+from fledge.settings.pipeline import resolve
 from fledge.settings.words import choose
 from fledge.tokenizers.config import TokenizerConfig
 
@@ -99,3 +100,9 @@ def test_run_is_not_text() -> None:
     with pytest.raises(UserError, match="'runs/bird' is a run") as caught:
         choose(["runs/bird"])
     assert "fledge resume runs/bird" in caught.value.hint
+
+
+def test_misspelt_settings_file_suggests_the_name() -> None:
+    with pytest.raises(UserError, match=r"no such file: 'min\.toml'") as caught:
+        resolve("min.toml")
+    assert caught.value.hint == "did you mean 'mine.toml'?"

@@ -16,6 +16,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from fledge.core.errors import UserError, nearest
+from fledge.core.files import nearest_file
 
 Layer = Mapping[str, Mapping[str, Any]]  # section → key → value
 T = TypeVar("T")
@@ -50,7 +51,7 @@ def read_toml(path: Path) -> dict[str, dict[str, Any]]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"no such file: '{path}'", "check the path, or run 'fledge presets'") from None
+        raise UserError(f"no such file: '{path}'", nearest_file(path) or "check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"'{path}' is not valid TOML: {error}", "fix that line; see https://toml.io") from None
     for section, keys in content.items():

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fledge.core.errors import UserError
+from fledge.core.errors import UserError, nearest
 
 PARTIAL = ".partial-"  # prefix of every unfinished file or folder
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -40,6 +40,12 @@ def user_path(name: str) -> Path:
         return Path(name).expanduser()
     except RuntimeError:
         raise UserError(f"'{name}': there is no such user on this machine", "check the path") from None
+
+
+def nearest_file(path: Path) -> str:
+    """A hint with the most similar name in the same folder, or an empty string."""
+    names = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    return nearest(str(path), [str(path.parent / name) for name in names if not name.startswith(".")])
 
 
 def sha256(path: Path) -> str:

@@ -21,7 +21,7 @@ from fledge.tokenizers.base import Tokenizer
 from fledge.tokenizers.config import TokenizerConfig
 from fledge.tokenizers.create import pretrained_tokenizer
 
-BUSY_SECONDS = 0.2  # between two looks at a dataset that another process is building
+BUSY_SECONDS = 0.2  # between two checks of a dataset that another process is building
 Check = Callable[[Dataset], object]  # raises UserError where the dataset does not suit
 
 

@@ -54,7 +54,7 @@ def resolve_request(
         name = choice.run_name if words else initial.run.name
     else:
         if choice.preset is None and not choice.is_text_alone:
-            raise UserError("nothing to train is given", f"give {WHAT_TO_GIVE}")
+            raise UserError("no text and no preset is given", f"give {WHAT_TO_GIVE}")
         initial, name = None, choice.run_name
         base, _ = read_preset(choice.preset or TEXT_PRESET)
     return TrainRequest(validated(base, choice.overrides), name, initial, base, choice.overrides, minutes)
@@ -98,12 +98,14 @@ def describe_forecast(planned: PlanResult) -> str:
 
 
 def announce(settings: Settings, dataset: Dataset, expected: str) -> None:
-    """Say in three lines what is about to be trained."""
+    """Say on which text; where size and length were chosen, also what was chosen."""
     model, train = settings.model, settings.train
     notice(f"text      {describe_text(dataset)}")
+    if not expected:
+        return
     notice(
         f"model     {parameter_count(model):,} parameters: {counted(model.n_layer, 'block')}, width {model.n_embd};"
         f" a vocabulary of {counted(dataset.tokenizer.vocab_size, 'token')}"
     )
     length = f"{counted(train.steps, 'step')} of {train.batch} × {model.context} tokens"
-    notice(f"training  {length}{f': {expected}' if expected else ''}")
+    notice(f"training  {length}: {expected}")

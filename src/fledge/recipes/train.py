@@ -18,7 +18,7 @@ from fledge.core.distributed import SINGLE_PROCESS, World, restart_counts
 from fledge.core.errors import Interrupted, UserError
 from fledge.core.progress import notice
 from fledge.datasets.cache import ensure_dataset
-from fledge.datasets.description import describe_damage, describe_text
+from fledge.datasets.description import describe_damage
 from fledge.datasets.shards import Dataset
 from fledge.recipes.request import TrainRequest, announce, fit_to_time, resolve_request
 from fledge.recipes.resume import resume
@@ -112,10 +112,8 @@ def train_request(
     if world.is_main and (damage := describe_damage(dataset)):
         notice(damage)
     complete = complete_settings(settings, dataset, machine)
-    if request.expected:
+    if world.is_main:
         announce(complete, dataset, request.expected)
-    elif world.is_main:
-        notice(f"text: {describe_text(dataset)}")
     about = {
         **metadata.training_metadata(dataset, machine),
         "text": settings.data.path or ", ".join(settings.data.sources),

@@ -12,7 +12,7 @@ def open_run_dataset(run: RunFolder, path: str | None, world: World = SINGLE_PRO
     if "imported" in run.metadata():
         raise UserError(
             f"'{run.name}' was imported: it was not trained here",
-            f"train a new run from its weights: fledge train --init {run.reference} --data.corpus my-notes/",
+            f"train a new run from its weights: fledge train my-notes/ --init {run.reference}",
         )
     if path is None:
         raise UserError(f"'{run.folder / CONFIG}' is damaged: data.path is missing", "restore it from a copy")

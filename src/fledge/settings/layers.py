@@ -41,7 +41,7 @@ def read_preset(name_or_file: str, above: tuple[Path, ...] = ()) -> tuple[dict[s
     path = presets.get(name_or_file)
     if path is None:
         if not name_or_file.endswith(".toml"):
-            hint = nearest(name_or_file, presets) or f"there are: {', '.join(presets)}; or give a FILE.toml"
+            hint = nearest(name_or_file, presets) or "fledge presets lists them; or give a FILE.toml"
             raise UserError(f"unknown preset '{name_or_file}'", hint)
         path = user_path(name_or_file)
     layer = read_toml(path)

@@ -54,7 +54,7 @@ def preset_text(name: str) -> str:
     """The TOML file of a preset."""
     files = preset_files()
     if name not in files:
-        raise UserError(f"unknown preset '{name}'", nearest(name, files) or f"there are: {', '.join(files)}")
+        raise UserError(f"unknown preset '{name}'", nearest(name, files) or "fledge presets lists them")
     return files[name].read_text(encoding="utf-8").rstrip()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from fledge.core.config import Layer, merge
 from fledge.core.errors import UserError, nearest
-from fledge.core.files import user_path
+from fledge.core.files import nearest_file, user_path
 from fledge.core.progress import notice
 from fledge.datasets.shards import MANIFEST
 from fledge.runs.names import run_name_from
@@ -98,12 +98,6 @@ def check_source(source: str) -> None:
         )
     close = nearest(bare, [*preset_files(), *CORPORA, *names_in(path.parent)])
     raise UserError(f"there is no preset, file or folder '{bare}'", close or f"give {WHAT_TO_GIVE}")
-
-
-def nearest_file(path: Path) -> str:
-    """A hint with the most similar name in the same folder, or an empty string."""
-    folder = path.parent
-    return nearest(str(path), [str(folder / name) for name in names_in(folder)])
 
 
 def names_in(folder: Path) -> list[str]:

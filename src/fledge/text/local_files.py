@@ -75,7 +75,7 @@ def refuse_made_by_fledge(folder: Path) -> None:
     """Refuse a dataset or a run that is given as text."""
     made, quoted = made_by_fledge(folder), shlex.quote(str(folder))
     if made == "dataset":
-        raise UserError(f"'{folder}' is a dataset, not text", f"use it as one: fledge train demo --data.path {quoted}")
+        raise UserError(f"'{folder}' is a dataset, not text", f"use it as one: fledge train {quoted}")
     if made == "run":
         hint = f"to start from its weights: fledge train --init {quoted} --data.corpus TEXT"
         raise UserError(f"'{folder}' is a run, not text", hint)

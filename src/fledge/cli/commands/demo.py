@@ -50,7 +50,7 @@ def next_commands(run: str) -> str:
         f"fledge generate {run} --prompt 'class'": "generate more text",
         f"fledge eval {run}": "measure it on text that it has not seen",
         "fledge train demo --train.steps 10000": "train longer",
-        "fledge train demo --data.corpus FILE": "train on your own text",
+        "fledge train my-notes/": "train on your own text",
         "fledge --help": "all commands",
     }
     return "\n".join(f"  {command:<42}{purpose}" for command, purpose in commands.items())

@@ -29,6 +29,6 @@ def run(args: argparse.Namespace) -> None:
     run = run_word(result.folder)
     text = (
         f"'{result.run}' is a {result.kind} of {result.parameters:,} parameters, with {result.vocab_size:,} tokens\n"
-        f"next: fledge generate {run} --prompt … · fledge train --init {run} --data.corpus my-notes/"
+        f"next: fledge generate {run} --prompt … · fledge train my-notes/ --init {run}"
     )
     report(result, as_json=args.json, text=text)

@@ -49,7 +49,9 @@ def run(args: argparse.Namespace) -> None:
         return
     choice = choose(args.words, read_overrides(args.overrides))
     if choice.preset is None and not choice.is_text_alone:
-        raise UserError("nothing to plan is given", f"give {WHAT_TO_GIVE.replace('train', 'plan')}; or --against RUN")
+        raise UserError(
+            "no text and no preset is given", f"give {WHAT_TO_GIVE.replace('train', 'plan')}; or --against RUN"
+        )
     minutes = args.minutes
     if minutes is None and choice.is_text_alone and not {"steps", "epochs"} & set(choice.overrides.get("train", {})):
         minutes = f"{DEFAULT_MINUTES:g}"  # as `fledge train TEXT`

@@ -19,7 +19,7 @@ EXAMPLES = (
     "fledge prepare my-notes/ --out data/notes",
     "fledge prepare 'logs/*.jsonl.gz' --data.field body --out data/logs",
     "fledge prepare wikipedia-en:0.1 book.txt --data.dedup true --out s3://b/mixed",
-    "fledge train demo --data.path data/notes",
+    "fledge train data/notes",
 )
 TAKES_SETTINGS = True
 NAME_CELLS, TOKEN_CELLS = 28, 68  # of a terminal of 100
@@ -104,7 +104,7 @@ def describe_result(result: "PrepareResult") -> str:
     lines += [f"  {result.held_out}", f"  {result.files.line()}"]
     lines += [f"  {counted(count, 'document')} left out: {reason}" for reason, count in result.dropped.items()]
     lines += [f"  {counted(result.read[name], *words)}" for name, words in ODD_TEXT.items() if result.read[name]]
-    command = f"fledge train demo --data.path {shlex.quote(result.folder)}"
+    command = f"fledge train {shlex.quote(result.folder)}"
     return "\n".join([*lines, f"done in {rough_time(result.seconds)}; next: {command}"])
 
 

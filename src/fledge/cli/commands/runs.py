@@ -49,7 +49,7 @@ def run_delete(args: argparse.Namespace) -> None:
     what = "\n".join(describe_removal(each) for each in removals)
     if not args.yes:
         if not sys.stdin.isatty():
-            raise UserError(f"nothing is deleted without being asked: {', '.join(args.names)}", "add --yes")
+            raise UserError(f"deleting must be confirmed: {', '.join(args.names)}", "add --yes")
         print(what, file=sys.stderr)
         if input("delete? [y/N] ").strip().lower() not in ("y", "yes"):
             raise UserError("nothing was deleted", "answer y, or add --yes")

@@ -30,7 +30,7 @@ def format_sample(step: int, text: str) -> str:
 
 
 def rewrite_samples(folder: Path) -> None:
-    """Write samples.md anew from events.jsonl. The page itself cannot be cut: a sample may contain headings."""
+    """Rewrite samples.md from events.jsonl. The page itself cannot be cut: a sample may contain headings."""
     if (folder / SAMPLES).exists():
         samples = (event for event in read_events(folder) if event["event"] == Sample.__name__)
         page = [format_sample(event["step"], event["prompt"] + event["text"]) for event in samples]
