@@ -99,7 +99,6 @@ def everything_that_reads(source: str) -> list[list[str]]:
         ("mark.txt", b"\xef\xbb\xbf"),
         ("binary.bin", b"\x7fELF\0\0\1"),
         ("picture.png", b"\x89PNG\r\n\x1a\n" + bytes(range(256))),
-        ("utf16.txt", TEXT.encode("utf-16")),
     ],
 )
 def test_file_without_text_is_refused(
@@ -175,7 +174,8 @@ def test_existing_run_is_refused_and_unchanged(refused: Refused, workplace: Path
 
 
 @pytest.mark.parametrize(
-    ("preset", "near"), [("dmo", "demo"), ("nanogpt", "nanogpt"), ("zzz", "demo"), ("absent.toml", ""), ("", "demo")]
+    ("preset", "near"),
+    [("dmo", "demo"), ("nanogpt", "nanogpt"), ("zzz", "demo"), ("absent.toml", ""), ("", "a file")],
 )
 def test_unknown_preset_suggests_the_nearest(refused: Refused, preset: str, near: str) -> None:
     error, hint = refused("train", preset)

@@ -96,8 +96,11 @@ def check_source(source: str) -> None:
         raise UserError(
             f"no such file or folder: '{bare}'", nearest_file(path) or f"check the path, or give {WHAT_TO_GIVE}"
         )
-    close = nearest(bare, [*preset_files(), *CORPORA, *names_in(path.parent)])
-    raise UserError(f"there is no preset, file or folder '{bare}'", close or f"give {WHAT_TO_GIVE}")
+    known = [*preset_files(), *CORPORA, *names_in(path.parent)]
+    longer = next((f"did you mean '{name}'?" for name in known if name.startswith(bare)), "")
+    raise UserError(
+        f"there is no preset, file or folder '{bare}'", nearest(bare, known) or longer or f"give {WHAT_TO_GIVE}"
+    )
 
 
 def names_in(folder: Path) -> list[str]:
