@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fledge.text import formats
 from fledge.text.encodings import DecodedFile, guess_encoding, is_damaged, with_lf
 from fledge.text.formats import SAMPLE
 from fledge.text.inputs import ReadCounts, ReadOptions
@@ -122,6 +123,16 @@ def test_separator_is_found_between_lines_of_windows(tmp_path: Path, codec: str,
     content = separator.join(["one", "two", "three"]).replace("\n", "\r\n")
     _, texts, _ = opened(tmp_path / "a.txt", content.encode(codec), ReadOptions(separator=separator))
     assert texts == ["one", "two", "three"]
+
+
+def test_windows_lines_of_exactly_one_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "SAMPLE", 8)
+    assert opened(tmp_path / "a.txt", b"a\r\n\r\nbcd", ReadOptions(separator="\n\n"))[1] == ["a", "bcd"]
+
+
+def test_strict_reading_finds_windows_lines(tmp_path: Path) -> None:
+    options = ReadOptions(separator="\n\n", errors="strict")
+    assert opened(tmp_path / "a.txt", b"a\r\n\r\nb", options)[1] == ["a", "b"]
 
 
 def test_newlines_are_kept_on_request(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from fledge.datasets.part import Part, PartRecord, PartSpec, make_part, record_n
 from fledge.datasets.plan import Progress, digest, plan_parts
 from fledge.datasets.splits import SplitRule, default_val
 from fledge.datasets.storage import STAGING, LocalStorage, Storage, open_storage
+from fledge.text.formats import is_one_document
 from fledge.text.inputs import ReadCounts
 from fledge.text.source_text import SourceText
 from fledge.tokenizers.base import Tokenizer, fingerprint, parse_tokenizer, serialize_tokenizer
@@ -194,7 +195,8 @@ def choose_split_rule(data: DataConfig, text: SourceText) -> SplitRule:
     """How the text is split, where settings leave it open.
 
     auto: by document if there are at least MIN_DOCUMENTS, else by tail. Where the held-out share is not given either,
-    it must also have room for MIN_HELD_OUT documents of average length, so that val cannot end up empty.
+    it must also have room for MIN_HELD_OUT documents of average length and for the longest file, so that val becomes
+    neither empty nor most of the text.
     """
     val = default_val(text.text_size) if data.val is None else data.val
     if data.split_by != "auto":
@@ -207,7 +209,8 @@ def choose_split_rule(data: DataConfig, text: SourceText) -> SplitRule:
             break
     many = documents >= MIN_DOCUMENTS
     if data.val is None and text.text_size:
-        many = many and size / documents * MIN_HELD_OUT <= val * text.text_size
+        whole_files = [each.size or 0 for each in text.inputs if is_one_document(each, text.options)]
+        many = many and max(size / documents * MIN_HELD_OUT, *whole_files, 0) <= val * text.text_size
     return SplitRule("document" if many else "tail", val, data.test)
 
 

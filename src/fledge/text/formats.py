@@ -72,27 +72,32 @@ def describe(name: str, path: str, size: int | None = None) -> Input:
 
 def with_encoding(source: Input, options: ReadOptions) -> tuple[Input, bool]:
     """The input with its encoding and line ends; and whether it is known to have bytes that are invalid in it."""
-    if FORMATS[source.format].packed or options.errors == "strict":
+    if FORMATS[source.format].packed:
         return source, False
+    guessed = options.encoding == "auto" and options.errors != "strict"
+    cheap = not is_url(source.path) and source.compression == "none" and source.format != "jsonl"
     start = b""
     with contextlib.suppress(UserError), open_bytes(source) as file:  # damage is reported when the file is read
-        start = read_sample(file, 1 if options.encoding != "auto" or is_url(source.path) else MAX_SAMPLES)
+        start = read_sample(file, MAX_SAMPLES if guessed and cheap else 1)
     whole = len(start) < SAMPLE
-    found = guess_encoding(start, whole=whole) if options.encoding == "auto" else codecs.lookup(options.encoding).name
+    named = UTF8 if options.encoding == "auto" else codecs.lookup(options.encoding).name
+    found = guess_encoding(start, whole=whole) if guessed else named
     source = replace(source, encoding=found or UTF8)
     head = start if source.encoding == UTF8 else decode_start(start, source.encoding, "ignore").encode()
     return replace(source, crlf=2 * head.count(b"\r\n") > head.count(b"\n")), is_damaged(start, found, whole=whole)
 
 
 def read_sample(file: Readable, most: int) -> bytes:
-    """The first SAMPLE bytes; while they are pure ASCII, those after them, `most` times at most."""
+    """The first SAMPLE bytes; where they are pure ASCII, the first that are not, among `most` times SAMPLE bytes."""
+    sample = b""
     for _ in range(most):
         data = b""
         while len(data) < SAMPLE and (more := file.read(SAMPLE - len(data))):
             data += more
+        sample = data or sample
         if len(data) < SAMPLE or not data.isascii() or b"\0" in data:
             break
-    return data
+    return sample
 
 
 def _inner_extension(path: str) -> str:
