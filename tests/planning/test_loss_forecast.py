@@ -1,6 +1,7 @@
 """The loss forecast: what the table knows, what it does not, and what the user's own runs add."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -36,16 +37,23 @@ def test_nothing_is_forecast_without_runs_of_the_same_recipe() -> None:
     assert forecast_loss(RUN, others) is None
 
 
-def test_run_far_from_all_known_ones_is_not_forecast() -> None:
+@pytest.mark.parametrize(
+    ("change", "covered"),
+    [
+        ({"tokens": 0.8e6}, True),
+        ({"tokens": 0.6e6}, False),
+        ({"tokens": 1.5e6, "train_tokens": 1e8}, True),
+        ({"tokens": 1e7, "train_tokens": 1e8}, False),
+        ({"tokens": 3e6, "train_tokens": 1e6}, False),  # three passes over the text
+        ({"parameters": 2_000_000}, True),
+        ({"parameters": 10**9}, False),
+        ({"parameters": 1000}, False),
+    ],
+    ids=str,
+)
+def test_run_far_from_all_known_ones_is_not_forecast(change: dict[str, Any], covered: bool) -> None:
     known = [made_up(text, 0.95) for text in "abcdefgh"]
-    assert forecast_loss(RUN, known) is not None
-    assert forecast_loss(replace(RUN, parameters=10**9, tokens=1e11, train_tokens=1e11), known) is None
-
-
-def test_much_shorter_run_than_all_known_ones_is_not_forecast() -> None:
-    known = [made_up(text, 0.95) for text in "abcdefgh"]
-    assert forecast_loss(replace(RUN, tokens=0.8e6), known) is not None
-    assert forecast_loss(replace(RUN, tokens=0.6e6), known) is None
+    assert (forecast_loss(replace(RUN, **change), known) is not None) == covered
 
 
 def test_own_run_makes_the_interval_narrower_and_is_met() -> None:

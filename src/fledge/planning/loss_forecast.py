@@ -34,12 +34,15 @@ from fledge.training.config import Settings
 TABLE = "runs.csv"
 # Standard deviations of the logarithm of the loss.
 NOISE = 0.01  # another seed
-TEXT = 0.025  # what text_entropy does not know of a text
+TEXT = 0.027  # what text_entropy does not know of a text
 RECIPE = 0.3  # another architecture or optimizer
 TREND = (0.3, 0.15, 0.15, 0.07, 0.02, 0.1, 0.02)  # of the coefficients in trend()
 RECIPE_TREND = 0.05
 COVERAGE = 1.645  # standard deviations on both sides: 9 of 10 runs lie inside
-SHORTEST = 0.7  # share of the tokens of the shortest known run, below which nothing is forecast
+# How far beyond the known runs of a recipe a loss is forecast, as factors. The first steps of different texts have
+# little in common, and neither has what a model memorizes in many passes.
+SHORTEST, LONGEST, LARGEST, MOST_PASSES = 0.7, 4.0, 6.0, 1.2
+FEW_PASSES = 1.5  # that hardly memorize
 MAX_WIDTH = 0.2  # relative half-width of an interval above which nothing is forecast
 
 
@@ -58,9 +61,13 @@ class RunPoint:
 
     def trend(self) -> tuple[float, ...]:
         tokens, parameters = math.log(self.tokens / self.vocab_size / 200), math.log(self.parameters / 5e5)
-        passes = self.tokens / self.train_tokens
-        memorized = max(0.0, passes - 1.5)
-        return 1.0, math.log(self.entropy / 2), tokens, parameters, math.log1p(passes), memorized, tokens**2
+        memorized = max(0.0, self.passes - FEW_PASSES)
+        return 1.0, math.log(self.entropy / 2), tokens, parameters, math.log1p(self.passes), memorized, tokens**2
+
+    @property
+    def passes(self) -> float:
+        """Over the text."""
+        return self.tokens / self.train_tokens
 
 
 @dataclass(frozen=True)
@@ -80,8 +87,7 @@ class Interval:
 
 def forecast_loss(run: RunPoint, known: Sequence[RunPoint]) -> Interval | None:
     """The final loss of `run` in bits per byte; None where no run like it is known."""
-    shortest = min((other.tokens for other in known if other.recipe == run.recipe), default=math.inf)
-    if run.tokens < SHORTEST * shortest:  # the first steps of different texts have little in common
+    if not is_covered(run, [other for other in known if other.recipe == run.recipe]):
         return None
     covariance = np.array([[similarity(a, b) for b in known] for a in known]) + NOISE**2 * np.eye(len(known))
     shared = np.array([similarity(run, other) for other in known])
@@ -93,6 +99,18 @@ def forecast_loss(run: RunPoint, known: Sequence[RunPoint]) -> Interval | None:
     if half > MAX_WIDTH:
         return None
     return Interval(math.exp(expected), math.exp(expected - half), math.exp(expected + half))
+
+
+def is_covered(run: RunPoint, like: Sequence[RunPoint]) -> bool:
+    """Whether some runs of the same recipe were about as short, as long, as small, as large, and as repetitive."""
+    if not like:
+        return False
+    tokens, parameters = [other.tokens for other in like], [other.parameters for other in like]
+    return (
+        SHORTEST * min(tokens) <= run.tokens <= LONGEST * max(tokens)
+        and min(parameters) / LARGEST <= run.parameters <= LARGEST * max(parameters)
+        and run.passes <= max(FEW_PASSES, MOST_PASSES * max(other.passes for other in like))
+    )
 
 
 def similarity(a: RunPoint, b: RunPoint) -> float:
