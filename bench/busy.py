@@ -18,7 +18,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -28,6 +28,7 @@ from time_to_loss import README
 
 WARM_UP = 5  # steps that are not counted
 OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
+FLEDGE_VARIABLES: dict[str, str] = {}
 WANTED = {1: 0.5, 2: 0.35}  # busy threads → share of the speed alone
 LEAST = 1.5  # times nanoGPT's speed in the same situation
 
@@ -51,7 +52,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=15.0, help="how long a run takes alone")
     parser.add_argument("--beside", type=int, nargs="*", default=[0, 1, 2], help="numbers of busy threads")
+    parser.add_argument("--spin", metavar="COUNT", help="try another GOMP_SPINCOUNT for fledge than its own choice")
     args = parser.parse_args()
+    if args.spin:
+        FLEDGE_VARIABLES["GOMP_SPINCOUNT"] = args.spin
     print(machine(), "|", versions("torch"), "| load", *(f"{load:.1f}" for load in os.getloadavg()), flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -108,7 +112,7 @@ def fledge(folder: Path, preset: str, text: Path, tokens: int) -> Program:
             words = ["train", preset, "--data.corpus", str(text), "--data.val", "0.1", "--run", "a", "--runs", runs]
             words += ["--train.steps", str(steps), "--train.log_every", "1"]
             words += ["--train.eval_every", "0", "--train.sample_every", "0"]
-            run([sys.executable, "-m", "fledge", *words], folder)
+            run([sys.executable, "-m", "fledge", *words], folder, FLEDGE_VARIABLES)
             with (Path(runs) / "a" / "metrics.csv").open() as file:
                 rows = [row for row in csv.DictReader(file) if row["train/loss"]]
         return Steps([float(row["train/loss"]) for row in rows], [float(row["train/step_seconds"]) for row in rows])
@@ -140,9 +144,9 @@ def nanogpt(folder: Path, checkout: Path, text: Path) -> Program:
     return Program(12 * 64, train)
 
 
-def run(command: list[str], folder: Path) -> str:
+def run(command: list[str], folder: Path, variables: Mapping[str, str] | None = None) -> str:
     environment = {name: value for name, value in os.environ.items() if name not in OPENMP}
-    environment["FLEDGE_CACHE"] = str(folder / "cache")
+    environment |= {"FLEDGE_CACHE": str(folder / "cache"), **(variables or {})}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")

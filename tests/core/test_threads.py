@@ -103,21 +103,49 @@ def test_time_of_a_child_that_has_ended_is_own() -> None:
 
 
 @pytest.mark.parametrize(
+    ("average", "running", "cores", "expected"),
+    [
+        ("0.10", 3, 2, False),  # for a moment
+        ("3.00", 1, 2, False),  # they have just ended
+        ("0.90", 2, 2, True),
+        ("4.00", 2, 16, False),
+        ("4.00", 5, 16, True),
+        ("x", 5, 2, False),
+        ("4.00", None, 2, False),
+    ],
+)
+def test_busy_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, average: str, running: int | None, cores: int, expected: bool
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert not threads.is_busy(tmp_path)
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/loadavg").write_text(f"{average} 1.08 1.65 2/104 20956\n")
+    (tmp_path / "proc/stat").write_text(
+        "cpu 1 2\n" + (f"procs_running {running}\nprocs_blocked 0\n" if running else "")
+    )
+    assert threads.is_busy(tmp_path) is expected
+
+
+@pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({}, {"GOMP_SPINCOUNT": threads.SPIN_COUNT}),
+        ({}, None),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
         ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
     ],
 )
 def test_what_the_user_has_set_stays(
-    environment: dict[str, str], expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    environment: dict[str, str], expected: dict[str, str] | None, busy: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    environment = dict(environment)
+    monkeypatch.setattr(threads, "is_busy", lambda: busy)
     wait_briefly(environment)
     assert "GOMP_SPINCOUNT" not in environment or environment.get("GOMP_SPINCOUNT") == "7"  # torch is loaded
     monkeypatch.delitem(sys.modules, "torch")
     wait_briefly(environment)
-    assert environment == expected
+    assert environment == (expected or {"GOMP_SPINCOUNT": "0" if busy else threads.SPIN_COUNT})
 
 
 @pytest.mark.parametrize(

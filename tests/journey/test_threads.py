@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -13,9 +12,6 @@ import torch
 from fledge.core import device, threads
 from fledge.training import setup
 from tiny import remains
-
-if TYPE_CHECKING:
-    from conftest import Home
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +29,7 @@ def recorded(run: Path) -> int:
     return int(found[1])
 
 
-def test_resume_keeps_the_threads(home: "Home", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_keeps_the_threads(home, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = home.train("whole", "--train.threads", "3")
     assert recorded(whole) == torch.get_num_threads() == 3
     stopped = home.train("stopped", "--train.threads", "3", "--train.steps", "6", "--optim.schedule", "constant")
@@ -45,7 +41,7 @@ def test_resume_keeps_the_threads(home: "Home", monkeypatch: pytest.MonkeyPatch)
 
 
 def test_more_threads_than_cores_are_kept_with_a_warning(
-    home: "Home", monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(setup, "usable_cores", lambda: 1)
     home.train("a", "--train.threads", "2")
@@ -53,7 +49,7 @@ def test_more_threads_than_cores_are_kept_with_a_warning(
     assert torch.get_num_threads() == 2
 
 
-def test_other_threads_need_allow_changes(home: "Home", capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_threads_need_allow_changes(home, capsys: pytest.CaptureFixture[str]) -> None:
     home.train("a", "--train.threads", "1")
     assert home.do("resume", "a", "--train.threads", "2", "--train.steps", "13") == 2
     error = capsys.readouterr().err
@@ -62,7 +58,7 @@ def test_other_threads_need_allow_changes(home: "Home", capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("wrong", ["0", "-1", "1.5", "all"])
-def test_impossible_numbers_are_refused(home: "Home", wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_impossible_numbers_are_refused(home, wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert home.do("train", str(home.toml), f"--train.threads={wrong}") == 2
     assert "train.threads" in capsys.readouterr().err
 
@@ -71,7 +67,7 @@ def test_impossible_numbers_are_refused(home: "Home", wrong: str, capsys: pytest
     ("load", "given", "expected"), [(0.2, None, 8), (1.1, None, 7), (2.0, None, 6), (3.0, None, 8), (1.1, "8", 8)]
 )
 def test_new_run_leaves_a_busy_core(
-    home: "Home", monkeypatch: pytest.MonkeyPatch, load: float, given: str | None, expected: int
+    home, monkeypatch: pytest.MonkeyPatch, load: float, given: str | None, expected: int
 ) -> None:
     monkeypatch.setattr(device, "THREADS_OF_TORCH", 8)
     monkeypatch.setattr(threads, "usable_cores", lambda: 8)
@@ -82,20 +78,14 @@ def test_new_run_leaves_a_busy_core(
     assert recorded(run) == torch.get_num_threads() == expected
 
 
-def test_new_run_from_another_chooses_again(home: "Home", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_run_from_another_chooses_again(home, monkeypatch: pytest.MonkeyPatch) -> None:
     home.train("a", "--train.threads", "3")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert main_train_init(home) == 0
+    assert home.do("train", "--init", "a", "--run", "b", "--train.steps", "2") == 0
     assert recorded(home.runs / "b") == 2
 
 
-def main_train_init(home: "Home") -> int:
-    return home.do("train", "--init", "a", "--run", "b", "--train.steps", "2")
-
-
-def test_busy_machine_is_named_once(
-    home: "Home", monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_busy_machine_is_named_once(home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(setup, "other_load", lambda: 1.0)
     home.train("a")
     said = capsys.readouterr().err
@@ -106,7 +96,7 @@ def test_busy_machine_is_named_once(
     assert "other programs" not in capsys.readouterr().err
 
 
-def test_same_bits_however_threads_wait(home: "Home", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_bits_however_threads_wait(home, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
     for name, variable in {"brief": "", "passive": "OMP_WAIT_POLICY", "spinning": "GOMP_SPINCOUNT"}.items():
         for each in threads.WAITING_POLICIES:

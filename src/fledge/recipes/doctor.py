@@ -12,6 +12,7 @@ from fledge.core.cgroups import usable_cores
 from fledge.core.files import cache_dir, human_bytes
 from fledge.core.formatting import counted
 from fledge.core.threads import (
+    BUSY_SPIN_COUNT,
     NOTICED_LOAD,
     SPIN_COUNT,
     SPINS,
@@ -69,6 +70,8 @@ def waiting() -> Finding:
     policy = waiting_policy()
     if policy == f"{SPINS}={SPIN_COUNT}":
         return Finding(policy, "threads that wait soon leave their core to other programs")
+    if policy == f"{SPINS}={BUSY_SPIN_COUNT}":
+        return Finding(policy, "threads that wait leave their core to other programs at once, as the machine is busy")
     return Finding(policy or "OpenMP's default", f"recommended: {SPINS}={SPIN_COUNT}, fledge sets it where you do not")
 
 
