@@ -45,7 +45,7 @@ def main() -> None:
     print(machine(), "|", versions("torch"))
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:
-        run = KilledRun(Path(folder), [args.preset, *words])
+        run = KilledRun(Path(folder), [args.preset, "--train.log_every", "1", *words])  # so that the step is known
         print("".join(f"{column:>12}" for column in COLUMNS), flush=True)
         while len(run.losses) < args.kills:
             run.kill(rng.uniform(args.after, args.after + args.spread))
