@@ -100,6 +100,9 @@ def test_run_is_not_text() -> None:
     with pytest.raises(UserError, match="'runs/bird' is a run") as caught:
         choose(["runs/bird"])
     assert "fledge resume runs/bird" in caught.value.hint
+    with pytest.raises(UserError, match="'bird' is a run") as caught:
+        choose(["bird"])
+    assert "fledge resume bird" in caught.value.hint
 
 
 def test_misspelt_settings_file_suggests_the_name() -> None:

@@ -73,7 +73,7 @@ def overview() -> str:
     lines += ["usage: fledge COMMAND …", ""]
     for group, commands in COMMAND_GROUPS.items():
         lines += [f"{group}:", *(f"  {name:<11}{summary}" for name, summary in commands.items()), ""]
-    lines += ["new here?  fledge demo", "help:      fledge COMMAND --help"]
+    lines += ["new here?  fledge demo", "your text: fledge train my-notes/", "help:      fledge COMMAND --help"]
     return "\n".join(lines)
 
 

@@ -50,7 +50,7 @@ def generate_text(
     if prompt is None:
         prompt = validated(loaded.run.config()).track.prompt or ""
     if prompt.endswith(" ") and loaded.tokenizer.kind != "char":
-        notice("hint: the prompt ends in a space, which belongs to the next token: leave it out for a better text")
+        notice("hint: the prompt ends in a space; tokens begin with theirs, so the text is better without it")
     pieces = stream_text(loaded.model.to(machine.device), loaded.tokenizer, prompt, strategies, machine, tokens, seed)
     return GeneratedText(loaded.run.name, loaded.checkpoint.step, prompt, pieces)
 

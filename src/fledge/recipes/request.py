@@ -44,7 +44,7 @@ class TrainRequest:
 def resolve_request(
     words: str | Sequence[str], overrides: Layer | None, runs: Path, init: str | None = None
 ) -> TrainRequest:
-    choice = choose([words] if isinstance(words, str) else words, overrides)
+    choice = choose([words] if isinstance(words, str) else words, overrides, runs)
     length_given = {"steps", "epochs"} & set(choice.overrides.get("train", {}))
     timed = choice.is_text_alone and (words or not init)
     minutes = DEFAULT_MINUTES if timed and not length_given else None

@@ -18,7 +18,7 @@ from fledge.core.files import nearest_file, user_path
 from fledge.core.progress import notice
 from fledge.datasets.shards import MANIFEST
 from fledge.runs.names import run_name_from
-from fledge.runs.run_folder import CHECKPOINTS, CONFIG
+from fledge.runs.run_folder import CHECKPOINTS, CONFIG, find_run
 from fledge.settings.layers import names_text, preset_files
 from fledge.text.corpora import CORPORA
 from fledge.text.inputs import is_url
@@ -40,11 +40,14 @@ class Choice:
         return self.preset is None and names_text(self.overrides)
 
 
-def choose(words: Sequence[str], overrides: Layer | None = None) -> Choice:
-    """Sort the words into preset and text, and put the text into [data] of the overrides."""
+def choose(words: Sequence[str], overrides: Layer | None = None, runs: Path = Path("runs")) -> Choice:
+    """Sort the words into preset and text, and put the text into [data] of the overrides. A run is neither."""
     overrides = overrides or {}
     presets = [word for word in words if is_preset(word)]
     sources = [word for word in words if word not in presets]
+    for source in sources:
+        if not Path(source).exists() and find_run(source, runs):
+            raise run_given(source)
     if len(presets) > 1:
         raise UserError(f"more than one preset or settings file: {', '.join(presets)}", "give one of them")
     if sources and names_text(overrides):
@@ -87,9 +90,7 @@ def check_source(source: str) -> None:
     bare, _ = split_weight(source)
     path = user_path(bare)
     if (path / CONFIG).exists() and (path / CHECKPOINTS).exists():
-        raise UserError(
-            f"'{source}' is a run", f"continue it: fledge resume {source}, or start from it: --init {source}"
-        )
+        raise run_given(source)
     if is_url(bare) or path.exists() or GLOB_CHARS.search(bare) or bare in CORPORA:
         return
     if "/" in bare or path.suffix:
@@ -101,6 +102,10 @@ def check_source(source: str) -> None:
     raise UserError(
         f"there is no preset, file or folder '{bare}'", nearest(bare, known) or longer or f"give {WHAT_TO_GIVE}"
     )
+
+
+def run_given(name: str) -> UserError:
+    return UserError(f"'{name}' is a run", f"continue it: fledge resume {name}, or start from it: --init {name}")
 
 
 def names_in(folder: Path) -> list[str]:

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
         value = {"run": checked.run, **checked.rows, "fitted_runs": checked.fitted_runs}
         report(value, as_json=args.json, text=backtest_text(checked))
         return
-    choice = choose(args.words, read_overrides(args.overrides))
+    choice = choose(args.words, read_overrides(args.overrides), args.runs)
     if choice.preset is None and not choice.is_text_alone:
         raise UserError(
             "no text and no preset is given", f"give {WHAT_TO_GIVE.replace('train', 'plan')}; or --against RUN"
