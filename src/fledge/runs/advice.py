@@ -13,7 +13,7 @@ from fledge.tracking.sinks.jsonl import read_events
 
 MOST = 3  # pieces of advice
 OVERFITTED = 0.01  # relative rise of the validation loss after its best, which comes long before the end
-FALLING = 0.02  # relative fall of the validation loss in the last quarter of a run
+FALLING = 0.03  # relative fall of the validation loss in the last quarter of a run
 REPETITIVE = 0.3  # compressed size of a sample relative to its length: 0.5 to 0.6 for usual text
 SAMPLE_BYTES = 250  # a shorter sample says nothing
 

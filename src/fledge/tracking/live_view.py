@@ -47,7 +47,7 @@ class LiveView:
 
 
 def _bar(progress: RunProgress, width: int) -> RenderableType:
-    left = progress.seconds_left()
+    left = progress.seconds_left() if progress.step < progress.steps else None
     remaining = f" · {format_duration(left)} left" if left else ""
     doing = f" · {progress.activity}" if progress.activity and not remaining else ""
     text = f" {progress.step:,} / {progress.steps:,}{remaining}{doing}"

@@ -14,6 +14,7 @@ import torch
 
 from fault_campaign import WHOLE, teller
 from fledge.checkpoint import store, thinning
+from fledge.tracking.sinks.csv import read_metrics
 
 BATCH = ("--train.batch", "8", "--train.steps", "8", "--train.eval_every", "4", "--train.save_every", "2")
 KEPT = (*BATCH, "--train.keep_last", "9", "--train.sample_every", "4")
@@ -178,3 +179,20 @@ def test_verify_with_the_same_ranks_and_with_one(
     alone = capsys.readouterr().out
     assert alone.count("…  identical") == 4
     assert together(home.words("resume", "two", "--verify"), 2) == alone
+
+
+def test_fsdp_evaluates_last_and_best_checkpoint_on_the_whole_split(home: Any, together: Any, capsys: Any) -> None:
+    sample = ("--data.val", "0.3", "--train.eval_every", "1", "--train.eval_tokens", "160", "--train.sample_every", "0")
+    too_fast = ("--optim.lr", "3", "--optim.min_lr", "3", "--optim.warmup_steps", "0", "--train.loss_spike", "0")
+    together(
+        home.training(
+            "bird", *sample, *too_fast, "--train.steps", "20", "--train.batch", "8", "--train.parallel", "fsdp"
+        ),
+        2,
+    )
+    metrics = read_metrics(home.runs / "bird")
+    assert metrics["val_best/step"][-1] < 20, metrics["val/loss"]
+    for reference, group in (("bird", "val_best"), ("bird@latest", "val_whole")):
+        capsys.readouterr()
+        assert home.do("eval", reference, "--json") == 0
+        assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(metrics[f"{group}/loss"][-1], rel=1e-6)
