@@ -2,7 +2,7 @@
 
 A Gaussian process on the logarithm of bits per byte. What two runs have in common makes their losses similar:
 
-    text_entropy, tokens for each entry of the vocabulary, parameters, passes over the text    a trend, with wide priors
+    text_entropy, tokens, size of the vocabulary, parameters, passes     a trend, with wide priors
     the same text                                                        an offset of TEXT
     the same recipe: all of the model but its size, and the optimizer    an offset of RECIPE, and of its trend
 
@@ -34,9 +34,9 @@ from fledge.training.config import Settings
 TABLE = "runs.csv"
 # Standard deviations of the logarithm of the loss.
 NOISE = 0.01  # another seed
-TEXT = 0.027  # what text_entropy does not know of a text
+TEXT = 0.025  # what text_entropy does not know of a text
 RECIPE = 0.3  # another architecture or optimizer
-TREND = (0.3, 0.15, 0.15, 0.07, 0.02, 0.1, 0.02)  # of the coefficients in trend()
+TREND = (0.3, 0.15, 0.15, 0.07, 0.02, 0.1, 0.02, 0.05)  # of the coefficients in trend()
 RECIPE_TREND = 0.05
 COVERAGE = 1.645  # standard deviations on both sides: 9 of 10 runs lie inside
 # How far beyond the known runs of a recipe a loss is forecast, as factors. The first steps of different texts have
@@ -60,9 +60,12 @@ class RunPoint:
     bits_per_byte: float = math.nan  # on the whole validation split, at the end
 
     def trend(self) -> tuple[float, ...]:
-        tokens, parameters = math.log(self.tokens / self.vocab_size / 200), math.log(self.parameters / 5e5)
+        # A larger vocabulary takes longer to learn; a larger model gains more from more tokens.
+        tokens = math.log(self.tokens / 6e5) - math.log(self.vocab_size / 3000) / 2
+        parameters, entropy = math.log(self.parameters / 5e5), math.log(self.entropy / 2)
         memorized = max(0.0, self.passes - FEW_PASSES)
-        return 1.0, math.log(self.entropy / 2), tokens, parameters, math.log1p(self.passes), memorized, tokens**2
+        repeated = (math.log1p(self.passes), memorized)
+        return 1.0, entropy, tokens, parameters, *repeated, tokens**2, tokens * parameters
 
     @property
     def passes(self) -> float:
