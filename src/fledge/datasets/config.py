@@ -22,7 +22,7 @@ class DataConfig:
     field: str = setting("text", "jsonl, parquet, csv and tsv: the field or column that holds the text")
     separator: str = setting("", r"plain text: separator of documents, such as '\n\n'; unset: one per file")
     errors: Literal["replace", "strict"] = setting(
-        "replace", "invalid UTF-8: replace by '�' and count, or refuse the file"
+        "replace", "invalid bytes: replace by '�' and count; strict: refuse the file, and guess no encoding"
     )
     encoding: str = setting("auto", "encoding of the files, such as cp1251; auto: UTF-8, else a guess that is reported")
     newlines: Literal["lf", "keep"] = setting("lf", "line ends of Windows and old Macs: lf makes them LF, or keep them")

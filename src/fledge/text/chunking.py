@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from fledge.core.errors import UserError
 from fledge.core.files import human_bytes
-from fledge.text.encodings import Readable
+from fledge.text.encodings import ESCAPED, Readable, encoding_name
 from fledge.text.inputs import (
     CHUNK_SIZE,
     TEXT_LIMIT,
@@ -28,7 +28,6 @@ WINDOW = 1 << 14  # bytes after a multiple of CHUNK_SIZE in which a safe cut is 
 NEAR = 1 << 9  # most are found within these
 # Before a space between two words, or after a line break: no word, number or run of punctuation crosses these.
 SAFE = re.compile(r"(?<=[^\W_])(?= [^\W\d_])|(?<=\S\n)(?=[^\W_])")
-ESCAPED = re.compile("[\udc80-\udcff]")
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 Block = tuple[int, bytes, bool]  # offset of the document, some of its bytes, whether they are its last
@@ -109,8 +108,9 @@ def decode(data: bytes, position: tuple[Input, int], errors: Errors, counts: Rea
     except UnicodeDecodeError as error:
         if errors == "strict":
             source, offset = position
+            where = f"byte {offset + error.start} is 0x{data[error.start]:02x}"
             raise UserError(
-                f"'{source.name}' is not UTF-8: byte {offset + error.start} is 0x{data[error.start]:02x}",
+                f"'{source.name}' is not {encoding_name(source.encoding)}: {where}",
                 "name its encoding: --data.encoding cp1252; or convert it: iconv -f cp1252 -t utf-8 FILE > NEW",
             ) from None
     counts.replaced += len(ESCAPED.findall(data.decode("utf-8", "surrogateescape")))

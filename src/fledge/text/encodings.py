@@ -14,7 +14,7 @@ import re
 from typing import Protocol
 
 UTF8 = "utf-8"
-NAMES = {"cp1252": "Windows-1252", "utf-16": "UTF-16", "utf-32": "UTF-32", "latin-1": "Latin-1"}
+NAMES = {"utf-8": "UTF-8", "cp1252": "Windows-1252", "utf-16": "UTF-16", "utf-32": "UTF-32", "latin-1": "Latin-1"}
 MARKS = ((b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 ESCAPED = re.compile("[\udc80-\udcff]")
 CONTROLS = re.compile("[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]")
