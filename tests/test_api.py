@@ -44,7 +44,8 @@ def bird(folder: Path) -> fledge.LoadedRun:
 
 def test_import_is_lazy() -> None:
     before, after = (loaded_modules(code) for code in ("dir(fledge)", "fledge.train"))
-    assert [name for name in before if name.startswith("fledge")] == ["fledge"]
+    packages = {name.split(".")[1] for name in before if name.startswith("fledge.")}
+    assert packages == {"core"}  # the waiting policy of threads is set before anything imports torch
     assert "torch" not in before
     assert "torch" in after
     assert "matplotlib" not in after
