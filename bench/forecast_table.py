@@ -112,7 +112,7 @@ def rows(runs: Path) -> Iterator[dict[str, object]]:
 
 def versions(run: RunFolder) -> dict[str, str]:
     metadata = run.metadata()
-    return {"torch": str(metadata.get("torch", "")), "commit": str(metadata.get("commit", ""))[:8]}
+    return {"torch": str(metadata.get("torch") or ""), "commit": str(metadata.get("commit") or "")[:8]}
 
 
 def write(table: Path, found: list[dict[str, object]]) -> None:
