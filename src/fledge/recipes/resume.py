@@ -15,6 +15,7 @@ from fledge.core.errors import UserError
 from fledge.core.files import remove_partials
 from fledge.core.progress import notice
 from fledge.datasets.shards import Dataset
+from fledge.recipes.verify import Verification, verify_checkpoint
 from fledge.runs.config_diff import config_changes, refuse_changes
 from fledge.runs.dataset import open_run_dataset
 from fledge.runs.run_folder import CONFIG, RunFolder, open_run
@@ -26,7 +27,6 @@ from fledge.training.config import Settings
 from fledge.training.result import TrainResult, saved_result
 from fledge.training.setup import check_batch_divisible
 from fledge.training.trainer import Trainer
-from fledge.training.verify import Verification, verify_checkpoint
 
 
 def resume(

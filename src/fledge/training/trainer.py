@@ -14,36 +14,31 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from fledge.checkpoint import store
-from fledge.checkpoint.async_saver import SavedCheckpoint
 from fledge.checkpoint.state import State, seed_rng
 from fledge.core.device import Machine, peak_memory, reset_peak_memory
 from fledge.core.errors import Interrupted, UserError
 from fledge.core.formatting import short_path
 from fledge.core.signals import StopRequested, StopSignals
-from fledge.core.threads import LoadMeter, SlowdownWatch
 from fledge.datasets.shards import Dataset
 from fledge.evaluation.validation import BEST, WHOLE, Schedule, Validation
 from fledge.inference.generate import stream_text
 from fledge.inference.sampler import sampling_strategies
-from fledge.model.flops import parameter_count
 from fledge.model.gpt import GPT
 from fledge.runs.run_folder import RunFolder
 from fledge.tracking import events
-from fledge.tracking.loggers import build_sinks
 from fledge.tracking.rewind import rewind
 from fledge.tracking.sinks.jsonl import read_events
-from fledge.tracking.tracker import Tracker
 from fledge.training.anomaly import checksum, find_anomaly, is_finite
 from fledge.training.checkpointer import Checkpointer
-from fledge.training.compiled import EAGER_NOTICE, CompileCheck
 from fledge.training.config import Settings
 from fledge.training.divergence import Diverged, DivergenceMonitor, NotLearning
 from fledge.training.loop import Hook, RunEnd, call_hooks, every, train_loop
 from fledge.training.objective import Objective
 from fledge.training.profiler import STEPS as PROFILED_STEPS
 from fledge.training.profiler import StepProfiler
+from fledge.training.recorder import Recorder
 from fledge.training.result import TrainResult, train_result
-from fledge.training.setup import build_training, can_compile, settings_warnings
+from fledge.training.setup import build_training, can_compile
 from fledge.training.step import StepResult
 
 PROFILE = "profile"  # folder of a run
@@ -71,7 +66,7 @@ class Trainer:
             settings,
             machine,
             dataset.split("train"),
-            self._record_compile_check,
+            lambda check: self.recorder.compile_check(self.train_step.current_step, check),
             objective=objective,
             transform=transform,
         )
@@ -80,8 +75,7 @@ class Trainer:
         self.checkpointer = Checkpointer(run, settings, dataset, self.train_step, self.monitor)
         self.evaluated: tuple[int, float] | None = None  # step and validation loss of the last evaluation
         self.step_seconds = 0.0  # of the last step
-        self.tracker = Tracker([])
-        self.slowdown = SlowdownWatch(LoadMeter())
+        self.recorder = Recorder(run, settings, machine)
         self.signals = StopSignals(self.world, lambda: self.checkpointer.is_due(self.step_seconds))
         train = settings.train
         schedule = Schedule(train.steps, train.batch * settings.model.context, train.eval_every or 0, train.eval_tokens)
@@ -96,10 +90,10 @@ class Trainer:
         if state is not None:
             self.restore(state)
         begun = time.perf_counter()
-        self.tracker = self._open_tracker(first)
+        self.recorder.open(first)
         with self.signals as signals:
             try:
-                self._record_start(first)
+                self.recorder.started(first, self.validation)
                 if self.profile:
                     self.profiler = StepProfiler(self.run.folder / PROFILE, self.steps - first)
                 end = self._run_with_rollbacks(state)
@@ -109,14 +103,14 @@ class Trainer:
                     if stopped:
                         with contextlib.suppress(Diverged):  # broken weights: the checkpoint before stays the latest
                             self._save(last, end, scheduled=False)
-                    self._record_saved(self.checkpointer.saved(wait=True))
+                    self.recorder.saved(self.checkpointer.saved(wait=True))
                 reason, memory = "interrupted" if stopped else "finished", peak_memory(self.machine.device)
-                self.tracker.record(events.Ended(last, reason, time.perf_counter() - begun, memory))
+                self.recorder.record(events.Ended(last, reason, time.perf_counter() - begun, memory))
             finally:
                 if self.profiler:
                     self.profiler.close()
                 self.checkpointer.close()
-                self.tracker.close()
+                self.recorder.close()
         if stopped:
             raise Interrupted(stopped, f"fledge resume {self.run.reference}")
         return train_result(self.run, last)
@@ -146,12 +140,12 @@ class Trainer:
         except StopRequested:
             return RunEnd(pending, pending_hooks=True)
         if first < self.steps:
-            self._begin(first, "compiling" if can_compile(self.settings, self.machine) else "first step")
+            self.recorder.activity(first, "compiling" if can_compile(self.settings, self.machine) else "first step")
         return train_loop(self.train_step, first, self.steps, hooks, self.signals, self.monitor)
 
     def _roll_back(self, divergence: Diverged) -> State:
         """Restore the last healthy checkpoint and skip the batches that led to the divergence."""
-        self._record_saved(self.checkpointer.saved(wait=True))
+        self.recorder.saved(self.checkpointer.saved(wait=True))
         lower = f"--optim.lr {self.settings.optim.lr / 3:.2g}, and with Muon a smaller --optim.muon_lr"
         hint = f"the learning rate is probably too high: train again with {lower}, or more --optim.warmup_steps"
         error = UserError(divergence.reason, hint)
@@ -165,15 +159,15 @@ class Trainer:
         after = before.skip(state.step, divergence.step - 1)
         self.restore(state)
         self.train_step.skipped = after
-        self.tracker.close()
+        self.recorder.close()
         if self.world.is_main:
             store.remove_after(self.run.checkpoints, state.step)
             last_recorded = state.step - (state.pending_hooks is not None)
             rewind(self.run.folder, last_recorded, keep=(events.Anomaly, events.RolledBack))
-        self.tracker = self._open_tracker(state.step)
-        self._record_start(state.step)
+        self.recorder.open(state.step)
+        self.recorder.started(state.step, self.validation)
         skipped = (before.batch(state.step), after.batch(state.step) - 1)
-        self.tracker.record(events.RolledBack(state.step, divergence.step, divergence.reason, skipped))
+        self.recorder.record(events.RolledBack(state.step, divergence.step, divergence.reason, skipped))
         return state
 
     def _rollbacks_to(self, step: int) -> int:
@@ -195,8 +189,8 @@ class Trainer:
             Hook(self._log, lambda step: step % train.log_every == 0 or step == last or self.validation.is_due(step)),
             every(train.sample_every, lambda result: self._sample(result.step), last=last),
             Hook(self._evaluate_whole_split, lambda step: step == last and bool(self.validation.whole_split_passes)),
-            every(1, lambda _: self._record_saved(self.checkpointer.saved())),
-            every(1, self._watch_speed),
+            every(1, lambda _: self.recorder.saved(self.checkpointer.saved())),
+            every(1, self.recorder.watch_speed),
             every(int(self.profile), self._profile_step),
             every(1, self._save_if_due),
         ]
@@ -213,9 +207,9 @@ class Trainer:
         return step % every == 0 or step == self.steps or self.validation.is_due(step)
 
     def _evaluate(self, step: int) -> None:
-        self._begin(step, "evaluating" if step else "evaluating before the first step")
+        self.recorder.activity(step, "evaluating" if step else "evaluating before the first step")
         found, seconds = self.validation.evaluate()
-        self.tracker.record(events.Metrics(step, {**found.metrics(), "val/seconds": seconds}))
+        self.recorder.record(events.Metrics(step, {**found.metrics(), "val/seconds": seconds}))
         if not math.isfinite(found.loss):
             raise Diverged(step, f"the validation loss became {found.loss} at step {step}")
         self.evaluated = (step, found.loss)
@@ -224,29 +218,29 @@ class Trainer:
         """The last weights and those of the best checkpoint. Which one is best is decided on the sample."""
         step = result.step
         assert self.evaluated is not None
-        self._begin(step, "evaluating the whole validation split")
+        self.recorder.activity(step, "evaluating the whole validation split")
         best = last = self.validation.evaluate_whole()
-        self._record_saved(self.checkpointer.saved(wait=True))
+        self.recorder.saved(self.checkpointer.saved(wait=True))
         if (best_step := self.checkpointer.best_step(*self.evaluated)) != step:
-            self._begin(step, f"evaluating step {best_step:,}, the best, on the whole validation split")
+            self.recorder.activity(step, f"evaluating step {best_step:,}, the best, on the whole validation split")
             best = self.validation.evaluate_whole(self.checkpointer.weights_at(best_step))
         values = {**last.metrics(WHOLE), **best.metrics(BEST), f"{BEST}/step": best_step}
-        self.tracker.record(events.Metrics(step, values))
+        self.recorder.record(events.Metrics(step, values))
 
     def _log(self, result: StepResult) -> None:
         tokens = result.step * self.settings.train.batch * self.settings.model.context  # since the start of the run
-        self.tracker.record(events.Metrics(result.step, {**result.metrics(), "train/tokens": tokens}))
+        self.recorder.record(events.Metrics(result.step, {**result.metrics(), "train/tokens": tokens}))
         self.monitor.check_weights(result, checksum(self.model, self.world))
 
     def _sample(self, step: int) -> None:
         self._check_weights_finite(step)
-        self._begin(step, "generating a sample")
+        self.recorder.activity(step, "generating a sample")
         track, seed = self.settings.track, self.settings.train.seed
         prompt, strategy = track.prompt or "", sampling_strategies(track.temperature)
         pieces = stream_text(
             self.model, self.dataset.tokenizer, prompt, strategy, self.machine, track.sample_tokens, seed
         )
-        self.tracker.record(events.Sample(step, prompt, "".join(self.signals.interruptible(pieces))))
+        self.recorder.record(events.Sample(step, prompt, "".join(self.signals.interruptible(pieces))))
 
     def _save_if_due(self, result: StepResult) -> None:
         """At a fixed step; else when it is time, or for looking back."""
@@ -269,34 +263,12 @@ class Trainer:
             "weights_only": weights_only,
         }
         with self.signals.deadline.suspended():
-            self._record_saved(self.checkpointer.save(step, **fields))
+            self.recorder.saved(self.checkpointer.save(step, **fields))
 
     def _check_weights_finite(self, step: int) -> None:
         """Loss and gradient norm are from before the update: only the weights show whether it broke them."""
         if not self.world.all_reduce_min(all(is_finite(weight) for weight in self.model.parameters())):
             raise Diverged(step, f"the weights are no longer finite at step {step}")
-
-    def _open_tracker(self, last_step: int) -> Tracker:
-        """Only the main process records."""
-        return Tracker(build_sinks(self.run.folder, self.settings.track, last_step) if self.world.is_main else [])
-
-    def _record_start(self, step: int) -> None:
-        machine, train, compiled = self.machine, self.settings.train, can_compile(self.settings, self.machine)
-        count, passes = parameter_count(self.settings.model), self.validation.whole_split_passes
-        intervals = (train.eval_every or 0, train.sample_every, passes)
-        self.tracker.record(
-            events.Started(self.run.name, step, self.steps, count, machine.device, machine.dtype, compiled, *intervals)
-        )
-        warnings = (f"warning: {text}" for text in settings_warnings(self.settings, machine))
-        for text in (*warnings, *self.validation.notices()):
-            self.tracker.record(events.Notice(step, text))
-
-    def _begin(self, step: int, activity: str) -> None:
-        self.tracker.record(events.Activity(step, activity))
-
-    def _watch_speed(self, result: StepResult) -> None:
-        if text := self.slowdown.add(result.seconds):
-            self.tracker.record(events.Notice(result.step, f"warning: {text}"))
 
     def _record_anomaly(self, result: StepResult, reason: str) -> None:
         """With its origin and its samples, before the batch is skipped."""
@@ -307,20 +279,10 @@ class Trainer:
             origin = find_anomaly(self.model, self.train_step.objective, micro_batches, self.machine)
         first = self.train_step.skipped.batch(step) * batch
         samples = (first, first + batch - 1)
-        self.tracker.record(events.Anomaly(result.step, reason, origin, result.loss, result.grad_norm, samples))
-
-    def _record_compile_check(self, check: CompileCheck) -> None:
-        step = self.train_step.current_step
-        self.tracker.record(events.CompileChecked(step, check.ok, check.reason))
-        if not check.ok:
-            self.tracker.record(events.Notice(step, f"warning: {check.reason}: {EAGER_NOTICE}"))
+        self.recorder.record(events.Anomaly(result.step, reason, origin, result.loss, result.grad_norm, samples))
 
     def _profile_step(self, result: StepResult) -> None:
         if self.profiler and self.profiler():
             folder = short_path(self.profiler.folder)
             text = f"profile of {PROFILED_STEPS} steps: {folder}/trace.json, operators.txt"
-            self.tracker.record(events.Notice(result.step, text))
-
-    def _record_saved(self, saved: list[SavedCheckpoint]) -> None:
-        for each in saved:
-            self.tracker.record(events.Saved(**vars(each)))
+            self.recorder.record(events.Notice(result.step, text))
