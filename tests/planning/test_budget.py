@@ -101,7 +101,23 @@ def test_given_settings_stay(rate: dict[str, Any]) -> None:
     assert overrides["train"]["batch"] == "6"  # as it was given
 
 
-def test_time_in_which_nothing_can_be_trained_is_refused(rate: dict[str, Any]) -> None:
+def test_short_time_gets_a_smaller_model_and_then_few_steps(
+    rate: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rate["flops"] = 1e10
+    settings = search(20).best()[0]
+    assert settings.model.n_embd == 64
+    assert "are short" not in capsys.readouterr().err
+    assert search(0.1).best()[0].train.steps == budget.MIN_STEPS
+    assert "0.1 s are short: the smallest useful run takes about" in capsys.readouterr().err
+
+
+def test_given_model_that_takes_too_long_is_refused(rate: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="not enough") as refusal:
-        search(5.1).best()
-    assert "--minutes 0." in refusal.value.hint
+        search(60, "--model.n_embd", "3072").best()
+    assert "--minutes" in refusal.value.hint
+
+
+def test_slow_preparation_leaves_half_of_the_time(rate: dict[str, Any]) -> None:
+    late = replace(search(60), begun=time.perf_counter() - 55)
+    assert 29 < late.available <= 30

@@ -35,6 +35,7 @@ MAX_DAYS = 1000
 START_SECONDS = 5.0  # of a training command, before its first step: imports, opening the text, building the model
 LEAST_PROBE_SECONDS = 3.0
 FIRST_PROBE_SHARE = 0.4
+MIN_STEPS = 20  # fewer teach hardly anything: a smaller model is chosen
 SHORTENED = 0.9  # share of the steps below which it is said that fewer are made
 WORTH_COMPILING_SECONDS = 900.0  # in shorter runs compiling is not even measured
 
@@ -77,7 +78,7 @@ class TimeSearch:
         shape = self.largest(self.guessed_step_seconds)
         costs = self.probe(shape, FIRST_PROBE_SHARE)
         measured = self.model(shape)
-        second = self.largest(lambda shape: self.scaled_step_seconds(shape, measured, costs))
+        second = self.largest(lambda shape: self.step_seconds(shape, self.scaled(costs, measured, shape)))
         if second != shape:
             shape, costs = second, self.probe(second, 1.0)
         found = self.filled(shape, costs)
@@ -90,8 +91,9 @@ class TimeSearch:
 
     @property
     def available(self) -> float:
-        """Seconds for the run itself."""
-        return self.seconds - (START_SECONDS if self.begun is None else time.perf_counter() - self.begun)
+        """Seconds for the run itself: those that are left, but at least half, as a large text takes long to prepare."""
+        used = START_SECONDS if self.begun is None else time.perf_counter() - self.begun
+        return max(self.seconds / 2, self.seconds - used)
 
     @cached_property
     def shapes(self) -> list[Shape]:
@@ -118,12 +120,22 @@ class TimeSearch:
         model = self.model(shape)
         return self.batch(shape) * model.context / tokens_per_second_guess(model, self.machine)
 
-    def scaled_step_seconds(self, shape: Shape, measured: ModelConfig, costs: Costs) -> float:
-        """From the costs of a measured model: matrix products grow with FLOPs, the optimizer with parameters."""
+    def scaled(self, costs: Costs, measured: ModelConfig, shape: Shape) -> Costs:
+        """The costs of a shape from those of a measured model: products grow with FLOPs, the rest with parameters."""
         model = self.model(shape)
-        per_token = costs.per_token * training_flops(model) / training_flops(measured)
-        per_step = costs.per_step * parameter_count(model) / parameter_count(measured)
-        return self.batch(shape) * model.context * per_token + per_step
+        flops = training_flops(model) / training_flops(measured)
+        size = parameter_count(model) / parameter_count(measured)
+        return replace(
+            costs,
+            per_token=costs.per_token * flops,
+            per_step=costs.per_step * size,
+            per_eval_token=costs.per_eval_token * flops,
+            per_sampled_token=costs.per_sampled_token * flops,
+            per_checkpoint=costs.per_checkpoint * size,
+        )
+
+    def step_seconds(self, shape: Shape, costs: Costs) -> float:
+        return self.batch(shape) * self.model(shape).context * costs.per_token + costs.per_step
 
     def probe(self, shape: Shape, share: float) -> Costs:
         """Measure, in this share of the time that is left for it."""
@@ -158,28 +170,43 @@ class TimeSearch:
         return complete_for_forecast(settings, self.corpus, self.machine)
 
     def filled(self, shape: Shape, costs: Costs) -> tuple[Settings, Layer, Costs]:
-        """The settings with as many steps as fit into the time."""
+        """The settings with as many steps as fit into the time; a smaller shape if only a few steps would."""
+        available, measured = self.available, self.model(shape)
+        for smaller in reversed(self.shapes[: self.shapes.index(shape) + 1]):
+            scaled = self.scaled(costs, measured, smaller)
+            least = self.run_seconds(smaller, MIN_STEPS, scaled)
+            if least <= available:
+                break
+        else:
+            self.refuse_or_warn(least, available)
+        steps = max(MIN_STEPS, self.steps_within(available, smaller, scaled))
+        return self.settings(smaller, steps), merge(self.needed(smaller, steps), self.overrides), scaled
 
-        def total(steps: int) -> float:
-            return run_seconds(self.settings(shape, steps), costs, self.corpus).total
-
-        available, one = self.available, total(1)
-        if one > available:
-            least = math.ceil(one + self.seconds - available)
-            raise UserError(
-                f"{precise_duration(self.seconds)} are not enough: a run of one step takes {least} s here",
-                f"give it more: --minutes {math.ceil(least / 6) / 10:g}",
-            )
+    def steps_within(self, available: float, shape: Shape, costs: Costs) -> int:
+        """As many as fit, and as the text is good for."""
         step = step_seconds(self.settings(shape, 1), costs)
-        steps = bisect.bisect_right(range(1, int(available / step) + 2), available, key=total)
+        bound = range(1, int(available / step) + 2)
+        steps = bisect.bisect_right(bound, available, key=lambda steps: self.run_seconds(shape, steps, costs))
         most = int(min(steps, most_steps(self.settings(shape, 1), self.corpus.train_tokens)))
         if most < SHORTENED * steps:
             notice(
-                f"the text is small: {counted(most, 'step')} ({format_duration(total(most))}) are enough;"
-                " more passes over it would only memorize it"
+                f"the text is small: {counted(most, 'step')} ({format_duration(self.run_seconds(shape, most, costs))})"
+                " are enough; more passes over it would only memorize it"
             )
-        steps = most
-        return self.settings(shape, steps), merge(self.needed(shape, steps), self.overrides), costs
+        return most
+
+    def run_seconds(self, shape: Shape, steps: int, costs: Costs) -> float:
+        return run_seconds(self.settings(shape, steps), costs, self.corpus).total
+
+    def refuse_or_warn(self, least: float, available: float) -> None:
+        """Where even MIN_STEPS of the smallest shape take longer; a shape that was given may take very long."""
+        needed, asked = least + self.seconds - available, precise_duration(self.seconds)
+        if sets_shape(self.overrides):
+            raise UserError(
+                f"{asked} are not enough: {MIN_STEPS} steps of this model take {precise_duration(needed)} here",
+                f"give it more: --minutes {math.ceil(needed / 6) / 10:g}, or leave out the size of the model",
+            )
+        notice(f"{asked} are short: the smallest useful run takes about {precise_duration(needed)} here")
 
     def needed(self, shape: Shape, steps: int) -> Layer:
         """The chosen settings without those that change nothing."""

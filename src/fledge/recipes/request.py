@@ -92,8 +92,8 @@ def chosen_overrides(planned: PlanResult, request: TrainRequest) -> Layer:
 
 
 def describe_forecast(planned: PlanResult) -> str:
-    seconds, loss = planned.forecast.seconds, planned.forecast.loss
-    expected = "" if loss is None else f"; loss {loss.low:.2f} to {loss.high:.2f} nats per token"
+    seconds, bits = planned.forecast.seconds, planned.forecast.bits_per_byte
+    expected = "" if bits is None else f"; at its end {bits.low:.2f} to {bits.high:.2f} bits per byte"
     return f"about {format_duration(seconds)}{expected}"
 
 
