@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fledge.tracking.async_sink import AsyncSink
 from fledge.tracking.events import Event
 from fledge.tracking.sinks.base import Sink
-from fledge.training import trainer
+from fledge.training import recorder
 from fork_server import Marks, command
 
 
@@ -50,7 +50,7 @@ KINDS: dict[str, Callable[[], Sink]] = {
 
 def train_with(marks: Marks, kind: str, words: list[str], environment: dict[str, str]) -> int:
     """`fledge WORDS` with such a logger."""
-    build_sinks = trainer.build_sinks
+    build_sinks = recorder.build_sinks
     logger = functools.partial(AsyncSink, "Bad", KINDS[kind], queue_size=4, start_timeout=0.2, close_timeout=0.2)
-    trainer.build_sinks = lambda *args: [*build_sinks(*args), logger()]
+    recorder.build_sinks = lambda *args: [*build_sinks(*args), logger()]
     return command(marks, words, environment)

@@ -119,6 +119,16 @@ def ended() -> Callable[..., tuple[int, str]]:
 
 
 @pytest.fixture
+def warnings_in() -> Callable[[str], list[str]]:
+    """The warnings in what a command said, but that on the small validation split of these tests."""
+
+    def find(said: str) -> list[str]:
+        return [line for line in said.splitlines() if line.startswith("warning: ") and "validation split" not in line]
+
+    return find
+
+
+@pytest.fixture
 def spoilt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Change the loss or the gradient of the given batches, whenever they are trained on."""
 

@@ -10,11 +10,11 @@ import torch
 
 from fledge.checkpoint import store
 from fledge.core.distributed import World
+from fledge.recipes import verify
 from fledge.recipes.resume import resume
 from fledge.runs.run_folder import RunFolder
 from fledge.settings.pipeline import validated
 from fledge.tracking.sinks.csv import read_metrics
-from fledge.training import verify
 from fledge.training.checkpointer import Checkpointer
 from fledge.training.trainer import Trainer
 
@@ -68,7 +68,7 @@ def test_fixed_settings_cannot_be_changed(home, capsys, change) -> None:
     assert home.do("resume", "bird@6", *change, "--allow-changes") == 2
     error, hint = said(capsys)[-2:]
     assert change[0].removeprefix("--") in error
-    assert "--init bird" in hint
+    assert f"--init {run}" in hint
     assert {path.name: path.read_bytes() for path in run.glob("*") if path.is_file()} == before
     assert len(store.complete_checkpoints(run / "checkpoints")) > 1
 
@@ -138,7 +138,7 @@ def test_run_with_init_does_not_restart_without_checkpoints(home, capsys) -> Non
     assert home.do("resume", "child") == 2
     error, hint = said(capsys)[-2:]
     assert error == "error: 'child' has no checkpoints left"
-    assert "--init bird" in hint
+    assert f"--init {run}" in hint
 
 
 def test_epochs_cannot_be_changed_on_resume(home, capsys) -> None:

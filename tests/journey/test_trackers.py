@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fledge.tracking.events import Event, Metrics
-from fledge.training import trainer
+from fledge.training import recorder
 
 Outcome = Callable[[Path], dict[str, Any]]
 
@@ -24,8 +24,8 @@ def test_failing_logger_does_not_change_training(
     home, outcome_of: Outcome, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = outcome_of(home.train("plain"))
-    build_sinks = trainer.build_sinks
-    monkeypatch.setattr(trainer, "build_sinks", lambda *args: [Broken(), *build_sinks(*args)])
+    build_sinks = recorder.build_sinks
+    monkeypatch.setattr(recorder, "build_sinks", lambda *args: [Broken(), *build_sinks(*args)])
     assert outcome_of(home.train("logged")) == plain
     assert "Broken failed and is switched off: no more disk" in capsys.readouterr().err
 

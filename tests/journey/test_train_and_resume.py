@@ -16,7 +16,7 @@ from fledge.cli.main import main
 from fledge.tokenizers.base import save_tokenizer
 from fledge.tokenizers.char import CharTokenizer
 from fledge.tracking.events import Event, Metrics
-from fledge.training import setup, trainer
+from fledge.training import recorder, setup
 
 Outcome = Callable[[Path], dict[str, Any]]
 Unbroken = Callable[..., dict[str, Any]]
@@ -317,8 +317,8 @@ def test_damaged_checkpoint_does_not_replace_a_whole_one(home, monkeypatch: pyte
     many = home.train("many", *rare, "--train.keep_last", "9")
     shutil.copytree(many / "checkpoints" / "step-00000003", run / "checkpoints" / "step-00000003")
     os.truncate(run / "checkpoints" / "step-00000012" / "model.safetensors", 100)
-    usual = trainer.build_sinks
-    monkeypatch.setattr(trainer, "build_sinks", lambda *about: [*usual(*about), Stops("train/loss", 7)])
+    usual = recorder.build_sinks
+    monkeypatch.setattr(recorder, "build_sinks", lambda *about: [*usual(*about), Stops("train/loss", 7)])
     assert home.do("resume", "bird", "--allow-changes") == 130
     assert store.find_checkpoint(run / "checkpoints")[0].step == 7
 
@@ -354,9 +354,9 @@ def test_signal_during_evaluation_does_not_change_the_result(
     home, outcome_of: Outcome, unbroken: Unbroken, monkeypatch: pytest.MonkeyPatch, event: str, step: int
 ) -> None:
     """Evaluating and sampling stop at once; after resuming, the pending hooks of that step run first."""
-    usual = trainer.build_sinks
+    usual = recorder.build_sinks
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "build_sinks", lambda *about: [*usual(*about), Stops(event, step)])
+        patch.setattr(recorder, "build_sinks", lambda *about: [*usual(*about), Stops(event, step)])
         if event == "Saved":  # which is heard of when the disk is done: here, where memory has no room, at once
             patch.setattr(async_saver, "free_memory", lambda _: 0)
         assert main(home.training("bird")) == 130

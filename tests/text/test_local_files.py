@@ -74,7 +74,7 @@ def test_manifests_are_those_that_fledge_writes() -> None:
 @pytest.mark.parametrize(
     ("files", "error", "hint"),
     [
-        ({"dataset.json": b'{"format": 1}', "tokenizer.json": b"{}"}, "is a dataset, not text", "--data.path"),
+        ({"dataset.json": b'{"format": 1}', "tokenizer.json": b"{}"}, "is a dataset, not text", "fledge train '"),
         ({"run.json": b'{"format": 1}', "config.toml": b"", "samples.md": b"s"}, "is a run, not text", "--init"),
         ({"train.bin": b"\1\0", "val.bin": b"\1\0", "readme.md": b"#"}, "token ids (.bin)", "--data.path"),
         ({"fineweb_train_000001.bin": b"\1\0"}, "token ids (.bin)", "--data.path"),

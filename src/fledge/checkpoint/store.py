@@ -110,7 +110,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """Also checks the name of the folder: under another name it would be taken for another step."""
     with contextlib.suppress(OSError, ValueError):
         manifest = checked_content((path / MANIFEST).read_bytes())
-        if path.name == _name(manifest["step"]):
+        if manifest.keys() >= {*MANIFEST_FIELDS} and path.name == _name(manifest["step"]):
             return manifest
     raise DamagedCheckpoint(f"{path / MANIFEST} is damaged")
 

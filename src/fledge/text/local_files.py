@@ -77,7 +77,7 @@ def refuse_made_by_fledge(folder: Path) -> None:
     if made == "dataset":
         raise UserError(f"'{folder}' is a dataset, not text", f"use it as one: fledge train {quoted}")
     if made == "run":
-        hint = f"to start from its weights: fledge train --init {quoted} --data.corpus TEXT"
+        hint = f"to start from its weights: fledge train TEXT --init {quoted}"
         raise UserError(f"'{folder}' is a run, not text", hint)
     if any(MADE_OF_IDS.fullmatch(file.name) for file in folder.glob("*.bin")):
         hint = f"use it as one: --data.path {quoted} --tokenizer.kind gpt2; or name the text file inside it"
