@@ -186,6 +186,29 @@ def test_intact_checkpoint_is_not_overwritten(two: Path, state_at: StateAt) -> N
     assert (two / "step-00000020" / "model.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("number", range(1, 7))
+def test_failed_save_keeps_the_checkpoint_of_its_step(
+    tmp_path: Path, state_at: StateAt, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """One with pending hooks, which is to be replaced. The calls: four files, the folder, the folder above."""
+    store.save(tmp_path, replace(state_at(1), pending_hooks={}))
+    usual, calls = os.fsync, []
+
+    def fsync(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) == number:
+            assert store.verify(tmp_path / "step-00000001").pending_hooks == (number < 6)
+            raise KeyboardInterrupt
+        usual(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(KeyboardInterrupt):
+        store.save(tmp_path, state_at(1))
+    (found,) = store.list_checkpoints(tmp_path)[0]
+    assert found.pending_hooks == (number < 6)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 @pytest.mark.parametrize("keep_last", [1, 2, 3])
 def test_prune_keeps_the_newest_and_the_best(tmp_path: Path, state_at: StateAt, keep_last: int) -> None:
     for step, loss in enumerate((5.0, 1.0, 4.0, 4.0, 3.0, None), start=1):

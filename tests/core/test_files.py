@@ -4,6 +4,7 @@ import errno
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -12,12 +13,14 @@ from hypothesis import strategies as st
 from fledge.core.errors import UserError
 from fledge.core.files import (
     PARTIAL,
+    REPLACED,
     atomic_folder,
     cache_dir,
     errors_with_path,
     human_bytes,
     read_json,
     remove_partials,
+    restore_replaced,
     sha256,
     sync_folder,
     write_atomic,
@@ -102,6 +105,45 @@ def test_folder_does_not_replace_a_file(tmp_path: Path) -> None:
         (inside / "file").write_text("x")
     assert (tmp_path / "out").read_text() == "kept"
     assert names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_folder_is_replaced(tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "out"
+    {"folder": out.mkdir, "file": out.touch, "link": lambda: out.symlink_to("nowhere")}[kind]()
+    with atomic_folder(out, replace=True) as inside:
+        (inside / "new").touch()
+    assert names(tmp_path) == ["out", "out/new"]
+
+
+@pytest.mark.parametrize(("function", "number"), [("fsync", 1), ("fsync", 2), ("rename", 1), ("rename", 2)])
+def test_failed_replacement_keeps_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, number: int
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").touch()
+    usual, calls = getattr(os, function), []
+
+    def failing(*args: Any) -> None:
+        calls.append(args)
+        if len(calls) == number:
+            raise OSError(errno.EIO, "bad disk")
+        usual(*args)
+
+    monkeypatch.setattr(os, function, failing)
+    with pytest.raises(OSError, match="bad disk"), atomic_folder(tmp_path / "out", replace=True) as inside:
+        (inside / "new").touch()
+    assert names(tmp_path) == ["out", "out/old"]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_killed_replacement_is_finished(tmp_path: Path, replaced: bool) -> None:
+    (tmp_path / f"{REPLACED}out").mkdir()
+    (tmp_path / f"{REPLACED}out" / "old").touch()
+    if replaced:
+        (tmp_path / "out").mkdir()
+    restore_replaced(tmp_path)
+    assert names(tmp_path) == (["out"] if replaced else ["out", "out/old"])
 
 
 def test_remove_partials_removes_only_partials(tmp_path: Path) -> None:

@@ -1,5 +1,10 @@
-"""One save and one prune beside existing checkpoints: what a process does between two steps, and nothing else."""
+"""A process that saves and prunes, as between two steps, and nothing else.
 
+lay_down, save_and_prune          a new checkpoint beside others
+lay_down_pending, save_again      one in place of another of its step, which was saved before its hooks had run
+"""
+
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -40,3 +45,13 @@ def save_and_prune(_: Marks, folder: Path) -> int:
         print(f"error: {mistake.message}\nhint: {mistake.hint}")
         return 2
     return 0
+
+
+def lay_down_pending(folder: Path) -> None:
+    store.save(folder, replace(state_at(NEW), pending_hooks={}))
+
+
+def save_again(marks: Marks, folder: Path) -> int:
+    """As `fledge resume` does: what a killed process has left is put in order first."""
+    thinning.remove_leftovers(folder)
+    return save_and_prune(marks, folder)

@@ -11,9 +11,10 @@ import pytest
 from conftest import Undisturbed
 from fault_campaign import WHOLE, Tell, share
 from fault_harness import Harness, digests
-from fledge.checkpoint import store
+from fledge.checkpoint import store, thinning
+from fledge.core.files import REPLACED
 from fork_server import Child
-from saving import NEW, OLD, STRIPPED, lay_down, save_and_prune
+from saving import NEW, OLD, STRIPPED, lay_down, lay_down_pending, save_again, save_and_prune
 from tracing import Call, calls, kill_at, needs_strace, refuse, traced
 
 pytestmark = needs_strace
@@ -22,6 +23,8 @@ IN_TRAINING = 60  # calls of a whole training that are struck
 
 class Desk:
     """Where one checkpoint is saved, again and again."""
+
+    lay_down, save = staticmethod(lay_down), staticmethod(save_and_prune)
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.log, self.said = folder / "checkpoints", folder / "strace", folder / "said"
@@ -33,31 +36,50 @@ class Desk:
     def start_over(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.said.unlink(missing_ok=True)
-        lay_down(self.folder)
+        self.lay_down(self.folder)
 
     def saved_under(self, *injected: str) -> Child:
-        child = Child(save_and_prune, self.folder, log=self.said, held=True)
+        child = Child(self.save, self.folder, log=self.said, held=True)
         with traced(child, self.log, *injected):
             child.release()
         return child
 
     def struck(self, *injected: str) -> Child:
-        """A save in which something happens; afterwards nothing half-written may be taken for a checkpoint."""
+        """A save in which something happens."""
         self.start_over()
         child = self.saved_under(*injected)
         child.wait()
+        self.check()
+        return child
+
+    def check(self) -> None:
+        """Nothing half-written may be taken for a checkpoint."""
         good, damaged = store.list_checkpoints(self.folder)
         assert damaged == []
         assert good[-1].step in (OLD[-1], NEW)
         whole = {checkpoint.step for checkpoint in good if not checkpoint.weights_only}
         assert {20, 30} <= whole, "the best, or the newest before, is lost"
         assert STRIPPED in {checkpoint.step for checkpoint in good}, "the weights of the history are lost"
-        return child
 
     def again(self) -> None:
-        child = Child(save_and_prune, self.folder, log=self.said)
+        child = Child(self.save, self.folder, log=self.said)
         assert child.wait() == 0, child.output()
         assert digests(self.folder) == self.whole
+
+
+class Replacement(Desk):
+    """Where the only checkpoint is replaced."""
+
+    lay_down, save = staticmethod(lay_down_pending), staticmethod(save_again)
+
+    def check(self) -> None:
+        """One of the two is there, complete, once the next process has put things in order."""
+        copy = self.folder.with_name("copy")
+        shutil.copytree(self.folder, copy)
+        thinning.remove_leftovers(copy)
+        (found,), damaged = store.list_checkpoints(copy)
+        shutil.rmtree(copy)
+        assert (found.step, found.weights_only, damaged) == (NEW, False, [])
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +111,19 @@ def test_save_killed_at_any_system_call(desk: Desk, tell: Tell) -> None:
         assert child.wait() == 137, call
         desk.again()
         tell("system calls of one save", f"killed at {call.name}", 1)
+
+
+@pytest.mark.parametrize("error", ["", "ENOSPC"])
+def test_replacement_interrupted_at_any_system_call(tmp_path: Path, tell: Tell, error: str) -> None:
+    """Also killed between the two renames, when neither has the name of the checkpoint."""
+    desk = Replacement(tmp_path)
+    renames = [call for call in desk.calls if call.name.startswith("rename")][-2:]
+    assert [REPLACED in call.words for call in renames] == [True, False]
+    for call in {*some(desk.calls, random.Random(2)), *renames}:
+        child = desk.struck(*(refuse(call, error) if error else kill_at(call)))
+        assert child.wait() == (2 if error else 137), call
+        desk.again()
+        tell("system calls of a replacement", f"{error or 'killed'} at {call.name}", 1)
 
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO"])

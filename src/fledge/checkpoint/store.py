@@ -8,8 +8,8 @@
 With sharded saving (sharded.py), each rank has files of its own. A checkpoint for looking back holds the weights only
 (thinning.py).
 
-Everything is written into a temporary folder, fsynced and renamed. `latest` and `best` are found by looking at the
-checkpoints themselves; there is no pointer file that could be wrong.
+Everything is written into a temporary folder, fsynced and renamed; only then is an older one of the same step removed.
+`latest` and `best` are found by looking at the checkpoints themselves; there is no pointer file that could be wrong.
 """
 
 import contextlib
@@ -17,7 +17,6 @@ import errno
 import json
 import math
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from fledge.checkpoint import sharded
 from fledge.checkpoint.state import MODEL, OPTIMIZER, State, Tensors
 from fledge.core.checksums import checked_content, with_checksum
 from fledge.core.errors import UserError
-from fledge.core.files import PARTIAL, atomic_folder, describe_os_error, errors_with_path, sha256
+from fledge.core.files import PARTIAL, atomic_folder, describe_os_error, errors_with_path, remove_path, sha256
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -73,7 +72,7 @@ def save(folder: Path, state: State, write: Callable[[Path, State], None] | None
     with contextlib.suppress(DamagedCheckpoint):
         if path.exists() and _is_enough(existing := verify(path), state):
             return existing
-    with atomic_folder(path) as inside:
+    with atomic_folder(path, replace=True) as inside:
         (write or _write_whole)(inside, state)
         values = {name: value for name, value in vars(state).items() if name not in NOT_IN_STATE_JSON}
         (inside / STATE).write_text(json.dumps(values))
@@ -82,8 +81,6 @@ def save(folder: Path, state: State, write: Callable[[Path, State], None] | None
         content |= {"pending_hooks": state.pending_hooks is not None, "healthy": state.healthy}
         content |= {"scheduled": state.scheduled, "weights_only": state.weights_only}
         (inside / MANIFEST).write_bytes(with_checksum(content))
-        if path.is_symlink() or path.exists():
-            remove(path)
     return _from_manifest(path, content)
 
 
@@ -290,10 +287,7 @@ def remove(folder: Path) -> None:
     trash = folder.with_name(f"{PARTIAL}{folder.name}")
     folder.rename(trash)
     with errors_with_path(trash):
-        if trash.is_dir() and not trash.is_symlink():
-            shutil.rmtree(trash)
-        else:
-            trash.unlink()  # a symbolic link or a file
+        remove_path(trash)
 
 
 def remove_after(folder: Path, step: int) -> None:

@@ -16,7 +16,7 @@ from fledge.checkpoint import store
 from fledge.checkpoint.sharded import is_weight_shard
 from fledge.checkpoint.store import MANIFEST, STATE, WEIGHTS, Checkpoint
 from fledge.core.checksums import with_checksum
-from fledge.core.files import errors_with_path, remove_partials, write_atomic
+from fledge.core.files import errors_with_path, remove_partials, restore_replaced, write_atomic
 
 DISK_SHARE = 0.1  # of the free space, for all weights-only checkpoints of a run
 
@@ -76,7 +76,11 @@ def _remove_unnamed(checkpoint: Checkpoint) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes have left: unfinished files, and files that a stripped checkpoint has lost."""
+    """Remove what killed processes have left: unfinished files, and files that a stripped checkpoint has lost.
+
+    A checkpoint that was about to be replaced gets its name back first.
+    """
+    restore_replaced(folder)
     remove_partials(folder)
     for checkpoint in store.complete_checkpoints(folder):
         remove_partials(checkpoint.folder)

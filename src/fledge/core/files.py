@@ -21,6 +21,7 @@ from typing import Any
 from fledge.core.errors import UserError, nearest
 
 PARTIAL = ".partial-"  # prefix of every unfinished file or folder
+REPLACED = ".replaced-"  # prefix of a folder while another one takes its name
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 FSYNC_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # the file system cannot fsync folders
 
@@ -76,10 +77,25 @@ def _write(path: Path, content: str | bytes) -> None:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder to fill; it becomes `path` when the block succeeds, and is removed otherwise."""
-    with errors_with_path(path), new_folders(path.parent), _temporary_folder(path) as temporary:
+def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty folder to fill; it becomes `path` when the block succeeds, and is removed otherwise.
+
+    `replace`: in place of an existing one, which is kept until the new one is on disk. No system call swaps two names
+    on all systems: of a process killed between two renames, `restore_replaced` gives the old one its name back.
+    """
+    with errors_with_path(path), new_folders(path.parent), _temporary_folder(path, replace) as temporary:
         yield temporary
+
+
+def restore_replaced(folder: Path) -> None:
+    """Finish the replacements below `folder` that were interrupted: remove the old one, or give it its name back."""
+    for old in folder.glob(f"{REPLACED}*"):
+        path = old.with_name(old.name.removeprefix(REPLACED))
+        if _is_there(path):
+            remove_path(old)
+        else:
+            old.rename(path)
+            sync_folder(folder)
 
 
 @contextlib.contextmanager
@@ -100,7 +116,7 @@ def describe_os_error(error: BaseException, path: Path) -> OSError:
 
 
 @contextlib.contextmanager
-def _temporary_folder(path: Path) -> Iterator[Path]:
+def _temporary_folder(path: Path, replace: bool) -> Iterator[Path]:
     _remove_orphans(path)
     temporary = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}{path.name}-{os.getpid()}-", dir=path.parent))
     try:
@@ -110,11 +126,20 @@ def _temporary_folder(path: Path) -> Iterator[Path]:
                 sync_file(file)
         temporary.chmod(0o777 & ~_umask())
         sync_folder(temporary)
+        if replace and _is_there(path):
+            path.rename(path.with_name(f"{REPLACED}{path.name}"))
         temporary.rename(path)  # fails if `path` exists and is not empty: nothing is overwritten
         sync_folder(path.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        if replace:
+            restore_replaced(path.parent)
+
+
+def _is_there(path: Path) -> bool:
+    return path.is_symlink() or path.exists()
 
 
 def _remove_orphans(path: Path) -> None:
@@ -196,6 +221,14 @@ def is_file_locked(path: Path) -> bool:
     except OSError:
         return False
     return False
+
+
+def remove_path(path: Path) -> None:
+    """Remove a folder with its contents, a file or a symbolic link; nothing if there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def remove_partials(folder: Path) -> None:
