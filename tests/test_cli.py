@@ -167,6 +167,24 @@ def test_settings_may_come_between_the_sources() -> None:
     assert (args.sources, args.overrides) == (["a.txt", "b.txt"], ["--data.val", "0.1"])
 
 
+@pytest.mark.parametrize(
+    "value", ["--- Chapter 1", "---", "-", "-x", "- first", "--a b", "--\nx.y", "-5", "—", "--- a=b"]
+)
+def test_value_may_begin_with_dashes(value: str) -> None:
+    args = parse(["generate", "--prompt", value, "bird", "--tokens", "5"])
+    assert (args.prompt, args.run, args.tokens) == (value, "bird", 5)
+    assert parse(["generate", f"--prompt={value}"]).prompt == value
+    assert parse(["train", "--track.prompt", value, "demo"]).overrides == ["--track.prompt", value]
+
+
+@pytest.mark.parametrize(
+    "words", [["--prompt", "--tokens", "5"], ["--prompt"], ["--prompt", "--", "a"], ["--prompt", "--misspelt"]], ids=str
+)
+def test_value_that_is_missing_is_not_an_option(words: list[str]) -> None:
+    with pytest.raises(UserError, match=r"expected one argument|'--misspelt'"):
+        parse(["generate", *words])
+
+
 def test_common_arguments_may_come_anywhere() -> None:
     for argv in (["tokenizer", "--json", "show", "f", "t"], ["tokenizer", "show", "f", "t", "--json"]):
         assert parse(argv).json is True

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fledge.cli.completion import candidates
 from fledge.cli.main import SUMMARIES, main, make_parser
@@ -62,6 +64,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_words_that_fit(line: list[str], expected: list[str]) -> None:
     assert candidates(line) == expected
+
+
+@given(
+    st.lists(st.sampled_from(["=", "", "-", "--", "train", "runs", "delete", "--run", "--train.dtype", "--a=b", "."]))
+)
+def test_any_line_can_be_completed(words: list[str]) -> None:
+    candidates(words)
 
 
 def test_every_command_option_and_preset_is_offered() -> None:

@@ -22,13 +22,13 @@ PATHS = ("TEXT", "FILE", "SOURCE", "DIR", "FOLDER", "PATH")  # in a metavar: fil
 def candidates(words: Sequence[str]) -> list[str]:
     """The words that may replace the last one, which may be empty. words: what follows `fledge`."""
     *before, current = words or [""]
-    if current == "=" or before[-1:] == ["="]:  # bash takes --key=value for three words
-        option, prefix = (before[-1], "") if current == "=" else (before[-2], current)
-        return starting(prefix, values_of(before[0], option, before, prefix)) if before[0] in SUMMARIES else []
     if not before:
         return starting(current, SUMMARIES)
     if before[0] not in SUMMARIES:
         return []
+    if current == "=" or before[-1] == "=":  # bash takes --key=value for three words
+        option, prefix = (before[-1], "") if current == "=" else (before[-2], current)
+        return starting(prefix, values_of(before[0], option, before, prefix))
     if current.startswith("--") and "=" in current:
         option, _, prefix = current.partition("=")
         values = starting(prefix, values_of(before[0], option, before, prefix))

@@ -9,8 +9,9 @@ import importlib
 import io
 import itertools
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol, cast
 
 from fledge import __version__
@@ -55,6 +56,7 @@ COMMAND_GROUPS = {
 SUMMARIES = {name: summary for group in COMMAND_GROUPS.values() for name, summary in group.items()}
 MODULES = {"import": "import_model"}  # in commands/, where the module cannot have the command's name
 DISTRIBUTED = ("train", "resume", "eval")  # torchrun can start these
+OPTION = re.compile(r"--\w[\w.-]*(=.*)?", re.DOTALL)  # any other word, such as '--- Chapter 1', is a value
 
 
 class Command(Protocol):
@@ -101,10 +103,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     words, settings = split_settings(words) if takes_settings else (words, [])
     refuse_foreign_settings(settings)
     options = [option for action in parser._actions for option in action.option_strings]
-    has_subcommands = any(isinstance(action, argparse._SubParsersAction) for action in parser._actions)
-    unknown = [] if has_subcommands else [word for word in options_in(words) if word.partition("=")[0] not in options]
-    if unknown:  # before argparse asks for an argument that is missing because another is misspelt
-        raise unknown_option(name, unknown[0], words, options, takes_settings=takes_settings)
+    if not any(isinstance(action, argparse._SubParsersAction) for action in parser._actions):
+        words = join_values(words, parser._actions)
+        unknown = [word for word in options_in(words) if word.partition("=")[0] not in options]
+        if unknown:  # before argparse asks for an argument that is missing because another is misspelt
+            raise unknown_option(name, unknown[0], words, options, takes_settings=takes_settings)
     args, rest = parser.parse_known_args(words)
     if rest:
         raise unknown_option(name, rest[0], words, options, takes_settings=takes_settings)
@@ -113,8 +116,21 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def options_in(words: Sequence[str]) -> list[str]:
-    """The words that begin as options do, up to a `--`."""
-    return [word for word in itertools.takewhile(lambda word: word != "--", words) if word.startswith("--")]
+    """The words that look like options, up to a `--`."""
+    return [word for word in itertools.takewhile(lambda word: word != "--", words) if OPTION.fullmatch(word)]
+
+
+def join_values(words: Sequence[str], actions: Iterable[argparse.Action]) -> list[str]:
+    """Write `--prompt ---` as `--prompt=---`: argparse takes no separate value that begins with a dash."""
+    with_value = {option for action in actions if action.nargs is None for option in action.option_strings}
+    joined: list[str] = []
+    for word in words:
+        dashed = word.startswith("-") and word not in ("-h", "--") and not OPTION.fullmatch(word)
+        if dashed and joined and joined[-1] in with_value:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -123,9 +139,9 @@ def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
     queue = list(words)
     while queue:
         word = queue.pop(0)
-        if word.startswith("--") and "." in word.partition("=")[0]:
+        if OPTION.fullmatch(word) and "." in word.partition("=")[0]:
             settings.append(word)
-            if "=" not in word and queue and not queue[0].startswith("--"):
+            if "=" not in word and queue and not OPTION.fullmatch(queue[0]):
                 settings.append(queue.pop(0))
         else:
             rest.append(word)
