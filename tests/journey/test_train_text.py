@@ -1,14 +1,18 @@
 """fledge train TEXT: size and length by time, the prompt from the text, and what is said before it begins."""
 
 import json
+import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import fledge
 from fledge.cli.main import main
 from fledge.core.config import merge, read_toml
+from fledge.core.errors import UserError
 from fledge.planning import budget
 from fledge.recipes import plan, request
 from tiny import write_text
@@ -108,6 +112,23 @@ def test_refusals_say_what_can_be_given(
     assert message in error
     assert hint in advice
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("minutes", [math.nan, math.inf, -1, 0, 1e9])
+def test_time_that_no_run_can_have_is_refused_from_python_too(minutes: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request, "plan", plan.plan)
+    with pytest.raises(UserError, match=f"--minutes cannot be {re.escape(f'{minutes:g}')}"):
+        fledge.train("notes", minutes=minutes)
+
+
+def test_existing_run_is_refused_before_anything_is_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("runs/taken").mkdir(parents=True)
+    monkeypatch.setattr(request, "plan", None)
+    assert main(["train", "notes", "--run", "taken"]) == 2
+    assert "a run named 'taken' already exists" in capsys.readouterr().err
+    assert not Path("cache").exists()
 
 
 def test_only_the_main_process_plans(monkeypatch: pytest.MonkeyPatch) -> None:

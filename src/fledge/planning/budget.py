@@ -41,17 +41,23 @@ WORTH_COMPILING_SECONDS = 900.0  # in shorter runs compiling is not even measure
 
 
 def parse_minutes(text: str) -> float:
-    """'3', '0.5', '90s', '1h30m' → seconds; a number without a unit is minutes."""
-    text = text if text[-1:] in UNITS else f"{text}m"
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
+    """'3', '.5', '90s', '1h30m' → seconds; a number without a unit is minutes."""
+    whole = text if text[-1:] in UNITS else f"{text}m"
+    parts = re.findall(r"(\d+\.?\d*|\.\d+)([smhd])", whole)
     seconds = sum(float(number) * UNITS[unit] for number, unit in parts)
-    if not 0 < seconds < math.inf or "".join(number + unit for number, unit in parts) != text:
-        raise UserError(
-            f"--minutes cannot be {text!r}", "it takes a number of minutes, such as 3 or 0.5, or 90s, 1h30m"
-        )
-    if seconds > MAX_DAYS * UNITS["d"]:
-        raise UserError(f"--minutes cannot be {text}", f"it takes a time up to {MAX_DAYS}d, such as 30 or 1h30m")
+    if "".join(number + unit for number, unit in parts) != whole:
+        seconds = math.nan
+    check_seconds(seconds, repr(text))
     return seconds
+
+
+def check_seconds(seconds: float, written: str) -> None:
+    """Refuse a time that no training run can have. written: as the user gave it."""
+    if not 0 < seconds < math.inf:
+        hint = "it takes a number of minutes, such as 3 or 0.5; on the command line also 90s, 1h30m"
+        raise UserError(f"--minutes cannot be {written}", hint)
+    if seconds > MAX_DAYS * UNITS["d"]:
+        raise UserError(f"--minutes cannot be {written}", f"it takes a time up to {MAX_DAYS}d, such as 30 or 1h30m")
 
 
 def sets_shape(overrides: Layer) -> bool:

@@ -17,7 +17,7 @@ from fledge.core.errors import UserError
 from fledge.core.progress import notice
 from fledge.core.threads import LoadMeter
 from fledge.planning.backtest import Row, compare
-from fledge.planning.budget import TimeSearch
+from fledge.planning.budget import TimeSearch, check_seconds
 from fledge.planning.corpus_stats import read_corpus_stats, text_bytes
 from fledge.planning.forecast import Forecast, complete_for_forecast, make_forecast
 from fledge.planning.loss_forecast import finished_runs
@@ -74,6 +74,8 @@ def plan(
     overrides = overrides or {}
     if price is not None and not 0 <= price < math.inf:
         raise UserError(f"--price cannot be {price:g}", "it is the price of an hour of this machine, such as 2.5")
+    if seconds is not None:
+        check_seconds(seconds, f"{seconds / 60:g}")
     if seconds is not None and {"steps", "epochs"} & set(overrides.get("train", {})):
         raise UserError("--minutes sets train.steps, so neither steps nor epochs can be given", "leave one of them out")
     layer = read_preset(preset)[0] if base is None else base

@@ -56,8 +56,11 @@ def train(
         raise missing_run_name()
     if name is not None:
         check_run_name(name)
-        if world.broadcast_from_main(lambda: "yes" if restarted(name, runs, world) else ""):
+        exists = world.broadcast_from_main(lambda: "yes" if (runs / name).exists() else "")
+        if exists and world.has_flag(name):  # made by this launch (torchrun or Ray) before it was restarted
             return resume(name, runs=runs, world=world)
+        if exists:  # before anything is measured or prepared
+            run_folder.refuse_existing(runs / name)
     request = fit_to_time(request, minutes, runs, world, begun)
     return train_request(request, runs, name=name, profile=profile, world=world)
 
@@ -89,20 +92,11 @@ def missing_run_name() -> UserError:
     return UserError("--run NAME is required when the launcher may restart processes", "add --run NAME")
 
 
-def restarted(name: str, runs: Path, world: World) -> bool:
-    """Whether this launch (by torchrun or Ray) created the run before it was restarted."""
-    return world.has_flag(name) and (runs / name).exists()
-
-
 def train_request(
     request: TrainRequest, runs: Path, *, name: str | None = None, profile: bool = False, world: World = SINGLE_PROCESS
 ) -> TrainResult:
     """Check everything, create the run folder, train. The folder is removed if training fails before its first step."""
     settings, initial = request.settings, request.initial
-    if name is not None:
-        check_run_name(name)
-        if world.is_main:  # a later rank would find the folder that the main process has created
-            run_folder.refuse_existing(runs / name)
     check_batch_divisible(settings.train.batch, world)
     machine = machines.choose_machine(settings.train.device, settings.train.dtype, world, settings.train.threads)
     if settings.train.threads is None:
@@ -125,7 +119,7 @@ def train_request(
     def create() -> str:
         folder = runs / (name or run_folder.free_name(runs, request.default_name))
         run_folder.refuse_existing(folder)
-        world.set_flag(folder.name)  # before the folder exists: if killed in between, `restarted` is still False
+        world.set_flag(folder.name)  # before the folder exists: if killed in between, `train` finds no run
         return run_folder.create_run(folder, config_toml(complete, dataset), about, dataset.tokenizer, start).name
 
     run = RunFolder(runs / world.broadcast_from_main(create))
