@@ -85,7 +85,7 @@ def check(text: str, minutes: float, runs: Path) -> dict[str, Any]:
 
 
 def is_inside(row: dict[str, Any]) -> bool:
-    return row["low"] is not None and row["low"] <= row["bits_per_byte"] <= row["high"]
+    return None not in (row["low"], row["bits_per_byte"]) and row["low"] <= row["bits_per_byte"] <= row["high"]
 
 
 def summary(found: list[dict[str, Any]]) -> None:

@@ -18,13 +18,12 @@ import numpy as np
 from common import machine, versions
 from fledge.core.device import choose_machine
 from fledge.evaluation.loss import window_sums
-from fledge.evaluation.sample import clusters, sample_windows, standard_error, windows
+from fledge.evaluation.sample import clusters, margin_of_error, sample_windows, windows
 from fledge.runs.dataset import open_run_dataset
 from fledge.runs.run_folder import RunFolder
 from fledge.tokenizers.base import byte_lengths
 from fledge.tracking.sinks.csv import read_metrics
 from fledge.tracking.sinks.jsonl import read_events
-from fledge.tracking.terminal import CONFIDENCE
 
 
 def main() -> None:
@@ -56,9 +55,11 @@ def coverage(run: RunFolder, seeds: int) -> str:
     for seed in range(seeds):
         chosen = sample_windows(len(split), context, tokens, seed)
         own = np.stack([of_window[window] for window in chosen])
-        error = standard_error(own[:, 0], own[:, 2], clusters(split, chosen), len(split) - 1)
+        margin = margin_of_error(own[:, 0], own[:, 2], clusters(split, chosen), len(split) - 1)
+        if margin is None:
+            return f"{tokens:,} of {len(split) - 1:,} tokens: too few windows for an interval"
         errors.append(own[:, 0].sum() / own[:, 2].sum() - whole)
-        intervals.append(CONFIDENCE * (error or 0.0))
+        intervals.append(margin)
     held = sum(abs(off) <= width for off, width in zip(errors, intervals, strict=True))
     return (
         f"{tokens:,} of {len(split) - 1:,} tokens: interval ± {np.mean(intervals):.4f} nats holds {whole:.4f}"

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fledge.datasets.shards import Split
-from fledge.evaluation.sample import MIN_CLUSTERS, clusters, sample_windows, standard_error, windows
+from fledge.evaluation.sample import (
+    MIN_CLUSTERS,
+    clusters,
+    margin_of_error,
+    sample_windows,
+    standard_error,
+    t_quantile,
+    windows,
+)
 
 
 def make_split(documents: list[int]) -> Split:
@@ -69,8 +77,23 @@ def test_standard_error_shrinks_to_zero_with_the_rest_of_the_split() -> None:
     assert whole == 0
 
 
-def test_one_cluster_has_no_standard_error() -> None:
-    assert standard_error(np.ones(3), np.ones(3), np.zeros(3, dtype=np.int64), 100) is None
+def test_one_cluster_has_no_margin_of_error() -> None:
+    assert margin_of_error(np.ones(3), np.ones(3), np.zeros(3, dtype=np.int64), 100) is None
+
+
+@pytest.mark.parametrize(
+    ("freedom", "quantile"),
+    [(1, 12.706), (4, 2.776), (5, 2.571), (10, 2.228), (15, 2.131), (30, 2.042), (10**9, 1.96)],
+)
+def test_quantiles_of_students_t_distribution(freedom: int, quantile: float) -> None:
+    assert t_quantile(freedom) == pytest.approx(quantile, abs=0.004)
+
+
+@pytest.mark.parametrize("count", [2, 4, 8, 16])
+def test_interval_of_few_windows_holds_the_mean_in_19_of_20_samples(count: int) -> None:
+    nats, tokens = np.random.default_rng(0).normal(30, 5, (2000, count)), np.full(count, 10.0)
+    margins = [margin_of_error(own, tokens, np.arange(count), 10**9) for own in nats]
+    assert np.mean(np.abs(nats.mean(1) / 10 - 3) < np.array(margins)) == pytest.approx(0.95, abs=0.015)
 
 
 def test_interval_holds_the_whole_splits_loss() -> None:
@@ -89,7 +112,7 @@ def test_interval_holds_the_whole_splits_loss() -> None:
     for seed in range(200):
         chosen = sample_windows(len(split), 10, 1500, seed)
         own, tokens = np.array([nats[each] for each in chosen]), np.array([float(count) for _, count in chosen])
-        error = standard_error(own, tokens, clusters(split, chosen), len(split) - 1)
-        assert error is not None
-        held += abs(own.sum() / tokens.sum() - truth) < 1.96 * error
+        margin = margin_of_error(own, tokens, clusters(split, chosen), len(split) - 1)
+        assert margin is not None
+        held += abs(own.sum() / tokens.sum() - truth) < margin
     assert held >= 185

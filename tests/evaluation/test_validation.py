@@ -47,13 +47,19 @@ def test_sample_is_evaluated_often_and_the_whole_split_at_the_end(dataset: Datas
     assert [step for step in range(21) if validation.is_due(step)] == [0, 5, 10, 15, 20]
     sample, whole = validation.evaluate()[0], validation.evaluate_whole()
     assert 300 <= sample.tokens <= 320 < whole.tokens == len(dataset.split("val")) - 1
-    assert sample.stderr is not None
-    assert abs(sample.loss - whole.loss) < 4 * sample.stderr
-    assert whole.stderr is None
+    assert sample.margin is not None
+    assert abs(sample.loss - whole.loss) < 2 * sample.margin
+    assert (sample.fraction, whole.fraction, whole.margin) == (sample.tokens / whole.tokens, 1, None)
     assert whole == evaluate_loss(model, dataset.split("val"), byte_lengths(dataset.tokenizer), CPU)
-    assert validation.whole_split_passes == pytest.approx(whole.tokens / sample.tokens)
+    assert validation.whole_split_passes == pytest.approx(2 * whole.tokens / sample.tokens)
     (notice,) = validation.notices()
     assert f"a sample of {sample.tokens:,} of {whole.tokens:,} tokens, every 5 steps" in notice
+
+
+def test_one_window_is_a_sample_without_a_margin(dataset: Dataset) -> None:
+    sample = make_validation(dataset, make_model(dataset), 16).evaluate()[0]
+    assert (sample.tokens, sample.margin) == (16, None)
+    assert 0 < sample.fraction < 1
 
 
 def test_sample_as_large_as_the_split_is_the_split(dataset: Dataset) -> None:

@@ -7,8 +7,11 @@ import signal
 import pytest
 
 from fledge.checkpoint.state import Tensors
+from fledge.evaluation import schedule
 from fledge.evaluation.loss import LossResult
 from fledge.evaluation.validation import Validation
+from fledge.planning.loss_forecast import final_bits_per_byte
+from fledge.runs.advice import advise
 from fledge.runs.run_folder import open_run
 from fledge.tracking.sinks.csv import read_metrics
 
@@ -30,7 +33,8 @@ def test_run_ends_with_the_whole_split_for_last_and_best(home, capsys: pytest.Ca
     assert home.do("train", str(home.toml), "--run", "bird", "--data.corpus", str(home.text), *OPTIONS, "--json") == 0
     result = json.loads(capsys.readouterr().out)
     metrics, run = read_metrics(home.runs / "bird"), open_run("bird", home.runs)
-    assert len(metrics.measured("val/loss")) == len(metrics.measured("val/loss_stderr")) == 4
+    assert len(metrics.measured("val/loss")) == len(metrics.measured("val/loss_margin")) == 4
+    assert [0 < fraction < 0.1 for fraction in metrics.measured("val/fraction")] == [True] * 4
     assert [len(metrics.measured(name)) for name in ("val_whole/loss", "val_best/loss")] == [1, 1]
     whole = json_of(home, capsys, "eval", "bird@latest")
     assert (whole["step"], whole["loss"]) == (30, metrics["val_whole/loss"][-1])
@@ -42,6 +46,18 @@ def test_run_ends_with_the_whole_split_for_last_and_best(home, capsys: pytest.Ca
     assert run.config()["train"]["eval_tokens"] == 160
     row = json_of(home, capsys, "runs")[0]
     assert (row["best_step"], row["val_loss"], row["whole_split"]) == (best["step"], best["loss"], True)
+
+
+def test_one_window_is_never_taken_for_the_whole_split(
+    home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no interval, as the whole split has none."""
+    monkeypatch.setattr(schedule, "WHOLE_SPLIT_SHARE", 0)
+    home.train("bird", *OPTIONS, "--train.steps", "4", "--train.eval_tokens", "16")
+    assert "a sample of the validation split" in capsys.readouterr().out
+    assert json_of(home, capsys, "runs")[0]["whole_split"] is False
+    assert not any("split" in each.text for each in advise(open_run("bird", home.runs)))
+    assert final_bits_per_byte(open_run("bird", home.runs)) is None
 
 
 def test_generate_says_which_checkpoint_it_uses(home, capsys: pytest.CaptureFixture[str]) -> None:

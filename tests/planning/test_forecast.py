@@ -42,6 +42,13 @@ def test_time_is_each_cost_times_its_occurrences() -> None:
     assert parts.total == pytest.approx(5 + parts.steps + parts.evaluations + parts.samples + parts.checkpoints)
 
 
+@pytest.mark.parametrize(("sample", "whole"), [("9999", 2 * 10_000), ("10000", 0)])
+def test_sampled_run_plans_the_whole_split_for_the_last_and_the_best_weights(sample: str, whole: int) -> None:
+    overrides = read_overrides([*SETTINGS, "--train.eval_tokens", sample])
+    parts = run_seconds(resolve("nanogpt-shakespeare-cpu", overrides), COSTS, CORPUS)
+    assert parts.evaluations == pytest.approx((5 * int(sample) + whole) * 0.0001)
+
+
 def test_disabled_evaluations_and_samples_take_no_time() -> None:
     settings = resolve(
         "nanogpt-shakespeare-cpu",

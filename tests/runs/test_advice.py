@@ -16,15 +16,15 @@ TEXT = (
 
 
 def make_run(
-    folder: Path, losses: list[float], *, sample: str = TEXT, tokens: int = 5000, stderr: str = "0.01"
+    folder: Path, losses: list[float], *, sample: str = TEXT, tokens: int = 5000, fraction: float = 0.1
 ) -> RunFolder:
     """A run of 100 steps with these validation losses, evenly spread."""
     folder.mkdir()
     (folder / "config.toml").write_text(
         f"[model]\nn_layer = 1\n[train]\nsteps = 100\neval_tokens = {tokens}\n[track]\ntemperature = 0.8\n"
     )
-    rows = [f"{100 * (n + 1) // len(losses)},{loss},{stderr}" for n, loss in enumerate(losses)]
-    (folder / "metrics.csv").write_text("\n".join(["step,val/loss,val/loss_stderr", "0,9.0,", *rows, ""]))
+    rows = [f"{100 * (n + 1) // len(losses)},{loss},{fraction}" for n, loss in enumerate(losses)]
+    (folder / "metrics.csv").write_text("\n".join(["step,val/loss,val/fraction", "0,9.0,", *rows, ""]))
     event = {"event": "Sample", "time": 0, "step": 100, "prompt": "", "text": sample}
     (folder / "events.jsonl").write_text(json.dumps(event) + "\n")
     return RunFolder(folder)
@@ -68,13 +68,13 @@ def test_repetition_suggests_a_higher_temperature(folder: Path) -> None:
 
 
 def test_small_split_is_named_where_it_is_evaluated_whole(folder: Path) -> None:
-    (advice,) = advise(make_run(folder, [2.5, 2.4, 2.4, 2.4, 2.4], tokens=162, stderr=""))
+    (advice,) = advise(make_run(folder, [2.5, 2.4, 2.4, 2.4, 2.4], tokens=162, fraction=1))
     assert "162 tokens" in advice.text
     folder.rename(folder.parent / "other")
     assert advise(make_run(folder, [2.5, 2.4, 2.4, 2.4, 2.4], tokens=162)) == []
 
 
 def test_at_most_three_pieces_of_advice_and_none_without_evaluations(folder: Path) -> None:
-    assert len(advise(make_run(folder, [3.0, 2.0, 3.0, 4.0], sample="ab " * 200, tokens=9, stderr=""))) == 3
+    assert len(advise(make_run(folder, [3.0, 2.0, 3.0, 4.0], sample="ab " * 200, tokens=9, fraction=1))) == 3
     folder.rename(folder.parent / "other")
     assert advise(make_run(folder, [])) == []

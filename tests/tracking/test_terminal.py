@@ -194,7 +194,7 @@ def test_time_left_is_that_of_recent_steps_and_of_what_is_due(monkeypatch: pytes
 
 
 def test_loss_of_a_sample_has_its_interval_and_the_whole_split_its_name() -> None:
-    lines = format_metrics({"val/loss": 3.0, "val/loss_stderr": 0.01, "val/bits_per_byte": 1.5})
+    lines = format_metrics({"val/loss": 3.0, "val/loss_margin": 0.0196, "val/fraction": 0.1, "val/bits_per_byte": 1.5})
     assert lines == {"val": "loss 3.0000 ± 0.0196  bits per byte 1.5000"}
     same = {"val_whole/loss": 3.1, "val_best/loss": 3.1, "val_best/step": 9.0}
     assert format_metrics(same) == {"val, whole split": "loss 3.1000"}

@@ -16,7 +16,7 @@ from torch import Tensor
 from fledge.core.device import Machine
 from fledge.core.errors import out_of_memory
 from fledge.datasets.shards import Split
-from fledge.evaluation.sample import Windows, clusters, standard_error, windows
+from fledge.evaluation.sample import Windows, clusters, margin_of_error, windows
 from fledge.losses.cross_entropy import IGNORE, cross_entropy_each
 from fledge.model.gpt import GPT
 from fledge.model.head import Head
@@ -35,14 +35,15 @@ class LossResult:
     accuracy: float  # fraction of tokens that got the highest logit
     tokens: int
     context: int
-    stderr: float | None = None  # standard error of the loss of a sample; None: the whole split was evaluated
+    fraction: float = 1.0  # of the split that was evaluated; below 1: a sample
+    margin: float | None = None  # half of a sample's 95 % interval for the loss; None: no sample, or too small
 
     def metrics(self, group: str = "") -> dict[str, float]:
         """What is logged: `val/loss`, `val/bits_per_byte`, … `group`: replaces the name of the split."""
         group = group or self.split
-        error = {} if self.stderr is None else {f"{group}/loss_stderr": self.stderr}
+        margin = {} if self.margin is None else {f"{group}/loss_margin": self.margin}
         names = ("perplexity", "bits_per_byte", "accuracy")
-        return {f"{group}/loss": self.loss, **error, **{f"{group}/{name}": getattr(self, name) for name in names}}
+        return {f"{group}/loss": self.loss, **margin, **{f"{group}/{name}": getattr(self, name) for name in names}}
 
 
 def eval_batch_size(context: int, vocab_size: int, machine: Machine) -> int:
@@ -66,9 +67,9 @@ def evaluate_loss(
     chosen = windows(len(split), context) if sample is None else sample
     sums = window_sums(model, split, byte_lengths, machine, progress, chosen)
     nats, correct, tokens, length = sums.sum(0).tolist()
-    stderr = None
+    margin = None
     if tokens < targets:
-        stderr = standard_error(sums[:, 0].numpy(), sums[:, 2].numpy(), clusters(split, chosen), targets)
+        margin = margin_of_error(sums[:, 0].numpy(), sums[:, 2].numpy(), clusters(split, chosen), targets)
     loss = nats / tokens
     return LossResult(
         split=split.name,
@@ -78,7 +79,8 @@ def evaluate_loss(
         accuracy=correct / tokens,
         tokens=int(tokens),
         context=context,
-        stderr=stderr,
+        fraction=tokens / targets,
+        margin=margin,
     )
 
 

@@ -4,7 +4,7 @@ The windows of the split are divided into as many groups of neighbours as the sa
 each. So the sample is spread over the whole split. It depends on the split, the context and the size alone: runs with
 another seed are compared on the same text.
 
-The standard error is clustered by document: the windows of one document resemble each other. A window counts to the
+The margin of error is clustered by document: the windows of one document resemble each other. A window counts to the
 document in which it begins; a document with more than a twentieth of the windows is divided into blocks of neighbours.
 """
 
@@ -18,6 +18,8 @@ from fledge.batches.sampler import mix
 from fledge.datasets.shards import Split
 
 MIN_CLUSTERS = 20
+# Of Student's t distribution with 1 to 4 degrees of freedom: standard errors on each side of a 95 % interval.
+T_QUANTILES = (12.706, 4.303, 3.182, 2.776)
 Windows = list[tuple[int, int]]  # (first token, number of targets)
 
 
@@ -51,17 +53,29 @@ def clusters(split: Split, chosen: Windows) -> NDArray[np.int64]:
     return np.array(labels)
 
 
-def standard_error(
+def margin_of_error(
     nats: NDArray[np.float64], tokens: NDArray[np.float64], labels: NDArray[np.int64], split_tokens: int
 ) -> float | None:
-    """Of the sample's loss in nats per token, as an estimate of the whole split's. None: too few clusters.
+    """Half of the 95 % interval for the loss of the whole split, in nats per token. None: too few clusters.
 
-    nats and tokens [W]: of each window. labels [W]: its cluster. The usual formula for a ratio of two sums, with the
-    correction for a sample that is a good part of the whole.
+    nats and tokens [W]: of each window. labels [W]: its cluster.
     """
+    count = int(labels.max()) + 1
+    return t_quantile(count - 1) * standard_error(nats, tokens, labels, split_tokens) if count > 1 else None
+
+
+def standard_error(
+    nats: NDArray[np.float64], tokens: NDArray[np.float64], labels: NDArray[np.int64], split_tokens: int
+) -> float:
+    """The usual formula for a ratio of two sums, corrected for a sample that is a good part of the whole."""
     count, total = int(labels.max()) + 1, tokens.sum()
-    if count < 2:
-        return None
     residuals = np.bincount(labels, nats - nats.sum() / total * tokens)
     variance = count / (count - 1) * float(np.square(residuals).sum()) / total**2
     return math.sqrt(variance * max(0.0, 1 - total / split_tokens))
+
+
+def t_quantile(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t distribution; 1.96 for infinitely many degrees of freedom."""
+    if freedom <= len(T_QUANTILES):
+        return T_QUANTILES[freedom - 1]
+    return 1.96 + 2.372 / freedom + 2.82 / freedom**2 + 2.56 / freedom**3  # the Cornish-Fisher expansion

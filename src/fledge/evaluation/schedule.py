@@ -9,13 +9,15 @@ EVALUATION_SHARE = 0.04  # of the compute of a run, for all evaluations on the s
 FORWARD_COST = 1 / 3  # of a token in an evaluation, where a token in training costs 1
 FEWEST, USUAL, MOST = 10, 16, 20  # evaluations in a run whose interval is not set
 MIN_SAMPLE = 2048  # tokens: fewer say nothing
+MIN_WINDOWS = 16  # of a sample: fewer have an interval too wide to be of use
 MAX_SAMPLE = 2**20  # tokens: more hardly narrow the interval
-WHOLE_SPLIT_SHARE = 0.5  # of the compute of a run: a pass over the whole split at the end may cost no more
+WHOLE_SPLIT_SHARE = 0.25  # of the compute of a run: a pass over the whole split at the end may cost no more
+WHOLE_SPLIT_PASSES = 2  # at most: for the last weights, and for the best checkpoint where that is another
 
 
-def evaluation_interval(steps: int, step_tokens: int) -> int:
+def evaluation_interval(steps: int, step_tokens: int, context: int) -> int:
     """Steps between evaluations: ten to twenty in a run, fewer where so many would cost more than EVALUATION_SHARE."""
-    affordable = _budget(steps, step_tokens) / MIN_SAMPLE - 1  # one is before the first step
+    affordable = _budget(steps, step_tokens) / smallest_sample(context) - 1  # one is before the first step
     if affordable < FEWEST:
         return min(steps, round_up(steps / max(1, affordable)))
     interval = round_up(steps / min(USUAL, affordable))
@@ -30,12 +32,17 @@ def round_up(interval: float) -> int:
     return next(int(n * power) for n in (1, 2, 2.5, 5, 10) if n * power >= interval)
 
 
-def sample_size(steps: int, step_tokens: int, eval_every: int) -> int:
+def sample_size(steps: int, step_tokens: int, context: int, eval_every: int) -> int:
     """Tokens of the validation sample with which all evaluations together cost EVALUATION_SHARE."""
     if not eval_every:
-        return MIN_SAMPLE
+        return smallest_sample(context)
     evaluations = len(scheduled_steps(eval_every, steps)) + 1
-    return min(MAX_SAMPLE, max(MIN_SAMPLE, int(_budget(steps, step_tokens) / evaluations)))
+    affordable = int(_budget(steps, step_tokens) / evaluations)
+    return max(smallest_sample(context), min(MAX_SAMPLE, affordable))
+
+
+def smallest_sample(context: int) -> int:
+    return max(MIN_SAMPLE, MIN_WINDOWS * context)
 
 
 def scheduled_steps(every: int, steps: int) -> range | list[int]:

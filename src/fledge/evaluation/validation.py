@@ -18,7 +18,7 @@ from fledge.datasets.shards import Dataset
 from fledge.datasets.splits import small_validation_warning
 from fledge.evaluation.loss import LossResult, evaluate_loss
 from fledge.evaluation.sample import sample_windows, windows
-from fledge.evaluation.schedule import evaluates_whole_split
+from fledge.evaluation.schedule import WHOLE_SPLIT_PASSES, evaluates_whole_split
 from fledge.model.gpt import GPT
 from fledge.tokenizers.base import byte_lengths
 
@@ -61,8 +61,10 @@ class Validation:
 
     @property
     def whole_split_passes(self) -> float:
-        """What the pass over the whole split at the end costs, in evaluations of the sample."""
-        return self.split_tokens / self.tokens if self.is_sampled and self.evaluates_whole_split else 0.0
+        """What the passes over the whole split at the end cost at most, in evaluations of the sample."""
+        if not (self.is_sampled and self.evaluates_whole_split):
+            return 0.0
+        return WHOLE_SPLIT_PASSES * self.split_tokens / self.tokens
 
     @property
     def evaluates_whole_split(self) -> bool:

@@ -12,7 +12,7 @@ from fledge.checkpoint.save_timer import SAVE_SHARE
 from fledge.checkpoint.thinning import history_steps
 from fledge.core.device import Machine
 from fledge.core.errors import UserError
-from fledge.evaluation.schedule import evaluates_whole_split, scheduled_steps
+from fledge.evaluation.schedule import WHOLE_SPLIT_PASSES, evaluates_whole_split, scheduled_steps
 from fledge.model.flops import parameter_count, training_flops
 from fledge.planning.corpus_stats import CorpusStats
 from fledge.planning.loss_forecast import Interval, RunPoint, forecast_loss, read_table, run_point
@@ -130,7 +130,7 @@ def evaluated_tokens(settings: Settings, corpus: CorpusStats, evaluations: int) 
     train, whole = settings.train, corpus.val_tokens
     sample = min(train.eval_tokens or whole, whole)
     ends_whole = sample < whole and evaluates_whole_split(train.steps, train.batch * settings.model.context, whole)
-    return (evaluations + 1) * sample + whole * ends_whole
+    return (evaluations + 1) * sample + WHOLE_SPLIT_PASSES * whole * ends_whole
 
 
 def step_seconds(settings: Settings, costs: Costs) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fledge.datasets.splits import MIN_VAL_TOKENS
 from fledge.runs.outcome import logged_metrics
 from fledge.runs.run_folder import CONFIG, RunFolder
-from fledge.tracking.sinks.csv import STEP
+from fledge.tracking.sinks.csv import STEP, is_sampled
 from fledge.tracking.sinks.jsonl import read_events
 
 MOST = 3  # pieces of advice
@@ -31,7 +31,6 @@ def advise(run: RunFolder) -> list[Advice]:
     config, metrics = run.config(), logged_metrics(run)
     pairs = zip(metrics[STEP], metrics["val/loss"], strict=True)
     curve = [(int(step), loss) for step, loss in pairs if step > 0 and math.isfinite(loss)]
-    whole = not metrics.measured("val/loss_stderr")
     last_sample = max(
         (event for event in read_events(run.folder) if event["event"] == "Sample"),
         key=lambda event: int(event["step"]),
@@ -39,7 +38,7 @@ def advise(run: RunFolder) -> list[Advice]:
     )
     found = (
         overfitting(curve, run),
-        small_split(config["train"].get("eval_tokens") if whole else None),
+        small_split(None if is_sampled(metrics) else config["train"].get("eval_tokens")),
         still_falling(curve, config["train"]["steps"], run),
         repetition(str(last_sample["text"]), config["track"]["temperature"], run),
     )

@@ -45,8 +45,9 @@ def read_outcome(run: RunFolder) -> Outcome:
     if best.step not in metrics[STEP]:
         return Outcome(best.step, best.val_loss, None, False)
     row = metrics[STEP].index(best.step)
-    whole = not math.isfinite(metrics["val/loss_stderr"][row])
-    return Outcome(best.step, best.val_loss, _known(metrics["val/bits_per_byte"][row]), whole)
+    return Outcome(
+        best.step, best.val_loss, _known(metrics["val/bits_per_byte"][row]), metrics["val/fraction"][row] == 1
+    )
 
 
 def run_state(run: RunFolder, step: int, steps: int) -> str:

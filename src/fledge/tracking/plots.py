@@ -16,7 +16,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from fledge.core.errors import UserError
-from fledge.tracking.sinks.csv import STEP, MetricsTable, read_metrics
+from fledge.tracking.sinks.csv import STEP, MetricsTable, is_sampled, read_metrics
 
 SPLITS = ("train", "val", "val_whole", "test")  # `train/loss` and `val/loss` are curves of one figure
 WHOLE = "val_whole"
@@ -28,11 +28,10 @@ LABELS = {
     "tokens_per_second": "tokens per second",
     "bits_per_byte": "bits per byte",
 }
-NOT_DRAWN = {STEP, "train/tokens", "val/seconds", "val/loss_stderr"}
+NOT_DRAWN = {STEP, "train/tokens", "val/fraction", "val/seconds", "val/loss_margin"}
 PER_TOKEN = ("loss", "perplexity", "accuracy")  # cannot be compared between tokenizers
 CUT = ("loss", "bits_per_byte", "perplexity")  # their first values would squash all others
 CUT_SHARE = 0.05  # of the steps: what comes before may lie above the figure
-CONFIDENCE = 1.96  # standard errors on each side of a 95 % interval
 COLUMNS = 3  # of the sheet with all figures
 MAX_PLACES = 8  # on the x axis of a sweep's panel, for a setting with a few whole numbers
 
@@ -83,13 +82,13 @@ def _draw_panel(axis: Axes, tables: Sequence[tuple[str, MetricsTable]], panel: s
             split = name.partition("/")[0]
             color = f"C{number}" if len(tables) > 1 or split == "train" else "C1"
             label = split.replace(WHOLE, "val, whole split") if len(names) > 1 else ""
-            if label == "val" and table.measured("val/loss_stderr"):
+            if label == "val" and is_sampled(table):
                 label = "val, sample"
             label = ": ".join(part for part in (run if len(tables) > 1 else "", label) if part)
             axis.plot(steps[measured], values[measured], color=color, label=label, **_style(split, len(names)))
-            errors = CONFIDENCE * np.array(table[f"{name}_stderr"])[measured]
-            if np.isfinite(errors).any():
-                interval = (values[measured] - errors, values[measured] + errors)
+            margins = np.array(table[f"{name}_margin"])[measured]
+            if np.isfinite(margins).any():
+                interval = (values[measured] - margins, values[measured] + margins)
                 axis.fill_between(steps[measured], *interval, color=color, alpha=0.2, linewidth=0)
             curves.append((steps[measured], values[measured]))
     axis.set_ylabel(LABELS.get(panel, panel) + (_cut_start(axis, curves) if panel in CUT else ""))

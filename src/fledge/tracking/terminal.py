@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
 BARS = "▁▂▃▄▅▆▇█"
 TRAIN_LOSS, VAL_LOSS = "train/loss", "val/loss"
-HIDDEN = {"tokens", "step_seconds", "perplexity", "seconds", "loss_stderr"}
+HIDDEN = {"tokens", "step_seconds", "perplexity", "seconds", "loss_margin", "fraction"}
 GROUPS = {"val_whole": "val, whole split", "val_best": "val, whole split, best"}
-CONFIDENCE = 1.96  # standard errors on each side of a 95 % interval
 FORMATS = {
     "loss": "loss {:.4f}",
     "lr": "lr {:.2e}",
@@ -46,8 +45,8 @@ def format_metrics(values: Mapping[str, float]) -> dict[str, str]:
         if metric in HIDDEN or (group == "val_best" and values.get("val_whole/loss") == values["val_best/loss"]):
             continue
         shown = FORMATS[metric].format(value) if metric in FORMATS else f"{metric} {value:.4g}"
-        if metric == "loss" and (error := values.get(f"{group}/loss_stderr")):
-            shown += f" ± {CONFIDENCE * error:.4f}"
+        if metric == "loss" and (margin := values.get(f"{group}/loss_margin")):
+            shown += f" ± {margin:.4f}"
         group = GROUPS.get(group, group)
         groups[group] = f"{groups[group]}  {shown}" if group in groups else shown
     return groups

@@ -79,6 +79,11 @@ def read_metrics(folder: Path) -> MetricsTable:
     return MetricsTable({name: [row[place] for row in numbers] for place, name in enumerate(columns)})
 
 
+def is_sampled(metrics: MetricsTable) -> bool:
+    """Whether `val/loss` is that of a sample of the validation split."""
+    return min(metrics.measured("val/fraction"), default=1.0) < 1
+
+
 def rewind_metrics(folder: Path, step: int) -> None:
     """Remove all rows after `step`, and the columns that are empty without them."""
     if (folder / METRICS).exists():
