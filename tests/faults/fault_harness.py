@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from fledge.core.files import PARTIAL, REPLACED
 from fork_server import Child, command
 from tiny import TINY_TOML, remains, write_text
 
@@ -52,7 +53,7 @@ class Harness:
 
     def contents(self) -> dict[str, Any]:
         """Everything that must equal an undisturbed run, without temporary files."""
-        leftovers = [str(path) for path in self.runs.rglob(".partial*")]
+        leftovers = [str(path) for prefix in (PARTIAL, REPLACED) for path in self.runs.rglob(f"{prefix}*")]
         return {**remains(self.run), "leftovers": leftovers}
 
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from fledge.checkpoint import store
+from fledge.core.errors import UserError
+from fledge.tracking.sinks.base import RunFile
 from fledge.tracking.sinks.csv import read_metrics
 from fledge.training.step import TrainStep
 
@@ -94,7 +96,27 @@ def test_without_rollback_it_ends_with_advice(home, spoilt, capsys: pytest.Captu
     assert error.startswith("error: the loss became nan")
     assert "step 9" in error
     assert "--optim.lr" in hint
-    assert store.find_checkpoint(home.runs / "bird" / "checkpoints")[0].step == 6
+    run = home.runs / "bird"
+    assert store.find_checkpoint(run / "checkpoints")[0].step == 6
+    assert [(each["step"], each["reason"]) for each in events(run, "Ended")] == [(10, "failed")]
+    assert home.do("runs") == 0
+    assert " failed " in capsys.readouterr().out
+
+
+def test_failure_that_cannot_be_recorded_is_raised(home, spoilt, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = RunFile.append
+
+    def append(self: RunFile, text: str) -> None:
+        if '"Ended"' in text:
+            raise UserError("the disk is full", "free some space")
+        usual(self, text)
+
+    monkeypatch.setattr(RunFile, "append", append)
+    spoilt({8, 9, 10})
+    assert home.do(*home.training("bird", *SETTINGS, "--train.rollback", "false")[:-2]) == 2
+    assert "error: the loss became nan" in capsys.readouterr().err
+    assert home.do("runs") == 0
+    assert " killed " in capsys.readouterr().out
 
 
 def test_repeated_rollback_ends_with_advice(home, spoilt, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,7 +49,7 @@ def test_run_that_is_being_trained(runs: Path) -> None:
         assert summary(runs).state == "running"
 
 
-@pytest.mark.parametrize(("reason", "state"), [("interrupted", "interrupted"), (None, "killed")])
+@pytest.mark.parametrize(("reason", "state"), [("interrupted", "interrupted"), ("failed", "failed"), (None, "killed")])
 def test_run_that_was_stopped(copied: Path, reason: str | None, state: str) -> None:
     shutil.rmtree(copied / "bird" / "checkpoints" / "step-00000012")
     events = copied / "bird" / "events.jsonl"

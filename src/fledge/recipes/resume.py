@@ -18,7 +18,7 @@ from fledge.datasets.shards import Dataset
 from fledge.recipes.verify import Verification, verify_checkpoint
 from fledge.runs.config_diff import config_changes, refuse_changes
 from fledge.runs.dataset import open_run_dataset
-from fledge.runs.run_folder import CONFIG, RunFolder, open_run
+from fledge.runs.run_folder import CONFIG, RunFolder, find_run, open_run
 from fledge.settings.complete import config_toml
 from fledge.settings.pipeline import validated
 from fledge.tokenizers.base import fingerprint
@@ -122,7 +122,9 @@ def start_checkpoint(run: RunFolder, steps: int) -> Checkpoint | None:
     if run.selector == "latest" and store.is_unsaved(run.checkpoints):
         if (init := run.metadata().get("init")) is None:
             return None
-        raise UserError(f"'{run.name}' has no checkpoints left", f"start again: fledge train --init {init}")
+        origin = find_run(init, run.folder.parent)
+        word = f"{origin.reference}@{origin.selector}" if origin else init
+        raise UserError(f"'{run.name}' has no checkpoints left", f"start again: fledge train --init {word}")
     checkpoint = run.checkpoint()
     if checkpoint.weights_only:
         raise UserError(

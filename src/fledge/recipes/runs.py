@@ -17,7 +17,7 @@ from fledge.training.result import last_saved_step
 @dataclass(frozen=True)
 class RunSummary:
     run: str  # a trial of a sweep: SWEEP/trial-0001
-    state: str  # running, finished, interrupted, killed or imported
+    state: str  # running, finished, interrupted, failed, killed or imported
     parameters: int
     step: int  # the last one that was logged
     saved_step: int  # the last one that training can continue from

@@ -13,7 +13,8 @@ from fledge.tracking.sinks.base import complete_lines
 from fledge.tracking.sinks.csv import STEP, MetricsTable, read_metrics
 from fledge.tracking.sinks.jsonl import EVENTS
 
-RUNNING, FINISHED, INTERRUPTED, KILLED, IMPORTED = "running", "finished", "interrupted", "killed", "imported"
+RUNNING, FINISHED, IMPORTED = "running", "finished", "imported"
+INTERRUPTED, FAILED, KILLED = "interrupted", "failed", "killed"  # ended by a signal, by an error, or killed
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,10 @@ def run_state(run: RunFolder, step: int, steps: int) -> str:
         return IMPORTED
     if step >= steps:
         return FINISHED
-    return INTERRUPTED if _last_event(run).get("event") == "Ended" else KILLED
+    event = _last_event(run)
+    if event.get("event") != "Ended":
+        return KILLED
+    return FAILED if event.get("reason") == FAILED else INTERRUPTED
 
 
 def _known(value: float) -> float | None:

@@ -102,7 +102,7 @@ class CompileChecked:
 @dataclass(frozen=True)
 class Ended:
     step: int
-    reason: str  # "finished" or "interrupted"
+    reason: str  # "finished", "interrupted" or "failed"
     seconds: float
     peak_memory: int | None = None  # bytes
 

@@ -106,6 +106,11 @@ class Trainer:
                     self.recorder.saved(self.checkpointer.saved(wait=True))
                 reason, memory = "interrupted" if stopped else "finished", peak_memory(self.machine.device)
                 self.recorder.record(events.Ended(last, reason, time.perf_counter() - begun, memory))
+            except Exception:
+                with contextlib.suppress(Exception):  # on a full disk: the first error says more
+                    step = max(first, self.train_step.current_step)
+                    self.recorder.record(events.Ended(step, "failed", time.perf_counter() - begun))
+                raise
             finally:
                 if self.profiler:
                     self.profiler.close()
