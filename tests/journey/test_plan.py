@@ -121,7 +121,7 @@ def test_budget_keeps_a_given_batch(home: Home, capsys: pytest.CaptureFixture[st
 def test_budget_below_one_step_is_refused(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     assert home.do("plan", *about(home), "--model.n_layer", "1", "--minutes", "0.0001s") == 2
     error, hint = capsys.readouterr().err.splitlines()[-2:]
-    assert "one step takes" in error
+    assert "0.0001 s are not enough" in error
     assert "--minutes" in hint
 
 

@@ -11,10 +11,12 @@ import pytest
 
 import fledge
 from fledge.cli.main import main
-from fledge.core.config import merge, read_toml
+from fledge.core.config import merge, read_overrides, read_toml
+from fledge.core.distributed import World
 from fledge.core.errors import UserError
 from fledge.planning import budget
 from fledge.recipes import plan, request
+from fledge.settings.words import DEFAULT_MINUTES
 from tiny import write_text
 
 SMALL = ["--model.n_layer", "1", "--model.n_head", "2", "--model.n_embd", "32", "--model.context", "16"]
@@ -85,8 +87,8 @@ def test_run_that_another_starts_from_gives_size_and_tokenizer() -> None:
 
 def test_length_is_five_minutes_or_what_is_given() -> None:
     runs = Path("runs")
-    assert request.resolve_request("notes", {}, runs).minutes == request.DEFAULT_MINUTES
-    assert request.resolve_request([], {"data": {"corpus": "notes"}}, runs).minutes == request.DEFAULT_MINUTES
+    assert request.resolve_request("notes", {}, runs).minutes == DEFAULT_MINUTES
+    assert request.resolve_request([], {"data": {"corpus": "notes"}}, runs).minutes == DEFAULT_MINUTES
     assert request.resolve_request("demo", {}, runs).minutes is None
     assert request.resolve_request(["notes", "demo"], {}, runs).minutes is None
     assert request.resolve_request("notes", {"train": {"steps": 5}}, runs).minutes is None
@@ -131,14 +133,35 @@ def test_existing_run_is_refused_before_anything_is_measured(
     assert not Path("cache").exists()
 
 
+def test_print_config_prints_what_would_be_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "notes", "--minutes", "10", *SMALL, "--print-config", "--json"]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["train"]["steps"] == 6
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("init", [None, "first"])
+def test_batch_can_be_shared_by_the_processes(capsys: pytest.CaptureFixture[str], init: str | None) -> None:
+    assert main(["train", "notes", "--train.steps", "1", *SMALL, "--run", "first"]) == 0
+    overrides = {} if init else read_overrides(SMALL)
+    asked = request.resolve_request("notes", overrides, Path("runs"), init)
+    assert asked.settings.train.batch == 32
+    fitted = request.fit_to_time(asked, 10, Path("runs"), World(size=3))
+    assert fitted.settings.train.batch == 33
+    assert capsys.readouterr().err.count("one process is measured; 3 may need less time") == 1
+    given = replace(asked, overrides={"train": {"batch": 32}})
+    with pytest.raises(UserError, match="32 is not divisible by 3 processes"):
+        request.fit_to_time(given, 10, Path("runs"), World(size=3))
+
+
 def test_only_the_main_process_plans(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another rank takes the settings that the main process has chosen, and measures nothing."""
 
-    class Rank:
+    class Rank(World):
         def broadcast_from_main(self, _: object) -> str:
             return json.dumps({"overrides": {"train": {"steps": 77}}, "expected": "about 3 s"})
 
     monkeypatch.setattr(budget, "measure_costs", None)
     asked = request.resolve_request("notes", {}, Path("runs"))
-    fitted = request.fit_to_time(asked, None, Path("runs"), Rank())  # type: ignore[arg-type]
+    fitted = request.fit_to_time(asked, None, Path("runs"), Rank(rank=1, size=2))
     assert (fitted.settings.train.steps, fitted.expected) == (77, "about 3 s")

@@ -78,9 +78,12 @@ class TimeSearch:
     begun: float | None  # when they began, if the run follows at once
     folder: Path  # on the disk that checkpoints will go to
     deadline: float  # of measuring, on the clock time.perf_counter
+    processes: int = 1  # that share each batch
 
     def best(self) -> tuple[Settings, Layer, Costs]:
         """The completed settings that use the time, the fewest overrides that give them, and their costs."""
+        if self.processes > 1:
+            notice(f"one process is measured; {self.processes} may need less time than planned")
         shape = self.largest(self.guessed_step_seconds)
         costs = self.probe(shape, FIRST_PROBE_SHARE)
         measured = self.model(shape)
@@ -93,23 +96,33 @@ class TimeSearch:
             notice("measuring it compiled")
             other = compiled.filled(shape, compiled.probe(shape, 1.0))
             found = other if other[0].train.steps > found[0].train.steps else found
+        if (used := self.used) > self.seconds / 2:
+            notice(
+                f"preparing took {precise_duration(used)} of {precise_duration(self.seconds)}; training still gets half"
+                " of the time, so it will end later"
+            )
         return found
+
+    @property
+    def used(self) -> float:
+        """Seconds that pass before the run itself begins."""
+        return START_SECONDS if self.begun is None else time.perf_counter() - self.begun
 
     @property
     def available(self) -> float:
         """Seconds for the run itself: those that are left, but at least half, as a large text takes long to prepare."""
-        used = START_SECONDS if self.begun is None else time.perf_counter() - self.begun
-        return max(self.seconds / 2, self.seconds - used)
+        return max(self.seconds / 2, self.seconds - self.used)
 
     @cached_property
     def shapes(self) -> list[Shape]:
         """The shapes that fit in memory, smallest first; or the one that is given."""
         if sets_shape(self.overrides):
-            model = self.base.model
-            return [Shape(model.n_layer, model.n_embd, model.context, self.base.train.batch)]
+            model, batch = self.base.model, rounded_up(self.base.train.batch, self.processes)
+            return [Shape(model.n_layer, model.n_embd, model.context, batch)]
         memory = machines.total_memory(self.machine.device)
-        fitting = [shape for shape in SHAPES if TRAINING_BYTES * parameter_count(self.model(shape)) < memory]
-        return fitting or [SHAPES[0]]
+        shapes = [replace(shape, batch=rounded_up(shape.batch, self.processes)) for shape in SHAPES]
+        fitting = [shape for shape in shapes if TRAINING_BYTES * parameter_count(self.model(shape)) < memory]
+        return fitting or [shapes[0]]
 
     def largest(self, seconds_of_step: Callable[[Shape], float]) -> Shape:
         """The largest shape that gets enough tokens in the time."""
@@ -162,7 +175,7 @@ class TimeSearch:
     def layer(self, shape: Shape, steps: int) -> Layer:
         """What is chosen, on top of the preset and below the command line."""
         if sets_shape(self.overrides):
-            chosen: Layer = {"train": {"steps": steps}}
+            chosen: Layer = {"train": {"batch": shape.batch, "steps": steps}}
         else:
             chosen = recipe_layer(shape, self.base, steps)
         return merge(chosen, {"train": {"compile": False}})
@@ -222,6 +235,11 @@ class TimeSearch:
             with contextlib.suppress(UserError):  # settings that do not fit together
                 layer = fewer if self.completed(fewer) == whole else layer
         return layer
+
+
+def rounded_up(batch: int, processes: int) -> int:
+    """The next batch that so many processes can share equally."""
+    return -(-batch // processes) * processes
 
 
 def precise_duration(seconds: float) -> str:

@@ -164,7 +164,7 @@ def run_point(settings: Settings, corpus: CorpusStats) -> RunPoint | None:
 
 
 def recipe_name(settings: Settings) -> str:
-    """The preset of the table that these settings differ from in size and length only; a name of its own otherwise."""
+    """The preset in the table with the same architecture and optimizer; if there is none, their description."""
     return recipe_of(settings, table_recipes())
 
 

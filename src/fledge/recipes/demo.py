@@ -62,7 +62,7 @@ def demo(minutes: float = 3.0, runs: Path = Path("runs")) -> DemoResult:
     )
     tokens, vocab_size = len(dataset.split("train")), dataset.tokenizer.vocab_size
     explain("3. tokens", f"the text is split into {tokens:,} tokens, from a vocabulary of {vocab_size:,}")
-    fitted = fit_to_time(settings, machine, dataset, 60 * minutes - OVERHEAD_SECONDS)
+    fitted = choose_size(settings, machine, dataset, 60 * minutes - OVERHEAD_SECONDS)
     model, steps = fitted.model, fitted.train.steps
     explain("4. model", f"{model.n_layer} blocks, {model.n_embd} wide: {parameter_count(model):,} random parameters")
     explain("5. training", f"{steps:,} steps fit into {minutes:g} minutes on this machine. Each shows the model some")
@@ -80,7 +80,7 @@ def explain(stage: str, text: str) -> None:
     notice(f"{stage:<12} {text}")
 
 
-def fit_to_time(settings: Settings, machine: Machine, dataset: Dataset, seconds: float) -> Settings:
+def choose_size(settings: Settings, machine: Machine, dataset: Dataset, seconds: float) -> Settings:
     """The largest of SIZES that gets at least MIN_STEPS, with as many steps as fit."""
     fitted = settings
     for n_layer, n_embd, n_head in SIZES:

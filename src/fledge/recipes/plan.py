@@ -58,6 +58,7 @@ def plan(
     *,
     seconds: float | None = None,
     begun: float | None = None,
+    processes: int = 1,
     price: float | None = None,
     base: Layer | None = None,
 ) -> PlanResult:
@@ -67,6 +68,7 @@ def plan(
     seconds: for a whole run; vocabulary, size, batch and steps are then chosen to use them well.
     begun: when these seconds began, on the clock time.perf_counter, if the run follows at once: what planning and
       preparing the text took is then subtracted. None: the seconds are those of a new command.
+    processes: that will share each batch, which is chosen to be divisible by them; only one is measured.
     price: of one hour of this machine.
     base: settings in place of those of the preset.
     """
@@ -91,7 +93,7 @@ def plan(
         costs = measure_costs(settings, machine, folder, PROBE_SECONDS)
     else:
         deadline = min(deadline, time.perf_counter() + PROBE_SHARE * seconds)
-        search = TimeSearch(layer, overrides, settings, corpus, machine, seconds, begun, folder, deadline)
+        search = TimeSearch(layer, overrides, settings, corpus, machine, seconds, begun, folder, deadline, processes)
         settings, overrides, costs = search.best()
     other_load = load.read()
     forecast = make_forecast(settings, machine, costs, corpus, finished_runs(runs, settings, corpus))

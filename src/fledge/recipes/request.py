@@ -13,21 +13,20 @@ from typing import Any
 
 from fledge.core.config import Layer, merge
 from fledge.core.distributed import World
-from fledge.core.errors import UserError
 from fledge.core.files import to_json
 from fledge.core.formatting import counted, format_duration
 from fledge.core.progress import notice
 from fledge.datasets.description import describe_text
 from fledge.datasets.shards import Dataset
 from fledge.model.flops import parameter_count
+from fledge.planning.budget import rounded_up
 from fledge.recipes.plan import PlanResult, plan
 from fledge.settings.layers import read_preset
 from fledge.settings.pipeline import init_layer, validated
-from fledge.settings.words import TEXT_PRESET, WHAT_TO_GIVE, choose
+from fledge.settings.words import TEXT_PRESET, choose
 from fledge.training.config import Settings
 from fledge.training.init_from import InitialWeights, find_initial_weights
-
-DEFAULT_MINUTES = 5.0  # for a text without a preset
+from fledge.training.setup import check_batch_divisible
 
 
 @dataclass(frozen=True)
@@ -45,16 +44,13 @@ def resolve_request(
     words: str | Sequence[str], overrides: Layer | None, runs: Path, init: str | None = None
 ) -> TrainRequest:
     choice = choose([words] if isinstance(words, str) else words, overrides, runs)
-    length_given = {"steps", "epochs"} & set(choice.overrides.get("train", {}))
-    timed = choice.is_text_alone and (words or not init)
-    minutes = DEFAULT_MINUTES if timed and not length_given else None
+    minutes = choice.default_minutes if words or not init else None
     if init is not None:
         initial = find_initial_weights(init, runs)
         base = init_layer(initial.run, choice.preset, choice.overrides)
         name = choice.run_name if words else initial.run.name
     else:
-        if choice.preset is None and not choice.is_text_alone:
-            raise UserError("no text and no preset is given", f"give {WHAT_TO_GIVE}")
+        choice.refuse_empty("train")
         initial, name = None, choice.run_name
         base, _ = read_preset(choice.preset or TEXT_PRESET)
     return TrainRequest(validated(base, choice.overrides), name, initial, base, choice.overrides, minutes)
@@ -70,13 +66,24 @@ def fit_to_time(
     minutes = request.minutes if minutes is None else minutes
     if minutes is None:
         return request
+    if "batch" in request.overrides.get("train", {}):
+        check_batch_divisible(request.settings.train.batch, world)
 
     def choose_by_forecast() -> str:
         given: dict[str, Mapping[str, Any]] = {}
         if request.initial:  # only the steps are chosen
-            given = {"model": request.base["model"], "train": {"batch": request.settings.train.batch}}
+            batch = rounded_up(request.settings.train.batch, world.size)
+            given = {"model": request.base["model"], "train": {"batch": batch}}
         overrides = merge(given, request.overrides)
-        planned = plan(request.default_name, overrides, runs, seconds=60 * minutes, begun=begun, base=request.base)
+        planned = plan(
+            request.default_name,
+            overrides,
+            runs,
+            seconds=60 * minutes,
+            begun=begun,
+            processes=world.size,
+            base=request.base,
+        )
         return to_json({"overrides": chosen_overrides(planned, request), "expected": describe_forecast(planned)})
 
     answer: dict[str, Any] = json.loads(world.broadcast_from_main(choose_by_forecast))

@@ -26,7 +26,7 @@ from fledge.text.local_files import GLOB_CHARS
 from fledge.text.sources import split_weight
 
 TEXT_PRESET = "text"
-WHAT_TO_GIVE = "a text: fledge train my-notes/; a preset: fledge train demo (fledge presets lists all); or a FILE.toml"
+DEFAULT_MINUTES = 5.0  # for a text without a preset
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,20 @@ class Choice:
     def is_text_alone(self) -> bool:
         return self.preset is None and names_text(self.overrides)
 
+    @property
+    def default_minutes(self) -> float | None:
+        """The time for a text alone; None where a preset or a setting gives the length."""
+        given = {"steps", "epochs"} & set(self.overrides.get("train", {}))
+        return DEFAULT_MINUTES if self.is_text_alone and not given else None
+
+    def refuse_empty(self, command: str) -> None:
+        """command: `train` or `plan`."""
+        if self.preset is None and not self.is_text_alone:
+            raise UserError("no text and no preset is given", f"give {what_to_give(command)}")
+
 
 def choose(words: Sequence[str], overrides: Layer | None = None, runs: Path = Path("runs")) -> Choice:
-    """Sort the words into preset and text, and put the text into [data] of the overrides. A run is neither."""
+    """Sort the words into preset and text, and put the text into [data] of the overrides. Refuse the name of a run."""
     overrides = overrides or {}
     presets = [word for word in words if is_preset(word)]
     sources = [word for word in words if word not in presets]
@@ -95,13 +106,18 @@ def check_source(source: str) -> None:
         return
     if "/" in bare or path.suffix:
         raise UserError(
-            f"no such file or folder: '{bare}'", nearest_file(path) or f"check the path, or give {WHAT_TO_GIVE}"
+            f"no such file or folder: '{bare}'", nearest_file(path) or f"check the path, or give {what_to_give()}"
         )
     known = [*preset_files(), *CORPORA, *names_in(path.parent)]
     longer = next((f"did you mean '{name}'?" for name in known if name.startswith(bare)), "")
     raise UserError(
-        f"there is no preset, file or folder '{bare}'", nearest(bare, known) or longer or f"give {WHAT_TO_GIVE}"
+        f"there is no preset, file or folder '{bare}'", nearest(bare, known) or longer or f"give {what_to_give()}"
     )
+
+
+def what_to_give(command: str = "train") -> str:
+    preset = f"a preset: fledge {command} demo (fledge presets lists all)"
+    return f"a text: fledge {command} my-notes/; {preset}; or a FILE.toml"
 
 
 def run_given(name: str) -> UserError:

@@ -37,8 +37,7 @@ def run(args: argparse.Namespace) -> None:
     from fledge.core.config import read_overrides, to_layer
     from fledge.planning.budget import parse_minutes
     from fledge.recipes.plan import backtest, plan
-    from fledge.recipes.request import DEFAULT_MINUTES
-    from fledge.settings.words import TEXT_PRESET, WHAT_TO_GIVE, choose
+    from fledge.settings.words import TEXT_PRESET, choose
 
     if args.against:
         if args.words or args.overrides or (args.minutes, args.price) != (None, None):
@@ -48,14 +47,11 @@ def run(args: argparse.Namespace) -> None:
         report(value, as_json=args.json, text=backtest_text(checked))
         return
     choice = choose(args.words, read_overrides(args.overrides), args.runs)
-    if choice.preset is None and not choice.is_text_alone:
-        raise UserError(
-            "no text and no preset is given", f"give {WHAT_TO_GIVE.replace('train', 'plan')}; or --against RUN"
-        )
-    minutes = args.minutes
-    if minutes is None and choice.is_text_alone and not {"steps", "epochs"} & set(choice.overrides.get("train", {})):
-        minutes = f"{DEFAULT_MINUTES:g}"  # as `fledge train TEXT`
-    seconds = None if minutes is None else parse_minutes(minutes)
+    choice.refuse_empty("plan")
+    if args.minutes is not None:
+        seconds: float | None = parse_minutes(args.minutes)
+    else:
+        seconds = choice.default_minutes and 60 * choice.default_minutes
     planned = plan(choice.preset or TEXT_PRESET, choice.overrides, args.runs, seconds=seconds, price=args.price)
     answer: dict[str, Any] = {
         "preset": planned.preset,

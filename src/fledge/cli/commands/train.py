@@ -36,7 +36,7 @@ def add_arguments(parser: Parser) -> None:
 def run(args: argparse.Namespace) -> None:
     from fledge.core.distributed import init_distributed
     from fledge.planning.budget import parse_minutes
-    from fledge.recipes.request import resolve_request
+    from fledge.recipes.request import fit_to_time, resolve_request
     from fledge.recipes.train import train, train_with_ray
 
     refuse_ray_arguments(args)
@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> None:
         return
     with init_distributed() as world:  # only its main process prints
         if args.print_config:
-            settings = resolve_request(args.words, overrides, args.runs, args.init).settings
+            request = resolve_request(args.words, overrides, args.runs, args.init)
+            settings = fit_to_time(request, minutes, args.runs, world).settings
             report(to_layer(settings), as_json=args.json, text=to_toml(settings, explain=True))
             return
         result = train(args.words, overrides, args.runs, **options, world=world)
