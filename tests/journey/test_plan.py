@@ -1,7 +1,9 @@
 """fledge plan: a forecast, the choice of a size for a budget, and the check of a forecast against a run."""
 
 import json
+import os
 import shlex
+import shutil
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from fledge.cli.main import main
 from fledge.core import threads
 from fledge.core.config import read_overrides
 from fledge.model.flops import parameter_count
-from fledge.planning import budget
+from fledge.planning import budget, loss_forecast, text_entropy
 from fledge.recipes import plan
 from fledge.settings.pipeline import resolve, validated
 
@@ -148,6 +150,22 @@ def test_loss_is_fitted_to_finished_runs_on_the_same_text(trained: Home, capsys:
     assert found["bits_per_byte"]["low"] < real < found["bits_per_byte"]["high"]
     other = planned(trained, capsys, *words, "--model.mlp", "gelu")
     assert other["fitted_runs"] == []  # another architecture does not count
+
+
+def test_newest_runs_are_fitted_and_each_length_of_the_text_is_read_once(
+    own: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        shutil.copytree(own.runs / "bird", own.runs / f"copy-{number}")
+        os.utime(own.runs / f"copy-{number}" / "config.toml", (number, number))
+    read: list[int] = []
+    compute = text_entropy.compute_entropy
+    monkeypatch.setattr(text_entropy, "compute_entropy", lambda data, n: read.append(n) or compute(data, n))
+    monkeypatch.setattr(text_entropy, "COMPUTED", {})
+    monkeypatch.setattr(loss_forecast, "MAX_OWN_RUNS", 2)
+    found = planned(own, capsys, *about(own), "--train.steps", "3")
+    assert found["fitted_runs"] == ["bird", "copy-2"]
+    assert sorted(read) == sorted(set(read)) != []
 
 
 def test_against_shows_gaps_where_the_run_has_no_end(own: Home, capsys: pytest.CaptureFixture[str]) -> None:

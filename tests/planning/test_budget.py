@@ -106,6 +106,9 @@ def test_small_text_gets_fewer_steps_and_it_is_said(rate: dict[str, Any], capsys
     settings = search(180, corpus=replace(CORPUS, train_tokens=40_960)).best()[0]
     assert settings.train.steps * settings.train.batch * settings.model.context <= 1.8 * 40_960
     assert "the text is small" in capsys.readouterr().err
+    steps = search(180, corpus=replace(CORPUS, train_tokens=1000)).best()[0].train.steps
+    assert steps == budget.MIN_STEPS
+    assert f"the text is small: {steps} steps" in capsys.readouterr().err
 
 
 def test_given_settings_stay(rate: dict[str, Any]) -> None:

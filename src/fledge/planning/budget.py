@@ -198,15 +198,15 @@ class TimeSearch:
                 break
         else:
             self.refuse_or_warn(least, available)
-        steps = max(MIN_STEPS, self.steps_within(available, smaller, scaled))
+        steps = self.steps_within(available, smaller, scaled)
         return self.settings(smaller, steps), merge(self.needed(smaller, steps), self.overrides), scaled
 
     def steps_within(self, available: float, shape: Shape, costs: Costs) -> int:
-        """As many as fit, and as the text is good for."""
+        """As many as fit, and as the text is good for; at least MIN_STEPS."""
         step = step_seconds(self.settings(shape, 1), costs)
         bound = range(1, int(available / step) + 2)
         steps = bisect.bisect_right(bound, available, key=lambda steps: self.run_seconds(shape, steps, costs))
-        most = int(min(steps, most_steps(self.settings(shape, 1), self.corpus.train_tokens)))
+        most = max(MIN_STEPS, int(min(steps, most_steps(self.settings(shape, 1), self.corpus.train_tokens))))
         if most < SHORTENED * steps:
             notice(
                 f"the text is small: {counted(most, 'step')} ({format_duration(self.run_seconds(shape, most, costs))})"

@@ -43,6 +43,7 @@ COVERAGE = 1.645  # standard deviations on both sides: 9 of 10 runs lie inside
 # little in common, and neither has what a model memorizes in many passes.
 SHORTEST, LONGEST, LARGEST, MOST_PASSES = 0.7, 4.0, 6.0, 1.2
 FEW_PASSES = 1.5  # that hardly memorize
+MAX_OWN_RUNS = 10  # the text of each is read for up to a second
 MAX_WIDTH = 0.2  # relative half-width of an interval above which nothing is forecast
 
 
@@ -149,8 +150,7 @@ def parse_table(text: str) -> tuple[RunPoint, ...]:
 def run_point(settings: Settings, corpus: CorpusStats) -> RunPoint | None:
     """The run of these completed settings; None where too little is known of its text."""
     tokens = settings.train.steps * settings.train.batch * settings.model.context
-    entropy = text_entropy(corpus.dataset, tokens) if corpus.dataset is not None else None
-    if entropy is None or corpus.dataset is None:
+    if corpus.dataset is None or (entropy := text_entropy(corpus.dataset, tokens)) is None:
         return None
     return RunPoint(
         text=corpus.dataset.fingerprint,
@@ -185,11 +185,13 @@ def architecture(settings: Settings) -> tuple[object, str]:
 
 
 def finished_runs(runs: Path, like: Settings, corpus: CorpusStats, exclude: str = "") -> dict[str, RunPoint]:
-    """{name: point} of the user's finished runs on the same dataset with the same recipe."""
+    """{name: point} of the user's newest finished runs on the same dataset with the same recipe."""
     points: dict[str, RunPoint] = {}
     if corpus.dataset is None:
         return points
-    for run in list_runs(runs):
+    for run in reversed(list_runs(runs)):
+        if len(points) == MAX_OWN_RUNS:
+            break
         try:
             if run.name == exclude or run.metadata().get("dataset_sha256") != corpus.dataset.fingerprint:
                 continue
@@ -197,10 +199,9 @@ def finished_runs(runs: Path, like: Settings, corpus: CorpusStats, exclude: str 
             found = final_bits_per_byte(run)
         except UserError:  # a damaged run, which 'fledge runs' reports
             continue
-        if architecture(settings) != architecture(like):
+        if found is None or architecture(settings) != architecture(like):
             continue
-        point = run_point(settings, corpus)
-        if found is not None and point is not None:
+        if point := run_point(settings, corpus):
             points[run.name] = replace(point, bits_per_byte=found)
     return points
 

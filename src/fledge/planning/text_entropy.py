@@ -22,13 +22,21 @@ WINDOW_SHARE = 0.05  # of the probability; the rest is that of the trigram model
 
 Ids = NDArray[np.int64]
 Probabilities = NDArray[np.float64]
+COMPUTED: dict[tuple[str, int], float | None] = {}  # by dataset and tokens, for the runs of one process on one text
 
 
 def text_entropy(dataset: Dataset, tokens: int) -> float | None:
     """Bits for each byte of the validation split, for a run that sees so many tokens; None without such a split."""
     if "val" not in dataset.available_splits:
         return None
-    train = sample(dataset.split("train"), min(tokens, MAX_TRAIN_TOKENS))
+    key = (dataset.fingerprint, min(tokens, MAX_TRAIN_TOKENS, len(dataset.split("train"))))
+    if key not in COMPUTED:
+        COMPUTED[key] = compute_entropy(dataset, key[1])
+    return COMPUTED[key]
+
+
+def compute_entropy(dataset: Dataset, tokens: int) -> float | None:
+    train = sample(dataset.split("train"), tokens)
     val = sample(dataset.split("val"), VAL_TOKENS)
     if len(train) < 3 or len(val) < 3:
         return None
