@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,8 @@ from fledge.datasets.splits import (
     small_validation_warning,
     split_chunks,
 )
-from fledge.text.inputs import Chunk
+from fledge.text.inputs import Chunk, ReadCounts
+from fledge.text.source_text import open_sources
 
 # Fixed for ever: existing datasets were split like this.
 SPLITS_EXPECTED = [
@@ -122,6 +124,19 @@ def test_long_document_goes_where_its_first_chunk_goes() -> None:
     ]
     later = split_chunks(chunks[1:], BY_DOCUMENT, lambda: chunks[0].text)
     assert list(later) == [Span("val", " and more, and more", False, True)]
+
+
+@pytest.mark.parametrize(("val", "test"), [(0.2, 0.0), (0.2, 0.2), (0.01, 0.0)])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("codec", ["utf-8", "utf-16", "utf-8-sig"])
+def test_tail_of_a_stored_file_has_its_share(tmp_path: Path, codec: str, newline: str, val: float, test: float) -> None:
+    """Lines of two letters: CRLF takes half of the bytes."""
+    (tmp_path / "a.txt").write_bytes(newline.join(["ab"] * 30_000).encode(codec))
+    counts = ReadCounts()
+    chunks = list(open_sources([str(tmp_path / "a.txt")]).chunks(counts))
+    sized = [replace(chunk, size=counts.bytes) for chunk in chunks]  # as the scan of a decoded file finds it
+    found = by_split(sized, SplitRule("tail", val, test))
+    assert [len(found[name]) / 90_000 for name in ("val", "test")] == pytest.approx([val, test], abs=0.0005)
 
 
 @given(st.integers(1, 3_000_000))

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.text import formats
+from fledge.core.errors import UserError
+from fledge.text import chunking, formats
 from fledge.text.encodings import DecodedFile, guess_encoding, is_damaged, with_lf
 from fledge.text.formats import SAMPLE
 from fledge.text.inputs import ReadCounts, ReadOptions
@@ -57,7 +58,7 @@ def test_valid_utf8_is_always_utf8(text: str) -> None:
     assert not is_damaged(start, "utf-8")
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"]).filter(lambda c: c != "\ufffd")), st.integers(1, 9))
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(1, 9))
 def test_decoded_file_is_utf8_for_any_reads(text: str, size: int) -> None:
     file = DecodedFile(io.BytesIO(text.encode("utf-16")), "utf-16")
     assert b"".join(iter(lambda: file.read(size), b"")).decode() == text
@@ -115,6 +116,39 @@ def test_named_encoding_is_used(tmp_path: Path, codec: str, content: str) -> Non
 def test_strict_reading_allows_utf8_only(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not UTF-8"):
         opened(tmp_path / "a.txt", FRENCH.encode("cp1252"), ReadOptions(errors="strict"))
+
+
+@pytest.mark.parametrize(
+    ("codec", "content", "what"),
+    [
+        ("cp1252", b"caf\xe9 \xe9\xe9\x81 \x8d", "Windows-1252: byte 7 is 0x81"),
+        ("utf-16-le", "Où".encode("utf-16-le") + b"\x00\xdc", "UTF-16: byte 4 is 0x00"),
+        ("utf-16-le", "Où".encode("utf-16-le") + b"a", "UTF-16: byte 4 is 0x61"),
+        ("shift_jis", JAPANESE.encode("shift_jis") + b"\x81\n", "shift_jis: byte 33 is 0x81"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_strict_reading_names_the_stored_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str, content: bytes, what: str, size: int
+) -> None:
+    monkeypatch.setattr(chunking, "READ_SIZE", size)
+    with pytest.raises(UserError, match=what) as caught:
+        opened(tmp_path / "a.txt", content, ReadOptions(errors="strict", encoding=codec))
+    assert "--data.encoding NAME" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "utf-16", "utf-16-le"])
+def test_replacement_character_of_the_text_is_valid(tmp_path: Path, codec: str) -> None:
+    text, texts, counts = opened(tmp_path / "a.txt", "plain text with a \ufffd".encode(codec))
+    assert (texts, counts.replaced, text.files.invalid) == (["plain text with a \ufffd"], 0, [])
+
+
+def test_damaged_files_are_named_relative_to_their_source(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("in/a.txt", "b.txt"):
+        (tmp_path / name).write_bytes(FRENCH.encode() + b"\xff")
+    assert open_sources([str(tmp_path)]).files.invalid == ["b.txt", "in/a.txt"]
+    assert open_sources([str(tmp_path / "in" / "a.txt")]).files.invalid == ["a.txt"]
 
 
 @pytest.mark.parametrize("codec", ["utf-8", "utf-16"])

@@ -90,7 +90,7 @@ def split_tail(chunk: Chunk, cuts: tuple[int, int]) -> Iterator[Span]:
         if end <= chunk.start:
             continue
         is_last = end >= chunk.end  # the next split gets nothing of this chunk
-        stop = len(chunk.text) if is_last else chars_in(chunk.text, end - chunk.start)
+        stop = len(chunk.text) if is_last else chars_in(chunk, end)
         text, taken = chunk.text[taken:stop], stop
         begins, ends = start >= chunk.start, end <= chunk.end or chunk.last
         if text or not (begins and ends):
@@ -99,9 +99,13 @@ def split_tail(chunk: Chunk, cuts: tuple[int, int]) -> Iterator[Span]:
             return
 
 
-def chars_in(text: str, count: int) -> int:
-    """How many characters the first `count` bytes of the text take, a divided character included."""
-    data = text.encode()
+def chars_in(chunk: Chunk, end: int) -> int:
+    """How many characters of the chunk lie before byte `end` of the document, a divided character included.
+
+    Where the text has more or fewer bytes than were stored, as CRLF became LF, `end` is moved in proportion.
+    """
+    data = chunk.text.encode()
+    count = (end - chunk.start) * len(data) // (chunk.end - chunk.start)
     while count < len(data) and data[count] & 0xC0 == 0x80:
         count += 1
     return len(data[:count].decode())

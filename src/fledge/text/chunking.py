@@ -7,10 +7,11 @@ begin at different positions make the same cuts.
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from fledge.core.errors import UserError
 from fledge.core.files import human_bytes
-from fledge.text.encodings import ESCAPED, Readable, encoding_name
+from fledge.text.encodings import ESCAPED, UTF8, Readable, encoding_name, first_invalid
 from fledge.text.inputs import (
     CHUNK_SIZE,
     TEXT_LIMIT,
@@ -107,14 +108,19 @@ def decode(data: bytes, position: tuple[Input, int], errors: Errors, counts: Rea
         return data.decode()
     except UnicodeDecodeError as error:
         if errors == "strict":
-            source, offset = position
-            where = f"byte {offset + error.start} is 0x{data[error.start]:02x}"
-            raise UserError(
-                f"'{source.name}' is not {encoding_name(source.encoding)}: {where}",
-                "name its encoding: --data.encoding cp1252; or convert it: iconv -f cp1252 -t utf-8 FILE > NEW",
-            ) from None
+            raise invalid_text(position[0], position[1] + error.start, data[error.start]) from None
     counts.replaced += len(ESCAPED.findall(data.decode("utf-8", "surrogateescape")))
     return data.decode("utf-8", "replace")
+
+
+def invalid_text(source: Input, offset: int, byte: int) -> UserError:
+    """`offset`, `byte`: of the first invalid byte of the file as UTF-8. Else it is searched in the file as stored."""
+    hint = "name its encoding: --data.encoding cp1252; or convert it: iconv -f cp1252 -t utf-8 FILE > NEW"
+    if source.encoding != UTF8:
+        hint = "name another encoding: --data.encoding NAME; or read invalid bytes as '�': --data.errors replace"
+        with open_bytes(replace(source, encoding=UTF8)) as file:
+            offset, byte = first_invalid(file, source.encoding, READ_SIZE)
+    return UserError(f"'{source.name}' is not {encoding_name(source.encoding)}: byte {offset} is 0x{byte:02x}", hint)
 
 
 def stored_lines(file: Readable, source: Input, offset: int = 0) -> Iterator[tuple[int, bytes]]:

@@ -56,7 +56,7 @@ def is_utf16(start: bytes, name: str) -> bool:
     """Whether this is UTF-16 without a byte order mark: mostly ASCII, so every other byte is NUL."""
     high = start[1::2] if name == "utf-16-le" else start[::2]
     text = decode_start(start, name, "replace")
-    if "\ufffd" in text or CONTROLS.search(text) or not text.strip():
+    if is_damaged(start, name) or CONTROLS.search(text) or not text.strip():
         return False
     return high.count(0) >= 0.5 * len(high)
 
@@ -68,7 +68,11 @@ def decode_start(start: bytes, name: str, errors: str, *, whole: bool = False) -
 
 def is_damaged(start: bytes, name: str | None, *, whole: bool = False) -> bool:
     """Whether a file that starts like this has bytes that are not valid in its encoding."""
-    return "\ufffd" in decode_start(start.replace("\ufffd".encode(), b""), name or UTF8, "replace", whole=whole)
+    try:
+        decode_start(start, name or UTF8, "strict", whole=whole)
+    except UnicodeDecodeError:
+        return True
+    return False
 
 
 def encoding_name(codec: str) -> str:
@@ -76,21 +80,42 @@ def encoding_name(codec: str) -> str:
     return NAMES.get(codec.removesuffix("-le").removesuffix("-be"), codec)
 
 
+def invalid_byte(error: UnicodeError) -> tuple[str, int]:
+    """An error handler of a decoder: the surrogate that stands for the byte 0xff."""
+    assert isinstance(error, UnicodeDecodeError)
+    return "\udcff", error.end
+
+
+codecs.register_error("fledge.invalid_byte", invalid_byte)
+
+
 class DecodedFile:
     """A file in another encoding, as UTF-8. An invalid byte becomes an invalid byte, which the reader counts."""
 
     def __init__(self, file: Readable, encoding: str) -> None:
-        self._file, self._decode = file, codecs.getincrementaldecoder(encoding)("replace").decode
+        self._file, self._decode = file, codecs.getincrementaldecoder(encoding)("fledge.invalid_byte").decode
         self._data, self._ended = b"", False
 
     def read(self, size: int, /) -> bytes:
         while not self._data and not self._ended:
             more = self._file.read(size)
             self._ended = not more
-            text = self._decode(more, final=self._ended)
-            self._data = text.replace("\ufffd", "\udcff").encode("utf-8", "surrogateescape")
+            self._data = self._decode(more, final=self._ended).encode("utf-8", "surrogateescape")
         data, self._data = self._data[:size], self._data[size:]
         return data
+
+
+def first_invalid(file: Readable, encoding: str, size: int) -> tuple[int, int]:
+    """The offset of the first byte that is invalid in this encoding, and the byte; `size`: bytes of one read."""
+    decoder, done = codecs.getincrementaldecoder(encoding)("strict"), 0
+    try:
+        while data := file.read(size):
+            done += len(data)
+            decoder.decode(data)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:  # its object begins with what the decoder has kept of the read before
+        return done - len(error.object) + error.start, error.object[error.start]
+    raise ValueError("no byte is invalid")
 
 
 def with_lf(text: str) -> str:

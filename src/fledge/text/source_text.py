@@ -72,10 +72,11 @@ def open_sources(
     """Find, download and inspect the sources. A text with nothing but white space is refused."""
     options = options or ReadOptions()
     found = [sources.find_files(source, include, exclude) for source in named]
-    inspected = [with_encoding(fetch(), options) for each in found for _, fetch in each.files]
-    inputs = tuple(source for source, _ in inspected)
+    inspected = [(each, *with_encoding(fetch(), options)) for each in found for _, fetch in each.files]
+    inputs = tuple(source for _, source, _ in inspected)
+    damaged = {each.relative_name(source.name) for each, source, is_damaged in inspected if is_damaged}
     skipped = {name: kind for each in found for name, kind in each.skipped}
-    summary = summarize(inputs, skipped.values(), {source.name for source, invalid in inspected if invalid})
+    summary = summarize(inputs, skipped.values(), damaged)
     text = SourceText(tuple(named), inputs, options, summary)
     if not any(chunk.text.strip() for chunk in text.chunks()):
         hint = "give a file or folder that contains text"

@@ -39,6 +39,10 @@ class Found:
 
     files: Sequence[tuple[str, Fetch]]
     skipped: Sequence[tuple[str, str]] = ()
+    root: Path | None = None  # the folder of local files
+
+    def relative_name(self, file: str) -> str:
+        return file if self.root is None else str(Path(file).relative_to(self.root))
 
 
 def fetch_inputs(source: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Input]:
@@ -51,9 +55,10 @@ def find_files(source: str, include: Sequence[str] = (), exclude: Sequence[str] 
     bare, weight = split_weight(source)
     found = _find_files(bare)
     if include or exclude:
-        found = Found(
-            [each for each in found.files if _is_selected(each[0], include, exclude)],
-            [each for each in found.skipped if _is_selected(each[0], include, exclude)],
+        found = replace(
+            found,
+            files=[each for each in found.files if _is_selected(each[0], include, exclude)],
+            skipped=[each for each in found.skipped if _is_selected(each[0], include, exclude)],
         )
         if not found.files:
             raise UserError(f"no file of '{bare}' is left after data.include and data.exclude", "loosen them")
@@ -88,7 +93,7 @@ def _find_files(source: str) -> Found:
     if path.exists() or GLOB_CHARS.search(source):
         listing = list_local(path)
         named = [(str(file), partial(describe, str(file), str(file))) for file in listing.files]
-        return Found(named, [(str(file), kind) for file, kind in listing.skipped])
+        return Found(named, [(str(file), kind) for file, kind in listing.skipped], listing.root)
     if "/" in source or path.suffix:
         raise UserError(f"no such file or folder: '{source}'", "check the path; 'fledge corpora' lists named corpora")
     return Found(_corpus_files(corpora.find_corpus(source)))

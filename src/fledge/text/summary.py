@@ -14,7 +14,10 @@ NAMED = 3  # files in a warning
 
 @dataclass(frozen=True)
 class FileSummary:
-    """Files by kind, those of other encodings than UTF-8 by encoding, and the names of those with invalid bytes."""
+    """Files by kind, those of other encodings than UTF-8 by encoding, and the names of those with invalid bytes.
+
+    invalid: relative to the source.
+    """
 
     read: dict[str, int]
     skipped: dict[str, int]
