@@ -68,10 +68,10 @@ def test_find_latest_best_and_step(two: Path) -> None:
     assert "10, 20" in refusal.value.hint
 
 
-def test_best_has_the_lowest_loss_and_is_the_earliest_of_equals(tmp_path: Path, state_at: StateAt) -> None:
+def test_best_has_the_lowest_loss_and_is_the_latest_of_equals(tmp_path: Path, state_at: StateAt) -> None:
     for step, loss in ((1, 2.0), (2, 1.0), (3, 1.0), (4, None), (5, float("nan"))):
         store.save(tmp_path, state_at(step, loss))
-    assert store.find_checkpoint(tmp_path, "best")[0].step == 2
+    assert store.find_checkpoint(tmp_path, "best")[0].step == 3
 
 
 def test_best_without_losses_is_the_latest(tmp_path: Path, state_at: StateAt) -> None:

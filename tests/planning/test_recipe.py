@@ -32,7 +32,7 @@ def test_layer_is_valid_for_every_shape(preset: str, shape: Shape) -> None:
 @given(st.integers(0, 10**13), st.integers(0, 10**13))
 def test_more_text_never_has_a_smaller_vocabulary(one: int, other: int) -> None:
     less, more = sorted((one, other))
-    assert 1024 <= vocabulary_for(less) <= vocabulary_for(more) <= 16_384
+    assert 320 <= vocabulary_for(less) <= vocabulary_for(more) <= 16_384
 
 
 def test_three_minutes_on_two_cores_are_enough_for_the_preset_text() -> None:

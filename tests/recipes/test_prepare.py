@@ -421,7 +421,7 @@ def test_separator_that_is_not_utf8_is_refused(desk: Path, say: Say) -> None:
         ("--data.errors ignore", "data.errors cannot be 'ignore'", "strict"),
         ("--data.dedup maybe", "data.dedup cannot be 'maybe'", "true or false"),
         ("--data.include *.md", "no file of 'one.txt' is left", "loosen"),
-        ("--tokenizer.vocab_size 60000", "this text yields only", "lower the vocabulary size"),
+        ("--tokenizer.vocab_size 60000", "too small for a vocabulary of 60000 tokens", "--tokenizer.vocab_size"),
         ("--data.min_length 1000", "the filters drop every document of 'one.txt' (1 too short)", "loosen the filters"),
         ("--workers 0", "'0' is not a positive integer", "--help"),
         ("--address here:1", "--address is the address of a Ray cluster", "--engine ray"),

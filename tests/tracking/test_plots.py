@@ -102,7 +102,10 @@ def test_sample_and_whole_split_are_named() -> None:
     nan = float("nan")
     whole = {"val_whole/loss": [nan, nan, nan, 3.1], "val/fraction": [0.2] * 4, "val/loss_margin": [nan, 0.1, 0.1, 0.1]}
     axes = loss_panel([3.6, 3.5, 3.2, 3.0], **whole)
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["val, sample", "val, whole split"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "val, sample (95 % interval)",
+        "val, whole split",
+    ]
     assert len(axes.collections) == 1, "the 95 % interval"
 
 

@@ -249,11 +249,11 @@ def best_of(checkpoints: list[Checkpoint]) -> Checkpoint | None:
 
 
 def _quality_key(checkpoint: Checkpoint) -> tuple[float, int]:
-    """Sorts the lowest validation loss last, unevaluated ones first; on a tie the earlier step wins."""
+    """Sorts the lowest validation loss last, unevaluated ones first; on a tie the later step wins."""
     loss = checkpoint.val_loss
     if loss is None or math.isnan(loss):
         return (-math.inf, checkpoint.step)
-    return (-loss, -checkpoint.step)
+    return (-loss, checkpoint.step)
 
 
 def rollback_target_of(checkpoints: list[Checkpoint]) -> Checkpoint | None:

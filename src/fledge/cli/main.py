@@ -28,7 +28,7 @@ COMMAND_GROUPS = {
         "demo": "end-to-end demo in about three minutes",
         "doctor": "this machine, and what fledge will use on it",
         "completion": "complete commands and settings with the Tab key",
-        "smoke": "train, kill, resume, generate: does it all work here?",
+        "smoke": "check that training, killing, resuming and generating work here",
     },
     "text": {
         "corpora": "list the named corpora",

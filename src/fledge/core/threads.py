@@ -199,4 +199,4 @@ def _own_ticks(root: Path) -> int:
 
 def describe_load(load: float, cores: int) -> str:
     """'other programs keep 1.0 of 2 cores busy'."""
-    return f"other programs keep {load:.1f} of {counted(cores, 'core')} busy"
+    return f"other programs keep {min(load, cores):.1f} of {counted(cores, 'core')} busy"

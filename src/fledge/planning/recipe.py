@@ -46,7 +46,13 @@ SHAPES = (  # smallest first
 # Tokens for each parameter of the blocks: 2 for the 0.9M of 2 × 192, and 6 at 85M, where the fastest known recipes
 # for GPT-2's size are.
 TOKENS_PER_PARAMETER, AT_PARAMETERS, POWER = 2.0, 0.9e6, 0.25
-VOCABULARIES = ((400_000, 1024), (3_000_000, 2048), (1 << 30, 4096))  # up to so many bytes of text
+VOCABULARIES = (
+    (20_000, 320),
+    (100_000, 512),
+    (400_000, 1024),
+    (3_000_000, 2048),
+    (1 << 30, 4096),
+)  # up to so many bytes of text
 MAX_VOCABULARY = 16_384
 NEW_PASSES = 1.8  # passes over a text that count as tokens for the choice of the shape
 # A table of bigrams memorizes a text: 1.7 passes over tiny Shakespeare (370,000 tokens) ended at 2.14 bits per byte on

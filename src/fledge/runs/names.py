@@ -18,8 +18,10 @@ def check_run_name(name: str) -> None:
 
 
 def run_name_from(source: str) -> str:
-    """A name for a run, from the name or path of a preset, a settings file or a model."""
-    return re.sub(r"[^\w-]", "-", Path(source).stem).strip("-")[:100] or "run"
+    """A name for a run, from the name or path of a preset, a settings file or a model; RUN/config.toml gives RUN."""
+    path = Path(source)
+    stem = path.absolute().parent.name if path.name == "config.toml" else path.stem
+    return re.sub(r"[^\w-]", "-", stem).strip("-")[:100] or "run"
 
 
 def path_word(folder: Path) -> str:

@@ -64,7 +64,10 @@ def skipped_kind(file: Path, root: Path, made: Callable[[Path], str | None]) -> 
         return f"of a {kind}"
     if not file.stat().st_size:
         return "empty"
-    return None if is_text(file) else file_kind(file.name)
+    try:
+        return None if is_text(file) else file_kind(file.name)
+    except PermissionError:
+        return "not permitted to read"
 
 
 def is_hidden(parts: Iterable[str]) -> bool:

@@ -73,7 +73,8 @@ def check_vocab_size(vocab_size: int, special_tokens: int) -> None:
 
 def vocab_too_large(vocab_size: int, possible: int) -> UserError:
     return UserError(
-        f"this text yields only {possible} tokens, not {vocab_size}", "lower the vocabulary size, or add text"
+        f"this text is too small for a vocabulary of {vocab_size} tokens: it yields {possible}",
+        f"add text, or --tokenizer.vocab_size {possible}",
     )
 
 

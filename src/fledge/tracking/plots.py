@@ -83,7 +83,7 @@ def _draw_panel(axis: Axes, tables: Sequence[tuple[str, MetricsTable]], panel: s
             color = f"C{number}" if len(tables) > 1 or split == "train" else "C1"
             label = split.replace(WHOLE, "val, whole split") if len(names) > 1 else ""
             if label == "val" and is_sampled(table):
-                label = "val, sample"
+                label = "val, sample (95 % interval)"
             label = ": ".join(part for part in (run if len(tables) > 1 else "", label) if part)
             axis.plot(steps[measured], values[measured], color=color, label=label, **_style(split, len(names)))
             margins = np.array(table[f"{name}_margin"])[measured]

@@ -172,7 +172,7 @@ class LineView:
         for group, text in format_metrics(event.values).items():
             if group != "train":
                 self._print(f"step {event.step:,}  {group}  {text}")
-            elif due or event.step == steps:
+            elif due or event.step == steps or VAL_LOSS in event.values:
                 left = self._progress.seconds_left()
                 rest = f"  {format_duration(left)} left" if left and event.step < steps else ""
                 self._print(f"step {event.step:,}/{steps:,}  {text}{rest}")

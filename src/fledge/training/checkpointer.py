@@ -4,6 +4,7 @@ knows when a save is due by time.
 Saved: weights, optimizer, random generators, and the `components` of `Checkpointer`.
 """
 
+import json
 from typing import Any
 
 from torch import Tensor
@@ -100,14 +101,16 @@ class Checkpointer:
         """Read a checkpoint of this run; with FSDP, each rank reads its shards."""
         return store.load(store.describe(self.run.checkpoints / name), self._parameters())
 
-    def best_step(self, step: int, val_loss: float) -> int:
-        """The step of the lowest validation loss so far; the model has `val_loss` at `step`. A collective."""
+    def best(self, step: int, val_loss: float) -> tuple[int, float]:
+        """Step and validation loss of the best so far; the model has `val_loss` at `step`. A collective."""
 
         def find() -> str:
             best = store.best_checkpoint(self.run.checkpoints)
-            return str(best.step if best and best.val_loss is not None and best.val_loss <= val_loss else step)
+            better = best and best.val_loss is not None and best.val_loss < val_loss
+            return json.dumps((best.step, best.val_loss) if best and better else (step, val_loss))
 
-        return int(self.world.broadcast_from_main(find))
+        found: tuple[int, float] = tuple(json.loads(self.world.broadcast_from_main(find)))
+        return found
 
     def weights_at(self, step: int) -> Tensors:
         """The weights of a checkpoint of this run; with FSDP, each rank reads its shards."""

@@ -222,15 +222,19 @@ class Trainer:
         self.evaluated = (step, found.loss)
 
     def _evaluate_whole_split(self, result: StepResult) -> None:
-        """The last weights and those of the best checkpoint. Which one is best is decided on the sample."""
+        """The last weights and those of the best checkpoint. The best is that of the sample, or the last if it is
+        better on the whole split: it is then saved as good as the best, and wins the tie."""
         step = result.step
         assert self.evaluated is not None
         self.recorder.activity(step, "evaluating the whole validation split")
         best = last = self.validation.evaluate_whole()
         self.recorder.saved(self.checkpointer.saved(wait=True))
-        if (best_step := self.checkpointer.best_step(*self.evaluated)) != step:
+        best_step, lowest = self.checkpointer.best(*self.evaluated)
+        if best_step != step:
             self.recorder.activity(step, f"evaluating step {best_step:,}, the best, on the whole validation split")
             best = self.validation.evaluate_whole(self.checkpointer.weights_at(best_step))
+            if last.loss <= best.loss:
+                best, best_step, self.evaluated = last, step, (step, lowest)
         values = {**last.metrics(WHOLE), **best.metrics(BEST), f"{BEST}/step": best_step}
         self.recorder.record(events.Metrics(step, values))
 

@@ -6,8 +6,8 @@ from fledge.cli.arguments import Parser
 from fledge.cli.output import report
 
 EXAMPLES = (
-    'eval "$(fledge completion bash)"            for ever: add this line to ~/.bashrc',
-    'eval "$(fledge completion zsh)"             for ever: add this line to ~/.zshrc, below compinit',
+    'eval "$(fledge completion bash)"            permanently: add this line to ~/.bashrc',
+    'eval "$(fledge completion zsh)"             permanently: add this line to ~/.zshrc, below compinit',
     "fledge completion fish > ~/.config/fish/completions/fledge.fish",
 )
 # Each asks the fledge that is being typed for the words that fit, one a line. Each word is sent with a colon before it,

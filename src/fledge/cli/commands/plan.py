@@ -103,8 +103,8 @@ def loss_text(forecast: "Forecast") -> str:
         return "not forecast: no runs like this were measured"
     own = f"; fitted to {counted(len(forecast.fitted_runs), 'finished run')}" if forecast.fitted_runs else ""
     return (
-        f"{bits.expected:.2f} bits per byte, 9 of 10 from {bits.low:.2f} to {bits.high:.2f}"
-        f" ({nats.expected:.2f} nats per token, {nats.low:.2f} to {nats.high:.2f}){own}"
+        f"{bits.expected:.2f} bits per byte (90 % interval: {bits.low:.2f} to {bits.high:.2f}),"
+        f" {nats.expected:.2f} nats per token ({nats.low:.2f} to {nats.high:.2f}){own}"
     )
 
 
@@ -129,5 +129,5 @@ def backtest_text(checked: "BacktestResult") -> str:
     low, high, measured = loss.get("low"), loss.get("high"), loss["measured"]
     if low and high:
         inside = "" if measured is None else f", {'inside' if low <= measured <= high else 'outside'}"
-        lines.append(f"{'':<10}9 of 10 runs from {low:.4f} to {high:.4f} bits per byte{inside}")
+        lines.append(f"{'':<10}90 % interval: {low:.4f} to {high:.4f} bits per byte{inside}")
     return "\n".join(lines)
