@@ -39,10 +39,10 @@ def test_slow_save_makes_the_interval_longer(clock: Clock) -> None:
     timer = SaveTimer(60, clock)
     timer.restart()
     clock.now += 9
-    timer.took(9)
+    timer.saved_in(9)
     assert seconds_until_due(timer, clock) == 300 - 9
     timer.restart()
-    timer.took(0.1)
+    timer.saved_in(0.1)
     assert seconds_until_due(timer, clock) == 60
 
 

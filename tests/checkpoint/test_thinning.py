@@ -137,7 +137,7 @@ def test_interrupted_strip_is_completed(tmp_path: Path, state_at: StateAt, monke
     folder = tmp_path / "step-00000001"
     with monkeypatch.context() as patch:
         patch.setattr(thinning, "_remove_unnamed", lambda _: None)
-        thinning.strip(store.describe(folder))
+        thinning.strip_to_weights(store.describe(folder))
     (folder / ".partial-manifest").write_text("half of")
     (tmp_path / "step-00000002" / ".partial-manifest").write_text("half of")
     assert {file.name for file in folder.iterdir()} > WHOLE
@@ -154,7 +154,7 @@ def test_strip_while_another_program_reads(tmp_path: Path, state_at: StateAt, mo
 
     def hash_of(path: Path) -> str:
         if path.name == "optimizer.safetensors":
-            thinning.strip(checkpoint)
+            thinning.strip_to_weights(checkpoint)
         return usual(path)
 
     monkeypatch.setattr(store, "hash_of", hash_of)

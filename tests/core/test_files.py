@@ -1,6 +1,7 @@
 """Files and folders are whole or absent."""
 
 import errno
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fledge.core import files
 from fledge.core.errors import UserError
 from fledge.core.files import (
     PARTIAL,
@@ -17,7 +19,9 @@ from fledge.core.files import (
     atomic_folder,
     cache_dir,
     errors_with_path,
+    file_lock,
     human_bytes,
+    is_file_locked,
     read_json,
     remove_partials,
     restore_replaced,
@@ -144,6 +148,27 @@ def test_killed_replacement_is_finished(tmp_path: Path, replaced: bool) -> None:
         (tmp_path / "out").mkdir()
     restore_replaced(tmp_path)
     assert names(tmp_path) == (["out"] if replaced else ["out", "out/old"])
+
+
+def test_lock_is_refused_while_another_holds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LOCK_PAUSE", 0)
+    path, busy = tmp_path / "lock", UserError("busy", "wait")
+    with file_lock(path, busy):
+        assert is_file_locked(path)
+        with pytest.raises(UserError, match="busy"), file_lock(path, busy):
+            pass
+    assert not is_file_locked(path)
+
+
+def test_lock_waits_for_a_reader_of_its_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`is_file_locked` tries the lock, and holds it for a moment."""
+    path = tmp_path / "lock"
+    path.touch()
+    with path.open() as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        monkeypatch.setattr(files.time, "sleep", lambda seconds: seconds and fcntl.flock(reader, fcntl.LOCK_UN))
+        with file_lock(path, UserError("busy", "wait")):
+            assert is_file_locked(path)
 
 
 def test_remove_partials_removes_only_partials(tmp_path: Path) -> None:

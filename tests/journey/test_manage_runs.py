@@ -84,7 +84,7 @@ def test_kill_while_deleting_leaves_no_half_run(own: Home, monkeypatch: pytest.M
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(manage_runs, "remove_folder", lambda folder: killed(folder) if folder.exists() else None)
+        patch.setattr(manage_runs, "remove_path", lambda folder: killed(folder) if folder.exists() else None)
         assert own.do("runs", "delete", "duck", "--yes") == 130
     assert runs(own) == {"bird", ".deleted-duck"}
     copy(own, "swan")

@@ -51,12 +51,12 @@ def prune(folder: Path, keep_last: int, history: Collection[int] = ()) -> None:
         if checkpoint in keep:
             continue
         if checkpoint.step in history:
-            strip(checkpoint)
+            strip_to_weights(checkpoint)
         else:
             store.remove(checkpoint.folder)
 
 
-def strip(checkpoint: Checkpoint) -> None:
+def strip_to_weights(checkpoint: Checkpoint) -> None:
     """Keep the weights of a checkpoint, and state.json."""
     manifest = store.read_manifest(checkpoint.folder)
     files = {name: digest for name, digest in manifest["files"].items() if _is_kept(name)}

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 from fledge.core.errors import UserError, nearest
 
 PARTIAL = ".partial-"  # prefix of every unfinished file or folder
+LOCK_ATTEMPTS, LOCK_PAUSE = 20, 0.01  # seconds; longer than is_file_locked holds the lock that it tries
 REPLACED = ".replaced-"  # prefix of a folder while another one takes its name
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 FSYNC_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # the file system cannot fsync folders
@@ -202,10 +204,13 @@ def sync_folder(path: Path) -> None:
 def file_lock(path: Path, busy: UserError) -> Iterator[None]:
     """Hold an exclusive lock on `path` in the block. The kernel releases it when the process ends, in any way."""
     with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise busy from None
+        for attempt in range(LOCK_ATTEMPTS):
+            time.sleep(LOCK_PAUSE if attempt else 0)
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+        else:
+            raise busy
         if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
             raise busy  # the previous owner has just removed the file
         yield

@@ -1,13 +1,13 @@
 """Cores, threads and the load of other programs. Imports no torch.
 
-    wait_briefly()           before torch is loaded: how its idle threads wait
-    default_threads(...)     how many threads compute
-    threads_beside           how many of these, where other programs keep cores busy
+    wait_briefly()           makes torch's idle threads give up their core; called before torch is loaded
+    default_threads(...)     the number of threads that compute
+    threads_beside(...)      the same, reduced while other programs keep some of the cores busy
     LoadMeter, other_load    how many cores other programs keep busy
     SlowdownWatch            notices that steps have become slow
 
-A matrix product is split evenly over the threads, and all wait for the slowest. So one busy program on one of two cores
-halves the speed at least, and far more where threads that wait keep a core busy instead of leaving it to the others.
+A matrix product is split evenly over the threads, and all wait for the slowest. So a program that keeps one of two
+cores busy at least halves the speed. It costs far more where idle threads spin instead of giving up their core.
 """
 
 import os
@@ -31,19 +31,19 @@ LOAD_SECONDS = 0.25  # the shortest interval in which /proc/stat is precise: it 
 
 
 def wait_briefly(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Let OpenMP threads that wait for others give up their core after some microseconds, not milliseconds.
+    """Make OpenMP threads that wait for others give up their core after microseconds instead of milliseconds.
 
-    On a busy machine they give it up at once: a tenth faster there, and a tenth slower on a free one. Called before
-    torch is loaded, because OpenMP reads its environment then. What the user has set stays.
+    On a busy machine they give it up at once, which is a tenth faster there, and a tenth slower on a free one.
+    Called before torch is loaded, because OpenMP reads its environment then. What the user has set is kept.
     """
     if "torch" not in sys.modules and not any(name in environment for name in WAITING_POLICIES):
         environment[SPINS] = BUSY_SPIN_COUNT if is_busy() else SPIN_COUNT
 
 
 def is_busy(root: Path = ROOT) -> bool:
-    """Whether other programs use more than a quarter of the cores, found in a few milliseconds, and only roughly.
+    """Whether other programs use more than a quarter of the cores: a rough estimate that takes a few milliseconds.
 
-    The load average holds programs that have just ended, so programs that run at this moment are counted as well.
+    The load average includes programs that have just ended, so those that run at this moment are counted as well.
     """
     limit = max(1, (os.cpu_count() or 1) // 4)
     try:
@@ -51,7 +51,7 @@ def is_busy(root: Path = ROOT) -> bool:
             return False
         running = []
         for _ in range(RUNNING_SAMPLES):
-            running.append(int((root / "proc/stat").read_text().partition("procs_running")[2].split()[0]) - 1)  # us
+            running.append(int((root / "proc/stat").read_text().partition("procs_running")[2].split()[0]) - 1)  # itself
             time.sleep(0.004)
     except (OSError, ValueError, IndexError):
         return False
@@ -81,10 +81,10 @@ def default_threads(of_torch: int) -> int:
 
 
 def threads_beside(threads: int, load: Callable[[], float | None]) -> int:
-    """Threads of a new run beside programs that keep `load()` cores busy.
+    """Threads of a new run while other programs keep `load()` cores busy.
 
-    Beside one busy program 15 threads on 16 cores do more than 16, of which one has half a core and all wait for it.
-    But the run keeps its threads when the others have ended, so it gives up a quarter of them at most.
+    If another program keeps one of 16 cores busy, 15 threads are faster than 16: one of the 16 would share its core,
+    and all would wait for it. A run keeps its number of threads when the others end, so it gives up at most a quarter.
     """
     if threads < 4:
         return threads

@@ -1,13 +1,16 @@
-"""Delete and rename runs. One that is being trained is refused; a kill at any moment leaves either all or nothing."""
+"""Delete and rename runs; one that is being trained is refused.
+
+A kill while deleting leaves all of a run, or nothing but a hidden folder that the next `fledge runs delete` removes.
+A kill while renaming leaves the run under one of the two names; runs that started from it may still record the old one.
+"""
 
 import contextlib
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fledge.core.errors import UserError, nearest
-from fledge.core.files import file_lock, sync_folder, user_path
+from fledge.core.files import file_lock, remove_path, sync_folder, user_path
 from fledge.runs.names import check_run_name
 from fledge.runs.run_folder import CHECKPOINTS, LOCK, METADATA, RunFolder, find_run, list_runs, refuse_existing
 from fledge.sweep.space import JOURNAL
@@ -38,13 +41,13 @@ def delete_runs(removals: Sequence[Removal]) -> None:
             locks.enter_context(locked(removal.folder))
         for removal in removals:
             hidden = removal.folder.with_name(f"{DELETED}{removal.name}")
-            remove_folder(hidden)
+            remove_path(hidden)
             removal.folder.rename(hidden)
             sync_folder(hidden.parent)
-            remove_folder(hidden)
+            remove_path(hidden)
     for parent in {removal.folder.parent for removal in removals}:
         for leftover in parent.glob(f"{DELETED}*"):  # of a process that was killed
-            remove_folder(leftover)
+            remove_path(leftover)
 
 
 def rename_run(reference: str, name: str, runs: Path) -> RunFolder:
@@ -91,10 +94,3 @@ def locked(folder: Path) -> Iterator[None]:
 
 def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-
-
-def remove_folder(folder: Path) -> None:
-    if folder.is_symlink():
-        folder.unlink()
-    elif folder.exists():
-        shutil.rmtree(folder)

@@ -11,6 +11,7 @@ from fledge.model.flops import parameter_count
 from fledge.runs.outcome import logged_metrics, read_outcome, run_state
 from fledge.runs.run_folder import RunFolder, list_runs
 from fledge.settings.pipeline import validated
+from fledge.sweep.space import JOURNAL
 from fledge.training.result import last_saved_step
 
 
@@ -45,7 +46,7 @@ def summarize_runs(runs: Path) -> list[RunSummary]:
 def runs_and_trials(runs: Path) -> Iterator[tuple[str, RunFolder]]:
     for run in list_runs(runs):
         yield run.name, run
-    for folder in sorted(path.parent for path in runs.glob("*/*.journal")):
+    for folder in sorted(path.parent for path in runs.glob(f"*/{JOURNAL}")):
         for trial in list_runs(folder):
             yield f"{folder.name}/{trial.name}", trial
 

@@ -82,21 +82,21 @@ def smoke() -> SmokeResult:
         folder = Path(name)
         run = RunFolder(folder / "runs" / RUN)
         characters = write_inputs(folder)
-        explain("text", f"{characters:,} characters")
+        report_stage("text", f"{characters:,} characters")
         killed_at = train_and_kill(folder, run)
         first, last, resumed_from = resume_to_the_end(folder, run)
         found = evaluate(RUN, runs=run.folder.parent)
-        explain("evaluate", f"validation loss {found.loss.loss:.2f}")
+        report_stage("evaluate", f"validation loss {found.loss.loss:.2f}")
         text = "".join(generate_text(RUN, "def ", runs=run.folder.parent, tokens=40).pieces)
         if not text:
             raise UserError("the model generated no text", "see: fledge doctor")
-        explain("generate", printable(f"def {text}").splitlines()[0])
+        report_stage("generate", printable(f"def {text}").splitlines()[0])
         device = next(event["device"] for event in read_events(run.folder) if event["event"] == "Started")
         seconds = time.perf_counter() - begun
     return SmokeResult(device, found.dtype, first, last, killed_at, resumed_from, STEPS, found.loss.loss, text, seconds)
 
 
-def explain(stage: str, text: str) -> None:
+def report_stage(stage: str, text: str) -> None:
     notice(f"{stage:<10} {text}")
 
 
@@ -120,8 +120,8 @@ def train_and_kill(folder: Path, run: RunFolder) -> int:
             time.sleep(POLL_SECONDS)
         process.kill()
     step = last_step(run)
-    explain("train", f"{step} steps in a process of its own, with checkpoints")
-    explain("kill -9", f"after step {step}")
+    report_stage("train", f"{step} steps in a process of its own, with checkpoints")
+    report_stage("kill -9", f"after step {step}")
     return step
 
 
@@ -142,7 +142,7 @@ def resume_to_the_end(folder: Path, run: RunFolder) -> tuple[float, float, int]:
     metrics = read_metrics(run.folder)
     losses = metrics.measured("train/loss")
     resumed_from = max(event["step"] for event in read_events(run.folder) if event["event"] == "Started")
-    explain("resume", f"from step {resumed_from} to {metrics.last_step}, loss {losses[0]:.2f} → {losses[-1]:.2f}")
+    report_stage("resume", f"from step {resumed_from} to {metrics.last_step}, loss {losses[0]:.2f} → {losses[-1]:.2f}")
     steps = [int(step) for step in metrics["step"]]
     if not resumed_from or steps != list(range(steps[0], STEPS + 1)):
         raise UserError("after resuming, steps are missing or recorded twice", "please report this")

@@ -91,7 +91,7 @@ class Checkpointer:
     def _timed(self, saved: list[SavedCheckpoint]) -> list[SavedCheckpoint]:
         for each in saved:
             if not each.weights_only:
-                self.timer.took(max(each.seconds, each.blocked_seconds))
+                self.timer.saved_in(max(each.seconds, each.blocked_seconds))
         return saved
 
     def close(self) -> None:
