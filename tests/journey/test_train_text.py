@@ -64,7 +64,7 @@ def test_text_alone_is_trained_for_a_time(capsys: pytest.CaptureFixture[str]) ->
 def test_several_texts_make_one_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "notes", "letters/*.txt", "--train.steps", "2", *SMALL]) == 0
     assert config("notes")["data"]["corpus"] == ["notes", "letters/*.txt"]
-    assert "training  " not in capsys.readouterr().err  # the length was given: nothing was forecast
+    assert "training  2 steps of 32 × 16 tokens\n" in capsys.readouterr().err  # the length was given: no forecast
     assert main(["resume", "notes", "--train.steps", "3", "--allow-changes"]) == 0
 
 

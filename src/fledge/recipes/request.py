@@ -20,7 +20,7 @@ from fledge.datasets.description import describe_text
 from fledge.datasets.shards import Dataset
 from fledge.model.flops import parameter_count
 from fledge.planning.budget import rounded_up
-from fledge.recipes.plan import PlanResult, plan
+from fledge.recipes.plan import PlanResult, plan, sized_for_steps
 from fledge.settings.layers import read_preset
 from fledge.settings.pipeline import init_layer, validated
 from fledge.settings.words import TEXT_PRESET, choose
@@ -37,7 +37,7 @@ class TrainRequest:
     base: Layer = field(default_factory=dict)  # the preset's settings, or those of the run that `initial` names
     overrides: Layer = field(default_factory=dict)
     minutes: float | None = None  # of a text without a preset, whose length nothing else gives
-    expected: str = ""  # time and loss, as forecast
+    expected: str | None = None  # time and loss, as forecast; "": not forecast; None: the size was given
 
 
 def resolve_request(
@@ -53,7 +53,10 @@ def resolve_request(
         choice.refuse_empty("train")
         initial, name = None, choice.run_name
         base, _ = read_preset(choice.preset or TEXT_PRESET)
-    return TrainRequest(validated(base, choice.overrides), name, initial, base, choice.overrides, minutes)
+    overrides, expected = choice.overrides, None
+    if choice.is_text_alone and minutes is None and init is None:
+        overrides, expected = sized_for_steps(base, overrides), ""
+    return TrainRequest(validated(base, overrides), name, initial, base, overrides, minutes, expected)
 
 
 def fit_to_time(
@@ -104,15 +107,16 @@ def describe_forecast(planned: PlanResult) -> str:
     return f"about {format_duration(seconds)}{expected}"
 
 
-def announce(settings: Settings, dataset: Dataset, expected: str) -> None:
+def announce(settings: Settings, dataset: Dataset, expected: str | None) -> None:
     """Say on which text; where size and length were chosen, also what was chosen."""
     model, train = settings.model, settings.train
     notice(f"text      {describe_text(dataset)}")
-    if not expected:
+    if expected is None:
         return
+    bigrams = f", {model.bigram_rows * model.n_embd:,} of them in the bigram table" if model.bigram_rows else ""
     notice(
-        f"model     {parameter_count(model):,} parameters: {counted(model.n_layer, 'block')}, width {model.n_embd};"
-        f" a vocabulary of {counted(dataset.tokenizer.vocab_size, 'token')}"
+        f"model     {parameter_count(model):,} parameters{bigrams}; {counted(model.n_layer, 'block')},"
+        f" width {model.n_embd}, a vocabulary of {counted(dataset.tokenizer.vocab_size, 'token')}"
     )
     length = f"{counted(train.steps, 'step')} of {train.batch} × {model.context} tokens"
-    notice(f"training  {length}: {expected}")
+    notice(f"training  {length}{expected and ': '}{expected}")
