@@ -1,6 +1,7 @@
 """fledge plan: forecast time, memory and loss of a training run."""
 
 import argparse
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from fledge.cli.arguments import Parser, add_settings_argument
@@ -61,7 +62,12 @@ def run(args: argparse.Namespace) -> None:
         "command": planned.command,
         "settings": to_layer(planned.settings),
     }
-    report(answer, as_json=args.json, text=plan_text(planned))
+    next_commands = f"next: {planned.command}"
+    if seconds is not None:  # training measures again, so it may choose a little differently
+        time = [] if args.minutes is None else ["--minutes", args.minutes]
+        words = shlex.join(["fledge", "train", *args.words, *args.overrides, *time])
+        next_commands = f"next: {words}\nor with exactly these settings: {planned.command}"
+    report(answer, as_json=args.json, text=f"{plan_text(planned)}\n{next_commands}")
 
 
 def plan_text(planned: "PlanResult") -> str:
@@ -92,7 +98,7 @@ def plan_text(planned: "PlanResult") -> str:
     if planned.other_load is not None and planned.other_load > NOTABLE_LOAD:
         load = describe_load(planned.other_load, usable_cores())
         lines.append(f"{load}: the time is that of the machine as it is now; alone it is shorter")
-    return "\n".join([*lines, f"next: {planned.command}"])
+    return "\n".join(lines)
 
 
 def loss_text(forecast: "Forecast") -> str:

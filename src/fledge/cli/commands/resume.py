@@ -62,4 +62,10 @@ def describe_verification(verified: "Verification") -> str:
     lines = [f"'{verified.run}', {verified.checkpoint}: loaded, saved and loaded again"]
     lines += [f"  {name:<26}{digest[:16]}…  identical" for name, digest in verified.files.items()]
     content = f"{verified.numbers:,} numbers in {verified.tensors} tensors, and all other state"
-    return "\n".join([*lines, f"{content} are bit-identical", f"next: fledge resume {verified.reference}"])
+    return "\n".join(
+        [
+            *lines,
+            f"{content} are bit-identical",
+            f"next: fledge resume {verified.reference}, or fledge generate {verified.reference}",
+        ]
+    )
