@@ -16,15 +16,20 @@ TEXT = (
 
 
 def make_run(
-    folder: Path, losses: list[float], *, sample: str = TEXT, tokens: int = 5000, fraction: float = 0.1
+    folder: Path,
+    losses: list[float],
+    *,
+    sample: str = TEXT,
+    tokens: int = 5000,
+    data: str = 'corpus = "b.txt"\nval = 0.1',
 ) -> RunFolder:
     """A run of 100 steps with these validation losses, evenly spread."""
     folder.mkdir()
     (folder / "config.toml").write_text(
-        f"[model]\nn_layer = 1\n[train]\nsteps = 100\neval_tokens = {tokens}\n[track]\ntemperature = 0.8\n"
+        f"[model]\nn_layer = 1\n[train]\nsteps = 100\n[data]\n{data}\n[track]\ntemperature = 0.8\n"
     )
-    rows = [f"{100 * (n + 1) // len(losses)},{loss},{fraction}" for n, loss in enumerate(losses)]
-    (folder / "metrics.csv").write_text("\n".join(["step,val/loss,val/fraction", "0,9.0,", *rows, ""]))
+    rows = [f"{100 * (n + 1) // len(losses)},{loss},{tokens / 2},0.5" for n, loss in enumerate(losses)]
+    (folder / "metrics.csv").write_text("\n".join(["step,val/loss,val/tokens,val/fraction", "0,9.0,,", *rows, ""]))
     event = {"event": "Sample", "time": 0, "step": 100, "prompt": "", "text": sample}
     (folder / "events.jsonl").write_text(json.dumps(event) + "\n")
     return RunFolder(folder)
@@ -67,14 +72,27 @@ def test_repetition_suggests_a_higher_temperature(folder: Path) -> None:
     assert advise(make_run(folder, [2.5, 2.4, 2.4, 2.4, 2.4], sample="the the the")) == []
 
 
-def test_small_split_is_named_where_it_is_evaluated_whole(folder: Path) -> None:
-    (advice,) = advise(make_run(folder, [2.5, 2.4, 2.4, 2.4, 2.4], tokens=162, fraction=1))
-    assert "162 tokens" in advice.text
-    folder.rename(folder.parent / "other")
-    assert advise(make_run(folder, [2.5, 2.4, 2.4, 2.4, 2.4], tokens=162)) == []
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [
+        ('corpus = "my book.txt"\nval = 0.2', "'my book.txt' --data.val 0.4"),
+        ('corpus = ["a.txt", "b.txt"]\nval = 0.3', "a.txt b.txt --data.val 0.5"),
+        ('corpus = "a.txt"\nval = 0.5', None),
+        ('path = "prepared"\nval = 0.2', None),
+    ],
+)
+def test_small_split_names_the_text_and_a_larger_share(folder: Path, data: str, options: str | None) -> None:
+    found = advise(make_run(folder, [2.5, 2.4, 2.4, 2.4, 2.4], tokens=162, data=data))
+    command = f"fledge train runs/bird/config.toml {options} --train.eval_tokens null"
+    assert [each.command for each in found] == ([command] if options else [])
+    assert all("162 tokens" in each.text for each in found)
+
+
+def test_split_of_usual_size_gets_no_advice(folder: Path) -> None:
+    assert advise(make_run(folder, [2.5, 2.4, 2.4, 2.4, 2.4], tokens=2000)) == []
 
 
 def test_at_most_three_pieces_of_advice_and_none_without_evaluations(folder: Path) -> None:
-    assert len(advise(make_run(folder, [3.0, 2.0, 3.0, 4.0], sample="ab " * 200, tokens=9, fraction=1))) == 3
+    assert len(advise(make_run(folder, [3.0, 2.0, 3.0, 4.0], sample="ab " * 200, tokens=9))) == 3
     folder.rename(folder.parent / "other")
     assert advise(make_run(folder, [])) == []

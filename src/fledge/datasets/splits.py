@@ -56,7 +56,8 @@ def small_validation_warning(tokens: int) -> str | None:
     """What to say of a validation split of so many tokens; None where it is large enough. 0: there is none."""
     if not 0 < tokens < MIN_VAL_TOKENS:
         return None
-    return f"the validation split has only {counted(tokens, 'token')}: its loss says little; a larger data.val helps"
+    size = counted(tokens, "token")
+    return f"the validation split has only {size}: its loss says little; more text helps, or a larger data.val"
 
 
 def split_chunks(chunks: Iterable[Chunk], rule: SplitRule, first_chunk: FirstChunk) -> Iterator[Span]:

@@ -8,8 +8,8 @@ from fledge.checkpoint import store
 from fledge.core.errors import UserError
 from fledge.core.progress import notice
 from fledge.model.flops import parameter_count
-from fledge.runs.outcome import logged_metrics, read_outcome, run_state
 from fledge.runs.run_folder import RunFolder, list_runs
+from fledge.runs.status import best_result, logged_metrics, run_state
 from fledge.settings.pipeline import validated
 from fledge.sweep.space import JOURNAL
 from fledge.training.result import last_saved_step
@@ -61,7 +61,7 @@ def summarize_run(run: RunFolder, name: str = "") -> RunSummary:
         step=logged_metrics(run).last_step,
         saved_step=saved_step,
         steps=steps,
-        **vars(read_outcome(run)),
+        **vars(best_result(run)),
         checkpoints=[checkpoint.step for checkpoint in store.complete_checkpoints(run.checkpoints)],
         text=str(run.metadata().get("text", "")),
         started=run.metadata_value("started"),

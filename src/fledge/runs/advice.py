@@ -1,14 +1,16 @@
 """What to do next with a finished run, where something stands out: a line each, with the command."""
 
 import math
+import shlex
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from fledge.datasets.splits import MIN_VAL_TOKENS
-from fledge.runs.outcome import logged_metrics
+from fledge.datasets.splits import small_validation_warning
 from fledge.runs.run_folder import CONFIG, RunFolder
-from fledge.tracking.sinks.csv import STEP, is_sampled
+from fledge.runs.status import logged_metrics
+from fledge.tracking.sinks.csv import STEP, MetricsTable
 from fledge.tracking.sinks.jsonl import read_events
 
 MOST = 3  # pieces of advice
@@ -38,7 +40,7 @@ def advise(run: RunFolder) -> list[Advice]:
     )
     found = (
         overfitting(curve, run),
-        small_split(None if is_sampled(metrics) else config["train"].get("eval_tokens")),
+        small_split(metrics, config["data"], run),
         still_falling(curve, config["train"]["steps"], run),
         repetition(str(last_sample["text"]), config["track"]["temperature"], run),
     )
@@ -60,13 +62,17 @@ def overfitting(curve: Curve, run: RunFolder) -> Advice | None:
     )
 
 
-def small_split(tokens: int | None) -> Advice | None:
-    """`tokens`: of the whole validation split, where it is evaluated whole."""
-    if tokens is None or tokens >= MIN_VAL_TOKENS:
+def small_split(metrics: MetricsTable, data: dict[str, Any], run: RunFolder) -> Advice | None:
+    """The text of the run is known, and more of it can be held out."""
+    sizes = zip(metrics.measured("val/tokens"), metrics.measured("val/fraction"), strict=True)
+    warning = small_validation_warning(max((round(tokens / fraction) for tokens, fraction in sizes), default=0))
+    corpus, val = data.get("corpus"), min(0.5, 2 * data.get("val", 0))
+    if warning is None or corpus is None or val <= data.get("val", 0):
         return None
+    text = shlex.join([corpus] if isinstance(corpus, str) else corpus)
     return Advice(
-        f"the validation split has only {tokens:,} tokens: its loss says little; hold out more, or use more text",
-        "fledge train … --data.val 0.2",
+        warning,
+        f"fledge train {run.path_word}/{CONFIG} {text} --data.val {val:g} --train.eval_tokens null",
     )
 
 

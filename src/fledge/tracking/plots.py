@@ -28,7 +28,7 @@ LABELS = {
     "tokens_per_second": "tokens per second",
     "bits_per_byte": "bits per byte",
 }
-NOT_DRAWN = {STEP, "train/tokens", "val/fraction", "val/seconds", "val/loss_margin"}
+NOT_DRAWN = {STEP, "train/tokens", "val/tokens", "val/fraction", "val/seconds", "val/loss_margin"}
 PER_TOKEN = ("loss", "perplexity", "accuracy")  # cannot be compared between tokenizers
 CUT = ("loss", "bits_per_byte", "perplexity")  # their first values would squash all others
 CUT_SHARE = 0.05  # of the steps: what comes before may lie above the figure

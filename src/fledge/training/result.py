@@ -6,8 +6,8 @@ from pathlib import Path
 from fledge.checkpoint import store
 from fledge.core.errors import UserError
 from fledge.runs.advice import Advice, advise
-from fledge.runs.outcome import read_outcome
 from fledge.runs.run_folder import RunFolder, open_run
+from fledge.runs.status import best_result
 from fledge.tracking.sinks.csv import read_metrics
 from fledge.tracking.sinks.jsonl import read_events
 
@@ -25,8 +25,7 @@ class TrainResult:
 
 
 def train_result(run: RunFolder, step: int) -> TrainResult:
-    outcome = read_outcome(run)
-    return TrainResult(run.name, str(run.folder), step, **vars(outcome), advice=advise(run))
+    return TrainResult(run.name, str(run.folder), step, **vars(best_result(run)), advice=advise(run))
 
 
 def saved_result(name: str, runs: Path) -> TrainResult:

@@ -214,9 +214,8 @@ class Trainer:
     def _evaluate(self, step: int) -> None:
         self.recorder.activity(step, "evaluating" if step else "evaluating before the first step")
         found, seconds = self.validation.evaluate()
-        self.recorder.record(
-            events.Metrics(step, {**found.metrics(), "val/fraction": found.fraction, "val/seconds": seconds})
-        )
+        about = {"val/tokens": found.tokens, "val/fraction": found.fraction, "val/seconds": seconds}
+        self.recorder.record(events.Metrics(step, {**found.metrics(), **about}))
         if not math.isfinite(found.loss):
             raise Diverged(step, f"the validation loss became {found.loss} at step {step}")
         self.evaluated = (step, found.loss)

@@ -1,4 +1,4 @@
-"""What a run has come to, from its files: its state, its best checkpoint, and how good that is."""
+"""The state of a run and its best validation loss, read from its files."""
 
 import contextlib
 import json
@@ -18,8 +18,8 @@ INTERRUPTED, FAILED, KILLED = "interrupted", "failed", "killed"  # ended by a si
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Of the best checkpoint, as far as it is known."""
+class BestResult:
+    """The step and validation loss of the best checkpoint; None: not known."""
 
     best_step: int | None  # None: no checkpoint has been evaluated
     val_loss: float | None
@@ -34,19 +34,19 @@ def logged_metrics(run: RunFolder) -> MetricsTable:
     return MetricsTable({STEP: []})
 
 
-def read_outcome(run: RunFolder) -> Outcome:
+def best_result(run: RunFolder) -> BestResult:
     best = store.best_of(store.complete_checkpoints(run.checkpoints))
     if best is None:
-        return Outcome(None, None, None, False)
+        return BestResult(None, None, None, False)
     metrics = logged_metrics(run)
     if best.step in metrics["val_best/step"]:
         row = metrics["val_best/step"].index(best.step)
         loss, bits = (_known(metrics[f"val_best/{name}"][row]) for name in ("loss", "bits_per_byte"))
-        return Outcome(best.step, loss, bits, True)
+        return BestResult(best.step, loss, bits, True)
     if best.step not in metrics[STEP]:
-        return Outcome(best.step, best.val_loss, None, False)
+        return BestResult(best.step, best.val_loss, None, False)
     row = metrics[STEP].index(best.step)
-    return Outcome(
+    return BestResult(
         best.step, best.val_loss, _known(metrics["val/bits_per_byte"][row]), metrics["val/fraction"][row] == 1
     )
 
