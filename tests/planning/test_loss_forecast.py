@@ -1,6 +1,7 @@
 """The loss forecast: what the table knows, what it does not, and what the user's own runs add."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fledge.core.config import read_overrides
-from fledge.planning.loss_forecast import Interval, RunPoint, forecast_loss, read_table, recipe_name
+from fledge.planning.loss_forecast import (
+    Interval,
+    RunPoint,
+    final_bits_per_byte,
+    forecast_loss,
+    read_table,
+    recipe_name,
+)
+from fledge.runs.run_folder import RunFolder
 from fledge.settings.pipeline import resolve
 
 RUN = RunPoint("new", "text", entropy=2.0, vocab_size=4096, parameters=400_000, tokens=1e6, train_tokens=2e6)
@@ -101,3 +110,23 @@ def test_recipe_is_the_preset_unless_more_than_size_and_length_differ() -> None:
     assert recipe_name(resolve("text")) == recipe_name(resolve("text", small)) == "text"
     assert recipe_name(resolve("text", read_overrides(["--model.mlp", "gelu"]))) != "text"
     assert recipe_name(resolve("gpt2")) not in {point.recipe for point in read_table()}
+
+
+@pytest.mark.parametrize(
+    ("columns", "last", "expected"),
+    [
+        ("val/bits_per_byte,val/fraction", "2.5,1.0", 2.5),
+        ("val/bits_per_byte,val/fraction", "2.5,0.3", None),
+        ("val/bits_per_byte,val/fraction,val_whole/bits_per_byte", "2.5,0.3,2.6", 2.6),
+        ("val/bits_per_byte,val/fraction,val_whole/bits_per_byte", "2.5,0.3,", None),
+    ],
+)
+def test_loss_of_a_finished_run_is_that_of_the_whole_split(
+    tmp_path: Path, columns: str, last: str, expected: float | None
+) -> None:
+    """At the last step; the row before is of a shorter run, which was continued."""
+    (tmp_path / "config.toml").write_text("[train]\nsteps = 20\n")
+    rows = [f"step,{columns}", f"10,{','.join('3.0' for _ in columns.split(','))}"]
+    for end, value in ((f"20,{last}", expected), (f"19,{last}", None)):
+        (tmp_path / "metrics.csv").write_text("\n".join([*rows, end, ""]))
+        assert final_bits_per_byte(RunFolder(tmp_path)) == value

@@ -28,7 +28,7 @@ from fledge.planning.text_entropy import text_entropy
 from fledge.runs.run_folder import RunFolder, list_runs
 from fledge.settings.layers import FOLLOWS_FROM_SIZE, without
 from fledge.settings.pipeline import resolve, validated
-from fledge.tracking.sinks.csv import is_sampled, read_metrics
+from fledge.tracking.sinks.csv import read_metrics
 from fledge.training.config import Settings
 
 TABLE = "runs.csv"
@@ -209,7 +209,8 @@ def finished_runs(runs: Path, like: Settings, corpus: CorpusStats, exclude: str 
 def final_bits_per_byte(run: RunFolder) -> float | None:
     """On the whole validation split, after the last step; None where that was not measured."""
     metrics = read_metrics(run.folder)
-    losses = metrics.measured("val_whole/bits_per_byte")
-    if not losses and not is_sampled(metrics):
-        losses = metrics.measured("val/bits_per_byte")
-    return losses[-1] if losses and metrics.last_step == validated(run.config()).train.steps else None
+    if metrics.last_step != validated(run.config()).train.steps:
+        return None
+    group = "val" if metrics["val/fraction"][-1] == 1 else "val_whole"
+    value = metrics[f"{group}/bits_per_byte"][-1]
+    return value if math.isfinite(value) else None
