@@ -245,6 +245,15 @@ def remove_partials(folder: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
+def folder_bytes(folder: Path) -> int:
+    """What the files in a folder hold together; another process may be removing some."""
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() and not path.is_symlink() else 0
+    return total
+
+
 def read_json(path: Path, what: str) -> dict[str, Any]:
     """Read a JSON object. Anything else is a `UserError` that names `what` and the path."""
     try:

@@ -210,7 +210,7 @@ class TimeSearch:
         if most < SHORTENED * steps:
             notice(
                 f"the text is small: {counted(most, 'step')} ({format_duration(self.run_seconds(shape, most, costs))})"
-                " are enough; more passes over it would only memorize it"
+                " are planned; more passes over it would mostly memorize it (for more: --train.steps)"
             )
         return most
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fledge.core.errors import UserError, nearest
-from fledge.core.files import file_lock, remove_path, sync_folder, user_path
+from fledge.core.files import file_lock, folder_bytes, remove_path, sync_folder, user_path
 from fledge.runs.names import check_run_name
 from fledge.runs.run_folder import CHECKPOINTS, LOCK, METADATA, RunFolder, find_run, list_runs, refuse_existing
 from fledge.sweep.space import JOURNAL
@@ -90,7 +90,3 @@ def locked(folder: Path) -> Iterator[None]:
         for each in (folder, *(run.folder for run in list_runs(folder))):
             locks.enter_context(file_lock(each / LOCK, busy))
         yield
-
-
-def folder_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fledge.checkpoint import store
 from fledge.core.errors import UserError
+from fledge.core.files import folder_bytes
 from fledge.core.progress import notice
 from fledge.model.flops import parameter_count
 from fledge.runs.run_folder import RunFolder, list_runs
@@ -28,6 +29,7 @@ class RunSummary:
     bits_per_byte: float | None
     whole_split: bool  # False: measured on a sample of the validation split
     checkpoints: list[int]  # steps of the complete ones
+    bytes: int  # on the disk
     text: str
     started: str
 
@@ -63,6 +65,7 @@ def summarize_run(run: RunFolder, name: str = "") -> RunSummary:
         steps=steps,
         **vars(best_result(run)),
         checkpoints=[checkpoint.step for checkpoint in store.complete_checkpoints(run.checkpoints)],
+        bytes=folder_bytes(run.folder),
         text=str(run.metadata().get("text", "")),
         started=run.metadata_value("started"),
     )

@@ -80,9 +80,9 @@ def run_list(args: argparse.Namespace) -> None:
 def runs_table(summaries: Sequence["RunSummary"], folder: Path) -> str:
     """A line for each run. Losses on a sample of the validation split are marked: ~3.012."""
     if not summaries:
-        return f"no runs in '{folder}' yet; train one first: fledge demo"
+        return f"no runs in '{folder}' yet; train one: fledge demo, or fledge train TEXT"
     widest = min(28, max(8, *(len(each.run) + 2 for each in summaries)))
-    head = f"{'state':<12}{'step':>15}{'saved':>9}{'parameters':>14}{'val loss':>10}{'bits/byte':>11}"
+    head = f"{'state':<12}{'step':>15}{'saved':>9}{'parameters':>14}{'val loss':>10}{'bits/byte':>11}{'size':>10}"
     lines = [f"{fit_cells('run', widest)}{head}  {'text':<18}started"]
     for each in summaries:
         numbers = f"{each.step:,}/{each.steps:,}".rjust(15) + f"{each.saved_step:,}".rjust(9)
@@ -92,7 +92,7 @@ def runs_table(summaries: Sequence["RunSummary"], folder: Path) -> str:
             for value in (each.val_loss, each.bits_per_byte)
         )
         text = fit_cells(shorten(Path(each.text).name, 16), 18)
-        row = f"{each.state:<12}{numbers}{each.parameters:>14,}{loss:>10}{bits:>11}"
+        row = f"{each.state:<12}{numbers}{each.parameters:>14,}{loss:>10}{bits:>11}{human_bytes(each.bytes):>10}"
         lines.append(f"{fit_cells(shorten(each.run, widest - 1), widest)}{row}  {text}{each.started[:10]}")
     if any(each.val_loss is not None and not each.whole_split for each in summaries):
         lines.append("~ on a sample of the validation split")
