@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from fledge.datasets.shards import Dataset
@@ -211,6 +211,7 @@ def test_long_text_over_many_parts_is_one_document(
     content=st.binary(min_size=100, max_size=400).filter(lambda b: b"\0" not in b),
     by=st.sampled_from(["tail", "document"]),
 )
+@example(content=b"\1" * 127 + b"\x80" + b"\1" * 54, by="tail")  # val begins in the last character of a part
 def test_invalid_utf8_is_replaced_for_any_cuts(again: "DatasetMaker", content: bytes, by: str) -> None:
     text = content.decode("utf-8", "replace")
     assume(

@@ -85,7 +85,7 @@ def make_part(spec: PartSpec, part: Part) -> PartRecord:
         for span in part_spans(spec, part, counts):
             writers[span.split].add(span)
         closed = {split: writer.close(f"{split}/{part.number:05d}.tokens") for split, writer in writers.items()}
-        shards = {split: info for split, info in closed.items() if info.tokens}
+        shards = {split: info for split, info in closed.items() if info.tokens or info.documents}
         for split, info in shards.items():
             storage.commit(folder / split, info.file)
     record = PartRecord(part.key, shards, {split: writer.bytes for split, writer in writers.items()}, counts)

@@ -176,7 +176,10 @@ def find_run(reference: str, runs: Path, *, default: str = "latest") -> RunFolde
 
 def _latest_run(runs: Path, selector: str) -> RunFolder:
     if not (known := list_runs(runs)):
-        raise UserError(f"no runs in '{runs}'", "train one: fledge train TEXT; or name the folder of runs: --runs DIR")
+        raise UserError(
+            f"no runs in '{runs}'",
+            "train one first: fledge demo, or fledge train TEXT; or name their folder: --runs DIR",
+        )
     notice(f"using the latest run: {known[-1].name}")
     return RunFolder(known[-1].folder, selector)
 
