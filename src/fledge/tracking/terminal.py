@@ -149,7 +149,7 @@ class LineView:
         self._stream = stream
         self._progress = RunProgress()
         self._interval = interval
-        self._last_line = -math.inf
+        self._last_training_line = time.monotonic()
 
     def record(self, event: Event) -> None:
         self._progress.update(event)
@@ -168,19 +168,19 @@ class LineView:
                 self._print(f"{event.reason} at step {event.step:,} after {format_duration(event.seconds)}")
 
     def _print_metrics(self, event: Metrics) -> None:
-        steps, due = self._progress.steps, time.monotonic() - self._last_line > self._interval
+        steps, due = self._progress.steps, time.monotonic() - self._last_training_line > self._interval
         for group, text in format_metrics(event.values).items():
             if group != "train":
                 self._print(f"step {event.step:,}  {group}  {text}")
-            elif due or event.step == steps or VAL_LOSS in event.values:
+            elif due or event.step == steps:
                 left = self._progress.seconds_left()
                 rest = f"  {format_duration(left)} left" if left and event.step < steps else ""
                 self._print(f"step {event.step:,}/{steps:,}  {text}{rest}")
+                self._last_training_line = time.monotonic()
 
     def _print(self, line: str) -> None:
         self._stream.write(line + "\n")
         self._stream.flush()
-        self._last_line = time.monotonic()
 
     def close(self) -> None: ...
 
