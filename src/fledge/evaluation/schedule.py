@@ -5,7 +5,7 @@ Decided from counts of steps and tokens, never from a clock: a resumed run repea
 
 import math
 
-EVALUATION_SHARE = 0.04  # of the compute of a run, for all evaluations on the sample together
+EVALUATION_SHARE = 0.035  # of the compute of a run, for all evaluations on the sample together
 FORWARD_COST = 1 / 3  # of a token in an evaluation, where a token in training costs 1
 FEWEST, USUAL, MOST = 10, 16, 20  # evaluations in a run whose interval is not set
 MIN_SAMPLE = 2048  # tokens: fewer say nothing
