@@ -18,12 +18,12 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from common import machine, versions
+from common import copy_nanogpt, machine, run, versions
 from time_to_loss import README
 
 WARM_UP = 5  # steps that are not counted
@@ -112,7 +112,7 @@ def fledge(folder: Path, preset: str, text: Path, tokens: int) -> Program:
             words = ["train", preset, "--data.corpus", str(text), "--data.val", "0.1", "--run", "a", "--runs", runs]
             words += ["--train.steps", str(steps), "--train.log_every", "1"]
             words += ["--train.eval_every", "0", "--train.sample_every", "0"]
-            run([sys.executable, "-m", "fledge", *words], folder, FLEDGE_VARIABLES)
+            run([sys.executable, "-m", "fledge", *words], folder, environment() | FLEDGE_VARIABLES)
             with (Path(runs) / "a" / "metrics.csv").open() as file:
                 rows = [row for row in csv.DictReader(file) if row["train/loss"]]
         return Steps([float(row["train/loss"]) for row in rows], [float(row["train/step_seconds"]) for row in rows])
@@ -121,12 +121,9 @@ def fledge(folder: Path, preset: str, text: Path, tokens: int) -> Program:
 
 
 def nanogpt(folder: Path, checkout: Path, text: Path) -> Program:
-    """Its train.py in a copy of the checkout, which stays unchanged."""
+    """Its own train.py."""
     folder.mkdir()
-    run(["cp", "-r", f"{checkout}/.", str(folder)], folder)
-    corpus = folder / "data" / "shakespeare_char"
-    (corpus / "input.txt").write_bytes(text.read_bytes())
-    run([sys.executable, "prepare.py"], corpus)
+    copy_nanogpt(checkout, folder, text)
 
     def train(steps: int) -> Steps:
         settings = {
@@ -137,20 +134,15 @@ def nanogpt(folder: Path, checkout: Path, text: Path) -> Program:
             "log_interval": "1",
         }
         words = [f"--{name}={value}" for name, value in settings.items()]
-        output = run([sys.executable, "train.py", "config/train_shakespeare_char.py", *words], folder)
+        output = run([sys.executable, "train.py", "config/train_shakespeare_char.py", *words], folder, environment())
         found = re.findall(r"^iter \d+: loss ([\d.]+), time ([\d.]+)ms", output, re.MULTILINE)
         return Steps([float(loss) for loss, _ in found], [float(time) / 1000 for _, time in found])
 
     return Program(12 * 64, train)
 
 
-def run(command: list[str], folder: Path, variables: Mapping[str, str] | None = None) -> str:
-    environment = {name: value for name, value in os.environ.items() if name not in OPENMP}
-    environment |= {"FLEDGE_CACHE": str(folder / "cache"), **(variables or {})}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return done.stdout
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in OPENMP}
 
 
 if __name__ == "__main__":

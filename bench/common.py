@@ -4,8 +4,10 @@ import importlib.metadata
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 
@@ -37,3 +39,20 @@ def compare(label: str, ours: Callable[[], object], peer: Callable[[], object], 
     ratio = other / mine
     print(f"{label:<58} {ratio:8.1f}x   ours {mine:.3f} s   peer {other:.3f} s   (medians of {rounds})", flush=True)
     return ratio
+
+
+def run(command: list[str], folder: Path, environment: Mapping[str, str] = os.environ) -> str:
+    """What a command in this folder prints; what fledge caches stays in it."""
+    environment = {**environment, "FLEDGE_CACHE": str(folder / "cache")}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def copy_nanogpt(checkout: Path, folder: Path, text: Path) -> None:
+    """A copy of the checkout, which stays unchanged, with `text` prepared as its shakespeare_char."""
+    run(["cp", "-r", f"{checkout}/.", str(folder)], folder)
+    corpus = folder / "data" / "shakespeare_char"
+    (corpus / "input.txt").write_bytes(text.read_bytes())
+    run([sys.executable, "prepare.py"], corpus)

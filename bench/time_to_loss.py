@@ -11,15 +11,13 @@ command minus the same command with one step. A run that misses the target is sh
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from common import machine, timed, versions
+from common import copy_nanogpt, machine, run, timed, versions
 
 README = {
     "device": "cpu",
@@ -88,7 +86,8 @@ def ours(text: Path, steps: int) -> Result:
         words += ["--train.steps", str(count), "--train.eval_every", "0", "--train.sample_every", "0"]
         run([sys.executable, "-m", "fledge", *words], folder)
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         cold = timed(lambda: command("cold", steps))
         warm = timed(lambda: command("warm", steps))
         start = timed(lambda: command("start", 1))
@@ -97,12 +96,10 @@ def ours(text: Path, steps: int) -> Result:
 
 
 def nanogpt(checkout: Path, text: Path, change: dict[str, str]) -> Result:
-    """Run in a copy of the checkout, which stays unchanged."""
-    with tempfile.TemporaryDirectory() as folder:
-        run(["cp", "-r", f"{checkout}/.", folder], folder)
-        corpus = Path(folder) / "data" / "shakespeare_char"
-        (corpus / "input.txt").write_bytes(text.read_bytes())
-        run([sys.executable, "prepare.py"], str(corpus))
+    """By its own train.py."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        copy_nanogpt(checkout, folder, text)
 
         def command(count: str) -> None:
             settings = {**README, **change, "max_iters": count, "eval_interval": count}
@@ -110,7 +107,7 @@ def nanogpt(checkout: Path, text: Path, change: dict[str, str]) -> Result:
             run([sys.executable, "train.py", "config/train_shakespeare_char.py", *words], folder)
 
         cold, warm = (timed(lambda: command({**README, **change}["max_iters"])) for _ in range(2))
-        loss = nanogpt_loss(Path(folder))
+        loss = nanogpt_loss(folder)
         start = timed(lambda: command("1"))
         return Result(loss, cold, warm, warm - start)
 
@@ -136,16 +133,8 @@ print(total / count)
 
 
 def nanogpt_loss(folder: Path) -> float:
-    output = run([sys.executable, "-c", EVALUATE], str(folder))  # nanoGPT prints something first
+    output = run([sys.executable, "-c", EVALUATE], folder)  # nanoGPT prints something first
     return float(output.split()[-1])
-
-
-def run(command: list[str], folder: str) -> str:
-    environment = {**os.environ, "FLEDGE_CACHE": f"{folder}/cache"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return done.stdout
 
 
 if __name__ == "__main__":

@@ -70,7 +70,8 @@ def test_words_that_fit(line: list[str], expected: list[str]) -> None:
     st.lists(st.sampled_from(["=", "", "-", "--", "train", "runs", "delete", "--run", "--train.dtype", "--a=b", "."]))
 )
 def test_any_line_can_be_completed(words: list[str]) -> None:
-    candidates(words)
+    found = candidates(words)
+    assert len(found) == len(set(found))  # nothing is offered twice
 
 
 def test_every_command_option_and_preset_is_offered() -> None:

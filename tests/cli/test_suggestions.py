@@ -89,7 +89,8 @@ def test_every_value_that_is_suggested_is_accepted() -> None:
         setting = suggestions.look_up(suggestions.SETTINGS, key)
         if value != "VALUE":
             section, name = setting.split(".")
-            resolve("demo", {section: {name: value.strip("'")}})
+            settings = resolve("demo", {section: {name: value.strip("'")}})
+            assert getattr(getattr(settings, section), name) is not None
 
 
 def test_every_command_that_is_suggested_exists() -> None:

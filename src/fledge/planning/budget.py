@@ -87,7 +87,7 @@ class TimeSearch:
         shape = self.largest(self.guessed_step_seconds)
         costs = self.probe(shape, FIRST_PROBE_SHARE)
         measured = self.model(shape)
-        second = self.largest(lambda shape: self.step_seconds(shape, self.scaled(costs, measured, shape)))
+        second = self.largest(lambda shape: step_seconds(self.validated(shape, 1), self.scaled(costs, measured, shape)))
         if second != shape:
             shape, costs = second, self.probe(second, 1.0)
         found = self.filled(shape, costs)
@@ -152,9 +152,6 @@ class TimeSearch:
             per_sampled_token=costs.per_sampled_token * flops,
             per_checkpoint=costs.per_checkpoint * size,
         )
-
-    def step_seconds(self, shape: Shape, costs: Costs) -> float:
-        return self.batch(shape) * self.model(shape).context * costs.per_token + costs.per_step
 
     def probe(self, shape: Shape, share: float) -> Costs:
         """Measure, in this share of the time that is left for it."""

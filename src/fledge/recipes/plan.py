@@ -84,7 +84,7 @@ def plan(
     settings = validated(layer, overrides)
     machine = machines.choose_machine(settings.train.device, settings.train.dtype, threads=settings.train.threads)
     if seconds is not None:
-        overrides = merge(chosen_vocabulary(settings, overrides), overrides)
+        overrides = with_vocabulary(layer, overrides)
         settings = validated(layer, overrides)
     corpus = read_corpus_stats(settings)
     folder, load = existing_parent(runs), LoadMeter()
@@ -101,18 +101,18 @@ def plan(
     return PlanResult(preset, settings, forecast, other_load, cost, overrides, train_command(preset, overrides))
 
 
-def chosen_vocabulary(settings: Settings, overrides: Layer) -> Layer:
-    """The vocabulary that suits the size of the text, where a BPE tokenizer is trained on it and no size is given."""
-    tokenizer, given = settings.tokenizer, overrides.get("tokenizer", {}).get("vocab_size")
-    size = text_bytes(settings)
+def with_vocabulary(layer: Layer, overrides: Layer) -> Layer:
+    """These overrides, with the vocabulary that suits the text, if BPE is trained on it and no size is given."""
+    settings, given = validated(layer, overrides), overrides.get("tokenizer", {}).get("vocab_size")
+    tokenizer, size = settings.tokenizer, text_bytes(settings)
     if tokenizer.kind != "bpe" or tokenizer.file or given or settings.data.path is not None or not size:
-        return {}
-    return {"tokenizer": {"vocab_size": vocabulary_for(size)}}
+        return overrides
+    return merge({"tokenizer": {"vocab_size": vocabulary_for(size)}}, overrides)
 
 
 def sized_for_steps(layer: Layer, overrides: Layer) -> Layer:
     """These overrides, with the vocabulary and the shape that suit the text and the given steps or epochs."""
-    overrides = merge(chosen_vocabulary(validated(layer, overrides), overrides), overrides)
+    overrides = with_vocabulary(layer, overrides)
     base = validated(layer, overrides)
     train_tokens = int(text_bytes(base) / typical_token_bytes(base, base.tokenizer.size))
     if sets_shape(overrides) or not train_tokens:
