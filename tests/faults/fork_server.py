@@ -155,8 +155,8 @@ def command(marks: Marks, words: list[str], environment: dict[str, str]) -> int:
     from fledge.cli.main import main
 
     os.environ.update(environment)
+    _wrap_phases(marks)  # before the phase begins: a signal must hit the command, not this harness
     with marks.at("start-up"):
-        _wrap_phases(marks)
         return main(words)
 
 
