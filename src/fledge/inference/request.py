@@ -1,0 +1,77 @@
+"""What is asked of the engine, and what it answers.
+
+request = Request(prompt=(5, 7, 9), max_tokens=100, sampling=Sampling(temperature=0.8, seed=1), stop=("\n\n",))
+engine.submit(request)      → Generation, which grows with every engine.step()
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+FinishReason = Literal["stop", "length", "error", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn; checks itself."""
+
+    temperature: float = 1.0  # 0: greedy
+    top_k: int | None = None  # the k most likely tokens only
+    top_p: float | None = None  # the most likely tokens, up to this probability in total
+    min_p: float | None = None  # tokens at least this fraction as likely as the most likely one
+    repetition_penalty: float = 1.0  # divides the positive logits of tokens that occurred, multiplies negative ones
+    presence_penalty: float = 0.0  # subtracted from the logits of generated tokens
+    frequency_penalty: float = 0.0  # the same, for each time that a token was generated
+    logit_bias: Mapping[int, float] = field(default_factory=dict)  # added to the logits: token id → bias
+    seed: int = 0  # the text depends on it alone, not on other requests
+
+
+@dataclass(frozen=True)
+class Request:
+    prompt: tuple[int, ...]  # token ids; at least one
+    max_tokens: int
+    sampling: Sampling = Sampling()
+    stop: tuple[str, ...] = ()  # the text ends before the first of them
+    logprobs: int | None = None  # log-probabilities of the tokens, with that many alternatives; None: not wanted
+    prompt_logprobs: bool = False  # also of the prompt's tokens, of all but the first
+    when_full: Literal["stop", "slide"] = "stop"  # context full: end ("length"), or read its newer half again
+    ignore_end_of_text: bool = False
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """From the model's own distribution: temperature, penalties and bias do not change it."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()  # alternatives, the most likely first
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one step of the engine added to a generation. Text is held back while it may be part of a stop string."""
+
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+
+
+@dataclass
+class Generation:
+    """A request while the engine works on it, and its result afterwards."""
+
+    request: Request
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)  # of prompt[1:]
+    finish_reason: FinishReason | None = None  # None: not finished
+    error: str | None = None
+    chunks: list[Chunk] = field(default_factory=list)  # new since they were last taken
+
+    def take(self) -> list[Chunk]:
+        """The chunks since the last call."""
+        taken, self.chunks = self.chunks, []
+        return taken

@@ -1,0 +1,1 @@
+"""What every server of fledge shares: host and origin checks, the token, errors."""
