@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-
 FinishReason = Literal["stop", "length", "error", "cancelled"]
 
 
