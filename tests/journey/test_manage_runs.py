@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fledge.cli.main import main
-from fledge.recipes import manage_runs
+from fledge.runs import manage_runs
 from fledge.runs.run_folder import RunFolder, open_run
 
 from .conftest import Home

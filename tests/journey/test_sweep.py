@@ -17,7 +17,8 @@ from fledge.sweep.space import read_sweep
 from small_ray import small_ray
 
 pytest.importorskip("optuna")
-from fledge.sweep.study import JOURNAL, Study
+from fledge.runs.names import JOURNAL
+from fledge.sweep.study import Study
 
 SWEEP = """
 [sweep]

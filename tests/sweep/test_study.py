@@ -10,7 +10,8 @@ from fledge.core.errors import UserError
 from fledge.sweep.space import SweepConfig, SweepPlan, read_space
 
 optuna = pytest.importorskip("optuna")
-from fledge.sweep.study import FAILED, FINISHED, JOURNAL, UNFINISHED, Study  # noqa: E402
+from fledge.runs.names import JOURNAL  # noqa: E402
+from fledge.sweep.study import FAILED, FINISHED, UNFINISHED, Study  # noqa: E402
 
 RANGES = {"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}, "optim.betas": [[0.9, 0.95], [0.9, 0.99]]}
 

@@ -8,6 +8,7 @@ from fledge.core.errors import UserError
 from fledge.core.formatting import short_path
 
 DEFAULT_RUNS = Path("runs")
+JOURNAL = "sweep.journal"  # in the folder of a sweep, beside the folders of its trials
 MAX_NAME_BYTES = 200  # file systems take 255, and folders beside it have longer names
 
 

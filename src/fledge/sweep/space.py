@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     Space = Mapping[str, BaseDistribution]  # "section.key" → its values
 
-JOURNAL = "sweep.journal"  # in the folder of a sweep
 SIZE = "model.size"  # not a setting of a model, but many follow from it
 MAX_DRAWS = 10  # draws tried; at least one must be valid
 

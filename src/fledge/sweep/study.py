@@ -18,7 +18,8 @@ from optuna.trial import FrozenTrial, TrialState
 from fledge.core.checksums import content_sha256
 from fledge.core.errors import UserError
 from fledge.runs.config_diff import config_changes
-from fledge.sweep.space import JOURNAL, SweepPlan, suggest
+from fledge.runs.names import JOURNAL
+from fledge.sweep.space import SweepPlan, suggest
 
 NAME = "sweep"  # of the study in the journal
 UNFINISHED, FINISHED, FAILED = "unfinished", "finished", "failed"

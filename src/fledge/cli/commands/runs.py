@@ -14,8 +14,8 @@ from fledge.core.files import human_bytes
 from fledge.core.formatting import counted, fit_cells, printable, short_path, shorten
 
 if TYPE_CHECKING:
-    from fledge.recipes.manage_runs import Removal
     from fledge.recipes.runs import RunSummary
+    from fledge.runs.manage_runs import Removal
 
 EXAMPLES = (
     "fledge runs",
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def run_delete(args: argparse.Namespace) -> None:
-    from fledge.recipes.manage_runs import delete_runs, find_removals
+    from fledge.runs.manage_runs import delete_runs, find_removals
 
     removals = find_removals(args.names, args.runs)
     what = "\n".join(describe_removal(each) for each in removals)
@@ -63,7 +63,7 @@ def describe_removal(removal: "Removal") -> str:
 
 
 def run_rename(args: argparse.Namespace) -> None:
-    from fledge.recipes.manage_runs import rename_run
+    from fledge.runs.manage_runs import rename_run
 
     renamed = rename_run(args.name, args.new, args.runs)
     text = f"'{printable(args.name)}' is now '{renamed.name}', in {short_path(renamed.folder)}"

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from fledge.core.errors import UserError, nearest
 from fledge.core.files import file_lock, folder_bytes, remove_path, sync_folder, user_path
-from fledge.runs.names import check_run_name
+from fledge.runs.names import JOURNAL, check_run_name
 from fledge.runs.run_folder import CHECKPOINTS, LOCK, METADATA, RunFolder, find_run, list_runs, refuse_existing
-from fledge.sweep.space import JOURNAL
 
 DELETED = ".deleted-"  # prefix of a folder that is being removed
 
