@@ -32,6 +32,7 @@ class Request:
     max_tokens: int
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()  # the text ends before the first of them
+    stop_tokens: tuple[int, ...] = ()  # these end the text too, as the end-of-text token does: a chat's end of turn
     logprobs: int | None = None  # log-probabilities of the tokens, with that many alternatives; None: not wanted
     prompt_logprobs: bool = False  # also of the prompt's tokens, of all but the first
     when_full: Literal["stop", "slide"] = "stop"  # context full: end ("length"), or read its newer half again
