@@ -28,13 +28,13 @@ from typing import Any
 from fledge.core.config import Layer
 from fledge.core.distributed import init_distributed
 from fledge.core.errors import Interrupted, UserError
-from fledge.evaluation.loss import LossResult
 from fledge.model.gpt import GPT
 from fledge.recipes import evaluate as evaluate_recipe
 from fledge.recipes import generate as generate_recipe
 from fledge.recipes import prepare as prepare_recipe
 from fledge.recipes import resume as resume_recipe
 from fledge.recipes import train as train_recipe
+from fledge.recipes.evaluate import EvaluateResult
 from fledge.recipes.prepare import PrepareResult, tokenizer_settings
 from fledge.recipes.runs import RunSummary, summarize_run, summarize_runs
 from fledge.runs.run_folder import LoadedCheckpoint, RunFolder, open_run
@@ -198,11 +198,11 @@ class LoadedRun:
 
     def evaluate(
         self, split: str = "val", *, data: PathOrName | None = None, device: str = "auto", verbose: bool = False
-    ) -> LossResult:
-        """Loss, perplexity, bits per byte and accuracy on a whole split of the run's dataset, or of `data`."""
+    ) -> EvaluateResult:
+        """Loss, bits per byte, accuracy, calibration, … on a whole split of the run's dataset, or of `data`."""
         with _session(verbose):
             path = None if data is None else str(data)
-            return evaluate_recipe.evaluate(self._loaded, split, data=path, device=device).loss
+            return evaluate_recipe.evaluate(self._loaded, split, data=path, device=device)
 
     def metrics(self) -> "Metrics":
         """What was logged: name → one value a row, NaN where there is none. `pandas.DataFrame` takes it as it is."""

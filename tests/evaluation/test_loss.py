@@ -14,6 +14,7 @@ from fledge.evaluation import loss as evaluation
 from fledge.evaluation.loss import evaluate_loss, windows
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
+from fledge.model.head import Head
 from fledge.model.init import build
 
 CPU = Machine("cpu", "float32")
@@ -96,15 +97,15 @@ def test_uniform_model_has_the_loss_of_a_uniform_guess() -> None:
 def test_out_of_memory_halves_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     model, split, lengths = make_model(8), make_split(90), np.ones(9, dtype=np.int64)
     whole = evaluate_loss(model, split, lengths, CPU)
-    usual, sizes = evaluation._loss_and_correct, []
+    usual, sizes = evaluation.loss_and_correct, []
 
-    def narrow(model: GPT, ids: np.ndarray, machine: Machine) -> torch.Tensor:
-        sizes.append(len(ids))
-        if len(ids) > 2:
+    def narrow(hidden: torch.Tensor, head: Head, targets: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(hidden))
+        if len(hidden) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return usual(model, ids, machine)
+        return usual(hidden, head, targets)
 
-    monkeypatch.setattr(evaluation, "_loss_and_correct", narrow)
+    monkeypatch.setattr(evaluation, "loss_and_correct", narrow)
     found = evaluate_loss(model, split, lengths, CPU)
     assert max(sizes) > 2
     assert (found.tokens, found.accuracy) == (whole.tokens, whole.accuracy)
@@ -115,6 +116,6 @@ def test_out_of_memory_with_one_window_is_an_error(monkeypatch: pytest.MonkeyPat
     def never(*_: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(evaluation, "_loss_and_correct", never)
+    monkeypatch.setattr(evaluation, "loss_and_correct", never)
     with pytest.raises(torch.OutOfMemoryError):
         evaluate_loss(make_model(8), make_split(90), np.ones(9, dtype=np.int64), CPU)

@@ -131,6 +131,12 @@ class Split:
         """Index of the first and the last document with a token in this window."""
         return max(0, self._documents_begun(start) - 1), max(0, self._documents_begun(start + length - 1) - 1)
 
+    def document_starts(self) -> NDArray[np.int64]:
+        """The first token of each document."""
+        begins = [0, *self._ends.tolist()]
+        starts = [begin + each.astype(np.int64) for begin, each in zip(begins, self._documents, strict=False)]
+        return np.concatenate(starts) if starts else np.zeros(0, dtype=np.int64)
+
     def _documents_begun(self, position: int) -> int:
         """How many documents begin at or before this token."""
         begins = [0, *self._ends.tolist()]

@@ -5,7 +5,7 @@ target exactly once, predicted from the tokens before it in its window. Batches 
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from fledge.core.errors import out_of_memory
 from fledge.datasets.shards import Split
 from fledge.evaluation.sample import Windows, clusters, margin_of_error, windows
 from fledge.losses.cross_entropy import IGNORE, cross_entropy_each
-from fledge.model.gpt import GPT
+from fledge.model.gpt import GPT, HeadLoss
 from fledge.model.head import Head
 
 MAX_TOKENS = {"cpu": 4096, "mps": 16_384, "cuda": 16_384}  # of a batch; a CPU is faster where its caches hold the batch
@@ -84,7 +84,6 @@ def evaluate_loss(
     )
 
 
-@torch.no_grad()  # inference_mode would mark FSDP's gathered parameters as inference tensors
 def window_sums(
     model: GPT,
     split: Split,
@@ -94,9 +93,26 @@ def window_sums(
     chosen: Windows,
 ) -> Tensor:
     """Nats, correct tokens, tokens and bytes of each window: [W, 4]. Every rank gets all of them."""
-    context, world = model.config.context, machine.world
-    rows = eval_batch_size(context, byte_lengths.size, machine)
     sums = torch.zeros(len(chosen), 4, dtype=torch.float64)
+    for first, ids, nats_and_correct in scored_batches(model, split, machine, progress, chosen, loss_and_correct):
+        valid = ids[:, 1:] != IGNORE
+        lengths = np.where(valid, byte_lengths[ids[:, 1:].clip(min=0)], 0)
+        counts = torch.from_numpy(np.stack((valid.sum(1), lengths.sum(1)), 1))
+        sums[first : first + len(ids)] = torch.cat((nats_and_correct.double(), counts), 1)
+    return machine.world.all_reduce_sum(sums)
+
+
+def scored_batches(
+    model: GPT,
+    split: Split,
+    machine: Machine,
+    progress: Callable[[Sequence[int]], Iterable[int]],
+    chosen: Windows,
+    score: HeadLoss,
+) -> Iterator[tuple[int, NDArray[np.int64], Tensor]]:
+    """The batches of this rank: the number of the first window, ids [B, T + 1], and what `score` gives, with B rows."""
+    context, world = model.config.context, machine.world
+    rows = eval_batch_size(context, model.head.out_features, machine)
     was_training = model.training
     model.eval()
     try:
@@ -104,40 +120,36 @@ def window_sums(
             first = start + world.rank * rows
             cuts = chosen[first : first + rows]
             ids = read_windows(split, cuts or [PADDING], context)
-            valid = ids[:, 1:] != IGNORE
-            lengths = np.where(valid, byte_lengths[ids[:, 1:].clip(min=0)], 0)
-            counts = torch.from_numpy(np.stack((valid.sum(1), lengths.sum(1)), 1))
-            sums[first : first + len(cuts)] = torch.cat((loss_and_correct(model, ids, machine), counts), 1)[: len(cuts)]
+            scores = score_windows(model, ids, machine, score)
+            if cuts:
+                yield first, ids, scores
     finally:
         model.train(was_training)
-    return world.all_reduce_sum(sums)
 
 
-def loss_and_correct(model: GPT, ids: NDArray[np.int64], machine: Machine) -> Tensor:
-    """ids [B, T + 1] → the summed loss of each row, and the number of targets with the highest logit. [B, 2]
+@torch.no_grad()  # inference_mode would mark FSDP's gathered parameters as inference tensors
+def score_windows(model: GPT, ids: NDArray[np.int64], machine: Machine, score: HeadLoss) -> Tensor:
+    """ids [B, T + 1] → what `score` gives, on the CPU.
 
     Out of memory: retry with half of the windows at a time. Several ranks must call the model equally often: they fail.
     """
     try:
-        return _loss_and_correct(model, ids, machine)
+        inputs = torch.from_numpy(ids[:, :-1].clip(min=0)).to(machine.device)
+        targets = torch.from_numpy(ids[:, 1:]).to(machine.device)
+        with machine.autocast():
+            return model.forward_loss(inputs, targets, score).cpu()
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error) or len(ids) == 1 or machine.world.size > 1:
             raise
-    half = len(ids) // 2  # outside of the handler, as the traceback keeps tensors alive
-    return torch.cat((loss_and_correct(model, ids[:half], machine), loss_and_correct(model, ids[half:], machine)))
+    halves = np.array_split(ids, 2)  # outside of the handler, as the traceback keeps tensors alive
+    return torch.cat([score_windows(model, half, machine, score) for half in halves])
 
 
-def _loss_and_correct(model: GPT, ids: NDArray[np.int64], machine: Machine) -> Tensor:
-    inputs = torch.from_numpy(ids[:, :-1].clip(min=0)).to(machine.device)
-    targets = torch.from_numpy(ids[:, 1:]).to(machine.device)
-
-    def sums(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
-        logits = head.padded(hidden)
-        nats, correct = cross_entropy_each(logits, targets), logits.argmax(-1) == targets
-        return torch.stack((nats.sum(1), correct.sum(1)), 1)
-
-    with machine.autocast():
-        return model.forward_loss(inputs, targets, sums).cpu().double()
+def loss_and_correct(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
+    """The summed loss of each row, and the number of its targets that got the highest logit. [B, 2]"""
+    logits = head.padded(hidden)
+    nats, correct = cross_entropy_each(logits, targets), logits.argmax(-1) == targets
+    return torch.stack((nats.sum(1), correct.sum(1)), 1)
 
 
 def read_windows(split: Split, cuts: Sequence[tuple[int, int]], context: int) -> NDArray[np.int64]:

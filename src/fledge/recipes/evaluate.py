@@ -1,26 +1,33 @@
-"""Measure the loss of a run on a whole split."""
+"""Measure the model of a run on a whole split."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from fledge.core import device as machines
+from fledge.core.device import Machine
 from fledge.core.distributed import SINGLE_PROCESS, World
 from fledge.core.errors import UserError
 from fledge.core.progress import progress
 from fledge.datasets.cache import open_dataset_at
 from fledge.datasets.shards import Dataset
-from fledge.evaluation.loss import LossResult, evaluate_loss
+from fledge.evaluation.metrics import SplitMetrics, evaluate_split
 from fledge.runs.run_folder import LoadedCheckpoint, open_run
 from fledge.settings.pipeline import validated
 from fledge.tokenizers.base import byte_lengths, fingerprint
 
 
-@dataclass(frozen=True)
-class EvaluateResult:
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """Which model was measured, and how."""
+
     run: str
     step: int
-    loss: LossResult
     dtype: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateResult(SplitMetrics, Evaluated):
+    pass
 
 
 def evaluate(
@@ -35,23 +42,32 @@ def evaluate(
     """Evaluate on `split` of the run's dataset, or of the prepared dataset `data`. Several ranks share the work.
 
     run: a name, a loaded checkpoint, or None for the latest run.
-    In the dtype of the training run, where the hardware has it: the result is then the one that training logged.
     """
-    chosen = machines.choose_device(device).value
-    loaded = run if isinstance(run, LoadedCheckpoint) else open_run(run, runs, default="best").load()
-    settings = validated(loaded.run.config())
-    dataset = open_eval_dataset(loaded, data or settings.data.path, world)
-    wanted = settings.train.dtype
-    dtype = wanted if wanted == "auto" or machines.has_units(chosen, wanted) else "float32"
-    machine = machines.choose_machine(chosen, dtype, world)
-    loss = evaluate_loss(
+    loaded = load_checkpoint(run, runs)
+    dataset = open_eval_dataset(loaded, data or validated(loaded.run.config()).data.path, world)
+    machine = eval_machine(loaded, device, world)
+    lengths = byte_lengths(loaded.tokenizer)
+    metrics, _ = evaluate_split(
         loaded.model.to(machine.device),
         dataset.split(split),
-        byte_lengths(loaded.tokenizer),
+        lengths,
         machine,
         progress=lambda batches: progress(batches, "evaluating"),
     )
-    return EvaluateResult(loaded.run.name, loaded.checkpoint.step, loss, machine.dtype)
+    return EvaluateResult(run=loaded.run.name, step=loaded.checkpoint.step, dtype=machine.dtype, **vars(metrics))
+
+
+def load_checkpoint(run: str | LoadedCheckpoint | None, runs: Path) -> LoadedCheckpoint:
+    """What the reference names; without an @, the best checkpoint."""
+    return run if isinstance(run, LoadedCheckpoint) else open_run(run, runs, default="best").load()
+
+
+def eval_machine(loaded: LoadedCheckpoint, device: str, world: World) -> Machine:
+    """With the dtype of the training run, where the hardware has it: the result is the one that training logged."""
+    chosen = machines.choose_device(device).value
+    wanted = validated(loaded.run.config()).train.dtype
+    dtype = wanted if wanted == "auto" or machines.has_units(chosen, wanted) else "float32"
+    return machines.choose_machine(chosen, dtype, world)
 
 
 def open_eval_dataset(loaded: LoadedCheckpoint, path: str | None, world: World) -> Dataset:

@@ -86,14 +86,14 @@ def smoke() -> SmokeResult:
         killed_at = train_and_kill(folder, run)
         first, last, resumed_from = resume_to_the_end(folder, run)
         found = evaluate(RUN, runs=run.folder.parent)
-        report_stage("evaluate", f"validation loss {found.loss.loss:.2f}")
+        report_stage("evaluate", f"validation loss {found.loss:.2f}")
         text = "".join(generate_text(RUN, "def ", runs=run.folder.parent, tokens=40).pieces)
         if not text:
             raise UserError("the model generated no text", "see: fledge doctor")
         report_stage("generate", printable(f"def {text}").splitlines()[0])
         device = next(event["device"] for event in read_events(run.folder) if event["event"] == "Started")
         seconds = time.perf_counter() - begun
-    return SmokeResult(device, found.dtype, first, last, killed_at, resumed_from, STEPS, found.loss.loss, text, seconds)
+    return SmokeResult(device, found.dtype, first, last, killed_at, resumed_from, STEPS, found.loss, text, seconds)
 
 
 def report_stage(stage: str, text: str) -> None:

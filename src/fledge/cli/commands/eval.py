@@ -1,7 +1,6 @@
 """fledge eval: measure a model on a whole split."""
 
 import argparse
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from fledge.cli.arguments import Parser, add_device_argument, add_run_argument
@@ -29,17 +28,15 @@ def run(args: argparse.Namespace) -> None:
 
     with init_distributed() as world:  # only its main process prints
         result = evaluate(args.run, args.split, runs=args.runs, data=args.data, device=args.device, world=world)
-        answer = {"run": result.run, "step": result.step, **asdict(result.loss), "dtype": result.dtype}
-        report(answer, as_json=args.json, text=describe_result(result))
+        report(result, as_json=args.json, text=describe_result(result))
 
 
 def describe_result(result: "EvaluateResult") -> str:
-    loss = result.loss
     return (
-        f"{result.run} at step {result.step:,}, {loss.split} split:"
-        f" {loss.tokens:,} tokens in windows of {loss.context}\n"
-        f"  loss           {loss.loss:.4f} nats per token\n"
-        f"  perplexity     {loss.perplexity:.3f}\n"
-        f"  bits per byte  {loss.bits_per_byte:.4f}\n"
-        f"  accuracy       {loss.accuracy:.4f}  (fraction of tokens that were the most likely one)"
+        f"{result.run} at step {result.step:,}, {result.split} split:"
+        f" {result.tokens:,} tokens in windows of {result.context}\n"
+        f"  loss           {result.loss:.4f} nats per token\n"
+        f"  perplexity     {result.perplexity:.3f}\n"
+        f"  bits per byte  {result.bits_per_byte:.4f}\n"
+        f"  accuracy       {result.accuracy:.4f}  (fraction of tokens that were the most likely one)"
     )
