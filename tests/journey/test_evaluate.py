@@ -60,7 +60,7 @@ def test_text_and_json_agree(trained, capsys: pytest.CaptureFixture[str]) -> Non
     result = json_of(trained, capsys, "bird")
     assert trained.do("eval", "bird") == 0
     text = capsys.readouterr().out
-    assert f"{result['loss']:.4f} nats per token" in text
+    assert f"{result['loss']:.4f}  nats per token" in text
     assert f"{result['tokens']:,} tokens" in text
 
 

@@ -1,0 +1,61 @@
+"""An evaluation as text for people: 80 columns, and each number says what it means."""
+
+import math
+from collections.abc import Iterator
+
+from fledge.core.formatting import counted
+from fledge.evaluation.metrics import PositionLoss, SplitMetrics
+
+COLUMNS = 8  # of the loss by position
+
+
+def split_table(metrics: SplitMetrics, vocab_size: int) -> str:
+    uniform, unigram = math.log(vocab_size), metrics.unigram_loss
+    rows = [
+        ("loss", metrics.loss, "nats per token", f"a uniform guess: {uniform:.2f}; by token frequency: {unigram:.2f}"),
+        ("perplexity", metrics.perplexity, "as unsure as between so many equally likely tokens"),
+        ("bits per byte", metrics.bits_per_byte, "comparable between tokenizers"),
+        ("accuracy", metrics.accuracy, "fraction of tokens that were its best guess"),
+        ("", metrics.unigram_accuracy, "if it always guessed the most frequent token"),
+        ("top-5 accuracy", metrics.top5_accuracy, "fraction that were among its five best guesses"),
+        (
+            "calibration error",
+            metrics.calibration_error,
+            "mean gap between the probability of its best",
+            "guess and how often that is right",
+        ),
+    ]
+    scores = [
+        ("precision", metrics.precision, metrics.precision_macro, "where it guessed a token, how often rightly"),
+        ("recall", metrics.recall, metrics.recall_macro, "where a token stands, how often it guessed it"),
+        ("F1", metrics.f1, metrics.f1_macro, "harmonic mean of both"),
+    ]
+    lines = []
+    for name, value, *notes in rows:
+        lines += [f"  {name:<17} {value:>9.4f}  {notes[0]}", *(f"{'':<31}{note}" for note in notes[1:])]
+    lines += [
+        "",
+        f"  {'':<17}  weighted   macro",
+        *(f"  {name:<17} {a:>9.4f}  {b:.4f}  {note}" for name, a, b, note in scores),
+    ]
+    lines += [f"  {'':<17}  (mean over the vocabulary: by frequency, or all tokens alike)", ""]
+    return "\n".join(
+        [*lines, "  loss by the number of tokens before it in the window", *_position_rows(metrics.loss_by_position)]
+    )
+
+
+def title(run: str, step: int, metrics: SplitMetrics) -> str:
+    documents = counted(metrics.documents, "document")
+    return (
+        f"{run} at step {step:,}, {metrics.split} split:"
+        f" {metrics.tokens:,} tokens in windows of {metrics.context}, {documents}"
+    )
+
+
+def _position_rows(buckets: list[PositionLoss]) -> Iterator[str]:
+    for start in range(0, len(buckets), COLUMNS):
+        row = buckets[start : start + COLUMNS]
+        names = [f"{each.first}" if each.first == each.last else f"{each.first}–{each.last}" for each in row]
+        widths = [max(7, len(name)) for name in names]
+        yield "  " + "  ".join(name.rjust(width) for name, width in zip(names, widths, strict=True))
+        yield "  " + "  ".join(f"{each.loss:{width}.4f}" for each, width in zip(row, widths, strict=True))
