@@ -12,11 +12,14 @@ from fledge.core.errors import UserError
 from fledge.core.files import read_json
 from fledge.exchange.model_source import ModelFolder
 from fledge.model.config import ModelConfig
-from fledge.tokenizers import byte_level
+from fledge.tokenizers import byte_level, chat_template
 from fledge.tokenizers.base import END_OF_TEXT, Tokenizer, load_tokenizer, save_tokenizer
+from fledge.tokenizers.chat_template import ChatTemplate
 from fledge.tokenizers.hf import HFTokenizer
 
-TOKENIZER = "tokenizer.json"
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+GENERATION_CONFIG = "generation_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"  # newer folders have the template in a file of its own
 OLD_FILES = ("vocab.json", "merges.txt")
 GPT2_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")
 
@@ -32,8 +35,29 @@ def read_hf_tokenizer(folder: ModelFolder, splits_as_gpt2: bool) -> Tokenizer:
 
 
 def _names_gpt2_class(folder: ModelFolder) -> bool:
-    name = "tokenizer_config.json"
-    return name in folder and read_json(folder.path(name), name).get("tokenizer_class") in GPT2_CLASSES
+    return _read_config(folder).get("tokenizer_class") in GPT2_CLASSES
+
+
+def _read_config(folder: ModelFolder) -> dict[str, Any]:
+    return read_json(folder.path(TOKENIZER_CONFIG), TOKENIZER_CONFIG) if TOKENIZER_CONFIG in folder else {}
+
+
+def read_chat_settings(folder: ModelFolder) -> dict[str, str]:
+    """The chat template of a folder and the tokens that it names; empty where there is none."""
+    config = _read_config(folder)
+    if CHAT_TEMPLATE in folder:
+        config[chat_template.TEMPLATE] = folder.path(CHAT_TEMPLATE).read_text(encoding="utf-8", errors="replace")
+    return chat_template.chat_settings(config)
+
+
+def add_chat_template(folder: Path, template: ChatTemplate) -> None:
+    """Add the template to a written folder, with the tokens at which transformers ends an answer."""
+    for name, added in (
+        (TOKENIZER_CONFIG, template.settings),
+        (GENERATION_CONFIG, {"eos_token_id": list(template.stop_tokens)} if template.stop_tokens else {}),
+    ):
+        content = {**read_json(folder / name, name), **added}
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def join_vocab_and_merges(vocabulary: Path, merges: Path) -> HFTokenizer:
@@ -69,7 +93,7 @@ def write_hf_tokenizer(tokenizer: Tokenizer, model: ModelConfig, folder: Path) -
     }
     if end := end_of_text_token(tokenizer):
         config |= {"bos_token": end, "eos_token": end}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    (folder / TOKENIZER_CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
 def end_of_text_token(tokenizer: Tokenizer) -> str | None:

@@ -34,7 +34,7 @@ def read_hf_folder(folder: ModelFolder, tokenizer: Tokenizer | None = None) -> E
     tokenizer = tokenizer or hf_tokenizer.read_hf_tokenizer(folder, splits_as_gpt2=architecture is hf_config.GPT2)
     hf_tokenizer.check_tokenizer_size(tokenizer, model)
     weights = convert_weights(read_folder_tensors(folder), model, architecture.names, folder.name)
-    return ExternalModel(architecture.name, model, weights, tokenizer)
+    return ExternalModel(architecture.name, model, weights, tokenizer, hf_tokenizer.read_chat_settings(folder))
 
 
 def write_hf_folder(folder: Path, model: GPT, tokenizer: Tokenizer) -> str:
@@ -54,7 +54,7 @@ def write_model_files(
     """Write the files that every model has, whether its class is part of transformers or not."""
     end = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
     _write_json(folder / CONFIG, {**config, **end})
-    _write_json(folder / "generation_config.json", {**end, "do_sample": True, "temperature": 0.8, **generation})
+    _write_json(folder / hf_tokenizer.GENERATION_CONFIG, {**end, "do_sample": True, "temperature": 0.8, **generation})
     contiguous = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
     save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
     hf_tokenizer.write_hf_tokenizer(tokenizer, model, folder)

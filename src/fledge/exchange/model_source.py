@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
@@ -25,6 +25,7 @@ class ExternalModel:
     model: ModelConfig
     weights: Tensors
     tokenizer: Tokenizer
+    chat: Mapping[str, str] = field(default_factory=dict)  # settings of its chat template, where it has one
 
 
 @dataclass(frozen=True)

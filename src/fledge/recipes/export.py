@@ -10,7 +10,7 @@ from typing import Literal
 from fledge.core.errors import UserError
 from fledge.core.files import atomic_folder, user_path
 from fledge.core.progress import notice
-from fledge.exchange import custom_code, huggingface, model_card
+from fledge.exchange import custom_code, hf_tokenizer, huggingface, model_card
 from fledge.exchange.compatibility import UnsupportedArchitecture
 from fledge.exchange.eject import render_model, run_settings
 from fledge.exchange.parity import Parity
@@ -53,6 +53,8 @@ def export(
             kind, parity = write_gguf(loaded, folder, dtype or GGUF_DTYPE)
         else:
             kind, parity = write_hf(loaded, folder)
+            if template := loaded.run.chat_template():
+                hf_tokenizer.add_chat_template(folder, template)
         sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
     return ExportResult(loaded.run.name, loaded.checkpoint.step, to, kind, target, sizes, parity)
 

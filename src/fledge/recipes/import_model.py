@@ -60,7 +60,7 @@ def import_model(
     file = {"file": str((folder / run_folder.TOKENIZER).resolve())}
     settings = validated({"model": asdict(external.model), "tokenizer": file, **FINE_TUNING})
     start = initial_state(external.weights, settings.train.seed)
-    run = run_folder.create_run(folder, to_toml(settings), about, external.tokenizer, start)
+    run = run_folder.create_run(folder, to_toml(settings), about, external.tokenizer, start, external.chat)
     size, vocab_size = parameter_count(external.model), external.tokenizer.vocab_size
     return ImportResult(run.name, folder, external.architecture, size, vocab_size, external.model)
 

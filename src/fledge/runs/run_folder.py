@@ -1,6 +1,6 @@
 """The layout of a run folder, and how a run is created and opened.
 
-    config.toml   run.json   tokenizer.json   metrics.csv   events.jsonl   samples.md   checkpoints/   plots/
+    config.toml   run.json   tokenizer.json   (tokenizer_config.json)   metrics.csv   events.jsonl   samples.md   checkpoints/   plots/
 
 `open_run` is the one way to open a run. A reference names it and one of its checkpoints: `NAME`, `NAME@best`,
 `NAME@latest`, `NAME@1000`, with a path in place of NAME, or None for the latest run:
@@ -8,7 +8,8 @@
     run = open_run("hamlet@best", Path("runs"))
     run.config();  run.checkpoint();  run.load(device).model
 
-run.json holds the SHA-256 of config.toml and tokenizer.json, and its own checksum.
+tokenizer_config.json, in Hugging Face's format, holds the chat template of an imported model. run.json holds the SHA-256
+of these files, and its own checksum.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fledge.checkpoint import store
 from fledge.checkpoint.state import State, load_weights
@@ -24,20 +25,33 @@ from fledge.core.checksums import CHECKSUM_KEY, verify, with_checksum
 from fledge.core.config import read_toml
 from fledge.core.distributed import SINGLE_PROCESS, World
 from fledge.core.errors import UserError, nearest
-from fledge.core.files import atomic_folder, file_lock, is_file_locked, read_json, sha256, user_path, write_atomic
+from fledge.core.files import (
+    atomic_folder,
+    file_lock,
+    is_file_locked,
+    read_json,
+    sha256,
+    to_json,
+    user_path,
+    write_atomic,
+)
 from fledge.core.progress import notice
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.runs.names import path_word, run_word
 from fledge.tokenizers.base import Tokenizer, load_tokenizer, save_tokenizer
 
+if TYPE_CHECKING:
+    from fledge.tokenizers.chat_template import ChatTemplate
+
 CONFIG = "config.toml"
 METADATA = "run.json"
 TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 FORMAT = 1  # of run.json
-HASHED, HASHES = (CONFIG, TOKENIZER), "sha256"  # run.json has their hashes under this key
+HASHED, HASHES = (CONFIG, TOKENIZER, TOKENIZER_CONFIG), "sha256"  # run.json has their hashes under this key
 
 
 @dataclass(frozen=True)
@@ -102,6 +116,13 @@ class RunFolder:
     def tokenizer(self) -> Tokenizer:
         return load_tokenizer(self.tokenizer_file)
 
+    def chat_template(self) -> "ChatTemplate | None":
+        """None: the model was not trained on conversations."""
+        from fledge.tokenizers.chat_template import find_chat_template  # jinja2 takes a while to import
+
+        file = self.folder / TOKENIZER_CONFIG
+        return find_chat_template(self.tokenizer(), read_json(file, "the chat template") if file.exists() else {})
+
     def model_config(self) -> ModelConfig:
         """The [model] section, which every run saves completely."""
         try:
@@ -117,7 +138,7 @@ class RunFolder:
         metadata = self.metadata()
         if not verify((self.folder / METADATA).read_bytes(), indent=1):
             return [METADATA]
-        return [name for name in HASHED if _hash(self.folder / name) != metadata[HASHES][name]]
+        return [name for name in HASHED if _hash(self.folder / name) != metadata[HASHES].get(name)]
 
     def refuse_changed(self) -> None:
         """A changed learning rate or vocabulary would otherwise go unnoticed."""
@@ -197,14 +218,21 @@ def list_runs(runs: Path) -> list[RunFolder]:
 
 
 def create_run(
-    folder: Path, config: str, metadata: Mapping[str, Any], tokenizer: Tokenizer, start: State | None = None
+    folder: Path,
+    config: str,
+    metadata: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    start: State | None = None,
+    chat: Mapping[str, str] | None = None,
 ) -> RunFolder:
-    """Create a run folder atomically; `start` becomes its first checkpoint."""
+    """Create a run folder atomically; `start` becomes its first checkpoint. chat: settings of a chat template."""
     refuse_existing(folder)
     with atomic_folder(folder) as inside:
         (inside / CONFIG).write_text(config, encoding="utf-8")
         save_tokenizer(tokenizer, inside / TOKENIZER)
-        hashes = {name: sha256(inside / name) for name in HASHED}
+        if chat:
+            (inside / TOKENIZER_CONFIG).write_text(to_json(chat, indent=1), encoding="utf-8")
+        hashes = {name: sha256(inside / name) for name in HASHED if (inside / name).exists()}
         (inside / METADATA).write_bytes(with_checksum({"format": FORMAT, **metadata, HASHES: hashes}, indent=1))
         (inside / CHECKPOINTS).mkdir()
         if start is not None:
