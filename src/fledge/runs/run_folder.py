@@ -1,6 +1,6 @@
 """The layout of a run folder, and how a run is created and opened.
 
-    config.toml   run.json   tokenizer.json   (tokenizer_config.json)   metrics.csv   events.jsonl   samples.md   checkpoints/   plots/
+    config.toml   run.json   tokenizer.json   metrics.csv   events.jsonl   samples.md   checkpoints/   plots/
 
 `open_run` is the one way to open a run. A reference names it and one of its checkpoints: `NAME`, `NAME@best`,
 `NAME@latest`, `NAME@1000`, with a path in place of NAME, or None for the latest run:
@@ -8,8 +8,8 @@
     run = open_run("hamlet@best", Path("runs"))
     run.config();  run.checkpoint();  run.load(device).model
 
-tokenizer_config.json, in Hugging Face's format, holds the chat template of an imported model. run.json holds the SHA-256
-of these files, and its own checksum.
+The run of an imported chat model has a tokenizer_config.json (Hugging Face's format) with its chat template. run.json
+holds the SHA-256 of config.toml, tokenizer.json and tokenizer_config.json, and its own checksum.
 """
 
 import contextlib
