@@ -1,0 +1,219 @@
+"""Choose the decoder for a model on this machine: a short measurement, made once for each shape and kept in the cache.
+
+    decoder = choose_decoder(model, machine, slots=8, report=lambda choice: print(choice.describe()))
+
+Each candidate path is built, compared with the model itself, and timed for `slots` rows. A path that fails, computes
+something else or is slower is not taken. On a CPU the number of threads is part of a path: for a small model they
+cost more time than they save. The next start with this shape measures nothing.
+"""
+
+import gc
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor
+
+from fledge.core.device import DTYPES, Machine, cached_measurement, choose_dtype, has_units, set_threads
+from fledge.core.errors import UserError, out_of_memory
+from fledge.inference.bandwidth import bytes_per_step, memory_bandwidth
+from fledge.inference.decoder import Decoder
+from fledge.inference.fast_decoder import FastDecoder
+from fledge.inference.lean import LeanGPT
+from fledge.inference.linear import LINEARS
+from fledge.model.gpt import GPT
+
+MIN_BF16_SPEEDUP = 1.2  # on a CPU bf16 must be this many times as fast as fp32, as it is less precise
+# Largest relative error of the logits, as a norm: wrong code is off by about 1.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.1}
+CHECKED_TOKENS = 12
+MEASURED_SECONDS, MEASURED_STEPS = 0.3, 30  # whichever ends first
+
+
+@dataclass(frozen=True)
+class Path:
+    """A way to compute."""
+
+    kind: str  # of the products: see linear.py
+    dtype: str
+    threads: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} {self.dtype}"
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.threads} thread" + "s" * (self.threads != 1)
+
+
+@dataclass(frozen=True)
+class DecoderChoice:
+    """Which path was taken, how fast it is, and why the others were not."""
+
+    path: Path
+    slots: int
+    tokens_per_second: float  # of `slots` rows together
+    bandwidth_share: float  # bytes of weights and cache read per second, as a share of the measured memory bandwidth
+    rejected: dict[str, str] = field(default_factory=dict)  # path → reason
+
+    def describe(self) -> str:
+        speed = f"{self.tokens_per_second:,.0f} tokens/s with {self.slots} row" + "s" * (self.slots != 1)
+        share = f"{100 * self.bandwidth_share:.0f} % of the memory bandwidth"
+        return f"{self.path}: {speed}, {share}"
+
+
+Report = Callable[[DecoderChoice], None]
+
+
+def no_report(_: DecoderChoice) -> None: ...
+
+
+def choose_decoder(
+    model: GPT, machine: Machine, slots: int, dtype: str = "auto", report: Report = no_report
+) -> Decoder:
+    """The fastest decoder that computes what the model computes. Sets the number of threads it was measured with."""
+    set_threads(None, machine.device)
+    choice = decide(model, machine, slots, dtype)
+    report(choice)
+    set_threads(choice.path.threads, machine.device)
+    return build_decoder(model, choice.path, slots)
+
+
+def build_decoder(model: GPT, path: Path, slots: int) -> Decoder:
+    return FastDecoder(LeanGPT(model, DTYPES[path.dtype], LINEARS[path.kind]), slots, path.name)
+
+
+def decide(model: GPT, machine: Machine, slots: int, dtype: str = "auto") -> DecoderChoice:
+    """Measure the candidates, or remember what was measured before."""
+    paths = candidates(machine, dtype)
+    shape = {name: value for name, value in asdict(model.config).items() if name not in ("dropout", "attention")}
+    what = f"decoder {shape}, {slots} slots, {machine.device}, {dtype}, {', '.join(map(str, paths))}"
+    measured = cached_measurement(what, lambda: measure(model, machine, slots, paths))
+    return best(model, machine, slots, paths, measured)
+
+
+def candidates(machine: Machine, dtype: str) -> list[Path]:
+    """What may be tried here, the most readable first."""
+    dtypes = wanted_dtypes(machine, dtype)
+    if machine.device != "cpu":
+        return [Path("plain", it, machine.threads) for it in dtypes]
+    threads = sorted({machine.threads, 1}, reverse=True)
+    return [Path(kind, it, count) for it in dtypes for kind in LINEARS for count in threads]
+
+
+def wanted_dtypes(machine: Machine, dtype: str) -> list[str]:
+    if dtype in DTYPES:
+        return [choose_dtype(machine.device, dtype).value]  # refuses what the device cannot do
+    if dtype != "auto":
+        raise UserError(f"the dtype of inference cannot be '{dtype}'", f"use auto, {', '.join(DTYPES)}")
+    if machine.device != "cpu":
+        return [choose_dtype(machine.device).value]
+    return ["float32", *(["bfloat16"] if has_units("cpu", "bfloat16") else [])]
+
+
+def measure(model: GPT, machine: Machine, slots: int, paths: list[Path]) -> dict[str, float]:
+    """The seconds of a step and the error of each path; infinite where it failed."""
+    found, ids = dict[str, float](), checked_ids(model)
+    expected = reference_logits(model, ids)
+    for path in paths:
+        seconds = error = math.inf
+        try:
+            set_threads(path.threads, machine.device)
+            decoder = build_decoder(model, path, slots)
+            error = relative_error(decoder_logits(decoder, ids), expected)
+            seconds = step_seconds(decoder, machine)
+            del decoder
+        except Exception as failure:
+            if out_of_memory(failure):
+                gc.collect()
+        finally:
+            set_threads(machine.threads, machine.device)
+        found |= {f"{path} seconds": seconds, f"{path} error": error}
+    return found
+
+
+def best(model: GPT, machine: Machine, slots: int, paths: list[Path], measured: dict[str, float]) -> DecoderChoice:
+    rejected, seconds = dict[str, str](), dict[Path, float]()
+    for path in paths:
+        spent, error = measured[f"{path} seconds"], measured[f"{path} error"]
+        if math.isinf(error):
+            rejected[str(path)] = "failed"
+        elif error > TOLERANCE[path.dtype]:
+            rejected[str(path)] = f"its logits are off by {100 * error:.1f} %"
+        else:
+            seconds[path] = spent
+            rejected[str(path)] = f"{slots / spent:,.0f} tokens/s"
+    if not seconds:
+        raise UserError("no way to run this model on this machine works", "fledge doctor shows what the machine has")
+    handicap = {path: 1.0 if path.dtype == paths[0].dtype else MIN_BF16_SPEEDUP for path in paths}
+    taken = min(seconds, key=lambda path: seconds[path] * handicap[path])
+    del rejected[str(taken)]
+    read = bytes_per_step(model.config, DTYPES[taken.dtype].itemsize, slots, measured_length(model) + 1)
+    share = read / seconds[taken] / memory_bandwidth(machine)
+    return DecoderChoice(taken, slots, slots / seconds[taken], share, rejected)
+
+
+def checked_ids(model: GPT) -> Tensor:
+    generator, count = torch.Generator().manual_seed(0), min(CHECKED_TOKENS, model.config.context)
+    ids = torch.randint(model.head.out_features, (count,), generator=generator)
+    return ids.to(model.embed.weight.device)
+
+
+@torch.no_grad()
+def reference_logits(model: GPT, ids: Tensor) -> Tensor:
+    """[N, V], by the model itself, in float32."""
+    was_training = model.training
+    model.eval()
+    logits = model(ids[None])[0]
+    model.train(was_training)
+    return logits.float()
+
+
+def decoder_logits(decoder: Decoder, ids: Tensor) -> Tensor:
+    """The same, of which the first half is prefilled, and the rest decoded in the last slot among others."""
+    half, slot = len(ids) // 2, decoder.slots - 1
+    logits = [decoder.head(decoder.prefill(slot, 0, ids[:half]))] if half else []
+    for length in range(half, len(ids)):
+        tokens = ids[length].expand(decoder.slots).clone()
+        logits.append(decoder.decode(tokens, [0] * slot + [length])[slot:].clone())
+    return torch.cat(logits).float()
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """0 for a model whose own logits are not finite: sampling reports that."""
+    if not bool(expected.isfinite().all()):
+        return 0.0
+    error = float((found - expected).norm() / expected.norm().clamp(min=1e-9))
+    return error if math.isfinite(error) else 1e9
+
+
+def measured_length(model: GPT) -> int:
+    """The length of the rows in the measurement."""
+    return min(64, model.config.context // 2)
+
+
+def step_seconds(decoder: Decoder, machine: Machine) -> float:
+    """The fastest of some steps: other programs only make a step slower."""
+    lengths = [min(64, decoder.config.context // 2)] * decoder.slots
+    tokens = torch.zeros(decoder.slots, dtype=torch.long, device=decoder.device)
+    fastest, end, steps = math.inf, math.inf, 0
+    while (time.perf_counter() < end and steps < MEASURED_STEPS) or steps < 3:
+        begun = time.perf_counter()
+        tokens = decoder.decode(tokens, lengths).argmax(-1)
+        synchronize(machine)
+        now = time.perf_counter()
+        if steps == 0:  # warmup
+            end = now + MEASURED_SECONDS
+        else:
+            fastest = min(fastest, now - begun)
+        steps += 1
+    return fastest
+
+
+def synchronize(machine: Machine) -> None:
+    if machine.device == "cuda":
+        torch.cuda.synchronize()
+    elif machine.device == "mps":
+        torch.mps.synchronize()

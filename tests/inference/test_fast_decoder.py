@@ -1,0 +1,134 @@
+"""Every path of the decoder computes what the model computes: in chunks, for ragged rows, after a copied prefix."""
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fledge.inference.fast_decoder import FastDecoder
+from fledge.inference.lean import LeanGPT
+from fledge.inference.linear import LINEARS
+from fledge.model.config import ModelConfig
+from fledge.model.gpt import GPT
+from fledge.model.init import build
+
+CONTEXT, V = 24, 67
+BASE = ModelConfig(n_layer=2, n_head=4, n_embd=32, context=CONTEXT, vocab_size=V)
+GPT2: dict[str, Any] = {"positions": "learned", "norm": "layernorm", "qk_norm": False, "tied": True}
+BIASES: dict[str, Any] = dict.fromkeys(("norm_bias", "qkv_bias", "output_bias", "mlp_bias"), True)
+FAMILIES = {
+    "gpt2": replace(BASE, **GPT2, **BIASES, mlp="gelu_tanh"),
+    "nanogpt": replace(BASE, **GPT2, mlp="gelu"),
+    "smol-gpt": replace(BASE, **{**GPT2, "tied": False}, mlp="relu"),
+    "toygpt": replace(BASE, **{**GPT2, "positions": "sinusoidal"}, **BIASES, mlp="gelu", head_bias=True),
+    "scratch": replace(BASE, **GPT2, mlp="relu2", head_dim=4),
+    "modern": replace(BASE, n_kv_head=2, tied=True),
+    "sprint": replace(BASE, n_head=2, bigram_rows=V * V),
+    "text": replace(BASE, bigram_rows=100, n_kv_head=1),
+    "window": replace(BASE, window=5, n_kv_head=2),
+    "softcap": replace(BASE, softcap=5.0, positions="learned", window=1),
+}
+PATHS = ("plain", "packed")
+
+
+def make_model(config: ModelConfig) -> GPT:
+    """Weights so large that a wrong position or mask changes the logits."""
+    model, generator = build(config, 1).eval(), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.normal_(float(p.ndim == 1), 0.3, generator=generator)
+    return model
+
+
+MODELS = {name: make_model(config) for name, config in FAMILIES.items()}
+every_family = pytest.mark.parametrize("family", FAMILIES)
+every_path = pytest.mark.parametrize("path", PATHS)
+
+
+def make_decoder(family: str, path: str = "plain", slots: int = 3, dtype: torch.dtype = torch.float32) -> FastDecoder:
+    try:
+        return FastDecoder(LeanGPT(MODELS[family], dtype, LINEARS[path]), slots, path)
+    except (RuntimeError, AttributeError) as error:
+        pytest.skip(f"this machine has no {path} path: {error}")
+
+
+def make_ids(length: int, seed: int) -> Tensor:
+    return torch.randint(V, (length,), generator=torch.Generator().manual_seed(seed))
+
+
+def reference(family: str, ids: Tensor) -> Tensor:
+    with torch.no_grad():
+        return MODELS[family](ids[None])[0]
+
+
+def assert_close(found: Tensor, expected: Tensor, dtype: torch.dtype = torch.float32) -> None:
+    error = float((found.float() - expected).norm() / expected.norm())
+    assert error < (1e-4 if dtype == torch.float32 else 0.05)
+
+
+@every_path
+@every_family
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_ragged_rows_equal_the_model(family: str, path: str, dtype: torch.dtype) -> None:
+    decoder, starts = make_decoder(family, path, 3, dtype), (7, 0, 12)
+    ids = [make_ids(CONTEXT, seed) for seed in range(3)]
+    for slot, start in enumerate(starts):
+        if start:
+            hidden = decoder.prefill(slot, 0, ids[slot][:start])
+            assert_close(decoder.head(hidden), reference(family, ids[slot])[:start], dtype)
+    for step in range(6):
+        lengths = [start + step for start in starts]
+        tokens = torch.stack([row[length] for row, length in zip(ids, lengths, strict=True)])
+        logits = decoder.decode(tokens, lengths)
+        for slot, length in enumerate(lengths):
+            assert_close(logits[slot], reference(family, ids[slot])[length], dtype)
+
+
+@settings(max_examples=30)
+@given(family=st.sampled_from(list(FAMILIES)), cuts=st.sets(st.integers(1, 19)), slot=st.integers(0, 2))
+def test_prefill_in_any_chunks_equals_whole(family: str, cuts: set[int], slot: int) -> None:
+    decoder, ids = make_decoder(family), make_ids(20, slot)
+    chunks = [decoder.prefill(slot, a, ids[a:b]) for a, b in itertools.pairwise([0, *sorted(cuts), 20])]
+    assert_close(decoder.head(torch.cat(chunks)), reference(family, ids))
+
+
+@every_family
+def test_copied_prefix_equals_computed(family: str) -> None:
+    decoder, ids, other = make_decoder(family), make_ids(20, 1), make_ids(20, 2)
+    decoder.prefill(0, 0, ids)
+    decoder.prefill(2, 0, other)
+    decoder.copy_prefix(0, 2, 9)
+    text = torch.cat((ids[:9], other[9:14]))
+    assert_close(decoder.head(decoder.prefill(2, 9, text[9:13]))[-1], reference(family, text)[12])
+    logits = decoder.decode(torch.stack((ids[9], ids[9], text[13])), [9, 0, 13])
+    assert_close(logits[0], reference(family, ids)[9])
+    assert_close(logits[2], reference(family, text)[13])
+
+
+@every_family
+def test_truncated_slot_goes_on_as_if_it_had_not_gone_further(family: str) -> None:
+    decoder, ids, wrong = make_decoder(family), make_ids(12, 3), make_ids(20, 4)
+    decoder.prefill(0, 0, torch.cat((ids[:8], wrong[:12])))
+    for length in range(8, 12):
+        assert_close(decoder.decode(ids[length : length + 1], [length])[0], reference(family, ids)[length])
+
+
+@every_path
+def test_other_slots_are_left_alone(path: str) -> None:
+    """Decoding rows 0 and 1 changes nothing of slot 2."""
+    decoder, ids = make_decoder("modern", path), make_ids(10, 5)
+    decoder.prefill(2, 0, ids)
+    before = decoder.cache[:, 2].clone()
+    decoder.decode(torch.tensor([1, 2]), [0, 0])
+    assert torch.equal(decoder.cache[:, 2], before)
+
+
+def test_full_context_is_decoded_to_its_last_token() -> None:
+    decoder, ids = make_decoder("text"), make_ids(CONTEXT, 6)
+    decoder.prefill(0, 0, ids[:-1])
+    assert_close(decoder.decode(ids[-1:], [CONTEXT - 1])[0], reference("text", ids)[-1])
