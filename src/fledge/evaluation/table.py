@@ -13,7 +13,7 @@ def split_table(metrics: SplitMetrics, vocab_size: int) -> str:
     uniform, unigram = math.log(vocab_size), metrics.unigram_loss
     rows = [
         ("loss", metrics.loss, "nats per token", f"a uniform guess: {uniform:.2f}; by token frequency: {unigram:.2f}"),
-        ("perplexity", metrics.perplexity, "as unsure as between so many equally likely tokens"),
+        ("perplexity", metrics.perplexity, "as unsure as among so many equally likely ones"),
         ("bits per byte", metrics.bits_per_byte, "comparable between tokenizers"),
         ("accuracy", metrics.accuracy, "fraction of tokens that were its best guess"),
         ("", metrics.unigram_accuracy, "if it always guessed the most frequent token"),
@@ -26,22 +26,17 @@ def split_table(metrics: SplitMetrics, vocab_size: int) -> str:
         ),
     ]
     scores = [
-        ("precision", metrics.precision, metrics.precision_macro, "where it guessed a token, how often rightly"),
-        ("recall", metrics.recall, metrics.recall_macro, "where a token stands, how often it guessed it"),
+        ("precision", metrics.precision, metrics.precision_macro, "of a token's guesses, how many are right"),
+        ("recall", metrics.recall, metrics.recall_macro, "of a token's occurrences, how many it guessed"),
         ("F1", metrics.f1, metrics.f1_macro, "harmonic mean of both"),
     ]
     lines = []
     for name, value, *notes in rows:
         lines += [f"  {name:<17} {value:>9.4f}  {notes[0]}", *(f"{'':<31}{note}" for note in notes[1:])]
-    lines += [
-        "",
-        f"  {'':<17}  weighted   macro",
-        *(f"  {name:<17} {a:>9.4f}  {b:.4f}  {note}" for name, a, b, note in scores),
-    ]
-    lines += [f"  {'':<17}  (mean over the vocabulary: by frequency, or all tokens alike)", ""]
-    return "\n".join(
-        [*lines, "  loss by the number of tokens before it in the window", *_position_rows(metrics.loss_by_position)]
-    )
+    lines += ["", f"  {'':<17}  weighted   macro  mean over the vocabulary: by frequency, alike"]
+    lines += [f"  {name:<17} {weighted:>9.4f}  {macro:.4f}  {note}" for name, weighted, macro, note in scores]
+    lines += ["", "  loss by the number of tokens before it in the window", *_position_rows(metrics.loss_by_position)]
+    return "\n".join(lines)
 
 
 def title(run: str, step: int, metrics: SplitMetrics) -> str:
