@@ -26,8 +26,8 @@ def split_table(metrics: SplitMetrics, vocab_size: int) -> str:
         ),
     ]
     scores = [
-        ("precision", metrics.precision, metrics.precision_macro, "of a token's guesses, how many are right"),
-        ("recall", metrics.recall, metrics.recall_macro, "of a token's occurrences, how many it guessed"),
+        ("precision", metrics.precision, metrics.precision_macro, "of a token's guesses, those right"),
+        ("recall", metrics.recall, metrics.recall_macro, "of its occurrences, those guessed"),
         ("F1", metrics.f1, metrics.f1_macro, "harmonic mean of both"),
     ]
     lines = []
