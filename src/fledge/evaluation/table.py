@@ -33,7 +33,7 @@ def split_table(metrics: SplitMetrics, vocab_size: int) -> str:
     lines = []
     for name, value, *notes in rows:
         lines += [f"  {name:<17} {value:>9.4f}  {notes[0]}", *(f"{'':<31}{note}" for note in notes[1:])]
-    lines += ["", f"  {'':<17}  weighted   macro  mean over the vocabulary: by frequency, alike"]
+    lines += ["", f"  {'':<17}  weighted   macro  (mean over tokens: by frequency; alike)"]
     lines += [f"  {name:<17} {weighted:>9.4f}  {macro:.4f}  {note}" for name, weighted, macro, note in scores]
     lines += ["", "  loss by the number of tokens before it in the window", *_position_rows(metrics.loss_by_position)]
     return "\n".join(lines)
