@@ -197,12 +197,30 @@ class LoadedRun:
         yield from generated.pieces
 
     def evaluate(
-        self, split: str = "val", *, data: PathOrName | None = None, device: str = "auto", verbose: bool = False
+        self,
+        split: str = "val",
+        *,
+        data: PathOrName | None = None,
+        compare: PathOrName | None = None,
+        figure: PathOrName | None = None,
+        device: str = "auto",
+        verbose: bool = False,
     ) -> EvaluateResult:
-        """Loss, bits per byte, accuracy, calibration, … on a whole split of the run's dataset, or of `data`."""
+        """Loss, bits per byte, accuracy, calibration, … on a whole split of the run's dataset, or of `data`.
+
+        compare: another run or checkpoint; see `result.comparison.verdict`. figure: a PNG file to draw.
+        """
+        path, other = (None if each is None else str(each) for each in (data, compare))
         with _session(verbose):
-            path = None if data is None else str(data)
-            return evaluate_recipe.evaluate(self._loaded, split, data=path, device=device)
+            return evaluate_recipe.evaluate(
+                self._loaded,
+                split,
+                runs=self.folder.parent,
+                data=path,
+                compare=other,
+                figure=None if figure is None else Path(figure),
+                device=device,
+            )
 
     def metrics(self) -> "Metrics":
         """What was logged: name → one value a row, NaN where there is none. `pandas.DataFrame` takes it as it is."""

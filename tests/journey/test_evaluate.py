@@ -3,11 +3,12 @@
 import json
 import math
 import shutil
-from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
 
+from fledge.cli.output import to_plain
 from fledge.datasets.shards import open_dataset
 from fledge.recipes.evaluate import evaluate
 from fledge.runs.run_folder import open_run
@@ -20,7 +21,7 @@ def json_of(home, capsys: pytest.CaptureFixture[str], *words: str) -> dict:  # t
 
 
 def dataset_of(home):  # type: ignore[no-untyped-def]
-    return open_dataset(next((home.folder / "cache" / "datasets").glob("*")))
+    return open_dataset(Path(open_run("bird", home.runs).config()["data"]["path"]))
 
 
 def test_result_equals_a_direct_token_by_token_sum(trained, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,7 +98,9 @@ def test_recipe_equals_the_command_and_prints_nothing(trained, capsys: pytest.Ca
     capsys.readouterr()
     result = evaluate("bird", runs=trained.runs)
     assert capsys.readouterr() == ("", "")
-    assert asdict(result) == json_of(trained, capsys, "bird")
+    assert {**to_plain(result), "figure": str(trained.runs / "bird" / "plots" / "eval-val.png")} == json_of(
+        trained, capsys, "bird"
+    )
 
 
 def test_dtype_without_units_is_evaluated_in_fp32(trained, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,3 +111,71 @@ def test_dtype_without_units_is_evaluated_in_fp32(trained, monkeypatch: pytest.M
         monkeypatch.setattr("fledge.core.device.has_units", lambda *_, there=units: there)
         monkeypatch.setattr("fledge.core.device.has_bf16_units", lambda _, there=units: not there)
         assert evaluate("bird", runs=trained.runs, device="cpu").dtype == dtype
+
+
+def test_compare_tells_an_early_checkpoint_from_a_late_one(trained, capsys: pytest.CaptureFixture[str]) -> None:
+    found = json_of(trained, capsys, "bird@40", "--compare", "bird@20")["comparison"]
+    assert (found["run"], found["step"], found["same_tokenizer"]) == ("bird", 20, True)
+    assert found["low"] <= found["difference"] <= found["high"] < 0
+    assert "bird@40 is better than bird@20" in found["verdict"]
+    assert found["metrics"] == {k: v for k, v in json_of(trained, capsys, "bird@20").items() if k in found["metrics"]}
+    assert trained.do("eval", "bird@20", "--compare", "bird@40") == 0
+    assert "bird@40 is better than bird@20" in capsys.readouterr().out
+
+
+def test_compare_with_itself_finds_nothing(trained, capsys: pytest.CaptureFixture[str]) -> None:
+    found = json_of(trained, capsys, "bird", "--compare", "bird")["comparison"]
+    assert (found["difference"], found["low"], found["high"], found["p_value"]) == (0, 0, 0, 1)
+
+
+def test_compare_with_another_tokenizer(own, capsys: pytest.CaptureFixture[str]) -> None:
+    own.train("owl", "--tokenizer.kind", "bpe", "--tokenizer.vocab_size", "300")
+    ours, theirs = json_of(own, capsys, "bird"), json_of(own, capsys, "owl")
+    found = json_of(own, capsys, "bird", "--compare", "owl")["comparison"]
+    assert ours["tokens"] != theirs["tokens"]
+    assert found["same_tokenizer"] is False
+    assert found["difference"] == pytest.approx(ours["bits_per_byte"] - theirs["bits_per_byte"], abs=1e-6)
+
+
+def test_compare_on_different_text_is_refused(own, capsys: pytest.CaptureFixture[str]) -> None:
+    (own.folder / "other.txt").write_text("0123456789 " * 200)
+    own.train("owl", "--data.corpus", str(own.folder / "other.txt"))
+    capsys.readouterr()
+    assert own.do("eval", "bird", "--compare", "owl") == 2
+    assert "different text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--compare", "nobody"), "no run 'nobody'"),
+        (("--compare", "bird@77"), "no checkpoint '77'"),
+        (("--figure", "figure.txt"), "end its name in .png"),
+        (("--split", "valid"), "it has: train, val"),
+    ],
+)
+def test_wrong_arguments_are_refused(
+    trained, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    capsys.readouterr()
+    assert trained.do("eval", "bird", *words) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert out == ""
+
+
+def test_figure_is_drawn_where_it_is_wanted(trained, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "new" / "figure.png"
+    assert json_of(trained, capsys, "bird", "--figure", str(file))["figure"] == str(file)
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_figure_that_cannot_be_written_costs_no_result(
+    trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    capsys.readouterr()
+    assert trained.do("eval", "bird", "--figure", str(tmp_path / "file" / "figure.png"), "--json") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["figure"] is None
+    assert "warning: no figure" in err

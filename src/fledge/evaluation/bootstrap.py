@@ -18,6 +18,7 @@ RESAMPLES = 4000
 MAX_UNITS = 2000  # more are merged with their neighbours: the interval hardly changes, the time does
 MIN_UNITS = 5  # below this, an interval would say nothing
 CHUNK = 250  # resamples at a time
+TINY = np.finfo(np.float64).tiny
 Floats = NDArray[np.float64]
 
 
@@ -37,22 +38,28 @@ class Difference:
 
 
 def paired_bootstrap(
-    first: ArrayLike, second: ArrayLike, weights: ArrayLike | None = None, *, seed: int = 0
+    first: ArrayLike,
+    second: ArrayLike,
+    weights: ArrayLike | None = None,
+    second_weights: ArrayLike | None = None,
+    *,
+    seed: int = 0,
 ) -> Difference:
-    """The difference of two ratios of sums, Σ first / Σ weights - Σ second / Σ weights, with its 95 % interval.
+    """The difference of two ratios of sums, Σ first / Σ weights - Σ second / Σ second_weights, with its 95 % interval.
 
     first, second [U]: the sum of each unit, such as nats of a document, or 1 for an item that was answered correctly.
     weights [U]: what they are divided by, such as bytes; None: 1 each, so that the ratios are means.
 
     >>> paired_bootstrap(correct_of_one_model, correct_of_another)
     """
-    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    w = np.ones_like(a) if weights is None else np.asarray(weights, dtype=np.float64)
-    if not (a.shape == b.shape == w.shape and a.ndim == 1 and len(a)):
-        raise ValueError("paired units: three arrays of the same length, at least 1")
-    units = len(a)
-    sums = _merge_neighbours(np.stack((a - b, w), 1))
-    difference = float(sums[:, 0].sum() / sums[:, 1].sum())
+    weights = np.ones(np.shape(first)) if weights is None else weights
+    given = (first, weights, second, weights if second_weights is None else second_weights)
+    arrays = [np.asarray(each, dtype=np.float64) for each in given]
+    if {each.shape for each in arrays} != {(arrays[0].size,)} or not arrays[0].size:
+        raise ValueError("paired units: arrays of the same length, at least 1")
+    units = arrays[0].size
+    sums = _merge_neighbours(np.stack(arrays, 1))
+    difference = float(_difference(sums.sum(0)))
     if len(sums) < MIN_UNITS:
         return Difference(difference, math.nan, math.nan, math.nan, units)
     # Units drawn from few spread too little, and their normal approximation is too narrow: corrected as for a t test.
@@ -71,8 +78,13 @@ def _merge_neighbours(sums: Floats) -> Floats:
 
 
 def _resample(sums: Floats, seed: int) -> Iterator[Floats]:
-    """The ratio of each resample."""
+    """The difference of each resample."""
     generator = np.random.default_rng(seed)
     for _ in range(0, RESAMPLES, CHUNK):
-        drawn = generator.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), CHUNK) @ sums
-        yield drawn[:, 0] / np.maximum(drawn[:, 1], np.finfo(float).tiny)
+        yield _difference(generator.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), CHUNK) @ sums)
+
+
+def _difference(sums: Floats) -> Floats:
+    """[..., 4] → [...]"""
+    first, weights, second, second_weights = np.moveaxis(sums, -1, 0)
+    return first / np.maximum(weights, TINY) - second / np.maximum(second_weights, TINY)

@@ -1,9 +1,11 @@
 """An evaluation as text for people: 80 columns, and each number says what it means."""
 
 import math
+import textwrap
 from collections.abc import Iterator
 
 from fledge.core.formatting import counted
+from fledge.evaluation.compare import TextComparison
 from fledge.evaluation.metrics import PositionLoss, SplitMetrics
 
 COLUMNS = 8  # of the loss by position
@@ -37,6 +39,18 @@ def split_table(metrics: SplitMetrics, vocab_size: int) -> str:
     lines += [f"  {name:<17} {weighted:>9.4f}  {macro:.4f}  {note}" for name, weighted, macro, note in scores]
     lines += ["", "  loss by the number of tokens before it in the window", *_position_rows(metrics.loss_by_position)]
     return "\n".join(lines)
+
+
+def comparison_table(name: str, metrics: SplitMetrics, found: TextComparison) -> str:
+    """name, metrics: of the other model."""
+    lines = [
+        f"  compared with {name}: {metrics.bits_per_byte:.4f} bits per byte there",
+        f"  difference      {found.difference:+.4f} bits per byte (negative: less, which is better)",
+    ]
+    if not math.isnan(found.low):
+        units = counted(found.units, found.unit)
+        lines.append(f"  95 % interval   {found.low:+.4f} to {found.high:+.4f}, by a paired bootstrap over {units}")
+    return "\n".join([*lines, *textwrap.wrap(found.verdict, 78, initial_indent="  ", subsequent_indent="  ")])
 
 
 def title(run: str, step: int, metrics: SplitMetrics) -> str:

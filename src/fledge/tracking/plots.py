@@ -55,10 +55,10 @@ def draw(runs: Sequence[Path], folder: Path, *, same_tokenizer: bool = True) -> 
         _draw_panel(axis, tables, panel, names)
         single, own_axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
         _draw_panel(own_axis, tables, panel, names)
-        written.append(_save(single, folder / f"{panel.replace('/', '-')}.png"))
+        written.append(save(single, folder / f"{panel.replace('/', '-')}.png"))
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
-    return [*written, _save(sheet, folder / "all.png")]
+    return [*written, save(sheet, folder / "all.png")]
 
 
 def panels_of(tables: Sequence[MetricsTable]) -> dict[str, list[str]]:
@@ -95,7 +95,7 @@ def _draw_panel(axis: Axes, tables: Sequence[tuple[str, MetricsTable]], panel: s
     if len(tables) > 1 or len(names) > 1:
         axis.legend(frameon=False, fontsize=8)
     axis.set_xlabel("step")
-    _tidy(axis)
+    tidy(axis)
 
 
 def _style(split: str, curves: int) -> dict[str, Any]:
@@ -141,11 +141,11 @@ def scatter(
             axis.xaxis.set_minor_formatter(NullFormatter())
         axis.margins(0.1)
         axis.set_xlabel(name)
-        _tidy(axis)
+        tidy(axis)
     split, _, measure = metric.partition("/")
     for axis in axes[:, 0]:
         axis.set_ylabel(f"{split} {LABELS.get(measure, measure)}")
-    return _save(sheet, folder / "sweep.png")
+    return save(sheet, folder / "sweep.png")
 
 
 def _positions(values: Sequence[Any], *, logarithmic: bool) -> tuple[list[float], list[str]]:
@@ -158,12 +158,12 @@ def _positions(values: Sequence[Any], *, logarithmic: bool) -> tuple[list[float]
     return [float(places.index(value if numbers else str(value))) for value in values], [str(place) for place in places]
 
 
-def _tidy(axis: Axes) -> None:
+def tidy(axis: Axes) -> None:
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return path
