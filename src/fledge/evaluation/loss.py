@@ -120,7 +120,7 @@ def scored_batches(
             first = start + world.rank * rows
             cuts = chosen[first : first + rows]
             ids = read_windows(split, cuts or [PADDING], context)
-            scores = score_windows(model, ids, machine, score)
+            scores = score_rows(model, ids[:, :-1].clip(min=0), ids[:, 1:], machine, score)
             if cuts:
                 yield first, ids, scores
     finally:
@@ -128,21 +128,23 @@ def scored_batches(
 
 
 @torch.no_grad()  # inference_mode would mark FSDP's gathered parameters as inference tensors
-def score_windows(model: GPT, ids: NDArray[np.int64], machine: Machine, score: HeadLoss) -> Tensor:
-    """ids [B, T + 1] → what `score` gives, on the CPU.
+def score_rows(
+    model: GPT, inputs: NDArray[np.int64], targets: NDArray[np.int64], machine: Machine, score: HeadLoss
+) -> Tensor:
+    """inputs and targets [B, T] → what `score` gives, on the CPU.
 
-    Out of memory: retry with half of the windows at a time. Several ranks must call the model equally often: they fail.
+    Out of memory: retry with half of the rows at a time. Several ranks must call the model equally often: they fail.
     """
     try:
-        inputs = torch.from_numpy(ids[:, :-1].clip(min=0)).to(machine.device)
-        targets = torch.from_numpy(ids[:, 1:]).to(machine.device)
         with machine.autocast():
-            return model.forward_loss(inputs, targets, score).cpu()
+            ours = (torch.from_numpy(ids).to(machine.device) for ids in (inputs, targets))
+            return model.forward_loss(*ours, score).cpu()
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error) or len(ids) == 1 or machine.world.size > 1:
+        if not out_of_memory(error) or len(inputs) == 1 or machine.world.size > 1:
             raise
-    halves = np.array_split(ids, 2)  # outside of the handler, as the traceback keeps tensors alive
-    return torch.cat([score_windows(model, half, machine, score) for half in halves])
+    halves = zip(np.array_split(inputs, 2), np.array_split(targets, 2), strict=True)
+    # Outside of the handler, as the traceback keeps tensors alive.
+    return torch.cat([score_rows(model, *half, machine, score) for half in halves])
 
 
 def loss_and_correct(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
