@@ -5,7 +5,7 @@
     scorer.rolling([scorer.encode(text)])               # a text of any length
 
 The same rules as in lm-evaluation-harness: what does not fit in the context is cut off on the left; a continuation (or
-a text) longer than the context is scored in pieces of one context each, the last one with as much text before it as fits.
+a text) longer than the context is scored in pieces of one context, the last one with as much text before it as fits.
 
 Pairs are sorted by length and padded on the right, where causal attention does not look. So a result depends neither on
 the other pairs nor on the number of processes, but for rounding.

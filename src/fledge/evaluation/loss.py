@@ -137,8 +137,8 @@ def score_rows(
     """
     try:
         with machine.autocast():
-            ours = (torch.from_numpy(ids).to(machine.device) for ids in (inputs, targets))
-            return model.forward_loss(*ours, score).cpu()
+            x, y = (torch.from_numpy(ids).to(machine.device) for ids in (inputs, targets))
+            return model.forward_loss(x, y, score).cpu()
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error) or len(inputs) == 1 or machine.world.size > 1:
             raise

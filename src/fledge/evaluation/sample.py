@@ -65,7 +65,7 @@ def margin_of_error(
 
 
 def standard_error(
-    nats: NDArray[np.float64], tokens: NDArray[np.float64], labels: NDArray[np.int64], split_tokens: int
+    nats: NDArray[np.float64], tokens: NDArray[np.float64], labels: NDArray[np.int64], split_tokens: float
 ) -> float:
     """The usual formula for a ratio of two sums, corrected for a sample that is a good part of the whole."""
     count, total = int(labels.max()) + 1, tokens.sum()
