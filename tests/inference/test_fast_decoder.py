@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fledge.inference.fast_decoder import FastDecoder
+from fledge.inference.graph_decoder import GraphDecoder
 from fledge.inference.lean import LeanGPT
 from fledge.inference.linear import LINEARS
 from fledge.model.config import ModelConfig
@@ -33,7 +34,7 @@ FAMILIES = {
     "window": replace(BASE, window=5, n_kv_head=2),
     "softcap": replace(BASE, softcap=5.0, positions="learned", window=1),
 }
-PATHS = ("plain", "packed")
+PATHS = ("plain", "packed", "graph")
 
 
 def make_model(config: ModelConfig) -> GPT:
@@ -50,7 +51,11 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 every_path = pytest.mark.parametrize("path", PATHS)
 
 
-def make_decoder(family: str, path: str = "plain", slots: int = 3, dtype: torch.dtype = torch.float32) -> FastDecoder:
+def make_decoder(
+    family: str, path: str = "plain", slots: int = 3, dtype: torch.dtype = torch.float32
+) -> FastDecoder | GraphDecoder:
+    if path == "graph":  # its code, without a graph
+        return GraphDecoder(LeanGPT(MODELS[family], dtype, LINEARS["plain"]), slots, "sdpa", path)
     try:
         return FastDecoder(LeanGPT(MODELS[family], dtype, LINEARS[path]), slots, path)
     except (RuntimeError, AttributeError) as error:
@@ -89,17 +94,23 @@ def test_ragged_rows_equal_the_model(family: str, path: str, dtype: torch.dtype)
             assert_close(logits[slot], reference(family, ids[slot])[length], dtype)
 
 
-@settings(max_examples=30)
-@given(family=st.sampled_from(list(FAMILIES)), cuts=st.sets(st.integers(1, 19)), slot=st.integers(0, 2))
-def test_prefill_in_any_chunks_equals_whole(family: str, cuts: set[int], slot: int) -> None:
-    decoder, ids = make_decoder(family), make_ids(20, slot)
+@settings(max_examples=40)
+@given(
+    family=st.sampled_from(list(FAMILIES)),
+    path=st.sampled_from(("plain", "graph")),
+    cuts=st.sets(st.integers(1, 19)),
+    slot=st.integers(0, 2),
+)
+def test_prefill_in_any_chunks_equals_whole(family: str, path: str, cuts: set[int], slot: int) -> None:
+    decoder, ids = make_decoder(family, path), make_ids(20, slot)
     chunks = [decoder.prefill(slot, a, ids[a:b]) for a, b in itertools.pairwise([0, *sorted(cuts), 20])]
     assert_close(decoder.head(torch.cat(chunks)), reference(family, ids))
 
 
+@pytest.mark.parametrize("path", ["plain", "graph"])
 @every_family
-def test_copied_prefix_equals_computed(family: str) -> None:
-    decoder, ids, other = make_decoder(family), make_ids(20, 1), make_ids(20, 2)
+def test_copied_prefix_equals_computed(family: str, path: str) -> None:
+    decoder, ids, other = make_decoder(family, path), make_ids(20, 1), make_ids(20, 2)
     decoder.prefill(0, 0, ids)
     decoder.prefill(2, 0, other)
     decoder.copy_prefix(0, 2, 9)

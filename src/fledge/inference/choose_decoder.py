@@ -21,6 +21,7 @@ from fledge.core.errors import UserError, out_of_memory
 from fledge.inference.bandwidth import bytes_per_step, memory_bandwidth
 from fledge.inference.decoder import Decoder
 from fledge.inference.fast_decoder import FastDecoder
+from fledge.inference.graph_decoder import GraphDecoder
 from fledge.inference.lean import LeanGPT
 from fledge.inference.linear import LINEARS
 from fledge.model.gpt import GPT
@@ -28,6 +29,7 @@ from fledge.model.gpt import GPT
 MIN_BF16_SPEEDUP = 1.2  # on a CPU bf16 must be this many times as fast as fp32, as it is less precise
 # Largest relative error of the logits, as a norm: wrong code is off by about 1.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.1}
+GRAPHS = {"CUDA graph, flash,": "flash", "CUDA graph, sdpa,": "sdpa"}  # their attention
 CHECKED_TOKENS = 12
 MEASURED_SECONDS, MEASURED_STEPS = 0.3, 30  # whichever ends first
 
@@ -82,6 +84,9 @@ def choose_decoder(
 
 
 def build_decoder(model: GPT, path: Path, slots: int) -> Decoder:
+    if path.kind in GRAPHS:
+        lean = LeanGPT(model, DTYPES[path.dtype], LINEARS["plain"])
+        return GraphDecoder(lean, slots, GRAPHS[path.kind], path.name)
     return FastDecoder(LeanGPT(model, DTYPES[path.dtype], LINEARS[path.kind]), slots, path.name)
 
 
@@ -98,7 +103,8 @@ def candidates(machine: Machine, dtype: str) -> list[Path]:
     """What may be tried here, the most readable first."""
     dtypes = wanted_dtypes(machine, dtype)
     if machine.device != "cpu":
-        return [Path("plain", it, machine.threads) for it in dtypes]
+        kinds = ["plain", *(GRAPHS if machine.device == "cuda" else [])]
+        return [Path(kind, it, machine.threads) for it in dtypes for kind in kinds]
     threads = sorted({machine.threads, 1}, reverse=True)
     return [Path(kind, it, count) for it in dtypes for kind in LINEARS for count in threads]
 
