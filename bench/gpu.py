@@ -4,7 +4,7 @@
 
     tests      the tests that need a GPU
     step       124M, context 1,024: `fledge train`, its bare step, and nanoGPT's model in its own loop; peak memory
-    decode     tokens per second of `fledge generate`, and the time of the whole command
+    decode     tokens per second of 124M in every path, one stream and 64, beside transformers; the whole command
     minutes    `fledge plan` against the run; time to nanoGPT's loss on Shakespeare, with fledge's recipe and nanoGPT's
 
 Each part prints a table and writes OUT/gpu-PART.json. The text comes from FLEDGE_TEST_DATA (Shakespeare, and GPT-2's
@@ -30,12 +30,17 @@ from typing import Any
 from xml.etree import ElementTree
 
 import torch
+from torch import Tensor
 
+import decode as decoding
 import peers
 from common import machine, versions
 from fledge.core.device import Machine
+from fledge.inference import choose_decoder as choice
+from fledge.inference.bandwidth import measure_read
 from fledge.model.config import ModelConfig
 from fledge.model.flops import training_flops
+from fledge.model.gpt import GPT
 from step import matmul_limit, synchronize
 
 HERE = Path(__file__).parent
@@ -184,16 +189,64 @@ def train_speed(bench: Bench, shape: ModelConfig, batch: int, steps: int, here: 
 
 
 def decode(bench: Bench) -> None:
+    """Every path of the decoder, checked against the model in float32; transformers; `fledge generate` as a whole."""
+    shape = decoding.SHAPES["tiny" if bench.dry_run else "124M"]
+    here = Machine(bench.device, "float32" if bench.dry_run else "bfloat16")
+    model, count = decoding.make_model(shape, bench.device), 20 if bench.dry_run else 200
+    add_bandwidth(bench, here)
+    for rows in (1, 64):
+        prompts = decoding.prompts_of(shape, rows, bench.device)
+        for path in gpu_paths(bench, here):
+            add_path(bench, model, path, prompts, count, here)
+        bench.add_row(f"{rows} streams: choose_decoder", path=chosen_path(model, here, rows))
+        peer = decoding.transformers_model(model).to(here.torch_dtype)
+        texts = [decoding.transformers_greedy(peer, prompts, count // 2, here) for _ in range(2)]
+        rate = rows * (count // 2 - 1) / texts[-1].decode
+        bench.add_row(f"{rows} streams: transformers", tokens_per_second=rate)
     size = flags("model", n_layer=2, n_embd=64, n_head=2) if bench.dry_run else []
     train = flags("train", steps=1, batch=1, micro_batch=1, device=bench.device, compile="false")
     data = flags("data", path=bench.dataset("gpt2"))
     bench.fledge("train", "gpt2", "--run", "decode", *train, *SILENT, *data, *size)
-    seconds = {}
-    for count in (1, 201):
-        words = ("--tokens", str(count), "--greedy", "--device", bench.device, "--json", "--prompt", "The")
-        seconds[count] = median([bench.fledge("generate", "decode", *words)[1] for _ in range(3)])
-    bench.add_row("fledge generate, 201 tokens, whole command", seconds=seconds[201])
-    bench.add_row("one stream", tokens_per_second=200 / max(1e-9, seconds[201] - seconds[1]))
+    for turn in ("first", "second"):
+        words = ("--tokens", "200", "--greedy", "--device", bench.device, "--json", "--prompt", "The")
+        bench.add_row(
+            f"fledge generate, 200 tokens, {turn} time", seconds=bench.fledge("generate", "decode", *words)[1]
+        )
+
+
+def add_bandwidth(bench: Bench, here: Machine) -> None:
+    """The limit of one stream."""
+    bench.add_row("reading memory", bytes_per_second=measure_read(here))
+
+
+def gpu_paths(bench: Bench, here: Machine) -> list[choice.Path]:
+    kinds = ["plain"] if bench.dry_run else ["plain", *choice.GRAPHS, "compiled CUDA graph, flash,"]
+    return [choice.Path(kind, here.dtype, here.threads) for kind in kinds]
+
+
+def chosen_path(model: GPT, here: Machine, rows: int) -> str:
+    found: list[choice.DecoderChoice] = []
+    choice.choose_decoder(model, here, rows, here.dtype, found.append)
+    return f"{found[0].describe()}; others: {found[0].rejected}"
+
+
+def add_path(bench: Bench, model: GPT, path: choice.Path, prompts: Tensor, count: int, here: Machine) -> None:
+    """A path that fails is reported, and the others go on."""
+    rows, name = len(prompts), f"{len(prompts)} streams: {path.name}"
+    try:
+        begun = time.perf_counter()
+        decoder = choice.build_decoder(model, path, rows)
+        ids = choice.checked_ids(model)
+        error = choice.relative_error(choice.decoder_logits(decoder, ids), choice.reference_logits(model, ids))
+        decoding.greedy(decoder, prompts, count, here)  # warmup, and all graphs
+        ready = time.perf_counter() - begun
+        texts = [decoding.greedy(decoder, prompts, count, here) for _ in range(3)]
+        rate = rows * (count - 1) / median(text.decode for text in texts)
+        best = min(decoding.agreement(model, prompts[row], texts[-1].ids[row]) for row in (0, rows - 1))
+        speed = {"tokens_per_second": rate, "prefill_seconds": texts[-1].prefill, "ready_seconds": ready}
+        bench.add_row(name, **speed, error=error, best_tokens=best)
+    except Exception as failure:
+        bench.add_row(name, failed=f"{type(failure).__name__}: {failure}"[:500])
 
 
 def minutes(bench: Bench) -> None:

@@ -131,12 +131,19 @@ def test_truncated_slot_goes_on_as_if_it_had_not_gone_further(family: str) -> No
 
 @every_path
 def test_other_slots_are_left_alone(path: str) -> None:
-    """Decoding rows 0 and 1 changes nothing of slot 2."""
-    decoder, ids = make_decoder("modern", path), make_ids(10, 5)
-    decoder.prefill(2, 0, ids)
-    before = decoder.cache[:, 2].clone()
-    decoder.decode(torch.tensor([1, 2]), [0, 0])
-    assert torch.equal(decoder.cache[:, 2], before)
+    """Decoding three rows changes nothing of slots 3 and 4; a graph computes a fourth row for it."""
+    decoder, ids = make_decoder("text", path, slots=5), make_ids(10, 5)
+    for slot in (3, 4):
+        decoder.prefill(slot, 0, ids)
+    before = [layer[3:5].clone() for layer in decoder.cache]
+    for length in range(3):
+        decoder.decode(torch.tensor([1, 2, 3]), [length, 0, length])
+    assert all(torch.equal(layer[3:5], old) for layer, old in zip(decoder.cache, before, strict=True))
+    assert_close(decoder.decode(torch.tensor([1, 2, 3, 4]), [0, 0, 0, 10])[3], reference("text", text(ids, 4))[10])
+
+
+def text(ids: Tensor, token: int) -> Tensor:
+    return torch.cat((ids, torch.tensor([token])))
 
 
 def test_full_context_is_decoded_to_its_last_token() -> None:

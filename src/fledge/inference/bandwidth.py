@@ -9,7 +9,7 @@ from fledge.core.device import Machine, cached_measurement
 from fledge.model.config import ModelConfig
 from fledge.model.flops import cache_bytes_per_token, matrix_parameters
 
-BYTES, ROUNDS = 256 << 20, 5  # far more than the caches of a processor
+BYTES, ROUNDS = 256 << 20, 20  # far more than the caches of a processor
 
 
 def bytes_per_step(config: ModelConfig, itemsize: int, rows: int, length: int) -> int:
@@ -25,7 +25,7 @@ def memory_bandwidth(machine: Machine) -> float:
 
 
 def measure_read(machine: Machine) -> float:
-    """Sums a large tensor; the fastest of some rounds, as other programs only make one slower."""
+    """Sums a large tensor; the fastest of some rounds, as other programs only slow them down."""
     numbers, fastest = torch.ones(BYTES // 4, device=machine.device), math.inf
     for _ in range(ROUNDS + 1):
         begun = time.perf_counter()

@@ -29,7 +29,10 @@ from fledge.model.gpt import GPT
 MIN_BF16_SPEEDUP = 1.2  # on a CPU bf16 must be this many times as fast as fp32, as it is less precise
 # Largest relative error of the logits, as a norm: wrong code is off by about 1.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.1}
-GRAPHS = {"CUDA graph, flash,": "flash", "CUDA graph, sdpa,": "sdpa"}  # their attention
+# kind → attention, and whether the step is compiled
+GRAPHS = {"CUDA graph, flash,": ("flash", False), "CUDA graph, sdpa,": ("sdpa", False)}
+COMPILED_GRAPHS = {"compiled CUDA graph, flash,": ("flash", True), "compiled CUDA graph, sdpa,": ("sdpa", True)}
+FAILED = 1e9  # seconds, or the error, of a path that does not run
 CHECKED_TOKENS = 12
 MEASURED_SECONDS, MEASURED_STEPS = 0.3, 30  # whichever ends first
 
@@ -84,9 +87,10 @@ def choose_decoder(
 
 
 def build_decoder(model: GPT, path: Path, slots: int) -> Decoder:
-    if path.kind in GRAPHS:
+    if path.kind not in LINEARS:
         lean = LeanGPT(model, DTYPES[path.dtype], LINEARS["plain"])
-        return GraphDecoder(lean, slots, GRAPHS[path.kind], path.name)
+        attention, compiled = (GRAPHS | COMPILED_GRAPHS)[path.kind]
+        return GraphDecoder(lean, slots, attention, path.name, compiled=compiled)
     return FastDecoder(LeanGPT(model, DTYPES[path.dtype], LINEARS[path.kind]), slots, path.name)
 
 
@@ -120,11 +124,11 @@ def wanted_dtypes(machine: Machine, dtype: str) -> list[str]:
 
 
 def measure(model: GPT, machine: Machine, slots: int, paths: list[Path]) -> dict[str, float]:
-    """The seconds of a step and the error of each path; infinite where it failed."""
+    """The seconds of a step and the error of each path."""
     found, ids = dict[str, float](), checked_ids(model)
     expected = reference_logits(model, ids)
     for path in paths:
-        seconds = error = math.inf
+        seconds = error = FAILED
         try:
             set_threads(path.threads, machine.device)
             decoder = build_decoder(model, path, slots)
@@ -144,7 +148,7 @@ def best(model: GPT, machine: Machine, slots: int, paths: list[Path], measured: 
     rejected, seconds = dict[str, str](), dict[Path, float]()
     for path in paths:
         spent, error = measured[f"{path} seconds"], measured[f"{path} error"]
-        if math.isinf(error):
+        if FAILED in (spent, error):
             rejected[str(path)] = "failed"
         elif error > TOLERANCE[path.dtype]:
             rejected[str(path)] = f"its logits are off by {100 * error:.1f} %"
@@ -192,7 +196,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     if not bool(expected.isfinite().all()):
         return 0.0
     error = float((found - expected).norm() / expected.norm().clamp(min=1e-9))
-    return error if math.isfinite(error) else 1e9
+    return error if math.isfinite(error) else FAILED / 2
 
 
 def measured_length(model: GPT) -> int:

@@ -10,6 +10,7 @@ The cache of a layer is [slots + 1, context, 2, K, D], token by token. Attention
 flash    FlashAttention reads exactly the tokens that each row holds, in one graph for all lengths
 sdpa     scaled_dot_product_attention with a mask, over the first 256, 512, … tokens: a graph for each of these
 
+`compiled` fuses the small operations of a step with torch.compile, which takes up to a minute for each graph.
 On a CPU the same code runs without a graph, for tests.
 """
 
@@ -32,18 +33,21 @@ def bucket(wanted: int, smallest: int, largest: int) -> int:
 
 
 class GraphDecoder:
-    def __init__(self, model: LeanGPT, slots: int, attention: str, name: str) -> None:
+    def __init__(self, model: LeanGPT, slots: int, attention: str, name: str, *, compiled: bool = False) -> None:
         self.model, self.slots, self.name = model, slots, name
         self.config: ModelConfig = model.config
         self.device: torch.device = model.device
         self.attend_rows = {"flash": self._flash, "sdpa": self._sdpa}[attention]
         self.reads_exactly = attention == "flash"
+        self.step: Callable[[int, int], Tensor] = self._step
+        if compiled:
+            self.step = torch.compile(self._step, dynamic=False)
         context, K, D = self.config.context, self.config.kv_heads, self.config.head_width
-        shape = (self.config.n_layer, slots + 1, context, 2, K, D)
-        self.cache = torch.zeros(shape, dtype=model.stream, device=self.device)
-        self.flat = [layer.view(-1, 2 * K * D) for layer in self.cache]
+        shape = (slots + 1, context, 2, K, D)
+        layers = range(self.config.n_layer)
+        self.cache = [torch.zeros(shape, dtype=model.stream, device=self.device) for _ in layers]
         self.texts = self._integers(slots + 1, context)  # tokens held, for bigrams
-        self.first_rows = torch.arange(slots + 1, device=self.device) * context  # of each slot in `flat`
+        self.first_rows = torch.arange(slots + 1, device=self.device) * context  # of each slot, in all tokens
         self.graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
         # inputs of the graphs
         self.tokens, self.lengths, self.writes = (self._integers(slots) for _ in range(3))
@@ -58,12 +62,12 @@ class GraphDecoder:
         ids = ids.to(self.device)
         first = max(0, start + 1 - self.config.attention_span)
         positions = torch.arange(start, stop, device=self.device)
-        visible = self.cache[:, slot : slot + 1, first:stop].permute(0, 3, 1, 4, 2, 5)  # [n_layer, 2, 1, K, S, D]
 
         def attend(layer: int, heads: Tensor) -> Tensor:
-            self.cache[layer, slot, start:stop] = heads[:, H:].unflatten(1, (2, -1))
+            self.cache[layer][slot, start:stop] = heads[:, H:].unflatten(1, (2, -1))
             q = heads[:, :H].transpose(0, 1).unsqueeze(0)  # [1, H, N, D]
-            y = sdpa_attention(q, visible[layer, 0], visible[layer, 1], None, self.config.window, 0.0)
+            keys, values = self.cache[layer][slot : slot + 1, first:stop].permute(2, 0, 3, 1, 4)  # each [1, K, S, D]
+            y = sdpa_attention(q, keys, values, None, self.config.window, 0.0)
             return y.squeeze(0).transpose(0, 1).reshape(N, -1)
 
         self.texts[slot, start:stop] = ids
@@ -98,7 +102,7 @@ class GraphDecoder:
 
     def _replay(self, rows: int, span: int) -> Tensor:
         if self.device.type != "cuda":
-            return self._step(rows, span)
+            return self.step(rows, span)
         if (rows, span) not in self.graphs:
             self.graphs[rows, span] = self._capture(rows, span)
         graph, logits = self.graphs[rows, span]
@@ -111,13 +115,13 @@ class GraphDecoder:
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):
-                self._step(rows, span)
+                self.step(rows, span)
                 self.lengths.copy_(lengths)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         pool = next(iter(self.graphs.values()))[0].pool() if self.graphs else None
         with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            logits = self._step(rows, span)
+            logits = self.step(rows, span)
         return graph, logits
 
     def _step(self, rows: int, span: int) -> Tensor:
@@ -130,7 +134,7 @@ class GraphDecoder:
 
         def keep_and_attend(layer: int, heads: Tensor) -> Tensor:
             new = heads.view(rows, -1)[:, self.config.n_head * self.config.head_width :]
-            self.flat[layer].index_copy_(0, writes, new)
+            self.cache[layer].flatten(2).flatten(0, 1).index_copy_(0, writes, new)
             return attend(layer, heads)
 
         logits = self.model.head(self.model.hidden(x, self.model.angles(positions), keep_and_attend))
@@ -154,10 +158,9 @@ class GraphDecoder:
         key_starts = query_starts * self.config.context
         left = -1 if window is None else window - 1
         flash: Callable[..., tuple[Tensor, ...]] = torch.ops.aten._flash_attention_forward.default
-        caches = [layer.flatten(0, 1).unbind(1) for layer in self.cache]  # keys and values, each [tokens, K, D]
 
         def attend(layer: int, heads: Tensor) -> Tensor:
-            keys, values = caches[layer]
+            keys, values = self.cache[layer].flatten(0, 1).unbind(1)  # each [tokens, K, D]
             starts, sizes = (query_starts, key_starts), (1, span)
             limits = {"window_size_left": left, "window_size_right": -1 if window is None else 0, "seqused_k": held}
             found = flash(heads[:, :H], keys, values, *starts, *sizes, 0.0, False, False, **limits)
@@ -171,15 +174,16 @@ class GraphDecoder:
         seen = (key <= query) & (key > query - self.config.attention_span)
         mask = torch.zeros(seen.shape, dtype=self.model.stream, device=self.device).masked_fill_(~seen, float("-inf"))
         mask = mask.expand(-1, K, H // K, -1)
-        visible = self.cache[:, :rows, :span].permute(0, 3, 1, 4, 2, 5)  # [n_layer, 2, R, K, S, D]
 
         def attend(layer: int, heads: Tensor) -> Tensor:
             q = heads[:, :H].reshape(rows, K, H // K, D)  # the queries of a key head, as if they were several tokens
-            return F.scaled_dot_product_attention(q, visible[layer, 0], visible[layer, 1], mask).reshape(rows, -1)
+            keys, values = self.cache[layer][:rows, :span].permute(2, 0, 3, 1, 4)  # each [R, K, S, D]
+            return F.scaled_dot_product_attention(q, keys, values, mask).reshape(rows, -1)
 
         return attend
 
     @torch.inference_mode()
     def copy_prefix(self, source: int, target: int, length: int) -> None:
-        self.cache[:, target, :length] = self.cache[:, source, :length]
+        for layer in self.cache:
+            layer[target, :length] = layer[source, :length]
         self.texts[target, :length] = self.texts[source, :length]
