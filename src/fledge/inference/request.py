@@ -4,11 +4,19 @@ request = Request(prompt=(5, 7, 9), max_tokens=100, sampling=Sampling(temperatur
 engine.submit(request)      → Generation, which grows with every engine.step()
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fledge.core.errors import UserError
+
 FinishReason = Literal["stop", "length", "error", "cancelled"]
+
+
+def check(valid: bool, name: str, value: object, hint: str) -> None:
+    if not valid:
+        raise UserError(f"{name} cannot be {value}", hint)
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,24 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)  # added to the logits: token id → bias
     seed: int = 0  # the text depends on it alone, not on other requests
 
+    def __post_init__(self) -> None:
+        check(0 <= self.temperature < math.inf, "temperature", self.temperature, "0 is greedy, 1 changes nothing")
+        check(self.top_k is None or self.top_k >= 1, "top-k", self.top_k, "it is a number of tokens: 1 or more")
+        check(self.top_p is None or 0 < self.top_p <= 1, "top-p", self.top_p, "it is a probability: above 0, at most 1")
+        check(self.min_p is None or 0 <= self.min_p <= 1, "min-p", self.min_p, "it is a fraction: from 0 to 1")
+        penalty = self.repetition_penalty
+        check(0 < penalty < math.inf, "the repetition penalty", penalty, "1 is none, 1.1 is usual")
+        for name in ("presence", "frequency"):
+            value = getattr(self, f"{name}_penalty")
+            check(math.isfinite(value), f"the {name} penalty", value, "0 is none; usual are numbers from -2 to 2")
+        for token, bias in self.logit_bias.items():
+            check(
+                -100 <= bias <= 100,
+                f"the bias of token {token}",
+                bias,
+                "use a number from -100 (never) to 100 (always)",
+            )
+
 
 @dataclass(frozen=True)
 class Request:
@@ -38,6 +64,14 @@ class Request:
     when_full: Literal["stop", "slide"] = "stop"  # context full: end ("length"), or read its newer half again
     ignore_end_of_text: bool = False
 
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise UserError("the prompt is empty", "write some text for the model to continue")
+        check(self.max_tokens >= 0, "the number of tokens", self.max_tokens, "use 0 or more")
+        check(self.logprobs is None or self.logprobs >= 0, "logprobs", self.logprobs, "use 0 or more alternatives")
+        if "" in self.stop:
+            raise UserError("a stop string is empty", "leave it out: every text contains it")
+
 
 @dataclass(frozen=True)
 class TokenLogprob:
@@ -50,7 +84,10 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Chunk:
-    """What one step of the engine added to a generation. Text is held back while it may be part of a stop string."""
+    """What one step of the engine added to a generation. Text is held back while it may be part of a stop string.
+
+    `tokens` are all that were drawn, also the end-of-text token and those of a stop string, which give no text.
+    """
 
     text: str
     tokens: tuple[int, ...]

@@ -1,0 +1,331 @@
+"""The engine: many requests, one model. Each step reads some of a prompt and adds a token to every running request.
+
+    engine = Engine(decoder, tokenizer)
+    generation = engine.submit(Request(prompt, max_tokens=100))
+    while engine.step():
+        for chunk in generation.take(): …        # or: for chunk in run(engine, request): …
+
+1. A waiting request gets a free slot (a row of the KV cache), first come first served. What its prompt has in common
+   with the tokens of any slot is not computed again (slots.py).
+2. Its prompt is computed in chunks, one in each step, while the others go on (chunked prefill).
+3. One call of the decoder computes the next token of all running requests (continuous batching), and one call of the
+   sampler draws them (slot_sampler.py).
+4. Tokens become text (stop.py) and chunks. On a GPU they are fetched one step late, so that it never waits for Python;
+   a token that was computed after the end of its request is thrown away.
+
+Not thread-safe: one thread owns an engine. An error in one request ends that request only.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fledge.core.errors import UserError
+from fledge.inference.decoder import Decoder
+from fledge.inference.logprobs import Logprobs, prompt_logprobs
+from fledge.inference.request import Chunk, FinishReason, Generation, Request, TokenLogprob
+from fledge.inference.slot_sampler import BAN, SlotSampler
+from fledge.inference.slots import Running, Slot, choose_slots
+from fledge.inference.stop import TextStream
+from fledge.tokenizers.base import Tokenizer
+
+NOT_FINITE = "the logits are not finite: the training of this model diverged"
+
+
+@dataclass
+class Counters:
+    """Totals since the engine began."""
+
+    prompt_tokens: int = 0  # of the prompts of admitted requests
+    reused_tokens: int = 0  # of these, tokens that were in the cache
+    generated_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Tokens on the way from the device: of some neighbouring slots."""
+
+    tokens: Tensor  # [R]
+    logprobs: Logprobs | None
+    rows: list[tuple[int, Running]]  # which rows are wanted, and for which request
+    decoded: bool  # by a decode step: the token before is in the cache now
+    ready: torch.cuda.Event | None
+
+
+class Engine:
+    def __init__(self, decoder: Decoder, tokenizer: Tokenizer, *, prefill_chunk: int = 256) -> None:
+        self.counters = Counters()
+        self._decoder, self._tokenizer = decoder, tokenizer
+        self._context = decoder.config.context
+        self._vocab_size = min(tokenizer.vocab_size, decoder.config.vocab_size or tokenizer.vocab_size)
+        self._prefill_chunk = prefill_chunk
+        self._slots = [Slot(index) for index in range(decoder.slots)]
+        self._waiting: deque[Generation] = deque()
+        self._prefilling: deque[Running] = deque()
+        self._sampler = SlotSampler(decoder.slots, self._vocab_size, decoder.device)
+        self._tokens = torch.zeros(decoder.slots, dtype=torch.long, device=decoder.device)  # the newest of each slot
+        self._drawn: deque[Drawn] = deque()
+        self._lag = 1 if decoder.device.type == "cuda" else 0
+
+    @property
+    def slots(self) -> int:
+        """How many requests can run at the same time."""
+        return len(self._slots)
+
+    @property
+    def active(self) -> int:
+        """How many requests run now."""
+        return sum(slot.running is not None for slot in self._slots)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a slot."""
+        return len(self._waiting)
+
+    def submit(self, request: Request) -> Generation:
+        """Put a request at the end of the queue; UserError where it cannot be served. The queue has no limit."""
+        self._check(request)
+        generation = Generation(request)
+        self._waiting.append(generation)
+        return generation
+
+    def _check(self, request: Request) -> None:
+        if not all(0 <= token < self._vocab_size for token in (min(request.prompt), max(request.prompt))):
+            raise UserError(
+                f"the prompt has a token id outside the vocabulary of {self._vocab_size}",
+                f"ids are whole numbers from 0 to {self._vocab_size - 1}",
+            )
+        too_long = len(request.prompt) > self._context
+        if too_long and (request.when_full == "stop" or request.prompt_logprobs):
+            raise UserError(
+                f"the prompt has {len(request.prompt)} tokens, and the context of this model holds {self._context}",
+                "shorten the prompt",
+            )
+        bias = request.sampling.logit_bias
+        if not all(0 <= token < self._vocab_size for token in bias):
+            raise UserError(
+                f"logit_bias names a token id outside the vocabulary of {self._vocab_size}",
+                f"ids are whole numbers from 0 to {self._vocab_size - 1}",
+            )
+        if sum(value <= BAN for value in bias.values()) == self._vocab_size:
+            raise UserError("logit_bias bans every token", "leave at least one that can be drawn")
+
+    def cancel(self, generation: Generation) -> None:
+        """End a generation now; its slot is free for the next step."""
+        if generation.finish_reason is not None:
+            return
+        if generation in self._waiting:
+            self._waiting.remove(generation)
+        running = self._running(generation)
+        if running is not None:
+            self._release(running)
+        finish(generation, "cancelled")
+
+    def _running(self, generation: Generation) -> Running | None:
+        running = (slot.running for slot in self._slots)
+        return next((each for each in running if each is not None and each.generation is generation), None)
+
+    def step(self) -> bool:
+        """One round; False when nothing is left to do."""
+        self._prefill()
+        launched = self._decode()
+        while len(self._drawn) > (self._lag if launched else 0):
+            self._fetch(self._drawn.popleft())
+        return bool(self._waiting or self._drawn) or any(slot.running for slot in self._slots)
+
+    def _prefill(self) -> None:
+        """Compute at most one chunk of prompts: the rest of one, and of the next ones what still fits."""
+        budget = self._prefill_chunk
+        while budget > 0 and (self._prefilling or self._admit()):
+            if not self._prefilling:
+                continue
+            running = self._prefilling[0]
+            try:
+                budget -= self._prefill_some(running, budget)
+            except Exception as error:  # of this request: the others go on
+                self._fail(running, error)
+
+    def _admit(self) -> bool:
+        """The first waiting request gets a slot, if one is free."""
+        if not self._waiting or all(slot.running for slot in self._slots):
+            return False
+        generation = self._waiting.popleft()
+        request = generation.request
+        prompt = list(request.prompt[-self._context :])
+        slot, source, shared = choose_slots(self._slots, prompt, reuse=not request.prompt_logprobs)
+        limit = request.max_tokens
+        if request.when_full == "stop":  # the last token need not fit in, as none follows
+            limit = min(limit, self._context + 1 - len(prompt))
+        text = TextStream(self._tokenizer, request.stop)
+        slot.running = Running(generation, slot, text, limit, prompt, length=shared)
+        slot.cached = prompt[:shared]
+        self._prefilling.append(slot.running)
+        try:
+            if source is not slot:
+                self._decoder.copy_prefix(source.index, slot.index, shared)
+            self._sampler.assign(slot.index, request.sampling, request.prompt)
+        except Exception as error:
+            slot.cached = []
+            self._fail(slot.running, error)
+            return True
+        self.counters.prompt_tokens += len(prompt)
+        self.counters.reused_tokens += shared
+        return True
+
+    def _prefill_some(self, running: Running, budget: int) -> int:
+        """→ how many tokens of a prompt were computed"""
+        slot, request = running.slot, running.generation.request
+        start = running.length
+        ids = running.prompt[start : start + budget]
+        hidden = self._decoder.prefill(slot.index, start, torch.tensor(ids).to(self._tokens.device))
+        running.length = start + len(ids)
+        slot.cached += ids
+        if request.prompt_logprobs and not running.drawn:
+            following = running.prompt[start + 1 : running.length + 1]
+            logits = self._decoder.head(hidden[: len(following)])
+            running.generation.prompt_logprobs += prompt_logprobs(
+                logits, following, request.logprobs or 0, self._vocab_size
+            )
+        if running.length == len(running.prompt):
+            self._prefilling.popleft()
+            if running.limit == 0:
+                self._end(running, "length")
+            else:
+                running.decoding = True
+                self._draw(self._decoder.head(hidden[-1:]), slot.index, [running], decoded=False)
+        return len(ids)
+
+    def _decode(self) -> bool:
+        """One more token for every running request whose prompt is in the cache; False where there is none."""
+        ready: list[Running | None] = [
+            running if running is not None and self._is_ready(running) else None
+            for running in (slot.running for slot in self._slots)
+        ]
+        while ready and ready[-1] is None:
+            ready.pop()
+        if not ready:
+            return False
+        lengths = [self._next_position(slot) for slot in self._slots[: len(ready)]]
+        try:
+            logits = self._decoder.decode(self._tokens[: len(ready)], lengths)
+        except Exception as error:  # of all of them: what their caches hold is unknown
+            for failed in filter(None, ready):
+                failed.slot.cached = []
+                self._fail(failed, error)
+            raise
+        for running in ready:
+            if running is not None:
+                running.length += 1
+        self._draw(logits, 0, ready, decoded=True)
+        return True
+
+    def _is_ready(self, running: Running) -> bool:
+        if not running.decoding or running.drawn >= running.limit:
+            return False
+        if running.length < self._context:
+            return True
+        if running.drawn == len(running.generation.tokens):  # all are known: read the newer half again
+            text = (*running.generation.request.prompt, *running.generation.tokens)
+            running.prompt = list(text[-(self._context // 2 or 1) :])
+            running.slot.cached, running.length, running.decoding = [], 0, False
+            self._prefilling.append(running)
+        return False
+
+    def _next_position(self, slot: Slot) -> int:
+        """Where the decoder writes. What it writes for a slot that is not ready is never read: behind its tokens."""
+        length = len(slot.cached) if slot.running is None else slot.running.length
+        return min(length, self._context - 1)
+
+    def _draw(self, logits: Tensor, start: int, rows: Sequence[Running | None], *, decoded: bool) -> None:
+        """Draw a token of each row, keep it on the device for the next step, and begin to fetch it."""
+        indices = [0 if running is None else running.drawn for running in rows]
+        tokens = self._sampler.sample(logits, start, indices)
+        wanted = [(row, running) for row, running in enumerate(rows) if running is not None]
+        asked = [running.generation.request.logprobs for _, running in wanted]
+        logprobs = None
+        if any(count is not None for count in asked):
+            logprobs = Logprobs.of(logits, tokens, max(count or 0 for count in asked), self._vocab_size)
+        self._tokens[start : start + len(rows)] = tokens.clamp(min=0)
+        for _, running in wanted:
+            running.drawn += 1
+        ready = None
+        if tokens.device.type == "cuda":
+            tokens, logprobs = tokens.to("cpu", non_blocking=True), logprobs and logprobs.to_cpu()
+            ready = torch.cuda.Event()
+            ready.record()
+        self._drawn.append(Drawn(tokens, logprobs, wanted, decoded, ready))
+
+    def _fetch(self, drawn: Drawn) -> None:
+        if drawn.ready is not None:
+            drawn.ready.synchronize()
+        tokens = drawn.tokens.tolist()
+        for row, running in drawn.rows:
+            if running.generation.finish_reason is not None:
+                continue
+            try:
+                asked = running.generation.request.logprobs
+                logprob = None if drawn.logprobs is None or asked is None else drawn.logprobs.row(row, asked)
+                self._add(running, tokens[row], logprob, drawn.decoded)
+            except Exception as error:  # of this request: the others go on
+                self._fail(running, error)
+
+    def _add(self, running: Running, token: int, logprob: TokenLogprob | None, decoded: bool) -> None:
+        """A token of a request has arrived."""
+        generation = running.generation
+        if token < 0:
+            raise UserError(NOT_FINITE, "use RUN@best instead")
+        if decoded:
+            running.slot.cached.append(generation.tokens[-1])
+        generation.tokens.append(token)
+        self.counters.generated_tokens += 1
+        ended = token == self._tokenizer.end_of_text and not generation.request.ignore_end_of_text
+        text = "" if ended else running.text.add(token)
+        reason: FinishReason | None = None
+        if ended or running.text.stopped:
+            reason = "stop"
+        elif len(generation.tokens) == running.limit:
+            reason = "length"
+        if reason is not None:
+            text += running.text.end()
+            self._release(running)
+        emit(generation, Chunk(text, (token,), () if logprob is None else (logprob,), reason))
+
+    def _end(self, running: Running, reason: FinishReason) -> None:
+        self._release(running)
+        finish(running.generation, reason)
+
+    def _fail(self, running: Running, error: Exception) -> None:
+        running.generation.error = str(error) or type(error).__name__
+        self._end(running, "error")
+
+    def _release(self, running: Running) -> None:
+        """Free the slot. Its tokens stay in the cache, for requests that begin with the same ones."""
+        if running in self._prefilling:
+            self._prefilling.remove(running)
+        running.slot.running = None
+        self._sampler.release(running.slot.index)
+
+
+def emit(generation: Generation, chunk: Chunk) -> None:
+    generation.text += chunk.text
+    generation.logprobs += chunk.logprobs
+    generation.finish_reason = chunk.finish_reason
+    generation.chunks.append(chunk)
+
+
+def finish(generation: Generation, reason: FinishReason) -> None:
+    emit(generation, Chunk("", (), (), reason))
+
+
+def run(engine: Engine, request: Request) -> Iterator[Chunk]:
+    """The chunks of one request, as they come. Leaving the loop early cancels it."""
+    generation = engine.submit(request)
+    try:
+        while generation.finish_reason is None:
+            engine.step()
+            yield from generation.take()
+    finally:
+        engine.cancel(generation)
