@@ -281,7 +281,9 @@ class Engine:
             running.slot.cached.append(generation.tokens[-1])
         generation.tokens.append(token)
         self.counters.generated_tokens += 1
-        ended = token == self._tokenizer.end_of_text and not generation.request.ignore_end_of_text
+        request = generation.request
+        end_of_text = token == self._tokenizer.end_of_text and not request.ignore_end_of_text
+        ended = end_of_text or token in request.stop_tokens
         text = "" if ended else running.text.add(token)
         reason: FinishReason | None = None
         if ended or running.text.stopped:

@@ -27,7 +27,7 @@ def penalize_counts(logits: Tensor, counts: Tensor, presence: Tensor, frequency:
 
 
 def keep_best(logits: Tensor, ordered: Tensor, count: Tensor) -> Tensor:
-    """Keep the `count` best tokens of each row [R, 1]; `ordered` are the best logits, largest first, at least as many."""
+    """Keep the `count` best tokens of each row [R, 1]; `ordered`: the best logits, largest first, at least as many."""
     threshold = ordered.gather(-1, count - 1)
     above, ties = logits > threshold, logits == threshold
     kept = above | (ties & (ties.cumsum(-1) <= count - above.sum(-1, keepdim=True)))
@@ -69,7 +69,8 @@ def uniform_numbers(seeds: NDArray[np.uint64], indices: NDArray[np.uint64]) -> N
 
     So the number depends on nothing else: not on the slot, not on other requests, not on the order of steps.
     """
-    return (_mix(_mix(seeds) + (indices + np.uint64(1)) * GOLDEN) >> np.uint64(16)) * 2.0**-48
+    bits = _mix(_mix(seeds) + (indices + np.uint64(1)) * GOLDEN) >> np.uint64(16)
+    return bits.astype(np.float64) * 2.0**-48
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
