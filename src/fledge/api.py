@@ -28,6 +28,7 @@ from typing import Any
 from fledge.core.config import Layer
 from fledge.core.distributed import init_distributed
 from fledge.core.errors import Interrupted, UserError
+from fledge.inference.request import Sampling
 from fledge.model.gpt import GPT
 from fledge.recipes import evaluate as evaluate_recipe
 from fledge.recipes import generate as generate_recipe
@@ -171,30 +172,35 @@ class LoadedRun:
         with _session(verbose=False):
             return self.run.load()
 
-    def generate(
+    def generate(self, prompt: str | None = None, **options: Any) -> str:
+        """The prompt and the text that follows it; None: the prompt of the run's samples. The options of `stream`."""
+        return "".join(self.stream(prompt, **options))
+
+    def stream(
         self,
         prompt: str | None = None,
         *,
         tokens: int = 300,
-        temperature: float = 0.8,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int = 0,
+        stop: str | Sequence[str] = (),
         device: str = "auto",
-    ) -> str:
-        """The prompt and up to `tokens` tokens after it; None: the prompt of the run's samples.
+        dtype: str = "auto",
+        temperature: float = 0.8,
+        **sampling: Any,
+    ) -> Iterator[str]:
+        """The prompt, and up to `tokens` tokens after it, piece by piece as they are generated.
 
-        temperature: 0 is greedy. top_k, top_p: sample from the k most likely tokens only, or those up to probability p.
+        stop: the text ends before one of these strings. temperature: 0 is greedy, 1 the model's own distribution.
+        sampling: top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, logit_bias, seed.
         """
-        sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-        return "".join(self.stream(prompt, tokens=tokens, device=device, **sampling))
-
-    def stream(self, prompt: str | None = None, **options: Any) -> Iterator[str]:
-        """`generate`, with the same options, piece by piece as the text is generated; the prompt comes first."""
+        stop = (stop,) if isinstance(stop, str) else stop
         with _session(verbose=False):
-            generated = generate_recipe.generate_text(self._loaded, prompt, **options)
-        yield generated.prompt
-        yield from generated.pieces
+            how = Sampling(temperature=temperature, **sampling)
+            prompts, loaded = None if prompt is None else [prompt], self._loaded
+            generating = generate_recipe.generate(
+                loaded, prompts, tokens=tokens, sampling=how, stop=stop, device=device, dtype=dtype
+            )
+        yield generating.prompts[0]
+        yield from (chunk.text for _, chunk in generating.chunks() if chunk.text)
 
     def evaluate(
         self,

@@ -2,11 +2,16 @@
 
 import io
 import json
+import re
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from fledge.recipes.generate import generate_text
+from fledge.recipes.generate import generate
+from fledge.runs.run_folder import open_run
 
 from .conftest import Home
 
@@ -64,6 +69,18 @@ def test_unknown_character_in_the_prompt_is_named(trained, capsys: pytest.Captur
     "words",
     [
         ("--tokens", "-1"),
+        ("--tokens", "1000000000000000000"),
+        ("--n", "0"),
+        ("--n", "1000000000"),
+        ("--min-p", "2"),
+        ("--repetition-penalty", "0"),
+        ("--presence-penalty", "nan"),
+        ("--frequency-penalty", "inf"),
+        ("--logprobs", "-1"),
+        ("--logprobs", "1000000000000"),
+        ("--stop", ""),
+        ("--dtype", "float8"),
+        ("--prompts", "no-such-file"),
         ("--temperature", "-1"),
         ("--temperature", "nan"),
         ("--top-k", "0"),
@@ -100,6 +117,123 @@ def test_each_piece_is_printed_as_it_is_generated(trained, monkeypatch: pytest.M
     assert len(set(out.flushed)) > 10
 
 
+JSON_KEYS = ["run", "step", "path", "dtype", "prompt", "text", "finish_reason", "tokens", "seed", "tokens_per_second"]
+
+
+def answers(home: Home, capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    return json.loads(generated(home, capsys, "--tokens", "20", "--json", *words))
+
+
+def records(home: Home, capsys: pytest.CaptureFixture[str], *words: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in generated(home, capsys, "--tokens", "20", "--jsonl", *words).splitlines()]
+
+
+def test_json_has_length_reason_and_speed(trained: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = answers(trained, capsys, "--prompt", "the", "--dtype", "float32")
+    assert list(answer) == JSON_KEYS
+    assert (answer["tokens"], answer["finish_reason"], answer["dtype"]) == (20, "length", "float32")
+    assert answer["tokens_per_second"] > 0
+    assert "float32" in answer["path"]
+
+
+def test_no_tokens_have_no_speed(trained: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = answers(trained, capsys, "--prompt", "the", "--tokens", "0")
+    assert (answer["text"], answer["tokens"], answer["tokens_per_second"]) == ("", 0, None)
+
+
+def test_text_ends_before_a_stop_string(trained: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = answers(trained, capsys, "--prompt", "the", "--tokens", "200")["text"]
+    short = answers(trained, capsys, "--prompt", "the", "--tokens", "200", "--stop", "\\n", "--stop", "zzz")
+    assert "\n" in whole
+    assert (short["text"], short["finish_reason"]) == (whole.partition("\n")[0], "stop")
+
+
+def test_samples_have_seeds_of_their_own(trained: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    many = answers(trained, capsys, "--prompt", "the", "--n", "3", "--seed", "5", "--temperature", "1")
+    assert list(many) == ["run", "step", "path", "dtype", "texts", "tokens", "tokens_per_second"]
+    assert many["tokens"] == sum(text["tokens"] for text in many["texts"])
+    for text, seed in zip(many["texts"], (5, 6, 7), strict=True):
+        alone = answers(trained, capsys, "--prompt", "the", "--seed", str(seed), "--temperature", "1")
+        assert text == {key: alone[key] for key in text}
+    assert len({text["text"] for text in many["texts"]}) == 3
+
+
+def test_file_of_prompts_gives_each_the_text_that_it_has_alone(
+    trained: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = ["the", "a lazy dog", "fox", "until", "over a"]
+    (tmp_path / "p.txt").write_text("\n\n".join(prompts))
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": prompt, "id": 1}) + "\n" for prompt in prompts))
+    found = records(trained, capsys, "--prompts", str(tmp_path / "p.txt"))
+    assert [record["prompt"] for record in found] == prompts
+    assert found == records(trained, capsys, "--prompts", str(tmp_path / "p.jsonl"))
+    for record in found:
+        alone = answers(trained, capsys, "--prompt", record["prompt"])
+        assert record == {key: alone[key] for key in record}
+
+
+def test_several_texts_have_headings(trained: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    text = generated(trained, capsys, "--prompt", "the fox", "--n", "2", "--tokens", "5")
+    assert re.fullmatch(r"--- 1 of 2 ---\nthe fox.+\n--- 2 of 2 ---\nthe fox.+\n", text, re.DOTALL)
+
+
+def test_logprobs_are_those_of_the_model(trained: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = answers(trained, capsys, "--prompt", "the q", "--logprobs", "3", "--greedy", "--dtype", "float32")
+    first = answer["logprobs"][0]
+    loaded = open_run("bird@best", trained.runs).load()
+    ids = torch.from_numpy(loaded.tokenizer.encode("the q").astype("int64"))
+    with torch.no_grad():
+        expected = loaded.model(ids[None])[0, -1].log_softmax(-1)
+    assert first["logprob"] == pytest.approx(float(expected.max()), abs=1e-4)
+    assert first["id"] == first["top"][0]["id"] == int(expected.argmax())
+    assert [other["id"] for other in first["top"]] == expected.topk(3).indices.tolist()
+    assert "".join(each["token"] for each in answer["logprobs"]) == answer["text"]
+    table = generated(trained, capsys, "--prompt", "the q", "--logprobs", "3", "--greedy", "--tokens", "4")
+    assert len(table.split("alternatives\n")[1].splitlines()) == 4
+
+
+def test_verbose_says_the_path_and_the_speed(trained: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    assert trained.do("generate", "bird", "--tokens", "5", "--verbose", "--dtype", "float32") == 0
+    said = capsys.readouterr().err
+    assert re.search(r"path: .*float32.*tokens/s.*% of the memory bandwidth", said)
+    assert re.search(r"5 tokens in [\d.]+ s: [\d.,]+ tokens/s", said)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds no prompts"),
+        (b" \n\n", "holds no prompts"),
+        (b'{"prompt": "the"}\n\n{"prompt": 5}\n', "line 3 of"),
+        (b'{"prompt": "the"}\nthe\n', "line 2 of"),
+        (b'{"prompt": "the"}\n["the"]\n', "line 2 of"),
+        (b'{"prompt": "the"}\n' + b"[" * 100_000, "line 2 of"),
+        (b"the \xff", "not UTF-8"),
+        ("the Ω".encode(), "'Ω'"),
+    ],
+)
+def test_invalid_file_of_prompts_is_refused(
+    trained: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, message: str
+) -> None:
+    (tmp_path / "p.txt").write_bytes(content)
+    assert trained.do("generate", "bird", "--prompts", str(tmp_path / "p.txt")) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    "words", [("--prompt", "the", "--prompts", "p.txt"), ("--json", "--jsonl"), ("--prompts", "p.txt", "--n", "60000")]
+)
+def test_options_that_exclude_each_other_are_refused(
+    trained: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("p.txt").write_text("the\nfox\n")
+    assert trained.do("generate", "bird", *words) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
 def test_checkpoint_can_be_chosen(trained, capsys: pytest.CaptureFixture[str]) -> None:
     answers = []
     for which in ("20", "40", "latest", "best"):
@@ -124,10 +258,10 @@ def test_damaged_checkpoint_falls_back_with_a_warning(own, capsys: pytest.Captur
 
 def test_recipe_gives_an_iterator_and_prints_nothing(trained, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    result = generate_text("bird@20", "the", runs=trained.runs, tokens=8)
-    assert (result.run, result.step, result.prompt) == ("bird", 20, "the")
-    first = next(result.pieces)
-    text = first + "".join(result.pieces)
+    result = generate("bird@20", ["the"], runs=trained.runs, tokens=8)
+    assert (result.run, result.step, result.prompts) == ("bird", 20, ["the"])
+    text = "".join(chunk.text for _, chunk in result.chunks())
+    assert (result.tokens, result.seconds > 0) == (8, True)
     assert capsys.readouterr() == ("", "")
     assert trained.do("generate", "bird@20", "--prompt", "the", "--tokens", "8") == 0
     assert capsys.readouterr().out == f"the{text}\n"

@@ -2,9 +2,12 @@
 
 import argparse
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fledge.core.errors import UserError
+
+if TYPE_CHECKING:
+    from fledge.inference.request import Sampling
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,6 +46,46 @@ def add_run_argument(parser: Parser, *, many: bool = False) -> None:
 
 def add_device_argument(parser: Parser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+
+
+def add_generation_arguments(parser: Parser, tokens: int) -> None:
+    """How long the text gets, how its tokens are drawn (`sampling_of`), and where."""
+    parser.add_argument(
+        "--tokens", type=int, default=tokens, metavar="N", help=f"generate at most N (default: {tokens})"
+    )
+    stop = "end the text before this string; \\n is a line break; can be repeated"
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help=stop)
+    temperature = "0: greedy; 1: the model's own distribution (default: 0.8)"
+    parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help=temperature)
+    parser.add_argument("--greedy", action="store_true", help="always the most likely token: --temperature 0")
+    parser.add_argument("--top-k", type=int, metavar="K", help="sample from the K most likely tokens only")
+    top_p = "sample from the most likely tokens up to probability P"
+    parser.add_argument("--top-p", type=float, metavar="P", help=top_p)
+    min_p = "sample from tokens at least P times as likely as the most likely one"
+    parser.add_argument("--min-p", type=float, metavar="P", help=min_p)
+    repetition = "tokens that occurred are less likely: 1.1 is usual (default: 1)"
+    parser.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X", help=repetition)
+    presence = "subtract X from the logits of generated tokens (default: 0)"
+    parser.add_argument("--presence-penalty", type=float, default=0.0, metavar="X", help=presence)
+    frequency = "the same, for each time that the token was generated (default: 0)"
+    parser.add_argument("--frequency-penalty", type=float, default=0.0, metavar="X", help=frequency)
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="random seed (default: 0)")
+    dtype = "of the weights: auto, float32, bfloat16 or int8 (default: auto, the fastest that is precise enough)"
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "int8"), help=dtype)
+    add_device_argument(parser)
+
+
+def sampling_of(args: argparse.Namespace) -> "Sampling":
+    from fledge.inference.request import Sampling
+
+    names = ("top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed")
+    temperature = 0.0 if args.greedy else args.temperature
+    return Sampling(temperature=temperature, **{name: getattr(args, name) for name in names})
+
+
+def stop_strings(args: argparse.Namespace) -> list[str]:
+    """A shell passes \\n and \\t as they are written."""
+    return [text.replace("\\n", "\n").replace("\\t", "\t") for text in args.stop]
 
 
 def add_engine_arguments(parser: Parser, local: str) -> None:

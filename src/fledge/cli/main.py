@@ -4,7 +4,6 @@ Only the module of the given command is imported, and torch only inside its `run
 """
 
 import argparse
-import contextlib
 import importlib
 import io
 import itertools
@@ -16,6 +15,7 @@ from typing import Protocol, cast
 
 from fledge import __version__
 from fledge.cli.arguments import Parser, add_common_arguments
+from fledge.cli.output import print_error, print_user_error
 from fledge.cli.suggestions import refuse_foreign_settings, unknown_command, unknown_option
 from fledge.core.errors import Interrupted, UserError, out_of_memory, to_user_error
 from fledge.core.signals import signal_number, sigterm_as_ctrl_c
@@ -46,7 +46,8 @@ COMMAND_GROUPS = {
         "plot": "draw loss, learning rate, gradient norm, speed",
     },
     "use": {
-        "generate": "let a model continue a text",
+        "generate": "let a model continue texts",
+        "chat": "talk with a model",
         "eval": "measure a model on a whole split",
         "export": "export a model to transformers or llama.cpp",
         "import": "import a model from another program",
@@ -148,16 +149,6 @@ def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return rest, settings
 
 
-def one_line(text: str) -> str:
-    """Escape control characters: a file name must not break the line or move the cursor."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def print_error(text: str) -> None:
-    with contextlib.suppress(OSError):  # stderr may be closed
-        print(text, file=sys.stderr)
-
-
 def run_command(argv: Sequence[str]) -> None:
     args = parse(argv)
     refuse_untested_torch()
@@ -191,8 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UserError, OSError, MemoryError, RuntimeError) as error:
         if "--debug" in argv or (isinstance(error, RuntimeError) and not out_of_memory(error)):
             raise
-        user_error = error if isinstance(error, UserError) else to_user_error(error)
-        print_error(f"error: {one_line(user_error.message)}\nhint: {one_line(user_error.hint)}")
+        print_user_error(error if isinstance(error, UserError) else to_user_error(error))
         return 2
     return 0
 

@@ -1,9 +1,12 @@
 """Print the result of a command on stdout."""
 
+import contextlib
+import sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fledge.core.errors import UserError
 from fledge.core.files import to_json
 from fledge.core.formatting import printable
 from fledge.runs.names import run_word
@@ -44,6 +47,20 @@ def describe_train_result(result: "TrainResult") -> str:
         lines = [f"{end}; {earlier}" if result.best_step != result.step else f"{end}: {loss}"]
     lines += [f"{advice.text}: {advice.command}" for advice in result.advice]
     return "\n".join([*lines, f"next: fledge generate {word} · fledge plot {word}"])
+
+
+def one_line(text: str) -> str:
+    """Escape control characters: a file name must not break the line or move the cursor."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def print_error(text: str) -> None:
+    with contextlib.suppress(OSError):  # stderr may be closed
+        print(text, file=sys.stderr)
+
+
+def print_user_error(error: UserError) -> None:
+    print_error(f"error: {one_line(error.message)}\nhint: {one_line(error.hint)}")
 
 
 def token_text(content: bytes) -> str:

@@ -105,7 +105,11 @@ OPTIONS = {
     "--minutes N": ("time", "max_time", "budget", "hours"),
     "--temperature T": ("temp",),
     "--tokens N": ("max_new_tokens", "max_tokens", "n_tokens", "num_tokens", "length", "max_length", "n_predict"),
-    "--prompt TEXT": ("start", "text", "input", "prompts"),
+    "--prompt TEXT": ("start", "text", "input"),
+    "--n N": ("num_samples", "num_return_sequences", "n_samples"),
+    "--prompts FILE": ("prompt_file", "prompts_file", "input_file"),
+    "--stop TEXT": ("stop_string", "stop_strings", "stop_sequences", "reverse_prompt"),
+    "--repetition-penalty X": ("repeat_penalty",),
     "--greedy": ("no_sample", "deterministic"),
     "--to FORMAT": ("format",),
     "--out PATH": ("output", "output_dir", "out_dir", "o"),
@@ -130,11 +134,9 @@ MODEL_ADVICE = {
     "give the run as a word, such as mine or mine@1000": (
         *("checkpoint", "checkpoint_dir", "ckpt", "model", "model_path", "model_tag", "run", "out_dir"),
     ),
-    "run the command once for each sample, with another --seed N": ("num_samples", "num_return_sequences", "n_samples"),
 }
 NOT_BUILT = "not built yet: "
 COMMANDS = {
-    f"{NOT_BUILT}a conversation; fledge generate RUN --prompt '…' continues a text": ("chat", "talk"),
     f"{NOT_BUILT}a server; fledge export RUN --to gguf writes a file that llama.cpp serves": ("serve", "server", "api"),
     f"{NOT_BUILT}a web page; fledge plot RUN draws figures": ("studio", "web", "ui", "gui", "dashboard", "webui"),
     f"{NOT_BUILT}a view of a run from another terminal; fledge runs lists where each is": ("watch", "monitor", "tail"),
@@ -148,6 +150,7 @@ COMMANDS = {
         "reward",
     ),
     "fledge generate RUN": ("sample", "inference", "infer", "predict", "complete", "completions", "gen", "run"),
+    "fledge chat RUN": ("talk", "converse", "ask"),
     "fledge train TEXT --init RUN": ("finetune", "fine-tune", "fine_tune", "ft", "lora"),
     "fledge train TEXT": ("pretrain", "fit", "learn"),
     "fledge eval RUN": ("evaluate", "evaluation", "test", "validate", "benchmark", "perplexity", "score"),

@@ -48,6 +48,12 @@ def generate(
         model.train(was_training)
 
 
+def prompt_ids(tokenizer: Tokenizer, prompt: str) -> tuple[int, ...]:
+    """An empty prompt becomes one token, which starts a text as a document starts."""
+    start = tokenizer.end_of_text if tokenizer.end_of_text is not None else 0
+    return tuple(int(i) for i in tokenizer.encode(prompt)) or (start,)
+
+
 def stream_text(
     model: GPT,
     tokenizer: Tokenizer,
@@ -58,9 +64,7 @@ def stream_text(
     seed: int,
 ) -> Iterator[str]:
     """The text that follows `prompt`, piece by piece, until `count` tokens or an end-of-text token."""
-    ids = tokenizer.encode(prompt).tolist()
-    if not ids:  # an empty prompt: start as a document starts
-        ids = [tokenizer.end_of_text if tokenizer.end_of_text is not None else 0]
+    ids = prompt_ids(tokenizer, prompt)
     stream = TextStreamer(tokenizer)
     strategies = (KnownTokens(tokenizer.vocab_size), *strategies)
     for (token,) in generate(model, torch.tensor([ids]), strategies, machine, count, seed):

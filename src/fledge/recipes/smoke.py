@@ -22,7 +22,7 @@ from fledge.core.formatting import printable
 from fledge.core.jobs import STOPPED, Job, logged_error
 from fledge.core.progress import notice
 from fledge.recipes.evaluate import evaluate
-from fledge.recipes.generate import generate_text
+from fledge.recipes.generate import generate
 from fledge.recipes.resume import resume
 from fledge.runs.run_folder import RunFolder
 from fledge.tracking.sinks.csv import read_metrics
@@ -87,7 +87,7 @@ def smoke() -> SmokeResult:
         first, last, resumed_from = resume_to_the_end(folder, run)
         found = evaluate(RUN, runs=run.folder.parent)
         report_stage("evaluate", f"validation loss {found.loss:.2f}")
-        text = "".join(generate_text(RUN, "def ", runs=run.folder.parent, tokens=40).pieces)
+        text = next(generate(RUN, ["def "], runs=run.folder.parent, tokens=40).texts()).text
         if not text:
             raise UserError("the model generated no text", "see: fledge doctor")
         report_stage("generate", printable(f"def {text}").splitlines()[0])

@@ -1,64 +1,142 @@
-"""fledge generate: continue a prompt, printed as it is generated."""
+"""fledge generate: continue prompts, printed as they are generated."""
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fledge.cli.arguments import Parser, add_device_argument, add_run_argument
-from fledge.cli.output import report
+from fledge.cli.arguments import Parser, add_generation_arguments, add_run_argument, sampling_of, stop_strings
+from fledge.cli.output import report, to_plain, token_text
+from fledge.cli.prompts import read_prompts, read_stdin
+from fledge.core.errors import UserError
+from fledge.core.files import to_json
 from fledge.core.formatting import printable
+from fledge.core.progress import notice
 
 if TYPE_CHECKING:
-    from fledge.recipes.generate import GeneratedText
+    from fledge.inference.request import TokenLogprob
+    from fledge.recipes.generate import GeneratedText, Generating
+    from fledge.tokenizers.base import Tokenizer
 
 EXAMPLES = (
     "fledge generate hamlet --prompt 'To be'",
     "fledge generate                          the latest run",
     "fledge generate hamlet@1000 --greedy --tokens 100",
+    "fledge generate hamlet --prompts questions.txt --jsonl > answers.jsonl",
 )
+CONTEXT = """
+A text can be longer than the context of the model: when the context is full,
+its newer half is read again."""
 
 
 def add_arguments(parser: Parser) -> None:
+    parser.description = f"{parser.description}{CONTEXT}"
     add_run_argument(parser)
-    parser.add_argument("--prompt", default=None, help="beginning of the text ('-' reads it from stdin)")
-    parser.add_argument("--tokens", type=int, default=300, metavar="N", help="how many tokens to add (default: 300)")
-    temperature = "0: greedy; 1: the model's own distribution (default: 0.8)"
-    parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help=temperature)
-    parser.add_argument("--top-k", type=int, metavar="K", help="sample from the K most likely tokens only")
-    parser.add_argument(
-        "--top-p", type=float, metavar="P", help="sample from the most likely tokens up to probability P"
-    )
-    parser.add_argument("--greedy", action="store_true", help="always the most likely token: --temperature 0")
-    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
-    add_device_argument(parser)
+    parser.add_argument("--prompt", help="beginning of the text ('-' reads it from stdin)")
+    prompts = 'a file with a prompt in each line, or JSONL: {"prompt": "…"} ("-": stdin)'
+    parser.add_argument("--prompts", metavar="FILE", help=prompts)
+    parser.add_argument("--n", type=int, default=1, metavar="N", help="texts for each prompt, with seeds S, S+1, …")
+    add_generation_arguments(parser, tokens=300)
+    logprobs = "log-probability of every token, with those of the K most likely ones"
+    parser.add_argument("--logprobs", type=int, metavar="K", help=logprobs)
+    parser.add_argument("--jsonl", action="store_true", help="print a JSON record for each text, in order")
+    parser.add_argument("--verbose", action="store_true", help="say how the text is computed, and how fast")
 
 
 def run(args: argparse.Namespace) -> None:
-    from fledge.recipes.generate import generate_text
+    from fledge.recipes.generate import generate
 
-    generated = generate_text(
+    if args.json and args.jsonl:
+        raise UserError("--json and --jsonl exclude each other", "--json is one document, --jsonl one for each text")
+    generating = generate(
         args.run,
-        sys.stdin.read() if args.prompt == "-" else args.prompt,
+        prompts_of(args),
         runs=args.runs,
         tokens=args.tokens,
-        temperature=0.0 if args.greedy else args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        seed=args.seed,
+        sampling=sampling_of(args),
+        stop=stop_strings(args),
+        n=args.n,
+        logprobs=args.logprobs,
         device=args.device,
+        dtype=args.dtype,
     )
+    if args.verbose:
+        notice(f"path: {generating.choice.describe()} when it was measured")
     if args.json:
-        text = "".join(generated.pieces)
-        answer = {"run": generated.run, "step": generated.step, "prompt": generated.prompt, "text": text}
-        report(answer, as_json=True, text=text)
+        print_document(generating)
+    elif args.jsonl:
+        for text in generating.texts():
+            print(to_json({**origin(generating), **record(text, generating.tokenizer)}), flush=True)
     else:
-        print_stream(generated)
+        print_texts(generating)
+    if args.verbose and generating.tokens_per_second:
+        speed = f"{generating.tokens:,} tokens in {generating.seconds:.2f} s: {generating.tokens_per_second:,.1f}"
+        notice(f"{speed} tokens/s, with the time to read the prompts")
 
 
-def print_stream(generated: "GeneratedText") -> None:
-    """Print the prompt, then each piece as soon as it is generated."""
+def prompts_of(args: argparse.Namespace) -> list[str] | None:
+    if args.prompts is not None:
+        if args.prompt is not None:
+            raise UserError("--prompt and --prompts exclude each other", "add the prompt to the file")
+        return read_prompts(args.prompts)
+    if args.prompt == "-":
+        return [read_stdin()]
+    return None if args.prompt is None else [args.prompt]
+
+
+def origin(generating: "Generating") -> dict[str, Any]:
+    path = generating.choice.path
+    return {"run": generating.run, "step": generating.step, "path": str(path), "dtype": path.dtype}
+
+
+def record(text: "GeneratedText", tokenizer: "Tokenizer") -> dict[str, Any]:
+    """A text as plain data, with the log-probabilities only where they were wanted."""
+    plain = to_plain(text)
+    del plain["logprobs"]
+    if text.logprobs is not None:
+        plain["logprobs"] = [
+            {**scored(each.token, each.logprob, tokenizer), "top": [scored(*other, tokenizer) for other in each.top]}
+            for each in text.logprobs
+        ]
+    return dict(plain)
+
+
+def scored(token: int, logprob: float, tokenizer: "Tokenizer") -> dict[str, Any]:
+    text = tokenizer.id_to_bytes(token).decode(errors="replace")
+    return {"id": token, "token": text, "logprob": logprob}
+
+
+def print_document(generating: "Generating") -> None:
+    """One text: its own keys. Several: a list under "texts", and the number of all tokens."""
+    texts = [record(text, generating.tokenizer) for text in generating.texts()]
+    content = texts[0] if len(texts) == 1 else {"texts": texts, "tokens": generating.tokens}
+    speed = {"tokens_per_second": generating.tokens_per_second}
+    report({**origin(generating), **content, **speed}, as_json=True, text="")
+
+
+def print_texts(generating: "Generating") -> None:
+    """One text: its prompt, then each piece as soon as it is generated. Several: each with a heading."""
     show = printable if sys.stdout.isatty() else str
-    print(show(generated.prompt), end="", flush=True)
-    for piece in generated.pieces:
-        print(show(piece), end="", flush=True)
+    if (count := len(generating.prompts)) > 1:
+        for number, text in enumerate(generating.texts(), start=1):
+            print(f"--- {number} of {count} ---\n{show(text.prompt)}{show(text.text)}", flush=True)
+            print_logprobs(text.logprobs or [], generating.tokenizer)
+        return
+    print(show(generating.prompts[0]), end="", flush=True)
+    logprobs: list[TokenLogprob] = []
+    for _, chunk in generating.chunks():
+        print(show(chunk.text), end="", flush=True)
+        logprobs += chunk.logprobs
     print(flush=True)
+    print_logprobs(logprobs, generating.tokenizer)
+
+
+def print_logprobs(logprobs: "list[TokenLogprob]", tokenizer: "Tokenizer") -> None:
+    """A line for each token: its log-probability, and the alternatives with theirs."""
+    if logprobs:
+        print("\n logprob  token               alternatives")
+    for each in logprobs:
+        token, *others = (
+            repr(token_text(tokenizer.id_to_bytes(i)) or "end of text") for i in (each.token, *(i for i, _ in each.top))
+        )
+        top = "  ".join(f"{other} {score:.2f}" for other, (_, score) in zip(others, each.top, strict=True))
+        print(f"{each.logprob:8.3f}  {token:<18}  {top}".rstrip())
