@@ -130,7 +130,7 @@ TRAINING_ADVICE = {
         "model",
     ),
 }
-MODEL_ADVICE = {
+MODEL_ADVICE: dict[str, tuple[str, ...]] = {
     "give the run as a word, such as mine or mine@1000": (
         *("checkpoint", "checkpoint_dir", "ckpt", "model", "model_path", "model_tag", "run", "out_dir"),
     ),
