@@ -30,17 +30,16 @@ from typing import Any
 from xml.etree import ElementTree
 
 import torch
-from torch import Tensor
 
-import decode as decoding
+import gpu_decode as decoding
 import peers
 from common import machine, versions
+from decode import SHAPES, make_model, prompts_of
 from fledge.core.device import Machine
 from fledge.inference import choose_decoder as choice
 from fledge.inference.bandwidth import measure_read
 from fledge.model.config import ModelConfig
 from fledge.model.flops import training_flops
-from fledge.model.gpt import GPT
 from step import matmul_limit, synchronize
 
 HERE = Path(__file__).parent
@@ -190,19 +189,25 @@ def train_speed(bench: Bench, shape: ModelConfig, batch: int, steps: int, here: 
 
 def decode(bench: Bench) -> None:
     """Every path of the decoder, checked against the model in float32; transformers; `fledge generate` as a whole."""
-    shape = decoding.SHAPES["tiny" if bench.dry_run else "124M"]
+    shape = SHAPES["tiny" if bench.dry_run else "124M"]
     here = Machine(bench.device, "float32" if bench.dry_run else "bfloat16")
-    model, count = decoding.make_model(shape, bench.device), 20 if bench.dry_run else 200
-    add_bandwidth(bench, here)
+    model, count = make_model(shape, bench.device), 20 if bench.dry_run else 200
+    bench.add_row("reading memory", bytes_per_second=measure_read(here))
+    kinds = ["plain"] if bench.dry_run else ["plain", *choice.GRAPHS]
     for rows in (1, 64):
-        prompts = decoding.prompts_of(shape, rows, bench.device)
-        for path in gpu_paths(bench, here):
-            add_path(bench, model, path, prompts, count, here)
-        bench.add_row(f"{rows} streams: choose_decoder", path=chosen_path(model, here, rows))
-        peer = decoding.transformers_model(model).to(here.torch_dtype)
-        texts = [decoding.transformers_greedy(peer, prompts, count // 2, here) for _ in range(2)]
-        rate = rows * (count // 2 - 1) / texts[-1].decode
-        bench.add_row(f"{rows} streams: transformers", tokens_per_second=rate)
+        prompts = prompts_of(shape, rows, bench.device)
+        for kind in kinds:
+            attempt(bench, f"{rows} streams: {kind}", decoding.measure_path, model, kind, prompts, count, here)
+        attempt(bench, f"{rows} streams: choose_decoder", decoding.chosen_path, model, here, rows)
+        attempt(bench, f"{rows} streams: transformers", decoding.measure_peer, model, prompts, count // 2, here)
+    decode_command(bench)
+    for rows in () if bench.dry_run else (1, 64):
+        prompts = prompts_of(shape, rows, bench.device)
+        kind = next(iter(choice.COMPILED_GRAPHS))
+        attempt(bench, f"{rows} streams: {kind}", decoding.measure_path, model, kind, prompts, count, here)
+
+
+def decode_command(bench: Bench) -> None:
     size = flags("model", n_layer=2, n_embd=64, n_head=2) if bench.dry_run else []
     train = flags("train", steps=1, batch=1, micro_batch=1, device=bench.device, compile="false")
     data = flags("data", path=bench.dataset("gpt2"))
@@ -214,37 +219,10 @@ def decode(bench: Bench) -> None:
         )
 
 
-def add_bandwidth(bench: Bench, here: Machine) -> None:
-    """The limit of one stream."""
-    bench.add_row("reading memory", bytes_per_second=measure_read(here))
-
-
-def gpu_paths(bench: Bench, here: Machine) -> list[choice.Path]:
-    kinds = ["plain"] if bench.dry_run else ["plain", *choice.GRAPHS, "compiled CUDA graph, flash,"]
-    return [choice.Path(kind, here.dtype, here.threads) for kind in kinds]
-
-
-def chosen_path(model: GPT, here: Machine, rows: int) -> str:
-    found: list[choice.DecoderChoice] = []
-    choice.choose_decoder(model, here, rows, here.dtype, found.append)
-    return f"{found[0].describe()}; others: {found[0].rejected}"
-
-
-def add_path(bench: Bench, model: GPT, path: choice.Path, prompts: Tensor, count: int, here: Machine) -> None:
-    """A path that fails is reported, and the others go on."""
-    rows, name = len(prompts), f"{len(prompts)} streams: {path.name}"
+def attempt(bench: Bench, name: str, measure: Callable[..., dict[str, Any]], *arguments: object) -> None:
+    """A row of the table. What fails is reported, and the rest goes on."""
     try:
-        begun = time.perf_counter()
-        decoder = choice.build_decoder(model, path, rows)
-        ids = choice.checked_ids(model)
-        error = choice.relative_error(choice.decoder_logits(decoder, ids), choice.reference_logits(model, ids))
-        decoding.greedy(decoder, prompts, count, here)  # warmup, and all graphs
-        ready = time.perf_counter() - begun
-        texts = [decoding.greedy(decoder, prompts, count, here) for _ in range(3)]
-        rate = rows * (count - 1) / median(text.decode for text in texts)
-        best = min(decoding.agreement(model, prompts[row], texts[-1].ids[row]) for row in (0, rows - 1))
-        speed = {"tokens_per_second": rate, "prefill_seconds": texts[-1].prefill, "ready_seconds": ready}
-        bench.add_row(name, **speed, error=error, best_tokens=best)
+        bench.add_row(name, **measure(*arguments))
     except Exception as failure:
         bench.add_row(name, failed=f"{type(failure).__name__}: {failure}"[:500])
 
