@@ -93,7 +93,10 @@ EXAMPLES = {
 @pytest.mark.parametrize("example", sorted(EXAMPLES))
 def test_every_example_parses(example: str) -> None:
     program, *argv = shlex.split(
-        example.partition("    ")[0].partition(" > ")[0].removeprefix("torchrun --nproc-per-node 4 -m -- ")
+        example.partition("    ")[0]
+        .partition(" > ")[0]
+        .partition(" < ")[0]
+        .removeprefix("torchrun --nproc-per-node 4 -m -- ")
     )
     assert program == "fledge"
     assert parse(argv).command == argv[0]

@@ -19,11 +19,15 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(message, "add --help to see the arguments of this command")
 
+    def shorten_usage(self, words: str) -> None:
+        """For a command with so many options that its usage line would list a screen of them."""
+        self.usage = f"{self.prog} {words} [option …]"
+
     def show_examples(self, *examples: str) -> None:
         """Print these at the end of --help."""
         lines = "\n".join(f"  {line}" for line in examples)
         self.epilog = f"{'examples' if len(examples) > 1 else 'example'}:\n{lines}"
-        self.formatter_class = argparse.RawDescriptionHelpFormatter
+        self.formatter_class = lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=26)
 
 
 def add_common_arguments(parser: Parser, *, subcommand: bool = False) -> None:
@@ -50,28 +54,25 @@ def add_device_argument(parser: Parser) -> None:
 
 def add_generation_arguments(parser: Parser, tokens: int) -> None:
     """How long the text gets, how its tokens are drawn (`sampling_of`), and where."""
-    parser.add_argument(
-        "--tokens", type=int, default=tokens, metavar="N", help=f"generate at most N (default: {tokens})"
-    )
-    stop = "end the text before this string; \\n is a line break; can be repeated"
-    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help=stop)
-    temperature = "0: greedy; 1: the model's own distribution (default: 0.8)"
-    parser.add_argument("--temperature", type=float, default=0.8, metavar="T", help=temperature)
+    for option, kind, default, metavar, help in (
+        ("--tokens", int, tokens, "N", f"generate at most N (default: {tokens})"),
+        ("--temperature", float, 0.8, "T", "0: greedy; 1: the model's own (default: 0.8)"),
+        ("--top-k", int, None, "K", "draw from the K most likely tokens only"),
+        ("--top-p", float, None, "P", "draw from the most likely ones, up to probability P"),
+        ("--min-p", float, None, "P", "draw from those P times as likely as the likeliest"),
+        ("--repetition-penalty", float, 1.0, "X", "of all tokens that occurred (usual: 1.1)"),
+        ("--presence-penalty", float, 0.0, "X", "of generated tokens: X is taken from their logits"),
+        ("--frequency-penalty", float, 0.0, "X", "the same, for each time that one was generated"),
+        ("--seed", int, 0, "S", "random seed (default: 0)"),
+    ):
+        parser.add_argument(option, type=kind, default=default, metavar=metavar, help=help)
     parser.add_argument("--greedy", action="store_true", help="always the most likely token: --temperature 0")
-    parser.add_argument("--top-k", type=int, metavar="K", help="sample from the K most likely tokens only")
-    top_p = "sample from the most likely tokens up to probability P"
-    parser.add_argument("--top-p", type=float, metavar="P", help=top_p)
-    min_p = "sample from tokens at least P times as likely as the most likely one"
-    parser.add_argument("--min-p", type=float, metavar="P", help=min_p)
-    repetition = "tokens that occurred are less likely: 1.1 is usual (default: 1)"
-    parser.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X", help=repetition)
-    presence = "subtract X from the logits of generated tokens (default: 0)"
-    parser.add_argument("--presence-penalty", type=float, default=0.0, metavar="X", help=presence)
-    frequency = "the same, for each time that the token was generated (default: 0)"
-    parser.add_argument("--frequency-penalty", type=float, default=0.0, metavar="X", help=frequency)
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="random seed (default: 0)")
-    dtype = "of the weights: auto, float32, bfloat16 or int8 (default: auto, the fastest that is precise enough)"
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "int8"), help=dtype)
+    stop = "end before this string; may be given several times"
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help=stop)
+    dtypes = ("auto", "float32", "bfloat16", "int8")
+    parser.add_argument(
+        "--dtype", default="auto", choices=dtypes, metavar="TYPE", help=f"of the weights: {', '.join(dtypes)}"
+    )
     add_device_argument(parser)
 
 

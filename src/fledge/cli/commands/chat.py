@@ -40,8 +40,9 @@ ReadLine = Callable[[str], str]
 
 
 def add_arguments(parser: Parser) -> None:
+    parser.shorten_usage("[RUN]")
     add_run_argument(parser)
-    parser.add_argument("--system", default="", metavar="TEXT", help="what the model is told before the conversation")
+    parser.add_argument("--system", default="", metavar="TEXT", help="what the model is told first")
     add_generation_arguments(parser, tokens=200)
 
 

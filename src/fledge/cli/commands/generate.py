@@ -19,26 +19,23 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "fledge generate hamlet --prompt 'To be'",
-    "fledge generate                          the latest run",
     "fledge generate hamlet@1000 --greedy --tokens 100",
     "fledge generate hamlet --prompts questions.txt --jsonl > answers.jsonl",
 )
-CONTEXT = """
-A text can be longer than the context of the model: when the context is full,
-its newer half is read again."""
+CONTEXT = "Past the end of the model's context,\nthe newer half of the context is read again."
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.description = f"{parser.description}{CONTEXT}"
+    parser.shorten_usage("[RUN] [--prompt TEXT]")
+    parser.description = f"{parser.description} {CONTEXT}"
     add_run_argument(parser)
-    parser.add_argument("--prompt", help="beginning of the text ('-' reads it from stdin)")
-    prompts = 'a file with a prompt in each line, or JSONL: {"prompt": "…"} ("-": stdin)'
+    parser.add_argument("--prompt", metavar="TEXT", help="beginning of the text (-: stdin)")
+    prompts = 'a prompt in each line, or JSONL: {"prompt": "…"}'
     parser.add_argument("--prompts", metavar="FILE", help=prompts)
-    parser.add_argument("--n", type=int, default=1, metavar="N", help="texts for each prompt, with seeds S, S+1, …")
+    parser.add_argument("--n", type=int, default=1, metavar="N", help="texts for each prompt, with the seeds S, S+1, …")
     add_generation_arguments(parser, tokens=300)
-    logprobs = "log-probability of every token, with those of the K most likely ones"
-    parser.add_argument("--logprobs", type=int, metavar="K", help=logprobs)
-    parser.add_argument("--jsonl", action="store_true", help="print a JSON record for each text, in order")
+    parser.add_argument("--logprobs", type=int, metavar="K", help="log-probabilities, with K alternatives each")
+    parser.add_argument("--jsonl", action="store_true", help="print one JSON record for each text")
     parser.add_argument("--verbose", action="store_true", help="say how the text is computed, and how fast")
 
 
