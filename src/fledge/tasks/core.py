@@ -23,8 +23,8 @@ from typing import Any
 
 from fledge.core.errors import UserError, nearest
 from fledge.evaluation.likelihood import Ids, Scorer
-from fledge.evaluation.tasks.multiple_choice import PER_TOKEN, PLAIN, Item, read_lines, score_items
-from fledge.evaluation.tasks.results import ItemScore, TaskResult, summarize
+from fledge.tasks.multiple_choice import PER_TOKEN, PLAIN, Item, read_lines, score_items
+from fledge.tasks.results import ItemScore, TaskResult, summarize
 
 SUITE = "core"
 TASKS = [

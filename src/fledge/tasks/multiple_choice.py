@@ -16,7 +16,7 @@ from typing import Any
 
 from fledge.core.errors import UserError
 from fledge.evaluation.likelihood import Pair, Scorer
-from fledge.evaluation.tasks.results import ItemScore, TaskResult, summarize
+from fledge.tasks.results import ItemScore, TaskResult, summarize
 
 KEYS = (("ctx", "endings", "label"), ("query", "choices", "gold"))
 PLAIN, PER_BYTE, PER_TOKEN = "accuracy", "accuracy per byte", "accuracy per token"

@@ -9,14 +9,14 @@ import torch
 
 from fledge.core.device import Machine
 from fledge.evaluation.likelihood import Scorer
-from fledge.evaluation.tasks.offline import BITS, INDUCTION, OFFLINE_TASKS, run_offline
-from fledge.evaluation.tasks.python_text import KINDS, python_texts
-from fledge.evaluation.tasks.results import TaskResult
-from fledge.evaluation.tasks.templates import TEMPLATES, Template
 from fledge.losses.cross_entropy import cross_entropy_sum
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
+from fledge.tasks.offline import BITS, INDUCTION, OFFLINE_TASKS, run_offline
+from fledge.tasks.python_text import KINDS, python_texts
+from fledge.tasks.results import TaskResult
+from fledge.tasks.templates import TEMPLATES, Template
 from fledge.tokenizers.base import Tokenizer
 from fledge.tokenizers.char import CharTokenizer
 from fledge.tokenizers.hf import HFTokenizer

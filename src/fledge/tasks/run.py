@@ -11,9 +11,9 @@ from pathlib import Path
 
 from fledge.core.errors import UserError, nearest
 from fledge.evaluation.likelihood import Scorer
-from fledge.evaluation.tasks import core, offline
-from fledge.evaluation.tasks.multiple_choice import PER_BYTE, Question, encode_all, read_questions, score_items
-from fledge.evaluation.tasks.results import TaskResult
+from fledge.tasks import core, offline
+from fledge.tasks.multiple_choice import PER_BYTE, Question, encode_all, read_questions, score_items
+from fledge.tasks.results import TaskResult
 
 QUESTIONS = (".jsonl", ".ndjson")
 NAMES = [offline.SUITE, *offline.OFFLINE_TASKS, core.SUITE, *core.CORE_TASKS]
@@ -51,7 +51,7 @@ def run_questions(name: str, scorer: Scorer, questions: Sequence[Question]) -> T
 
 def _run_harness(names: list[str], scorer: Scorer, folder: Path | None, limit: int | None) -> list[TaskResult]:
     try:
-        from fledge.evaluation.tasks.harness import run_harness
+        from fledge.tasks.harness import run_harness
     except ImportError as error:
         if (error.name or "").partition(".")[0] == "fledge":
             raise

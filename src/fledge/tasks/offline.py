@@ -11,10 +11,10 @@ from random import Random
 
 from fledge.core.errors import UserError
 from fledge.evaluation.likelihood import Ids, Scorer
-from fledge.evaluation.tasks.multiple_choice import PLAIN, Item, score_items
-from fledge.evaluation.tasks.python_text import KINDS, python_texts
-from fledge.evaluation.tasks.results import ItemScore, TaskResult, summarize
-from fledge.evaluation.tasks.templates import TEMPLATES, Template
+from fledge.tasks.multiple_choice import PLAIN, Item, score_items
+from fledge.tasks.python_text import KINDS, python_texts
+from fledge.tasks.results import ItemScore, TaskResult, summarize
+from fledge.tasks.templates import TEMPLATES, Template
 
 SUITE = "offline"
 INDUCTION = "induction"

@@ -22,17 +22,17 @@ from lm_eval.tasks import TaskManager
 
 from fledge.core.errors import UserError, nearest
 from fledge.evaluation.likelihood import Scorer
-from fledge.evaluation.tasks.results import ItemScore, TaskResult, summarize
 from fledge.inference.decoder_reference import ReferenceDecoder
 from fledge.inference.engine import Engine
 from fledge.inference.request import Request, Sampling
+from fledge.tasks.results import ItemScore, TaskResult, summarize
 
 HEADLINES = ("acc_norm", "acc", "exact_match", "bits_per_byte")  # the first that a task has; else its first metric
 MAX_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 SLOTS = 16  # texts that are generated at a time
 
 
-class FledgeLM(TemplateLM):
+class FledgeLM(TemplateLM):  # type: ignore[misc]
     """The interface of lm-evaluation-harness to a model."""
 
     def __init__(self, scorer: Scorer) -> None:

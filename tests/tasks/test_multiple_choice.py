@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from fledge.core.device import Machine
 from fledge.core.errors import UserError
 from fledge.evaluation.likelihood import Scorer
-from fledge.evaluation.tasks.multiple_choice import (
+from fledge.model.config import ModelConfig
+from fledge.model.init import build
+from fledge.tasks.multiple_choice import (
     PER_BYTE,
     Question,
     credit,
@@ -21,9 +23,7 @@ from fledge.evaluation.tasks.multiple_choice import (
     read_questions,
     score_items,
 )
-from fledge.evaluation.tasks.results import ItemScore, compare, summarize
-from fledge.model.config import ModelConfig
-from fledge.model.init import build
+from fledge.tasks.results import ItemScore, compare, summarize
 from fledge.tokenizers.char import CharTokenizer
 
 HELLASWAG = {"ind": 1, "ctx": "She opens the door and", "endings": ["walks in.", "eats it."], "label": 0}
