@@ -94,7 +94,9 @@ def test_flipped_bit_falls_back_to_the_checkpoint_before(two: Path, name: str) -
         assert found.step == 10, place
         assert len(damaged) == 1
         assert str(file) in damaged[0]
-        for load in (store.load, store.load_weights):
+        only_training = name == "optimizer.safetensors"
+        assert store.find_checkpoint(two, weights_only=True)[0].step == (20 if only_training else 10)
+        for load in (store.load, *(() if only_training else (store.load_weights,))):
             with pytest.raises(store.DamagedCheckpoint, match=re.escape(str(file))):
                 load(store.Checkpoint(file.parent, 20, None, False, True))
     file.write_bytes(whole)

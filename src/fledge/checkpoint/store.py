@@ -112,15 +112,25 @@ def read_manifest(path: Path) -> dict[str, Any]:
     raise DamagedCheckpoint(f"{path / MANIFEST} is damaged")
 
 
-def verify(path: Path) -> Checkpoint:
-    """Check that every file is present and unchanged, or raise `DamagedCheckpoint`."""
+def verify(path: Path, *, weights_only: bool = False) -> Checkpoint:
+    """Check that every file is present and unchanged, or raise `DamagedCheckpoint`.
+
+    weights_only: only the files that are read for the weights; the optimizer's are often twice as large.
+    """
     manifest = read_manifest(path)
     for name, expected in manifest["files"].items():
+        if weights_only and not belongs_to_weights(name):
+            continue
         if hash_of(path / name) != expected:
             if read_manifest(path) != manifest:  # meanwhile stripped to its weights
-                return verify(path)
+                return verify(path, weights_only=weights_only)
             raise DamagedCheckpoint(f"{path / name} is damaged")
     return _from_manifest(path, manifest)
+
+
+def belongs_to_weights(name: str) -> bool:
+    """Whether a file of a checkpoint is needed where only the weights are."""
+    return name in (STATE, WEIGHTS) or sharded.is_weight_shard(name)
 
 
 def hash_of(path: Path) -> str:
@@ -172,9 +182,12 @@ def read_state_json(checkpoint: Checkpoint) -> dict[str, Any]:
     return dict(json.loads((checkpoint.folder / STATE).read_bytes()))
 
 
-def load_weights(checkpoint: Checkpoint, like: Mapping[str, Tensor] | None = None) -> Tensors:
-    """The weights alone. `like`: as for `load`."""
-    verify(checkpoint.folder)
+def load_weights(
+    checkpoint: Checkpoint, like: Mapping[str, Tensor] | None = None, *, verified: bool = False
+) -> Tensors:
+    """The weights alone. `like`: as for `load`. verified: just now, so that they need not be hashed again."""
+    if not verified:
+        verify(checkpoint.folder, weights_only=True)
     whole = checkpoint.folder / WEIGHTS
     return (
         load_file(whole) if whole.exists() else sharded.read_shards(checkpoint.folder, like or {}, only=[MODEL])[MODEL]
@@ -201,11 +214,13 @@ def list_checkpoints(folder: Path) -> tuple[list[Checkpoint], list[str]]:
     return good, bad
 
 
-def find_checkpoint(folder: Path, selector: str = "latest") -> tuple[Checkpoint, list[str]]:
+def find_checkpoint(
+    folder: Path, selector: str = "latest", *, weights_only: bool = False
+) -> tuple[Checkpoint, list[str]]:
     """The checkpoint `selector` (latest, best or a step), and a description of each damaged one that was skipped.
 
     The latest is the latest that training can continue from. Only candidates are read completely; of the others only
-    the manifest is read.
+    the manifest is read. weights_only: as for `verify`.
     """
     candidates = complete_checkpoints(folder)
     readable = {c.folder for c in candidates}
@@ -218,7 +233,7 @@ def find_checkpoint(folder: Path, selector: str = "latest") -> tuple[Checkpoint,
         candidates = [c for c in candidates if str(c.step) == selector]
     for candidate in reversed(candidates):
         try:
-            return verify(candidate.folder), bad
+            return verify(candidate.folder, weights_only=weights_only), bad
         except DamagedCheckpoint as error:
             bad.append(str(error))
     steps = ", ".join(str(c.step) for c in list_checkpoints(folder)[0])

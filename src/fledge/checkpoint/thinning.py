@@ -13,8 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from fledge.checkpoint import store
-from fledge.checkpoint.sharded import is_weight_shard
-from fledge.checkpoint.store import MANIFEST, STATE, WEIGHTS, Checkpoint
+from fledge.checkpoint.store import MANIFEST, Checkpoint
 from fledge.core.checksums import with_checksum
 from fledge.core.files import errors_with_path, remove_partials, restore_replaced, write_atomic
 
@@ -59,19 +58,15 @@ def prune(folder: Path, keep_last: int, history: Collection[int] = ()) -> None:
 def strip_to_weights(checkpoint: Checkpoint) -> None:
     """Keep the weights of a checkpoint, and state.json."""
     manifest = store.read_manifest(checkpoint.folder)
-    files = {name: digest for name, digest in manifest["files"].items() if _is_kept(name)}
+    files = {name: digest for name, digest in manifest["files"].items() if store.belongs_to_weights(name)}
     write_atomic(checkpoint.folder / MANIFEST, with_checksum(manifest | {"files": files, "weights_only": True}))
     _remove_unnamed(checkpoint)
-
-
-def _is_kept(name: str) -> bool:
-    return name in (STATE, WEIGHTS) or is_weight_shard(name)
 
 
 def _remove_unnamed(checkpoint: Checkpoint) -> None:
     with errors_with_path(checkpoint.folder):
         for file in checkpoint.folder.iterdir():
-            if file.name != MANIFEST and not _is_kept(file.name):
+            if file.name != MANIFEST and not store.belongs_to_weights(file.name):
                 file.unlink()
 
 

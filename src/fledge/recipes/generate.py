@@ -12,7 +12,6 @@ from fledge.inference.generate import prompt_ids
 from fledge.inference.request import Chunk, FinishReason, Generation, Request, Sampling, TokenLogprob
 from fledge.recipes.load_engine import LoadedEngine, load_engine
 from fledge.runs.run_folder import LoadedCheckpoint
-from fledge.settings.pipeline import validated
 
 MAX_SLOTS = 32  # texts at the same time
 MAX_TOKENS, MAX_TEXTS, MAX_LOGPROBS = 10**6, 10**5, 100
@@ -112,7 +111,7 @@ def generate(
     slots = slots_for(n * (1 if prompts is None else len(prompts)))
     loaded = load_engine(run, runs, slots=slots, device=device, dtype=dtype)
     if prompts is None:
-        prompts = [validated(loaded.run.config()).track.prompt or ""]
+        prompts = [loaded.run.config().get("track", {}).get("prompt", "")]
     tokenizer = loaded.tokenizer
     if len(prompts) == 1 and prompts[0].endswith(" ") and tokenizer.kind != "char":
         notice("hint: the prompt ends in a space; tokens begin with theirs, so the text is better without it")

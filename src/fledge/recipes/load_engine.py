@@ -13,8 +13,8 @@ from fledge.inference.choose_decoder import DecoderChoice, choose_decoder
 from fledge.inference.engine import Engine
 from fledge.model.config import ModelConfig
 from fledge.runs.run_folder import LoadedCheckpoint, RunFolder, open_run
+from fledge.runs.status import last_saved_step
 from fledge.tokenizers.base import Tokenizer
-from fledge.training.result import last_saved_step
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,8 @@ from fledge.core.progress import notice
 from fledge.model.flops import parameter_count
 from fledge.runs.names import JOURNAL
 from fledge.runs.run_folder import RunFolder, list_runs
-from fledge.runs.status import best_result, logged_metrics, run_state
+from fledge.runs.status import best_result, last_saved_step, logged_metrics, run_state
 from fledge.settings.pipeline import validated
-from fledge.training.result import last_saved_step
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from fledge.recipes.evaluate import evaluate
 from fledge.recipes.generate import generate
 from fledge.recipes.resume import resume
 from fledge.runs.run_folder import RunFolder
+from fledge.runs.status import last_saved_step
 from fledge.tracking.sinks.csv import read_metrics
 from fledge.tracking.sinks.jsonl import read_events
-from fledge.training.result import last_saved_step
 
 RUN, STEPS = "smoke", 200
 OUTPUT = "output"  # of training

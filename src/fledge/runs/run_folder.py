@@ -159,17 +159,20 @@ class RunFolder:
         metadata = {name: value for name, value in self.metadata().items() if name != CHECKSUM_KEY}
         write_atomic(self.folder / METADATA, with_checksum({**metadata, **changes}, indent=1))
 
-    def checkpoint(self) -> store.Checkpoint:
-        """The checkpoint that the reference named, verified. Damaged ones are skipped with a warning."""
-        checkpoint, damaged = store.find_checkpoint(self.checkpoints, self.selector)
+    def checkpoint(self, *, weights_only: bool = False) -> store.Checkpoint:
+        """The checkpoint that the reference named, verified. Damaged ones are skipped with a warning.
+
+        weights_only: its weights are verified, and not what training needs to continue.
+        """
+        checkpoint, damaged = store.find_checkpoint(self.checkpoints, self.selector, weights_only=weights_only)
         for what in damaged:
             notice(f"warning: {what}; using step {checkpoint.step}")
         return checkpoint
 
     def load(self, device: str = "cpu") -> LoadedCheckpoint:
-        checkpoint = self.checkpoint()
+        checkpoint = self.checkpoint(weights_only=True)
         model = GPT(self.model_config())
-        load_weights(model, store.load_weights(checkpoint))
+        load_weights(model, store.load_weights(checkpoint, verified=True))
         return LoadedCheckpoint(self, model.to(device).eval(), self.tokenizer(), checkpoint)
 
 

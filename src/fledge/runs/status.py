@@ -51,6 +51,12 @@ def best_result(run: RunFolder) -> BestResult:
     )
 
 
+def last_saved_step(run: RunFolder) -> int:
+    """The last one that training can continue from."""
+    found = store.complete_checkpoints(run.checkpoints)
+    return max((checkpoint.step for checkpoint in found if not checkpoint.weights_only), default=0)
+
+
 def run_state(run: RunFolder, step: int, steps: int) -> str:
     """`step`: the last that training can continue from."""
     if run.is_locked():

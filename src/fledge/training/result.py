@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fledge.checkpoint import store
 from fledge.core.errors import UserError
 from fledge.runs.advice import Advice, advise
 from fledge.runs.run_folder import RunFolder, open_run
-from fledge.runs.status import best_result
+from fledge.runs.status import best_result, last_saved_step
 from fledge.tracking.sinks.csv import read_metrics
 from fledge.tracking.sinks.jsonl import read_events
 
@@ -43,9 +42,3 @@ def is_unstarted(run: RunFolder) -> bool:
     except UserError:
         last_step = 0
     return not last_saved_step(run) and not last_step
-
-
-def last_saved_step(run: RunFolder) -> int:
-    """The last one that training can continue from."""
-    found = store.complete_checkpoints(run.checkpoints)
-    return max((checkpoint.step for checkpoint in found if not checkpoint.weights_only), default=0)
