@@ -4,7 +4,7 @@
 {"prompt": "Good", "references": [" morning", " night"]}
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,11 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> tuple[int, ...]:
     """An empty prompt starts as a document starts."""
     first = tokenizer.end_of_text if tokenizer.end_of_text is not None else 0
     return tuple(tokenizer.encode(prompt).tolist()) or (first,)
+
+
+def reference_bytes_per_token(references: Sequence[Reference], tokenizer: Tokenizer) -> float:
+    texts = [text for each in references for text in each.texts]
+    return sum(len(text.encode()) for text in texts) / max(1, sum(len(tokenizer.encode(text)) for text in texts))
 
 
 def cut_references(split: Split, tokenizer: Tokenizer, count: int, prompt: int, continuation: int) -> list[Reference]:

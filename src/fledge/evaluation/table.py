@@ -4,8 +4,9 @@ import math
 import textwrap
 from collections.abc import Iterator
 
-from fledge.core.formatting import counted
+from fledge.core.formatting import counted, printable, shorten
 from fledge.evaluation.compare import TextComparison
+from fledge.evaluation.continuations import TextMetrics
 from fledge.evaluation.metrics import PositionLoss, SplitMetrics
 
 COLUMNS = 8  # of the loss by position
@@ -51,6 +52,29 @@ def comparison_table(name: str, metrics: SplitMetrics, found: TextComparison) ->
         units = counted(found.units, found.unit)
         lines.append(f"  95 % interval   {found.low:+.4f} to {found.high:+.4f}, by a paired bootstrap over {units}")
     return "\n".join([*lines, *textwrap.wrap(found.verdict, 78, initial_indent="  ", subsequent_indent="  ")])
+
+
+def text_table(found: TextMetrics) -> str:
+    n, m = found.repetition_ngram, found.copied_ngram
+    rows = [
+        ("BLEU", f"{found.bleu:9.2f}", "0 to 100: words in common with the reference"),
+        ("chrF", f"{found.chrf:9.2f}", "0 to 100: characters in common"),
+        ("ROUGE-1", f"{found.rouge1:9.4f}", "F1 of words in common"),
+        ("ROUGE-2", f"{found.rouge2:9.4f}", "F1 of pairs of words in common"),
+        ("ROUGE-L", f"{found.rougeL:9.4f}", "F1 of the longest common subsequence"),
+        ("repetition", f"{found.repetition:9.4f}", f"of runs of {n} tokens came before in the same text"),
+        ("loops", f"{found.loops:9.4f}", "of the texts end by repeating themselves"),
+    ]
+    if found.copied is not None:
+        rows.append(("copied", f"{found.copied:9.4f}", f"of runs of {m} tokens stand in the train split"))
+    if found.copied_references is not None:
+        rows.append(("", f"{found.copied_references:9.4f}", "the same of the references"))
+    title = f"  {counted(found.texts, 'continuation')}, generated greedily: {found.tokens:,} tokens"
+    lines = [title, *(f"  {name:<17} {value}  {note}" for name, value, note in rows), ""]
+    for sample in found.samples[:1]:
+        parts = (("prompt", sample.prompt), ("reference", sample.reference), ("generated", sample.generated))
+        lines += [f"  {name:<9}  {shorten(printable(repr(text)[1:-1]), 67)}" for name, text in parts]
+    return "\n".join(lines)
 
 
 def title(run: str, step: int, metrics: SplitMetrics) -> str:

@@ -113,6 +113,11 @@ def eval_machine(loaded: LoadedCheckpoint, device: str, world: World) -> Machine
     return machines.choose_machine(chosen, dtype, world)
 
 
+def has_dataset(loaded: LoadedCheckpoint, data: str | None) -> bool:
+    """False for an imported model, unless `data` names a dataset."""
+    return (data or validated(loaded.run.config()).data.path) is not None
+
+
 def open_eval_dataset(loaded: LoadedCheckpoint, data: str | None, world: World) -> Dataset:
     """The dataset at `data`, or the run's own; refused if it was not prepared with the tokenizer of the model."""
     name, tokenizer_file = loaded.run.name, loaded.run.tokenizer_file
