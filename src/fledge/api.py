@@ -37,8 +37,8 @@ from fledge.recipes import resume as resume_recipe
 from fledge.recipes import train as train_recipe
 from fledge.recipes.evaluate import EvaluateResult
 from fledge.recipes.prepare import PrepareResult, tokenizer_settings
-from fledge.recipes.runs import RunSummary, summarize_run, summarize_runs
 from fledge.runs.run_folder import LoadedCheckpoint, RunFolder, open_run
+from fledge.runs.summary import RunSummary, summarize_run, summarize_runs
 from fledge.settings.words import text_layer
 from fledge.tokenizers.base import Tokenizer
 from fledge.tracking.sinks.csv import STEP, MetricsTable, read_metrics

@@ -8,6 +8,7 @@ import pytest
 from fledge.cli import suggestions
 from fledge.cli.main import SUMMARIES, main, make_parser
 from fledge.core.errors import UserError
+from fledge.settings import foreign_names
 from fledge.settings.pipeline import resolve
 
 ADVICE = [
@@ -77,16 +78,16 @@ def test_words_of_other_programs(capsys: pytest.CaptureFixture[str], line: str, 
 
 
 def test_every_setting_that_is_suggested_exists() -> None:
-    names = [*suggestions.setting_names(), "model.size"]
-    assert set(suggestions.SETTINGS) <= set(names)
-    synonyms = [key for keys in suggestions.SETTINGS.values() for key in keys]
-    assert not list(filter(suggestions.setting_called, synonyms))
+    names = [*foreign_names.setting_names(), "model.size"]
+    assert set(foreign_names.SETTINGS) <= set(names)
+    synonyms = [key for keys in foreign_names.SETTINGS.values() for key in keys]
+    assert not list(filter(foreign_names.setting_called, synonyms))
     assert len(synonyms) == len(set(synonyms))
 
 
 def test_every_value_that_is_suggested_is_accepted() -> None:
-    for key, value in suggestions.VALUES.items():
-        setting = suggestions.look_up(suggestions.SETTINGS, key)
+    for key, value in foreign_names.VALUES.items():
+        setting = foreign_names.look_up(foreign_names.SETTINGS, key)
         if value != "VALUE":
             section, name = setting.split(".")
             settings = resolve("demo", {section: {name: value.strip("'")}})

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from fledge.cli.main import main
-from fledge.recipes.runs import RunSummary, summarize_runs
 from fledge.runs.run_folder import open_run
+from fledge.runs.summary import RunSummary, summarize_runs
 from tiny import TINY_TOML, write_text
 
 

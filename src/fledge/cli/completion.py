@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from fledge.cli.main import SUMMARIES, load_command, make_parser
-from fledge.cli.suggestions import setting_names
+from fledge.settings.foreign_names import setting_names
 from fledge.settings.layers import preset_files
 from fledge.text.corpora import CORPORA
 

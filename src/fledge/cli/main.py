@@ -16,10 +16,11 @@ from typing import Protocol, cast
 from fledge import __version__
 from fledge.cli.arguments import Parser, add_common_arguments
 from fledge.cli.output import print_error, print_user_error
-from fledge.cli.suggestions import refuse_foreign_settings, unknown_command, unknown_option
+from fledge.cli.suggestions import unknown_command, unknown_option
 from fledge.core.errors import Interrupted, UserError, out_of_memory, to_user_error
 from fledge.core.signals import signal_number, sigterm_as_ctrl_c
 from fledge.core.torch_version import refuse_untested_torch
+from fledge.settings.foreign_names import refuse_foreign_settings
 
 # The registry of commands (subparsers), by group: name → summary. To add one: a line here, a module in commands/ with
 # EXAMPLES, add_arguments (add_parser for subcommands) and run, and a recipe.

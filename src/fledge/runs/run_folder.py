@@ -133,6 +133,13 @@ class RunFolder:
             raise UserError(f"'{self.folder / CONFIG}' is damaged", "restore it from a copy")
         return model
 
+    def planned_steps(self) -> int:
+        """How many steps the run was asked to train."""
+        steps = self.config().get("train", {}).get("steps")
+        if not isinstance(steps, int):
+            raise UserError(f"'{self.folder / CONFIG}' is damaged", "restore it from a copy")
+        return steps
+
     def changed_files(self) -> list[str]:
         """The files that differ from what the run was created with."""
         metadata = self.metadata()

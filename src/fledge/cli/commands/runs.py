@@ -14,8 +14,8 @@ from fledge.core.files import human_bytes
 from fledge.core.formatting import counted, fit_cells, printable, short_path, shorten
 
 if TYPE_CHECKING:
-    from fledge.recipes.runs import RunSummary
     from fledge.runs.manage_runs import Removal
+    from fledge.runs.summary import RunSummary
 
 EXAMPLES = (
     "fledge runs",
@@ -71,7 +71,7 @@ def run_rename(args: argparse.Namespace) -> None:
 
 
 def run_list(args: argparse.Namespace) -> None:
-    from fledge.recipes.runs import summarize_runs
+    from fledge.runs.summary import summarize_runs
 
     summaries = summarize_runs(args.runs)
     report(summaries, as_json=args.json, text=runs_table(summaries, args.runs))

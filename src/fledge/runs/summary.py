@@ -12,7 +12,6 @@ from fledge.model.flops import parameter_count
 from fledge.runs.names import JOURNAL
 from fledge.runs.run_folder import RunFolder, list_runs
 from fledge.runs.status import best_result, last_saved_step, logged_metrics, run_state
-from fledge.settings.pipeline import validated
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def runs_and_trials(runs: Path) -> Iterator[tuple[str, RunFolder]]:
 
 def summarize_run(run: RunFolder, name: str = "") -> RunSummary:
     """`name`: how the run is listed; its own if it is empty."""
-    steps, saved_step = validated(run.config()).train.steps, last_saved_step(run)
+    steps, saved_step = run.planned_steps(), last_saved_step(run)
     return RunSummary(
         run=name or run.name,
         state=run_state(run, saved_step, steps),
