@@ -137,6 +137,14 @@ def test_evaluate_equals_the_command_line(bird: fledge.LoadedRun, capsys: pytest
     assert bird.evaluate("train").split == "train"
 
 
+def test_evaluate_compares_and_measures_texts(bird: fledge.LoadedRun) -> None:
+    found = bird.evaluate(compare="bird@9")
+    assert found.comparison is not None
+    assert found.comparison.step == 9
+    assert "bits per byte" in found.comparison.verdict
+    assert bird.evaluate_texts(continuations=2).texts == 2
+
+
 def test_load_opens_the_checkpoint_that_is_named(bird: fledge.LoadedRun) -> None:
     assert [fledge.load(f"bird@{which}").step for which in (9, 12, "latest")] == [9, 12, 12]
     assert fledge.load(bird.folder).name == "bird"

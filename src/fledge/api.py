@@ -29,6 +29,7 @@ from fledge.core.config import Layer
 from fledge.core.distributed import init_distributed
 from fledge.core.errors import Interrupted, UserError
 from fledge.inference.request import Sampling
+from fledge.evaluation.continuations import TextMetrics
 from fledge.model.gpt import GPT
 from fledge.recipes import evaluate as evaluate_recipe
 from fledge.recipes import generate as generate_recipe
@@ -36,6 +37,7 @@ from fledge.recipes import prepare as prepare_recipe
 from fledge.recipes import resume as resume_recipe
 from fledge.recipes import train as train_recipe
 from fledge.recipes.evaluate import EvaluateResult
+from fledge.recipes.evaluate_texts import evaluate_generated
 from fledge.recipes.prepare import PrepareResult, tokenizer_settings
 from fledge.runs.run_folder import LoadedCheckpoint, RunFolder, open_run
 from fledge.runs.summary import RunSummary, summarize_run, summarize_runs
@@ -227,6 +229,23 @@ class LoadedRun:
                 figure=None if figure is None else Path(figure),
                 device=device,
             )
+
+    def evaluate_texts(
+        self,
+        references: PathOrName | None = None,
+        *,
+        continuations: int = 64,
+        data: PathOrName | None = None,
+        device: str = "auto",
+        verbose: bool = False,
+    ) -> TextMetrics:
+        """BLEU, chrF, ROUGE, repetition and copying of texts that the model generates greedily.
+
+        references: a JSONL file with a "prompt" and a "reference" a line; None: passages of the validation split.
+        """
+        file, path = None if references is None else Path(references), None if data is None else str(data)
+        with _session(verbose):
+            return evaluate_generated(self._loaded, file, continuations, data=path, device=device)
 
     def metrics(self) -> "Metrics":
         """What was logged: name → one value a row, NaN where there is none. `pandas.DataFrame` takes it as it is."""
