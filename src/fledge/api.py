@@ -28,8 +28,8 @@ from typing import Any
 from fledge.core.config import Layer
 from fledge.core.distributed import init_distributed
 from fledge.core.errors import Interrupted, UserError
-from fledge.inference.request import Sampling
 from fledge.evaluation.continuations import TextMetrics
+from fledge.inference.request import Sampling
 from fledge.model.gpt import GPT
 from fledge.recipes import evaluate as evaluate_recipe
 from fledge.recipes import generate as generate_recipe
