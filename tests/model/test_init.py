@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from fledge.checkpoint.state import weights_of
+from fledge.checkpoint.state import load_weights, weights_of
 from fledge.model.config import ModelConfig
-from fledge.model.init import build
+from fledge.model.init import build, build_for_loading
 from tiny import GPT2_PARTS
 
 WIDE = ModelConfig(
@@ -60,3 +60,15 @@ def test_every_weight_is_initialized() -> None:
     torch.manual_seed(2)
     two = weights_of(build(replace(WIDE, mlp="swiglu", qk_norm=True), 0))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_model_for_loading_draws_no_random_numbers() -> None:
+    config = ModelConfig(n_layer=2, n_head=2, n_embd=16, context=8, vocab_size=11)
+    before = torch.get_rng_state()
+    empty, whole = build_for_loading(config), build(config, 0)
+    load_weights(empty, weights_of(whole))
+    ids = torch.arange(8)[None]
+    assert torch.equal(empty(ids), whole(ids))
+    torch.set_rng_state(before)
+    build_for_loading(config)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -8,8 +8,11 @@ bigram                                         0: at first it adds nothing
 norms and biases                               weights 1, biases 0
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from fledge.model.bigram import Bigram
 from fledge.model.block import Block
@@ -25,6 +28,18 @@ def build(config: ModelConfig, seed: int) -> GPT:
     model = GPT(config)
     initialize(model, torch.Generator().manual_seed(seed))
     return model
+
+
+def build_for_loading(config: ModelConfig) -> GPT:
+    """A model whose weights must be loaded next: torch's own initialization, a second at 124M, is left out."""
+    with _NoRandomNumbers():
+        return GPT(config)
+
+
+class _NoRandomNumbers(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return kwargs["tensor"] if getattr(func, "__module__", "") == nn.init.__name__ else func(*args, **kwargs)
 
 
 @torch.no_grad()

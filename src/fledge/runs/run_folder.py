@@ -38,6 +38,7 @@ from fledge.core.files import (
 from fledge.core.progress import notice
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
+from fledge.model.init import build_for_loading
 from fledge.runs.names import path_word, run_word
 from fledge.tokenizers.base import Tokenizer, load_tokenizer, save_tokenizer
 
@@ -178,7 +179,7 @@ class RunFolder:
 
     def load(self, device: str = "cpu") -> LoadedCheckpoint:
         checkpoint = self.checkpoint(weights_only=True)
-        model = GPT(self.model_config())
+        model = build_for_loading(self.model_config())
         load_weights(model, store.load_weights(checkpoint, verified=True))
         return LoadedCheckpoint(self, model.to(device).eval(), self.tokenizer(), checkpoint)
 
