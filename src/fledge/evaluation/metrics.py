@@ -28,6 +28,7 @@ from fledge.model.gpt import GPT
 from fledge.model.head import Head
 
 SCALE = 2.0**24  # of the integers that stand for nats and probabilities
+MAX_NATS = 2.0**20  # of a token: more, or NaN, comes from damaged weights, and the sums could overflow
 BINS = 10  # of the predicted probability, each a tenth wide
 TOP = 5
 Ints = NDArray[np.int64]
@@ -101,7 +102,7 @@ class Counts:
         self.classes = np.zeros((3, vocab_size), dtype=np.int64)  # predicted rightly, predicted, in the text
         self.bins = np.zeros((3, BINS), dtype=np.int64)  # tokens, predicted rightly, probability
         self.unit_sums = np.zeros((3, len(self.units.starts)), dtype=np.int64)  # nats, bytes, tokens
-        self.totals = np.zeros(2, dtype=np.int64)  # among the top five, not finite
+        self.totals = np.zeros(2, dtype=np.int64)  # among the top five, no usable number
 
     def add(self, first: int, cuts: Windows, ids: Ints, scores: Tensor) -> None:
         """ids [B, T + 1] and scores [B, 4, T] of the windows `cuts`, of which the first is window number `first`."""
@@ -110,9 +111,9 @@ class Counts:
         valid = targets != IGNORE
         positions = (rows[:, None] + 1 + np.arange(targets.shape[1]))[valid]
         nats, confidence, predicted, in_top = (each[valid] for each in scores.double().numpy().swapaxes(0, 1))
-        targets, predicted, finite = targets[valid], predicted.astype(np.int64), np.isfinite(nats)
-        self.totals += (int(in_top.sum()), int((~finite).sum()))
-        right, nats = predicted == targets, fixed_point(np.where(finite, nats, 0))
+        targets, predicted, usable = targets[valid], predicted.astype(np.int64), np.abs(nats) < MAX_NATS
+        self.totals += (int(in_top.sum()), int((~usable).sum()))
+        right, nats = predicted == targets, fixed_point(np.where(usable, nats, 0))
         confidence = np.where(np.isfinite(confidence), confidence, 0).clip(0, 1)
         size = self.classes.shape[1]
         self.classes += [np.bincount(each, minlength=size) for each in (targets[right], predicted, targets)]
@@ -176,7 +177,7 @@ def evaluate_split(
     tokens = len(split) - 1
     if bad := int(counts.totals[1]):
         raise UserError(
-            f"the loss of {bad:,} of {tokens:,} tokens is not a finite number: the weights are damaged",
+            f"the loss of {bad:,} of {tokens:,} tokens is no usable number: the weights are damaged",
             "evaluate an earlier checkpoint: fledge eval RUN@STEP",
         )
     nats, byte_count, unit_tokens = counts.unit_sums

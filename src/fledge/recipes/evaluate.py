@@ -61,11 +61,12 @@ def evaluate(
     loaded = load_checkpoint(run, runs)
     other = None if compare is None else load_checkpoint(compare, runs)
     dataset = open_eval_dataset(loaded, data, world)
+    same = other is None or fingerprint(other.tokenizer) == fingerprint(loaded.tokenizer)
+    other_dataset = dataset if other is None or same else open_eval_dataset(other, None, world)
     about, metrics, sums = _measure(loaded, dataset, split, device, world)
     evaluated, comparison = {_label(about): metrics}, None
     if other is not None:
-        same = fingerprint(other.tokenizer) == fingerprint(loaded.tokenizer)
-        theirs = _measure(other, dataset if same else open_eval_dataset(other, None, world), split, device, world)
+        theirs = _measure(other, other_dataset, split, device, world)
         names = _label(about), _label(theirs[0])
         found = compare_texts(sums, theirs[2], names, same_tokenizer=same)
         comparison = RunComparison(**vars(found), **vars(theirs[0]), metrics=theirs[1])
