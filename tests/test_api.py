@@ -108,6 +108,23 @@ def test_run_starts_from_another_run(bird: fledge.LoadedRun) -> None:
     assert run.model.config == bird.model.config
 
 
+def test_generate_takes_the_options_of_the_engine(bird: fledge.LoadedRun) -> None:
+    options = {"tokens": 60, "temperature": 1.0, "seed": 3, "dtype": "float32"}
+    text = bird.generate("the", **options)
+    assert text == "".join(bird.stream("the", **options))
+    assert bird.generate("the", stop=" ", **options) == "the" + text.removeprefix("the").partition(" ")[0]
+    assert bird.generate("the", repetition_penalty=1e9, **options) != text
+    space = int(bird.tokenizer.encode(" ")[0])
+    assert " " not in bird.generate("the", logit_bias={space: -100}, **options)
+
+
+def test_wrong_sampling_option_is_refused(bird: fledge.LoadedRun) -> None:
+    with pytest.raises(UserError, match="min-p cannot be 3"):
+        bird.generate("the", min_p=3)
+    with pytest.raises(TypeError, match="tempp"):
+        bird.generate("the", tempp=1)
+
+
 def test_resume_makes_a_run_longer(folder: Path) -> None:
     run = fledge.train("tiny.toml", data="text", name="short", train={"steps": 4})
     with pytest.raises(UserError, match="finished"):

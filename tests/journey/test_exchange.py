@@ -1,7 +1,9 @@
 """Import a model, generate, evaluate and train with it, and export it to transformers and llama.cpp."""
 
+import io
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from fledge.runs.run_folder import RunFolder, open_run
 from fledge.tokenizers.base import save_tokenizer
 from fledge.tokenizers.char import CharTokenizer
 from fledge.tokenizers.hf import HFTokenizer
+from fledge.tokenizers.hf_json import added_tokens_json
 
 transformers = pytest.importorskip("transformers")
 
@@ -280,3 +283,52 @@ def test_unsupported_model_is_exported_with_its_code(
         expected.append(int(ours.model(torch.tensor([expected[-context:]]))[0, -1].argmax()))
     assert generated == expected
     assert home.do("export", "odd", "--to", "gguf", "--out", str(home.folder / "gguf")) == 2
+
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("in_own_file", [False, True])
+def test_chat_template_is_imported_used_and_exported(
+    home,
+    external: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    in_own_file: bool,
+) -> None:
+    folder = tmp_path / "chatty"
+    shutil.copytree(external, folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    size = len(content["model"]["vocab"])
+    content["added_tokens"] += added_tokens_json([(size, "<|im_start|>", True), (size + 1, "<|im_end|>", True)])
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    config = {"eos_token": "<|im_end|>", "chat_template": "unused" if in_own_file else CHATML}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    if in_own_file:
+        (folder / "chat_template.jinja").write_text(CHATML)
+    assert home.do("import", str(folder)) == 0
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("the quick"))
+    capsys.readouterr()
+    assert home.do("chat", "chatty", "--tokens", "5", "--json") == 0
+    captured = capsys.readouterr()
+    assert "warning" not in captured.err
+    assert [each["role"] for each in json.loads(captured.out)["messages"]] == ["user", "assistant"]
+
+    assert home.do("export", "chatty", "--to", "hf", "--out", str(tmp_path / "hf")) == 0
+    messages = [{"role": "user", "content": "the quick"}]
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    ours = open_run("chatty", home.runs).chat_template()
+    assert ours is not None
+    assert ours.stop_tokens == (size + 1,)
+    assert theirs.apply_chat_template(messages, add_generation_prompt=True)["input_ids"] == ours.encode(messages)
+    generation = json.loads((tmp_path / "hf" / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == [size + 1]
+
+    (home.runs / "chatty" / "tokenizer_config.json").write_text(json.dumps({"chat_template": "changed"}))
+    assert home.do("chat", "chatty") == 2
+    assert "edited since the run was created" in capsys.readouterr().err

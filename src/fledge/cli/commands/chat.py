@@ -159,7 +159,7 @@ def run_chat_command(chat: "Chat", message: str) -> bool:
         notice("the conversation begins anew")
     elif name == "/system":
         chat.conversation.system = value
-        notice("set" if value else "no system message")
+        notice("system message set" if value else "no system message")
     elif name == "/temp":
         try:
             temperature = float(value)
