@@ -23,7 +23,7 @@ from fledge.tasks.multiple_choice import (
     read_questions,
     score_items,
 )
-from fledge.tasks.results import ItemScore, compare, summarize
+from fledge.tasks.results import ItemScore, compare_results, summarize
 from fledge.tokenizers.char import CharTokenizer
 
 HELLASWAG = {"ind": 1, "ctx": "She opens the door and", "endings": ["walks in.", "eats it."], "label": 0}
@@ -150,12 +150,12 @@ def test_items_that_are_right_together_count_as_one() -> None:
 def test_compare_pairs_the_items_that_both_have() -> None:
     first = summarize("a", "accuracy", {n: ItemScore(1.0) for n in range(30)})
     second = summarize("a", "accuracy", {n: ItemScore(float(n % 3 == 0)) for n in range(10, 40)})
-    (found,) = compare([first, summarize("b", "accuracy", {0: ItemScore(1.0)})], [second])
+    (found,) = compare_results([first, summarize("b", "accuracy", {0: ItemScore(1.0)})], [second])
     assert found.task == "a"
     assert found.difference.units == 20
     assert found.difference.difference == pytest.approx(1 - 7 / 20, abs=0.06)
     assert found.difference.is_significant
-    (same,) = compare([first], [first])
+    (same,) = compare_results([first], [first])
     assert same.difference.difference == 0
     assert not same.difference.is_significant
-    assert compare([first], [summarize("a", "accuracy", {99: ItemScore(1.0)})]) == []
+    assert compare_results([first], [summarize("a", "accuracy", {99: ItemScore(1.0)})]) == []

@@ -23,7 +23,7 @@ def report(value: Any, *, as_json: bool, text: str) -> None:
 def to_plain(value: Any) -> Any:
     """Dataclasses as dictionaries, paths as text."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: to_plain(getattr(value, field.name)) for field in fields(value) if field.repr}
     if isinstance(value, dict):
         return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

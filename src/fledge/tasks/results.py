@@ -97,7 +97,7 @@ def _interval(scores: Sequence[ItemScore], score: float, stderr: float | None) -
     return max(0.0, center - half), min(1.0, center + half)
 
 
-def compare(first: Sequence[TaskResult], second: Sequence[TaskResult]) -> list[TaskDifference]:
+def compare_results(first: Sequence[TaskResult], second: Sequence[TaskResult]) -> list[TaskDifference]:
     """First minus second for each task that both have, on the items that both could be asked, by a paired bootstrap."""
     others = {each.task: each for each in second}
     pairs = [(one, others[one.task]) for one in first if one.task in others]
