@@ -97,15 +97,15 @@ def test_accuracies_follow_from_the_likelihoods() -> None:
     items, skipped = encode_all(scorer, [*questions, Question("é", ("a", "b"), 0)])
     assert skipped == 1
     found = score_items("mine", scorer, items, PER_BYTE, skipped=skipped)
-    right = {"accuracy": 0, "accuracy per byte": 0, "accuracy per token": 0}
+    right = {"accuracy": 0, "accuracy_per_byte": 0, "accuracy_per_token": 0}
     for question in questions:
         spaced = not question.context or question.context.endswith(" ")
         texts = [choice if spaced else f" {choice}" for choice in question.choices]
         sums = [each.logprob for each in scorer.score([scorer.encode_pair(question.context, text) for text in texts])]
         means = [total / len(scorer.encode_pair(question.context, t)[1]) for total, t in zip(sums, texts, strict=True)]
         right["accuracy"] += sums.index(max(sums)) == question.gold
-        right["accuracy per byte"] += means.index(max(means)) == question.gold  # a character is a byte here
-        right["accuracy per token"] += means.index(max(means)) == question.gold
+        right["accuracy_per_byte"] += means.index(max(means)) == question.gold  # a character is a byte here
+        right["accuracy_per_token"] += means.index(max(means)) == question.gold
     assert found.metrics == {way: count / 4 for way, count in right.items()}
     assert (found.score, found.metric, found.items) == (found.metrics[PER_BYTE], PER_BYTE, 4)
     assert found.chance == pytest.approx((3 / 2 + 1 / 3) / 4)

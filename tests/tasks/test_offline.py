@@ -60,7 +60,7 @@ def test_a_model_without_preferences_scores_exactly_chance(name: str) -> None:
     with torch.no_grad():
         model.head.weight.zero_()
     found = run(name, model, CHAR)
-    assert found.metrics["accuracy per token"] == pytest.approx(found.chance)
+    assert found.metrics["accuracy_per_token"] == pytest.approx(found.chance)
     assert found.low < found.chance < found.high
     assert found.beats_chance is False
 
@@ -71,7 +71,7 @@ def test_untrained_models_know_no_token_frequencies(name: str) -> None:
         found = run(name, make(tokenizer), tokenizer)
         assert found.beats_chance is False
         assert found.low > found.chance
-        assert found.score == pytest.approx(found.metrics["uniform guess"], rel=0.03)
+        assert found.score == pytest.approx(found.metrics["uniform_guess"], rel=0.03)
         assert found.metrics["bytes"] > 5000
 
 
@@ -81,7 +81,7 @@ def test_bits_per_byte_of_a_uniform_model_is_that_of_a_uniform_guess() -> None:
         model.head.weight.zero_()
     found = run("bits-per-byte-code", model, CHAR)
     assert found.score == pytest.approx(math.log2(CHAR.vocab_size), rel=1e-5)
-    assert found.metrics["uniform guess"] == pytest.approx(found.score, rel=1e-5)
+    assert found.metrics["uniform_guess"] == pytest.approx(found.score, rel=1e-5)
 
 
 def test_suite_is_always_the_same() -> None:

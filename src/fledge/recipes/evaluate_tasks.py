@@ -1,7 +1,7 @@
 """Run tasks with right and wrong answers on a run, and compare it with another."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fledge.core import device as machines
@@ -18,7 +18,7 @@ from fledge.tasks.run import run_tasks
 class TaskResults:
     tasks: list[TaskResult]
     compared_with: str | None = None  # another run; `differences`: the scores of this run minus those of that one
-    differences: list[TaskDifference] | None = None
+    differences: list[TaskDifference] = field(default_factory=list)
 
 
 def evaluate_tasks(

@@ -168,4 +168,4 @@ def core_metric(results: Sequence[TaskResult]) -> TaskResult:
     stderr = math.sqrt(sum(error**2 for error in errors)) / len(results)
     items, about = sum(each.items for each in results), f"mean of {len(results)} centered accuracies"
     low, high = score - 1.96 * stderr, score + 1.96 * stderr
-    return TaskResult(SUITE, "centered accuracy", score, stderr, low, high, items, chance=0.0, about=about)
+    return TaskResult(SUITE, "centered_accuracy", score, stderr, low, high, items, chance=0.0, about=about)

@@ -6,17 +6,17 @@ The scores are those of its own `hf` backend on our export. Importing this modul
 """
 
 import contextlib
+import io
 import logging
 import math
-import os
+import random
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TQDM_DISABLE", "1")  # a bar of our own shows the progress; read when tqdm is imported
-
-from lm_eval import simple_evaluate
+import numpy as np
+from lm_eval import evaluate
 from lm_eval.api.model import TemplateLM
 from lm_eval.tasks import TaskManager
 
@@ -29,6 +29,7 @@ from fledge.tasks.results import ItemScore, TaskResult, summarize
 
 HEADLINES = ("acc_norm", "acc", "exact_match", "bits_per_byte")  # the first that a task has; else its first metric
 MAX_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+SEED = 1234
 SLOTS = 16  # texts that are generated at a time
 
 
@@ -88,15 +89,13 @@ def run_harness(
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = find_tasks(names, folder, others)
-    with contextlib.redirect_stdout(sys.stderr):  # our stdout holds the result only
-        try:
-            found = simple_evaluate(
-                FledgeLM(scorer), tasks=list(names), task_manager=manager, limit=limit, bootstrap_iters=0
-            )
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            first = str(error).partition("\n")[0]
-            hint = "check its YAML file, and whether its data can be downloaded; --debug shows where it failed"
-            raise UserError(f"lm-evaluation-harness cannot run {', '.join(names)}: {first}", hint) from error
+    try:
+        with contextlib.redirect_stdout(sys.stderr), quiet_pipes():  # our stdout holds the result only
+            found = evaluate(FledgeLM(scorer), load_tasks(manager, names), limit=limit, bootstrap_iters=0)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        first = str(error).partition("\n")[0]
+        hint = "check its YAML file, and whether its data can be downloaded; --debug shows where it failed"
+        raise UserError(f"lm-evaluation-harness cannot run {', '.join(names)}: {first}", hint) from error
     groups = {name: values for name, values in found.get("groups", {}).items() if name not in found["samples"]}
     return [
         *(_task_result(name, found["results"][name], samples) for name, samples in found["samples"].items()),
@@ -119,6 +118,23 @@ def find_tasks(names: Sequence[str], folder: Path | None, others: Sequence[str])
         or "see the names: lm-eval ls tasks; local ones: --task-folder DIR"
     )
     raise UserError(f"unknown task '{unknown[0]}'", hint)
+
+
+def load_tasks(manager: TaskManager, names: Sequence[str]) -> Any:
+    """As `lm_eval.simple_evaluate` does it, with its seeds; that would also look for git and print the environment."""
+    random.seed(0)
+    np.random.seed(SEED)
+    loaded = manager.load(list(names))
+    for task in loaded["tasks"].values():
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=SEED)
+    return loaded
+
+
+def quiet_pipes() -> contextlib.AbstractContextManager[Any]:
+    """The harness draws many progress bars: not into a file or a pipe."""
+    return contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
 
 
 def _task_result(name: str, values: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> TaskResult:

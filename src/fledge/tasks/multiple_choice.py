@@ -19,7 +19,7 @@ from fledge.evaluation.likelihood import Pair, Scorer
 from fledge.tasks.results import ItemScore, TaskResult, summarize
 
 KEYS = (("ctx", "endings", "label"), ("query", "choices", "gold"))
-PLAIN, PER_BYTE, PER_TOKEN = "accuracy", "accuracy per byte", "accuracy per token"
+PLAIN, PER_BYTE, PER_TOKEN = "accuracy", "accuracy_per_byte", "accuracy_per_token"
 
 
 @dataclass(frozen=True)

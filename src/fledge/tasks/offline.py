@@ -94,11 +94,11 @@ def bits_per_byte(name: str, scorer: Scorer) -> TaskResult:
     uniform = tokens * math.log2(scorer.tokenizer.vocab_size) / max(1, size)
     return summarize(
         name,
-        "bits per byte",
+        "bits_per_byte",
         scores,
         chance=chance,
         skipped=len(texts) - len(found),
         higher_is_better=False,
-        about=f"{BITS[name]} of Python's standard library; chance: guessing by the frequency of tokens",
-        metrics={"bytes": size, "tokens": tokens, "uniform guess": uniform},
+        about=f"{BITS[name]} of Python's library; chance: by token frequency",
+        metrics={"bytes": size, "tokens": tokens, "uniform_guess": uniform},
     )

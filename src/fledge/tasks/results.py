@@ -50,6 +50,7 @@ class TaskResult:
 class TaskDifference:
     task: str
     metric: str
+    higher_is_better: bool
     difference: Difference
 
 
@@ -102,7 +103,7 @@ def compare_results(first: Sequence[TaskResult], second: Sequence[TaskResult]) -
     others = {each.task: each for each in second}
     pairs = [(one, others[one.task]) for one in first if one.task in others]
     return [
-        TaskDifference(one.task, one.metric, difference)
+        TaskDifference(one.task, one.metric, one.higher_is_better, difference)
         for one, other in pairs
         if (difference := _difference(one.item_scores, other.item_scores)) is not None
     ]

@@ -46,7 +46,7 @@ def run_tasks(
 
 def run_questions(name: str, scorer: Scorer, questions: Sequence[Question]) -> TaskResult:
     items, skipped = encode_all(scorer, questions)
-    return score_items(name, scorer, items, PER_BYTE, skipped=skipped, about="log-probability per byte")
+    return score_items(name, scorer, items, PER_BYTE, skipped=skipped)
 
 
 def _run_harness(names: list[str], scorer: Scorer, folder: Path | None, limit: int | None) -> list[TaskResult]:

@@ -7,6 +7,11 @@ from fledge.core.formatting import shorten
 from fledge.tasks.results import TaskDifference, TaskResult
 
 NAME, WIDTH = 26, 80
+METRICS = {
+    "accuracy": "",
+    "accuracy_per_byte": "accuracy, by the log-probability per byte",
+    "accuracy_per_token": "accuracy, by the log-probability per token",
+}
 
 
 def task_table(results: Sequence[TaskResult]) -> str:
@@ -24,9 +29,9 @@ def _rows(result: TaskResult) -> Iterator[str]:
     items = f"{result.items:,}" if not result.skipped else f"{result.items:,} (+{result.skipped:,} skipped)"
     numbers = f"{number(result.score):>6} {error:>7}  {interval:>15} {mark} {chance:>6}  {items:>5}"
     yield f"  {shorten(result.task, NAME):{NAME}} {numbers}".rstrip()
-    metric = "" if result.metric == "accuracy" else f"{result.metric}; "
-    if about := f"{metric}{result.about}".rstrip("; "):
-        yield f"      {about}"
+    metric = METRICS.get(result.metric, result.metric.replace("_", " "))
+    if about := "; ".join(filter(None, (metric, result.about))):
+        yield f"      {shorten(about, WIDTH - 6)}"
 
 
 def _is_worse(result: TaskResult) -> bool:
@@ -43,9 +48,14 @@ def number(value: float | None) -> str:
 
 def difference_table(other: str, differences: Sequence[TaskDifference]) -> str:
     """How much better than the other run, by a paired bootstrap over the items that both were asked."""
-    lines = [
-        f"  {shorten(each.task, NAME):{NAME}} {each.difference.difference:+.4f}"
-        f"  [{each.difference.low:+.4f}, {each.difference.high:+.4f}]  p = {each.difference.p_value:.3f}"
-        for each in differences
-    ]
-    return "\n".join([f"minus {other}: difference of the scores, 95 % interval (paired bootstrap)", *lines])
+    head = f"  {f'minus {other}':{NAME}}   difference   95 % interval     p-value"
+    notes = "  by a paired bootstrap over the items. ▲: significantly better, ▼: worse."
+    return "\n".join([head, *map(_difference_row, differences), notes])
+
+
+def _difference_row(row: TaskDifference) -> str:
+    found = row.difference
+    mark = ("▲" if (found.difference > 0) == row.higher_is_better else "▼") if found.is_significant else " "
+    interval = "  too few items" if math.isnan(found.low) else f"{found.low:+.4f} … {found.high:+.4f}"
+    p_value = "" if math.isnan(found.p_value) else "< 0.001" if found.p_value < 0.001 else f"{found.p_value:7.3f}"
+    return f"  {shorten(row.task, NAME):{NAME}} {mark} {found.difference:+8.4f}  {interval:18} {p_value}".rstrip()

@@ -1,4 +1,4 @@
-"""fledge eval: measure a model on a whole split, and compare it with another."""
+"""fledge eval: measure a model on a whole split, on texts and on tasks, and compare it with another."""
 
 import argparse
 from pathlib import Path
@@ -16,6 +16,8 @@ EXAMPLES = (
     "fledge eval hamlet@best --compare hamlet@1000",
     "fledge eval hamlet --split test --json",
     "fledge eval hamlet --split none --references questions.jsonl",
+    "fledge eval hamlet --suite offline",
+    "fledge eval hamlet --split none --tasks hellaswag,my-questions.jsonl --limit 200",
 )
 NONE = "none"
 
@@ -30,24 +32,43 @@ def add_arguments(parser: Parser) -> None:
     texts.add_argument("--references", metavar="FILE", type=Path, help=references)
     continuations = "the same with passages of the split, cut in two: N of them"
     texts.add_argument("--continuations", metavar="N", type=positive_int, help=continuations)
+    add_task_arguments(parser)
     figure = "loss by position and calibration as a PNG file (default: plots/eval-SPLIT.png of the run)"
     parser.add_argument("--figure", metavar="FILE", type=Path, help=figure)
     add_device_argument(parser)
+
+
+def add_task_arguments(parser: Parser) -> None:
+    suite = "offline: grammar, word order, copying, recall, addition, brackets, Python; needs no download"
+    parser.add_argument("--suite", choices=["offline"], help=suite)
+    tasks = (
+        "tasks by name: of the suite, of CORE (core, core/NAME), of lm-evaluation-harness; or JSONL files of questions"
+    )
+    parser.add_argument("--tasks", metavar="A,B", help=tasks)
+    parser.add_argument("--limit", metavar="N", type=positive_int, help="the first N items of each task in --tasks")
+    folder = "a folder with the YAML files of tasks of your own, for lm-evaluation-harness"
+    parser.add_argument("--task-folder", metavar="DIR", type=Path, help=folder)
+    parser.add_argument(
+        "--core-data", metavar="DIR", type=Path, help="the data of the CORE tasks: core.yaml and eval_data/"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     from fledge.core.distributed import init_distributed
     from fledge.recipes.evaluate import has_dataset, load_checkpoint
 
-    wants_more = args.references or args.continuations
+    names = task_names(args)
+    wants_more = args.references or args.continuations or names
     if args.split == NONE and not wants_more:
-        raise UserError("nothing to evaluate", f"name a split instead of '{NONE}', or add --references FILE")
+        raise UserError("nothing to evaluate", f"name a split instead of '{NONE}', or add --suite offline")
     with init_distributed() as world:  # only its main process prints
         loaded, options = load_checkpoint(args.run, args.runs), {"device": args.device, "world": world}
         text: list[str] = []
         parts: dict[str, Any] = {}  # those first that may refuse their input
         if args.references or args.continuations:
             parts["texts"] = run_texts(loaded, args, text, options)
+        if names:
+            parts |= run_tasks(loaded, names, args, text, options)
         about = {"run": loaded.run.name, "step": loaded.checkpoint.step}
         skipped = args.split == NONE or (wants_more and not has_dataset(loaded, args.data))
         split = {} if skipped else run_split(loaded, args, text, options)
@@ -84,3 +105,26 @@ def run_texts(
     found = evaluate_generated(loaded, args.references, args.continuations or 0, split=split, data=args.data, **options)
     text += [text_table(found)]
     return to_plain(found)
+
+
+def task_names(args: argparse.Namespace) -> list[str]:
+    listed = args.tasks.split(",") if args.tasks is not None else []
+    names = [name.strip() for name in [*([args.suite] if args.suite else []), *listed]]
+    if not all(names):
+        raise UserError(f"'{args.tasks}' names no task", "separate the names by commas: --tasks agreement,copying")
+    return names
+
+
+def run_tasks(
+    loaded: "LoadedCheckpoint", names: list[str], args: argparse.Namespace, text: list[str], options: dict[str, Any]
+) -> dict[str, Any]:
+    from fledge.recipes.evaluate_tasks import evaluate_tasks
+    from fledge.tasks.table import difference_table, task_table
+
+    where = {"core_data": args.core_data, "task_folder": args.task_folder, "limit": args.limit}
+    found = evaluate_tasks(loaded, names, runs=args.runs, compare=args.compare, **where, **options)
+    text += [task_table(found.tasks)]
+    if found.compared_with is None:
+        return {"tasks": to_plain(found.tasks)}
+    text += [difference_table(found.compared_with, found.differences)]
+    return {"tasks": to_plain(found.tasks), "task_differences": to_plain(found.differences)}
