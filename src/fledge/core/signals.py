@@ -2,6 +2,7 @@
 
     StopSignals        first SIGINT or SIGTERM: stop after this step; second: exit at once
     Deadline           a stop request that is not met within STOP_SECONDS ends the process
+    on_stop_signal     a server: the first stop signal ends it in order, the second at once
     sigterm_as_ctrl_c, default_signals, handlers_restored, sigint_blocked: within a block
     exit_with_parent   a child process does not outlive its parent
 
@@ -163,6 +164,26 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
         if _in_main_thread():
             signal.signal(signal.SIGTERM, stop)
         yield
+
+
+@contextlib.contextmanager
+def on_stop_signal(stop: Callable[[], None]) -> Iterator[None]:
+    """The first SIGINT or SIGTERM in the block calls `stop`, and is raised after the block; the second exits at once."""
+    received: list[int] = []
+
+    def receive(number: int, _: FrameType | None) -> None:
+        if received:
+            _exit_now(number)
+        received.append(number)
+        stop()
+
+    with handlers_restored():
+        if _in_main_thread():
+            for number in STOP_SIGNALS:
+                signal.signal(number, receive)
+        yield
+    if received:
+        raise Sigterm if received[0] == signal.SIGTERM else KeyboardInterrupt
 
 
 @contextlib.contextmanager

@@ -1,0 +1,109 @@
+"""Run an app in this process until a stop signal: the socket, uvicorn, and an orderly end."""
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from fledge.core.errors import UserError
+from fledge.core.progress import notice
+from fledge.core.signals import on_stop_signal
+from fledge.web.access import is_loopback
+
+DRAIN_SECONDS = 8  # from the first stop signal until running requests are cut off
+KEEP_ALIVE_SECONDS = 65  # an idle connection; longer than most clients keep one
+BACKLOG = 2048
+MIN_TOKEN = 16  # characters
+NEW_TOKEN = "python -c 'import secrets; print(secrets.token_urlsafe())' > FILE; chmod 600 FILE"
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0: any free one."""
+    if not 0 <= port < 65536:
+        raise UserError(f"--port cannot be {port}", "use a number from 1 to 65535, or 0 for any free port")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError):
+        raise UserError(f"--host cannot be '{host}'", "use an address of this machine, such as 127.0.0.1") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise UserError(f"port {port} is in use", "choose another with --port, or 0 for any free one") from None
+        hint = "use an address of this machine, and a port from 1024 up"
+        raise UserError(f"cannot listen on {host}, port {port}: {os.strerror(error.errno or 0)}", hint) from None
+    return listener
+
+
+def url_of(listener: socket.socket, host: str) -> str:
+    """What a client calls."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+
+
+def read_token(file: Path | None, host: str) -> str | None:
+    """The token in a file. Without one, only this machine may call the server."""
+    if file is None:
+        if not is_loopback(host):
+            message = f"other machines could call a server on {host}, so it needs a token"
+            raise UserError(message, f"make one and add --token-file FILE: {NEW_TOKEN}")
+        return None
+    token = file.read_text(errors="replace").strip()
+    if len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        message = f"'{file}' holds no token: one line of at least {MIN_TOKEN} characters without spaces"
+        raise UserError(message, f"make one: {NEW_TOKEN}")
+    if file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        notice(f"warning: other users of this machine can read '{file}'; chmod 600 '{file}' prevents it")
+    return token
+
+
+class _Server(uvicorn.Server):
+    ready: Callable[[], None]
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """fledge.core.signals handles them."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        notice("stopping: running requests are finished first; press Ctrl-C again to stop immediately")
+        await super().shutdown(sockets)
+
+    def stop(self) -> None:
+        self.should_exit = True
+
+
+def serve(app: ASGIApp, listener: socket.socket, ready: Callable[[], None]) -> None:
+    """Answer requests until SIGINT or SIGTERM; then finish those that run, and raise KeyboardInterrupt.
+
+    ready: called once, when requests are answered.
+    """
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+    )
+    server = _Server(config)
+    server.ready = ready
+    with on_stop_signal(server.stop):
+        server.run(sockets=[listener])
