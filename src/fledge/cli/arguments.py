@@ -69,11 +69,15 @@ def add_generation_arguments(parser: Parser, tokens: int) -> None:
     parser.add_argument("--greedy", action="store_true", help="always the most likely token: --temperature 0")
     stop = "end before this string; may be given several times"
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help=stop)
+    add_dtype_argument(parser)
+    add_device_argument(parser)
+
+
+def add_dtype_argument(parser: Parser) -> None:
     dtypes = ("auto", "float32", "bfloat16", "int8")
     parser.add_argument(
         "--dtype", default="auto", choices=dtypes, metavar="TYPE", help=f"of the weights: {', '.join(dtypes)}"
     )
-    add_device_argument(parser)
 
 
 def sampling_of(args: argparse.Namespace) -> "Sampling":

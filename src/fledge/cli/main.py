@@ -50,6 +50,7 @@ COMMAND_GROUPS = {
         "generate": "let a model continue texts",
         "chat": "talk with a model",
         "eval": "measure a model on a whole split",
+        "serve": "OpenAI-compatible server for models",
         "export": "export a model to transformers or llama.cpp",
         "import": "import a model from another program",
         "eject": "write a model as one standalone Python file",

@@ -168,7 +168,7 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 
 @contextlib.contextmanager
 def on_stop_signal(stop: Callable[[], None]) -> Iterator[None]:
-    """The first SIGINT or SIGTERM in the block calls `stop`, and is raised after the block; the second exits at once."""
+    """The first SIGINT or SIGTERM calls `stop` and is raised after the block; the second exits at once."""
     received: list[int] = []
 
     def receive(number: int, _: FrameType | None) -> None:

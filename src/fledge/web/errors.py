@@ -1,6 +1,6 @@
 """Errors of a server, in the shape that OpenAI's clients read.
 
-    {"error": {"message": "max_tokens cannot be -1", "type": "invalid_request_error", "param": "max_tokens", "code": null}}
+    {"error": {"message": "max_tokens: …", "type": "invalid_request_error", "param": "max_tokens", "code": null}}
 
 Raise `ApiError` for a status; a `UserError` from below is a 400. What a client sends never gives a status of 500.
 """

@@ -19,8 +19,8 @@ from fledge.web.access import is_loopback
 DRAIN_SECONDS = 8  # from the first stop signal until running requests are cut off
 KEEP_ALIVE_SECONDS = 65  # an idle connection; longer than most clients keep one
 BACKLOG = 2048
-MIN_TOKEN = 16  # characters
-NEW_TOKEN = "python -c 'import secrets; print(secrets.token_urlsafe())' > FILE; chmod 600 FILE"
+MIN_TOKEN_LENGTH = 16
+HOW_TO_MAKE_ONE = "python -c 'import secrets; print(secrets.token_urlsafe())' > FILE; chmod 600 FILE"
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -55,19 +55,38 @@ def read_token(file: Path | None, host: str) -> str | None:
     if file is None:
         if not is_loopback(host):
             message = f"other machines could call a server on {host}, so it needs a token"
-            raise UserError(message, f"make one and add --token-file FILE: {NEW_TOKEN}")
+            raise UserError(message, f"make one and add --token-file FILE: {HOW_TO_MAKE_ONE}")
         return None
     token = file.read_text(errors="replace").strip()
-    if len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
-        message = f"'{file}' holds no token: one line of at least {MIN_TOKEN} characters without spaces"
-        raise UserError(message, f"make one: {NEW_TOKEN}")
+    if len(token) < MIN_TOKEN_LENGTH or not token.isascii() or not token.isprintable() or " " in token:
+        message = f"'{file}' holds no token: one line of at least {MIN_TOKEN_LENGTH} characters without spaces"
+        raise UserError(message, f"make one: {HOW_TO_MAKE_ONE}")
     if file.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
         notice(f"warning: other users of this machine can read '{file}'; chmod 600 '{file}' prevents it")
     return token
 
 
-class _Server(uvicorn.Server):
-    ready: Callable[[], None]
+class Server(uvicorn.Server):
+    """Answers requests until `stop` is called; then finishes those that run. `run(sockets=[listener])` starts it.
+
+    ready: called once, when requests are answered.
+    """
+
+    def __init__(self, app: ASGIApp, ready: Callable[[], None]) -> None:
+        self._ready = ready
+        config = uvicorn.Config(
+            app,
+            loop="asyncio",
+            http="h11",
+            ws="none",
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+        )
+        super().__init__(config)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -76,7 +95,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self.ready()
+        self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         notice("stopping: running requests are finished first; press Ctrl-C again to stop immediately")
@@ -87,23 +106,7 @@ class _Server(uvicorn.Server):
 
 
 def serve(app: ASGIApp, listener: socket.socket, ready: Callable[[], None]) -> None:
-    """Answer requests until SIGINT or SIGTERM; then finish those that run, and raise KeyboardInterrupt.
-
-    ready: called once, when requests are answered.
-    """
-    config = uvicorn.Config(
-        app,
-        loop="asyncio",
-        http="h11",
-        ws="none",
-        log_level="error",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=DRAIN_SECONDS,
-    )
-    server = _Server(config)
-    server.ready = ready
+    """Run a `Server` until SIGINT or SIGTERM, which is raised as KeyboardInterrupt when all requests are finished."""
+    server = Server(app, ready)
     with on_stop_signal(server.stop):
         server.run(sockets=[listener])
