@@ -18,6 +18,7 @@ from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.tokenizers.base import Tokenizer
 from fledge.tokenizers.char import CharTokenizer
+from fledge.tokenizers.chat_template import ChatTemplate
 from fledge.tokenizers.hf import HFTokenizer
 
 from .conftest import CLASSIC, MODERN, PLAIN, SHAPES, TEXT, VOCABULARY
@@ -86,6 +87,15 @@ def test_reading_inverts_writing(tmp_path: Path, make: Make, tokenizer: HFTokeni
         assert parity.difference < 1e-4
     else:
         assert 1e-4 < parity.difference < 0.1 * parity.largest
+
+
+def test_chat_template_is_written_and_read(tmp_path: Path, make: Make, tokenizer: HFTokenizer) -> None:
+    settings = {"chat_template": "{{ messages[0].content }}<|endoftext|>", "eos_token": "<|endoftext|>"}
+    template = ChatTemplate(tokenizer, settings)
+    gguf.write_gguf(tmp_path / "model.gguf", make(MODERN), tokenizer, "f32", "model", template)
+    assert gguf.read_gguf(tmp_path / "model.gguf").chat == {**settings, "bos_token": "<|endoftext|>"}
+    gguf.write_gguf(tmp_path / "plain.gguf", make(MODERN), tokenizer, "f32", "model")
+    assert gguf.read_gguf(tmp_path / "plain.gguf").chat == {}
 
 
 def test_width_not_divisible_into_blocks_is_stored_as_f16(tmp_path: Path, make: Make, tokenizer: HFTokenizer) -> None:

@@ -32,6 +32,7 @@ from fledge.exchange.tensors import DOWNLOAD_AGAIN, convert_weights
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.tokenizers.base import Tokenizer
+from fledge.tokenizers.chat_template import ChatTemplate
 
 DTYPES = {"f32": (Type.F32, 0), "f16": (Type.F16, 1), "q8_0": (Type.Q8_0, 7)}  # tensor type, file type
 Q8_BLOCK = 32  # numbers that share a scale
@@ -100,7 +101,9 @@ GGUF_ARCHITECTURES = {
 }
 
 
-def write_gguf(path: Path, model: GPT, tokenizer: Tokenizer, dtype: str, name: str) -> str:
+def write_gguf(
+    path: Path, model: GPT, tokenizer: Tokenizer, dtype: str, name: str, template: ChatTemplate | None = None
+) -> str:
     """Write the model and its tokenizer into one file; return the name of the architecture."""
     candidates = {each.name: each.constraints_of for each in GGUF_ARCHITECTURES.values()}
     architecture = GGUF_ARCHITECTURES[compatibility.choose_architecture(model.config, candidates, "GGUF")]
@@ -118,6 +121,8 @@ def write_gguf(path: Path, model: GPT, tokenizer: Tokenizer, dtype: str, name: s
         add(f"{architecture.name}.{key}", settings[setting])
     file.add_vocab_size(settings["vocab_size"])
     vocabulary.add_to(file)
+    if template is not None:
+        gguf_tokenizer.add_chat_template(file, template)
     for their_name, tensor in names.to_theirs(compatible.weights, compatible.model, architecture.names).items():
         numbers = tensor.detach().cpu().float().contiguous().numpy()
         stored = _stored_type(their_name, tensor, tensor_type)
@@ -154,7 +159,7 @@ def read_gguf(path: Path, tokenizer: Tokenizer | None = None) -> ExternalModel:
     hf_tokenizer.check_tokenizer_size(tokenizer, model)
     dequantized = {name: _dequantize(path, tensor) for name, tensor in tensors.items()}
     weights = convert_weights(dequantized, model, architecture.names, str(path))
-    return ExternalModel(architecture.name, model, weights, tokenizer)
+    return ExternalModel(architecture.name, model, weights, tokenizer, gguf_tokenizer.read_chat_settings(metadata))
 
 
 def _has_scaled_rope(metadata: Mapping[str, Any], prefix: str) -> bool:

@@ -13,8 +13,9 @@ from gguf import TokenType
 
 from fledge.core.errors import UserError
 from fledge.model.config import ModelConfig
-from fledge.tokenizers import byte_level
+from fledge.tokenizers import byte_level, chat_template
 from fledge.tokenizers.base import Tokenizer
+from fledge.tokenizers.chat_template import ChatTemplate
 from fledge.tokenizers.hf import HFTokenizer
 from fledge.tokenizers.hf_json import added_tokens_json
 from fledge.tokenizers.patterns import GPT4
@@ -69,6 +70,21 @@ class GGUFVocabulary:
         file.add_bos_token_id(self.end_of_text)
         file.add_eos_token_id(self.end_of_text)
         file.add_add_bos_token(False)
+
+
+def add_chat_template(file: gguf.GGUFWriter, template: ChatTemplate) -> None:
+    """llama.cpp ends an answer at the end-of-turn token, too."""
+    file.add_chat_template(template.settings[chat_template.TEMPLATE])
+    for token in template.stop_tokens[:1]:
+        file.add_eot_token_id(token)
+
+
+def read_chat_settings(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """The chat template of a GGUF, and the tokens that it names."""
+    tokens = dict(enumerate(metadata.get(f"{KEY_PREFIX}tokens", [])))
+    ids = {"bos_token": "bos_token_id", chat_template.END_OF_TURN: "eos_token_id"}
+    named = {name: tokens.get(metadata.get(f"{KEY_PREFIX}{key}", -1)) for name, key in ids.items()}
+    return chat_template.chat_settings({**named, chat_template.TEMPLATE: metadata.get("tokenizer.chat_template")})
 
 
 def to_gguf_vocabulary(tokenizer: Tokenizer, model: ModelConfig) -> GGUFVocabulary:

@@ -82,7 +82,7 @@ def write_gguf(loaded: LoadedCheckpoint, folder: Path, dtype: str) -> tuple[str,
     from fledge.exchange import gguf
 
     file = folder / f"{loaded.run.name}-{dtype}.gguf"
-    kind = gguf.write_gguf(file, loaded.model, loaded.tokenizer, dtype, loaded.run.name)
+    kind = gguf.write_gguf(file, loaded.model, loaded.tokenizer, dtype, loaded.run.name, loaded.run.chat_template())
     parity = gguf.check_gguf(file, loaded.model, loaded.tokenizer, dtype)
     write_card(folder, model_card.llama_cpp_card(loaded, file.name, kind, parity))
     return kind, parity

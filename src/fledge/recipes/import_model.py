@@ -38,6 +38,7 @@ class ImportResult:
     parameters: int
     vocab_size: int
     model: ModelConfig
+    has_chat_template: bool
 
 
 def import_model(
@@ -62,7 +63,7 @@ def import_model(
     start = initial_state(external.weights, settings.train.seed)
     run = run_folder.create_run(folder, to_toml(settings), about, external.tokenizer, start, external.chat)
     size, vocab_size = parameter_count(external.model), external.tokenizer.vocab_size
-    return ImportResult(run.name, folder, external.architecture, size, vocab_size, external.model)
+    return ImportResult(run.name, folder, external.architecture, size, vocab_size, external.model, bool(external.chat))
 
 
 def run_destination(out: str | None, source: str, runs: Path) -> Path:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fledge.core import device as machines
-from fledge.core.device import Machine
+from fledge.core.device import Machine, total_memory
 from fledge.core.progress import notice
 from fledge.inference.choose_decoder import DecoderChoice, choose_decoder
 from fledge.inference.engine import Engine
 from fledge.model.config import ModelConfig
+from fledge.model.flops import cache_bytes
 from fledge.runs.run_folder import LoadedCheckpoint, RunFolder, open_run
 from fledge.runs.status import last_saved_step
 from fledge.tokenizers.base import Tokenizer
@@ -42,11 +43,21 @@ def load_engine(
     """
     machine = machines.choose_machine(device, "float32")
     loaded = run if isinstance(run, LoadedCheckpoint) else load_best(run, runs, machine.device)
+    slots = fitting_slots(slots, loaded.model.config, machine)
     chosen: list[DecoderChoice] = []
     decoder = choose_decoder(loaded.model.to(machine.device), machine, slots, dtype, chosen.append)
     engine = Engine(decoder, loaded.tokenizer)
     step, config = loaded.checkpoint.step, loaded.model.config
     return LoadedEngine(loaded.run, step, loaded.tokenizer, config, machine, engine, chosen[0])
+
+
+def fitting_slots(wanted: int, config: ModelConfig, machine: Machine) -> int:
+    """Fewer where their caches would take more than a quarter of the memory of the device; then texts wait."""
+    per_slot = cache_bytes(config, itemsize=4)
+    room = max(1, total_memory(machine.device) // 4 // per_slot)
+    while wanted > room:
+        wanted = (wanted + 1) // 2
+    return wanted
 
 
 def load_best(reference: str | None, runs: Path, device: str) -> LoadedCheckpoint:

@@ -27,8 +27,9 @@ def run(args: argparse.Namespace) -> None:
 
     result = import_model(args.source, args.out, args.runs, tokenizer=args.tokenizer, characters=args.characters)
     run = run_word(result.folder)
+    talk = f"fledge chat {run}" if result.has_chat_template else f"fledge generate {run} --prompt …"
     text = (
         f"'{result.run}' is a {result.kind} of {result.parameters:,} parameters, with {result.vocab_size:,} tokens\n"
-        f"next: fledge generate {run} --prompt … · fledge train my-notes/ --init {run}"
+        f"next: {talk} · fledge train my-notes/ --init {run}"
     )
     report(result, as_json=args.json, text=text)
