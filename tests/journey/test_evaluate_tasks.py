@@ -43,8 +43,8 @@ def test_table_comparison_and_split_together(trained, questions: Path, capsys: p
         ("induction", 160, 0),
         ("mine", 6, 1),
     ]
-    assert [each["task"] for each in found["task_differences"]] == ["mine"]
-    assert found["task_differences"][0]["difference"]["units"] == 6
+    assert [each["task"] for each in found["task_differences"]] == ["induction", "mine"]
+    assert found["task_differences"][1]["difference"]["units"] == 6
     assert trained.do("eval", "bird", *words) == 0
     text = capsys.readouterr().out
     assert "mine" in text

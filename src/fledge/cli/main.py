@@ -49,7 +49,7 @@ COMMAND_GROUPS = {
     "use": {
         "generate": "let a model continue texts",
         "chat": "talk with a model",
-        "eval": "measure a model on a whole split",
+        "eval": "measure a model: its loss, its texts, tasks with right answers",
         "serve": "OpenAI-compatible server for models",
         "export": "export a model to transformers or llama.cpp",
         "import": "import a model from another program",

@@ -16,8 +16,7 @@ EXAMPLES = (
     "fledge eval hamlet@best --compare hamlet@1000",
     "fledge eval hamlet --split test --json",
     "fledge eval hamlet --split none --references questions.jsonl",
-    "fledge eval hamlet --suite offline",
-    "fledge eval hamlet --split none --tasks hellaswag,my-questions.jsonl --limit 200",
+    "fledge eval hamlet --split none --suite offline --tasks hellaswag,mine.jsonl",
 )
 NONE = "none"
 
@@ -25,12 +24,12 @@ NONE = "none"
 def add_arguments(parser: Parser) -> None:
     add_run_argument(parser)
     parser.add_argument("--split", default="val", help=f"train, val, test, or {NONE} for no split (default: val)")
-    parser.add_argument("--data", metavar="DIR", help="another dataset, also s3://…, prepared with the same tokenizer")
-    parser.add_argument("--compare", metavar="RUN2", help="another run or checkpoint: is one of them really better?")
-    references = 'measure generated texts: JSONL with a "prompt" and a "reference" (or "references") a line'
+    parser.add_argument("--data", metavar="DIR", help="another dataset, prepared with the same tokenizer")
+    parser.add_argument("--compare", metavar="RUN2", help="another run or checkpoint: is one really better?")
+    references = 'generated texts: JSONL with "prompt", "reference"'
     texts = parser.add_mutually_exclusive_group()
     texts.add_argument("--references", metavar="FILE", type=Path, help=references)
-    continuations = "the same with passages of the split, cut in two: N of them"
+    continuations = "the same with N passages of the split, cut in two"
     texts.add_argument("--continuations", metavar="N", type=positive_int, help=continuations)
     add_task_arguments(parser)
     figure = "loss by position and calibration as a PNG file (default: plots/eval-SPLIT.png of the run)"
@@ -39,18 +38,13 @@ def add_arguments(parser: Parser) -> None:
 
 
 def add_task_arguments(parser: Parser) -> None:
-    suite = "offline: grammar, word order, copying, recall, addition, brackets, Python; needs no download"
+    suite = "tasks without download: grammar, copying, addition, …"
     parser.add_argument("--suite", choices=["offline"], help=suite)
-    tasks = (
-        "tasks by name: of the suite, of CORE (core, core/NAME), of lm-evaluation-harness; or JSONL files of questions"
-    )
+    tasks = "core, tasks of lm-evaluation-harness, JSONL of questions"
     parser.add_argument("--tasks", metavar="A,B", help=tasks)
     parser.add_argument("--limit", metavar="N", type=positive_int, help="the first N items of each task in --tasks")
-    folder = "a folder with the YAML files of tasks of your own, for lm-evaluation-harness"
-    parser.add_argument("--task-folder", metavar="DIR", type=Path, help=folder)
-    parser.add_argument(
-        "--core-data", metavar="DIR", type=Path, help="the data of the CORE tasks: core.yaml and eval_data/"
-    )
+    parser.add_argument("--task-folder", metavar="DIR", type=Path, help="YAML files of tasks of your own, for --tasks")
+    parser.add_argument("--core-data", metavar="DIR", type=Path, help="core.yaml and the data of the CORE tasks")
 
 
 def run(args: argparse.Namespace) -> None:
