@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_fscore_support
 
 from fledge.core.device import Machine
+from fledge.core.distributed import World
 from fledge.core.errors import UserError
 from fledge.datasets.shards import Split
 from fledge.evaluation import loss as batches
 from fledge.evaluation import metrics as module
 from fledge.evaluation.confusion import precision_recall_f1
 from fledge.evaluation.loss import evaluate_loss
-from fledge.evaluation.metrics import SplitMetrics, UnitSums, evaluate_split
+from fledge.evaluation.metrics import Counts, SplitMetrics, UnitSums, evaluate_split
+from fledge.evaluation.sample import windows
 from fledge.evaluation.table import split_table
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
@@ -129,6 +131,32 @@ def test_every_number_is_the_same_for_any_batch_size(rows: int) -> None:
     assert len(numbers[0]) > 10
     assert numbers[0] == pytest.approx(numbers[1], rel=1e-6)
     assert found[1].nats == pytest.approx(expected[1].nats, rel=1e-5)
+
+
+@given(size=st.integers(2, 4), rows=st.integers(1, 5))
+@settings(max_examples=8)
+def test_sums_of_ranks_add_up_to_those_of_one_process(size: int, rows: int) -> None:
+    """Bit for bit: they are integers."""
+    model, split = make_model(8), make_split(211, documents=5)
+    every = windows(len(split), 8)
+
+    def sums_of(machine: Machine) -> list[np.ndarray]:
+        counts = Counts(split, 8, V, len(every), BYTES)
+        for first, ids, scores in batches.scored_batches(model, split, machine, iter, every, module.token_scores):
+            counts.add(first, every[first : first + len(ids)], ids, scores)
+        return [
+            torch.as_tensor(value).numpy()
+            for name, value in vars(counts).items()
+            if name not in ("byte_lengths", "units")
+        ]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "MAX_TOKENS", {"cpu": rows * 8})
+        ranks = [sums_of(Machine("cpu", "float32", World(rank, size))) for rank in range(size)]
+        alone = sums_of(CPU)
+    assert len(alone) == 7
+    for expected, *parts in zip(alone, *ranks, strict=True):
+        assert np.array_equal(expected, sum(parts))
 
 
 def test_equal_logits_predict_the_smallest_id() -> None:
