@@ -175,6 +175,15 @@ def test_answers_to_the_same_question_differ(duck: Chat) -> None:
     assert len(answers) == 3
 
 
+def test_second_turn_computes_its_new_tokens_only(trained: Home, duck: Chat) -> None:
+    chat = open_chat(duck.run, runs=trained.runs, tokens=3)
+    list(chat.ask("a duck can write"))
+    counters = chat._engine.counters
+    first = counters.prompt_tokens
+    list(chat.ask("it quacks"))
+    assert counters.reused_tokens >= first
+
+
 def test_stopped_answer_stays_in_the_conversation(duck: Chat) -> None:
     duck.conversation.reset()
     answer = duck.ask("a duck")

@@ -10,7 +10,7 @@ import torch
 
 from fledge.checkpoint import store
 from fledge.core.distributed import World
-from fledge.recipes import verify
+from fledge.insight import verify_checkpoint
 from fledge.recipes.resume import resume
 from fledge.runs.run_folder import RunFolder
 from fledge.settings.pipeline import validated
@@ -167,14 +167,14 @@ def test_verify_finds_a_complete_checkpoint(home, capsys, more: tuple[str, ...])
 
 def test_verify_names_a_checkpoint_that_differs(home, capsys, monkeypatch) -> None:
     home.train("bird", *STOPPED)
-    usual = verify.store.load
+    usual = verify_checkpoint.store.load
 
     def forgetful(*args):
         state = usual(*args)
         state.weights["embed.weight"] = state.weights["embed.weight"] + torch.finfo(torch.float32).eps
         return state
 
-    monkeypatch.setattr(verify.store, "load", forgetful)
+    monkeypatch.setattr(verify_checkpoint.store, "load", forgetful)
     assert home.do("resume", "bird", "--verify") == 2
     assert "model: embed.weight" in said(capsys)[-2]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fledge.recipes.plan import sized_for_steps
+from fledge.planning.sized import sized_for_steps
 from fledge.settings.layers import read_preset
 from fledge.settings.pipeline import validated
 

@@ -8,21 +8,21 @@ import json
 import math
 import shlex
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from fledge.core import device as machines
-from fledge.core.config import Layer, merge
+from fledge.core.config import Layer
 from fledge.core.errors import UserError
 from fledge.core.progress import notice
 from fledge.core.threads import LoadMeter
 from fledge.planning.backtest import Row, compare
-from fledge.planning.budget import TimeSearch, check_seconds, sets_shape
-from fledge.planning.corpus_stats import read_corpus_stats, text_bytes, typical_token_bytes
+from fledge.planning.budget import TimeSearch, check_seconds
+from fledge.planning.corpus_stats import read_corpus_stats
 from fledge.planning.forecast import Forecast, complete_for_forecast, make_forecast
 from fledge.planning.loss_forecast import finished_runs
 from fledge.planning.probe import measure_costs
-from fledge.planning.recipe import SHAPES, has_enough_tokens, recipe_layer, vocabulary_for
+from fledge.planning.sized import with_vocabulary
 from fledge.runs.run_folder import open_run
 from fledge.settings.layers import read_preset
 from fledge.settings.pipeline import validated
@@ -99,33 +99,6 @@ def plan(
     forecast = make_forecast(settings, machine, costs, corpus, finished_runs(runs, settings, corpus))
     cost = None if price is None else price * forecast.seconds / 3600
     return PlanResult(preset, settings, forecast, other_load, cost, overrides, train_command(preset, overrides))
-
-
-def with_vocabulary(layer: Layer, overrides: Layer) -> Layer:
-    """These overrides, with the vocabulary that suits the text, if BPE is trained on it and no size is given."""
-    settings, given = validated(layer, overrides), overrides.get("tokenizer", {}).get("vocab_size")
-    tokenizer, size = settings.tokenizer, text_bytes(settings)
-    if tokenizer.kind != "bpe" or tokenizer.file or given or settings.data.path is not None or not size:
-        return overrides
-    return merge({"tokenizer": {"vocab_size": vocabulary_for(size)}}, overrides)
-
-
-def sized_for_steps(layer: Layer, overrides: Layer) -> Layer:
-    """These overrides, with the vocabulary and the shape that suit the text and the given steps or epochs."""
-    overrides = with_vocabulary(layer, overrides)
-    base = validated(layer, overrides)
-    train_tokens = int(text_bytes(base) / typical_token_bytes(base, base.tokenizer.size))
-    if sets_shape(overrides) or not train_tokens:
-        return overrides
-    chosen = overrides
-    for shape in reversed(SHAPES):  # the largest that has enough tokens, else the smallest
-        chosen = merge(recipe_layer(shape, base, base.train.steps), overrides)
-        sized = validated(layer, chosen)
-        model, train = replace(sized.model, vocab_size=base.tokenizer.size), sized.train
-        tokens = train.steps * train.batch * model.context if train.epochs is None else train.epochs * train_tokens
-        if has_enough_tokens(model, tokens, train_tokens):
-            break
-    return chosen
 
 
 def backtest(name: str, runs: Path = Path("runs")) -> BacktestResult:

@@ -20,7 +20,8 @@ from fledge.datasets.description import describe_text
 from fledge.datasets.shards import Dataset
 from fledge.model.flops import parameter_count
 from fledge.planning.budget import rounded_up
-from fledge.recipes.plan import PlanResult, plan, sized_for_steps
+from fledge.planning.sized import sized_for_steps
+from fledge.recipes.plan import PlanResult, plan
 from fledge.settings.layers import read_preset
 from fledge.settings.pipeline import init_layer, validated
 from fledge.settings.words import TEXT_PRESET, choose

@@ -15,7 +15,7 @@ from fledge.core.errors import UserError
 from fledge.core.files import remove_partials
 from fledge.core.progress import notice
 from fledge.datasets.shards import Dataset
-from fledge.recipes.verify import Verification, verify_checkpoint
+from fledge.insight.verify_checkpoint import Verification, verify_checkpoint
 from fledge.runs.config_diff import config_changes, refuse_changes
 from fledge.runs.dataset import open_run_dataset
 from fledge.runs.run_folder import CONFIG, RunFolder, find_run, open_run

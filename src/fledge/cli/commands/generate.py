@@ -120,10 +120,12 @@ def print_texts(generating: "Generating") -> None:
         return
     print(show(generating.prompts[0]), end="", flush=True)
     logprobs: list[TokenLogprob] = []
-    for _, chunk in generating.chunks():
-        print(show(chunk.text), end="", flush=True)
-        logprobs += chunk.logprobs
-    print(flush=True)
+    try:
+        for _, chunk in generating.chunks():
+            print(show(chunk.text), end="", flush=True)
+            logprobs += chunk.logprobs
+    finally:  # after Ctrl-C, too
+        print(flush=True)
     print_logprobs(logprobs, generating.tokenizer)
 
 

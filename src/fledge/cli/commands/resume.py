@@ -15,7 +15,7 @@ from fledge.core.config import read_overrides
 from fledge.core.errors import UserError
 
 if TYPE_CHECKING:
-    from fledge.recipes.verify import Verification
+    from fledge.insight.verify_checkpoint import Verification
 
 EXAMPLES = (
     "fledge resume hamlet",

@@ -1,0 +1,36 @@
+"""Vocabulary and shape that suit a text: which text, how many tokens (corpus_stats.py) → the choice of recipe.py."""
+
+from dataclasses import replace
+
+from fledge.core.config import Layer, merge
+from fledge.planning.budget import sets_shape
+from fledge.planning.corpus_stats import text_bytes, typical_token_bytes
+from fledge.planning.recipe import SHAPES, has_enough_tokens, recipe_layer, vocabulary_for
+from fledge.settings.pipeline import validated
+
+
+def with_vocabulary(layer: Layer, overrides: Layer) -> Layer:
+    """These overrides, with the vocabulary that suits the text, if BPE is trained on it and no size is given."""
+    settings, given = validated(layer, overrides), overrides.get("tokenizer", {}).get("vocab_size")
+    tokenizer, size = settings.tokenizer, text_bytes(settings)
+    if tokenizer.kind != "bpe" or tokenizer.file or given or settings.data.path is not None or not size:
+        return overrides
+    return merge({"tokenizer": {"vocab_size": vocabulary_for(size)}}, overrides)
+
+
+def sized_for_steps(layer: Layer, overrides: Layer) -> Layer:
+    """These overrides, with the vocabulary and the shape that suit the text and the given steps or epochs."""
+    overrides = with_vocabulary(layer, overrides)
+    base = validated(layer, overrides)
+    train_tokens = int(text_bytes(base) / typical_token_bytes(base, base.tokenizer.size))
+    if sets_shape(overrides) or not train_tokens:
+        return overrides
+    chosen = overrides
+    for shape in reversed(SHAPES):  # the largest that has enough tokens, else the smallest
+        chosen = merge(recipe_layer(shape, base, base.train.steps), overrides)
+        sized = validated(layer, chosen)
+        model, train = replace(sized.model, vocab_size=base.tokenizer.size), sized.train
+        tokens = train.steps * train.batch * model.context if train.epochs is None else train.epochs * train_tokens
+        if has_enough_tokens(model, tokens, train_tokens):
+            break
+    return chosen
