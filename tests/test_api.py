@@ -154,6 +154,12 @@ def test_evaluate_equals_the_command_line(bird: fledge.LoadedRun, capsys: pytest
     assert bird.evaluate("train").split == "train"
 
 
+def test_evaluate_tasks_compares(bird: fledge.LoadedRun) -> None:
+    found = bird.evaluate_tasks("induction", compare="bird@9")
+    assert (found.tasks[0].items, found.compared_with) == (160, "bird@9")
+    assert found.differences[0].task == "induction"
+
+
 def test_evaluate_compares_and_measures_texts(bird: fledge.LoadedRun) -> None:
     found = bird.evaluate(compare="bird@9")
     assert found.comparison is not None

@@ -37,6 +37,7 @@ from fledge.recipes import prepare as prepare_recipe
 from fledge.recipes import resume as resume_recipe
 from fledge.recipes import train as train_recipe
 from fledge.recipes.evaluate import EvaluateResult
+from fledge.recipes.evaluate_tasks import TaskResults, evaluate_tasks
 from fledge.recipes.evaluate_texts import evaluate_generated
 from fledge.recipes.prepare import PrepareResult, tokenizer_settings
 from fledge.runs.run_folder import LoadedCheckpoint, RunFolder, open_run
@@ -246,6 +247,34 @@ class LoadedRun:
         file, path = None if references is None else Path(references), None if data is None else str(data)
         with _session(verbose):
             return evaluate_generated(self._loaded, file, continuations, data=path, device=device)
+
+    def evaluate_tasks(
+        self,
+        *tasks: str,
+        compare: PathOrName | None = None,
+        core_data: PathOrName | None = None,
+        task_folder: PathOrName | None = None,
+        limit: int | None = None,
+        device: str = "auto",
+        verbose: bool = False,
+    ) -> TaskResults:
+        """Tasks with right answers: `run.evaluate_tasks("offline").tasks`; names as in `fledge eval --tasks`.
+
+        compare: another run or checkpoint on the same items; see `result.differences`.
+        """
+        core, folder = (None if each is None else Path(each) for each in (core_data, task_folder))
+        other = None if compare is None else str(compare)
+        with _session(verbose):
+            return evaluate_tasks(
+                self._loaded,
+                tasks,
+                runs=self.folder.parent,
+                compare=other,
+                core_data=core,
+                task_folder=folder,
+                limit=limit,
+                device=device,
+            )
 
     def metrics(self) -> "Metrics":
         """What was logged: name → one value a row, NaN where there is none. `pandas.DataFrame` takes it as it is."""

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.core.device import Machine
+from fledge.core.distributed import World
 from fledge.evaluation import likelihood
 from fledge.evaluation.likelihood import Likelihood, Scorer
 from fledge.model.config import ModelConfig
@@ -121,6 +122,22 @@ def test_scoring_restores_the_training_mode_and_draws_nothing(training: bool) ->
     assert scorer.score([([1], [2, 3])]) == scorer.score([([1], [2, 3])])
     assert model.training is training
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_ranks_share_the_batches_and_agree_on_the_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = [([1, 2], [n % 9, 3]) for n in range(11)]
+    monkeypatch.setattr(likelihood, "MAX_TOKENS", {"cpu": 9})
+    parts: list[torch.Tensor] = []
+
+    class Rank(World):
+        def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
+            parts.append(tensor.clone())
+            return sum(parts, torch.zeros_like(tensor))
+
+    found = [Scorer(MODEL, TOKENIZER, Machine("cpu", "float32", Rank(rank, 2))).score(batch) for rank in range(2)]
+    assert found[1] == SCORER.score(batch)
+    assert not torch.logical_and(*[(part != 0).any(1) for part in parts]).any(), "no pair is scored twice"
+    assert all((part != 0).any(1).sum() > 3 for part in parts)
 
 
 def test_bf16_is_close_to_fp32() -> None:

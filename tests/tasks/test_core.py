@@ -23,7 +23,7 @@ SCHEMA = [
     {"context_options": [f"The {a} and Tom", f"The {a} and Ann"], "continuation": "slept.", "gold": 1} for a in LETTERS
 ]
 LANGUAGE = [{"context": f"one two {a} \n", "continuation": "three", "category": "x"} for a in LETTERS]
-DATA = {"quiz": CHOICE, "winograd": SCHEMA, "recall": LANGUAGE}
+DATA: dict[str, list[Any]] = {"quiz": CHOICE, "winograd": SCHEMA, "recall": LANGUAGE}
 KINDS = {"quiz": "multiple_choice", "winograd": "schema", "recall": "language_modeling"}
 GUESS = {"quiz": 50, "winograd": 50, "recall": 0}
 
