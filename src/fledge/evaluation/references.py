@@ -14,6 +14,7 @@ import numpy as np
 from fledge.core import fast_json
 from fledge.core.errors import UserError
 from fledge.datasets.shards import Split
+from fledge.inference.generate import prompt_ids
 from fledge.tokenizers.base import Tokenizer
 
 EXAMPLE = '{"prompt": "To be, or not", "reference": " to be"}'
@@ -35,7 +36,7 @@ def read_references(path: Path, tokenizer: Tokenizer) -> list[Reference]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             prompt, texts = _parse(line, f"line {number} of '{path}'")
-            found.append(Reference(prompt, prompt_tokens(tokenizer, prompt), texts))
+            found.append(Reference(prompt, prompt_ids(tokenizer, prompt), texts))
     if not found:
         raise UserError(f"'{path}' is empty", f"write lines like {EXAMPLE}")
     return found
@@ -55,12 +56,6 @@ def _parse(line: bytes, where: str) -> tuple[str, tuple[str, ...]]:
     if not all(isinstance(text, str) and text.strip() for text in texts):
         raise UserError(f"{where} has a reference that is empty, or no text", hint)
     return row["prompt"], tuple(texts)
-
-
-def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> tuple[int, ...]:
-    """An empty prompt starts as a document starts."""
-    first = tokenizer.end_of_text if tokenizer.end_of_text is not None else 0
-    return tuple(tokenizer.encode(prompt).tolist()) or (first,)
 
 
 def reference_bytes_per_token(references: Sequence[Reference], tokenizer: Tokenizer) -> float:
