@@ -54,7 +54,7 @@ ADVICE = [
     ("eval --checkpoint mine", "give the run as a word"),
     ("prepare notes --output data", "write --out data"),
     ("talk", "write: fledge chat RUN"),
-    ("serve", "not built yet: a server"),
+    ("server", "write: fledge serve RUN"),
     ("sample", "write: fledge generate RUN"),
     ("finetune", "write: fledge train TEXT --init RUN"),
     ("pretrain", "write: fledge train TEXT"),

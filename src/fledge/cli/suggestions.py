@@ -61,7 +61,6 @@ MODEL_ADVICE: dict[str, tuple[str, ...]] = {
 }
 NOT_BUILT = "not built yet: "
 COMMANDS = {
-    f"{NOT_BUILT}a server; fledge export RUN --to gguf writes a file that llama.cpp serves": ("serve", "server", "api"),
     f"{NOT_BUILT}a web page; fledge plot RUN draws figures": ("studio", "web", "ui", "gui", "dashboard", "webui"),
     f"{NOT_BUILT}a view of a run from another terminal; fledge runs lists where each is": ("watch", "monitor", "tail"),
     f"{NOT_BUILT}alignment; fledge train TEXT --init RUN goes on with other text": (
@@ -74,6 +73,7 @@ COMMANDS = {
         "reward",
     ),
     "fledge generate RUN": ("sample", "inference", "infer", "predict", "complete", "completions", "gen", "run"),
+    "fledge serve RUN": ("server", "api", "openai"),
     "fledge chat RUN": ("talk", "converse", "ask"),
     "fledge train TEXT --init RUN": ("finetune", "fine-tune", "fine_tune", "ft", "lora"),
     "fledge train TEXT": ("pretrain", "fit", "learn"),

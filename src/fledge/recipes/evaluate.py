@@ -58,6 +58,7 @@ def evaluate(
     """
     if figure is not None and figure.suffix.lower() not in FIGURES:
         raise UserError(f"'{figure}' is no picture that can be drawn", f"end its name in {', '.join(FIGURES)}")
+    machines.choose_device(device)  # refuses one that is not here before anything is read
     loaded = load_checkpoint(run, runs)
     other = None if compare is None else load_checkpoint(compare, runs)
     dataset = open_eval_dataset(loaded, data, world)

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from fledge.server.models import ServedModel
 
 EXAMPLES = (
-    "fledge serve hamlet                      then: curl http://127.0.0.1:8000/v1/models",
-    "fledge serve hamlet hamlet@1000 --port 0 two models; the first line on stdout is the URL",
+    "fledge serve hamlet                         then: curl http://127.0.0.1:8000/v1/models",
+    "fledge serve hamlet hamlet@1000 --port 0    two models; the first line on stdout is the URL",
     "fledge serve --host 0.0.0.0 --token-file token",
 )
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
