@@ -115,9 +115,10 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         503: "the server stops",
     }.items()
 }
+EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": 'one JSON document, or with "stream": true the same in pieces, as server-sent events',
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": EVENT}},
     }
 }
