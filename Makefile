@@ -1,6 +1,7 @@
 # make demo     install, then the whole journey: text → tokens → training → samples
 # make test     install what the tests need, then run them all
 # make faults   kill, damage and fill up, hundreds of times; make test does a tenth of it
+# make soak     the server under load: 500 streams, 1,000 disconnects, 10,000 calls that make no sense; minutes
 # make test-machines            the tests that depend on the machine, on nine that this one pretends to be
 # make test-torch TORCH=2.11.0  the numerical tests with another torch, in an environment of its own
 # make gpu PART=tests|step|decode|minutes   what a GPU shows; DRY=1 rehearses on a CPU, NANOGPT=DIR adds the peer
@@ -20,7 +21,7 @@ NUMERICS := tests/losses tests/model tests/optim tests/training tests/batches te
             tests/journey/test_compile.py tests/journey/test_train_and_resume.py tests/journey/test_accidents.py \
             tests/journey/parallel/test_together.py tests/journey/gpu
 
-.PHONY: demo test test-machines test-torch gpu faults check lock clean
+.PHONY: demo test test-machines test-torch gpu faults soak check lock clean
 
 demo: .venv/.core
 	$(BIN)/fledge demo
@@ -47,6 +48,9 @@ gpu:
 
 faults: .venv/.dev
 	FLEDGE_FAULTS=whole $(PYTEST) tests/faults tests/journey/parallel/test_together.py
+
+soak: .venv/.dev
+	PYTHONPATH=src:tests/kit OMP_WAIT_POLICY=PASSIVE $(BIN)/python tests/soak/soak_server.py
 
 check: .venv/.dev
 	$(BIN)/ruff check .
