@@ -30,7 +30,7 @@ from fledge.core.device import DTYPES, Machine, choose_machine
 from fledge.inference import choose_decoder as choice
 from fledge.inference.bandwidth import bytes_per_step, memory_bandwidth
 from fledge.inference.decoder import Decoder
-from fledge.inference.linear import LINEARS
+from fledge.inference.linear import INT8_LINEARS, LINEARS
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
@@ -169,7 +169,7 @@ def bare_products(model: GPT, kind: str, dtype: torch.dtype, rows: int) -> Calla
     for weight in product_weights(model):
         x = torch.randn(rows, weight.shape[1], device=weight.device)
         bias = torch.zeros(len(weight), device=weight.device)
-        products.append((LINEARS[kind](weight.to(dtype), bias.to(dtype)), x.to(dtype)))
+        products.append(((LINEARS | INT8_LINEARS)[kind](weight.to(dtype), bias.to(dtype)), x.to(dtype)))
 
     def run() -> None:
         with torch.inference_mode():
@@ -249,8 +249,7 @@ def print_table(
     model: GPT, prompts: Tensor, found: dict[str, list[Text]], dtype: str, tokens: int, bandwidth: float
 ) -> None:
     rows, ours = len(prompts), median(text.decode for text in found["ours"])
-    itemsize = 1 if dtype == "int8" else DTYPES[dtype].itemsize
-    needed = bytes_per_step(model.config, itemsize, rows, PROMPT + tokens // 2)
+    needed = bytes_per_step(model.config, dtype, rows, PROMPT + tokens // 2)
     for name, texts in found.items():
         seconds, first = median(text.decode for text in texts), texts[0].ids
         rate = rows * (tokens - 1) / seconds

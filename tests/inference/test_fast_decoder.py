@@ -13,7 +13,7 @@ from torch import Tensor
 from fledge.inference.fast_decoder import FastDecoder
 from fledge.inference.graph_decoder import GraphDecoder
 from fledge.inference.lean import LeanGPT
-from fledge.inference.linear import LINEARS
+from fledge.inference.linear import INT8_LINEARS, LINEARS
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
@@ -57,7 +57,7 @@ def make_decoder(
     if path == "graph":  # its code, without a graph
         return GraphDecoder(LeanGPT(MODELS[family], dtype, LINEARS["plain"]), slots, "sdpa", path)
     try:
-        return FastDecoder(LeanGPT(MODELS[family], dtype, LINEARS[path]), slots, path)
+        return FastDecoder(LeanGPT(MODELS[family], dtype, (LINEARS | INT8_LINEARS)[path]), slots, path)
     except (RuntimeError, AttributeError) as error:
         pytest.skip(f"this machine has no {path} path: {error}")
 
@@ -144,6 +144,24 @@ def test_other_slots_are_left_alone(path: str) -> None:
 
 def text(ids: Tensor, token: int) -> Tensor:
     return torch.cat((ids, torch.tensor([token])))
+
+
+@pytest.mark.parametrize("path", INT8_LINEARS)
+@every_family
+def test_int8_is_near_and_a_row_is_the_same_among_others(family: str, path: str) -> None:
+    decoder, ids = make_decoder(family, path), make_ids(14, 7)
+    if path == "weight-only":
+        try:
+            decoder.decode(ids[:1], [0])
+        except RuntimeError as error:
+            pytest.skip(f"this machine has no {path} path: {error}")
+    decoder.prefill(0, 0, ids[:12])
+    decoder.copy_prefix(0, 2, 12)
+    alone = decoder.decode(ids[12:13], [12])[0].clone()
+    others = decoder.decode(torch.stack((ids[12], ids[3], ids[12])), [12, 0, 12])
+    expected = reference(family, ids)[12]
+    assert float((alone - expected).norm() / expected.norm()) < 0.1
+    assert float((others[2] - alone).norm() / alone.norm()) < (1e-5 if path == "per-row" else 0.02)
 
 
 def test_full_context_is_decoded_to_its_last_token() -> None:

@@ -5,17 +5,20 @@ import time
 
 import torch
 
-from fledge.core.device import Machine, cached_measurement
+from fledge.core.device import DTYPES, Machine, cached_measurement
 from fledge.model.config import ModelConfig
 from fledge.model.flops import cache_bytes_per_token, matrix_parameters
 
 BYTES, ROUNDS = 256 << 20, 20  # far more than the caches of a processor
 
 
-def bytes_per_step(config: ModelConfig, itemsize: int, rows: int, length: int) -> int:
-    """Bytes that one step of `rows` rows reads: weights once, and `length` keys and values of each row."""
-    seen = min(length, config.attention_span)
-    return itemsize * matrix_parameters(config) + rows * seen * cache_bytes_per_token(config, itemsize)
+def bytes_per_step(config: ModelConfig, dtype: str, rows: int, length: int) -> int:
+    """Bytes that one step of `rows` rows reads: weights once, and `length` keys and values of each row.
+
+    Of the cache, 16 bits are counted, whatever a decoder uses.
+    """
+    seen, itemsize = min(length, config.attention_span), 1 if dtype == "int8" else DTYPES[dtype].itemsize
+    return itemsize * matrix_parameters(config) + rows * seen * cache_bytes_per_token(config)
 
 
 def memory_bandwidth(machine: Machine) -> float:

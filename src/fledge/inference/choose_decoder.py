@@ -11,7 +11,7 @@ import gc
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -23,12 +23,13 @@ from fledge.inference.decoder import Decoder
 from fledge.inference.fast_decoder import FastDecoder
 from fledge.inference.graph_decoder import GraphDecoder
 from fledge.inference.lean import LeanGPT
-from fledge.inference.linear import LINEARS
+from fledge.inference.linear import INT8_LINEARS, LINEARS
+from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 
 MIN_BF16_SPEEDUP = 1.2  # on a CPU bf16 must be this many times as fast as fp32, as it is less precise
 # Largest relative error of the logits, as a norm: wrong code is off by about 1.
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.1}
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.1, "int8": 0.25}
 # kind → attention, and whether the step is compiled
 GRAPHS = {"CUDA graph, flash,": ("flash", False), "CUDA graph, sdpa,": ("sdpa", False)}
 COMPILED_GRAPHS = {"compiled CUDA graph, flash,": ("flash", True), "compiled CUDA graph, sdpa,": ("sdpa", True)}
@@ -62,11 +63,13 @@ class DecoderChoice:
     tokens_per_second: float  # of `slots` rows together
     bandwidth_share: float  # bytes of weights and cache read per second, as a share of the measured memory bandwidth
     rejected: dict[str, str] = field(default_factory=dict)  # path → reason
+    divergence: float | None = None  # int8: the mean KL divergence of its distributions from the model's, in nats
 
     def describe(self) -> str:
         speed = f"{self.tokens_per_second:,.0f} tokens/s with {self.slots} row" + "s" * (self.slots != 1)
         share = f"{100 * self.bandwidth_share:.0f} % of the memory bandwidth"
-        return f"{self.path}: {speed}, {share}"
+        text = f"{self.path}: {speed}, {share}"
+        return text if self.divergence is None else f"{text}, KL divergence from float32 {self.divergence:.2g}"
 
 
 Report = Callable[[DecoderChoice], None]
@@ -81,17 +84,21 @@ def choose_decoder(
     """The fastest decoder that computes what the model computes. Sets the number of threads it was measured with."""
     set_threads(None, machine.device)
     choice = decide(model, machine, slots, dtype)
-    report(choice)
     set_threads(choice.path.threads, machine.device)
-    return build_decoder(model, choice.path, slots)
+    decoder = build_decoder(model, choice.path, slots)
+    if choice.path.dtype == "int8":  # its error depends on the weights, so it is measured at every start
+        choice = replace(choice, divergence=divergence(decoder, model))
+    report(choice)
+    return decoder
 
 
 def build_decoder(model: GPT, path: Path, slots: int) -> Decoder:
-    if path.kind not in LINEARS:
-        lean = LeanGPT(model, DTYPES[path.dtype], LINEARS["plain"])
-        attention, compiled = (GRAPHS | COMPILED_GRAPHS)[path.kind]
-        return GraphDecoder(lean, slots, attention, path.name, compiled=compiled)
-    return FastDecoder(LeanGPT(model, DTYPES[path.dtype], LINEARS[path.kind]), slots, path.name)
+    dtype, products = DTYPES.get(path.dtype, torch.float32), LINEARS | INT8_LINEARS
+    if path.kind in products:
+        return FastDecoder(LeanGPT(model, dtype, products[path.kind]), slots, path.name)
+    attention, compiled = (GRAPHS | COMPILED_GRAPHS)[path.kind]
+    lean = LeanGPT(model, dtype, LINEARS["plain"])
+    return GraphDecoder(lean, slots, attention, path.name, compiled=compiled)
 
 
 def decide(model: GPT, machine: Machine, slots: int, dtype: str = "auto") -> DecoderChoice:
@@ -107,17 +114,22 @@ def candidates(machine: Machine, dtype: str) -> list[Path]:
     """What may be tried here, the most readable first."""
     dtypes = wanted_dtypes(machine, dtype)
     if machine.device != "cpu":
-        kinds = ["plain", *(GRAPHS if machine.device == "cuda" else [])]
-        return [Path(kind, it, machine.threads) for it in dtypes for kind in kinds]
+        ways = ["plain", *(GRAPHS if machine.device == "cuda" else [])]
+        return [Path(kind, it, machine.threads) for it in dtypes for kind in ways]
     threads = sorted({machine.threads, 1}, reverse=True)
-    return [Path(kind, it, count) for it in dtypes for kind in LINEARS for count in threads]
+    kinds = list(INT8_LINEARS if dtype == "int8" else LINEARS)
+    return [Path(kind, it, count) for it in dtypes for kind in kinds for count in threads]
 
 
 def wanted_dtypes(machine: Machine, dtype: str) -> list[str]:
     if dtype in DTYPES:
         return [choose_dtype(machine.device, dtype).value]  # refuses what the device cannot do
+    if dtype == "int8" and machine.device != "cpu":
+        raise UserError("int8 is for CPUs only", "use dtype auto, which takes 16 bits on a GPU")
+    if dtype == "int8":
+        return ["int8"]
     if dtype != "auto":
-        raise UserError(f"the dtype of inference cannot be '{dtype}'", f"use auto, {', '.join(DTYPES)}")
+        raise UserError(f"the dtype of inference cannot be '{dtype}'", f"use auto, {', '.join(DTYPES)} or int8")
     if machine.device != "cpu":
         return [choose_dtype(machine.device).value]
     return ["float32", *(["bfloat16"] if has_units("cpu", "bfloat16") else [])]
@@ -156,11 +168,11 @@ def best(model: GPT, machine: Machine, slots: int, paths: list[Path], measured: 
             seconds[path] = spent
             rejected[str(path)] = f"{slots / spent:,.0f} tokens/s"
     if not seconds:
-        raise UserError("no way to run this model on this machine works", "fledge doctor shows what the machine has")
+        raise UserError(f"this machine cannot run this model in {paths[0].dtype}", "use dtype float32, or auto")
     handicap = {path: 1.0 if path.dtype == paths[0].dtype else MIN_BF16_SPEEDUP for path in paths}
     taken = min(seconds, key=lambda path: seconds[path] * handicap[path])
     del rejected[str(taken)]
-    read = bytes_per_step(model.config, DTYPES[taken.dtype].itemsize, slots, measured_length(model) + 1)
+    read = bytes_per_step(model.config, taken.dtype, slots, measured_length(model.config) + 1)
     share = read / seconds[taken] / memory_bandwidth(machine)
     return DecoderChoice(taken, slots, slots / seconds[taken], share, rejected)
 
@@ -199,14 +211,20 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     return error if math.isfinite(error) else FAILED / 2
 
 
-def measured_length(model: GPT) -> int:
+def divergence(decoder: Decoder, model: GPT) -> float:
+    ids = checked_ids(model)
+    found, expected = decoder_logits(decoder, ids).log_softmax(-1), reference_logits(model, ids).log_softmax(-1)
+    return float((expected.exp() * (expected - found)).sum(-1).mean())
+
+
+def measured_length(config: ModelConfig) -> int:
     """The length of the rows in the measurement."""
-    return min(64, model.config.context // 2)
+    return min(64, config.context // 2)
 
 
 def step_seconds(decoder: Decoder, machine: Machine) -> float:
     """The fastest of some steps: other programs only make a step slower."""
-    lengths = [min(64, decoder.config.context // 2)] * decoder.slots
+    lengths = [measured_length(decoder.config)] * decoder.slots
     tokens = torch.zeros(decoder.slots, dtype=torch.long, device=decoder.device)
     fastest, end, steps = math.inf, math.inf, 0
     while (time.perf_counter() < end and steps < MEASURED_STEPS) or steps < 3:
