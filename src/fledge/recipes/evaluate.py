@@ -58,8 +58,7 @@ def evaluate(
     """
     if figure is not None and figure.suffix.lower() not in FIGURES:
         raise UserError(f"'{figure}' is no picture that can be drawn", f"end its name in {', '.join(FIGURES)}")
-    machines.choose_device(device)  # refuses one that is not here before anything is read
-    loaded = load_checkpoint(run, runs)
+    loaded = load_checkpoint(run, runs, device)
     other = None if compare is None else load_checkpoint(compare, runs)
     dataset = open_eval_dataset(loaded, data, world)
     same = other is None or fingerprint(other.tokenizer) == fingerprint(loaded.tokenizer)
@@ -102,8 +101,9 @@ def _label(about: Evaluated) -> str:
     return f"{about.run}@{about.step}"
 
 
-def load_checkpoint(run: str | LoadedCheckpoint | None, runs: Path) -> LoadedCheckpoint:
-    """What the reference names; without an @, the best checkpoint."""
+def load_checkpoint(run: str | LoadedCheckpoint | None, runs: Path, device: str = "auto") -> LoadedCheckpoint:
+    """What the reference names; without an @, the best checkpoint. A device that is not here is refused first."""
+    machines.choose_device(device)
     return run if isinstance(run, LoadedCheckpoint) else open_run(run, runs, default="best").load()
 
 

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     if args.split == NONE and not wants_more:
         raise UserError("nothing to evaluate", f"name a split instead of '{NONE}', or add --suite offline")
     with init_distributed() as world:  # only its main process prints
-        loaded, options = load_checkpoint(args.run, args.runs), {"device": args.device, "world": world}
+        loaded, options = load_checkpoint(args.run, args.runs, args.device), {"device": args.device, "world": world}
         text: list[str] = []
         parts: dict[str, Any] = {}  # those first that may refuse their input
         if args.references or args.continuations:
