@@ -126,6 +126,18 @@ def test_groups_of_tasks_have_a_score(tmp_path: Path) -> None:
     assert found["pair"].score == found[CHOICE].metrics["acc"]
 
 
+def test_groups_without_a_score_are_their_tasks(tmp_path: Path) -> None:
+    folder = write_tasks(tmp_path)
+    (folder / "all.yaml").write_text(json.dumps({"group": "all", "task": [CHOICE, ANSWER]}))
+    assert set(ours("llama-bpe", folder, ["all"], limit=2)) == {CHOICE, ANSWER}
+
+
+def test_a_character_outside_the_vocabulary_is_named(tmp_path: Path) -> None:
+    folder = write_tasks(tmp_path, answers=[("ünknown", "a")])
+    with pytest.raises(UserError, match="the character 'ü' .* is not in the vocabulary"):
+        ours("gpt2-char", folder, [ANSWER])
+
+
 def test_unknown_and_broken_tasks_are_user_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fledge.tasks import harness
 

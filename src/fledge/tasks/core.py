@@ -40,6 +40,7 @@ KEYS = {
     "schema": ("context_options", "continuation", "gold"),
     LANGUAGE_MODELING: ("context", "continuation"),
 }
+TYPES = {"query": str, "choices": list, "gold": int, "context_options": list, "continuation": str, "context": str}
 SHUFFLE, EXAMPLES = 1337, 1234  # nanochat's seeds
 HINT = "give the folder of nanochat's eval_bundle.zip, with core.yaml in it: --core-data DIR"
 
@@ -63,6 +64,8 @@ class CoreTask:
 
     def prompt(self, data: Sequence[Mapping[str, Any]], number: int) -> str:
         """The solved examples before item `number`, drawn from the others."""
+        if not self.examples:
+            return ""
         others = [each for at, each in enumerate(data) if at != number]
         chosen = Random(EXAMPLES + number).sample(others, min(self.examples, len(others)))  # noqa: S311
         return "".join(f"{self.texts(each)[each.get('gold', 0)]}\n\n" for each in chosen)
@@ -74,11 +77,11 @@ class CoreTask:
         if self.kind == "schema":
             size = max(1, common_length([row[::-1] for row in rows]))
             return Item(number, [(row[:-size], row[-size:]) for row in rows], item["gold"])
-        without = (
-            f"{start}{item['context'].strip()}{self.delimiter}".strip() if self.kind == LANGUAGE_MODELING else None
-        )
-        others = rows if without is None else [*rows, scorer.start + scorer.encode(without)]
-        size = min(common_length(others), min(map(len, rows)) - 1)
+        compared = rows
+        if self.kind == LANGUAGE_MODELING:
+            without = f"{start}{item['context'].strip()}{self.delimiter}".strip()
+            compared = [*rows, scorer.start + scorer.encode(without)]
+        size = min(common_length(compared), min(map(len, rows)) - 1)
         return Item(number, [(row[:size], row[size:]) for row in rows], item.get("gold", 0))
 
 
@@ -153,10 +156,10 @@ def run_task(task: CoreTask, scorer: Scorer, limit: int | None) -> TaskResult:
 
 
 def _check(line: Mapping[str, Any], task: CoreTask, number: int) -> bool:
-    missing = [key for key in KEYS[task.kind] if key not in line]
+    wrong = [key for key in KEYS[task.kind] if not isinstance(line.get(key), TYPES[key])]
     gold, options = line.get("gold", 0), line.get("choices", line.get("context_options", [None]))
-    if missing or not (isinstance(gold, int) and isinstance(options, list) and 0 <= gold < len(options)):
-        what = f"lacks '{missing[0]}'" if missing else "has a 'gold' that is not the number of an option"
+    if wrong or not 0 <= gold < len(options):
+        what = f"has no valid '{wrong[0]}'" if wrong else f"has a 'gold' of {gold}, but {len(options)} options"
         raise UserError(f"line {number} of '{task.path}' {what}", HINT)
     return True
 

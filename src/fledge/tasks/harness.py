@@ -20,7 +20,7 @@ from lm_eval import evaluate
 from lm_eval.api.model import TemplateLM
 from lm_eval.tasks import TaskManager
 
-from fledge.core.errors import UserError, nearest
+from fledge.core.errors import UserError, nearest, out_of_memory
 from fledge.evaluation.likelihood import Scorer
 from fledge.inference.decoder_reference import ReferenceDecoder
 from fledge.inference.engine import Engine
@@ -63,6 +63,8 @@ class FledgeLM(TemplateLM):  # type: ignore[misc]
         generations = [engine.submit(self._request(*each.args)) for each in requests]
         while engine.step():
             pass
+        if failed := [each.error for each in generations if each.error]:
+            raise RuntimeError(failed[0])
         return [each.text for each in generations]
 
     def _request(self, context: str, options: Mapping[str, Any]) -> Request:
@@ -92,14 +94,17 @@ def run_harness(
     try:
         with contextlib.redirect_stdout(sys.stderr), quiet_pipes():  # our stdout holds the result only
             found = evaluate(FledgeLM(scorer), load_tasks(manager, names), limit=limit, bootstrap_iters=0)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        if isinstance(error, UserError) or out_of_memory(error):
+            raise
         first = str(error).partition("\n")[0]
         hint = "check its YAML file, and whether its data can be downloaded; --debug shows where it failed"
         raise UserError(f"lm-evaluation-harness cannot run {', '.join(names)}: {first}", hint) from error
-    groups = {name: values for name, values in found.get("groups", {}).items() if name not in found["samples"]}
+    groups: dict[str, list[Any]] = {name: [] for name in found.get("groups", {})}
     return [
-        *(_task_result(name, found["results"][name], samples) for name, samples in found["samples"].items()),
-        *(_task_result(name, values, []) for name, values in groups.items()),
+        _task_result(name, metrics, samples)
+        for name, samples in {**groups, **found["samples"]}.items()
+        if (metrics := _metrics(found["results"][name]))
     ]
 
 
@@ -137,12 +142,16 @@ def quiet_pipes() -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO())
 
 
-def _task_result(name: str, values: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> TaskResult:
-    metrics = {
+def _metrics(values: Mapping[str, Any]) -> dict[str, float]:
+    """Name, and filter if there is one, → value; empty for a group that only lists tasks."""
+    return {
         key.removesuffix(",none").replace(",", " "): float(value)
         for key, value in values.items()
         if "," in key and "_stderr," not in key and isinstance(value, int | float)
     }
+
+
+def _task_result(name: str, metrics: dict[str, float], samples: Sequence[Mapping[str, Any]]) -> TaskResult:
     headline = next((metric for metric in HEADLINES if metric in metrics), next(iter(metrics)))
     metric, _, chosen = headline.partition(" ")
     scores = {
@@ -150,7 +159,8 @@ def _task_result(name: str, values: Mapping[str, Any], samples: Sequence[Mapping
         for sample in samples
         if sample.get("filter", "none") == (chosen or "none") and (score := _item_score(metric, sample.get(metric)))
     }
-    choices = [len(sample["arguments"]) for sample in samples if metric in ("acc", "acc_norm")]
+    is_choice = metric in ("acc", "acc_norm") and "acc_mutual_info" not in metrics  # which asks each choice twice
+    choices = [len(sample["arguments"]) for sample in samples if is_choice]
     known: dict[str, Any] = {
         "chance": sum(1 / n for n in choices) / len(choices) if choices and min(choices) > 1 else None,
         "higher_is_better": not any(word in metric for word in ("perplexity", "bits_per_byte")),
