@@ -134,7 +134,7 @@ def test_groups_without_a_score_are_their_tasks(tmp_path: Path) -> None:
 
 def test_a_character_outside_the_vocabulary_is_named(tmp_path: Path) -> None:
     folder = write_tasks(tmp_path, answers=[("ünknown", "a")])
-    with pytest.raises(UserError, match="the character 'ü' .* is not in the vocabulary"):
+    with pytest.raises(UserError, match=r"the character 'ü' .* is not in the vocabulary"):
         ours("gpt2-char", folder, [ANSWER])
 
 
