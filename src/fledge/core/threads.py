@@ -23,6 +23,7 @@ from fledge.core.formatting import counted
 
 SPINS = "GOMP_SPINCOUNT"
 SPIN_COUNT, BUSY_SPIN_COUNT = "1000", "0"  # 1,000 take about ten microseconds; OpenMP's default is 300,000
+DECODING_SPIN_COUNT = "20000"  # about 200 microseconds: longer than the gaps between the products of a token
 RUNNING_SAMPLES = 5
 WAITING_POLICIES = ("OMP_WAIT_POLICY", SPINS)  # environment variables that libgomp reads when torch is loaded
 NOTICED_LOAD = 0.5  # cores
@@ -38,6 +39,15 @@ def wait_briefly(environment: MutableMapping[str, str] = os.environ) -> None:
     """
     if "torch" not in sys.modules and not any(name in environment for name in WAITING_POLICIES):
         environment[SPINS] = BUSY_SPIN_COUNT if is_busy() else SPIN_COUNT
+
+
+def spin_while_decoding(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Longer than in training, where the machine is free: a token is many short products, which waking threads delays.
+
+    For GPT-2 on two cores in bf16, a fifth faster. Called before torch is loaded.
+    """
+    if "torch" not in sys.modules and environment.get(SPINS) == SPIN_COUNT:
+        environment[SPINS] = DECODING_SPIN_COUNT
 
 
 def is_busy(root: Path = ROOT) -> bool:

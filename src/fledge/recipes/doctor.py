@@ -3,12 +3,14 @@
 import os
 import platform
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
 from fledge import __version__
 from fledge.core import device as machines
 from fledge.core.cgroups import usable_cores
+from fledge.core.device import Machine
 from fledge.core.files import cache_dir, human_bytes
 from fledge.core.formatting import counted
 from fledge.core.threads import (
@@ -21,6 +23,8 @@ from fledge.core.threads import (
     other_load,
     waiting_policy,
 )
+from fledge.inference.bandwidth import memory_bandwidth
+from fledge.inference.choose_decoder import candidates
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,18 @@ def doctor() -> dict[str, Finding]:
         "compiler": Finding(compiler.value or "none", compiler.why),
         "compile": compiled,
         "attention": Finding("fused or blocked kernel", "measured for each model; --model.attention sets it"),
+        "inference": inference(Machine(cast(machines.Device, device.value), "float32")),
         "cache": Finding(str(cache_dir()), "datasets and downloads; set $FLEDGE_CACHE to move it"),
     }
+
+
+def inference(machine: Machine) -> Finding:
+    """What may be chosen for a model, and the memory bandwidth, which limits a single stream."""
+    paths = candidates(machine, "auto")
+    kinds = " or ".join(dict.fromkeys(path.kind for path in paths))
+    dtypes = " or ".join(dict.fromkeys(path.dtype for path in paths))
+    bandwidth = f"memory is read at {memory_bandwidth(machine) / 1e9:.0f} GB/s"
+    return Finding(f"{kinds} products in {dtypes}", f"the fastest is measured for each model; {bandwidth}")
 
 
 def threads() -> Finding:
