@@ -50,7 +50,7 @@ faults: .venv/.dev
 	FLEDGE_FAULTS=whole $(PYTEST) tests/faults tests/journey/parallel/test_together.py
 
 soak: .venv/.dev
-	PYTHONPATH=src:tests/kit OMP_WAIT_POLICY=PASSIVE $(BIN)/python tests/soak/soak_server.py
+	PYTHONPATH=src:tests/kit:bench OMP_WAIT_POLICY=PASSIVE $(BIN)/python tests/soak/soak_server.py
 
 check: .venv/.dev
 	$(BIN)/ruff check .

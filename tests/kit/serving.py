@@ -93,8 +93,9 @@ def serving(*models: ServedModel, access: Access | None = None) -> Iterator[Runn
         assert ready.wait(SECONDS)
         yield Running(url_of(listener, "127.0.0.1"), listener.getsockname()[1], by_name, server, thread)
     finally:
-        for model in models:
-            model.worker.engine._decoder.go.set()
+        for decoder in (model.worker.engine._decoder for model in models):
+            assert isinstance(decoder, HeldDecoder)
+            decoder.go.set()
         server.stop()
         thread.join(SECONDS)
         assert not thread.is_alive(), "the server did not stop"

@@ -1,6 +1,6 @@
 """make soak: a server of a 5M model under load and under calls that make no sense. Not collected by pytest.
 
-    PYTHONPATH=src:tests/kit python tests/soak/soak_server.py [PART…]      streams, disconnects, fuzz (default: all)
+    PYTHONPATH=src:tests/kit:bench python tests/soak/soak_server.py [streams] [disconnects] [fuzz]
 
 streams       500 clients at once, each reads its text token by token: no text is lost, none differs from the same
               request alone, and /health answers meanwhile (p99 under 200 ms)
