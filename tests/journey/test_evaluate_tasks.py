@@ -48,9 +48,9 @@ def test_table_comparison_and_split_together(trained, questions: Path, capsys: p
     assert trained.do("eval", "bird", *words) == 0
     text = capsys.readouterr().out
     assert "mine" in text
-    assert "(+1 skipped)" in text
+    assert "1 item skipped" in text
     assert "paired bootstrap" in text
-    assert max(map(len, text.splitlines())) <= 88
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_recipe_gives_what_the_command_prints(trained, questions: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from fledge.losses.cross_entropy import cross_entropy_sum
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
+from fledge.tasks import python_text
 from fledge.tasks.offline import BITS, INDUCTION, OFFLINE_TASKS, run_offline
 from fledge.tasks.python_text import KINDS, python_texts
 from fledge.tasks.results import TaskResult
@@ -133,6 +134,16 @@ def test_items_that_cannot_be_encoded_or_do_not_fit_are_counted() -> None:
     assert 0 < found.items < 120
     assert found.items % 2 == 0, "half of a block has another chance level"
     assert run(INDUCTION, make(CHAR, context=8), CHAR).items == 0
+
+
+def test_without_the_standard_library_there_are_no_excerpts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(python_text, "python_library", lambda: iter([]))
+    python_texts.cache_clear()
+    found = run("bits-per-byte-prose", make(CHAR), CHAR)
+    python_texts.cache_clear()
+    assert (found.items, found.beats_chance) == (0, None)
+    assert math.isnan(found.score)
+    assert math.isnan(found.chance)
 
 
 def test_python_texts_are_of_their_kind() -> None:

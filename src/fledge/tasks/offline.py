@@ -72,7 +72,7 @@ def induction(scorer: Scorer) -> TaskResult:
                 context = scorer.start + tokens + tokens[at : at + 1]
                 items.append(Item(cluster * ASKED + gold, [(context, each) for each in choices], gold, cluster))
     skipped = SEQUENCES * ASKED - len(items)
-    about = f"{length} random tokens, then one of them again: which one follows?"
+    about = f"{LENGTH} random tokens, then one of them again: which one follows?"
     return score_items(INDUCTION, scorer, items, PLAIN, skipped=skipped, about=about)
 
 
@@ -90,8 +90,8 @@ def bits_per_byte(name: str, scorer: Scorer) -> TaskResult:
     scores = {n: ItemScore(b, each.bytes) for n, b, each in zip(numbers, bits, found, strict=True)}
     tokens, size = sum(each.tokens for each in found), sum(each.bytes for each in found)
     counts = Counter(token for ids in encoded for token in ids)
-    chance = -sum(n * math.log2(n / tokens) for n in counts.values()) / max(1, size)
-    uniform = tokens * math.log2(scorer.tokenizer.vocab_size) / max(1, size)
+    chance = -sum(n * math.log2(n / tokens) for n in counts.values()) / size if size else math.nan
+    uniform = math.log2(scorer.tokenizer.vocab_size) * tokens / size if size else math.nan
     return summarize(
         name,
         "bits_per_byte",

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from fledge.core.formatting import shorten
+from fledge.core.formatting import counted, shorten
 from fledge.tasks.results import TaskDifference, TaskResult
 
 NAME, WIDTH = 26, 80
@@ -17,7 +17,7 @@ METRICS = {
 def task_table(results: Sequence[TaskResult]) -> str:
     """task | score ± standard error | 95 % interval | chance | items, and below what a task is."""
     head = f"  {'task':{NAME}} {'score':>6}    s.e.   95 % interval   chance   items"
-    notes = "  s.e.: standard error. ▲: better than chance, ▼: worse, as the interval excludes it."
+    notes = "  s.e.: standard error. ▲: better than chance, by the interval, ▼: worse."
     return "\n".join(["tasks", head, *(line for each in results for line in _rows(each)), notes])
 
 
@@ -26,11 +26,11 @@ def _rows(result: TaskResult) -> Iterator[str]:
     chance = " " * 6 if result.chance is None else number(result.chance)
     error = " " * 6 if result.stderr is None else f"±{result.stderr:.3f}"
     mark = {True: "▲", False: "▼" if _is_worse(result) else " ", None: " "}[result.beats_chance]
-    items = f"{result.items:,}" if not result.skipped else f"{result.items:,} (+{result.skipped:,} skipped)"
-    numbers = f"{number(result.score):>6} {error:>7}  {interval:>15} {mark} {chance:>6}  {items:>5}"
+    numbers = f"{number(result.score):>6} {error:>7}  {interval:>15} {mark} {chance:>6}  {result.items:>6,}"
     yield f"  {shorten(result.task, NAME):{NAME}} {numbers}".rstrip()
+    skipped = f"{counted(result.skipped, 'item')} skipped" if result.skipped else ""
     metric = METRICS.get(result.metric, result.metric.replace("_", " "))
-    if about := "; ".join(filter(None, (metric, result.about))):
+    if about := "; ".join(filter(None, (metric, result.about, skipped))):
         yield f"      {shorten(about, WIDTH - 6)}"
 
 
