@@ -1,11 +1,10 @@
 """Every path of the decoder computes what the model computes: in chunks, for ragged rows, after a copied prefix."""
 
 import itertools
-from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
+from families import CONTEXT, FAMILIES, MODELS, V
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -14,39 +13,8 @@ from fledge.inference.fast_decoder import FastDecoder
 from fledge.inference.graph_decoder import GraphDecoder
 from fledge.inference.lean import LeanGPT
 from fledge.inference.linear import INT8_LINEARS, LINEARS
-from fledge.model.config import ModelConfig
-from fledge.model.gpt import GPT
-from fledge.model.init import build
 
-CONTEXT, V = 24, 67
-BASE = ModelConfig(n_layer=2, n_head=4, n_embd=32, context=CONTEXT, vocab_size=V)
-GPT2: dict[str, Any] = {"positions": "learned", "norm": "layernorm", "qk_norm": False, "tied": True}
-BIASES: dict[str, Any] = dict.fromkeys(("norm_bias", "qkv_bias", "output_bias", "mlp_bias"), True)
-FAMILIES = {
-    "gpt2": replace(BASE, **GPT2, **BIASES, mlp="gelu_tanh"),
-    "nanogpt": replace(BASE, **GPT2, mlp="gelu"),
-    "smol-gpt": replace(BASE, **{**GPT2, "tied": False}, mlp="relu"),
-    "toygpt": replace(BASE, **{**GPT2, "positions": "sinusoidal"}, **BIASES, mlp="gelu", head_bias=True),
-    "scratch": replace(BASE, **GPT2, mlp="relu2", head_dim=4),
-    "modern": replace(BASE, n_kv_head=2, tied=True),
-    "sprint": replace(BASE, n_head=2, bigram_rows=V * V),
-    "text": replace(BASE, bigram_rows=100, n_kv_head=1),
-    "window": replace(BASE, window=5, n_kv_head=2),
-    "softcap": replace(BASE, softcap=5.0, positions="learned", window=1),
-}
 PATHS = ("plain", "packed", "graph")
-
-
-def make_model(config: ModelConfig) -> GPT:
-    """Weights so large that a wrong position or mask changes the logits."""
-    model, generator = build(config, 1).eval(), torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.normal_(float(p.ndim == 1), 0.3, generator=generator)
-    return model
-
-
-MODELS = {name: make_model(config) for name, config in FAMILIES.items()}
 every_family = pytest.mark.parametrize("family", FAMILIES)
 every_path = pytest.mark.parametrize("path", PATHS)
 

@@ -28,7 +28,7 @@ from fledge.inference.decoder import Decoder
 from fledge.inference.logprobs import Logprobs, prompt_logprobs
 from fledge.inference.request import Chunk, FinishReason, Generation, Request, TokenLogprob
 from fledge.inference.slot_sampler import BAN, SlotSampler
-from fledge.inference.slots import Running, Slot, choose_slots
+from fledge.inference.slots import Running, Slot, SlotTable
 from fledge.inference.stop import TextStream
 from fledge.tokenizers.base import Tokenizer
 
@@ -58,17 +58,17 @@ class Drawn:
 class Engine:
     def __init__(self, decoder: Decoder, tokenizer: Tokenizer, *, prefill_chunk: int = 256) -> None:
         self.counters = Counters()
-        self._decoder, self._tokenizer = decoder, tokenizer
+        self.decoder, self._tokenizer = decoder, tokenizer
         self._context = decoder.config.context
         self._vocab_size = min(tokenizer.vocab_size, decoder.config.vocab_size or tokenizer.vocab_size)
         self._prefill_chunk = prefill_chunk
-        self._slots = [Slot(index) for index in range(decoder.slots)]
+        self._slots = SlotTable(decoder)
         self._waiting: deque[Generation] = deque()
         self._prefilling: deque[Running] = deque()
         self._sampler = SlotSampler(decoder.slots, self._vocab_size, decoder.device)
         self._tokens = torch.zeros(decoder.slots, dtype=torch.long, device=decoder.device)  # the newest of each slot
         self._drawn: deque[Drawn] = deque()
-        self._lag = 1 if decoder.device.type == "cuda" else 0
+        self.lag = 1 if decoder.device.type == "cuda" else 0  # steps between a token and its text
 
     @property
     def slots(self) -> int:
@@ -78,7 +78,7 @@ class Engine:
     @property
     def active(self) -> int:
         """How many requests run now."""
-        return sum(slot.running is not None for slot in self._slots)
+        return len(self._slots.running())
 
     @property
     def waiting(self) -> int:
@@ -125,23 +125,24 @@ class Engine:
         finish(generation, "cancelled")
 
     def _running(self, generation: Generation) -> Running | None:
-        running = (slot.running for slot in self._slots)
-        return next((each for each in running if each is not None and each.generation is generation), None)
+        return next((each for each in self._slots.running() if each.generation is generation), None)
 
     def step(self) -> bool:
         """One round; False when nothing is left to do."""
         self._prefill()
         launched = self._decode()
-        while len(self._drawn) > (self._lag if launched else 0):
+        while len(self._drawn) > (self.lag if launched else 0):
             self._fetch(self._drawn.popleft())
-        return bool(self._waiting or self._drawn) or any(slot.running for slot in self._slots)
+        while not self._waiting and (moved := self._slots.move_down()) is not None:
+            source, target = moved
+            self._tokens[target] = self._tokens[source]
+            self._sampler.move(source, target)
+        return bool(self._waiting or self._drawn or self._slots.running())
 
     def _prefill(self) -> None:
         """Compute at most one chunk of prompts: the rest of one, and of the next ones what still fits."""
         budget = self._prefill_chunk
         while budget > 0 and (self._prefilling or self._admit()):
-            if not self._prefilling:
-                continue
             running = self._prefilling[0]
             try:
                 budget -= self._prefill_some(running, budget)
@@ -150,27 +151,20 @@ class Engine:
 
     def _admit(self) -> bool:
         """The first waiting request gets a slot, if one is free."""
-        if not self._waiting or all(slot.running for slot in self._slots):
+        if not self._waiting:
             return False
-        generation = self._waiting.popleft()
-        request = generation.request
+        request = self._waiting[0].request
         prompt = list(request.prompt[-self._context :])
-        slot, source, shared = choose_slots(self._slots, prompt, reuse=not request.prompt_logprobs)
+        slot = self._slots.place(prompt, reuse=not request.prompt_logprobs)
+        if slot is None:
+            return False
+        shared = len(slot.cached)
         limit = request.max_tokens
         if request.when_full == "stop":  # the last token need not fit in, as none follows
             limit = min(limit, self._context + 1 - len(prompt))
         text = TextStream(self._tokenizer, request.stop)
-        slot.running = Running(generation, slot, text, limit, prompt, length=shared)
-        slot.cached = prompt[:shared]
+        slot.running = Running(self._waiting.popleft(), slot, text, limit, prompt, length=shared)
         self._prefilling.append(slot.running)
-        try:
-            if source is not slot:
-                self._decoder.copy_prefix(source.index, slot.index, shared)
-            self._sampler.assign(slot.index, request.sampling, request.prompt)
-        except Exception as error:
-            slot.cached = []
-            self._fail(slot.running, error)
-            return True
         self.counters.prompt_tokens += len(prompt)
         self.counters.reused_tokens += shared
         return True
@@ -179,13 +173,16 @@ class Engine:
         """→ how many tokens of a prompt were computed"""
         slot, request = running.slot, running.generation.request
         start = running.length
+        if not running.started:
+            self._sampler.assign(slot.index, request.sampling, request.prompt)
+            running.started = True
         ids = running.prompt[start : start + budget]
-        hidden = self._decoder.prefill(slot.index, start, torch.tensor(ids).to(self._tokens.device))
+        hidden = self.decoder.prefill(slot.index, start, torch.tensor(ids).to(self._tokens.device))
         running.length = start + len(ids)
         slot.cached += ids
         if request.prompt_logprobs and not running.drawn:
             following = running.prompt[start + 1 : running.length + 1]
-            logits = self._decoder.head(hidden[: len(following)])
+            logits = self.decoder.head(hidden[: len(following)])
             running.generation.prompt_logprobs += prompt_logprobs(
                 logits, following, request.logprobs or 0, self._vocab_size
             )
@@ -195,31 +192,28 @@ class Engine:
                 self._end(running, "length")
             else:
                 running.decoding = True
-                self._draw(self._decoder.head(hidden[-1:]), slot.index, [running], decoded=False)
+                self._draw(self.decoder.head(hidden[-1:]), slot.index, [running], decoded=False)
         return len(ids)
 
     def _decode(self) -> bool:
         """One more token for every running request whose prompt is in the cache; False where there is none."""
-        ready: list[Running | None] = [
-            running if running is not None and self._is_ready(running) else None
-            for running in (slot.running for slot in self._slots)
-        ]
-        while ready and ready[-1] is None:
-            ready.pop()
-        if not ready:
+        running = [each for each in self._slots.running() if self._is_ready(each)]
+        if not running:
             return False
-        lengths = [self._next_position(slot) for slot in self._slots[: len(ready)]]
+        rows: list[Running | None] = [None] * (running[-1].slot.index + 1)
+        for each in running:
+            rows[each.slot.index] = each
+        lengths = [self._next_position(self._slots[row]) for row in range(len(rows))]
         try:
-            logits = self._decoder.decode(self._tokens[: len(ready)], lengths)
+            logits = self.decoder.decode(self._tokens[: len(rows)], lengths)
         except Exception as error:  # of all of them: what their caches hold is unknown
-            for failed in filter(None, ready):
+            for failed in running:
                 failed.slot.cached = []
                 self._fail(failed, error)
             raise
-        for running in ready:
-            if running is not None:
-                running.length += 1
-        self._draw(logits, 0, ready, decoded=True)
+        for each in running:
+            each.length += 1
+        self._draw(logits, 0, rows, decoded=True)
         return True
 
     def _is_ready(self, running: Running) -> bool:

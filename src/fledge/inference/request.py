@@ -44,12 +44,7 @@ class Sampling:
             value = getattr(self, f"{name}_penalty")
             check(math.isfinite(value), f"the {name} penalty", value, "0 is none; usual are numbers from -2 to 2")
         for token, bias in self.logit_bias.items():
-            check(
-                -100 <= bias <= 100,
-                f"the bias of token {token}",
-                bias,
-                "use a number from -100 (never) to 100 (always)",
-            )
+            check(-100 <= bias <= 100, f"the bias of token {token}", bias, "-100 bans a token, 100 forces it")
 
 
 @dataclass(frozen=True)
@@ -95,7 +90,7 @@ class Chunk:
     finish_reason: FinishReason | None = None
 
 
-@dataclass
+@dataclass(eq=False)  # two equal requests are two generations
 class Generation:
     """A request while the engine works on it, and its result afterwards."""
 

@@ -102,7 +102,7 @@ class SlotSampler:
         if self._bias is not None:
             self._bias[slot] = 0
             values = [rules.NEG_INF if bias <= BAN else bias for bias in sampling.logit_bias.values()]
-            self._bias[slot, list(sampling.logit_bias)] = torch.tensor(values, device=self._device)
+            self._bias[slot, list(sampling.logit_bias)] = torch.tensor(values, dtype=torch.float32, device=self._device)
         if self._counts is not None and self._prompt is not None:
             self._counts[slot] = 0
             self._prompt[slot] = False
