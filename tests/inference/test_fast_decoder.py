@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 import torch
-from families import CONTEXT, FAMILIES, MODELS, V
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from families import CONTEXT, FAMILIES, MODELS, V
 from fledge.inference.fast_decoder import FastDecoder
 from fledge.inference.graph_decoder import GraphDecoder
 from fledge.inference.lean import LeanGPT
