@@ -195,7 +195,7 @@ def test_logprobs_are_those_of_the_model(trained: Home, capsys: pytest.CaptureFi
 def test_verbose_says_the_path_and_the_speed(trained: Home, capsys: pytest.CaptureFixture[str]) -> None:
     assert trained.do("generate", "bird", "--tokens", "5", "--verbose", "--dtype", "float32") == 0
     said = capsys.readouterr().err
-    assert re.search(r"path: .*float32.*tokens/s.*% of the memory bandwidth", said)
+    assert re.search(r"measured path: .*float32.*tokens/s.*% of the memory bandwidth", said)
     assert re.search(r"5 tokens in [\d.]+ s: [\d.,]+ tokens/s", said)
 
 

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         dtype=args.dtype,
     )
     if args.verbose:
-        notice(f"path: {generating.choice.describe()} when it was measured")
+        notice(f"measured path: {generating.choice.describe()}")
     if args.json:
         print_document(generating)
     elif args.jsonl:
