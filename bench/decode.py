@@ -160,7 +160,7 @@ def bench_tokenizer() -> Any:
     """A byte-level tokenizer; the ids beyond its own are never text."""
     from fledge.tokenizers.hf import HFTokenizer
 
-    return HFTokenizer.train(["a text with few words"], 300, "<|endoftext|>")
+    return HFTokenizer.train(["a text with few words"], 260, "<|endoftext|>")
 
 
 def bare_products(model: GPT, kind: str, dtype: torch.dtype, rows: int) -> Callable[[], object]:

@@ -69,7 +69,7 @@ def test_q8_0_runs_in_llama_cpp_and_is_smaller(tmp_path: Path, make: Make, token
     assert path.stat().st_size < 0.45 * exact.stat().st_size
 
 
-@pytest.mark.parametrize("dtype", ["f32", "f16", "q8_0"])
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "q8_0"])
 @pytest.mark.parametrize("name", MODELS)
 def test_reading_inverts_writing(tmp_path: Path, make: Make, tokenizer: HFTokenizer, name: str, dtype: str) -> None:
     config, architecture = MODELS[name]

@@ -24,6 +24,7 @@ PLAIN, PACKED, HALF = Path("plain", "float32", 1), Path("packed", "float32", 1),
 def empty_cache(tmp_path: File, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLEDGE_CACHE", str(tmp_path))
     monkeypatch.setattr(choice, "memory_bandwidth", lambda _: 1e10)
+    monkeypatch.setattr(choice, "is_busy", lambda: False)
     threads = torch.get_num_threads()
     monkeypatch.setattr(machines, "THREADS_OF_TORCH", threads)
 

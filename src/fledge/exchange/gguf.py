@@ -2,6 +2,7 @@
 
     f32     all numbers as they are
     f16     matrices in half precision
+    bf16    the same size: fewer digits, and the range of f32
     q8_0    matrices in blocks of 32 numbers: eight bits each, and one scale
 
 Vectors (norms, biases) and learned positions stay in f32, as llama.cpp expects. The `gguf` library handles the bytes;
@@ -34,11 +35,17 @@ from fledge.model.gpt import GPT
 from fledge.tokenizers.base import Tokenizer
 from fledge.tokenizers.chat_template import ChatTemplate
 
-DTYPES = {"f32": (Type.F32, 0), "f16": (Type.F16, 1), "q8_0": (Type.Q8_0, 7)}  # tensor type, file type
+DTYPES = {
+    "f32": (Type.F32, 0),
+    "f16": (Type.F16, 1),
+    "bf16": (Type.BF16, 32),
+    "q8_0": (Type.Q8_0, 7),
+}  # tensor type, file type
 Q8_BLOCK = 32  # numbers that share a scale
 MAX_ROUNDING = {
     "f32": 0.0,
     "f16": 2**-11,
+    "bf16": 2**-8,
     "q8_0": 0.005,
 }  # error, as a share of the tensor's largest
 SMALLEST_F16 = 2**-24
@@ -184,7 +191,7 @@ def _dequantize(path: Path, tensor: gguf.ReaderTensor) -> Tensor:
     except NotImplementedError:
         raise UserError(
             f"'{path}' stores '{tensor.name}' as {tensor.tensor_type.name}, which fledge cannot read",
-            "use a file in f32, f16 or q8_0",
+            "use a file in f32, f16, bf16 or q8_0",
         ) from None
 
 

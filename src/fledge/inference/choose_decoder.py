@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fledge.core.device import DTYPES, Machine, cached_measurement, choose_dtype, has_units, set_threads
 from fledge.core.errors import UserError, out_of_memory
+from fledge.core.threads import is_busy
 from fledge.inference.bandwidth import bytes_per_step, memory_bandwidth
 from fledge.inference.decoder import Decoder
 from fledge.inference.fast_decoder import FastDecoder
@@ -105,7 +106,8 @@ def decide(model: GPT, machine: Machine, slots: int, dtype: str = "auto") -> Dec
     """Measure the candidates, or remember what was measured before."""
     paths = candidates(machine, dtype)
     shape = {name: value for name, value in asdict(model.config).items() if name not in ("dropout", "attention")}
-    what = f"decoder {shape}, {slots} slots, {machine.device}, {dtype}, {', '.join(map(str, paths))}"
+    load = "busy" if machine.device == "cpu" and is_busy() else "free"  # another path may be the fastest then
+    what = f"decoder {shape}, {slots} slots, {machine.device}, {load}, {', '.join(map(str, paths))}"
     measured = cached_measurement(what, lambda: measure(model, machine, slots, paths))
     return best(model, machine, slots, paths, measured)
 

@@ -82,9 +82,8 @@ class FastDecoder:
         mask = None if shortest == longest else self._mask(positions, first, longest + 1)
 
         def attend(layer: int, heads: Tensor) -> Tensor:
-            q, new = heads.split((H, 2 * K), dim=1)
-            self.flat[layer].index_copy_(0, rows, new.reshape(-1, D))
-            q = q.view(R, K, self.groups, D)
+            self.flat[layer].index_copy_(0, rows, heads.narrow(1, H, 2 * K).reshape(-1, D))
+            q = heads.narrow(1, 0, H).view(R, K, self.groups, D)
             return F.scaled_dot_product_attention(q, keys[layer], values[layer], mask).reshape(R, H * D)
 
         return attend

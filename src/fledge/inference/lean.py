@@ -88,7 +88,7 @@ class LeanGPT:
         weight, eps, shape = self._streamed(module.weight), self.config.eps, (self.config.n_embd,)  # type: ignore[arg-type]
         if isinstance(module, nn.LayerNorm):
             bias = None if module.bias is None else self._streamed(module.bias)
-            return lambda x: F.layer_norm(x, shape, weight, bias, eps)
+            return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
         return lambda x: F.rms_norm(x, shape, weight, eps)
 
     def _position_table(self, module: nn.Module) -> Tensor | None:

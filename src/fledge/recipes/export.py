@@ -36,7 +36,7 @@ def export(
     out: str,
     *,
     runs: Path,
-    dtype: Literal["f32", "f16", "q8_0"] | None = None,
+    dtype: Literal["f32", "f16", "bf16", "q8_0"] | None = None,
 ) -> ExportResult:
     """Write the model of a run to the new folder `out`.
 
