@@ -79,7 +79,7 @@ class Running:
         return socket.create_connection(("127.0.0.1", self.port), timeout=SECONDS)
 
     def decoder(self, name: str = "tiny") -> Any:
-        return self.models[name].worker.engine._decoder
+        return self.models[name].worker.engine.decoder
 
 
 @contextlib.contextmanager
@@ -93,7 +93,7 @@ def serving(*models: ServedModel, access: Access | None = None) -> Iterator[Runn
         assert ready.wait(SECONDS)
         yield Running(url_of(listener, "127.0.0.1"), listener.getsockname()[1], by_name, server, thread)
     finally:
-        for decoder in (model.worker.engine._decoder for model in models):
+        for decoder in (model.worker.engine.decoder for model in models):
             assert isinstance(decoder, HeldDecoder)
             decoder.go.set()
         server.stop()

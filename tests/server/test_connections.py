@@ -119,14 +119,14 @@ def test_a_slow_reader_blocks_no_other_and_is_cut_off(server: Running, monkeypat
 
 def test_a_failing_request_harms_no_other(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = server.models["tiny"].worker.engine
-    prefill = engine._decoder.prefill
+    prefill = engine.decoder.prefill
 
     def fail_at_three(slot: int, start: int, ids: Any) -> Any:
         if len(ids) == 3:
             raise ArithmeticError("three tokens")
         return prefill(slot, start, ids)
 
-    monkeypatch.setattr(engine._decoder, "prefill", fail_at_three)
+    monkeypatch.setattr(engine.decoder, "prefill", fail_at_three)
     with ThreadPoolExecutor(3) as pool:
         good = [pool.submit(server.post, "completions", **LONG) for _ in range(2)]
         bad = pool.submit(server.post, "completions", **{**LONG, "prompt": "dog"})
