@@ -1,6 +1,7 @@
-"""How the next token is drawn from the logits: one small frozen object per sampling strategy.
+"""How the next token of a training sample is drawn: one small frozen object per sampling strategy.
 
-Each maps logits [B, V] to logits [B, V], so they can be chained; `sample` applies them and draws.
+Each maps logits [B, V] to logits [B, V], so they can be chained; `sample` applies them and draws. The engine draws with
+slot_sampler.py; top-k and top-p are the rules of rules.py in both.
 """
 
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fledge.core.errors import UserError
+from fledge.inference import rules
 
 NEG_INF = float("-inf")
 MIN_TEMPERATURE = 1e-4  # below this the division could overflow, and the best token is certain anyway
@@ -36,8 +38,8 @@ class TopK:
     k: int
 
     def __call__(self, logits: Tensor) -> Tensor:
-        best = logits.sort(descending=True, stable=True).indices[..., : self.k]
-        return torch.full_like(logits, NEG_INF).scatter(-1, best, logits.gather(-1, best))
+        k = min(self.k, logits.shape[-1])
+        return rules.keep_top_k(logits, torch.full_like(logits[..., :1], k, dtype=torch.long), k)
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,7 @@ class TopP:
     p: float
 
     def __call__(self, logits: Tensor) -> Tensor:
-        ordered, ids = logits.sort(descending=True, stable=True)
-        probabilities = ordered.softmax(-1)
-        dropped = probabilities.cumsum(-1) - probabilities >= self.p  # the better ones already reach p
-        return logits.masked_fill(dropped.scatter(-1, ids, dropped), NEG_INF)
+        return rules.keep_top_p(logits, torch.full_like(logits[..., :1], self.p))
 
 
 @dataclass(frozen=True)
