@@ -67,8 +67,29 @@ def test_plain_text_longer_than_the_context_keeps_its_end() -> None:
     talk = plain(context=10, answer_tokens=100)  # half of the context stays free
     assert CHAR.decode(talk.ask("abcdefgh")) == "defgh"
     talk.answer("a")
-    assert CHAR.decode(talk.ask("bc")) == "bc"
-    assert talk.dropped == 2
+    assert CHAR.decode(talk.ask("bc")) == "ha\nbc"
+    assert talk.dropped == 1  # not as a whole
+    talk.answer("defg")
+    assert CHAR.decode(talk.ask("")) == "cdefg"  # it goes on where it stopped
+    talk.answer("abcdefgh")
+    assert CHAR.decode(talk.ask("")) == "defgh"
+
+
+def test_system_message_stays_before_plain_text() -> None:
+    talk = plain(context=20, answer_tokens=10)
+    talk.system = "be"
+    assert CHAR.decode(talk.ask("abcd")) == "be\nabcd"
+    talk.answer("efgh")
+    assert CHAR.decode(talk.ask("")) == "be\nbcdefgh"
+
+
+def test_message_taken_back_leaves_the_text_before_it() -> None:
+    talk = plain(context=10, answer_tokens=100)
+    talk.ask("ab")
+    talk.answer("cd")
+    assert CHAR.decode(talk.ask("fffffff")) == "fffff"
+    talk.take_back()
+    assert CHAR.decode(talk.ask("g")) == "cd\ng"
 
 
 def test_message_that_cannot_fit_is_refused_and_forgotten() -> None:

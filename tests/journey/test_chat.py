@@ -105,7 +105,7 @@ def test_long_conversation_says_once_that_it_forgets(
     trained: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert talk(trained, monkeypatch, "the quick\n" * 5) == 0
-    assert capsys.readouterr().err.count("its oldest messages are forgotten") == 1
+    assert capsys.readouterr().err.count("its beginning is forgotten") == 1
 
 
 @pytest.mark.parametrize(

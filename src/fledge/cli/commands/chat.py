@@ -141,7 +141,7 @@ def take_turn(
                 break
     show("\n")
     if chat.conversation.dropped and not had_dropped:
-        notice("the conversation is longer than the model's context: its oldest messages are forgotten")
+        notice("the conversation is longer than the model's context: its beginning is forgotten")
     if chat.finish_reason == "length" and chat.template is not None:
         notice("the answer was cut off; --tokens N allows longer ones")
     return True
