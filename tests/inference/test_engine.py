@@ -1,6 +1,8 @@
 """The engine: a request's tokens do not depend on its neighbours, and every request ends in the right way."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -404,6 +406,49 @@ def test_failing_decode_leaves_a_working_engine(monkeypatch: pytest.MonkeyPatch)
             engine.step()
     assert [g.finish_reason for g in failing] == ["error", "error"]
     assert generate(engine, Request(PROMPT, 3, GREEDY)).finish_reason == "length"
+
+
+def fail(*_: Any) -> Any:
+    raise RuntimeError("the device failed")
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_failing_sampler_ends_the_requests_that_decode(lag: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine(slots=2, lag=lag)
+    failing = [engine.submit(Request((i + 1,), 9, GREEDY)) for i in range(2)]
+    engine.step()
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._sampler, "sample", fail)
+        with pytest.raises(RuntimeError, match="the device failed"):
+            engine.step()
+    assert [g.finish_reason for g in failing] == ["error", "error"]
+    assert generate(engine, Request(PROMPT, 3, GREEDY)).finish_reason == "length"
+
+
+def test_token_that_never_arrives_ends_its_request() -> None:
+    """Errors of a GPU appear when its results are fetched."""
+    engine = make_engine(slots=2, lag=1)
+    failing = engine.submit(Request(PROMPT, 1, GREEDY))
+    engine._prefill()
+    engine._drawn[0] = replace(engine._drawn[0], ready=SimpleNamespace(synchronize=fail))  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="the device failed"):
+        finish_all(engine)
+    assert (failing.finish_reason, engine.active) == ("error", 0)
+    assert generate(engine, Request(PROMPT, 3, GREEDY)).finish_reason == "length"
+
+
+def test_failing_copy_of_a_prefix_ends_one_request_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = make_engine(slots=2)
+    running = engine.submit(Request(PROMPT, 9, GREEDY))
+    engine.step()
+    failing, expected = engine.submit(Request(PROMPT, 9, GREEDY)), generate(make_engine(), Request(PROMPT, 9, GREEDY))
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.decoder, "copy_prefix", fail)
+        with pytest.raises(RuntimeError, match="the device failed"):
+            engine.step()
+    assert failing.finish_reason == "error"
+    finish_all(engine)
+    assert running.tokens == expected.tokens
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"suffix": "x"}, "suffix"),
     ({"best_of": 2}, "best_of"),
     ({"n": 60, "prompt": ["a"]}, None),  # more than slots and queue
+    ({"n": 128, "prompt": ["the"] * 500_000}, None),  # nothing is done for each of them
+    ({"logit_bias": {str(token): -100 for token in range(30)}}, None),  # all tokens
 ]
 
 

@@ -27,8 +27,8 @@ from fledge.core.errors import UserError
 from fledge.inference.decoder import Decoder
 from fledge.inference.logprobs import Logprobs, prompt_logprobs
 from fledge.inference.request import Chunk, FinishReason, Generation, Request, TokenLogprob
-from fledge.inference.slot_sampler import BAN, SlotSampler
-from fledge.inference.slots import Running, Slot, SlotTable
+from fledge.inference.slot_sampler import SlotSampler
+from fledge.inference.slots import Running, SlotTable
 from fledge.inference.stop import TextStream
 from fledge.tokenizers.base import Tokenizer
 
@@ -87,31 +87,14 @@ class Engine:
 
     def submit(self, request: Request) -> Generation:
         """Put a request at the end of the queue; UserError where it cannot be served. The queue has no limit."""
-        self._check(request)
+        self.check(request)
         generation = Generation(request)
         self._waiting.append(generation)
         return generation
 
-    def _check(self, request: Request) -> None:
-        if not all(0 <= token < self._vocab_size for token in (min(request.prompt), max(request.prompt))):
-            raise UserError(
-                f"the prompt has a token id outside the vocabulary of {self._vocab_size}",
-                f"ids are whole numbers from 0 to {self._vocab_size - 1}",
-            )
-        too_long = len(request.prompt) > self._context
-        if too_long and (request.when_full == "stop" or request.prompt_logprobs):
-            raise UserError(
-                f"the prompt has {len(request.prompt)} tokens, and the context of this model holds {self._context}",
-                "shorten the prompt",
-            )
-        bias = request.sampling.logit_bias
-        if not all(0 <= token < self._vocab_size for token in bias):
-            raise UserError(
-                f"logit_bias names a token id outside the vocabulary of {self._vocab_size}",
-                f"ids are whole numbers from 0 to {self._vocab_size - 1}",
-            )
-        if sum(value <= BAN for value in bias.values()) == self._vocab_size:
-            raise UserError("logit_bias bans every token", "leave at least one that can be drawn")
+    def check(self, request: Request) -> None:
+        """UserError where it cannot be served. May be called by any thread."""
+        request.check_for(self._context, self._vocab_size)
 
     def cancel(self, generation: Generation) -> None:
         """End a generation now; its slot is free for the next step."""
@@ -119,13 +102,10 @@ class Engine:
             return
         if generation in self._waiting:
             self._waiting.remove(generation)
-        running = self._running(generation)
-        if running is not None:
-            self._release(running)
-        finish(generation, "cancelled")
-
-    def _running(self, generation: Generation) -> Running | None:
-        return next((each for each in self._slots.running() if each.generation is generation), None)
+        for running in self._slots.running():
+            if running.generation is generation:
+                self._release(running)
+        generation.finish("cancelled")
 
     def step(self) -> bool:
         """One round; False when nothing is left to do."""
@@ -153,17 +133,22 @@ class Engine:
         """The first waiting request gets a slot, if one is free."""
         if not self._waiting:
             return False
-        request = self._waiting[0].request
+        generation, request = self._waiting[0], self._waiting[0].request
         prompt = list(request.prompt[-self._context :])
-        slot = self._slots.place(prompt, reuse=not request.prompt_logprobs)
+        try:
+            slot = self._slots.place(prompt, reuse=not request.prompt_logprobs)
+        except Exception as error:
+            self._waiting.popleft().fail(error)
+            raise
         if slot is None:
             return False
+        self._waiting.popleft()
         shared = len(slot.cached)
         limit = request.max_tokens
         if request.when_full == "stop":  # the last token need not fit in, as none follows
             limit = min(limit, self._context + 1 - len(prompt))
         text = TextStream(self._tokenizer, request.stop)
-        slot.running = Running(self._waiting.popleft(), slot, text, limit, prompt, length=shared)
+        slot.running = Running(generation, slot, text, limit, prompt, length=shared)
         self._prefilling.append(slot.running)
         self.counters.prompt_tokens += len(prompt)
         self.counters.reused_tokens += shared
@@ -189,7 +174,8 @@ class Engine:
         if running.length == len(running.prompt):
             self._prefilling.popleft()
             if running.limit == 0:
-                self._end(running, "length")
+                self._release(running)
+                running.generation.finish("length")
             else:
                 running.decoding = True
                 self._draw(self.decoder.head(hidden[-1:]), slot.index, [running], decoded=False)
@@ -203,17 +189,16 @@ class Engine:
         rows: list[Running | None] = [None] * (running[-1].slot.index + 1)
         for each in running:
             rows[each.slot.index] = each
-        lengths = [self._next_position(self._slots[row]) for row in range(len(rows))]
+        # What is written for a slot that is not ready is never read: it stands behind the tokens of the slot.
+        lengths = [min(self._slots[row].length, self._context - 1) for row in range(len(rows))]
         try:
             logits = self.decoder.decode(self._tokens[: len(rows)], lengths)
-        except Exception as error:  # of all of them: what their caches hold is unknown
-            for failed in running:
-                failed.slot.cached = []
-                self._fail(failed, error)
+            for each in running:
+                each.length += 1
+            self._draw(logits, 0, rows, decoded=True)
+        except Exception as error:
+            self._fail_all(running, error)
             raise
-        for each in running:
-            each.length += 1
-        self._draw(logits, 0, rows, decoded=True)
         return True
 
     def _is_ready(self, running: Running) -> bool:
@@ -227,11 +212,6 @@ class Engine:
             running.slot.cached, running.length, running.decoding = [], 0, False
             self._prefilling.append(running)
         return False
-
-    def _next_position(self, slot: Slot) -> int:
-        """Where the decoder writes. What it writes for a slot that is not ready is never read: behind its tokens."""
-        length = len(slot.cached) if slot.running is None else slot.running.length
-        return min(length, self._context - 1)
 
     def _draw(self, logits: Tensor, start: int, rows: Sequence[Running | None], *, decoded: bool) -> None:
         """Draw a token of each row, keep it on the device for the next step, and begin to fetch it."""
@@ -253,12 +233,15 @@ class Engine:
         self._drawn.append(Drawn(tokens, logprobs, wanted, decoded, ready))
 
     def _fetch(self, drawn: Drawn) -> None:
-        if drawn.ready is not None:
-            drawn.ready.synchronize()
-        tokens = drawn.tokens.tolist()
-        for row, running in drawn.rows:
-            if running.generation.finish_reason is not None:
-                continue
+        unfinished = [each for each in drawn.rows if each[1].generation.finish_reason is None]
+        try:
+            if drawn.ready is not None:
+                drawn.ready.synchronize()
+            tokens = drawn.tokens.tolist()
+        except Exception as error:  # of the GPU, in one of the last steps
+            self._fail_all([running for _, running in unfinished], error)
+            raise
+        for row, running in unfinished:
             try:
                 asked = running.generation.request.logprobs
                 logprob = None if drawn.logprobs is None or asked is None else drawn.logprobs.row(row, asked)
@@ -287,15 +270,17 @@ class Engine:
         if reason is not None:
             text += running.text.end()
             self._release(running)
-        emit(generation, Chunk(text, (token,), () if logprob is None else (logprob,), reason))
-
-    def _end(self, running: Running, reason: FinishReason) -> None:
-        self._release(running)
-        finish(running.generation, reason)
+        generation.emit(Chunk(text, (token,), () if logprob is None else (logprob,), reason))
 
     def _fail(self, running: Running, error: Exception) -> None:
-        running.generation.error = str(error) or type(error).__name__
-        self._end(running, "error")
+        self._release(running)
+        running.generation.fail(error)
+
+    def _fail_all(self, failed: Sequence[Running], error: Exception) -> None:
+        """What their caches hold is unknown."""
+        for running in failed:
+            running.slot.cached = []
+            self._fail(running, error)
 
     def _release(self, running: Running) -> None:
         """Free the slot. Its tokens stay in the cache, for requests that begin with the same ones."""
@@ -303,17 +288,6 @@ class Engine:
             self._prefilling.remove(running)
         running.slot.running = None
         self._sampler.release(running.slot.index)
-
-
-def emit(generation: Generation, chunk: Chunk) -> None:
-    generation.text += chunk.text
-    generation.logprobs += chunk.logprobs
-    generation.finish_reason = chunk.finish_reason
-    generation.chunks.append(chunk)
-
-
-def finish(generation: Generation, reason: FinishReason) -> None:
-    emit(generation, Chunk("", (), (), reason))
 
 
 def run(engine: Engine, request: Request) -> Iterator[Chunk]:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from fledge.core.errors import UserError
 
+BAN = -100  # a bias that means never, not only rarely
 FinishReason = Literal["stop", "length", "error", "cancelled"]
 
 
@@ -44,7 +45,8 @@ class Sampling:
             value = getattr(self, f"{name}_penalty")
             check(math.isfinite(value), f"the {name} penalty", value, "0 is none; usual are numbers from -2 to 2")
         for token, bias in self.logit_bias.items():
-            check(-100 <= bias <= 100, f"the bias of token {token}", bias, "-100 bans a token, 100 forces it")
+            if not -100 <= bias <= 100:
+                check(False, f"the bias of token {token}", bias, "-100 bans a token, 100 forces it")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,20 @@ class Request:
         check(self.logprobs is None or self.logprobs >= 0, "logprobs", self.logprobs, "use 0 or more alternatives")
         if "" in self.stop:
             raise UserError("a stop string is empty", "leave it out: every text contains it")
+
+    def check_for(self, context: int, vocab_size: int) -> None:
+        """UserError where a model of this size cannot serve it."""
+        ids = f"ids are whole numbers from 0 to {vocab_size - 1}"
+        if min(self.prompt) < 0 or max(self.prompt) >= vocab_size:
+            raise UserError(f"the prompt has a token id outside the vocabulary of {vocab_size}", ids)
+        if len(self.prompt) > context and (self.when_full == "stop" or self.prompt_logprobs):
+            length = f"the prompt has {len(self.prompt)} tokens, and the context of this model holds {context}"
+            raise UserError(length, "shorten the prompt")
+        bias = self.sampling.logit_bias
+        if not all(0 <= token < vocab_size for token in bias):
+            raise UserError(f"logit_bias names a token id outside the vocabulary of {vocab_size}", ids)
+        if sum(value <= BAN for value in bias.values()) == vocab_size:
+            raise UserError("logit_bias bans every token", "leave at least one that can be drawn")
 
 
 @dataclass(frozen=True)
@@ -102,6 +118,19 @@ class Generation:
     finish_reason: FinishReason | None = None  # None: not finished
     error: str | None = None
     chunks: list[Chunk] = field(default_factory=list)  # new since they were last taken
+
+    def emit(self, chunk: Chunk) -> None:
+        self.text += chunk.text
+        self.logprobs += chunk.logprobs
+        self.finish_reason = chunk.finish_reason
+        self.chunks.append(chunk)
+
+    def finish(self, reason: FinishReason) -> None:
+        self.emit(Chunk("", (), (), reason))
+
+    def fail(self, error: Exception) -> None:
+        self.error = str(error) or type(error).__name__
+        self.finish("error")
 
     def take(self) -> list[Chunk]:
         """The chunks since the last call."""

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from fledge.inference import rules
-from fledge.inference.request import Sampling
+from fledge.inference.request import BAN, Sampling
 
 MIN_TEMPERATURE = 1e-4  # below this the division could overflow, and the best token is certain anyway
 MAX_TEMPERATURE = 1e30  # all tokens are equally likely; beyond fp32, -inf divided by inf would be NaN
-BAN = -100  # a bias that means never, not only rarely
 GREEDY = Sampling(temperature=0)
 
 

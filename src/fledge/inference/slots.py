@@ -30,6 +30,11 @@ class Slot:
     running: Running | None = None
     last_used: int = 0  # larger: later
 
+    @property
+    def length(self) -> int:
+        """Tokens in the cache, also those whose result was not fetched yet."""
+        return len(self.cached) if self.running is None else self.running.length
+
     def shared_with(self, prompt: Sequence[int]) -> int:
         """How many tokens of the prompt need not be computed; the last one always is, as its logits are needed."""
         return common_prefix(self.cached, prompt[:-1])
@@ -74,6 +79,7 @@ class SlotTable:
 
     def _copy(self, source: Slot, target: Slot, length: int) -> None:
         if source is not target and length > 0:
+            target.cached = []  # also where copying fails
             self._decoder.copy_prefix(source.index, target.index, length)
         target.cached, target.last_used = source.cached[:length], source.last_used
 
@@ -88,6 +94,7 @@ class SlotTable:
         source = self._slots[used[-1]]
         target = next(slot for slot in self._slots if slot.running is None)
         assert source.running is not None
+        target.cached = []  # also where copying fails
         self._decoder.copy_prefix(source.index, target.index, source.running.length)
         target.cached, target.last_used = list(source.cached), source.last_used
         target.running, source.running = source.running, None

@@ -135,7 +135,5 @@ def event(data: dict[str, Any]) -> bytes:
 
 def failure(job: Job) -> ApiError | None:
     """Why a job has no answer."""
-    if job.refused is not None:
-        return ApiError(400, f"{job.refused.message}; {job.refused.hint}")
     failed = [each for each in job.generations if each.finish_reason in FAILED]
     return ApiError(500, failed[0].error or "the request was cancelled") if failed else None

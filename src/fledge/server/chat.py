@@ -32,6 +32,7 @@ async def chat(http: HttpRequest, body: ChatRequest, models: Mapping[str, Served
 
 
 def chat_requests(body: ChatRequest, model: ServedModel) -> list[Request]:
+    model.check_count(body.n or 1)
     prompt = model.encode_chat(body.messages)
     model.check_prompt(prompt, "messages")
     param = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"

@@ -80,8 +80,10 @@ class Prompt:
 async def read_prompts(body: CompletionRequest, model: ServedModel) -> list[Prompt]:
     given = body.prompt
     several = isinstance(given, list) and (not given or not isinstance(given[0], int))
+    wanted = cast(list[Any], given) if several else [given]
+    model.check_count(len(wanted) * (body.n or 1))
     found = []
-    for each in cast(list[Any], given) if several else [given]:
+    for each in wanted:
         ids = await model.encode(each) if isinstance(each, str) else tuple(each)
         model.check_prompt(ids, "prompt")
         found.append(Prompt(ids, each if isinstance(each, str) else text_of(model, ids)))

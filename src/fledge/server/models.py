@@ -66,6 +66,11 @@ class ServedModel:
             message = f"{param} cannot be {max_tokens}: the context of {self.name} holds {self.context:,} tokens"
             raise ApiError(400, message, param=param, code="context_length_exceeded")
 
+    def check_count(self, texts: int) -> None:
+        """Called before anything is done for each of them."""
+        if texts > self.worker.capacity:
+            raise ApiError(400, f"{texts:,} texts are too many for one request: at most {self.worker.capacity:,}")
+
     def sampling(self, options: Options) -> Sampling:
         bias = {int(token): value for token, value in (options.logit_bias or {}).items()}
         if bias and max(bias) >= self.vocab_size:
@@ -84,9 +89,6 @@ class ServedModel:
         )
 
     def submit(self, requests: Sequence[Request], *, stream: bool) -> Job:
-        capacity = self.worker.capacity
-        if len(requests) > capacity:
-            raise ApiError(400, f"{len(requests):,} texts are too many for one request: at most {capacity:,}")
         try:
             return self.worker.submit(requests, stream=stream)
         except QueueFull:

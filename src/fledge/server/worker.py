@@ -18,7 +18,6 @@ import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from fledge.core.errors import UserError
 from fledge.core.progress import notice
 from fledge.inference.engine import Engine
 from fledge.inference.request import Chunk, Generation, Request
@@ -38,7 +37,6 @@ class Job:
     def __init__(self, requests: Sequence[Request], *, stream: bool) -> None:
         self.requests = requests
         self.generations: list[Generation] = []
-        self.refused: UserError | None = None  # by the engine
         self._stream = stream
         self._unfinished = len(requests)
         self._arrived: list[tuple[int, Chunk]] = []
@@ -46,7 +44,7 @@ class Job:
 
     @property
     def finished(self) -> bool:
-        return self._unfinished == 0 or self.refused is not None
+        return self._unfinished == 0
 
     async def chunks(self, idle_seconds: float | None = None) -> AsyncIterator[list[tuple[int, Chunk]]]:
         """All chunks since the last time; an empty list after `idle_seconds` without any."""
@@ -70,10 +68,6 @@ class Job:
         self._unfinished -= chunks[-1].finish_reason is not None
         if self._stream or self.finished:
             self._ready.set()
-
-    def refuse(self, error: UserError) -> None:
-        self.refused = error
-        self._ready.set()
 
 
 class Worker:
@@ -103,6 +97,9 @@ class Worker:
         return self._thread.is_alive()
 
     def submit(self, requests: Sequence[Request], *, stream: bool) -> Job:
+        """UserError where the engine cannot serve a request."""
+        for request in requests:
+            self.engine.check(request)
         if self.occupied + len(requests) > self.capacity:
             raise QueueFull
         job = Job(requests, stream=stream)
@@ -132,15 +129,8 @@ class Worker:
                 self._wake.clear()
 
     def _begin(self, job: Job) -> None:
-        try:
-            for request in job.requests:
-                job.generations.append(self.engine.submit(request))
-        except UserError as error:
-            for generation in job.generations:
-                self.engine.cancel(generation)
-            self._loop.call_soon_threadsafe(job.refuse, error)
-        else:
-            self._jobs.append(job)
+        job.generations += map(self.engine.submit, job.requests)
+        self._jobs.append(job)
 
     def _cancel(self, job: Job) -> None:
         for generation in job.generations:
