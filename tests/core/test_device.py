@@ -1,5 +1,7 @@
 """What the machine is, and what is chosen on it."""
 
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -64,8 +66,16 @@ def test_measurements_are_cached_side_by_side(monkeypatch: pytest.MonkeyPatch, t
     for what in ("one", "two"):
         machines.cached_measurement(what, lambda what=what: {what: 1.0})
     assert machines.cached_measurement("one", lambda: {"one": 2.0}) == {"one": 1.0}
-    (tmp_path / "machine.json").write_text("[]")
-    assert machines.cached_measurement("one", lambda: {"one": 2.0}) == {"one": 2.0}
+
+
+@pytest.mark.parametrize("damaged", [None, 1, {}, [1.0], {"one": "x"}, {"one": math.nan}])
+def test_damaged_measurement_is_made_again(damaged: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FLEDGE_CACHE", str(tmp_path))
+    machines.cached_measurement("one", lambda: {"one": 1.0})
+    file = tmp_path / "machine.json"
+    for content in ([], dict.fromkeys(json.loads(file.read_text()), damaged)):
+        file.write_text(json.dumps(content))
+        assert machines.cached_measurement("one", lambda: {"one": 2.0}) == {"one": 2.0}
 
 
 def test_bf16_is_refused_on_an_apple_gpu() -> None:

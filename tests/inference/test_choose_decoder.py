@@ -59,8 +59,23 @@ def test_wrong_and_failing_paths_are_rejected_with_a_reason(model: GPT) -> None:
     found = taken(model, plain=(0.010, 0.0), packed=(0.001, 0.02), half=(choice.FAILED, choice.FAILED))
     assert found.path == PLAIN
     assert found.rejected == {str(PACKED): "its logits are off by 2.0 %", str(HALF): "failed"}
-    with pytest.raises(UserError, match="cannot run this model"):
-        taken(model, **dict.fromkeys(("plain", "packed", "half"), (choice.FAILED, choice.FAILED)))
+
+
+@pytest.mark.parametrize(
+    ("failure", "raised", "message"),
+    [(RuntimeError("no"), UserError, "cannot run this model"), (MemoryError(), MemoryError, None)],
+)
+def test_failure_of_all_paths_is_not_remembered(
+    model: GPT, failure: Exception, raised: type[Exception], message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise failure
+
+    with monkeypatch.context() as patch:
+        patch.setattr(choice, "build_decoder", fail)
+        with pytest.raises(raised, match=message):
+            choose_decoder(model, CPU, 1, "float32")
+    choose_decoder(model, CPU, 1, "float32")
 
 
 def test_a_wrong_product_is_never_chosen(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,7 +143,9 @@ def cached_measurement(what: str, measure: Callable[[], dict[str, float]]) -> di
     with contextlib.suppress(OSError, UserError):
         known = read_json(cache_file, "the cache of measurements")
     with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
-        return {name: float(number) for name, number in known[key].items()}
+        remembered = {name: float(number) for name, number in known[key].items()}
+        if remembered and all(map(math.isfinite, remembered.values())):
+            return remembered
     found = measure()
     with contextlib.suppress(OSError, UserError, TypeError):
         write_atomic(cache_file, to_json({**known, key: found}, indent=1))

@@ -138,8 +138,8 @@ def wanted_dtypes(machine: Machine, dtype: str) -> list[str]:
 
 
 def measure(model: GPT, machine: Machine, slots: int, paths: list[Path]) -> dict[str, float]:
-    """The seconds of a step and the error of each path."""
-    found, ids = dict[str, float](), checked_ids(model)
+    """The seconds of a step and the error of each path. Where none computes the model, that is not remembered."""
+    found, ids, too_large = dict[str, float](), checked_ids(model), False
     expected = reference_logits(model, ids)
     for path in paths:
         seconds = error = FAILED
@@ -151,26 +151,33 @@ def measure(model: GPT, machine: Machine, slots: int, paths: list[Path]) -> dict
             del decoder
         except Exception as failure:
             if out_of_memory(failure):
+                too_large = True
                 gc.collect()
         finally:
             set_threads(machine.threads, machine.device)
         found |= {f"{path} seconds": seconds, f"{path} error": error}
+    if not any(is_usable(path, found) for path in paths):
+        if too_large:
+            raise MemoryError
+        raise UserError(f"this machine cannot run this model in {paths[0].dtype}", "use dtype float32, or auto")
     return found
+
+
+def is_usable(path: Path, measured: dict[str, float]) -> bool:
+    return measured[f"{path} seconds"] < FAILED and measured[f"{path} error"] <= TOLERANCE[path.dtype]
 
 
 def best(model: GPT, machine: Machine, slots: int, paths: list[Path], measured: dict[str, float]) -> DecoderChoice:
     rejected, seconds = dict[str, str](), dict[Path, float]()
     for path in paths:
         spent, error = measured[f"{path} seconds"], measured[f"{path} error"]
-        if FAILED in (spent, error):
-            rejected[str(path)] = "failed"
-        elif error > TOLERANCE[path.dtype]:
-            rejected[str(path)] = f"its logits are off by {100 * error:.1f} %"
-        else:
+        if is_usable(path, measured):
             seconds[path] = spent
             rejected[str(path)] = f"{slots / spent:,.0f} tokens/s"
-    if not seconds:
-        raise UserError(f"this machine cannot run this model in {paths[0].dtype}", "use dtype float32, or auto")
+        elif FAILED in (spent, error):
+            rejected[str(path)] = "failed"
+        else:
+            rejected[str(path)] = f"its logits are off by {100 * error:.1f} %"
     handicap = {path: 1.0 if path.dtype == paths[0].dtype else MIN_BF16_SPEEDUP for path in paths}
     taken = min(seconds, key=lambda path: seconds[path] * handicap[path])
     del rejected[str(taken)]
