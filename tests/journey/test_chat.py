@@ -210,19 +210,31 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._end, text.encode())
 
-    def expect(self, pattern: str, seconds: float = 60) -> str:
-        """Wait for a pattern in what has not been expected yet → the text up to its end."""
+    def interrupt(self, pattern: str) -> None:
+        """Ctrl-C until the pattern appears: a signal between the prompt and the reading of keys waits for a key."""
+        for _ in range(30):
+            self.type("\x03")
+            if self._read_until(pattern, 2):
+                return
+        pytest.fail(f"no {pattern!r} in {self.output!r}")
+
+    def expect(self, pattern: str) -> None:
+        """Wait for a pattern in what has not been expected yet."""
+        if not self._read_until(pattern, 60):
+            pytest.fail(f"no {pattern!r} in {self.output!r}")
+
+    def _read_until(self, pattern: str, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
         while not (match := re.search(pattern, self.output)):
             if time.monotonic() > deadline:
-                pytest.fail(f"no {pattern!r} in {self.output!r}")
+                return False
             if select.select([self._end], [], [], 0.2)[0]:
                 try:
                     self.output += os.read(self._end, 65536).decode(errors="replace")
                 except OSError:  # the program has ended
                     pytest.fail(f"ended before {pattern!r}: {self.output!r}")
-        seen, self.output = self.output[: match.end()], self.output[match.end() :]
-        return seen
+        self.output = self.output[match.end() :]
+        return True
 
 
 @pytest.fixture
@@ -241,9 +253,7 @@ def test_session_in_a_terminal(terminal: Terminal) -> None:
     terminal.expect("the fox\r\n.{100}")
     terminal.type("\x03")
     terminal.expect("\n> ")
-    time.sleep(0.5)  # a signal between the prompt and the reading of keys waits for the next key
-    terminal.type("\x03")
-    terminal.expect("to leave: /quit, or Ctrl-D")
+    terminal.interrupt("to leave: /quit, or Ctrl-D")
     terminal.expect("> ")
     terminal.type("the Ω\n")
     terminal.expect("error: the character 'Ω'")

@@ -50,7 +50,7 @@ def test_table_comparison_and_split_together(trained, questions: Path, capsys: p
     assert "mine" in text
     assert "1 item skipped" in text
     assert "paired bootstrap" in text
-    assert max(map(len, text.splitlines())) <= 80
+    assert max(len(line) for line in text.splitlines() if "figure: " not in line) <= 80  # its path may be long
 
 
 def test_recipe_gives_what_the_command_prints(trained, questions: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -161,7 +161,7 @@ def test_sharded_checkpoint_for_any_number_of_ranks(
     one, other = capsys.readouterr().out.splitlines()
     assert one == other
     together(home.words("resume", "parts@2", "--verify"), 2)
-    damaged = home.runs / "parts" / "checkpoints" / "step-00000002" / max(shards)
+    damaged = home.runs / "parts" / "checkpoints" / "step-00000002" / max(weight_shards)
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)
