@@ -177,6 +177,17 @@ def test_text_depends_on_its_own_seed_only(settings_of_neighbours: list[Sampling
     assert everybody[min(position, len(neighbours))].tokens == alone.tokens
 
 
+@pytest.mark.parametrize("lag", [0, 1])
+def test_penalties_count_only_what_was_drawn(lag: int) -> None:
+    """While a prompt is read in chunks, the rows of the others go on, and its own row computes nothing of use."""
+    sampling = Sampling(temperature=0, presence_penalty=2, frequency_penalty=0.5)
+    wanted = Request(PROMPT, 3 * CONTEXT, sampling, when_full="slide", ignore_end_of_text=True)
+    engine = make_engine(slots=2, chunk=1, lag=lag)
+    engine.submit(Request((1,), 3, GREEDY, ignore_end_of_text=True))  # the next but one gets its slot
+    engine.submit(Request((2,), 9 * CONTEXT, GREEDY, when_full="slide", ignore_end_of_text=True))
+    assert generate(engine, wanted).tokens == generate(make_engine(), wanted).tokens
+
+
 def test_different_seeds_give_different_texts() -> None:
     engine = make_engine(slots=2)
     texts = {tuple(generate(engine, Request(PROMPT, 12, Sampling(2.0, seed=seed))).tokens) for seed in range(20)}

@@ -215,7 +215,7 @@ class Engine:
 
     def _draw(self, logits: Tensor, start: int, rows: Sequence[Running | None], *, decoded: bool) -> None:
         """Draw a token of each row, keep it on the device for the next step, and begin to fetch it."""
-        indices = [0 if running is None else running.drawn for running in rows]
+        indices = [None if running is None else running.drawn for running in rows]
         tokens = self._sampler.sample(logits, start, indices)
         wanted = [(row, running) for row, running in enumerate(rows) if running is not None]
         asked = [running.generation.request.logprobs for _, running in wanted]

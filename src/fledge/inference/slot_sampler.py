@@ -69,9 +69,11 @@ class Rows:
             logits = rules.keep_min_p(logits, self.log_min_p)
         return logits
 
-    def draw(self, logits: Tensor, indices: Sequence[int]) -> Tensor:
+    def draw(self, logits: Tensor, indices: Sequence[int | None]) -> Tensor:
         """logits of the rows that draw by chance → their tokens. `indices`: of the tokens, for all rows."""
-        uniform = rules.uniform_numbers(self.seeds, np.array([indices[row] for row in self.chance], dtype=np.uint64))
+        uniform = rules.uniform_numbers(
+            self.seeds, np.array([indices[row] or 0 for row in self.chance], dtype=np.uint64)
+        )
         numbers = torch.from_numpy(uniform)[:, None]
         if logits.device.type == "cuda":
             numbers = numbers.pin_memory()
@@ -124,8 +126,11 @@ class SlotSampler:
         self.release(source)
 
     @torch.inference_mode()
-    def sample(self, logits: Tensor, start: int, indices: Sequence[int]) -> Tensor:
-        """logits [R, V] of slots start …, and how many tokens each has drawn → tokens [R]; -1: logits not finite."""
+    def sample(self, logits: Tensor, start: int, indices: Sequence[int | None]) -> Tensor:
+        """logits [R, V] of slots start …, and how many tokens each has drawn → tokens [R]; -1: logits not finite.
+
+        An index of None: nothing is drawn for this slot now; its logits and its token mean nothing.
+        """
         stop = start + len(indices)
         rows = self._rows.get((start, stop))
         if rows is None:
@@ -143,5 +148,6 @@ class SlotSampler:
         if rows.chance:
             tokens[rows.index] = rows.draw(logits if rows.all_chance else logits[rows.index], indices)
         if counts is not None:
-            counts.scatter_add_(1, tokens[:, None], torch.ones_like(counts[:, :1]))
+            drawn = torch.tensor([[index is not None] for index in indices], dtype=counts.dtype)
+            counts.scatter_add_(1, tokens[:, None], drawn.to(counts.device, non_blocking=True))
         return tokens.where(best.isfinite(), -1)
