@@ -48,7 +48,7 @@ def test_table_comparison_and_split_together(trained, questions: Path, capsys: p
     assert trained.do("eval", "bird", *words) == 0
     text = capsys.readouterr().out
     assert "mine" in text
-    assert "1 item skipped" in text
+    assert "      1 item skipped; accuracy" in text  # first, so that it is not cut off
     assert "paired bootstrap" in text
     assert max(len(line) for line in text.splitlines() if "figure: " not in line) <= 80  # its path may be long
 
@@ -68,6 +68,10 @@ def test_recipe_gives_what_the_command_prints(trained, questions: Path, capsys: 
         (("--tasks", "a,,b"), "separate the names by commas"),
         (("--suite", "online"), "invalid choice: 'online'"),
         (("--tasks", "copying", "--limit", "0"), "'0' is not a positive integer"),
+        (("--suite", "offline", "--limit", "3"), "--limit belongs to --tasks"),
+        (("--suite", "offline", "--core-data", "x"), "--core-data belongs to --tasks"),
+        (("--suite", "offline", "--figure", "x.png"), "--figure shows the loss of a split"),
+        (("--continuations", "3", "--compare", "bird"), "--compare compares a split or tasks"),
     ],
 )
 def test_mistakes_are_explained(

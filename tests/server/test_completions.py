@@ -253,6 +253,22 @@ def test_bad_chats_are_refused(server: Running, wrong: dict[str, Any]) -> None:
     assert server.post("chat/completions", **body).status_code == 400
 
 
+EXPLAINED: list[tuple[str, dict[str, Any], str]] = [
+    ("completions", {"prompt": [-1]}, "prompt: expected text, token ids from 0, or a list of one of them"),
+    ("completions", {"prompt": ["a", 3]}, "prompt: expected text"),
+    ("completions", {"prompt": "a", "stop": ["a", ""]}, "stop: expected a text of 1 to 1,000 characters"),
+    ("chat/completions", {"tools": [{}]}, "tools: tools are not supported"),
+    ("chat/completions", {"messages": [{"role": "x"}]}, "messages.0.role: Input should be 'system', 'developer'"),
+    ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "no images"),
+]
+
+
+@pytest.mark.parametrize(("path", "wrong", "message"), EXPLAINED)
+def test_wrong_value_is_explained(server: Running, path: str, wrong: dict[str, Any], message: str) -> None:
+    body = {"model": "words", "messages": [{"role": "user", "content": "the"}], **wrong}
+    assert message in server.post(path, **body).json()["error"]["message"]
+
+
 def test_errors_of_the_client_library(client: Any) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
         client.completions.create(model="gpt-9", prompt="a")

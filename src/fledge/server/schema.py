@@ -6,12 +6,33 @@ above n, tools, another response_format than text.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+)
 
 MAX_LOGPROBS = 20
 MAX_CHOICES = 128
 MAX_STOP = 16
 INT64 = 2**63
+
+
+def expected(what: str) -> WrapValidator:
+    """One message for a union; pydantic has one for each of its members."""
+
+    def validate(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return check(value)
+        except ValidationError:
+            raise ValueError(f"expected {what}") from None
+
+    return WrapValidator(validate)
+
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
@@ -42,7 +63,10 @@ class Options(BaseModel):
         None, description="token id → bias"
     )
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
-    stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOP)] | None = None
+    stop: Annotated[
+        StopText | Annotated[list[StopText], Field(max_length=MAX_STOP)] | None,
+        expected(f"a text of 1 to 1,000 characters, or a list of at most {MAX_STOP}"),
+    ] = None
     seed: Annotated[int, Field(ge=-INT64, lt=INT64)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -57,7 +81,7 @@ class Options(BaseModel):
 
 
 class CompletionRequest(Options):
-    prompt: str | list[str] | Ids | list[Ids] = Field(description="text, token ids, or a list of one of them")
+    prompt: Annotated[str | list[str] | Ids | list[Ids], expected("text, token ids from 0, or a list of one of them")]
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     best_of: Annotated[int, Field(ge=1)] | None = None
@@ -73,7 +97,9 @@ class TextPart(BaseModel):
 class ChatMessage(BaseModel):
     model_config = ConfigDict(strict=True)
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart] | None = None
+    content: Annotated[
+        str | list[TextPart] | None, expected('text, or a list of {"type": "text", "text": "…"}: no images, no sound')
+    ] = None
 
     def text(self) -> str:
         if isinstance(self.content, list):
@@ -93,3 +119,10 @@ class ChatRequest(Options):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = Field(None, description="not supported")
+
+    @field_validator("tools", mode="before")
+    @classmethod
+    def no_tools(cls, tools: Any) -> Any:
+        if tools:
+            raise ValueError("tools are not supported: these models write text")
+        return tools

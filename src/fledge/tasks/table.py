@@ -30,7 +30,7 @@ def _rows(result: TaskResult) -> Iterator[str]:
     yield f"  {shorten(result.task, NAME):{NAME}} {numbers}".rstrip()
     skipped = f"{counted(result.skipped, 'item')} skipped" if result.skipped else ""
     metric = METRICS.get(result.metric, result.metric.replace("_", " "))
-    if about := "; ".join(filter(None, (metric, result.about, skipped))):
+    if about := "; ".join(filter(None, (skipped, metric, result.about))):
         yield f"      {shorten(about, WIDTH - 6)}"
 
 

@@ -75,4 +75,4 @@ def invalid_body(error: RequestValidationError) -> ApiError:
         content_type = "the body must be a JSON object, sent as Content-Type: application/json"
         return ApiError(400, f"{content_type} ({first['msg']})")
     message = first["msg"].removeprefix("Value error, ")
-    return ApiError(400, f"{place[0]}: {message}", param=place[0])
+    return ApiError(400, f"{'.'.join(place)}: {message}", param=place[0])

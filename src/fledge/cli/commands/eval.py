@@ -53,8 +53,7 @@ def run(args: argparse.Namespace) -> None:
 
     names = task_names(args)
     wants_more = args.references or args.continuations or names
-    if args.split == NONE and not wants_more:
-        raise UserError("nothing to evaluate", f"name a split instead of '{NONE}', or add --suite offline")
+    refuse_unused(args, bool(names), bool(wants_more))
     with init_distributed() as world:  # only its main process prints
         loaded, options = load_checkpoint(args.run, args.runs, args.device), {"device": args.device, "world": world}
         text: list[str] = []
@@ -67,6 +66,20 @@ def run(args: argparse.Namespace) -> None:
         skipped = args.split == NONE or (wants_more and not has_dataset(loaded, args.data))
         split = {} if skipped else run_split(loaded, args, text, options)
         report({**about, **split, **parts}, as_json=args.json, text="\n\n".join(text))
+
+
+def refuse_unused(args: argparse.Namespace, tasks: bool, wants_more: bool) -> None:
+    """Refuse an option that would change nothing."""
+    name_split = f"name a split instead of '{NONE}'"
+    if args.split == NONE and not wants_more:
+        raise UserError("nothing to evaluate", f"{name_split}, or add --suite offline")
+    if args.split == NONE and args.figure:
+        raise UserError("--figure shows the loss of a split, and there is none", name_split)
+    if args.split == NONE and args.compare and not tasks:
+        raise UserError("--compare compares a split or tasks, and there are none", f"{name_split}, or add --tasks")
+    for option in ("limit", "task_folder", "core_data"):
+        if getattr(args, option) is not None and args.tasks is None:
+            raise UserError(f"--{option.replace('_', '-')} belongs to --tasks", "add --tasks, or leave it out")
 
 
 def run_split(
