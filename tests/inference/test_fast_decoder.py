@@ -136,3 +136,20 @@ def test_full_context_is_decoded_to_its_last_token() -> None:
     decoder, ids = make_decoder("text"), make_ids(CONTEXT, 6)
     decoder.prefill(0, 0, ids[:-1])
     assert_close(decoder.decode(ids[-1:], [CONTEXT - 1])[0], reference("text", ids)[-1])
+
+
+@pytest.mark.parametrize("outputs", [7, 100])
+@pytest.mark.parametrize("inputs", [8, 33, 100])
+@pytest.mark.parametrize("path", INT8_LINEARS)
+def test_int8_products_of_any_size(path: str, inputs: int, outputs: int) -> None:
+    """Torch's operators read whole blocks: what stands behind a row must not be read."""
+    generator = torch.Generator().manual_seed(0)
+    weight, x = (torch.randn(size, inputs, generator=generator) for size in (outputs, 17))
+    try:
+        product = INT8_LINEARS[path](weight, None)
+        product(x[:1])
+    except (RuntimeError, AttributeError) as error:
+        pytest.skip(f"no such operator here: {error}")
+    for rows in (1, 2, 17):
+        found, expected = product(x[:rows]).float(), x[:rows] @ weight.T
+        assert (found - expected).norm() < 0.03 * expected.norm()

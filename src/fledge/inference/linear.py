@@ -23,6 +23,7 @@ Linear = Callable[[Tensor], Tensor]
 MakeLinear = Callable[[Tensor, Tensor | None], Linear]
 
 LARGEST_INT8 = 127
+INT8_BLOCK = 32
 SMALLEST = 1e-12  # scales are at least this: a row may be zero
 
 
@@ -43,11 +44,14 @@ def int8_scales(weight: Tensor) -> Tensor:
 
 
 def make_weight_only(weight: Tensor, bias: Tensor | None) -> Linear:
-    scales = int8_scales(weight)
-    numbers, scales = (weight / scales[:, None]).round().to(torch.int8), scales.bfloat16()
+    """Torch's operator reads 16 inputs at a time, also behind the end of a row: so the rows are padded."""
+    scales, pad = int8_scales(weight), -weight.shape[1] % INT8_BLOCK
+    numbers = F.pad((weight / scales[:, None]).round().to(torch.int8), (0, pad))
+    scales = scales.bfloat16()
 
     def product(x: Tensor) -> Tensor:
-        y = torch._weight_int8pack_mm(x.bfloat16(), numbers, scales)
+        x = x.bfloat16()
+        y = torch._weight_int8pack_mm(F.pad(x, (0, pad)) if pad else x, numbers, scales)
         return y if bias is None else y + bias
 
     return product
