@@ -50,6 +50,11 @@ def test_prompt_may_be_missing_or_empty(trained, capsys: pytest.CaptureFixture[s
     assert len(generated(trained, capsys, *prompt, "--tokens", "30")) > 5
 
 
+def test_prompt_longer_than_the_context_is_pointed_out(trained, capsys: pytest.CaptureFixture[str]) -> None:
+    assert trained.do("generate", "bird", "--prompt", "the " * 500, "--tokens", "1") == 0
+    assert "tokens, and the context of the model holds" in capsys.readouterr().err
+
+
 def test_prompt_may_come_from_stdin(
     trained, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +214,8 @@ def test_verbose_says_the_path_and_the_speed(trained: Home, capsys: pytest.Captu
         (b'{"prompt": "the"}\n["the"]\n', "line 2 of"),
         (b'{"prompt": "the"}\n' + b"[" * 100_000, "line 2 of"),
         (b"the \xff", "not UTF-8"),
-        ("the Ω".encode(), "'Ω'"),
+        ("the Ω".encode(), "error: the character 'Ω'"),
+        ("the\nfox Ω".encode(), "error: prompt 2: the character 'Ω'"),
     ],
 )
 def test_invalid_file_of_prompts_is_refused(
@@ -223,7 +229,13 @@ def test_invalid_file_of_prompts_is_refused(
 
 
 @pytest.mark.parametrize(
-    "words", [("--prompt", "the", "--prompts", "p.txt"), ("--json", "--jsonl"), ("--prompts", "p.txt", "--n", "60000")]
+    "words",
+    [
+        ("--prompt", "the", "--prompts", "p.txt"),
+        ("--json", "--jsonl"),
+        ("--prompts", "p.txt", "--n", "60000"),
+        ("--greedy", "--temperature", "1"),
+    ],
 )
 def test_options_that_exclude_each_other_are_refused(
     trained: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]

@@ -54,9 +54,14 @@ def add_device_argument(parser: Parser) -> None:
 
 def add_generation_arguments(parser: Parser, tokens: int) -> None:
     """How long the text gets, how its tokens are drawn (`sampling_of`), and where."""
+    parser.add_argument(
+        "--tokens", type=int, default=tokens, metavar="N", help=f"generate at most N (default: {tokens})"
+    )
+    drawn = parser.add_mutually_exclusive_group()
+    temperature = "0: greedy; 1: the model's own (default: 0.8)"
+    drawn.add_argument("--temperature", type=float, default=0.8, metavar="T", help=temperature)
+    drawn.add_argument("--greedy", action="store_true", help="always the most likely token: --temperature 0")
     for option, kind, default, metavar, help in (
-        ("--tokens", int, tokens, "N", f"generate at most N (default: {tokens})"),
-        ("--temperature", float, 0.8, "T", "0: greedy; 1: the model's own (default: 0.8)"),
         ("--top-k", int, None, "K", "draw from the K most likely tokens only"),
         ("--top-p", float, None, "P", "draw from the most likely ones, up to probability P"),
         ("--min-p", float, None, "P", "draw from those P times as likely as the likeliest"),
@@ -66,7 +71,6 @@ def add_generation_arguments(parser: Parser, tokens: int) -> None:
         ("--seed", int, 0, "S", "random seed (default: 0)"),
     ):
         parser.add_argument(option, type=kind, default=default, metavar=metavar, help=help)
-    parser.add_argument("--greedy", action="store_true", help="always the most likely token: --temperature 0")
     stop = "end before this string; may be given several times"
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help=stop)
     add_dtype_argument(parser)

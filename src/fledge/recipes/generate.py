@@ -12,6 +12,7 @@ from fledge.inference.generate import prompt_ids
 from fledge.inference.request import Chunk, FinishReason, Generation, Request, Sampling, TokenLogprob
 from fledge.recipes.load_engine import LoadedEngine, load_engine
 from fledge.runs.run_folder import LoadedCheckpoint
+from fledge.tokenizers.base import Tokenizer
 
 MAX_SLOTS = 32  # texts at the same time
 MAX_TOKENS, MAX_TEXTS, MAX_LOGPROBS = 10**6, 10**5, 100
@@ -117,17 +118,36 @@ def generate(
         notice("hint: the prompt ends in a space; tokens begin with theirs, so the text is better without it")
     requests = [
         Request(
-            prompt_ids(tokenizer, prompt),
+            ids,
             tokens,
             replace(sampling, seed=sampling.seed + sample),
             stop=tuple(stop),
             logprobs=logprobs,
             when_full="slide",
         )
-        for prompt in prompts
+        for ids in encode_prompts(tokenizer, prompts)
         for sample in range(n)
     ]
+    point_out_long_prompts([len(request.prompt) for request in requests], loaded.model.context)
     return Generating(loaded, [prompt for prompt in prompts for _ in range(n)], requests)
+
+
+def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[tuple[int, ...]]:
+    """An error names the prompt."""
+    encoded: list[tuple[int, ...]] = []
+    for number, prompt in enumerate(prompts, start=1):
+        try:
+            encoded.append(prompt_ids(tokenizer, prompt))
+        except UserError as error:
+            which = f"prompt {number:,}: " if len(prompts) > 1 else ""
+            raise UserError(f"{which}{error.message}", error.hint) from None
+    return encoded
+
+
+def point_out_long_prompts(lengths: Sequence[int], context: int) -> None:
+    if (longest := max(lengths, default=0)) > context:
+        which = "a prompt" if len(lengths) > 1 else "the prompt"
+        notice(f"{which} has {longest:,} tokens, and the context of the model holds {context:,}: only its end is read")
 
 
 def check_counts(tokens: int, seed: int, n: int, prompts: int) -> None:
