@@ -476,6 +476,8 @@ def test_failing_copy_of_a_prefix_ends_one_request_only(monkeypatch: pytest.Monk
         ({"sampling": {"temperature": float("nan")}}, "temperature"),
         ({"sampling": {"temperature": -1}}, "temperature"),
         ({"sampling": {"temperature": float("inf")}}, "temperature"),
+        ({"sampling": {"repetition_penalty": 1e-40}}, "repetition penalty"),
+        ({"sampling": {"presence_penalty": 1e39}}, "presence penalty"),  # infinite in float32
         ({"sampling": {"top_k": 0}}, "top-k"),
         ({"sampling": {"top_p": 0.0}}, "top-p"),
         ({"sampling": {"top_p": float("nan")}}, "top-p"),

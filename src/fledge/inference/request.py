@@ -40,10 +40,10 @@ class Sampling:
         check(self.top_p is None or 0 < self.top_p <= 1, "top-p", self.top_p, "it is a probability: above 0, at most 1")
         check(self.min_p is None or 0 <= self.min_p <= 1, "min-p", self.min_p, "it is a fraction: from 0 to 1")
         penalty = self.repetition_penalty
-        check(0 < penalty < math.inf, "the repetition penalty", penalty, "1 is none, 1.1 is usual")
+        check(0.01 <= penalty <= 100, "the repetition penalty", penalty, "1 is none, 1.1 is usual: 0.01 to 100")
         for name in ("presence", "frequency"):
             value = getattr(self, f"{name}_penalty")
-            check(math.isfinite(value), f"the {name} penalty", value, "0 is none; usual are numbers from -2 to 2")
+            check(-1000 <= value <= 1000, f"the {name} penalty", value, "0 is none; usual are numbers from -2 to 2")
         for token, bias in self.logit_bias.items():
             if not -100 <= bias <= 100:
                 check(False, f"the bias of token {token}", bias, "-100 bans a token, 100 forces it")
