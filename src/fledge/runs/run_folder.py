@@ -14,6 +14,7 @@ holds the SHA-256 of config.toml, tokenizer.json and tokenizer_config.json, and 
 
 import contextlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,10 +179,12 @@ class RunFolder:
         return checkpoint
 
     def load(self, device: str = "cpu") -> LoadedCheckpoint:
-        checkpoint = self.checkpoint(weights_only=True)
-        model = build_for_loading(self.model_config())
+        with ThreadPoolExecutor(1) as beside:  # hashing large files does not hold Python's lock
+            verified = beside.submit(self.checkpoint, weights_only=True)
+            model, tokenizer = build_for_loading(self.model_config()), self.tokenizer()
+            checkpoint = verified.result()
         load_weights(model, store.load_weights(checkpoint, verified=True))
-        return LoadedCheckpoint(self, model.to(device).eval(), self.tokenizer(), checkpoint)
+        return LoadedCheckpoint(self, model.to(device).eval(), tokenizer, checkpoint)
 
 
 def open_run(reference: str | None, runs: Path, *, default: str = "latest", verify: bool = True) -> RunFolder:

@@ -31,7 +31,7 @@ def bytes_to_token(content: bytes) -> str:
 
 
 def token_to_bytes(token: str) -> bytes:
-    return bytes(UNICODE_TO_BYTE[character] for character in token)
+    return bytes(map(UNICODE_TO_BYTE.__getitem__, token))
 
 
 def to_utf8(text: str) -> bytes:

@@ -24,6 +24,8 @@ from tokenizers import Tokenizer, models, trainers
 # The names of the end-of-text token in the files of well-known models.
 END_OF_TEXT_NAMES = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "<|im_end|>")
 
+WORTH_FAST = 20_000  # characters: building the fast encoder takes longer than encoding these
+
 
 class HFTokenizer:
     kind = "bpe"
@@ -31,6 +33,7 @@ class HFTokenizer:
     def __init__(self, content: dict[str, Any]) -> None:
         """`content` of a tokenizer.json."""
         self._library = Tokenizer.from_str(fast_json.dumps(content).decode())
+        self._encoded = 0  # characters so far
         self._library.no_truncation()  # the file may ask for truncation and padding
         self._library.no_padding()
         self._library.encode_special_tokens = True  # "<|endoftext|>" in a text is plain text
@@ -101,7 +104,8 @@ class HFTokenizer:
 
     def encode(self, text: str) -> NDArray[np.uint32]:
         """Encode plain text; special tokens in it are not recognized, a lone surrogate becomes '�'."""
-        if self._fast_encode:
+        self._encoded += len(text)
+        if self._encoded > WORTH_FAST and self._fast_encode:
             return self._fast_encode(to_utf8(text))
         return np.array(self._reference_ids(replace_surrogates(text)), dtype=np.uint32)
 

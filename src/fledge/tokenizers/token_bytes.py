@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from fledge.tokenizers.byte_level import UNICODE_TO_BYTE, token_to_bytes
+from fledge.tokenizers.byte_level import token_to_bytes
 from tokenizers import Tokenizer
 
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
@@ -58,7 +58,10 @@ def _decoder_steps(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _byte_level_bytes(token: str) -> bytes:
-    return token_to_bytes(token) if UNICODE_TO_BYTE.keys() >= set(token) else token.encode()
+    try:
+        return token_to_bytes(token)
+    except KeyError:
+        return token.encode()
 
 
 def _works_per_token(step: dict[str, Any]) -> bool:
