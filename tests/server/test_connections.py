@@ -13,6 +13,7 @@ pytest.importorskip("uvicorn")
 
 from fledge.server import call
 from fledge.tokenizers.char import CharTokenizer
+from fledge.web import serving as serving_module
 from fledge.web.access import Access
 from serving import END, SECONDS, TEXT, Running, make_model, request_bytes, serving, wait_until
 
@@ -101,7 +102,24 @@ def test_half_a_request_does_no_harm(server: Running) -> None:
     with server.connect() as connection:
         connection.sendall(b"\x16\x03\x01 this is not HTTP\r\n\r\n")
         assert b" 400 " in connection.recv(100)
-    assert is_idle(server)
+    wait_until(lambda: is_idle(server))  # a stream is closed after its last byte
+
+
+PART = b"POST /v1/completions HTTP/1.1\r\nHost: local"
+WHOLE = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize(("before", "sent"), [(b"", b""), (b"", PART), (WHOLE, PART)])
+def test_headers_that_do_not_arrive_close_the_connection(
+    server: Running, before: bytes, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_module, "HEADER_SECONDS", 0.5)
+    with server.connect() as connection:
+        connection.sendall(before)
+        while before and not connection.recv(1000).endswith(b"}"):  # of the answer
+            pass
+        connection.sendall(sent)
+        assert connection.recv(1000) == b""
 
 
 def test_a_slow_reader_blocks_no_other_and_is_cut_off(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +154,7 @@ def test_a_failing_request_harms_no_other(server: Running, monkeypatch: pytest.M
     streamed = server.post("completions", **{**LONG, "prompt": "dog", "stream": True}).text
     assert '"type":"server_error"' in streamed
     assert streamed.endswith("data: [DONE]\n\n")
-    assert is_idle(server)
+    wait_until(lambda: is_idle(server))  # a stream is closed after its last byte
 
 
 def test_an_engine_whose_step_fails_goes_on(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Run an app in this process until a stop signal: the socket, uvicorn, and an orderly end."""
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -8,8 +9,10 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fledge.core.errors import UserError
 from fledge.core.progress import notice
@@ -18,6 +21,7 @@ from fledge.web.access import is_loopback
 
 DRAIN_SECONDS = 8  # from the first stop signal until running requests are cut off
 KEEP_ALIVE_SECONDS = 65  # an idle connection; longer than most clients keep one
+HEADER_SECONDS = 30.0
 BACKLOG = 2048
 MIN_TOKEN_LENGTH = 16
 HOW_TO_MAKE_ONE = "python -c 'import secrets; print(secrets.token_urlsafe())' > FILE; chmod 600 FILE"
@@ -66,6 +70,35 @@ def read_token(file: Path | None, host: str) -> str | None:
     return token
 
 
+class Connection(H11Protocol):
+    """Closes a connection where the headers of a request do not arrive in time; uvicorn would wait for ever."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._cancel()
+
+    def _watch(self) -> None:
+        if self.conn.their_state is not h11.IDLE:
+            self._cancel()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
 class Server(uvicorn.Server):
     """Answers requests until `stop` is called; then finishes those that run. `run(sockets=[listener])` starts it.
 
@@ -77,7 +110,7 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             app,
             loop="asyncio",
-            http="h11",
+            http=Connection,
             ws="none",
             log_level="error",
             access_log=False,
