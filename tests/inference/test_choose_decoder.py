@@ -141,3 +141,22 @@ def test_unknown_dtype_is_refused(model: GPT) -> None:
         choose_decoder(model, CPU, 1, "int3")
     with pytest.raises(UserError, match="for CPUs only"):
         choice.wanted_dtypes(Machine("cuda", "bfloat16"), "int8")
+
+
+def test_bandwidth_is_that_of_all_threads(model: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the process that has just measured paths with one thread."""
+    seen: list[int] = []
+
+    def memory_bandwidth(_: Machine) -> float:
+        seen.append(torch.get_num_threads())
+        return 1e10
+
+    monkeypatch.setattr(choice, "memory_bandwidth", memory_bandwidth)
+    monkeypatch.setattr(machines, "default_threads", lambda _: 2)
+    before = torch.get_num_threads()
+    try:
+        for _ in range(2):
+            choose_decoder(model, CPU, 1, "float32")
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [2, 2]

@@ -140,7 +140,7 @@ def wanted_dtypes(machine: Machine, dtype: str) -> list[str]:
 def measure(model: GPT, machine: Machine, slots: int, paths: list[Path]) -> dict[str, float]:
     """The seconds of a step and the error of each path. Where none computes the model, that is not remembered."""
     found, ids, too_large = dict[str, float](), checked_ids(model), False
-    expected = reference_logits(model, ids)
+    expected, threads = reference_logits(model, ids), machine.threads
     for path in paths:
         seconds = error = FAILED
         try:
@@ -154,7 +154,7 @@ def measure(model: GPT, machine: Machine, slots: int, paths: list[Path]) -> dict
                 too_large = True
                 gc.collect()
         finally:
-            set_threads(machine.threads, machine.device)
+            set_threads(threads, machine.device)
         found |= {f"{path} seconds": seconds, f"{path} error": error}
     if not any(is_usable(path, found) for path in paths):
         if too_large:
