@@ -110,6 +110,16 @@ def test_scores_equal_those_of_the_hf_backend(case: str, tmp_path: Path) -> None
         assert result.items == len(result.item_scores) > 10
 
 
+@pytest.mark.parametrize("top_k", [0, -1, None])
+def test_no_top_k_by_any_of_its_values(top_k: int | None) -> None:
+    from fledge.tasks.harness import FledgeLM
+
+    model, tokenizer = make(next(iter(CASES)))
+    options = {"do_sample": True, "temperature": 0.7, "top_k": top_k, "until": []}
+    request = FledgeLM(Scorer(model, tokenizer, Machine("cpu", "float32")))._request(WORDS[0], options)
+    assert request.sampling.top_k is None
+
+
 def test_limit_and_a_task_by_the_path_of_its_file(tmp_path: Path) -> None:
     folder = write_tasks(tmp_path)
     (found,) = ours("llama-bpe", tmp_path, [str(folder / f"{CHOICE}.yaml")], limit=7).values()

@@ -74,7 +74,7 @@ class FledgeLM(TemplateLM):  # type: ignore[misc]
         sampled = options.get("do_sample", float(options.get("temperature", 0)) > 0)
         sampling = Sampling(
             temperature=float(options.get("temperature", 1)) if sampled else 0.0,
-            top_k=options.get("top_k"),
+            top_k=max(0, options.get("top_k") or 0) or None,  # 0 and -1: all tokens
             top_p=options.get("top_p"),
         )
         prompt = self.tok_encode(context)[-max(1, self.scorer.context - count) :] or [self.scorer.prefix]
