@@ -49,6 +49,7 @@ def test_table_comparison_and_split_together(trained, questions: Path, capsys: p
     text = capsys.readouterr().out
     assert "mine" in text
     assert "      1 item skipped; accuracy" in text  # first, so that it is not cut off
+    assert "skipped: not in the tokenizer's vocabulary" in text
     assert "paired bootstrap" in text
     assert max(len(line) for line in text.splitlines() if "figure: " not in line) <= 80  # its path may be long
 

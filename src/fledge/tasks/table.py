@@ -18,6 +18,8 @@ def task_table(results: Sequence[TaskResult]) -> str:
     """task | score ± standard error | 95 % interval | chance | items, and below what a task is."""
     head = f"  {'task':{NAME}} {'score':>6}    s.e.   95 % interval   chance   items"
     notes = "  s.e.: standard error. ▲: better than chance, by the interval, ▼: worse."
+    if any(each.skipped for each in results):
+        notes += "\n  skipped: not in the tokenizer's vocabulary, or longer than the context."
     return "\n".join(["tasks", head, *(line for each in results for line in _rows(each)), notes])
 
 
