@@ -40,3 +40,12 @@ def test_records_are_prompts_or_the_first_wrong_line_is_named(tmp_path: Path, va
     else:
         with pytest.raises(UserError, match=f"line {good.index(False) + 1} of"):
             read_prompts(str(file))
+
+
+def test_only_newlines_end_a_prompt(tmp_path: Path) -> None:
+    """JSON may hold U+2028 as it is."""
+    prompts = ["a\u2028b", "c\x0cd\x85"]
+    (tmp_path / "p.jsonl").write_text("\r\n".join(json.dumps({"prompt": it}, ensure_ascii=False) for it in prompts))
+    (tmp_path / "p.txt").write_text("\n".join(prompts))
+    assert read_prompts(str(tmp_path / "p.jsonl")) == prompts
+    assert read_prompts(str(tmp_path / "p.txt")) == prompts

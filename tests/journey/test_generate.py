@@ -214,6 +214,7 @@ def test_verbose_says_the_path_and_the_speed(trained: Home, capsys: pytest.Captu
         (b'{"prompt": "the"}\n["the"]\n', "line 2 of"),
         (b'{"prompt": "the"}\n' + b"[" * 100_000, "line 2 of"),
         (b"the \xff", "not UTF-8"),
+        (b'{"prompt": "the \\ud800"}', "not valid Unicode"),
         ("the Ω".encode(), "error: the character 'Ω'"),
         ("the\nfox Ω".encode(), "error: prompt 2: the character 'Ω'"),
     ],

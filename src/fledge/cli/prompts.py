@@ -28,7 +28,7 @@ def read_prompts(name: str) -> list[str]:
         text = read_stdin() if name == "-" else path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise not_text(f"'{name}'") from None
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not lines:
         raise UserError(f"'{name}' holds no prompts", "write one in each line")
     if Path(name).suffix not in JSONL and not lines[0][1].startswith('{"prompt"'):

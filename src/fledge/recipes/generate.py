@@ -136,10 +136,13 @@ def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[tuple[i
     """An error names the prompt."""
     encoded: list[tuple[int, ...]] = []
     for number, prompt in enumerate(prompts, start=1):
+        which = f"prompt {number:,}: " if len(prompts) > 1 else ""
         try:
+            prompt.encode()
             encoded.append(prompt_ids(tokenizer, prompt))
+        except UnicodeEncodeError:  # from JSON, or bytes of a shell that are not UTF-8
+            raise UserError(f"{which}the text is not valid Unicode", "convert it to UTF-8") from None
         except UserError as error:
-            which = f"prompt {number:,}: " if len(prompts) > 1 else ""
             raise UserError(f"{which}{error.message}", error.hint) from None
     return encoded
 
