@@ -165,6 +165,21 @@ def test_an_engine_whose_step_fails_goes_on(server: Running, monkeypatch: pytest
     assert server.post("completions", **LONG).status_code == 200
 
 
+def test_an_engine_that_fails_again_and_again_is_reported(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> bool:
+        raise RuntimeError("the device is lost")
+
+    engine = server.models["tiny"].worker.engine
+    with monkeypatch.context() as broken:
+        broken.setattr(engine, "step", fail)
+        with server.connect() as connection:
+            connection.sendall(request_bytes(PATH, STREAM))
+            wait_until(lambda: httpx.get(f"{server.url}/health").status_code == 503)
+    wait_until(lambda: is_idle(server))
+    assert server.post("completions", **LONG).status_code == 200
+    assert httpx.get(f"{server.url}/health").status_code == 200
+
+
 def test_stopping_finishes_what_runs_and_accepts_no_more(server: Running) -> None:
     hold(server)
     with ThreadPoolExecutor(1) as pool:

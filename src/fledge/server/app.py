@@ -80,7 +80,7 @@ def add_models(app: FastAPI, models: Mapping[str, ServedModel]) -> None:
 def add_status(app: FastAPI, models: Mapping[str, ServedModel], metrics: Metrics) -> None:
     @app.get("/health", response_model=answers.Health, responses=answers.ERRORS)
     async def health() -> dict[str, str]:
-        if not all(model.worker.is_alive for model in models.values()):
+        if not all(model.worker.is_healthy for model in models.values()):
             raise ApiError(503, "an engine has stopped")
         return {"status": "ok"}
 

@@ -24,6 +24,7 @@ from fledge.inference.request import Chunk, Generation, Request
 
 STEPS_AHEAD = 2
 POLL_SECONDS = 0.5
+MAX_FAILURES = 3  # steps in a row
 Update = tuple["Job", int, list[Chunk]]
 
 
@@ -76,6 +77,7 @@ class Worker:
         self.capacity = engine.slots + queue  # texts that may run and wait
         self.occupied = 0
         self.steps = 0
+        self.failures = 0  # steps in a row that raised
         self._jobs: list[Job] = []  # of the thread
         self._calls: deque[Callable[[], None]] = deque()  # to be made by the thread
         self._wake = threading.Event()
@@ -93,8 +95,9 @@ class Worker:
         self._thread.join()
 
     @property
-    def is_alive(self) -> bool:
-        return self._thread.is_alive()
+    def is_healthy(self) -> bool:
+        """False where the thread has ended, or the engine fails again and again, as after an error of a GPU."""
+        return self._thread.is_alive() and self.failures < MAX_FAILURES
 
     def submit(self, requests: Sequence[Request], *, stream: bool) -> Job:
         """UserError where the engine cannot serve a request."""
@@ -141,7 +144,9 @@ class Worker:
     def _step(self) -> None:
         try:
             self.engine.step()
+            self.failures = 0
         except Exception:  # the engine has ended the requests that it could not serve
+            self.failures += 1
             notice(traceback.format_exc().rstrip())
         self.steps += 1
         updates: list[Update] = []
