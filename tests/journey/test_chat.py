@@ -1,5 +1,6 @@
 """fledge chat: a script of lines, a session in a terminal, and a model with a chat template."""
 
+import fcntl
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -193,6 +195,12 @@ def test_stopped_answer_stays_in_the_conversation(duck: Chat) -> None:
     assert "".join(duck.ask("more")) == duck.conversation.messages[-1]["content"]
 
 
+def own_terminal() -> None:
+    """Make stdin the terminal of a new process, with Ctrl-C, which a job in the background ignores."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """`fledge chat` in a pseudo-terminal."""
 
@@ -202,7 +210,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "fledge", *words],
             stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True,
-            preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
+            preexec_fn=own_terminal,
         )  # fmt: skip
         os.close(theirs)
         self.output = ""
