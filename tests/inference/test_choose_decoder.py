@@ -113,7 +113,8 @@ def test_missing_operators_leave_the_plain_path(model: GPT, monkeypatch: pytest.
 def test_a_model_that_diverged_gets_a_decoder(model: GPT) -> None:
     with torch.no_grad():
         model.norm.weight.fill_(float("nan"))  # type: ignore[union-attr, operator]
-    choose_decoder(model, CPU, 1, "float32")
+    decoder = choose_decoder(model, CPU, 1, "float32")
+    assert decoder.decode(torch.tensor([3]), [0]).isnan().all()
 
 
 def test_context_of_one_token() -> None:

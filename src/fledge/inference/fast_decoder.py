@@ -36,8 +36,7 @@ class FastDecoder:
     def prefill(self, slot: int, start: int, ids: Tensor) -> Tensor:
         K, D, stop = self.config.kv_heads, self.config.head_width, start + len(ids)
         ids = ids.to(self.device)
-        positions = torch.arange(start, stop, device=self.device)
-        rows = (self.rows[slot] + positions[:, None]).view(-1)
+        rows = (self.rows[slot] + torch.arange(start, stop, device=self.device)[:, None]).view(-1)
         first = max(0, start + 1 - self.config.attention_span)
         keys, values = self.cache[:, slot : slot + 1, :, first:stop].split(K, dim=2)  # [n_layer, 1, K, S, D]
 
@@ -48,9 +47,7 @@ class FastDecoder:
             y = sdpa_attention(q, keys[layer], values[layer], None, self.config.window, 0.0)
             return y.squeeze(0).transpose(0, 1).reshape(len(ids), -1)
 
-        self.tokens[slot, start:stop] = ids
-        previous = self.tokens[slot, start - 1 : stop - 1] if start else F.pad(ids[:-1], (1, 0))
-        return self.model.hidden(self.model.embed(ids, previous, positions), self.model.angles(positions), attend)
+        return self.model.read(ids, start, self.tokens[slot], attend)
 
     @torch.inference_mode()
     def head(self, hidden: Tensor) -> Tensor:
@@ -79,7 +76,7 @@ class FastDecoder:
         first = max(0, shortest + 1 - self.config.attention_span)
         visible = self.cache[:, :R, :, first : longest + 1]
         keys, values = visible[:, :, :K].unbind(0), visible[:, :, K:].unbind(0)  # each [R, K, S, D]
-        mask = None if shortest == longest else self._mask(positions, first, longest + 1)
+        mask = None if shortest == longest else self.model.mask(positions, first, longest + 1)
 
         def attend(layer: int, heads: Tensor) -> Tensor:
             self.flat[layer].index_copy_(0, rows, heads.narrow(1, H, 2 * K).reshape(-1, D))
@@ -87,12 +84,6 @@ class FastDecoder:
             return F.scaled_dot_product_attention(q, keys[layer], values[layer], mask).reshape(R, H * D)
 
         return attend
-
-    def _mask(self, positions: Tensor, first: int, last: int) -> Tensor:
-        """0 where a row sees a key, -inf where not. [R, 1, 1, S]"""
-        key, query = torch.arange(first, last, device=self.device), positions[:, None, None, None]
-        seen = (key <= query) & (key > query - self.config.attention_span)
-        return torch.zeros(seen.shape, dtype=self.model.stream, device=self.device).masked_fill_(~seen, float("-inf"))
 
     @torch.inference_mode()
     def copy_prefix(self, source: int, target: int, length: int) -> None:

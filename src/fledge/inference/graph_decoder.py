@@ -61,7 +61,6 @@ class GraphDecoder:
         N, H, stop = len(ids), self.config.n_head, start + len(ids)
         ids = ids.to(self.device)
         first = max(0, start + 1 - self.config.attention_span)
-        positions = torch.arange(start, stop, device=self.device)
 
         def attend(layer: int, heads: Tensor) -> Tensor:
             self.cache[layer][slot, start:stop] = heads[:, H:].unflatten(1, (2, -1))
@@ -70,9 +69,7 @@ class GraphDecoder:
             y = sdpa_attention(q, keys, values, None, self.config.window, 0.0)
             return y.squeeze(0).transpose(0, 1).reshape(N, -1)
 
-        self.texts[slot, start:stop] = ids
-        previous = self.texts[slot, start - 1 : stop - 1] if start else F.pad(ids[:-1], (1, 0))
-        return self.model.hidden(self.model.embed(ids, previous, positions), self.model.angles(positions), attend)
+        return self.model.read(ids, start, self.texts[slot], attend)
 
     @torch.inference_mode()
     def head(self, hidden: Tensor) -> Tensor:
@@ -127,7 +124,7 @@ class GraphDecoder:
     def _step(self, rows: int, span: int) -> Tensor:
         """One token for each row → logits [rows, V]. Reads and writes static tensors only."""
         tokens = self.tokens[:rows]
-        positions = self.lengths[:rows].clamp(max=self.config.context - 1)  # of rows that nobody asked for
+        positions = self.lengths[:rows].clamp(max=self.config.context - 1)  # also of rows that were not asked for
         writes = self.writes[:rows] + positions
         x = self.model.embed(tokens, self._previous(tokens, positions, writes), positions)
         attend = self.attend_rows(rows, span, positions)
@@ -170,10 +167,7 @@ class GraphDecoder:
 
     def _sdpa(self, rows: int, span: int, positions: Tensor) -> Attend:
         H, K, D = self.config.n_head, self.config.kv_heads, self.config.head_width
-        key, query = torch.arange(span, device=self.device), positions[:, None, None, None]
-        seen = (key <= query) & (key > query - self.config.attention_span)
-        mask = torch.zeros(seen.shape, dtype=self.model.stream, device=self.device).masked_fill_(~seen, float("-inf"))
-        mask = mask.expand(-1, K, H // K, -1)
+        mask = self.model.mask(positions, 0, span).expand(-1, K, H // K, -1)
 
         def attend(layer: int, heads: Tensor) -> Tensor:
             q = heads[:, :H].reshape(rows, K, H // K, D)  # the queries of a key head, as if they were several tokens

@@ -144,6 +144,20 @@ class LeanGPT:
             x = x + F.embedding(positions, self.positions)
         return x
 
+    def read(self, ids: Tensor, start: int, text: Tensor, attend: Attend) -> Tensor:
+        """The tokens start … of a row, ids [N], and `text` [context], which keeps them for bigrams → [N, C]"""
+        stop = start + len(ids)
+        positions = torch.arange(start, stop, device=self.device)
+        text[start:stop] = ids
+        previous = text[start - 1 : stop - 1] if start else F.pad(ids[:-1], (1, 0))
+        return self.hidden(self.embed(ids, previous, positions), self.angles(positions), attend)
+
+    def mask(self, positions: Tensor, first: int, stop: int) -> Tensor:
+        """0 where the query of a row, at positions [R], sees key first … stop-1, -inf where not. [R, 1, 1, S]"""
+        key, query = torch.arange(first, stop, device=self.device), positions[:, None, None, None]
+        seen = (key <= query) & (key > query - self.config.attention_span)
+        return torch.zeros(seen.shape, dtype=self.stream, device=self.device).masked_fill_(~seen, float("-inf"))
+
     def angles(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:
         """Cosines and sines of positions [N], each [N, 1, D]; None where nothing is rotated."""
         if self.cos is None or self.sin is None:

@@ -56,8 +56,8 @@ def test_steps_do_not_wait_for_the_device(machine: Machine) -> None:
         pytest.skip("needs CUDA")
     engine = make_engine(machine, 4)
     logits = torch.randn(4, V, device="cuda")
-    for sampling in SAMPLINGS[:4]:
-        engine.submit(Request((1, 2), 20, sampling, ignore_end_of_text=True))
+    requests = [Request((1, 2), 20, sampling, ignore_end_of_text=True) for sampling in SAMPLINGS[:4]]
+    generations = [engine.submit(request) for request in requests]
     for _ in range(3):
         engine.step()
     engine.decoder.decode = lambda _tokens, lengths: logits[: len(lengths)]  # type: ignore[method-assign]
@@ -67,3 +67,4 @@ def test_steps_do_not_wait_for_the_device(machine: Machine) -> None:
         engine.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert [each.error for each in generations] == [None] * 4
