@@ -14,12 +14,10 @@ Settings are nested dictionaries with the keys of a preset file: `model={"n_laye
 `verbose=True` asks for progress; warnings become Python warnings. A wrong argument raises `UserError` with a hint.
 """
 
-import base64
 import contextlib
-import html
 import io
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +29,7 @@ from fledge.core.errors import Interrupted, UserError
 from fledge.evaluation.continuations import TextMetrics
 from fledge.inference.request import Sampling
 from fledge.model.gpt import GPT
+from fledge.notebook import Figures, Metrics, RunList, summary_table
 from fledge.recipes import evaluate as evaluate_recipe
 from fledge.recipes import generate as generate_recipe
 from fledge.recipes import prepare as prepare_recipe
@@ -41,13 +40,12 @@ from fledge.recipes.evaluate_tasks import TaskResults, evaluate_tasks
 from fledge.recipes.evaluate_texts import evaluate_generated
 from fledge.recipes.prepare import PrepareResult, tokenizer_settings
 from fledge.runs.run_folder import LoadedCheckpoint, RunFolder, open_run
-from fledge.runs.summary import RunSummary, summarize_run, summarize_runs
+from fledge.runs.summary import summarize_run, summarize_runs
 from fledge.settings.words import text_layer
 from fledge.tokenizers.base import Tokenizer
-from fledge.tracking.sinks.csv import STEP, MetricsTable, read_metrics
+from fledge.tracking.sinks.csv import read_metrics
 
 WARNING = "warning: "
-MAX_TABLE_ROWS = 12  # shown in a notebook
 PathOrName = str | Path
 
 
@@ -131,7 +129,7 @@ def load(reference: PathOrName | None = None, *, runs: PathOrName = "runs") -> "
         return LoadedRun(open_run(None if reference is None else str(reference), Path(runs), default="best"))
 
 
-def list_runs(runs: PathOrName = "runs") -> "RunList":
+def list_runs(runs: PathOrName = "runs") -> RunList:
     """A summary of every run in the folder, oldest first."""
     with _session(verbose=False):
         return RunList(summarize_runs(Path(runs)))
@@ -276,11 +274,11 @@ class LoadedRun:
                 device=device,
             )
 
-    def metrics(self) -> "Metrics":
+    def metrics(self) -> Metrics:
         """What was logged: name → one value a row, NaN where there is none. `pandas.DataFrame` takes it as it is."""
         return Metrics(read_metrics(self.folder))
 
-    def plot(self, out: PathOrName | None = None) -> "Figures":
+    def plot(self, out: PathOrName | None = None) -> Figures:
         """Draw the metrics as PNG files in `out`; None: in plots/ of the run."""
         from fledge.recipes.plot import plot  # matplotlib takes a second to import
 
@@ -289,31 +287,7 @@ class LoadedRun:
         return Figures(result.figures)
 
     def _repr_html_(self) -> str:
-        return _summary_table([summarize_run(self.run)])
-
-
-class Metrics(MetricsTable):
-    """The metrics of a run, shown as a table of its last rows."""
-
-    def _repr_html_(self) -> str:
-        names = [STEP, *(name for name in self if name != STEP)]
-        rows = zip(*(self[name][-MAX_TABLE_ROWS:] for name in names), strict=True)
-        return _html_table(names, ([_cell(value) for value in row] for row in rows))
-
-
-class RunList(list[RunSummary]):
-    """Summaries of runs, shown as a table."""
-
-    def _repr_html_(self) -> str:
-        return _summary_table(self)
-
-
-class Figures(list[Path]):
-    """PNG files; the last one, which holds all curves, is shown."""
-
-    def _repr_html_(self) -> str:
-        picture = base64.b64encode(self[-1].read_bytes()).decode()
-        return f'<img src="data:image/png;base64,{picture}" alt="{html.escape(self[-1].name)}">'
+        return summary_table([summarize_run(self.run)])
 
 
 def _as_tokenizer_layer(tokenizer: PathOrName | Mapping[str, Any]) -> Mapping[str, Any]:
@@ -336,20 +310,3 @@ def _session(verbose: bool) -> Iterator[None]:
     for line in output.getvalue().splitlines():
         if line.startswith(WARNING):
             warnings.warn(line.removeprefix(WARNING), stacklevel=4)  # of the caller of the API
-
-
-def _summary_table(runs: Iterable[RunSummary]) -> str:
-    names = ["run", "state", "parameters", "step", "steps", "val_loss", "bits_per_byte", "started"]
-    return _html_table(names, ([_cell(getattr(run, name)) for name in names] for run in runs))
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.5g}" if value == value else ""
-    return f"{value:,}" if isinstance(value, int) else "" if value is None else str(value)
-
-
-def _html_table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
