@@ -34,6 +34,7 @@ from fledge.planning.loss_forecast import final_bits_per_byte, forecast_loss, pa
 from fledge.planning.recipe import vocabulary_for
 from fledge.runs.run_folder import RunFolder, list_runs
 from fledge.settings.pipeline import validated
+from fledge.tracking.sinks.csv import read_metrics
 
 ROOT = Path(__file__).parents[1]
 # (preset, settings): the most informative ones first
@@ -88,7 +89,7 @@ def train(name: str, corpus: str, preset: str, values: dict[str, int], runs: Pat
 
 def rows(runs: Path) -> Iterator[dict[str, object]]:
     for run in list_runs(runs):
-        settings, found = validated(run.config()), final_bits_per_byte(run)
+        settings, found = validated(run.config()), final_bits_per_byte(run, read_metrics(run.folder))
         if found is None or settings.data.path is None:
             continue
         model, train = settings.model, settings.train

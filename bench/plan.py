@@ -20,6 +20,7 @@ from typing import Any
 from common import machine, versions
 from fledge.planning.loss_forecast import final_bits_per_byte
 from fledge.runs.run_folder import open_run
+from fledge.tracking.sinks.csv import read_metrics
 
 
 def main() -> None:
@@ -58,7 +59,7 @@ def check(text: str, minutes: float, runs: Path) -> dict[str, Any]:
     plan, planning = fledge("plan", text, "--minutes", f"{minutes:g}", "--runs", str(folder), "--json")
     _, command = fledge(*shlex.split(plan["command"])[1:], "--run", "checked", "--runs", str(folder), "--json")
     run = open_run("checked", folder)
-    measured, bits = final_bits_per_byte(run), plan["bits_per_byte"] or {}
+    measured, bits = final_bits_per_byte(run, read_metrics(run.folder)), plan["bits_per_byte"] or {}
     events = [json.loads(line) for line in (run.folder / "events.jsonl").read_text().splitlines()]
     seconds = next(event["seconds"] for event in events if event["event"] == "Ended")
     row = {

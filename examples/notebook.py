@@ -34,13 +34,39 @@ run
 run.generate("def ", tokens=100, temperature=0.7)
 
 # %%
-run.evaluate()
+run.evaluate().bits_per_byte
 
 # %%
 run.metrics()
 
 # %%
 run.plot()
+
+# %% [markdown]
+# # Look inside
+# What does each head attend to? A row of squares is a layer; a row of a square is a token, and what it attends to.
+
+# %%
+line = "def decode(self, s):"
+attention = run.attention(line)
+attention
+
+# %%
+attention.head(1, 0)
+
+# %% [markdown]
+# What would the model predict if it stopped after a layer? In each cell, the most likely next character.
+
+# %%
+lens = run.logit_lens(line)
+lens
+
+# %% [markdown]
+# Where did this come from? The longest passages of a text that the run was trained on, and the steps that saw them.
+
+# %%
+origin = run.provenance(line)
+origin
 
 # %% [markdown]
 # Every checkpoint can be opened later, also by another process.

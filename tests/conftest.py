@@ -7,7 +7,7 @@ from pathlib import Path
 
 # What differs between machines is pretended, here and in every process that a test starts, before fledge is imported.
 KIT = str(Path(__file__).parent / "kit")
-os.environ.setdefault("FLEDGE_PRETEND", "bf16=no load=0")
+os.environ.setdefault("FLEDGE_PRETEND", "bf16=no load=0 fsync=no")
 os.environ["PYTHONPATH"] = os.pathsep.join([KIT, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 import pytest  # noqa: E402

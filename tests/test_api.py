@@ -1,27 +1,42 @@
 """The Python API: the same results as the command line, quiet, lazy, and readable in a notebook."""
 
 import ast
+import contextlib
 import json
 import math
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from matplotlib.figure import Figure
 
 import fledge
+from families import MODELS, V
 from fledge.cli.main import main
 from fledge.core.errors import UserError
 from fledge.datasets.shards import open_dataset
-from tiny import TINY_TOML, remains, write_text
+from fledge.insight.attention import attention_weights
+from fledge.insight.logit_lens import logit_lens
+from fledge.notebook.attention import HeadAttention
+from fledge.notebook.logit_lens import ShownLogitLens
+from fledge.runs.run_folder import RunFolder
+from tiny import TINY_TOML, keep_columns, remains, write_text
 
 SMALL = {
     "model": {"n_layer": 1, "n_head": 2, "n_embd": 16, "context": 16},
     "optim": {"warmup_steps": 0},
     "track": {"prompt": "the"},
 }
+
+
+IPYTHON = {"version_info": (9, 0, 0), "get_ipython": lambda: None}  # what matplotlib asks it
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +91,7 @@ def test_nothing_is_printed_unless_asked(folder: Path, capsys: pytest.CaptureFix
     run = fledge.train("tiny.toml", data="text", name="quiet", train={"steps": 4})
     run.generate(tokens=3)
     run.evaluate()
+    keep_columns(run.folder, "step", "train/loss")
     run.plot()
     fledge.prepare("text", "quiet-data", tokenizer="char")
     fledge.list_runs()
@@ -114,6 +130,8 @@ def test_generate_takes_the_options_of_the_engine(bird: fledge.LoadedRun) -> Non
     assert text == "".join(bird.stream("the", **options))
     assert bird.generate("the", stop=" ", **options) == "the" + text.removeprefix("the").partition(" ")[0]
     assert bird.generate("the", repetition_penalty=100, **options) != text
+    longer = {**options, "logit_bias": {bird.tokenizer.end_of_text: -100}}
+    assert bird.generate("the", past_context="slide", **longer) != bird.generate("the", **longer)
     space = int(bird.tokenizer.encode(" ")[0])
     assert " " not in bird.generate("the", logit_bias={space: -100}, **options)
 
@@ -121,6 +139,8 @@ def test_generate_takes_the_options_of_the_engine(bird: fledge.LoadedRun) -> Non
 def test_wrong_sampling_option_is_refused(bird: fledge.LoadedRun) -> None:
     with pytest.raises(UserError, match="min-p cannot be 3"):
         bird.generate("the", min_p=3)
+    with pytest.raises(UserError, match="past-context cannot be grow"):
+        bird.generate("the", past_context="grow")
     with pytest.raises(TypeError, match="tempp"):
         bird.generate("the", tempp=1)
 
@@ -152,6 +172,16 @@ def test_evaluate_equals_the_command_line(bird: fledge.LoadedRun, capsys: pytest
     found = json.loads(capsys.readouterr().out)
     assert bird.evaluate().loss == found["loss"]
     assert bird.evaluate("train").split == "train"
+
+
+def test_estimate_equals_the_command_line(bird: fledge.LoadedRun, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "bird", "--batches", "4", "--metrics", "smol-gpt", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["estimate"]["metrics"]["f1"]
+    estimate = bird.estimate(batches=4, metrics="smol-gpt")
+    assert (estimate.metrics["f1"].mean, estimate.metrics["f1"].stderr) == (found["mean"], found["stderr"])
+    for wrong in ({"metrics": "bleu"}, {"batches": 0}, {"batch_size": 0}, {"seed": -1}):
+        with pytest.raises(UserError):
+            bird.estimate(**wrong)
 
 
 def test_evaluate_tasks_compares(bird: fledge.LoadedRun) -> None:
@@ -214,6 +244,93 @@ def test_html_escapes_names(folder: Path) -> None:
     assert "<td>a&lt;b&gt;</td>" in page
 
 
+def test_attention_is_shown_as_a_grid_and_a_table(bird: fledge.LoadedRun) -> None:
+    attention = bird.attention("the dog")
+    assert torch.equal(attention.weights, attention_weights(bird.model, ids_of(bird, "the dog")))
+    assert attention.tokens == list("the dog")
+    assert '<img src="data:image/png;base64,iVBOR' in attention._repr_html_()
+    table = attention.head(0, 1)._repr_html_()
+    assert table.count("<td") == 7 * 7
+    assert f'title="h → t: {attention.weights[0, 1, 1, 0]:.3f}"' in table
+
+
+def test_logit_lens_is_shown_as_a_table(bird: fledge.LoadedRun) -> None:
+    lens = bird.logit_lens("the dog", top=3)
+    best = bird.model(ids_of(bird, "the dog")[None])[0, -1].argmax()
+    assert lens.top_tokens(0, 6)[0][0] == bird.tokenizer.decode([int(best)])
+    assert lens._repr_html_().count("<td") == 7
+
+
+def ids_of(run: fledge.LoadedRun, text: str) -> torch.Tensor:
+    return torch.from_numpy(run.tokenizer.encode(text).astype("int64"))
+
+
+def test_html_of_tokens_is_escaped() -> None:
+    tokens = ["<b>", '"', "&", "\x1b"]
+    page = HeadAttention(tokens, torch.eye(4), 0, 0)._repr_html_()
+    assert "<b>" not in page
+    assert "&lt;b&gt; → &quot;: 0.000" in page
+    assert "\x1b" not in page
+    lens = logit_lens(MODELS["gpt2"], torch.arange(4), top=1)
+    shown = ShownLogitLens(**vars(lens), tokens=tokens, labels=dict.fromkeys(range(V), "<i>"))
+    assert "<i>" not in shown._repr_html_()
+
+
+@pytest.mark.parametrize("look", ["attention", "logit_lens"])
+def test_text_that_does_not_fit_is_refused(bird: fledge.LoadedRun, look: str) -> None:
+    with pytest.raises(UserError, match="17 tokens, and the model sees 16"):
+        getattr(bird, look)("t" * 17)
+    with pytest.raises(UserError, match="the text is empty"):
+        getattr(bird, look)("")
+    with pytest.raises(UserError, match="is not in the vocabulary"):
+        getattr(bird, look)("§")
+
+
+def test_wrong_head_and_top_are_refused(bird: fledge.LoadedRun) -> None:
+    with pytest.raises(UserError, match="no head 2 in layer 0"):
+        bird.attention("the").head(0, 2)
+    with pytest.raises(UserError, match="top cannot be 0"):
+        bird.logit_lens("the", top=0)
+
+
+def test_monitor_notebook_follows_a_run_to_its_end(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "runs" / "bird"
+    shutil.copytree(folder / "runs" / "bird", run)
+    metrics = (run / "metrics.csv").read_text()
+    (run / "metrics.csv").write_text("".join(metrics.splitlines(keepends=True)[:6]))
+    shown: list[list[float]] = []
+
+    def display(figure: Figure) -> None:
+        shown.append([line.get_xdata()[-1] for line in figure.axes[0].lines])
+        if len(shown) == 2:
+            (run / "metrics.csv").write_text(metrics)
+            training.close()
+
+    shell = SimpleNamespace(clear_output=lambda **_: None, display=display)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(**IPYTHON, display=shell))
+    monkeypatch.setitem(sys.modules, "IPython.display", shell)
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((Path(__file__).parents[1] / "examples" / "monitor.ipynb").read_text())
+    names: dict[str, Any] = {}
+    with contextlib.ExitStack() as training:
+        training.enter_context(RunFolder(run).lock())  # as the process that trains it does
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "code":
+                assert cell["outputs"] == []
+                exec("".join(cell["source"]), names)  # noqa: S102
+                names["SECONDS"] = 0.01
+    assert shown == [[4, 4], [4, 4], [12, 12]]
+    out = capsys.readouterr().out
+    assert "bird: running, step 4 of 12" in out
+    assert "bird: finished, step 12 of 12" in out
+    now = names["progress"](names["run"])
+    assert now["dataset_percent"] == pytest.approx(100 * 12 * 4 * 16 / len(names["run"].dataset.split("train")))
+    assert now["minutes"] > 0
+    assert now["hours_per_pass"] * 3600 * now["tokens_per_second"] == pytest.approx(names["dataset_tokens"])
+
+
 def test_example_notebook_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -222,4 +339,7 @@ def test_example_notebook_runs(
     names = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "notebook.py"))
     assert names["run"].metrics().last_step == 60
     assert math.isfinite(names["best"].evaluate().loss)
+    assert names["attention"].weights.shape[:2] == (2, 2)
+    assert names["lens"].top_ids.shape[0] == 2
+    assert "def decode" in names["origin"]._repr_html_()
     assert capsys.readouterr() == ("", "")

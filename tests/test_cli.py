@@ -52,6 +52,12 @@ def test_overview_lists_every_command_on_one_screen(capsys: pytest.CaptureFixtur
         assert [line for line in lines if line.startswith(f"  {name} ")], name
 
 
+@pytest.mark.parametrize("name", ["watch", "plot", "report"])
+def test_commands_on_a_whole_run_offer_no_checkpoint(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert "@best" not in help_of(capsys, name)
+    assert "@best" in help_of(capsys, "generate")
+
+
 def test_every_command_has_one_group() -> None:
     assert sum(map(len, COMMAND_GROUPS.values())) == len(SUMMARIES)
 

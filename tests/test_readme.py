@@ -1,5 +1,6 @@
-"""What README.md shows can be run: its Python as it stands, and every command line as far as the arguments go."""
+"""What README.md and docs/seeds.md show can be run: Python as it stands, commands as far as the arguments go."""
 
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -10,15 +11,21 @@ from fledge.cli.main import SUMMARIES, parse
 from fledge.core.errors import UserError
 from tiny import write_text
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
-SPANS = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", README, flags=re.S))
-COMMANDS = dict.fromkeys(
-    command
-    for span in SPANS
-    for command in [span.removeprefix("torchrun --nproc-per-node 4 -m -- ")]
-    if command.startswith("fledge ") and "VERB" not in command
-)
+ROOT = Path(__file__).parents[1]
+README, SEEDS = (ROOT / name for name in ("README.md", "docs/seeds.md"))
+PYTHON = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+
+
+def commands_of(document: Path) -> list[str]:
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.S)
+    spans = [
+        span.removeprefix("torchrun --nproc-per-node 4 -m -- ").replace("\\|", "|")
+        for span in re.findall(r"`([^`\n]+)`", text)
+    ]
+    return [span for span in spans if span.startswith("fledge ") and not {"VERB", "PRESET"} & set(span.split())]
+
+
+COMMANDS = dict.fromkeys(commands_of(README) + commands_of(SEEDS))
 SMALL = """
 [about]
 preset = "demo"
@@ -33,7 +40,7 @@ sample_tokens = 8
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_of_the_readme_parses(command: str) -> None:
+def test_every_command_parses(command: str) -> None:
     words = shlex.split(command.partition(" > ")[0])[1:]
     if len(words) == 1:  # a command as such, perhaps without what it needs
         assert words[0] in SUMMARIES
@@ -41,9 +48,20 @@ def test_every_command_of_the_readme_parses(command: str) -> None:
         assert parse(words).command == words[0]
 
 
-def test_readme_shows_commands_and_python() -> None:
-    assert len(COMMANDS) > 20
+def test_documents_show_commands_and_python() -> None:
+    assert len(commands_of(README)) > 20
+    assert len(commands_of(SEEDS)) > 20
     assert PYTHON
+
+
+def test_tables_of_seeds_are_complete() -> None:
+    """No empty cell, and every row has as many cells as the one above it."""
+    lines = SEEDS.read_text(encoding="utf-8").splitlines()
+    for above, line in itertools.pairwise(lines):
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if line.startswith("|") and above.startswith("|"):
+            assert all(cells), line
+            assert len(cells) == len(re.split(r"(?<!\\)\|", above)) - 2, line
 
 
 @pytest.mark.parametrize("code", PYTHON)

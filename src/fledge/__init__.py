@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from fledge.core.threads import wait_briefly
 
 if TYPE_CHECKING:
-    from fledge.api import LoadedRun, list_runs, load, prepare, resume, train
+    from fledge.api import LoadedRun, align, list_runs, load, prepare, resume, train
 
 wait_briefly()  # before anything imports torch
 
 __version__ = "0.1.0"
-__all__ = ["LoadedRun", "__version__", "list_runs", "load", "prepare", "resume", "train"]
+__all__ = ["LoadedRun", "__version__", "align", "list_runs", "load", "prepare", "resume", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,11 @@
     run.evaluate()
     run.metrics()
     run.plot()
+    run.attention("the cat sat")
+    run.logit_lens("the cat sat")
+    run.provenance("the cat sat")
     run = fledge.load("demo@best")
+    run = fledge.align("sft", "demo", "chats.jsonl")
     fledge.list_runs()
 
 Settings are nested dictionaries with the keys of a preset file: `model={"n_layer": 4}`. Nothing is printed, unless
@@ -26,21 +30,29 @@ from typing import Any
 from fledge.core.config import Layer
 from fledge.core.distributed import init_distributed
 from fledge.core.errors import Interrupted, UserError
+from fledge.datasets.shards import Dataset
 from fledge.evaluation.continuations import TextMetrics
-from fledge.inference.request import Sampling
+from fledge.inference.request import PastContext, Sampling
 from fledge.model.gpt import GPT
-from fledge.notebook import Figures, Metrics, RunList, summary_table
+from fledge.notebook.attention import Attention, read_attention
+from fledge.notebook.logit_lens import ShownLogitLens, read_logit_lens
+from fledge.notebook.origin import ShownOrigin, read_origin
+from fledge.notebook.tables import Figures, Metrics, RunList, summary_table
+from fledge.recipes import align as align_recipe
+from fledge.recipes import estimate as estimate_recipe
 from fledge.recipes import evaluate as evaluate_recipe
 from fledge.recipes import generate as generate_recipe
 from fledge.recipes import prepare as prepare_recipe
 from fledge.recipes import resume as resume_recipe
 from fledge.recipes import train as train_recipe
+from fledge.recipes.estimate import EstimateResult
 from fledge.recipes.evaluate import EvaluateResult
 from fledge.recipes.evaluate_tasks import TaskResults, evaluate_tasks
 from fledge.recipes.evaluate_texts import evaluate_generated
 from fledge.recipes.prepare import PrepareResult, tokenizer_settings
+from fledge.runs.dataset import open_run_dataset
 from fledge.runs.run_folder import LoadedCheckpoint, RunFolder, open_run
-from fledge.runs.summary import summarize_run, summarize_runs
+from fledge.runs.summary import RunSummary, summarize_run, summarize_runs
 from fledge.settings.words import text_layer
 from fledge.tokenizers.base import Tokenizer
 from fledge.tracking.sinks.csv import read_metrics
@@ -60,11 +72,12 @@ def prepare(
 ) -> PrepareResult:
     """Build a dataset of tokens from files, folders, globs, named corpora or URLs.
 
-    tokenizer: "bpe", "char", "gpt2", a tokenizer.json, or settings of [tokenizer]. settings: `data={"val": 0.1}`.
+    tokenizer: "bpe", "char", "gpt2", "p50k", a tokenizer.json, or settings of [tokenizer].
+    settings: `data={"val": 0.1}`.
 
     >>> fledge.prepare("my-notes/", "data/notes", tokenizer="char")
     """
-    names = [str(sources)] if isinstance(sources, str | Path) else [str(each) for each in sources]
+    names = [str(each) for each in _listed(sources)]
     layer = settings if tokenizer is None else {**settings, "tokenizer": _as_tokenizer_layer(tokenizer)}
     with _session(verbose):
         return prepare_recipe.prepare(names, str(out), layer, workers=workers)
@@ -86,7 +99,7 @@ def train(
     words: text (files, folders, globs, named corpora, URLs, a prepared dataset), and a preset or TOML file.
     minutes: for the whole run; size and steps are then chosen. For text without a preset: 5.
     data: the text, or settings of [data].
-    tokenizer: "bpe", "char", "gpt2", a tokenizer.json, or settings of [tokenizer].
+    tokenizer: "bpe", "char", "gpt2", "p50k", a tokenizer.json, or settings of [tokenizer].
     name: of the run; None: that of the preset or the text, numbered.
 
     >>> run = fledge.train("my-notes/", minutes=3)
@@ -100,6 +113,31 @@ def train(
             layer["data"] = data if isinstance(data, Mapping) else text_layer([str(data)])
         asked = [str(word) for word in words]
         result = train_recipe.train(asked, layer, Path(runs), minutes=minutes, name=name, init=init, world=world)
+    return load(result.folder)
+
+
+def align(
+    method: str,
+    init: PathOrName,
+    data: PathOrName | Sequence[PathOrName],
+    *,
+    reward: PathOrName | Sequence[PathOrName] = (),
+    name: str | None = None,
+    runs: PathOrName = "runs",
+    verbose: bool = False,
+    **settings: Mapping[str, Any],
+) -> "LoadedRun":
+    """Teach the model of the run `init` to answer, as a new run. method: sft, reward, dpo, ppo, grpo or reinforce.
+
+    data: files, folders, hf:// datasets or built-in tasks. reward: runs of reward models, FILE.py, or tasks.
+
+    >>> run = fledge.align("sft", "demo", "chats.jsonl", train={"steps": 200}, model={"lora": 16})
+    """
+    sources, rewards = ([str(each) for each in _listed(words)] for words in (data, reward))
+    with _session(verbose), init_distributed() as world:
+        result = align_recipe.align(
+            method, str(init), sources, settings, Path(runs), reward=rewards, name=name, world=world
+        )
     return load(result.folder)
 
 
@@ -155,6 +193,16 @@ class LoadedRun:
         return self.run.config()
 
     @property
+    def summary(self) -> RunSummary:
+        """State, steps and best loss, read again each time: `run.summary.state` is "running" while the run trains."""
+        return summarize_run(self.run)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The tokens that the run was trained on: `len(run.dataset.split("train"))`."""
+        return open_run_dataset(self.run, self.settings.get("data", {}).get("path"))
+
+    @property
     def step(self) -> int:
         """The step of the loaded checkpoint."""
         return self._loaded.checkpoint.step
@@ -185,12 +233,18 @@ class LoadedRun:
         stop: str | Sequence[str] = (),
         device: str = "auto",
         dtype: str = "auto",
+        past_context: PastContext = "reread",
+        begin_with: str | None = None,
+        ignore_end_of_text: bool = False,
         temperature: float = 0.8,
         **sampling: Any,
     ) -> Iterator[str]:
         """The prompt, and up to `tokens` tokens after it, piece by piece as they are generated.
 
         stop: the text ends before one of these strings. temperature: 0 is greedy, 1 the model's own distribution.
+        past_context: when the context is full, "reread" reads its newer half again; "slide" slides by one token, as
+        nanoGPT does, and then each token costs a whole context.
+        begin_with: a special token before the prompt. ignore_end_of_text: go on after the end-of-text token.
         sampling: top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, logit_bias, seed.
         """
         stop = (stop,) if isinstance(stop, str) else stop
@@ -198,7 +252,16 @@ class LoadedRun:
             how = Sampling(temperature=temperature, **sampling)
             prompts, loaded = None if prompt is None else [prompt], self._loaded
             generating = generate_recipe.generate(
-                loaded, prompts, tokens=tokens, sampling=how, stop=stop, device=device, dtype=dtype
+                loaded,
+                prompts,
+                tokens=tokens,
+                sampling=how,
+                stop=stop,
+                past_context=past_context,
+                begin_with=begin_with,
+                ignore_end_of_text=ignore_end_of_text,
+                device=device,
+                dtype=dtype,
             )
         yield generating.prompts[0]
         yield from (chunk.text for _, chunk in generating.chunks() if chunk.text)
@@ -226,6 +289,34 @@ class LoadedRun:
                 data=path,
                 compare=other,
                 figure=None if figure is None else Path(figure),
+                device=device,
+            )
+
+    def estimate(
+        self,
+        split: str = "val",
+        *,
+        metrics: str = "fledge",
+        batches: int = 100,
+        batch_size: int = 32,
+        seed: int = 0,
+        data: PathOrName | None = None,
+        device: str = "auto",
+        verbose: bool = False,
+    ) -> EstimateResult:
+        """The loss and more on random batches, each with its standard error: `.metrics["loss"].stderr`.
+
+        metrics: by whose definitions: "fledge", or "smol-gpt" for those that smol-GPT publishes.
+        """
+        with _session(verbose):
+            return estimate_recipe.estimate(
+                self._loaded,
+                split,
+                definition=metrics,
+                batches=batches,
+                batch_size=batch_size,
+                seed=seed,
+                data=None if data is None else str(data),
                 device=device,
             )
 
@@ -274,6 +365,21 @@ class LoadedRun:
                 device=device,
             )
 
+    def attention(self, text: str) -> Attention:
+        """What every head attends to in this text: `.weights[layer, head]`; `.head(layer, head)` shows one."""
+        with _session(verbose=False):
+            return read_attention(self._loaded, text)
+
+    def logit_lens(self, text: str, top: int = 5) -> ShownLogitLens:
+        """What the model would predict after each layer: `.top_probabilities[layer, position]` and more."""
+        with _session(verbose=False):
+            return read_logit_lens(self._loaded, text, top)
+
+    def provenance(self, text: str) -> ShownOrigin:
+        """Where a text comes from: its matches in the training data, their documents, steps and losses."""
+        with _session(verbose=False):
+            return read_origin(self.run, text)
+
     def metrics(self) -> Metrics:
         """What was logged: name → one value a row, NaN where there is none. `pandas.DataFrame` takes it as it is."""
         return Metrics(read_metrics(self.folder))
@@ -310,3 +416,7 @@ def _session(verbose: bool) -> Iterator[None]:
     for line in output.getvalue().splitlines():
         if line.startswith(WARNING):
             warnings.warn(line.removeprefix(WARNING), stacklevel=4)  # of the caller of the API
+
+
+def _listed(words: PathOrName | Sequence[PathOrName]) -> Sequence[PathOrName]:
+    return [words] if isinstance(words, str | Path) else words

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.batches.sampler import WindowSampler, permute
+from fledge.batches.sampler import WindowSampler, permute, shuffled, unpermute
 from fledge.core.errors import UserError
 
 # Runs that exist were trained in this order: a change here breaks their resuming.
@@ -24,6 +24,25 @@ def orders(draw: st.DrawFn) -> WindowSampler:
 def test_permutation_is_one_to_one(size: int, key: int) -> None:
     found = permute(np.arange(size, dtype=np.uint64), size, np.full(size, key, dtype=np.uint64))
     assert sorted(found.tolist()) == list(range(size))
+
+
+@given(st.integers(1, 3000), st.integers(0, 2**64 - 1))
+def test_unpermute_is_the_inverse(size: int, key: int) -> None:
+    numbers, keys = np.arange(size, dtype=np.uint64), np.full(size, key, dtype=np.uint64)
+    assert unpermute(permute(numbers, size, keys), size, keys).tolist() == numbers.tolist()
+
+
+@given(orders(), st.integers(0, 300), st.data())
+def test_samples_with_a_token_are_what_a_scan_finds(order: WindowSampler, count: int, data: st.DataObject) -> None:
+    first = data.draw(st.integers(0, order.tokens - 1))
+    stop = data.draw(st.integers(first + 1, order.tokens))
+    expected = [
+        (number, start)
+        for number, start in enumerate(order.starts(0, count).tolist())
+        if any(first <= target < stop for target in range(start + 1, start + order.context + 1))
+    ]
+    numbers, starts = order.samples_with(first, stop, count)
+    assert list(zip(numbers.tolist(), starts.tolist(), strict=True)) == expected
 
 
 @given(orders(), st.integers(0, 5))
@@ -88,3 +107,12 @@ def test_too_short_split_is_refused(tokens: int, context: int) -> None:
 
 def test_split_of_one_window() -> None:
     assert WindowSampler(9, 8, 8, 0).starts(0, 3).tolist() == [0, 0, 0]
+
+
+@given(st.integers(1, 300), st.integers(0, 5), seeds)
+def test_examples_are_shuffled_anew_in_each_epoch(size: int, epoch: int, seed: int) -> None:
+    order = shuffled(epoch * size, size, size, seed)
+    assert sorted(order.tolist()) == list(range(size))
+    assert order[-1:].tolist() == shuffled((epoch + 1) * size - 1, 1, size, seed).tolist()
+    if size > 20:
+        assert order.tolist() != shuffled((epoch + 1) * size, size, size, seed).tolist()

@@ -27,6 +27,8 @@ ADVICE = [
     ("train demo --dropout 0.1", "write --model.dropout 0.1"),
     ("train demo --weight_decay 0.1", "write --optim.weight_decay 0.1"),
     ("train demo --warmup_iters 10", "write --optim.warmup_steps 10"),
+    ("train demo --lr_decay_iters 500", "write --optim.decay_steps 500"),
+    ("train demo --early_stopping_patience 3", "write --train.patience 3"),
     ("train demo --seed 7", "write --train.seed 7"),
     ("train demo --dtype bfloat16", "write --train.dtype bfloat16"),
     ("train demo --bf16", "write --train.dtype bfloat16"),

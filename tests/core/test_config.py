@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fledge.core.config import build, merge, read_overrides, read_toml, setting, to_layer, to_toml
+from fledge.core.config import build, cast, merge, read_overrides, read_toml, setting, to_layer, to_toml
 from fledge.core.errors import UserError
 
 
@@ -232,3 +232,27 @@ def test_key_outside_sections_is_refused_by_name(tmp_path: Path) -> None:
 def test_missing_toml_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent\.toml"):
         read_toml(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("a.txt", "a.txt"),
+        ("a,b", "a,b"),
+        ('["a", "b,c"]', ("a", "b,c")),
+        (["a", "b"], ("a", "b")),
+        ("[a-z]*.txt", "[a-z]*.txt"),
+        ("[1, 2]", "[1, 2]"),
+    ],
+)
+def test_text_or_list_of_texts(value: object, found: object) -> None:
+    assert cast("data.corpus", str | tuple[str, ...] | None, value) == found
+
+
+def test_list_of_numbers() -> None:
+    assert cast("data.shares", tuple[float, ...] | None, "0.7,0.3") == (0.7, 0.3)
+    assert cast("data.shares", tuple[float, ...] | None, "[0.7, 0.3]") == (0.7, 0.3)
+    for wrong in ("a,b", '{"a": 1}', "[[1]]", "[0.7"):
+        with pytest.raises(UserError, match=r"data\.shares cannot be") as caught:
+            cast("data.shares", tuple[float, ...] | None, wrong)
+        assert "numbers, with commas" in caught.value.hint

@@ -124,3 +124,11 @@ def test_dtype_without_units_is_detected(device: str, dtype: str, there: bool, m
     monkeypatch.setattr(machines, "has_bf16_units", lambda _: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_fp16_supported", lambda: False)
     assert machines.has_units(device, dtype) == there
+
+
+def test_measuring_draws_no_random_number_of_the_program() -> None:
+    torch.manual_seed(1)
+    machines._measure_matmul(seconds=0.0, size=8)
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(after, torch.rand(1))

@@ -4,7 +4,9 @@ import itertools
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import example, given
@@ -45,7 +47,8 @@ def process(root: Path, number: int, parent: int, seconds: float, name: str = "p
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two cores, of which this process may use both; one second has passed between two readings."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    monkeypatch.setattr(threads.time, "monotonic", iter(range(100, 200)).__next__)
+    clock = SimpleNamespace(monotonic=iter(range(100, 200)).__next__, sleep=time.sleep)  # of this module, not of all
+    monkeypatch.setattr(threads, "time", clock)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     proc_stat(tmp_path, {0: 50, 1: 60, 2: 70})
     process(tmp_path, os.getpid(), os.getppid(), 10)

@@ -8,6 +8,7 @@ import signal
 import time
 import uuid
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fledge.core.errors import UserError
@@ -21,18 +22,31 @@ def marks(folder: Path) -> Counter[int]:
     return Counter(int(path.name.partition("-")[0]) for path in folder.iterdir())
 
 
+def arrived(folder: Path) -> Path:
+    """A folder with a file for each result that has come."""
+    found = folder.with_name(f"{folder.name}-arrived")
+    found.mkdir(exist_ok=True)
+    return found
+
+
+def noted(folder: Path, results: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The same, while each that comes is noted for `square_or_die`."""
+    for item, result in results:
+        (arrived(folder) / str(item)).touch()
+        yield item, result
+
+
 def square(folder: Path, item: int) -> int:
     mark(folder, item)
     return item * item
 
 
 def square_or_die(folder: Path, victim: int, others: int, times: int, item: int) -> int:
-    """The item `victim` kills its worker the first `times` times, after `others` others have finished."""
+    """The item `victim` kills its worker the first `times` times, after the results of `others` others have arrived."""
     mark(folder, item)
     if item == victim and marks(folder)[victim] <= times:
-        while len(marks(folder)) <= others:
+        while len(list(arrived(folder).iterdir())) < others:
             time.sleep(0.01)
-        time.sleep(0.3)  # until their results have been sent
         os.kill(os.getpid(), signal.SIGKILL)
     return item * item
 

@@ -105,12 +105,13 @@ def test_worker_count_is_requested_or_depends_on_size(monkeypatch: pytest.Monkey
 
 def test_killed_worker_loses_only_its_current_item(workers: Executor, actions: ModuleType, marks: Path) -> None:
     action = partial(actions.square_or_die, marks, 3, len(NUMBERS) - 1, 1)
-    assert dict(workers(action, NUMBERS)) == SQUARES
+    assert dict(actions.noted(marks, workers(action, NUMBERS))) == SQUARES
     assert actions.marks(marks) == ONCE + Counter([3])
 
 
 def test_repeatedly_killed_workers_are_given_up(workers: Executor, actions: ModuleType, marks: Path) -> None:
     results, found = workers(partial(actions.square_or_die, marks, 3, len(NUMBERS) - 1, 99), NUMBERS), {}
+    results = actions.noted(marks, results)
     with pytest.raises(UserError, match="killed") as caught:
         found.update(results)
     assert "--workers 1" in caught.value.hint

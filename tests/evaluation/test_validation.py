@@ -45,7 +45,7 @@ def test_sample_is_evaluated_often_and_the_whole_split_at_the_end(dataset: Datas
     model = make_model(dataset)
     validation = make_validation(dataset, model, 320)
     assert [step for step in range(21) if validation.is_due(step)] == [0, 5, 10, 15, 20]
-    sample, whole = validation.evaluate()[0], validation.evaluate_whole()
+    sample, whole = validation.evaluate_sample(), validation.evaluate_whole()
     assert 300 <= sample.tokens <= 320 < whole.tokens == len(dataset.split("val")) - 1
     assert sample.margin is not None
     assert abs(sample.loss - whole.loss) < 2 * sample.margin
@@ -57,14 +57,14 @@ def test_sample_is_evaluated_often_and_the_whole_split_at_the_end(dataset: Datas
 
 
 def test_one_window_is_a_sample_without_a_margin(dataset: Dataset) -> None:
-    sample = make_validation(dataset, make_model(dataset), 16).evaluate()[0]
+    sample = make_validation(dataset, make_model(dataset), 16).evaluate_sample()
     assert (sample.tokens, sample.margin) == (16, None)
     assert 0 < sample.fraction < 1
 
 
 def test_sample_as_large_as_the_split_is_the_split(dataset: Dataset) -> None:
     validation = make_validation(dataset, make_model(dataset), 10**6)
-    assert validation.evaluate()[0] == validation.evaluate_whole()
+    assert validation.evaluate_sample() == validation.evaluate_whole()
     assert not validation.is_sampled
     assert validation.whole_split_passes == 0
 

@@ -21,6 +21,7 @@ from fledge.batches.loader import Batch
 from fledge.batches.sampler import WindowSampler
 from fledge.checkpoint.state import weights_of
 from fledge.core.device import Machine
+from fledge.core.errors import UserError
 from fledge.datasets.shards import ShardWriter
 from fledge.exchange.eject import number, render
 from fledge.inference import generate
@@ -52,17 +53,35 @@ RARE: dict[str, dict[str, Any]] = {
     "readable window": {"window": 5, "attention": "readable", "positions": "sinusoidal", "output_bias": True},
     "layernorm": {"norm": "layernorm", "positions": "learned", "softcap": 5.0, "head_bias": True, "mlp_bias": True},
     "bigrams, one row a pair": {"bigram_rows": 100_000, "tied": False, "mlp": "relu"},
+    "bigrams, tokens added": {"bigram_rows": 60, "bigram_vocab": 20, "tied": False},
     "bigrams, hashed": {"bigram_rows": 50, "mlp": "gelu", "positions": "sinusoidal", "tied": False},
+    "post-norm": {"block": "post_norm", "init": "torch", "tied": False, "mlp": "relu", "mlp_bias": True},
+    "norm in and out": {"block": "norm_in_out", "final_norm": False, "init": "torch", "head_bias": True},
+    "no final norm": {"final_norm": False, "init": "normal", "mlp": "gelu_tanh", "positions": "sinusoidal"},
 }
 ALL = "everything at once"
 RARE[ALL] = RARE["window"] | {"dropout": 0.2, "softcap": 5.0, "qkv_bias": True, "output_bias": True, "mlp": "swiglu"}
 RARE[ALL] |= {"bigram_rows": 50}
-ADAMW = {"readable window", "bigrams, hashed"}  # the others: Muon
+RARE["post-norm"] |= {"dropout": 0.2, "dropout_on": ("qkv", "mlp", "stream"), "positions": "learned"}
+RARE["norm in and out"] |= {"dropout": 0.2, "dropout_on": ("stream", "residual"), "norm": "layernorm"}
+RARE["no final norm"] |= {"dropout": 0.2, "dropout_on": ("embedding", "mlp", "attention"), "output_bias": True}
+ADAMW: dict[str, Any] = {"optimizer": "adamw"}  # the others: Muon
+OPTIM: dict[str, dict[str, Any]] = {
+    "readable": {"schedule": "cosine", "warmup_steps": 3, "decay_steps": 7, "lag": True},
+    "window": {"schedule": "cut_cosine", "warmup_steps": 3, "decay_steps": 7, "decay": "all", "weight_decay": 0.1},
+    "readable window": {**ADAMW, "schedule": "constant", "warmup": "from_zero", "decay": "all"},
+    "layernorm": {"schedule": "epoch_cosine", "steps_per_epoch": 2.5, "warmup": "to_peak"},
+    "bigrams, tokens added": {**ADAMW, "schedule": "cut_cosine", "warmup": "from_zero", "lag": True},
+    "bigrams, hashed": {**ADAMW, "schedule": "constant"},
+    "post-norm": {**ADAMW, "schedule": "constant"},
+    "no final norm": {**ADAMW, "schedule": "cyclic_cosine", "warmup_steps": 2, "decay_steps": 5},
+}
+CLIPPED_EACH = {"readable", "readable window"}
 
 
 def full_settings(name: str) -> Settings:
     settings = resolve("modern-5m" if name in RARE else name)
-    optim = replace(settings.optim, optimizer="adamw", schedule="constant") if name in ADAMW else settings.optim
+    optim = replace(settings.optim, **OPTIM.get(name, {}))
     model = replace(settings.model, **RARE.get(name, {}), vocab_size=expected_vocab_size(settings))
     return replace(settings, model=model, optim=optim)
 
@@ -70,9 +89,11 @@ def full_settings(name: str) -> Settings:
 def choices_of(settings: Settings) -> tuple[object, ...]:
     """What changes the code of the file, and not only its numbers."""
     values = [getattr(settings.model, field.name) for field in fields(settings.model)]
-    choices = [value if isinstance(value, str | bool) else bool(value) for value in values]
+    choices = [value if isinstance(value, str | bool | tuple) else bool(value) for value in values]
     grouped = settings.model.kv_heads == settings.model.n_head
-    return (*choices, grouped, settings.optim.optimizer, settings.optim.schedule, bool(settings.train.epochs))
+    values = [getattr(settings.optim, name) for name in ("optimizer", "schedule", "warmup", "lag", "decay")]
+    limits = bool(settings.optim.decay_steps), settings.train.clip_each, bool(settings.train.epochs)
+    return (*choices, grouped, *values, *limits)
 
 
 # One preset of each kind: the others of its family differ in numbers only.
@@ -96,7 +117,10 @@ def small_settings(name: str) -> Settings:
     )
     micro_batch = settings.train.micro_batch and 2
     train = replace(settings.train, batch=4, micro_batch=micro_batch)
-    return replace(settings, model=model, train=train, optim=replace(settings.optim, warmup_steps=3))
+    if name in CLIPPED_EACH:
+        train = replace(train, micro_batch=2, clip_each="micro_batch", grad_clip=0.5)
+    optim = replace(settings.optim, warmup_steps=3, decay_steps=settings.optim.decay_steps and 7)
+    return replace(settings, model=model, train=train, optim=optim)
 
 
 @functools.cache
@@ -169,17 +193,21 @@ def test_initial_weights_are_bit_identical(name: str, imported: Callable[[str], 
 def test_ten_training_steps_are_bit_identical(name: str, imported: Callable[[str], ModuleType]) -> None:
     settings, module = small_settings(name), imported(ejected(name))
     seed, size = settings.train.seed, settings.train.micro_batch or settings.train.batch
+    optim = settings.optim
+    if optim.schedule == "epoch_cosine" and settings.train.epochs:
+        optim = replace(optim, steps_per_epoch=10 / settings.train.epochs)
     chance = torch.Generator().manual_seed(2)
     data = [torch.randint(VOCABULARY, (4, CONTEXT + 1), generator=chance) for _ in range(10)]
     model = build(settings.model, seed)
     stepper = TrainStep(
         model=model,
         loss=LossModel(model, CPU),
-        optimizer=build_optimizer(model, settings.optim, CPU.torch_dtype),
+        optimizer=build_optimizer(model, optim, CPU.torch_dtype),
         batches=lambda step: [Batch(rows[:, :-1], rows[:, 1:]) for rows in data[step].split(size)],
-        multiplier=partial(lr_multiplier, settings.optim, steps=10),
-        initial_lr=settings.optim.lr,
+        multiplier=partial(lr_multiplier, optim, steps=10),
+        initial_lr=optim.lr,
         grad_clip=settings.train.grad_clip,
+        clip_each=settings.train.clip_each,
     )
     torch.manual_seed(seed)
     ours = [stepper(step).loss for step in range(10)]
@@ -200,7 +228,9 @@ def test_generated_tokens_are_the_same_past_the_context(
     row = (Temperature(temperature) if temperature else Greedy(),)
     count = 2 * CONTEXT + 3
     ours = [int(token) for (token,) in generate.generate(model, torch.tensor([[5, 9, 2]]), row, CPU, count, seed=6)]
-    assert module.generate(load(module, model, tmp_path), [5, 9, 2], count, temperature, 6) == ours
+    theirs = load(module, model, tmp_path)
+    assert module.generate(theirs, [5, 9, 2], count, temperature, 6) == ours
+    assert max(module.generate(theirs, [5, 9, 2], count, temperature, 6, known=7)) < 7
     assert len(set(ours)) > 1
 
 
@@ -313,6 +343,16 @@ def test_introduction_names_the_bigram_table() -> None:
 def test_number_is_written_as_a_person_would(value: float, written: str) -> None:
     assert number(value) == written
     assert ast.literal_eval(written) == value
+
+
+def test_epoch_cosine_without_a_number_of_epochs_is_refused() -> None:
+    settings = small_settings("layernorm")
+    unknown = replace(settings, optim=replace(settings.optim, steps_per_epoch=None))
+    with pytest.raises(UserError, match="epoch_cosine") as refusal:
+        render("x", ["some parts"], unknown)
+    assert "--train.epochs" in refusal.value.hint
+    in_epochs = replace(unknown, train=replace(unknown.train, epochs=15.0))
+    assert "steps / EPOCHS" in render("x", ["some parts"], in_epochs)
 
 
 def test_epochs_make_as_many_steps_as_in_fledge(imported: Callable[[str], ModuleType]) -> None:

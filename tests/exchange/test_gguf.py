@@ -178,6 +178,8 @@ def test_unsupported_tokenizer_is_refused_with_the_reason(
         (replace(CLASSIC, head_bias=True), "model.head_bias = true", "--model.head_bias false"),
         (replace(CLASSIC, positions="sinusoidal"), "model.positions = sinusoidal", "--model.positions learned"),
         (replace(CLASSIC, n_embd=67, head_dim=16), "model.n_embd = 67", "--model.n_embd 64"),
+        (replace(CLASSIC, block="post_norm"), "model.block = post_norm", "--model.block pre_norm"),
+        (replace(MODERN, final_norm=False), "model.final_norm = false", "--model.final_norm true"),
         (replace(MODERN, qkv_bias=True), "model.qk_norm = true", "as qwen2"),
     ],
 )

@@ -12,7 +12,7 @@ from fledge.core.config import read_overrides
 from fledge.core.errors import UserError
 from fledge.exchange import compatibility, gguf, hf_config
 from fledge.exchange.hf_config import HF_ARCHITECTURES, QWEN2, HFArchitecture
-from fledge.model.config import ModelConfig
+from fledge.model.config import DROPOUT_ON, ModelConfig
 from fledge.model.flops import parameter_count
 from fledge.settings.layers import read_preset
 from fledge.settings.pipeline import validated
@@ -142,6 +142,9 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("GPT2LMHeadModel", {"activation_function": ["gelu"]}, "activation_function"),
     ("GPT2LMHeadModel", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
     ("GPT2LMHeadModel", {"add_cross_attention": True}, "add_cross_attention"),
+    ("GPT2LMHeadModel", {"attn_pdrop": "0.1"}, "attn_pdrop = '0.1'"),
+    ("GPT2LMHeadModel", {"resid_pdrop": 1.5}, "model.dropout cannot be 1.5"),
+    ("GPT2LMHeadModel", {"embd_pdrop": None}, "embd_pdrop = None"),
     ("MistralForCausalLM", {"sliding_window": "wide"}, "model.window cannot be 'wide'"),
     ("MistralForCausalLM", {"sliding_window": 64, "max_position_embeddings": "long"}, "model.context cannot be 'long'"),
     ("Qwen3ForCausalLM", {"use_sliding_window": True}, "use_sliding_window"),
@@ -157,6 +160,26 @@ def test_unsupported_value_is_refused_by_name(name: str, changed: dict[str, Any]
     assert words in caught.value.message
     assert "their-model" in caught.value.message
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("rates", "dropout", "places"),
+    [
+        ({}, 0.1, DROPOUT_ON),
+        ({"embd_pdrop": 0.0, "attn_pdrop": 0.2, "resid_pdrop": 0.3}, 0.3, ("attention", "residual")),
+        (dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0), 0.0, DROPOUT_ON),
+    ],
+)
+def test_dropout_of_gpt2_is_read_and_written_by_place(
+    rates: dict[str, float], dropout: float, places: tuple[str, ...]
+) -> None:
+    config = hf_config.config_from_model(SHAPES["GPT2LMHeadModel"], HF_ARCHITECTURES["GPT2LMHeadModel"])
+    stated = {key: value for key, value in config.items() if not key.endswith("_pdrop")} | rates
+    kind, model = hf_config.model_from_config(stated, "x")
+    assert (model.dropout, model.dropout_on) == (dropout, places)
+    written = hf_config.config_from_model(model, kind)
+    expected = [dropout if place in places else 0.0 for place in ("embedding", "attention", "residual")]
+    assert [written[key] for key in ("embd_pdrop", "attn_pdrop", "resid_pdrop")] == expected
 
 
 def test_unknown_architecture_lists_the_supported_ones() -> None:
@@ -223,6 +246,8 @@ MODELS = st.builds(
     window=st.sampled_from([None, 8]),
     softcap=st.sampled_from([None, 15.0]),
     tied=st.booleans(),
+    block=st.sampled_from(["pre_norm", "pre_norm", "post_norm", "norm_in_out"]),
+    final_norm=st.sampled_from([True, True, False]),
 ).flatmap(lambda model: st.sampled_from([model, replace(model, norm="rmsnorm", norm_bias=False)]))
 
 

@@ -10,10 +10,14 @@ import torch
 
 from fledge.checkpoint.state import weights_of
 from fledge.core.errors import UserError
-from fledge.exchange import compatibility, hf_config, names, nanogpt
+from fledge.exchange import compatibility, hf_config, names
+from fledge.exchange.model_source import ExternalModel
 from fledge.exchange.parity import reference_model
+from fledge.exchange.torch_checkpoints.read import read_torch_model
+from fledge.exchange.torch_checkpoints.shape import GivenShape
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
+from fledge.tokenizers.base import Tokenizer
 from fledge.tokenizers.char import CharTokenizer
 from fledge.tokenizers.hf import HFTokenizer
 
@@ -25,6 +29,10 @@ Make = Callable[[ModelConfig], GPT]
 CHARACTERS = CharTokenizer.train([TEXT])
 SIZE = CHARACTERS.vocab_size
 ARGS = {"n_layer": 2, "n_head": 4, "n_embd": 64, "block_size": 96, "bias": False, "vocab_size": SIZE, "dropout": 0.1}
+
+
+def read(path: Path, tokenizer: Tokenizer | None) -> ExternalModel:
+    return read_torch_model(path, str(path), tokenizer, GivenShape())
 
 
 def checkpoint(model: GPT, prefix: str = "", **changed: Any) -> dict[str, Any]:
@@ -53,7 +61,7 @@ def test_imported_logits_equal_transformers(tmp_path: Path, make: Make, bias: bo
     """Compared with GPT-2 in transformers, with nanoGPT's activation and zeros for missing biases."""
     model = make(shape(bias))
     torch.save(checkpoint(model, prefix, bias=bias), tmp_path / "ckpt.pt")
-    found = nanogpt.read_nanogpt(tmp_path / "ckpt.pt", CHARACTERS)
+    found = read(tmp_path / "ckpt.pt", CHARACTERS)
     assert compatibility.resolved_settings(found.model) == compatibility.resolved_settings(
         replace(shape(bias), dropout=0.1)
     )
@@ -75,20 +83,20 @@ def test_missing_bias_argument_means_biases(tmp_path: Path, make: Make) -> None:
     content = checkpoint(make(shape(True)))
     del content["model_args"]["bias"]
     torch.save(content, tmp_path / "ckpt.pt")
-    assert nanogpt.read_nanogpt(tmp_path / "ckpt.pt", CHARACTERS).model.qkv_bias
+    assert read(tmp_path / "ckpt.pt", CHARACTERS).model.qkv_bias
 
 
 def test_complete_vocabulary_must_be_given(tmp_path: Path, make: Make) -> None:
     torch.save(checkpoint(make(shape(False))), tmp_path / "ckpt.pt")
     (tmp_path / "meta.pkl").write_bytes(b"cos\nsystem\n(S'touch sprung'\ntR.")
     with pytest.raises(UserError, match="does not contain its vocabulary") as caught:
-        nanogpt.read_nanogpt(tmp_path / "ckpt.pt", None)
+        read(tmp_path / "ckpt.pt", None)
     assert "--characters" in caught.value.hint
     assert "--tokenizer" in caught.value.hint
     with pytest.raises(UserError, match=f"2 different characters, but the model has {SIZE}"):
-        nanogpt.read_nanogpt(tmp_path / "ckpt.pt", CharTokenizer.train(["ab"]))
+        read(tmp_path / "ckpt.pt", CharTokenizer.train(["ab"]))
     with pytest.raises(UserError, match=f"300 tokens, but the model has {SIZE}"):
-        nanogpt.read_nanogpt(tmp_path / "ckpt.pt", HFTokenizer.train([TEXT], 300, "<|endoftext|>"))
+        read(tmp_path / "ckpt.pt", HFTokenizer.train([TEXT], 300, "<|endoftext|>"))
 
 
 class Trap:
@@ -103,7 +111,7 @@ def test_pickle_with_code_is_refused_without_running_it(tmp_path: Path, make: Ma
     content = {**checkpoint(make(shape(False))), "config": Trap(tmp_path / "sprung")}
     torch.save(content, tmp_path / "ckpt.pt")
     with pytest.raises(UserError, match="more than tensors") as caught:
-        nanogpt.read_nanogpt(tmp_path / "ckpt.pt", CHARACTERS)
+        read(tmp_path / "ckpt.pt", CHARACTERS)
     assert caught.value.hint
     assert not (tmp_path / "sprung").exists()
 
@@ -115,7 +123,7 @@ def test_truncated_checkpoint_is_refused_by_name(tmp_path: Path, make: Make) -> 
     for kept in (0, 10, 1000, len(complete) // 2, len(complete) - 100):
         path.write_bytes(complete[:kept])
         with pytest.raises(UserError, match=r"ckpt\.pt"):
-            nanogpt.read_nanogpt(path, CHARACTERS)
+            read(path, CHARACTERS)
 
 
 @pytest.mark.filterwarnings("error")
@@ -139,5 +147,5 @@ def test_truncated_checkpoint_is_refused_by_name(tmp_path: Path, make: Make) -> 
 def test_invalid_content_is_refused_by_name(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "ckpt.pt")
     with pytest.raises(UserError, match=r"ckpt\.pt") as caught:
-        nanogpt.read_nanogpt(tmp_path / "ckpt.pt", CHARACTERS)
+        read(tmp_path / "ckpt.pt", CHARACTERS)
     assert caught.value.hint

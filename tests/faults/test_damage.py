@@ -119,6 +119,11 @@ def test_damaged_file_is_named_and_not_used(trained: Harness, tell: Tell, kind: 
         assert noticed == count
 
 
+def test_format_that_a_flipped_bit_raises_is_noticed(trained: Harness) -> None:
+    file = patient(trained, "run.json")
+    assert file.is_noticed(file.whole.replace(b'"format": 1', b'"format": 3'))
+
+
 @pytest.mark.parametrize("kind", ["config.toml", "run.json", "tokenizer.json", "dataset/train/00000.tokens"])
 def test_resume_refuses_a_damaged_file_by_name(trained: Harness, kind: str) -> None:
     file = patient(trained, kind)

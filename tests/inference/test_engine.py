@@ -35,7 +35,7 @@ class Watched:
     def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
         self.name, self.config, self.device, self.slots = decoder.name, decoder.config, decoder.device, decoder.slots
-        self.head, self.copy_prefix = decoder.head, decoder.copy_prefix
+        self.head, self.copy_prefix, self.recompute = decoder.head, decoder.copy_prefix, decoder.recompute
         self.prefilled: list[int] = []
         self.rows: list[int] = []
         self.bad_prefill: int | None = None  # a token at which prefill fails
@@ -94,7 +94,7 @@ def uncached(model: GPT, request: Request) -> tuple[list[int], bool]:
         if len(text) > CONTEXT:
             if request.when_full == "stop":
                 break
-            text = text[-CONTEXT // 2 :]
+            text = text[-CONTEXT if request.when_full == "slide" else -CONTEXT // 2 :]
         best = model(torch.tensor([text]))[0, -1].topk(2)
         if best.values[0] - best.values[1] < 1e-4:
             return tokens, False
@@ -115,7 +115,7 @@ def requests(draw: st.DrawFn) -> Request:
         tuple(draw(PROMPTS)),
         draw(st.integers(0, 14)),
         GREEDY,
-        when_full=draw(st.sampled_from(["stop", "slide"])),
+        when_full=draw(st.sampled_from(["stop", "reread", "slide"])),
         ignore_end_of_text=True,
     )
 
@@ -181,10 +181,10 @@ def test_text_depends_on_its_own_seed_only(settings_of_neighbours: list[Sampling
 def test_penalties_count_only_what_was_drawn(lag: int) -> None:
     """While a prompt is read in chunks, the rows of the others go on, and its own row computes nothing of use."""
     sampling = Sampling(temperature=0, presence_penalty=2, frequency_penalty=0.5)
-    wanted = Request(PROMPT, 3 * CONTEXT, sampling, when_full="slide", ignore_end_of_text=True)
+    wanted = Request(PROMPT, 3 * CONTEXT, sampling, when_full="reread", ignore_end_of_text=True)
     engine = make_engine(slots=2, chunk=1, lag=lag)
     engine.submit(Request((1,), 3, GREEDY, ignore_end_of_text=True))  # the next but one gets its slot
-    engine.submit(Request((2,), 9 * CONTEXT, GREEDY, when_full="slide", ignore_end_of_text=True))
+    engine.submit(Request((2,), 9 * CONTEXT, GREEDY, when_full="reread", ignore_end_of_text=True))
     assert generate(engine, wanted).tokens == generate(make_engine(), wanted).tokens
 
 
@@ -326,7 +326,7 @@ def test_no_tokens_wanted() -> None:
 @pytest.mark.parametrize("steps", [0, 1, 2, 5])
 def test_cancel_frees_the_slot_at_once(steps: int, lag: int) -> None:
     engine = make_engine(slots=1, chunk=4, lag=lag)
-    generation = engine.submit(Request(PROMPT, 100, GREEDY, when_full="slide", ignore_end_of_text=True))
+    generation = engine.submit(Request(PROMPT, 100, GREEDY, when_full="reread", ignore_end_of_text=True))
     for _ in range(steps):
         engine.step()
     engine.cancel(generation)
@@ -469,7 +469,8 @@ def test_failing_copy_of_a_prefix_ends_one_request_only(monkeypatch: pytest.Monk
         ({"prompt": (V,)}, "vocabulary"),
         ({"prompt": (-1,)}, "vocabulary"),
         ({"prompt": (1,) * (CONTEXT + 1)}, "context"),
-        ({"prompt": (1,) * (CONTEXT + 1), "when_full": "slide", "prompt_logprobs": True}, "context"),
+        ({"prompt": (1,) * (CONTEXT + 1), "when_full": "reread", "prompt_logprobs": True}, "context"),
+        ({"when_full": "grow"}, "past-context"),
         ({"max_tokens": -1}, "number of tokens"),
         ({"logprobs": -1}, "logprobs"),
         ({"stop": ("",)}, "stop string"),

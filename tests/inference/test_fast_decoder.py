@@ -132,6 +132,18 @@ def test_int8_is_near_and_a_row_is_the_same_among_others(family: str, path: str)
     assert float((others[2] - alone).norm() / alone.norm()) < (1e-5 if path == "per-row" else 0.02)
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("path", ["plain", "graph"])
+@every_family
+def test_recomputed_texts_equal_the_model_and_leave_the_cache(family: str, path: str, rows: int) -> None:
+    decoder, ids = make_decoder(family, path), torch.stack([make_ids(CONTEXT, seed) for seed in range(rows)])
+    decoder.prefill(0, 0, make_ids(CONTEXT, 9))
+    before = [layer.clone() for layer in decoder.cache]
+    for row, logits in zip(ids, decoder.recompute(ids), strict=True):
+        assert_close(logits, reference(family, row)[-1])
+    assert all(map(torch.equal, decoder.cache, before))
+
+
 def test_full_context_is_decoded_to_its_last_token() -> None:
     decoder, ids = make_decoder("text"), make_ids(CONTEXT, 6)
     decoder.prefill(0, 0, ids[:-1])

@@ -11,8 +11,9 @@ from fledge.batches.sampler import WindowSampler
 from fledge.cli.main import main
 from fledge.core.device import Machine
 from fledge.core.errors import UserError
-from fledge.insight.provenance import Provenance
+from fledge.insight.provenance import Exposure, Provenance
 from fledge.runs.run_folder import RunFolder, open_run
+from fledge.tracking.sinks.csv import read_metrics
 from fledge.training import setup
 from fledge.training.step import TrainStep
 from tiny import TINY_TOML, document_starts, write_text
@@ -94,9 +95,44 @@ def test_after_a_rollback_the_skipped_batches_are_left_out(tmp_path: Path, monke
     provenance = Provenance(train(tmp_path, *words))
     assert [sample.number for sample in provenance.step(6)] == [20, 21, 22, 23]
     assert [sample.number for sample in provenance.step(7)] == [44, 45, 46, 47]
+    assert provenance.exposures(0, 700, 16) == scanned_exposures(provenance, 0, 700, 16)
+
+
+def scanned_exposures(provenance: Provenance, first: int, stop: int, until: int) -> list[Exposure]:
+    """Every sample of every step, looked at."""
+    found = []
+    for step in range(1, until + 1):
+        for sample in provenance.step(step):
+            targets = range(sample.start + 1, sample.start + provenance.settings.model.context + 1)
+            if count := sum(first <= target < stop for target in targets):
+                found.append(Exposure(step, sample.number, count))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("first", "stop", "until"), [(0, 1, 20), (100, 130, 20), (500, 501, 20), (4, 90, 7), (3, 9, 0)]
+)
+def test_exposures_are_those_that_a_scan_finds(provenance: Provenance, first: int, stop: int, until: int) -> None:
+    assert provenance.exposures(first, stop, until) == scanned_exposures(provenance, first, stop, until)
 
 
 @pytest.mark.parametrize("step", [0, 21])
 def test_step_outside_the_run_is_refused(provenance: Provenance, step: int) -> None:
     with pytest.raises(UserError, match=f"there is no step {step}"):
         provenance.step(step)
+
+
+@pytest.mark.parametrize("order", ["random", "sequential"])
+def test_every_order_can_be_traced(tmp_path: Path, order: str) -> None:
+    words = ("--data.order", order, "--train.epochs", "1.2", "--train.batch", "60", "--train.eval_every", "0")
+    provenance = Provenance(train(tmp_path, *words))
+    steps = provenance.settings.train.steps
+    assert provenance.exposures(0, 700, steps) == scanned_exposures(provenance, 0, 700, steps)
+    rows = [len(provenance.step(step)) for step in range(1, steps + 1)]
+    table = read_metrics(provenance.run.folder)
+    assert table["train/tokens"][-1] == sum(rows) * provenance.settings.model.context
+    if order == "sequential":  # the epoch ends with a short batch
+        assert 0 < min(rows) < max(rows) == 60
+        assert provenance.step(1)[0].start == 0
+    else:
+        assert set(rows) == {60}

@@ -2,11 +2,8 @@
 
 import functools
 import math
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,6 +14,7 @@ import pytest
 
 from fledge.cli.main import main
 from fledge.training.step import BatchGradient, TrainStep
+from forked import Forked
 from tiny import TINY_TOML, remains, write_text
 
 
@@ -46,11 +44,9 @@ class Home:
     def free(self) -> str:
         return f"run-{len(list(self.runs.glob('*')))}"
 
-    def start(self, words: Sequence[str]) -> "subprocess.Popen[str]":
+    def start(self, words: Sequence[str]) -> Forked:
         """As a process of its own, to be killed or asked to stop."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "fledge", *words], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        return Forked(words)
 
 
 @pytest.fixture
@@ -101,17 +97,26 @@ def outcome_of() -> Callable[[Path], dict[str, Any]]:
 
 @pytest.fixture
 def ended() -> Callable[..., tuple[int, str]]:
-    """Wait until a run has logged so many steps, send a signal, and return the exit status and what was said."""
+    """Wait until a run has logged so many steps, send a signal, and return the exit status and what was said.
 
-    def end(process: "subprocess.Popen[str]", run: Path, step: int, number: int = signal.SIGKILL) -> tuple[int, str]:
+    `ready`: what must have happened besides.
+    """
+
+    def end(
+        process: Forked,
+        run: Path,
+        step: int,
+        number: int = signal.SIGKILL,
+        ready: Callable[[], bool] = lambda: True,
+    ) -> tuple[int, str]:
         deadline = time.monotonic() + 60
         metrics = run / "metrics.csv"
-        while not metrics.exists() or metrics.read_bytes().count(b"\n") < step + 2:
+        while not metrics.exists() or metrics.read_bytes().count(b"\n") < step + 2 or not ready():
             if process.poll() is not None or time.monotonic() > deadline:
                 process.kill()
                 pytest.fail(f"the run did not come so far: {process.communicate()[1]}")
             time.sleep(0.005)
-        os.kill(process.pid, number)
+        process.send_signal(number)
         said = process.communicate(timeout=60)[1]
         return process.returncode, said
 

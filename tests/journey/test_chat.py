@@ -63,6 +63,16 @@ def test_second_answer_continues_the_whole_text(
     assert "".join(texts) == f"the{json.loads(capsys.readouterr().out)['text']}"
 
 
+def test_text_without_a_template_slides_past_the_context(
+    trained: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--greedy", "--tokens", "40", "--dtype", "float32", "--past-context", "slide")
+    assert trained.do("generate", "bird", "--prompt", "the", *words) == 0
+    text = capsys.readouterr().out
+    assert talk(trained, monkeypatch, "the", *words) == 0
+    assert f"the{capsys.readouterr().out}" == text
+
+
 def test_commands_change_the_session(
     trained: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,10 +53,10 @@ def test_config_says_nothing_of_foreign_ids(home, capsys) -> None:
         ids.astype("<u2").tofile(home.folder / "bins" / f"{name}.bin")
     foreign = ("--data.path", str(home.folder / "bins"), "--tokenizer.file", str(home.folder / "letters.json"))
     run = home.train("bird", *foreign, *SHORT)
-    assert set(tomllib.loads((run / "config.toml").read_text())["data"]) <= {"path", "stride"}
+    assert set(tomllib.loads((run / "config.toml").read_text())["data"]) <= {"path", "stride", "order"}
     longer = ("--train.steps", "2", "--allow-changes")
     assert home.do("resume", "bird", *longer) == 0
-    assert set(tomllib.loads((run / "config.toml").read_text())["data"]) <= {"path", "stride"}
+    assert set(tomllib.loads((run / "config.toml").read_text())["data"]) <= {"path", "stride", "order"}
 
 
 def test_added_test_split_leaves_val_as_it_was(home) -> None:

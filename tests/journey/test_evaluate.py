@@ -152,6 +152,14 @@ def test_compare_on_different_text_is_refused(own, capsys: pytest.CaptureFixture
         (("--compare", "bird@77"), "no checkpoint '77'"),
         (("--figure", "figure.txt"), "end its name in .png"),
         (("--split", "valid"), "it has: train, val"),
+        (("--metrics", "bleu"), "invalid choice: 'bleu'"),
+        (("--metrics", "smol-gpt", "--split", "none", "--suite", "offline"), "--metrics draws from a split"),
+        (("--batches", "0"), "'0' is not a positive integer"),
+        (("--batches", "3", "--seed", "-1"), "--seed cannot be -1"),
+        (("--seed", "1"), "--seed belongs to --batches and --metrics"),
+        (("--batch-size", "4"), "--batch-size belongs to --batches"),
+        (("--batches", "3", "--compare", "bird@20"), "--compare needs the whole split"),
+        (("--batches", "3", "--figure", "figure.png"), "--figure needs the whole split"),
     ],
 )
 def test_wrong_arguments_are_refused(
@@ -162,6 +170,51 @@ def test_wrong_arguments_are_refused(
     out, err = capsys.readouterr()
     assert message in err
     assert out == ""
+
+
+def test_estimate_is_refused_before_the_whole_split_is_evaluated(
+    trained, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fledge.recipes.evaluate.evaluate", None)
+    assert trained.do("eval", "bird", "--metrics", "smol-gpt", "--seed", "-1") == 2
+    assert "--seed cannot be -1" in capsys.readouterr().err
+    monkeypatch.setattr("fledge.datasets.shards.Split.__len__", lambda _: 16)
+    assert trained.do("eval", "bird", "--metrics", "smol-gpt") == 2
+    assert "no window of 16 and the token after it" in capsys.readouterr().err
+
+
+def test_metrics_of_smol_gpt_stand_beside_ours_and_in_the_report(own, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("bird", "--metrics", "smol-gpt", "--batches", "5", "--batch-size", "3", "--seed", "7")
+    found = json_of(own, capsys, *words)
+    estimate = found["estimate"]
+    expected = {"definition": "smol-gpt", "split": "val", "batches": 5, "batch_size": 3, "seed": 7, "context": 16}
+    assert expected.items() <= estimate.items()
+    assert list(estimate["metrics"]) == ["loss", "perplexity", "precision", "recall", "f1", "accuracy"]
+    assert 1 < estimate["metrics"]["accuracy"]["mean"] < 16
+    assert json_of(own, capsys, *words)["estimate"] == estimate
+    assert own.do("eval", *words) == 0
+    shown = capsys.readouterr().out
+    for name, each in estimate["metrics"].items():
+        name = "F1" if name == "f1" else name
+        assert f"  {name:<13} {each['mean']:9.4f}   {each['stderr']:14.4f}" in shown
+    assert f"{found['loss']:.4f}\n" in shown
+    recorded = [json.loads(line) for line in (own.runs / "bird" / "evaluations.jsonl").read_text().splitlines()]
+    assert [each["kind"] for each in recorded[-6:]] == ["split", "estimate"] * 3
+    assert expected.items() <= recorded[-1].items()
+    assert recorded[-1]["metrics"] == estimate["metrics"]
+    assert own.do("report", "bird") == 0
+    report = (own.runs / "bird" / "report.md").read_text()
+    assert "5 random batches of the val split, by the definitions of smol-gpt" in report
+
+
+def test_loss_can_be_estimated_from_random_batches(trained, capsys: pytest.CaptureFixture[str]) -> None:
+    found = json_of(trained, capsys, "bird", "--batches", "200", "--batch-size", "8")
+    assert "loss" not in found
+    whole = json_of(trained, capsys, "bird")
+    for name, each in found["estimate"]["metrics"].items():
+        assert abs(each["mean"] - whole[name]) < 0.05 * whole[name] + 5 * each["stderr"], name
+    assert trained.do("eval", "bird", "--batches", "3") == 0
+    assert "from 3 random batches of 32 windows of 16 tokens, seed 0" in capsys.readouterr().out
 
 
 def test_figure_is_drawn_where_it_is_wanted(trained, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

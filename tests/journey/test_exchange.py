@@ -48,6 +48,13 @@ def test_import_generate_evaluate_train_and_export(home, external: Path, capsys:
     assert home.do("import", str(external), "--json") == 0
     imported = json_output(capsys)
     assert (imported["run"], imported["kind"]) == ("tiny-qwen", "Qwen3ForCausalLM")
+    assert home.do("plot", "tiny-qwen") == 2
+    assert "was imported: it has no curves" in capsys.readouterr().err
+    assert home.do("report", "tiny-qwen", "--json") == 0
+    assert json_output(capsys)["report"]["training"] == {}, "its settings are not those that it was trained with"
+    written = (home.runs / "tiny-qwen" / "report.md").read_text()
+    assert "- imported: " in written
+    assert "- seed" not in written
     assert home.do("generate", "tiny-qwen", "--prompt", "the quick", "--tokens", "20", "--greedy", "--json") == 0
     assert len(json_output(capsys)["text"]) > 0
 
@@ -197,6 +204,7 @@ def test_invalid_commands_are_refused_and_leave_nothing(home, external: Path, ca
         ("import", str(home.folder / "notes.txt")): "ckpt.pt",
         ("import", str(home.folder / "full")): "config.json",
         ("import", broken): "'norm.weight' of",
+        ("import", str(external), "--model.n_head", "2"): "says its number of heads itself",
         ("import", str(external), "--out", "bird"): "already exists",
         ("import", str(external), "--out", ".hidden"): "cannot be named",
         ("import", str(external), "--tokenizer", str(home.folder / "absent.json")): "absent.json",
@@ -256,7 +264,13 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 RARE = ("--model.bigram_rows", "97", "--model.mlp", "relu2", "--model.softcap", "9", "--optim.optimizer", "muon")
 
 
-@pytest.mark.parametrize("settings", [RARE, (*RARE, "--model.tied", "true", "--model.positions", "learned")])
+POST_NORM = ("--model.block", "post_norm", "--model.init", "torch", "--model.final_norm", "false")
+PADDED = ("--model.vocab_size", "2000")  # most ids are no tokens
+
+
+@pytest.mark.parametrize(
+    "settings", [RARE, (*RARE, *POST_NORM, *PADDED, "--model.tied", "true", "--model.positions", "learned")]
+)
 def test_unsupported_model_is_exported_with_its_code(
     home, settings: tuple[str, ...], capsys: pytest.CaptureFixture[str], modules: None
 ) -> None:
@@ -278,9 +292,9 @@ def test_unsupported_model_is_exported_with_its_code(
         wanted = torch.nn.functional.cross_entropy(ours.model(ids)[0, :-1], ids[0, 1:])
     torch.testing.assert_close(loss, wanted)
     generated = theirs.generate(ids[:, :4], max_new_tokens=8, do_sample=False, pad_token_id=0)[0].tolist()
-    expected, context = ids[0, :4].tolist(), ours.model.config.context
+    expected, context, known = ids[0, :4].tolist(), ours.model.config.context, ours.tokenizer.vocab_size
     for _ in range(8):
-        expected.append(int(ours.model(torch.tensor([expected[-context:]]))[0, -1].argmax()))
+        expected.append(int(ours.model(torch.tensor([expected[-context:]]))[0, -1, :known].argmax()))
     assert generated == expected
     assert home.do("export", "odd", "--to", "gguf", "--out", str(home.folder / "gguf")) == 2
 

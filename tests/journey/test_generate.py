@@ -45,6 +45,45 @@ def test_text_can_be_longer_than_the_context(trained, capsys: pytest.CaptureFixt
     assert len(text) > len("the quick brown fox jumps over") + 3 * 16
 
 
+def test_text_slides_past_the_context(trained: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--prompt", "the quick", "--tokens", "40", "--greedy", "--dtype", "float32")
+    loaded = open_run("bird", trained.runs).load()
+    ids = [int(i) for i in loaded.tokenizer.encode("the quick")]
+    with torch.no_grad():
+        for _ in range(40):
+            ids.append(int(loaded.model(torch.tensor([ids[-loaded.model.config.context :]]))[0, -1].argmax()))
+    assert generated(trained, capsys, *words, "--past-context", "slide") == f"{loaded.tokenizer.decode(ids)}\n"
+
+
+def test_text_begins_with_a_special_token_and_goes_on_after_the_end(
+    trained: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--prompt", "", "--tokens", "300", "--temperature", "2", "--json")
+    empty, begun = (
+        json.loads(generated(trained, capsys, *words, *more)) for more in ((), ("--begin-with", "<|endoftext|>"))
+    )
+    assert begun["text"] == empty["text"]  # an empty prompt begins as a document does
+    assert (empty["finish_reason"], empty["tokens"] < 300) == ("stop", True)
+    further = json.loads(generated(trained, capsys, *words, "--ignore-end-of-text"))
+    assert (further["finish_reason"], further["tokens"]) == ("length", 300)
+    assert further["text"].startswith(empty["text"])
+    the = ("--prompt", "the", "--tokens", "0", "--logprobs", "0")
+    assert generated(trained, capsys, *the, "--begin-with", "<|endoftext|>") == "the\n"
+    assert trained.do("generate", "bird", "--begin-with", "<|startoftext|>") == 2
+    assert "hint: it has <|endoftext|>" in capsys.readouterr().err
+
+
+def test_prompt_after_a_special_token_is_read_after_it(trained: Home) -> None:
+    loaded = open_run("bird", trained.runs).load()
+    text = next(generate(loaded, ["the"], tokens=1, begin_with="<|endoftext|>", logprobs=0, dtype="float32").texts())
+    ids = [loaded.tokenizer.end_of_text, *map(int, loaded.tokenizer.encode("the"))]
+    with torch.no_grad():
+        expected = loaded.model(torch.tensor([ids]))[0, -1].log_softmax(-1)
+    assert text.logprobs is not None
+    (found,) = text.logprobs
+    assert found.logprob == pytest.approx(float(expected[found.token]), abs=1e-4)
+
+
 @pytest.mark.parametrize("prompt", [[], ["--prompt", ""]])
 def test_prompt_may_be_missing_or_empty(trained, capsys: pytest.CaptureFixture[str], prompt: list[str]) -> None:
     assert len(generated(trained, capsys, *prompt, "--tokens", "30")) > 5
@@ -76,6 +115,7 @@ def test_unknown_character_in_the_prompt_is_named(trained, capsys: pytest.Captur
         ("--tokens", "-1"),
         ("--tokens", "1000000000000000000"),
         ("--n", "0"),
+        ("--past-context", "grow"),
         ("--n", "1000000000"),
         ("--min-p", "2"),
         ("--repetition-penalty", "0"),

@@ -7,10 +7,18 @@ import pytest
 
 COMBINATIONS = {
     "as toygpt": "positions=sinusoidal norm=layernorm mlp=gelu qkv_bias=true output_bias=true mlp_bias=true"
-    " norm_bias=true head_bias=true qk_norm=false tied=true dropout=0.1",
+    " norm_bias=true head_bias=true qk_norm=false tied=true final_norm=false init=normal vocab_size=80 dropout=0.1"
+    " dropout_on=embedding,qkv,attention,residual,stream",
+    "as smollgpt": "block=norm_in_out final_norm=false init=torch positions=learned norm=layernorm mlp=gelu"
+    " mlp_bias=true norm_bias=true head_bias=true qk_norm=false dropout=0.1 dropout_on=attention,residual",
+    "as GPT from scratch": "block=post_norm init=torch positions=learned norm=layernorm mlp=relu mlp_bias=true"
+    " norm_bias=true head_bias=true qk_norm=false",
+    "as smallgpt": "init=torch positions=learned norm=layernorm mlp=gelu mlp_width=24 qkv_bias=true output_bias=true"
+    " mlp_bias=true norm_bias=true qk_norm=false dropout=0.1 dropout_on=attention,mlp,residual",
     "as gpt2": "positions=learned norm=layernorm norm_eps=1e-5 mlp=gelu_tanh qkv_bias=true output_bias=true"
     " mlp_bias=true norm_bias=true qk_norm=false tied=true",
-    "as smol-gpt": "positions=learned norm=layernorm mlp=relu qk_norm=false tied=false dropout=0.3",
+    "as smol-gpt": "positions=learned norm=layernorm mlp=relu qk_norm=false dropout=0.3 init=torch"
+    " dropout_on=attention,residual",
     "as modern": "n_kv_head=1 head_dim=6 mlp_width=24 norm_eps=1e-6 rotary_base=1e6 tied=true",
     "window, cap": "window=5 softcap=15 mlp=relu2 n_kv_head=1",
     "window, sines, readable": "window=5 positions=sinusoidal attention=readable qkv_bias=true",

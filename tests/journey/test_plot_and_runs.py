@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tiny import keep_columns
+
 
 def test_plot_draws_a_figure_for_each_metric(own, capsys: pytest.CaptureFixture[str]) -> None:
     assert own.do("plot", "bird", "--json") == 0
@@ -18,6 +20,9 @@ def test_plot_draws_a_figure_for_each_metric(own, capsys: pytest.CaptureFixture[
         "perplexity",
         "bits_per_byte",
         "accuracy",
+        "mfu",
+        "time",
+        "time_beside",
         "all",
     }
     assert {path.stem for path in written} == names
@@ -28,8 +33,32 @@ def test_plot_draws_a_figure_for_each_metric(own, capsys: pytest.CaptureFixture[
 
 
 def test_plot_of_several_runs_writes_to_out(own, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keep_columns(own.runs / "bird", "step", "train/loss", "val/loss", "train/lr")
     assert own.do("plot", "bird", str(own.runs / "bird"), "--out", str(tmp_path / "compared")) == 0
-    assert len(capsys.readouterr().out.splitlines()) == len(list((tmp_path / "compared").glob("*.png"))) == 9
+    assert len(capsys.readouterr().out.splitlines()) == len(list((tmp_path / "compared").glob("*.png"))) == 3
+
+
+def test_plot_options_name_formats_axes_and_smoothing(own, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keep_columns(own.runs / "bird", "step", "train/loss", "val/loss")
+    options = ["--format", "svg,pdf", "--x", "time", "--log", "y", "--smooth", "0.9", "--out", str(tmp_path / "out")]
+    assert own.do("plot", "bird", *options) == 0
+    assert "training" in (tmp_path / "out" / "loss.svg").read_text()
+    assert len(capsys.readouterr().out.splitlines()) == len(list((tmp_path / "out").iterdir())) == 4
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--format", "jpg", "there is no format 'jpg'"),
+        ("--format", "png,", "there is no format ''"),
+        ("--smooth", "1", "--smooth cannot be 1"),
+        ("--smooth", "nan", "--smooth cannot be nan"),
+        ("--x", "hours", "invalid choice"),
+    ],
+)
+def test_plot_refuses_wrong_options(trained, capsys, option: str, value: str, message: str) -> None:
+    assert trained.do("plot", "bird", option, value) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_runs_lists_the_trained_runs(trained, capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,3 +99,11 @@ def test_profile_writes_trace_and_operators(home, capsys, steps: str) -> None:
     assert "aten::" in (run / "profile" / "operators.txt").read_text()
     if steps == "20":
         assert "profile of 3 steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["plot", "report", "watch"])
+def test_commands_for_a_whole_run_refuse_a_checkpoint(trained, capsys, command: str) -> None:
+    assert trained.do(command, "bird@20") == 2
+    error, hint = capsys.readouterr().err.splitlines()[-2:]
+    assert error == "error: 'bird@20' names a checkpoint"
+    assert hint.startswith("hint: name the run: ")

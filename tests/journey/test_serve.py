@@ -1,8 +1,6 @@
 """`fledge serve` as a process: its first line, models by name, mistakes, signals, and stock lm-eval through it."""
 
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,10 @@ from fledge.exchange.huggingface import write_hf_folder
 from fledge.model.config import ModelConfig
 from fledge.model.init import build
 from fledge.tokenizers.hf import HFTokenizer
+from forked import Forked
 from lm_tasks import ANSWER, CHOICE, COUNTED, MEASURED, TASKS, offline, write_tasks
 from serving import END, TEXT
+from tiny import wait_until
 
 SECONDS = 60
 
@@ -30,12 +30,14 @@ class Serve:
     """`fledge serve` on a free port; `url` once it is ready."""
 
     def __init__(self, folder: Path, *words: str) -> None:
-        command = [sys.executable, "-m", "fledge", "serve", *words, "--port", "0", "--runs", str(folder)]
-        with (folder / "log.txt").open("w") as log:
-            self.process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=log)
-        assert self.process.stdout is not None
-        self.url = self.process.stdout.readline().strip()
-        assert self.url.startswith("http://127.0.0.1:"), (folder / "log.txt").read_text()
+        self.process = Forked(["serve", *words, "--port", "0", "--runs", str(folder)])
+        wait_until(lambda: "\n" in self.process.said(self.process.stdout) or self.process.poll() is not None)
+        self.url = self.process.said(self.process.stdout).strip()
+        assert self.url.startswith("http://127.0.0.1:"), self.log
+
+    @property
+    def log(self) -> str:
+        return self.process.said(self.process.stderr)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
@@ -69,7 +71,7 @@ def test_two_models_one_stop(runs: Path) -> None:
     texts = [httpx.post(f"{serve.url}/v1/completions", json={**body, "model": name}).json() for name in names]
     assert texts[0]["choices"] == texts[1]["choices"]
     assert serve.stop() == 143
-    log = (runs / "log.txt").read_text()
+    log = serve.log
     assert "model small: context 256, 2 slots" in log
     assert log.count("POST") == 2
     assert "Traceback" not in log
@@ -81,8 +83,7 @@ def test_a_second_signal_stops_at_once(runs: Path) -> None:
     with httpx.stream("POST", f"{serve.url}/v1/completions", json=body, timeout=SECONDS) as stream:
         next(stream.iter_raw())
         serve.process.send_signal(signal.SIGINT)
-        while "stopping" not in (runs / "log.txt").read_text():
-            pass
+        wait_until(lambda: "stopping" in serve.log)
         assert serve.stop(signal.SIGINT) == 130
 
 

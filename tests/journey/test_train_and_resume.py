@@ -23,6 +23,10 @@ Unbroken = Callable[..., dict[str, Any]]
 Ended = Callable[..., tuple[int, str]]
 DROPOUT = ("--model.dropout", "0.3")
 HALF = ("--train.dtype", "float16")
+# The schedule of whole epochs, a rate that lags behind, decay on all, and clipping after every micro-batch.
+BY_EPOCH = ("--train.batch", "64", "--optim.schedule", "epoch_cosine", "--optim.warmup", "from_zero",
+            "--optim.lag", "true", "--optim.decay", "all", "--train.micro_batch", "32", "--train.grad_clip", "0.1",
+            "--train.clip_each", "micro_batch")  # fmt: skip
 MUON = ("--optim.optimizer", "muon", "--model.bigram_rows", "64")
 CHARACTERS = ("--tokenizer.kind", "char")
 LONG = ("--train.steps", "160", "--train.save_every", "30", "--train.eval_every", "50", "--train.sample_every", "80")
@@ -75,7 +79,9 @@ def test_evaluating_more_often_does_not_change_the_result(home, outcome_of: Outc
     assert (one["model"], one["optimizer"], one["rng"]) == (two["model"], two["optimizer"], two["rng"])
 
 
-@pytest.mark.parametrize("settings", [(), DROPOUT, HALF, MUON], ids=["plain", "dropout", "half precision", "muon"])
+@pytest.mark.parametrize(
+    "settings", [(), DROPOUT, HALF, MUON, BY_EPOCH], ids=["plain", "dropout", "half precision", "muon", "by epoch"]
+)
 def test_resume_from_earlier_checkpoint_is_bit_identical(home, outcome_of: Outcome, settings: tuple[str, ...]) -> None:
     unbroken = home.train("unbroken", *settings, "--train.keep_last", "9")
     shutil.copytree(unbroken, home.runs / "broken")

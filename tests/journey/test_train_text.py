@@ -92,7 +92,8 @@ def test_length_is_five_minutes_or_what_is_given() -> None:
     assert request.resolve_request("demo", {}, runs).minutes is None
     assert request.resolve_request(["notes", "demo"], {}, runs).minutes is None
     assert request.resolve_request("notes", {"train": {"steps": 5}}, runs).minutes is None
-    assert request.resolve_request("notes", {"train": {"epochs": 1}}, runs).minutes is None
+    by_epochs = request.resolve_request("notes", {"train": {"epochs": 1}}, runs)
+    assert (by_epochs.minutes, by_epochs.settings.train.epochs) == (None, 1)
 
 
 @pytest.mark.parametrize(

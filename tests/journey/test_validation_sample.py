@@ -58,7 +58,8 @@ def test_one_window_is_never_taken_for_the_whole_split(
     assert "a sample of the validation split" in capsys.readouterr().out
     assert json_of(home, capsys, "runs")[0]["whole_split"] is False
     assert not any("split" in each.text for each in advise(open_run("bird", home.runs)))
-    assert final_bits_per_byte(open_run("bird", home.runs)) is None
+    run = open_run("bird", home.runs)
+    assert final_bits_per_byte(run, read_metrics(run.folder)) is None
 
 
 def test_last_step_is_best_if_the_whole_split_says_so(home) -> None:

@@ -13,7 +13,7 @@ from fledge.core import device
             ("--train.dtype", "float16"),
             "this cpu has no native float16 support and emulates it slowly: use --train.dtype float",
         ),
-        (("--optim.warmup_steps", "3"), "warmup_steps = 3 is not less than train.steps = 2"),
+        (("--optim.warmup_steps", "3"), "the warmup of 3 steps does not end within train.steps = 2"),
     ],
 )
 def test_unwise_settings_give_one_warning(home, capsys, monkeypatch, warnings_in, words, said) -> None:

@@ -23,6 +23,9 @@ FAMILIES = {
     "sprint": replace(BASE, n_head=2, bigram_rows=V * V),
     "text": replace(BASE, bigram_rows=100, n_kv_head=1),
     "window": replace(BASE, window=5, n_kv_head=2),
+    "post-norm": replace(BASE, **{**GPT2, "tied": False}, **BIASES, mlp="relu", block="post_norm", head_bias=True),
+    "norm-in-out": replace(BASE, **GPT2, mlp="gelu", block="norm_in_out", final_norm=False),
+    "no final norm": replace(BASE, n_kv_head=2, final_norm=False),
     "softcap": replace(BASE, softcap=5.0, positions="learned", window=1),
 }
 

@@ -1,7 +1,7 @@
 """Lets every Python process of a test run behave as on another machine, so that no test meets its own by chance.
 
-FLEDGE_PRETEND="bf16=no cores=1 load=1.5 absent=rich,orjson" is read when Python starts, if PYTHONPATH has this folder.
-tests/conftest.py sets both; tests/machines.py tries many machines in turn.
+FLEDGE_PRETEND="bf16=no cores=1 load=1.5 fsync=no absent=rich,orjson" is read when Python starts, if PYTHONPATH has this
+folder. tests/conftest.py sets both; tests/machines.py tries many machines in turn.
 """
 
 import importlib.abc
@@ -14,6 +14,7 @@ from typing import Any
 
 PRETEND = dict(word.split("=") for word in os.environ.get("FLEDGE_PRETEND", "").split())
 ABSENT = set(PRETEND.get("absent", "").split(",")) - {""}
+real_fsync = os.fsync
 
 
 class Pretending(importlib.abc.MetaPathFinder):
@@ -60,3 +61,10 @@ if PRETEND:
     sys.meta_path.insert(0, Pretending())
 if "cores" in PRETEND and hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(PRETEND["cores"])])
+if (
+    PRETEND.get("fsync") == "no"
+):  # a disk that writes at once: no test can see the difference, and thousands wait for it
+
+    def no_fsync(_: int) -> None: ...
+
+    os.fsync = no_fsync  # type: ignore[assignment]

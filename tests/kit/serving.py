@@ -6,9 +6,9 @@ with serving({"tiny": make_model()}) as server:
 
 import contextlib
 import socket
+import ssl
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,17 +24,18 @@ from fledge.model.init import build
 from fledge.server.app import make_app
 from fledge.server.models import ServedModel
 from fledge.server.token_text import TokenText
-from fledge.server.worker import Worker
 from fledge.tokenizers.base import Tokenizer
 from fledge.tokenizers.char import CharTokenizer
 from fledge.tokenizers.chat_template import find_chat_template
 from fledge.web.access import Access
 from fledge.web.serving import Server, bind, url_of
+from fledge.web.worker import Worker
 from tiny import WORDS
 
 TEXT = " ".join(WORDS) + ".\n"
 END = "<|endoftext|>"
 SECONDS = 30.0  # until a wait is given up
+CERTIFICATES = ssl.create_default_context()  # made once: it takes longer than a request
 
 
 class HeldDecoder(ReferenceDecoder):
@@ -73,7 +74,7 @@ class Running:
     thread: threading.Thread
 
     def post(self, path: str, **body: Any) -> httpx.Response:
-        return httpx.post(f"{self.url}/v1/{path}", json=body, timeout=SECONDS)
+        return httpx.post(f"{self.url}/v1/{path}", json=body, timeout=SECONDS, verify=CERTIFICATES)
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=SECONDS)
@@ -99,13 +100,6 @@ def serving(*models: ServedModel, access: Access | None = None) -> Iterator[Runn
         server.stop()
         thread.join(SECONDS)
         assert not thread.is_alive(), "the server did not stop"
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end, "this never happened"
-        time.sleep(0.01)
 
 
 def request_bytes(path: str, body: bytes, *headers: str) -> bytes:

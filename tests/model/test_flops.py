@@ -16,6 +16,7 @@ from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
 from fledge.model.kv_cache import KVCache
+from fledge.model.lora import freeze_base
 from fledge.training.objective import next_token_objective
 from fledge.training.parallel import wrap
 
@@ -49,7 +50,12 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         softcap=draw(st.sampled_from([None, 15.0])),
         bigram_rows=draw(st.none() | st.integers(1, 400)),
         tied=draw(st.booleans()),
+        block=draw(st.sampled_from(["pre_norm", "post_norm", "norm_in_out"])),
+        final_norm=draw(st.booleans()),
         attention=draw(st.sampled_from(["sdpa", "blocked", "readable"])),
+        lora=draw(st.sampled_from([None, 1, 3])),
+        lora_embeddings=draw(st.booleans()),
+        value_head=draw(st.booleans()),
     )
 
 
@@ -59,6 +65,8 @@ def test_parameters_equal_the_real_tensors(config: ModelConfig) -> None:
     assert flops.parameter_count(config) == sum(real.values())
     body = [n for name, n in real.items() if name.startswith(("blocks.", "norm."))]
     assert flops.non_embedding_parameters(config) == sum(body)
+    trained = [p.numel() for p in freeze_base(GPT(config)).parameters() if p.requires_grad]
+    assert flops.trained_parameters(config) == sum(trained)
 
 
 @given(configs())
@@ -67,7 +75,7 @@ def test_flops_equal_torchs_counter(config: ModelConfig) -> None:
     """On the meta device: nothing is computed, and the counter sees the products of every implementation."""
     whole = replace(config, window=None)
     with torch.device("meta"):
-        model = GPT(whole)
+        model = freeze_base(GPT(whole))
         ids = torch.zeros(2, whole.context, dtype=torch.long)
     tokens = ids.numel()
     with FlopCounterMode(display=False) as forward:
@@ -76,7 +84,10 @@ def test_flops_equal_torchs_counter(config: ModelConfig) -> None:
     with FlopCounterMode(display=False) as backward:
         logits.sum().backward()
     both = forward.get_total_flops() + backward.get_total_flops()
-    assert flops.training_flops(whole) * tokens == both
+    # With frozen embeddings, the first block's queries, keys and values need no gradient of their input.
+    width, frozen = (whole.n_head + 2 * whole.kv_heads) * whole.head_width, whole.lora and not whole.lora_embeddings
+    first = 2 * whole.n_embd * (width + 3 * (whole.lora or 0)) if frozen else 0
+    assert (flops.training_flops(whole) - first) * tokens == both
 
 
 @pytest.mark.parametrize("window", [None, 1, 5, 12])
@@ -109,7 +120,7 @@ def test_cache_bytes_equal_the_real_cache(dtype: torch.dtype, window: int | None
 
 def kept_bytes(config: ModelConfig, batch: int, dtype: torch.dtype, *, chunked: bool = False, **options: bool) -> int:
     """Bytes that autograd keeps from a forward pass: each storage once, without parameters and buffers."""
-    model = build(config, 0)
+    model = freeze_base(build(config, 0))
     own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -139,6 +150,9 @@ KINDS = {
     "wide heads": replace(MODERN, head_dim=32),
     **{mlp: replace(OLD, mlp=mlp, mlp_bias=True) for mlp in ("gelu", "gelu_tanh", "relu", "relu2")},
     "sinusoidal": replace(OLD, positions="sinusoidal", tied=True, head_bias=True),
+    "post-norm": replace(OLD, block="post_norm", mlp="relu"),
+    "norm in and out": replace(OLD, block="norm_in_out", mlp="gelu", final_norm=False),
+    "post-norm, modern": replace(MODERN, block="post_norm"),
 }
 
 
@@ -150,6 +164,15 @@ def test_activation_bytes_within_two_percent_of_autograd(kind: str, attention: s
     config, chunked = replace(KINDS[kind], attention=attention), kind == "large vocabulary"
     real = kept_bytes(config, 4, dtype, chunked=chunked) - kept_bytes(config, 2, dtype, chunked=chunked)
     assert abs(flops.activation_bytes(config, 2, dtype.itemsize, chunked=chunked) / real - 1) < 0.02
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "readable"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_activation_bytes_with_lora_are_a_close_upper_bound(attention: str, dtype: torch.dtype) -> None:
+    """Layers with frozen weights keep less: they have no gradient that needs their input."""
+    config = replace(MODERN, attention=attention, lora=8)
+    real = kept_bytes(config, 4, dtype) - kept_bytes(config, 2, dtype)
+    assert 1 <= flops.activation_bytes(config, 2, dtype.itemsize) / real < 1.4
 
 
 def test_checkpointing_keeps_block_inputs_only() -> None:

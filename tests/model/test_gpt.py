@@ -31,6 +31,9 @@ KINDS = {
     "capped": replace(SMALL, softcap=2.0, output_bias=True, rotary_base=500.0),
     "pairs": replace(SMALL, bigram_rows=29 * 29),
     "hashed pairs": replace(SMALL, bigram_rows=100, window=5, tied=True),
+    "post-norm": replace(SMALL, block="post_norm", positions="learned", norm="layernorm", norm_bias=True),
+    "post-norm, rotary": replace(SMALL, block="post_norm", n_kv_head=2, final_norm=False),
+    "norm in and out": replace(SMALL, block="norm_in_out", final_norm=False, norm="layernorm"),
     "wide heads": replace(SMALL, head_dim=12, mlp="relu2", tied=True),
 }
 

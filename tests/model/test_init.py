@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fledge.checkpoint.state import load_weights, weights_of
 from fledge.model.config import ModelConfig
-from fledge.model.init import build, build_for_loading
+from fledge.model.init import build, build_for_loading, initialize
 from tiny import GPT2_PARTS
 
 WIDE = ModelConfig(
@@ -72,3 +72,49 @@ def test_model_for_loading_draws_no_random_numbers() -> None:
     torch.set_rng_state(before)
     build_for_loading(config)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_normal_is_without_scaling_by_depth(tied: bool) -> None:
+    for name, weight in weights_of(build(replace(WIDE, init="normal", tied=tied), 0)).items():
+        if weight.ndim >= 2:
+            assert abs(float(weight.std()) / 0.02 - 1) < 0.05, name
+        else:
+            assert (weight == (1.0 if "norm" in name and name.endswith("weight") else 0.0)).all(), name
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_torch_gives_the_distributions_of_torchs_layers(tied: bool) -> None:
+    """Linear layers, their biases, embeddings and norms, as a new layer of torch has them."""
+    torch.manual_seed(0)
+    model = build(replace(WIDE, init="torch", tied=tied, mlp="swiglu"), 0)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and not (tied and name == "head"):
+            expect_alike(module.weight, nn.Linear(module.in_features, module.out_features).weight, 0.05, name)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            assert 0.9 < float(module.bias.detach().abs().max()) * module.in_features**0.5 <= 1, name
+        if isinstance(module, nn.Embedding):
+            expect_alike(module.weight, nn.Embedding(*module.weight.shape).weight, 0.2, name)
+        if isinstance(module, nn.LayerNorm):
+            assert (module.weight == 1).all()
+            assert (module.bias == 0).all()
+    expect_alike(model.get_parameter("positions.weight"), nn.Embedding(64, 128).weight, 0.2, "positions")
+
+
+def expect_alike(ours: Tensor, theirs: Tensor, tolerance: float, name: str) -> None:
+    """The same deviation, and the same largest value."""
+    ours, theirs = ours.detach(), theirs.detach()
+    assert abs(float(ours.std() / theirs.std()) - 1) < 0.05, name
+    assert abs(float(ours.abs().max() / theirs.abs().max()) - 1) < tolerance, name
+    assert not torch.equal(ours, theirs)
+
+
+def test_torch_initialization_draws_from_its_own_generator() -> None:
+    config = replace(WIDE, init="torch")
+    before = torch.get_rng_state()
+    one = build_for_loading(config)
+    initialize(one, torch.Generator().manual_seed(3))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(5)
+    two = weights_of(build(config, 3))
+    assert all(torch.equal(weight, two[name]) for name, weight in weights_of(one).items())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.core.config import read_overrides
+from fledge.core.config import merge, read_overrides
 from fledge.core.device import Machine
 from fledge.core.errors import UserError
 from fledge.model.flops import training_flops
@@ -18,6 +18,7 @@ from fledge.planning.budget import START_SECONDS, TimeSearch, parse_minutes
 from fledge.planning.corpus_stats import CorpusStats
 from fledge.planning.forecast import run_seconds
 from fledge.planning.probe import Costs
+from fledge.recipes.plan import train_command
 from fledge.settings.layers import read_preset
 from fledge.settings.pipeline import validated
 from fledge.training.config import Settings
@@ -117,6 +118,17 @@ def test_given_settings_stay(rate: dict[str, Any]) -> None:
     settings, overrides, _ = search(60, "--train.batch", "6", "--model.context", "48").best()
     assert (settings.model.context, settings.train.batch) == (48, 6)
     assert overrides["train"]["batch"] == "6"  # as it was given
+
+
+def test_decay_of_the_presets_length_does_not_apply(rate: dict[str, Any]) -> None:
+    found = search(60, "--optim.schedule", "cosine")
+    longer = replace(found, preset=merge(found.preset, {"optim": {"decay_steps": 10**6, "warmup_steps": 10}}))
+    longer = replace(longer, base=validated(longer.preset, longer.overrides))
+    settings, overrides, _ = longer.best()
+    assert settings.optim.decay_steps is None
+    assert "--optim.decay_steps null" in train_command("text", overrides)
+    own = replace(longer, overrides=merge(longer.overrides, {"optim": {"decay_steps": 5000}}))
+    assert own.best()[0].optim.decay_steps == 5000
 
 
 def test_short_time_gets_a_smaller_model_and_then_few_steps(

@@ -19,6 +19,7 @@ from fledge.planning.loss_forecast import (
 )
 from fledge.runs.run_folder import RunFolder
 from fledge.settings.pipeline import resolve
+from fledge.tracking.sinks.csv import read_metrics
 
 RUN = RunPoint("new", "text", entropy=2.0, vocab_size=4096, parameters=400_000, tokens=1e6, train_tokens=2e6)
 
@@ -129,4 +130,4 @@ def test_loss_of_a_finished_run_is_that_of_the_whole_split(
     rows = [f"step,{columns}", f"10,{','.join('3.0' for _ in columns.split(','))}"]
     for end, value in ((f"20,{last}", expected), (f"19,{last}", None)):
         (tmp_path / "metrics.csv").write_text("\n".join([*rows, end, ""]))
-        assert final_bits_per_byte(RunFolder(tmp_path)) == value
+        assert final_bits_per_byte(RunFolder(tmp_path), read_metrics(tmp_path)) == value

@@ -1,6 +1,7 @@
 """Settings that depend on the machine; what cannot work is refused."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -22,9 +23,9 @@ class EightRanks(World):
     size: int = 8
 
 
-def settings(parallel: str) -> Settings:
+def settings(parallel: str = "ddp", **sections: dict[str, Any]) -> Settings:
     train = {"steps": 10, "batch": 8, "compile": False, "chunked_loss": False, "parallel": parallel}
-    return validated({"model": {**MODEL, "attention": "sdpa"}, "train": train})
+    return validated({"model": {**MODEL, "attention": "sdpa"}, "train": train}, sections)
 
 
 @pytest.fixture
@@ -47,3 +48,29 @@ def test_model_too_large_for_a_single_process_is_refused() -> None:
     with pytest.raises(UserError, match="parameters takes") as refused:
         complete.decide_settings(settings("fsdp"), TOKENS, 0, Machine("cpu", "float32"))
     assert "fsdp" not in refused.value.hint
+
+
+def test_clipping_each_micro_batch_needs_one_process_and_no_loss_scale() -> None:
+    clipping = settings(train={"clip_each": "micro_batch", "micro_batch": 2})
+    for machine, reason in (
+        (Machine("cpu", "float32", EightRanks()), "single process"),
+        (Machine("cpu", "float16"), "float16"),
+    ):
+        with pytest.raises(UserError, match=reason) as refused:
+            complete.decide_settings(clipping, TOKENS, 0, machine)
+        assert "--train.clip_each update" in refused.value.hint
+        complete.decide_settings(settings(), TOKENS, 0, machine)
+    assert complete.decide_settings(clipping, TOKENS, 0, Machine("cpu", "bfloat16")).train.clip_each == "micro_batch"
+
+
+def test_steps_of_an_epoch_are_computed_and_kept() -> None:
+    by_epoch, machine = settings(optim={"schedule": "epoch_cosine"}, train={"epochs": 3}), Machine("cpu", "float32")
+    windows = (TOKENS - 1 - MODEL["context"]) // MODEL["context"]
+    decided = complete.decide_settings(by_epoch, TOKENS, 0, machine)
+    assert decided.optim.steps_per_epoch == windows / 8
+    assert decided.train.steps == round(3 * windows / 8)
+    again = complete.decide_settings(decided, 2 * TOKENS, 0, machine)  # its config.toml on another text
+    assert again.optim.steps_per_epoch == (2 * TOKENS - 1 - MODEL["context"]) // MODEL["context"] / 8
+    assert complete.decide_settings(settings(), TOKENS, 0, machine).optim.steps_per_epoch is None
+    with pytest.raises(UserError, match="steps_per_epoch is computed"):
+        settings(optim={"steps_per_epoch": 10})

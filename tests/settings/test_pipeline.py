@@ -10,12 +10,12 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from fledge.core.config import build, read_overrides, to_toml
+from fledge.core.config import build, merge, read_overrides, to_layer, to_toml
 from fledge.core.errors import UserError
 from fledge.datasets.config import DataConfig
 from fledge.model.config import ModelConfig
 from fledge.optim.config import OptimConfig
-from fledge.settings.layers import preset_files, read_preset
+from fledge.settings.layers import preset_files, read_preset, without_effect
 from fledge.settings.pipeline import resolve, validated
 from fledge.tokenizers.config import TokenizerConfig
 from fledge.tracking.config import TrackConfig
@@ -84,6 +84,16 @@ IMPOSSIBLE = [
     ("data", {"val": 0.5, "test": 0.5}, "data.test"),
     ("data", {"test": NAN}, "data.test"),
     ("data", {"stride": 0}, "data.stride"),
+    ("data", {"stride": 8, "order": "random"}, "data.stride"),
+    ("data", {"order": "backwards"}, "data.order"),
+    ("data", {"val_corpus": "a.txt", "val": 0.1}, "data.val_corpus"),
+    ("data", {"test_corpus": "a.txt", "test": 0.1}, "data.test_corpus"),
+    ("data", {"corpus": ["a", "b"], "shares": [0.5, 0.6]}, "data.shares"),
+    ("data", {"corpus": ["a", "b"], "shares": "1,0"}, "data.shares"),
+    ("data", {"corpus": ["a", "b"], "shares": [NAN, 0.5]}, "data.shares"),
+    ("data", {"corpus": ["a", "b"], "shares": ""}, "data.shares"),
+    ("data", {"corpus": ["a", "b"], "shares": "half"}, "data.shares"),
+    ("data", {"corpus": ["a", "b"], "shares": [0.2, 0.3, 0.5]}, "data.shares"),
     ("tokenizer", {"vocab_size": 1}, "tokenizer.vocab_size"),
     ("tokenizer", {"vocab_size": 2**32 + 1}, "tokenizer.vocab_size"),
     ("track", {"sample_tokens": -1}, "track.sample_tokens"),
@@ -115,6 +125,7 @@ EDGES = [
     ("train", {"seed": 2**63 - 1}),
     ("train", {"epochs": 0.001}),
     ("data", {"val": 0.0, "test": 0.0, "stride": 1}),
+    ("data", {"corpus": ["a", "b", "c"], "shares": [0.1, 0.2, 0.7], "order": "random", "val_corpus": "d"}),
     ("tokenizer", {"vocab_size": 2}),
     ("track", {"temperature": 0.0, "sample_tokens": 0}),
 ]
@@ -135,7 +146,7 @@ def test_model_vocabulary_below_tokenizer_is_refused() -> None:
 @pytest.mark.parametrize("there", [{"data": {"path": "made"}}, {"tokenizer": {"file": "tokenizer.json"}}])
 def test_existing_tokenizer_may_have_any_vocabulary(there: dict[str, Any]) -> None:
     asked = {"model": {"vocab_size": 64}, "tokenizer": {"vocab_size": 65}}
-    assert validated(asked, there).model.vocab_size == 64
+    assert validated(merge(asked, there)).model.vocab_size == 64
 
 
 def test_hint_for_micro_batch_lists_divisors() -> None:
@@ -249,7 +260,7 @@ def test_optional_settings_are_unset_by_default() -> None:
 def test_explained_print_of_a_preset_reads_back_equal(name: str, tmp_path: Path) -> None:
     whole = resolve(name)
     file = tmp_path / "mine.toml"
-    file.write_text(to_toml(whole, explain=True), encoding="utf-8")
+    file.write_text(to_toml(whole, explain=True, omit=without_effect(whole)), encoding="utf-8")
     assert resolve(str(file)) == whole
 
 
@@ -282,3 +293,47 @@ def test_misspelt_size_is_recognized() -> None:
     with pytest.raises(UserError) as caught:
         resolve("modern", read_overrides(["--model.siz", "30M"]))
     assert caught.value.hint == "did you mean 'model.size'?"
+
+
+STEPS, EPOCHS = ["--train.steps", "60"], ["--train.epochs", "2.5"]
+
+
+def length(settings: Settings) -> tuple[int, float | None]:
+    return settings.train.steps, settings.train.epochs
+
+
+def test_length_of_the_higher_layer_wins(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    assert length(resolve("smallgpt-shakespeare", read_overrides(STEPS))) == (60, None)
+    assert length(resolve("demo", read_overrides(EPOCHS)))[1] == 2.5
+    file.write_text('[about]\npreset = "smallgpt-shakespeare"\n[train]\nsteps = 70\n')
+    assert length(resolve(str(file))) == (70, None)
+    assert length(resolve(str(file), read_overrides(EPOCHS)))[1] == 2.5
+    file.write_text('[about]\npreset = "demo"\n[train]\nepochs = 3\n')
+    assert length(resolve(str(file)))[1] == 3
+    assert length(resolve(str(file), read_overrides(STEPS))) == (60, None)
+    unset = read_overrides(["--train.epochs", "null"])
+    assert length(resolve("smallgpt-shakespeare", unset)) == (TrainConfig().steps, None)
+    assert length(resolve("demo", unset)) == (resolve("demo").train.steps, None)
+    assert length(resolve("demo", read_overrides([*STEPS, "--train.epochs", "null"]))) == (60, None)
+
+
+def test_another_tokenizer_brings_its_own_vocabulary() -> None:
+    assert resolve("toygpt-small").model.vocab_size == 50_259
+    assert resolve("toygpt-small", read_overrides(["--tokenizer.kind", "char"])).model.vocab_size is None
+    both = read_overrides(["--tokenizer.kind", "char", "--model.vocab_size", "300"])
+    assert resolve("toygpt-small", both).model.vocab_size == 300
+
+
+def test_two_lengths_in_one_layer_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("[train]\nsteps = 70\nepochs = 3\n")
+    for refused in (("demo", read_overrides([*STEPS, *EPOCHS])), (str(tmp_path / "mine.toml"), read_overrides(STEPS))):
+        with pytest.raises(UserError, match=r"train\.steps and train\.epochs") as refusal:
+            resolve(*refused)
+        assert refusal.value.hint == "keep one of them"
+
+
+def test_steps_are_not_printed_beside_epochs() -> None:
+    whole = resolve("smallgpt-shakespeare")
+    assert "steps" not in to_layer(whole, omit=without_effect(whole))["train"]
+    assert without_effect(resolve("demo")) == []

@@ -1,6 +1,7 @@
 """The presets have the published sizes and settings; their text, JSON and docs/presets.md agree."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,31 @@ from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.settings.layers import preset_files
 from fledge.settings.pipeline import resolve
-from fledge.settings.presets import describe_preset, preset_settings
+from fledge.settings.presets import describe_preset, model_parts, preset_settings
 from fledge.text.corpora import CORPORA
 
 transformers = pytest.importorskip("transformers")
 
 PUBLISHED = {
-    "toygpt-small": 123_703_633,
-    "toygpt-medium": 253_055_057,
-    "toygpt-large": 1_311_579_217,
+    "toygpt-small": 123_703_635,
+    "toygpt-medium": 253_055_059,
+    "toygpt-large": 1_311_579_219,
     "smallgpt-shakespeare": 134_117_376,
     "smol-gpt-22m": 21_993_024,
-    "smollgpt-130m": 134_685_696,
+    "smollgpt-130m": 134_746_729,
+    "scratch-char": 209_473,
+    "scratch-owt10k": 87_189_073,
+    "scratch-fineweb": 124_439_808,
     "gpt2": 124_439_808,
     "gpt2-medium": 354_823_168,
     "gpt2-large": 774_030_080,
     "gpt2-xl": 1_557_611_200,
 }
+PUBLISHED_RECIPES = [
+    name
+    for name in preset_files()
+    if name.partition("-")[0] in ("smol", "smallgpt", "smollgpt", "toygpt", "scratch", "nanogpt")
+]
 GPT2 = [name for name in PUBLISHED if name.startswith("gpt2")]
 MODERN = {"modern-5m": 5e6, "modern-30m": 30e6, "modern-125m": 125e6, "modern-350m": 350e6}
 
@@ -100,56 +109,44 @@ def test_modern_presets_are_qwen3_of_their_size(name: str) -> None:
     assert ours.head_width % 32 == ours.n_embd % 32 == ours.mlp_hidden_width % 32 == 0  # blocks of q8_0
 
 
-def test_toygpt_has_sinusoidal_positions_and_head_bias() -> None:
-    for name in ("toygpt-small", "toygpt-medium", "toygpt-large"):
-        model = model_of(name)
-        assert (model.positions, model.head_bias, model.tied, model.mlp) == ("sinusoidal", True, True, "gelu")
-        assert (model.context, model.vocab_size, model.dropout) == (512, 50257, 0.1)
+def test_toygpt_presets_differ_in_their_shape_only() -> None:
+    small, medium, large = (resolve(f"toygpt-{size}") for size in ("small", "medium", "large"))
+    assert (small.optim, small.train, small.data) == (medium.optim, medium.train, medium.data)
+    assert (small.optim, small.train, small.data) == (large.optim, large.train, large.data)
+    assert small.model == replace(large.model, n_layer=12, n_head=8, n_embd=768)
+    assert small.model == replace(medium.model, n_layer=12, n_head=8, n_embd=768)
+    assert (small.train.patience, small.train.eval_every, small.data.test) == (10, 2000, 0.01)
 
 
-def test_smallgpt_settings_are_the_published_ones() -> None:
-    found = resolve("smallgpt-shakespeare")
-    assert (found.optim.lr, found.optim.weight_decay, found.optim.schedule) == (3e-4, 0.1, "cosine")
-    assert (found.train.grad_clip, found.train.batch, found.train.epochs) == (1.0, 16, 15)
-    assert (found.model.mlp_hidden_width, found.model.dropout) == (2 * 768, 0.1)
+def test_smol_gpt_trains_on_the_three_splits_of_wikitext() -> None:
+    data, train = resolve("smol-gpt-22m").data, resolve("smol-gpt-22m").train
+    corpus = CORPORA[str(data.corpus)]
+    assert (corpus.val, corpus.test, data.val, data.test) == ("wikitext-validation", "wikitext-test", None, 0.0)
+    assert (data.corpus, data.csv, resolve("smol-gpt-22m").tokenizer.end_of_text) == ("wikitext-103", True, False)
+    assert (train.steps, train.batch, train.micro_batch, train.eval_tokens) == (50_000, 8 * 32, 32, 120 * 32 * 196)
 
 
-def test_smol_gpt_accumulates_8_times_32_sequences() -> None:
-    found = resolve("smol-gpt-22m")
-    assert (found.train.batch, found.train.micro_batch) == (256, 32)
-    assert (found.optim.lr, found.optim.min_lr, found.optim.warmup_steps) == (5e-3, 1e-5, 750)
-    assert (found.data.corpus, found.model.mlp, found.model.dropout) == ("wikitext-103", "relu", 0.3)
-
-
-def test_smollgpt_trains_4_epochs_on_wikipedia() -> None:
+def test_smollgpt_has_the_length_and_the_windows_of_its_log() -> None:
     found = resolve("smollgpt-130m")
-    assert (found.train.batch, found.train.epochs, found.data.corpus) == (256, 4, "wikipedia-en")
-    assert found.optim.min_lr == pytest.approx(found.optim.lr / 10)
+    assert (found.train.steps, found.train.batch, found.train.micro_batch) == (33_500, 256, 64)
+    assert (found.data.stride, found.data.val, found.tokenizer.kind) == (1025, 0.1, "p50k")
 
 
-def test_scratch_char_trains_5_epochs_with_stride_1() -> None:
-    found = resolve("scratch-char")
-    assert (found.data.stride, found.train.epochs, found.train.batch, found.optim.lr) == (1, 5, 64, 5e-4)
-    assert (found.model.n_layer, found.model.n_head, found.model.head_width, found.model.context) == (4, 4, 16, 32)
-
-
-def test_scratch_owt10k_documents_its_min_lr() -> None:
-    with pytest.raises(UserError, match=r"optim\.min_lr = 0\.0006 must lie between 0 and optim\.lr = 0\.0005"):
-        resolve("scratch-owt10k", read_overrides(["--optim.min_lr", "6e-4"]))
+def test_scratch_owt10k_has_the_published_rates() -> None:
     found = resolve("scratch-owt10k")
-    assert (found.optim.lr, found.optim.min_lr) == (5e-4, 5e-5)
-    assert "not the published 6e-4" in preset_files()["scratch-owt10k"].read_text()
-    assert (found.model.n_head, found.model.head_width, found.train.micro_batch) == (4, 4, 32)
-    assert found.train.batch == 16 * 32
+    assert (found.optim.lr, found.optim.min_lr, found.train.epochs) == (5e-4, 6e-4, 1.0)
+    with pytest.raises(UserError, match=r"optim\.min_lr = 0\.0006 must lie between 0 and optim\.lr = 0\.0005"):
+        resolve("scratch-owt10k", read_overrides(["--optim.allow_rising", "false"]))
 
 
-def test_nanogpt_shakespeare_char_equals_nanogpt() -> None:
-    found = resolve("nanogpt-shakespeare-char")
-    model, train, optim = found.model, found.train, found.optim
-    assert (model.n_layer, model.n_head, model.n_embd, model.context, model.dropout) == (6, 6, 384, 256, 0.2)
-    assert (train.steps, train.batch, optim.lr, optim.min_lr, optim.betas) == (5000, 64, 1e-3, 1e-4, (0.9, 0.99))
+def test_nanogpt_prints_the_same_number_of_parameters() -> None:
     without_places = describe_preset("nanogpt-shakespeare-char").parameters - 256 * 384
     assert f"{without_places / 1e6:.2f}M" == "10.65M"  # as nanoGPT prints it
+
+
+@pytest.mark.parametrize("name", PUBLISHED_RECIPES)
+def test_source_is_a_repository(name: str) -> None:
+    assert describe_preset(name).source.startswith("github.com/")
 
 
 @pytest.mark.parametrize("name", list(preset_files()))
@@ -193,3 +190,16 @@ def test_text_of_a_preset_has_its_costs(capsys: pytest.CaptureFixture[str]) -> N
 )
 def test_large_numbers_are_shortened(number: int, words: str) -> None:
     assert short_count(number) == words
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"block": "post_norm", "init": "torch"}, {"post_norm", "torch initialization"}),
+        ({"final_norm": False, "dropout": 0.25}, {"no final norm", "dropout 0.25"}),
+        ({"dropout": 0.1, "dropout_on": ("mlp", "stream")}, {"dropout 0.1 on mlp, stream"}),
+    ],
+)
+def test_parts_name_every_style(changed: dict[str, Any], words: set[str]) -> None:
+    plain = ModelConfig(vocab_size=10)
+    assert set(model_parts(replace(plain, **changed))) - set(model_parts(plain)) == words

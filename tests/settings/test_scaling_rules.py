@@ -139,9 +139,17 @@ def test_file_may_set_the_size_of_its_base_preset(tmp_path: Path) -> None:
 
 
 def test_size_replaces_epochs_of_lower_layers() -> None:
-    assert resolve("smollgpt-130m").train.epochs
-    assert resolve("smollgpt-130m", read_overrides(["--model.size", "30M"])).train.epochs is None
-    assert resolve("smollgpt-130m", read_overrides(["--model.size", "30M", "--train.epochs", "2"])).train.epochs == 2
+    assert resolve("smallgpt-shakespeare").train.epochs
+    assert resolve("smallgpt-shakespeare", read_overrides(["--model.size", "30M"])).train.epochs is None
+    assert (
+        resolve("smallgpt-shakespeare", read_overrides(["--model.size", "30M", "--train.epochs", "2"])).train.epochs
+        == 2
+    )
+
+
+def test_size_replaces_where_a_decay_ends() -> None:
+    assert resolve("smollgpt-130m").optim.decay_steps
+    assert resolve("smollgpt-130m", read_overrides(["--model.size", "30M"])).optim.decay_steps is None
 
 
 def test_indivisible_batch_is_refused() -> None:

@@ -2,13 +2,14 @@
 
 import math
 import tomllib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fledge.core.errors import UserError
-from fledge.sweep.space import flat_names, read_space, suggest
+from fledge.sweep.space import flat_names, read_space, read_sweep, suggest
 
 optuna = pytest.importorskip("optuna")
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution  # noqa: E402
@@ -111,3 +112,15 @@ def test_suggestions_lie_in_the_space(seed: int, known: list[TrialState]) -> Non
 def test_concurrent_trials_differ() -> None:
     first = suggest(SPACE, 1, [])
     assert suggest(SPACE, 1, [first]).params["optim.lr"] != first.params["optim.lr"]
+
+
+def test_length_that_is_tried_replaces_that_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.toml"
+    file.write_text('[sweep]\npreset = "smallgpt-shakespeare"\n[space]\n"train.steps" = [50, 60]\n')
+    plan = read_sweep(file)
+    assert plan.shared["train"]["epochs"] == 15
+    train = plan.settings({"train.steps": 50}).train
+    assert (train.steps, train.epochs) == (50, None)
+    file.write_text(file.read_text() + '"train.epochs" = [1.0, 2.0]\n')
+    with pytest.raises(UserError, match=r"train\.steps and train\.epochs"):
+        read_sweep(file)

@@ -1,6 +1,7 @@
 """Named corpora."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,11 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from fledge.core.errors import UserError
+from fledge.datasets.shards import open_dataset
 from fledge.downloads import hub
+from fledge.recipes.prepare import prepare
 from fledge.text import corpora, formats, sources
 from fledge.text.corpora import CORPORA, find_corpus
 from fledge.text.formats import describe, is_readable_name
 from fledge.text.inputs import Document, Slice
+
+from .conftest import File
 
 if TYPE_CHECKING:
     from .conftest import Remote
@@ -22,6 +27,10 @@ NAMES = {
     "python",
     "shakespeare",
     "wikitext-103",
+    "wikitext-2",
+    "wikitext-validation",
+    "wikitext-test",
+    "english-wikipedia",
     "openwebtext",
     "openwebtext-10k",
     "wikipedia-en",
@@ -78,7 +87,6 @@ def test_wikitext_lines_become_articles_for_any_slices(tmp_path: Path, group: in
 
 
 def test_corpus_options_apply_to_files_from_the_hub(remote: "Remote", monkeypatch: pytest.MonkeyPatch) -> None:
-    from .conftest import File
 
     held = io.BytesIO()
     pq.write_table(pa.table({"text": LINES}), held)
@@ -87,6 +95,41 @@ def test_corpus_options_apply_to_files_from_the_hub(remote: "Remote", monkeypatc
     moved = corpora.Corpus(**{**vars(known), "origin": known.origin.replace("Salesforce/wikitext", "o/n")})
     monkeypatch.setitem(CORPORA, "wikitext-103", moved)
     assert [d.text for d in sources.read_source("wikitext-103")] == ARTICLES
+
+
+def table(**columns: list[str]) -> bytes:
+    held = io.BytesIO()
+    pq.write_table(pa.table(columns), held)
+    return held.getvalue()
+
+
+def test_wikitext_is_prepared_with_its_own_splits(
+    remote: "Remote", monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for split, title in (("train", "Duck"), ("validation", "Owl"), ("test", "Robin")):
+        lines = ["", f" = {title} = \n", " It flies . \n", f" = {title} II = \n", " It sings . \n"]
+        remote.files[f"wikitext-103-raw-v1/{split}-00000-of-00001.parquet"] = File(table(text=lines))
+    for name in ("wikitext-103", "wikitext-validation", "wikitext-test"):
+        origin = CORPORA[name].origin.replace("Salesforce/wikitext", "o/n")
+        monkeypatch.setitem(CORPORA, name, replace(CORPORA[name], origin=origin))
+    settings = {"tokenizer": {"kind": "char", "end_of_text": False}}
+    made = prepare(["wikitext-103"], str(tmp_path / "out"), settings)
+    found = open_dataset(tmp_path / "out")
+    for split, title in (("train", "Duck"), ("val", "Owl"), ("test", "Robin")):
+        ids = found.splits[split].read(0, len(found.splits[split]))
+        text = found.tokenizer.decode(ids.tolist())
+        assert text == f" = {title} = \n It flies . \n = {title} II = \n It sings . \n"
+        assert made.splits[split].documents == 2
+    asked = {path for path, _ in remote.asked if "/resolve/" in path}
+    assert len(asked) == 3
+
+
+def test_text_of_english_wikipedia_is_its_maintext(remote: "Remote", monkeypatch: pytest.MonkeyPatch) -> None:
+    remote.files["data/train-0.parquet"] = File(table(title=["Duck"], maintext=["A duck swims."]))
+    known = CORPORA["english-wikipedia"]
+    moved = replace(known, origin=known.origin.replace("lucadiliello/english_wikipedia", "o/n"))
+    monkeypatch.setitem(CORPORA, "english-wikipedia", moved)
+    assert [d.text for d in sources.read_source("english-wikipedia")] == ["A duck swims."]
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fledge.core.errors import UserError
+from fledge.datasets.records import read_records
 from fledge.downloads import hub
 from fledge.text import sources
 from fledge.text.formats import is_readable_name
@@ -229,3 +230,10 @@ def test_token_is_not_sent_to_the_host_of_a_redirect(
     assert texts(REPO + "/moved.parquet") == ["from the CDN"]
     assert set(repo.tokens) == {"Bearer hf_right"}
     assert set(other_host.tokens) == {""}
+
+
+def test_examples_are_read_from_the_files_that_hold_records(remote: "Remote") -> None:
+    for name, data in {"a.json": b'[{"prompt": "a"}]', "b.jsonl": b'{"prompt": "b"}\n', "README.md": b"# n\n"}.items():
+        remote.files[name] = File(data, large=False)
+    found = [(record.place, record.values["prompt"]) for record in read_records(REPO)]
+    assert found == [(f"'{REPO}/a.json' example 1", "a"), (f"'{REPO}/b.jsonl' line 1", "b")]

@@ -180,3 +180,82 @@ def test_unknown_role_is_refused() -> None:
 def test_conversation_that_the_template_refuses_names_the_reason() -> None:
     with pytest.raises(UserError, match="roles must alternate"):
         template_of(MISTRAL).encode(TALK[1:])
+
+
+DIALOGUE = [*TALK, {"role": "assistant", "content": " It slept.\n"}]
+ANSWER = "{% if message.role == 'assistant' %}{% generation %}TEXT{% endgeneration %}{% else %}TEXT{% endif %}"
+GENERATION = {  # the same templates, with the marks by which transformers finds the answers
+    CHATML: "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    + ANSWER.replace("TEXT", "{{ message['content'] + '<|im_end|>' }}")
+    + "{{ '\n' }}{% endfor %}",
+    LLAMA3: "{% for message in messages %}{{ (bos_token if loop.first else '') + '<|start_header_id|>'"
+    " + message['role'] + '<|end_header_id|>\n\n' }}"
+    + ANSWER.replace("TEXT", "{{ message['content'] | trim + '<|eot_id|>' }}")
+    + "{% endfor %}",
+    MISTRAL: MISTRAL,
+}
+
+
+@pytest.mark.parametrize("source", GENERATION, ids=["chatml", "llama3", "mistral"])
+def test_mask_equals_that_of_transformers(tmp_path: Path, source: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_with(TOKENS[source]).to_json()))
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"), **NAMES[source])
+    expected = theirs.apply_chat_template(
+        DIALOGUE, chat_template=GENERATION[source], return_dict=True, return_assistant_tokens_mask=True
+    )
+    ids, is_answer = template_of(source).encode_with_mask(DIALOGUE)
+    assert ids == expected["input_ids"]
+    assert is_answer == [bool(each) for each in expected["assistant_masks"]]
+    assert 0 < sum(is_answer) < len(ids)
+
+
+@given(st.lists(st.lists(st.sampled_from([*CHAT_TOKENS, "<|", "end|>", " ", "a", "\n"])), min_size=1, max_size=5))
+def test_mask_covers_answers_and_their_end_whatever_is_written(contents: list[list[str]]) -> None:
+    """Role tokens in a message are text: of the special tokens there are exactly those of the template."""
+    roles = ("user", "assistant")
+    messages = [{"role": roles[n % 2], "content": "".join(parts)} for n, parts in enumerate(contents)]
+    tokenizer, (_, user, assistant, end) = tokenizer_with(CHAT_TOKENS), range(300, 304)
+    template = find_chat_template(tokenizer, {})
+    assert template is not None
+    ids, is_answer = template.encode_with_mask(messages)
+    expected: list[tuple[int, bool]] = []
+    for message in messages:
+        answers, text = message["role"] == "assistant", tokenizer.encode(message["content"]).tolist()
+        expected += [(assistant if answers else user, False), *((i, answers) for i in [*text, end])]
+    assert list(zip(ids, is_answer, strict=True)) == expected
+    assert ids == template.encode(messages, add_generation_prompt=False)
+
+
+def test_no_token_reaches_over_the_beginning_of_an_answer() -> None:
+    """As a model generates it: after the ids of the prompt."""
+    source = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    template = ChatTemplate(tokenizer_with(()), {"chat_template": source})
+    messages = [{"role": "user", "content": "Once upon a ti"}, {"role": "assistant", "content": "me there"}]
+    ids, is_answer = template.encode_with_mask(messages)
+    prompt = template.encode(messages[:1])
+    assert ids != template.encode(messages)
+    assert ids[: len(prompt)] == prompt
+    assert is_answer == [False] * len(prompt) + [True] * (len(ids) - len(prompt))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ messages | length }}{% for message in messages %}{{ message.content }}{% endfor %}",
+        "{% for message in messages %}{{ message.content if loop.last else '' }}{% endfor %}",
+    ],
+)
+def test_answers_of_a_template_that_rewrites_the_past_are_unknown(source: str) -> None:
+    template = ChatTemplate(tokenizer_with(()), {"chat_template": source})
+    with pytest.raises(UserError, match="writes a conversation differently"):
+        template.encode_with_mask(DIALOGUE)
+
+
+@pytest.mark.parametrize("role", ["tool", "developer"])
+def test_our_template_refuses_roles_that_have_no_token(role: str) -> None:
+    template = find_chat_template(tokenizer_with(CHAT_TOKENS), {})
+    assert template is not None
+    with pytest.raises(UserError, match=f"cannot have the role '{role}'") as error:
+        template.encode([{"role": role, "content": "x"}])
+    assert error.value.hint == "the roles are: system, user, assistant"

@@ -13,8 +13,9 @@ from fledge.core.errors import UserError
 from fledge.settings.pipeline import resolve
 from fledge.tracking.config import TrackConfig
 from fledge.tracking.events import Event
-from fledge.tracking.sinks.base import Sink, require
+from fledge.tracking.sinks.base import Sink, require, run_id
 from fledge.tracking.sinks.tensorboard import TensorBoardSink
+from fledge.tracking.sinks.trackio import TrackioSink
 from fledge.tracking.sinks.wandb import WandbSink
 
 CONFIG = TrackConfig(project="nests")
@@ -102,6 +103,28 @@ def test_wandb_runs_of_the_same_name_have_different_ids(tmp_path: Path) -> None:
     assert ids[0] != ids[1]
 
 
+def test_trackio_has_the_metrics_of_a_run_and_of_its_resumption(
+    tmp_path: Path, events: list[Event], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("trackio", reason="trackio is not installed")
+    from trackio import sqlite_storage
+
+    monkeypatch.setattr(sqlite_storage, "TRACKIO_DIR", tmp_path / "trackio")  # read from the environment at import
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    (folder / "config.toml").write_text("[model]\nn_layer = 2\n")
+    half = [event for event in events if event.step <= 3]
+    record(TrackioSink(folder, CONFIG, 0), half)
+    record(TrackioSink(folder, CONFIG, 3), [event for event in events if event.step > 3])
+    storage = sqlite_storage.SQLiteStorage
+    assert storage.get_runs("nests") == [run_id(folder)]
+    rows = storage.get_logs("nests", run_id(folder))
+    losses = {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
+    assert losses == {step: pytest.approx(3.0 - step / 10) for step in range(1, 7)}
+    assert [row["step"] for row in rows if "val/loss" in row] == [0, 3, 6]
+    assert capsys.readouterr().out == "", "stdout belongs to the result of the command"
+
+
 def test_missing_package_is_named_with_its_pip_command() -> None:
     with pytest.raises(UserError, match="no_such_package") as refusal:
         require("no_such_package")
@@ -111,7 +134,7 @@ def test_missing_package_is_named_with_its_pip_command() -> None:
 def test_unknown_logger_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"track\.loggers cannot hold 'mlflow'") as refusal:
         TrackConfig(loggers=("wandb", "mlflow"))
-    assert refusal.value.hint == "choose from: tensorboard, wandb"
+    assert refusal.value.hint == "choose from: tensorboard, wandb, trackio"
 
 
 def test_loggers_on_the_command_line_are_separated_by_commas() -> None:

@@ -1,17 +1,17 @@
 """The live view on a terminal, plain lines anywhere else, and no control characters from the model."""
 
 import io
+import math
 import os
 import re
 import sys
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from fledge.tracking import terminal as view
-from fledge.tracking.events import Activity, Anomaly, Event, Metrics, Notice, RolledBack, Sample, Started
-from fledge.tracking.terminal import BARS, LineView, RunProgress, format_metrics, sparkline, terminal_view
+from fledge.tracking import run_progress as view
+from fledge.tracking.events import Activity, Anomaly, Ended, Event, Metrics, Notice, RolledBack, Sample, Started
+from fledge.tracking.run_progress import RunProgress
+from fledge.tracking.terminal import LineView, format_metrics, terminal_view
 
 LiveView = pytest.importorskip("fledge.tracking.live_view", exc_type=ImportError, reason="needs rich").LiveView
 
@@ -43,14 +43,13 @@ def test_live_view_shows_progress_metrics_curve_and_sample(events: list[Event]) 
         "tiny: 1,234 parameters on cpu, float32",
         "6 / 6",
         "loss 2.4000",
-        "best 2.5000",
         "lr 1.67e-04",
         "256 tokens/s",
         "bits per byte 3.8000",
     ):
         assert expected in text, expected
-    assert sparkline([3.0 - step / 10 for step in range(1, 7)], 80) in text
-    assert "sample after step 6" in text
+    for expected in ("⠒ train loss", "● val", "◆ best 2.5000 at step 6", "sample after step 6", "step 3       c3"):
+        assert expected in text, expected
     assert "abc6" in text
     assert "something to know" in text
 
@@ -97,27 +96,6 @@ def test_without_rich_there_are_plain_lines(events: list[Event], monkeypatch: py
 
 def test_view_closed_before_start_prints_nothing() -> None:
     assert output_on([], terminal=True).strip() == ""
-
-
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=300), st.integers(1, 50))
-def test_sparkline_uses_the_width_and_all_heights(values: list[float], width: int) -> None:
-    line = sparkline(values, width)
-    assert len(line) == min(len(values), width)
-    assert set(line) <= set(BARS)
-    if len(set(values)) > 1 and len(values) <= width:
-        assert line[values.index(min(values))] == BARS[0]
-        assert line[values.index(max(values))] == BARS[-1]
-
-
-def test_sparkline_of_a_falling_curve_falls() -> None:
-    assert sparkline([8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0], 8) == BARS[::-1]
-    assert sparkline([float(v) for v in range(800, 0, -1)], 8) == BARS[::-1]
-
-
-def test_sparkline_leaves_out_non_finite_values() -> None:
-    assert sparkline([], 10) == ""
-    assert sparkline([float("nan"), float("inf")], 10) == ""
-    assert sparkline([1.0, float("nan"), 2.0], 10) == BARS[0] + BARS[-1]
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -200,3 +178,87 @@ def test_loss_of_a_sample_has_its_interval_and_the_whole_split_its_name() -> Non
     assert format_metrics(same) == {"val, whole split": "loss 3.1000"}
     other = {"val_whole/loss": 3.1, "val_best/loss": 3.0, "val_best/step": 800.0}
     assert format_metrics(other)["val, whole split, best"] == "loss 3.0000  step 800"
+
+
+def frame(events: list[Event], columns: int, lines: int, monkeypatch: pytest.MonkeyPatch, **options: bool) -> list[str]:
+    """The lines of the live view in a terminal of this size."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("LINES", str(lines))
+    stream = Terminal()
+    screen = terminal_view(stream, **options)
+    assert isinstance(screen, LiveView)
+    for event in events:
+        screen.progress.update(event)
+    screen._console.print(screen.draw())
+    return re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "", stream.getvalue()).splitlines()
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(40, 16), (80, 24), (80, 50), (132, 24), (200, 60), (400, 90)])
+def test_live_view_fits_into_every_terminal(
+    many_events: list[Event], columns: int, lines: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = Sample(60, "a prompt\n", "many words " * 200)
+    shown = frame([*many_events[:-1], long], columns, lines, monkeypatch)
+    assert len(shown) < lines, "the cursor stands below"
+    assert {len(line) for line in shown} == {min(columns, 180)}
+    text = "\n".join(shown)
+    assert "60 / 60" in text
+    assert "sample after step 60" in text
+    if lines >= 24:
+        assert "◆ best" in text
+
+
+def test_wide_view_has_samples_beside_the_curve(many_events: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
+    (line,) = [each for each in frame(many_events, 200, 50, monkeypatch) if "◆ best" in each]
+    assert "step 0       x?" in line
+
+
+def test_earlier_samples_are_spread_over_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = [Sample(step, "", f"text{step}") for step in range(200)]
+    started = Started("tiny", 0, 200, 12, "cpu", "float32", False)
+    text = "\n".join(frame([started, *samples], 80, 60, monkeypatch))
+    assert "text0" in text
+    assert "text199" in text
+    progress = RunProgress()
+    for sample in samples:
+        progress.update(sample)
+    assert len(progress.samples) <= view.MOST_SAMPLES
+
+
+def test_watched_run_has_its_messages_inside_and_may_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = Started("tiny", 0, 9, 12, "cpu", "float32", False)
+    notices = [Notice(0, f"note {n}") for n in range(9)]
+    events = [started, RolledBack(1, 2, "a spike", (1, 1)), *notices, Ended(3, "interrupted", 4.0)]
+    text = "\n".join(frame(events, 80, 40, monkeypatch, watching=True))
+    assert "note 8" in text
+    assert "note 5" not in text, "the newest ones only"
+    assert "3 / 9 · 1 rollback · interrupted after 4 s" in text
+    text = "\n".join(frame([*events, Started("tiny", 3, 9, 12, "cpu", "float32", False)], 80, 40, monkeypatch))
+    assert "3 / 9 · 1 rollback · starting" in text
+
+
+def test_rewarded_run_has_its_best_at_the_top() -> None:
+    progress = RunProgress()
+    for step, reward in enumerate((0.1, 0.7, 0.4)):
+        progress.update(Metrics(step, {"val/reward": reward, "val/loss": 1.0}))
+        progress.update(Metrics(step, {"train/loss": 0.0, "rollout/reward": reward / 2}))
+    assert progress.best == view.Best(1, 0.7)
+    assert progress.train.points == [(0, 0.05), (1, 0.35), (2, 0.2)]
+    assert progress.is_rewarded
+
+
+def test_statistics_and_times_are_no_lines_of_a_terminal() -> None:
+    values = {"train/loss": 1.0, "train/mfu": 0.41, "time/data": 1.0, "stats/grad_norm/blocks.0": 2.0}
+    assert format_metrics(values) == {"train": "loss 1.0000  MFU 41%"}
+
+
+def test_undone_and_broken_evaluations_are_no_best() -> None:
+    progress = RunProgress()
+    progress.update(Metrics(2, {"val/loss": math.nan}))
+    assert progress.best is None
+    for step, loss in ((5, 3.0), (10, 2.5), (15, 2.0)):
+        progress.update(Metrics(step, {"val/loss": loss}))
+    progress.update(RolledBack(10, 16, "a spike", (10, 16)))
+    assert progress.best is not None
+    assert (progress.best.step, progress.best.value, progress.rollbacks) == (10, 2.5, 1)
+    assert [step for step, _ in progress.val.all] == [5, 10]

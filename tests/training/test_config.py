@@ -28,6 +28,10 @@ from fledge.training.config import TrainConfig
         {"epochs": 0.0},
         {"epochs": float("nan")},
         {"seed": -1},
+        {"patience": 0},
+        {"patience": 3, "eval_every": 0},
+        {"clip_each": "micro_batch", "grad_clip": 0},
+        {"clip_each": "micro_batch", "micro_batch": "auto"},
     ],
     ids=str,
 )

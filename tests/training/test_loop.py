@@ -35,7 +35,7 @@ def test_hook_runs_after_each_nth_step_and_the_last(start: int, length: int, n: 
         Counting(),
         start,
         stop,
-        [every(n, lambda result: seen.append(result.step), last=stop)],
+        [every(n, lambda result: seen.append(result.step), is_last=lambda step: step == stop)],
         StopSignals(SINGLE_PROCESS),
         monitor(),
     )

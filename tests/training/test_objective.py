@@ -1,11 +1,7 @@
 """A second objective trains with accumulation, compile and DDP, and equals a step written by hand."""
 
-import os
 import socket
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +20,7 @@ from fledge.training.micro_batch import FixedMicroBatch
 from fledge.training.objective import LossSum, NextTokenObjective, Objective
 from fledge.training.parallel import wrap
 from fledge.training.step import StepResult, TrainStep
+from forked import start_function
 
 MODEL = ModelConfig(n_layer=2, n_head=2, n_embd=16, context=8, vocab_size=13)
 OPTIM = OptimConfig(lr=0.02, min_lr=0.002, warmup_steps=2)
@@ -114,12 +111,10 @@ def test_weighted_objective_on_two_ddp_ranks() -> None:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_objective as t; t.run_rank()"
-    ranks = [
-        subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **common, "RANK": rank, "LOCAL_RANK": rank})
-        for rank in ("0", "1")
-    ]
-    assert [rank.wait(120) for rank in ranks] == [0, 0]
+    ranks = [start_function(__file__, "run_rank", {**common, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
+    for process in ranks:
+        process.join(120)
+    assert [process.exitcode for process in ranks] == [0, 0]
 
 
 def run_rank() -> None:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from fledge.batches.loader import Batch, Loader, WindowReader
+from fledge.batches.orders import SAMPLERS
 from fledge.batches.sampler import WindowSampler
 from fledge.core.device import Machine
 from fledge.datasets.shards import Split
@@ -29,9 +30,9 @@ STEPS, BATCH = 6, 4
 IDS = np.random.default_rng(0).integers(0, 13, 400).astype(np.uint16)
 
 
-def stepper(micro_batch: int = BATCH, clip: float = 0.5) -> TrainStep:
+def stepper(micro_batch: int = BATCH, clip: float = 0.5, order: str = "shuffled") -> TrainStep:
     model = build(MODEL, 1)
-    sampler = WindowSampler(len(IDS), MODEL.context, MODEL.context, 1)
+    sampler = SAMPLERS[order](len(IDS), MODEL.context, MODEL.context, 1, BATCH)
     windows = WindowReader(Split("train", [IDS], [np.zeros(1)]), sampler)
     return TrainStep(
         model=model,
@@ -73,6 +74,40 @@ def test_step_equals_a_plain_training_loop(clip: float) -> None:
         assert result.loss == pytest.approx(float(loss.detach()), rel=1e-5)
         assert result.grad_norm == pytest.approx(float(norm), rel=1e-4)
         assert result.lr == OPTIM.lr * lr_multiplier(OPTIM, step, STEPS)
+    for (name, one), two in zip(ours.model.named_parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(one, two, atol=2e-5, rtol=1e-4, msg=name)
+
+
+def test_clipping_each_micro_batch_equals_a_plain_loop() -> None:
+    """As SmollGPT trains: the gradient that has accumulated is clipped after every backward pass."""
+    ours, clip = stepper(micro_batch=1, clip=0.05), 0.05
+    ours.clip_each = "micro_batch"
+    model = build(MODEL, 1)
+    optimizer = build_optimizer(model, OPTIM, CPU.torch_dtype)
+    order = WindowSampler(len(IDS), MODEL.context, MODEL.context, 1)
+    differed = False
+    for step in range(STEPS):
+        unclipped = [torch.zeros_like(p) for p in model.parameters()]
+        for start in order.starts(step * BATCH, BATCH):
+            row = torch.from_numpy(IDS[start : start + 9].astype(np.int64))
+            loss = F.cross_entropy(model(row[None, :-1])[0], row[1:]) / BATCH
+            before = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
+            loss.backward()
+            for total, p, old in zip(unclipped, model.parameters(), before, strict=True):
+                total += p.grad - old
+            norm = torch.sqrt(sum((p.grad.square().sum() for p in model.parameters()), torch.zeros(())))
+            if norm > clip:
+                for p in model.parameters():
+                    p.grad.mul_(clip / norm)
+        direction = torch.cat([p.grad.flatten() for p in model.parameters()])
+        once = torch.cat([total.flatten() for total in unclipped])
+        differed |= bool(torch.cosine_similarity(direction, once, dim=0) < 0.999)
+        for group in optimizer.param_groups:
+            group["lr"] = OPTIM.lr * lr_multiplier(OPTIM, step, STEPS)
+        optimizer.step()
+        optimizer.zero_grad()
+        assert ours(step).grad_norm == pytest.approx(float(norm), rel=1e-4)  # before the last clipping
+    assert differed  # from clipping once per update
     for (name, one), two in zip(ours.model.named_parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(one, two, atol=2e-5, rtol=1e-4, msg=name)
 
@@ -130,3 +165,17 @@ def test_bf16_keeps_weights_and_loss_in_fp32(tmp_path: Path) -> None:
     loss.backward()
     assert loss.dtype == torch.float32
     assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+@pytest.mark.parametrize("micro_batch", [1, 4])  # 1: some of them have no window
+def test_short_last_batch_of_an_epoch_is_a_mean_over_its_rows(micro_batch: int) -> None:
+    ours, model = stepper(micro_batch, clip=0.0, order="sequential"), build(MODEL, 1)
+    last = 49 // BATCH  # of the 49 windows one is left
+    row = torch.from_numpy(IDS[48 * 8 : 49 * 8 + 1].astype(np.int64))[None]
+    loss = F.cross_entropy(model(row[:, :-1])[0], row[0, 1:])
+    loss.backward()
+    norm = torch.sqrt(sum((p.grad.square().sum() for p in model.parameters()), torch.zeros(())))
+    result = ours(last)
+    assert result.tokens == 8
+    assert result.loss == pytest.approx(float(loss.detach()), rel=1e-5)
+    assert result.grad_norm == pytest.approx(float(norm), rel=1e-4)

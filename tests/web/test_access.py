@@ -1,5 +1,9 @@
+import asyncio
 import os
+import socket
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -7,7 +11,7 @@ pytest.importorskip("uvicorn")
 
 from fledge.core.errors import UserError
 from fledge.web.access import Access, is_loopback, known_origins
-from fledge.web.serving import bind, read_token, url_of
+from fledge.web.serving import Server, bind, read_token, url_of
 
 OPEN = "0.0.0.0"  # noqa: S104
 
@@ -84,3 +88,26 @@ def test_bind() -> None:
     for host, port in (("127.0.0.1", 70000), ("no.such.host.invalid", 0), ("192.0.2.1", 0)):
         with pytest.raises(UserError):
             bind(host, port)
+
+
+def test_requests_cut_off_at_the_end_leave_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            begun.set()
+            await asyncio.sleep(60)
+
+    begun, ready = threading.Event(), threading.Event()
+    with bind("127.0.0.1", 0) as listener:
+        server = Server(app, ready.set)
+        server.config.timeout_graceful_shutdown = 1
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        assert ready.wait(30)
+        with socket.create_connection(listener.getsockname()) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert begun.wait(30)
+            server.stop()
+            thread.join(30)
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    assert "timeout graceful shutdown exceeded" in said

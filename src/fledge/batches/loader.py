@@ -17,9 +17,10 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from fledge.batches.sampler import WindowSampler
+from fledge.batches.sampler import EMPTY, WindowSampler
 from fledge.core.device import Machine
 from fledge.datasets.shards import Split
+from fledge.losses.cross_entropy import IGNORE
 
 T = TypeVar("T")
 
@@ -48,15 +49,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class WindowReader:
-    """Samples → windows of a split, with the targets one token later."""
+    """Samples → windows of a split, with the targets one token later. A row without a window has ignored targets."""
 
     split: Split
     sampler: WindowSampler
 
     def __call__(self, first: int, count: int) -> Batch:
         starts = self.sampler.starts(first, count)
-        tokens = torch.from_numpy(self.split.rows(starts, self.sampler.context + 1))  # [B, T + 1]
-        return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+        tokens = torch.from_numpy(self.split.rows(starts.clip(min=0), self.sampler.context + 1))  # [B, T + 1]
+        inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+        targets[torch.from_numpy(starts == EMPTY)] = IGNORE
+        return Batch(inputs, targets)
 
 
 @dataclass(frozen=True)

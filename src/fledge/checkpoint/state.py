@@ -25,6 +25,7 @@ from fledge.core.distributed import SINGLE_PROCESS, World, full_tensor, shard_li
 from fledge.core.errors import UserError
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
+from fledge.model.lora import merge
 
 Tensors = dict[str, Tensor]
 MODEL, OPTIMIZER = "model", "optimizer"  # groups of tensors, and so the names of their files
@@ -154,6 +155,12 @@ def blank_weights(model: ModelConfig) -> Tensors:
     """The names and shapes of a model's weights, as tensors that take no memory."""
     with torch.device("meta"):
         return weights_of(GPT(model))
+
+
+def plain_weights(model: ModelConfig, weights: Tensors, *, value_head: bool = False) -> Tensors:
+    """The weights of a checkpoint, checked, for a model without adapters: see model/lora.py."""
+    check_fit(blank_weights(model), weights)
+    return merge(weights, model, value_head=value_head)
 
 
 def load_weights(model: GPT, weights: Tensors) -> None:

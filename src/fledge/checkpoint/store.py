@@ -222,16 +222,10 @@ def find_checkpoint(
     The latest is the latest that training can continue from. Only candidates are read completely; of the others only
     the manifest is read. weights_only: as for `verify`.
     """
-    candidates = complete_checkpoints(folder)
-    readable = {c.folder for c in candidates}
+    complete = complete_checkpoints(folder)
+    readable = {c.folder for c in complete}
     bad = [f"{path / MANIFEST} is damaged" for path in checkpoint_folders(folder) if path not in readable]
-    if selector == "best":
-        candidates.sort(key=_quality_key)
-    elif selector == "latest":
-        candidates = [c for c in candidates if not c.weights_only]
-    else:
-        candidates = [c for c in candidates if str(c.step) == selector]
-    for candidate in reversed(candidates):
+    for candidate in reversed(matching(complete, selector)):
         try:
             return verify(candidate.folder, weights_only=weights_only), bad
         except DamagedCheckpoint as error:
@@ -240,6 +234,15 @@ def find_checkpoint(
     damage = f" ({'; '.join(sorted(bad))})" if bad else ""
     known = f"latest, best, or one of these steps: {steps}" if steps else "restore one from a copy, or train again"
     raise UserError(f"no checkpoint '{selector}' in '{folder}'{damage}", known)
+
+
+def matching(checkpoints: list[Checkpoint], selector: str) -> list[Checkpoint]:
+    """Those that `selector` (latest, best or a step) may mean, the first choice last; not verified."""
+    if selector == "best":
+        return sorted(checkpoints, key=_quality_key)
+    if selector == "latest":
+        return [each for each in checkpoints if not each.weights_only]
+    return [each for each in checkpoints if str(each.step) == selector]
 
 
 def is_unsaved(folder: Path) -> bool:

@@ -43,8 +43,10 @@ def add_settings_argument(parser: Parser, help: str) -> None:
     parser.add_argument("--section.key", dest="_", metavar="VALUE", help=help)
 
 
-def add_run_argument(parser: Parser, *, many: bool = False) -> None:
-    what = "name or path of a run; NAME@best, NAME@latest, NAME@1000 (default: the latest run)"
+def add_run_argument(parser: Parser, *, many: bool = False, checkpoint: bool = True) -> None:
+    """checkpoint: the command takes one checkpoint of the run, not the run as a whole."""
+    which = "; NAME@best, NAME@latest, NAME@1000" if checkpoint else ""
+    what = f"name or path of a run{which} (default: the latest run)"
     parser.add_argument("references" if many else "run", nargs="*" if many else "?", metavar="RUN", help=what)
 
 
@@ -71,6 +73,8 @@ def add_generation_arguments(parser: Parser, tokens: int) -> None:
         ("--seed", int, 0, "S", "random seed (default: 0)"),
     ):
         parser.add_argument(option, type=kind, default=default, metavar=metavar, help=help)
+    past = "when full: reread the newer half (default), or slide"
+    parser.add_argument("--past-context", choices=("reread", "slide"), default="reread", metavar="HOW", help=past)
     stop = "end before this string; may be given several times"
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help=stop)
     add_dtype_argument(parser)

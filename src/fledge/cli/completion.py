@@ -11,10 +11,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
 
+from fledge.alignment.config import METHOD_SETTINGS
 from fledge.cli.main import SUMMARIES, load_command, make_parser
 from fledge.settings.foreign_names import setting_names
 from fledge.settings.layers import preset_files
 from fledge.text.corpora import CORPORA
+from fledge.training.config import Settings
 
 PATHS = ("TEXT", "FILE", "SOURCE", "DIR", "FOLDER", "PATH")  # in a metavar: files and folders can be given
 
@@ -38,7 +40,8 @@ def candidates(words: Sequence[str]) -> list[str]:
     parser = find_parser(before)
     options = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
     if getattr(load_command(before[0]), "TAKES_SETTINGS", False):
-        options = [*(o for o in options if "." not in o), *(f"--{name}" for name in [*setting_names(), "model.size"])]
+        names = [*setting_names(settings_class(before)), "model.size"]
+        options = [*(o for o in options if "." not in o), *(f"--{name}" for name in names)]
     if current.startswith("-"):
         return starting(current, options)
     positional = [action for action in parser._actions if not action.option_strings]
@@ -54,10 +57,16 @@ def find_parser(before: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
+def settings_class(before: Sequence[str]) -> type[Settings]:
+    """Those of the method, after `fledge align METHOD`."""
+    methods = METHOD_SETTINGS if before[0] == "align" else {}
+    return next((methods[word] for word in before[1:] if word in methods), Settings)
+
+
 def values_of(command: str, option: str, before: Sequence[str], current: str) -> list[str] | None:
     """The values of an option or a setting; None where it takes none."""
     if "." in option:
-        return setting_values(option.removeprefix("--"), current)
+        return setting_values(option.removeprefix("--"), settings_class([command, *before[1:]]), current)
     for action in find_parser([command, *before[1:]])._actions:
         if option in action.option_strings:
             return None if action.nargs == 0 else values_for(action, before, current)
@@ -75,20 +84,18 @@ def values_for(action: argparse.Action, before: Sequence[str], current: str) -> 
     if "CORPUS" in names:
         found += [*CORPORA]
     if "KIND" in names:
-        found += ["bpe", "char", "gpt2"]
+        found += ["bpe", "char", "gpt2", "p50k"]
     if any(name.split(".")[0] in PATHS for name in names):
         found += paths(current)
     return found
 
 
-def setting_values(name: str, current: str) -> list[str]:
+def setting_values(name: str, settings: type[Settings], current: str) -> list[str]:
     """The values of a setting with few of them; files for one that names a text."""
-    from fledge.training.config import Settings
-
     section, _, key = name.partition(".")
-    config = get_type_hints(Settings).get(section)
+    config = get_type_hints(settings).get(section)
     kind = get_type_hints(config).get(key) if config else None
-    if name in ("data.corpus", "data.path", "tokenizer.file"):
+    if name in ("data.corpus", "data.val_corpus", "data.test_corpus", "data.path", "tokenizer.file"):
         return paths(current)
     if name == "track.loggers":
         from fledge.tracking.loggers import LOGGERS

@@ -44,10 +44,16 @@ COMMAND_GROUPS = {
         "plan": "forecast time, memory and loss of a training run",
         "train": "train a model",
         "resume": "continue a run exactly where it stopped",
+        "align": "teach a model to answer: SFT, reward models, DPO, PPO, GRPO",
         "sweep": "search for the best settings with many training runs",
-        "data": "show the text that a training step learned from",
+    },
+    "look": {
         "runs": "list the runs; delete and rename them",
+        "watch": "follow a run in the terminal, live or finished",
         "plot": "draw loss, learning rate, gradient norm, speed",
+        "report": "write a run as one page: HTML and Markdown",
+        "data": "show the text that a step learned from, or the steps of a text",
+        "studio": "web pages: runs, playground, microscope, tokenizer, data, origin",
     },
     "use": {
         "generate": "let a model continue texts",
@@ -61,7 +67,7 @@ COMMAND_GROUPS = {
 }
 SUMMARIES = {name: summary for group in COMMAND_GROUPS.values() for name, summary in group.items()}
 MODULES = {"import": "import_model"}  # in commands/, where the module cannot have the command's name
-DISTRIBUTED = ("train", "resume", "eval")  # torchrun can start these
+DISTRIBUTED = ("train", "align", "resume", "eval")  # torchrun can start these
 OPTION = re.compile(r"--\w[\w.-]*(=.*)?", re.DOTALL)  # any other word, such as '--- Chapter 1', is a value
 
 
@@ -77,11 +83,11 @@ class Command(Protocol):
 
 def overview() -> str:
     """`fledge --help`: all commands on one screen."""
-    lines = ["Raise a GPT from scratch: your text, your machine, every step visible.", ""]
-    lines += ["usage: fledge COMMAND …", ""]
+    lines = ["Raise a GPT from scratch: your text, your machine, every step visible."]
+    lines += ["usage: fledge COMMAND …   explained by: fledge COMMAND --help", ""]
     for group, commands in COMMAND_GROUPS.items():
-        lines += [f"{group}:", *(f"  {name:<11}{summary}" for name, summary in commands.items()), ""]
-    lines += ["new here?  fledge demo", "your text: fledge train my-notes/", "help:      fledge COMMAND --help"]
+        lines += [f"{group}:", *(f"  {name:<12}{summary}" for name, summary in commands.items()), ""]
+    lines += ["new here? fledge demo   your own text: fledge train my-notes/"]
     return "\n".join(lines)
 
 

@@ -45,8 +45,12 @@ def describe_train_result(result: "TrainResult") -> str:
         loss = f"loss {result.val_loss:.4f}{bits} on {split}"
         earlier = f"best is step {result.best_step:,}, which 'fledge generate {word}' uses: {loss}"
         lines = [f"{end}; {earlier}" if result.best_step != result.step else f"{end}: {loss}"]
+    if result.reward is not None:
+        lines = [f"{end}; the best is step {result.best_step:,}: reward {result.reward:.4f} on held-out prompts"]
+    lines = [*([result.stopped_early] if result.stopped_early else []), *lines]
     lines += [f"{advice.text}: {advice.command}" for advice in result.advice]
-    return "\n".join([*lines, f"next: fledge generate {word} · fledge plot {word}"])
+    use = {"pretrain": "generate", "reward": "eval"}.get(result.method, "chat")
+    return "\n".join([*lines, f"next: fledge {use} {word} · fledge plot {word}"])
 
 
 def one_line(text: str) -> str:

@@ -91,7 +91,7 @@ def build(kind: type[T], layer: Layer) -> T:
     """A layer → an instance of `kind`, a frozen dataclass whose fields are section dataclasses."""
     sections: dict[str, Any] = get_type_hints(kind)
     refuse_unknown(kind, layer)
-    return kind(**{name: _build_section(name, cls, layer.get(name, {})) for name, cls in sections.items()})
+    return kind(**{name: build_section(name, cls, layer.get(name, {})) for name, cls in sections.items()})
 
 
 def refuse_unknown(kind: type[Any], layer: Layer, also: Iterable[str] = ()) -> None:
@@ -112,7 +112,8 @@ def refuse_unknown(kind: type[Any], layer: Layer, also: Iterable[str] = ()) -> N
             )
 
 
-def _build_section(section: str, cls: type[Any], values: Mapping[str, Any]) -> Any:
+def build_section(section: str, cls: type[T], values: Mapping[str, Any]) -> T:
+    """One section of a layer → its dataclass."""
     types = get_type_hints(cls)
     return cls(**{key: cast(f"{section}.{key}", types[key], value) for key, value in values.items()})
 
@@ -120,6 +121,8 @@ def _build_section(section: str, cls: type[Any], values: Mapping[str, Any]) -> A
 def cast(name: str, kind: Any, value: Any) -> Any:
     """Convert `value` to the type of its setting: `"3e-4"` from the command line becomes a number."""
     options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if isinstance(value, str) and value.startswith("["):  # rather a list than a text that looks like one
+        options = (*filter(is_tuple, options), *options)
     for option in options:
         with contextlib.suppress(ValueError, TypeError):
             return _cast(option, value)
@@ -130,10 +133,10 @@ def _cast(kind: Any, value: Any) -> Any:
     """Convert, or raise ValueError or TypeError."""
     if get_origin(kind) is Literal:
         return get_args(kind)[get_args(kind).index(value)]
-    if get_origin(kind) is tuple:
+    if is_tuple(kind):
         kinds = get_args(kind)
-        if kinds[-1] is Ellipsis:  # any number of them; on the command line: a,b
-            items = [item for item in value.split(",") if item] if isinstance(value, str) else value
+        if kinds[-1] is Ellipsis:  # any number of them; on the command line: a,b or ["a", "b"]
+            items = value if isinstance(value, list | tuple) else listed_items(value)
             return tuple(_cast(kinds[0], item) for item in items)
         items = json.loads(value) if isinstance(value, str) else value
         return tuple(_cast(each, item) for each, item in zip(kinds, items, strict=True))
@@ -148,6 +151,18 @@ def _cast(kind: Any, value: Any) -> Any:
     raise ValueError
 
 
+def is_tuple(kind: Any) -> bool:
+    return get_origin(kind) is tuple
+
+
+def listed_items(text: str) -> list[Any]:
+    """`a,b` or `["a", "b"]` → its items."""
+    found = json.loads(text) if text.startswith("[") else [item for item in text.split(",") if item]
+    if not isinstance(found, list):
+        raise ValueError
+    return found
+
+
 def _words(kind: Any) -> str:
     """A type in plain words, for an error message."""
     plain = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "nothing"}
@@ -155,16 +170,18 @@ def _words(kind: Any) -> str:
         return plain[kind]
     arguments: tuple[Any, ...] = getattr(kind, "__args__", ())
     if Ellipsis in arguments:
-        return "names, with commas between them"
+        names = get_args(arguments[0])
+        plain_names = "numbers" if float in arguments else "names"
+        return f"{', '.join(names) if names else plain_names}, with commas between them"
     if getattr(kind, "__origin__", None) is tuple:
         return "a list such as [" + ", ".join("0.9" for _ in arguments) + "]"
     return " or ".join(a if isinstance(a, str) else _words(a) for a in arguments) or str(kind)
 
 
-def to_layer(config: Any) -> dict[str, dict[str, Any]]:
-    """A config → a layer. Unset values (None) are left out, as TOML has no null."""
+def to_layer(config: Any, *, omit: Container[str] = ()) -> dict[str, dict[str, Any]]:
+    """A config → a layer. Unset values (None) are left out, as TOML has no null; `omit`: further names."""
     return {
-        section: {key: value for key, value in keys.items() if value is not None}
+        section: {key: value for key, value in keys.items() if value is not None and f"{section}.{key}" not in omit}
         for section, keys in dataclasses.asdict(config).items()
     }
 
@@ -176,16 +193,15 @@ def to_toml(config: Any, *, explain: bool = False, omit: Container[str] = ()) ->
     """
     lines: list[str] = []
     for section, cls in get_type_hints(type(config)).items():
-        lines += [f"[{section}]"]
-        for field in dataclasses.fields(cls):
-            if f"{section}.{field.name}" in omit:
-                continue
+        fields = [field for field in dataclasses.fields(cls) if f"{section}.{field.name}" not in omit]
+        lines += [f"[{section}]"] * bool(fields)
+        for field in fields:
             value = getattr(getattr(config, section), field.name)
             line = f"{field.name} = {_toml_value(value)}" if value is not None else f"# {field.name} ="
             note = f"  # {field.metadata['help']}" if explain else ""
             if value is not None or explain:
                 lines.append(f"{line:<28}{note}".rstrip())
-        lines.append("")
+        lines += [""] * bool(fields)
     return "\n".join(lines)
 
 

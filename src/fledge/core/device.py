@@ -125,7 +125,8 @@ def matmul_rates(seconds: float = 0.8, size: int = 768) -> tuple[float, float]:
 def _measure_matmul(seconds: float, size: int) -> dict[str, float]:
     """Both in turns, best of each: other load on the machine then slows both or neither."""
     fastest = dict.fromkeys(("float32", "bfloat16"), math.inf)
-    matrices = {name: torch.randn(size, size, dtype=DTYPES[name]) for name in fastest}
+    chance = torch.Generator().manual_seed(0)  # of its own: a run measures between two steps, and its numbers stay
+    matrices = {name: torch.randn(size, size, dtype=DTYPES[name], generator=chance) for name in fastest}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or math.inf in fastest.values():
         for name, matrix in matrices.items():

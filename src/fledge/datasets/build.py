@@ -25,6 +25,7 @@ from fledge.datasets import filters, shards
 from fledge.datasets.config import DataConfig, building_settings
 from fledge.datasets.executors import Executor
 from fledge.datasets.filters import FilterRules
+from fledge.datasets.mixing import mix
 from fledge.datasets.part import Part, PartRecord, PartSpec, make_part, record_name
 from fledge.datasets.plan import Progress, digest, plan_parts
 from fledge.datasets.splits import SplitRule, default_val
@@ -52,6 +53,7 @@ class BuildSpec:
     key: str
     sources: list[dict[str, Any]]  # their names, with the names, sizes and times of their files
     out: str
+    ends: bool = True  # whether an end-of-text token stands after every document
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,11 @@ def build(spec: BuildSpec, executor: Executor, progress: Progress, ready: Callab
         if storage.read(shards.MANIFEST) is not None:
             storage.remove(shards.MANIFEST)  # this dataset, but damaged: built again
         tokenizer = load_or_train_tokenizer(spec, storage)
-        rule = choose_split_rule(spec.data, spec.text)
-        part_spec = PartSpec(spec.out, serialize_tokenizer(tokenizer), spec.text.options, rule)
+        rule = choose_split_rule(spec.data, spec.text.to_divide)
+        by_source = spec.data.shares is not None
+        part_spec = PartSpec(
+            spec.out, serialize_tokenizer(tokenizer), spec.text.options, rule, ends=spec.ends, by_source=by_source
+        )
         parts, scans = plan_parts(spec.text, FilterRules.of(spec.data), part_spec, storage, executor, progress)
         records = finished_parts(storage, parts)
         missing = [part for part in parts if part.number not in records]
@@ -92,8 +97,12 @@ def build(spec: BuildSpec, executor: Executor, progress: Progress, ready: Callab
             for part, record in executor(partial(make_part, part_spec), missing):
                 records[part.number] = record
                 advance(part.size)
-        ordered = [records[part.number] for part in parts]
-        finish(spec, storage, tokenizer, ordered, filters.drop_counts(scans), rule)
+        ordered, mixture = [records[part.number] for part in parts], None
+        if spec.data.shares is not None:
+            with progress("mixing", sum(record.sizes["train"] for record in ordered)) as advance:
+                names = [source["name"] for source in spec.sources if "split" not in source]
+                ordered, mixture = mix(storage, tokenizer, parts, ordered, spec.data.shares, names, advance)
+        finish(spec, storage, tokenizer, ordered, filters.drop_counts(scans), rule, mixture)
     return True
 
 
@@ -196,9 +205,13 @@ def choose_split_rule(data: DataConfig, text: SourceText) -> SplitRule:
 
     auto: by document if there are at least MIN_DOCUMENTS, else by tail. Where the held-out share is not given either,
     it must also have room for MIN_HELD_OUT documents of average length and for the longest file, so that val becomes
-    neither empty nor most of the text.
+    neither empty nor most of the text. Where splits have a text of their own, all of this one is for training.
     """
-    val = default_val(text.text_size) if data.val is None else data.val
+    val = data.val
+    if val is None:
+        val = 0.0 if data.val_corpus else default_val(text.text_size)
+    if data.split_by == "auto" and data.held_out_sources() and not (val or data.test):
+        return SplitRule("document", 0.0, 0.0)
     if data.split_by != "auto":
         return SplitRule(data.split_by, val, data.test)
     documents = size = 0
@@ -235,6 +248,7 @@ def finish(
     records: Sequence[PartRecord],
     dropped: dict[str, int],
     rule: SplitRule,
+    mixture: list[dict[str, Any]] | None = None,
 ) -> None:
     """Remove files of earlier attempts, fsync the shards, and write the manifest."""
     splits = {split: [record.shards[split] for record in records if split in record.shards] for split in shards.SPLITS}
@@ -253,6 +267,7 @@ def finish(
         "data": building_settings(replace(spec.data, split_by=rule.by, val=rule.val)),
         "read": asdict(counts),
         "dropped": dropped,
+        **({"mixture": mixture} if mixture else {}),
     }
     wanted = {shards.TOKENIZER, *(info.file for infos in splits.values() for info in infos)}
     for name in storage.names() - wanted:

@@ -16,7 +16,6 @@ from fledge.datasets.external import open_dataset_or_bin
 from fledge.datasets.shards import Dataset
 from fledge.datasets.spec import build_spec, dataset_key
 from fledge.text.inputs import is_url
-from fledge.text.sources import source_versions
 from fledge.tokenizers.base import Tokenizer
 from fledge.tokenizers.config import TokenizerConfig
 from fledge.tokenizers.create import pretrained_tokenizer
@@ -50,7 +49,7 @@ def ensure_dataset(data: DataConfig, tokenizer: TokenizerConfig, check: Check = 
 
 def cache_folder(data: DataConfig, tokenizer: TokenizerConfig) -> Path:
     """The folder in the cache for the dataset of this corpus with these settings."""
-    key = dataset_key(source_versions(data.sources), data, tokenizer)
+    key = dataset_key(data.sources, data, tokenizer)
     name = re.sub(r"[^\w.-]+", "-", Path(data.sources[0]).stem)[:60]  # it may be a URL
     return cache_dir() / "datasets" / f"{name}-{key[:12]}"
 

@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 from fledge.core.config import check_counts, setting
 from fledge.core.errors import UserError
+from fledge.core.formatting import counted
 
-TRAINING_ONLY = ("path", "stride", "corpus")  # settings that do not change the dataset
+TRAINING_ONLY = ("path", "stride", "order")  # settings that do not change the dataset
+TEXTS = ("corpus", "val_corpus", "test_corpus")  # sources; a dataset names them apart from its settings
 ASCII = bytes(range(128)).decode("ascii")
 
 
@@ -16,10 +18,20 @@ class DataConfig:
     corpus: str | tuple[str, ...] | None = setting(
         None, "a named corpus, file, folder, glob or URL, or a list of them; prepared when first needed; unset: python"
     )
+    val_corpus: str | tuple[str, ...] | None = setting(
+        None, "the text of the validation split, if it is another; unset: the corpus's own, or a part of the corpus"
+    )
+    test_corpus: str | tuple[str, ...] | None = setting(None, "the same for the final test")
+    shares: tuple[float, ...] | None = setting(
+        None, "of each source of corpus in the tokens of the training split: 0.7,0.3; unset: all of each text"
+    )
     path: str | None = setting(None, "a dataset made by 'fledge prepare', local or at s3://…; replaces corpus")
     include: str = setting("", "of a folder, glob or Hub repository, read only files like these: '*.md,*.txt'")
     exclude: str = setting("", "leave out files like these")
     field: str = setting("text", "jsonl, parquet, csv and tsv: the field or column that holds the text")
+    csv: bool = setting(
+        False, "the documents of each file become the rows of a CSV table with the header 'text', as pandas writes it"
+    )
     separator: str = setting("", r"plain text: separator of documents, such as '\n\n'; unset: one per file")
     errors: Literal["replace", "strict"] = setting(
         "replace", "invalid bytes: replace by '�' and count; strict: refuse the file, and guess no encoding"
@@ -41,6 +53,14 @@ class DataConfig:
     stride: int | None = setting(
         None, "distance between training windows; unset: the context, so windows do not overlap"
     )
+    order: Literal["shuffled", "random", "sequential"] = setting(
+        "shuffled", "of training windows; random: with replacement, from any token on; sequential: as in the text"
+    )
+
+    def held_out_sources(self) -> dict[str, tuple[str, ...]]:
+        """Of the splits that have a text of their own."""
+        found = {"val": self.val_corpus, "test": self.test_corpus}
+        return {split: (text,) if isinstance(text, str) else text for split, text in found.items() if text}
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -57,6 +77,23 @@ class DataConfig:
                 f"data.val = {val} and data.test = {self.test} leave nothing to train on",
                 "they are fractions of the text: 0.05 is 5 %",
             )
+        for split in ("val", "test"):
+            if getattr(self, f"{split}_corpus") and getattr(self, split):
+                raise UserError(
+                    f"data.{split}_corpus is another text, so data.{split} = {getattr(self, split)} has no effect",
+                    "leave one of them out",
+                )
+        if self.order == "random" and self.stride is not None:
+            raise UserError(
+                "data.stride has no effect with data.order = random, whose windows begin at any token",
+                "leave it out, or use --data.order shuffled or sequential",
+            )
+        if self.csv and (self.min_length or self.max_length or self.charset or self.dedup):
+            raise UserError(
+                "data.csv makes one table of all documents, which filters cannot judge one by one",
+                "leave out data.csv, or min_length, max_length, charset and dedup",
+            )
+        check_shares(self)
         check_counts(self, "data", ["stride", "min_length", "max_length"])
         if self.min_length and self.max_length and self.min_length > self.max_length:
             raise UserError(
@@ -78,9 +115,26 @@ class DataConfig:
             raise UserError(f"data.separator = {self.separator!r} is not valid UTF-8", "use characters that are")
 
 
+def check_shares(data: DataConfig) -> None:
+    if data.shares is None:
+        return
+    shown = ",".join(f"{share:g}" for share in data.shares)
+    if not data.shares or not all(0 < share < 1 for share in data.shares) or abs(sum(data.shares) - 1) > 1e-6:
+        raise UserError(f"data.shares cannot be {shown or 'empty'}", "they are fractions that add up to 1: 0.7,0.3")
+    if data.corpus is not None and len(data.shares) != len(data.sources):
+        raise unequal_shares(len(data.shares), len(data.sources))
+
+
+def unequal_shares(shares: int, sources: int) -> UserError:
+    return UserError(
+        f"data.shares are for {counted(shares, 'source')}, and the text has {sources}",
+        "give one for each source, in their order",
+    )
+
+
 def building_settings(data: DataConfig) -> dict[str, Any]:
     """The settings that a dataset depends on."""
-    return {name: value for name, value in asdict(data).items() if name not in TRAINING_ONLY}
+    return {name: value for name, value in asdict(data).items() if name not in (*TRAINING_ONLY, *TEXTS)}
 
 
 def is_valid_utf8(text: str) -> bool:

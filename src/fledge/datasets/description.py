@@ -5,6 +5,7 @@ from typing import Any
 from fledge.core.files import human_bytes
 from fledge.core.formatting import counted
 from fledge.datasets.shards import Dataset
+from fledge.text.sources import split_weight
 from fledge.text.summary import FileSummary
 
 
@@ -14,7 +15,31 @@ def describe_text(dataset: Dataset) -> str:
     if "files" not in manifest:  # of another program, which does not say
         return ", ".join(f"{len(dataset.split(name)):,} tokens in {name}" for name in dataset.available_splits)
     size = human_bytes(sum(split["bytes"] for split in manifest["splits"].values()))
-    return f"{FileSummary(**manifest['files']).line(f', {size}')}; {describe_held_out(manifest)}"
+    words = [FileSummary(**manifest["files"]).line(f", {size}"), describe_held_out(manifest)]
+    if mixture := manifest.get("mixture"):
+        words.append(describe_mixture(mixture))
+    return "; ".join(words)
+
+
+def describe_mixture(mixture: list[dict[str, Any]]) -> str:
+    """mixed 70 % 'a.txt' (all of its 72,001 tokens), 30 % 'b.txt' (30,857 of its 300,000)"""
+    words = []
+    for each in mixture:
+        amount = f"{each['tokens']:,} of its {each['of']:,}"
+        amount = f"all of its {each['of']:,} tokens" if each["tokens"] == each["of"] else amount
+        words.append(f"{100 * each['share']:.3g} % '{each['source']}' ({amount})")
+    return f"mixed {', '.join(words)}"
+
+
+def mixture_hint(mixture: list[dict[str, Any]]) -> str:
+    """How to get a larger mix; '' where nothing was left out."""
+    whole = [each["source"] for each in mixture if each["tokens"] == each["of"]]
+    if len(whole) == len(mixture):
+        return ""
+    source, weight = split_weight(whole[0])
+    return (
+        f"no text is repeated, so '{whole[0]}' limits the mix; '{source}:{2 * weight:g}' would read it twice as often"
+    )
 
 
 def describe_damage(dataset: Dataset) -> str:
@@ -24,14 +49,32 @@ def describe_damage(dataset: Dataset) -> str:
     return f"{what}; if you know the encoding: --data.encoding cp1251" if replaced else ""
 
 
+PURPOSE = {"val": "held out", "test": "for the final test"}
+
+
 def describe_held_out(manifest: dict[str, Any]) -> str:
-    """held out 10 %: 112 KB in 3 documents"""
+    """held out 10 %: 112 KB in 3 documents; for the final test: all of 'test.txt', 60 KB in 1 document"""
     splits, by_tail = manifest["splits"], manifest["data"]["split_by"] == "tail"
-    total, words = sum(split["bytes"] for split in splits.values()), []
-    for name, what in (("val", "held out"), ("test", "for the final test")):
-        if splits[name]["tokens"]:
-            size, documents = splits[name]["bytes"], splits[name]["documents"]
-            end = "the end of the document" if documents == 1 else f"the ends of {documents:,} documents"
-            where = f", {end}" if by_tail else f" in {counted(documents, 'document')}"
-            words.append(f"{what} {100 * size / total:.2g} %: {human_bytes(size)}{where}")
+    own, words = own_texts(manifest), []
+    total = sum(split["bytes"] for name, split in splits.items() if name not in own)
+    for name, what in PURPOSE.items():
+        if not splits[name]["tokens"]:
+            continue
+        size, documents = human_bytes(splits[name]["bytes"]), splits[name]["documents"]
+        count = counted(documents, "document")
+        if name in own:
+            words.append(f"{what}: all of {', '.join(map(repr, own[name]))}, {size} in {count}")
+            continue
+        end = "the end of the document" if documents == 1 else f"the ends of {documents:,} documents"
+        share = f"{100 * splits[name]['bytes'] / total:.2g} %"
+        words.append(f"{what} {share}: {size}{f', {end}' if by_tail else f' in {count}'}")
     return "; ".join(words) or "nothing held out"
+
+
+def own_texts(manifest: dict[str, Any]) -> dict[str, list[str]]:
+    """The sources of each split that has a text of its own."""
+    found: dict[str, list[str]] = {}
+    for source in manifest.get("sources", []):
+        if "split" in source:
+            found.setdefault(source["split"], []).append(source["name"])
+    return found

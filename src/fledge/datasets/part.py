@@ -32,6 +32,8 @@ class PartSpec:
     tokenizer: bytes
     options: ReadOptions
     split_rule: SplitRule
+    ends: bool = True  # whether an end-of-text token stands after every document
+    by_source: bool = False  # whether no part may hold text of two sources
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +83,7 @@ def make_part(spec: PartSpec, part: Part) -> PartRecord:
     """Encode a part; write its shards, then its record."""
     tokenizer, storage, counts = open_tokenizer(spec.tokenizer), open_storage(spec.out), ReadCounts()
     with storage.temporary_folder() as folder:
-        writers = {split: SplitWriter(folder / split, tokenizer) for split in SPLITS}
+        writers = {split: SplitWriter(folder / split, tokenizer, ends=spec.ends) for split in SPLITS}
         for span in part_spans(spec, part, counts):
             writers[span.split].add(span)
         closed = {split: writer.close(f"{split}/{part.number:05d}.tokens") for split, writer in writers.items()}
@@ -105,6 +107,9 @@ def part_spans(spec: PartSpec, part: Part, counts: ReadCounts) -> Iterator[Span]
         if part.scans is not None:
             chunks = filters.kept_chunks(chunks, part.scans[index])
         chunks = sample_chunks(chunks, each.fraction)
+        if split := each.source.split:
+            yield from (Span(split, chunk.text, chunk.start == 0, chunk.last) for chunk in chunks)
+            continue
         yield from split_chunks(chunks, spec.split_rule, partial(first_chunk, each, spec.options))
 
 
@@ -116,10 +121,11 @@ def first_chunk(part: Slice, options: ReadOptions) -> str:
 class SplitWriter:
     """Encodes the spans of one split into its shard, and counts their bytes."""
 
-    def __init__(self, path: Path, tokenizer: Tokenizer) -> None:
+    def __init__(self, path: Path, tokenizer: Tokenizer, *, ends: bool) -> None:
         self.shard = ShardWriter(path, tokenizer.vocab_size)
         self.tokenizer = tokenizer
-        self.end = None if tokenizer.end_of_text is None else np.array([tokenizer.end_of_text], dtype=np.uint32)
+        end = tokenizer.end_of_text if ends else None
+        self.end = None if end is None else np.array([end], dtype=np.uint32)
         self.bytes = 0
 
     def add(self, span: Span) -> None:

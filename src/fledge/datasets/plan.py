@@ -43,7 +43,7 @@ def plan_parts(
 ) -> tuple[list[Part], list[DocumentScan]]:
     """All parts, and the scans of the documents if there were any. Independent of the number of workers."""
     options, by_tail = spec.options, spec.split_rule.by == "tail"
-    scan = rules.any or (by_tail and not all(formats.sizes_known(each, options) for each in text.inputs))
+    scan = rules.any or (by_tail and not all(formats.sizes_known(each, options) for each in text.to_divide.inputs))
     target = max(MIN_PART, min(MAX_PART, text.size // 64), text.size // MAX_PARTS)
     unique: list[Slice] = []
     repeated: list[tuple[Slice, int]] = []  # as often as weights say, with the index in `unique`
@@ -65,14 +65,18 @@ def group_parts(
 ) -> list[Part]:
     """Consecutive slices, grouped into parts of about `target` bytes."""
     groups: list[list[int]] = [[]]
-    size = 0
+    size, source = 0, 0
     for index, each in enumerate(slices):
-        if groups[-1] and size + each.size > target:
+        other = spec.by_source and each.source.source != source
+        source = each.source.source
+        if groups[-1] and (size + each.size > target or other):
             groups.append([])
             size = 0
         groups[-1].append(index)
         size += each.size
-    common = digest(hashlib.sha256(spec.tokenizer).hexdigest(), asdict(spec.options), asdict(spec.split_rule))
+    common = digest(
+        hashlib.sha256(spec.tokenizer).hexdigest(), asdict(spec.options), asdict(spec.split_rule), spec.ends
+    )
     versions = {each.source: source_version(each.source) for each in slices}
     parts = []
     for number, group in enumerate(groups):

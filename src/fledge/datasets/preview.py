@@ -24,6 +24,7 @@ class Preview:
     files: FileSummary
     source_bytes: int
     split_rule: SplitRule
+    held_out: dict[str, tuple[str, ...]]  # the sources of each split that has a text of its own
     documents: list[DocumentPreview]
     tokens: float  # estimates for the whole dataset
     dataset_bytes: float
@@ -57,6 +58,7 @@ def preview(plan: BuildPlan, workers: int) -> Preview:
         files=text.files,
         source_bytes=text.size,
         split_rule=plan.split_rule,
+        held_out=plan.spec.data.held_out_sources(),
         documents=documents,
         tokens=total,
         dataset_bytes=total * shards.id_type(tokenizer.vocab_size).itemsize,

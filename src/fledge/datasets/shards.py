@@ -36,7 +36,7 @@ HEADER_BYTES = 64
 MANIFEST = "dataset.json"
 TOKENIZER = "tokenizer.json"
 SPLITS = ("train", "val", "test")
-SHARD = re.compile(rf"({'|'.join(SPLITS)})/[0-9]+\.tokens")  # names that fledge prepare gives
+SHARD = re.compile(rf"({'|'.join(SPLITS)})/[0-9]+(-mixed)?\.tokens")  # names that fledge prepare gives
 
 
 def id_type(vocab_size: int) -> np.dtype[Any]:
@@ -127,6 +127,16 @@ class Split:
         """Windows of equal length: [len(starts), length]."""
         return np.stack([self.read(int(start), length) for start in starts])
 
+    def at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The ids at these positions, in an array of the same shape."""
+        shards = np.searchsorted(self._ends, positions, side="right")
+        ids = np.empty_like(positions)
+        for number in np.unique(shards).tolist():
+            here = shards == number
+            begin = int(self._ends[number - 1]) if number else 0
+            ids[here] = self._shards[number][positions[here] - begin]
+        return ids
+
     def documents_in(self, start: int, length: int) -> tuple[int, int]:
         """Index of the first and the last document with a token in this window."""
         return max(0, self._documents_begun(start) - 1), max(0, self._documents_begun(start + length - 1) - 1)
@@ -212,6 +222,14 @@ def _open_shard(folder: Path, info: ShardInfo, vocab_size: int) -> tuple[NDArray
         raise UserError(f"the dataset names a file outside its folder: '{info.file}'", "do not use this dataset")
     if not path.is_file() or sha256(path) != info.sha256:
         raise UserError(f"the shard '{path}' is missing or damaged", "prepare the dataset again, or restore the file")
+    ids, starts = read_shard(path, info, vocab_size)
+    if len(ids) and int(ids.max()) >= vocab_size:
+        raise UserError(f"the shard '{path}' holds an id outside the vocabulary", "prepare the dataset again")
+    return ids, starts
+
+
+def read_shard(path: Path, info: ShardInfo, vocab_size: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The ids of a shard, memory-mapped, and where its documents begin."""
     itemsize, tokens, documents = id_type(vocab_size).itemsize, info.tokens, info.documents
     with path.open("rb") as file:
         header = file.read(HEADER.size)
@@ -223,7 +241,4 @@ def _open_shard(folder: Path, info: ShardInfo, vocab_size: int) -> tuple[NDArray
         if tokens
         else np.zeros(0)
     )
-    starts = np.fromfile(path, dtype="<u8", offset=HEADER_BYTES + tokens * itemsize, count=documents)
-    if tokens and int(ids.max()) >= vocab_size:
-        raise UserError(f"the shard '{path}' holds an id outside the vocabulary", "prepare the dataset again")
-    return ids, starts
+    return ids, np.fromfile(path, dtype="<u8", offset=HEADER_BYTES + tokens * itemsize, count=documents)

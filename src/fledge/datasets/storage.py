@@ -29,6 +29,9 @@ class Storage(Protocol):
     def commit(self, file: Path, name: str) -> None:
         """Move a complete file into the storage."""
 
+    def local_copy(self, name: str, folder: Path, /) -> Path:
+        """A local file with the content of `name`, in `folder` where it has to be downloaded."""
+
     def has_file(self, name: str, sha256: str, /) -> bool:
         """Whether the file exists, undamaged."""
 
@@ -69,6 +72,9 @@ class LocalStorage:
         target = self.path / name
         target.parent.mkdir(exist_ok=True)
         file.replace(target)
+
+    def local_copy(self, name: str, _: Path, /) -> Path:
+        return self.path / name
 
     def has_file(self, name: str, sha256: str, /) -> bool:
         return (self.path / name).is_file() and hash_of(self.path / name) == sha256
@@ -139,6 +145,11 @@ class RemoteStorage:
         with storage_errors(self.url, "write to"):
             self.system.put_file(str(file), self._path(name))
         file.unlink()
+
+    def local_copy(self, name: str, folder: Path, /) -> Path:
+        path = folder / Path(name).name
+        self.download(name, path)
+        return path
 
     def has_file(self, name: str, _: str, /) -> bool:
         """Whether the file exists; the object store guards its content."""

@@ -113,7 +113,7 @@ def generate_greedily(
 ) -> list[Generation]:
     """The continuation of each prompt, up to so many tokens."""
     made = [
-        engine.submit(Request(each.prompt_tokens, size, Sampling(temperature=0), when_full="slide"))
+        engine.submit(Request(each.prompt_tokens, size, Sampling(temperature=0), when_full="reread"))
         for each, size in zip(references, sizes, strict=True)
     ]
     finished = 0

@@ -8,6 +8,7 @@ from fledge.core.formatting import counted, printable, shorten
 from fledge.evaluation.compare import TextComparison
 from fledge.evaluation.continuations import TextMetrics
 from fledge.evaluation.metrics import PositionLoss, SplitMetrics
+from fledge.evaluation.random_batches import EstimatedMetrics
 
 COLUMNS = 8  # of the loss by position
 
@@ -74,6 +75,36 @@ def text_table(found: TextMetrics) -> str:
     for sample in found.samples[:1]:
         parts = (("prompt", sample.prompt), ("reference", sample.reference), ("generated", sample.generated))
         lines += [f"  {name:<9}  {shorten(printable(repr(text)[1:-1]), 67)}" for name, text in parts]
+    return "\n".join(lines)
+
+
+def estimate_table(model: str, found: EstimatedMetrics, split: SplitMetrics | None) -> str:
+    """Estimates with their standard errors, and beside them ours of the whole split, where it was measured."""
+    drawn = f"{counted(found.batches, 'random batch', 'random batches')} of {counted(found.batch_size, 'window')}"
+    is_smol = found.definition == "smol-gpt"
+    of = "smol-GPT's metrics of " if is_smol else ""
+    lines = [
+        f"{of}{model}, {found.split} split: estimates",
+        f"  from {drawn} of {found.context} tokens, seed {found.seed}",
+        f"  {'':<13}  estimate   standard error" + ("" if split is None else "   ours, whole split"),
+    ]
+    for name, each in found.metrics.items():
+        shown = "F1" if name == "f1" else name.replace("_", " ")
+        error = "-" if each.stderr is None else f"{each.stderr:.4f}"
+        whole = "" if split is None else f"   {getattr(split, name):17.4f}"
+        lines.append(f"  {shown:<13} {each.mean:9.4f}   {error:>14}{whole}")
+    if is_smol:
+        share = found.metrics["accuracy"].mean / found.context
+        notes = (
+            "precision, recall and F1: smol-GPT draws one token from the model's distribution at each position; ours"
+            " are those of the most likely token.",
+            f"accuracy: smol-GPT counts the right ones of those tokens in a window of {found.context}, {share:.4f} of"
+            " them; ours is the fraction of tokens whose most likely guess is right.",
+        )
+        lines += [
+            "",
+            *(line for note in notes for line in textwrap.wrap(note, 78, initial_indent="  ", subsequent_indent="  ")),
+        ]
     return "\n".join(lines)
 
 

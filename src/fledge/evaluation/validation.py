@@ -6,7 +6,7 @@ of its own (`val_whole/loss`, `val_best/loss`).
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +31,14 @@ class Schedule:
     step_tokens: int
     every: int  # steps between evaluations; 0: never
     tokens: int | None  # of the sample; None: the whole split
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found. The checkpoint with the lowest `loss` is the best one."""
+
+    loss: float  # of a method that maximizes a reward: minus the reward
+    metrics: Mapping[str, float]  # val/loss, val/reward, …
 
 
 class Validation:
@@ -85,10 +93,15 @@ class Validation:
         elif warning := small_validation_warning(self.split_tokens):
             yield f"warning: {warning}"
 
-    def evaluate(self) -> tuple[LossResult, float]:
-        """On the sample. And the seconds that it took."""
+    def evaluate(self) -> Evaluation:
+        """On the sample."""
         begun = time.perf_counter()
-        return self._evaluate(sampled=True), time.perf_counter() - begun
+        found = self.evaluate_sample()
+        about = {"val/tokens": found.tokens, "val/fraction": found.fraction, "val/seconds": time.perf_counter() - begun}
+        return Evaluation(found.loss, {**found.metrics(), **about})
+
+    def evaluate_sample(self) -> LossResult:
+        return self._evaluate(sampled=True)
 
     def evaluate_whole(self, weights: Tensors | None = None) -> LossResult:
         """On the whole split; `weights`: of another checkpoint. The model keeps its own."""

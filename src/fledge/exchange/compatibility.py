@@ -15,6 +15,8 @@ from fledge.checkpoint.state import Tensors, blank_weights
 from fledge.core.errors import UserError
 from fledge.model.config import ModelConfig
 
+BLOCKS = {"block": "pre_norm", "final_norm": True}  # common to all architectures here
+
 Constraints = Mapping[str, Any]  # setting → value
 ConstraintsOf = Callable[[ModelConfig], Constraints]
 
@@ -95,6 +97,7 @@ def divisible_width(model: ModelConfig) -> int:
 def gpt2_constraints(model: ModelConfig, mlps: Sequence[str] = ("gelu_tanh", "gelu", "relu", "relu2")) -> Constraints:
     """Every bias except the head's; the heads divide the width evenly."""
     return {
+        **BLOCKS,
         "positions": "learned",
         "norm": "layernorm",
         "mlp": model.mlp if model.mlp in mlps else mlps[0],
@@ -110,8 +113,15 @@ def gpt2_constraints(model: ModelConfig, mlps: Sequence[str] = ("gelu_tanh", "ge
 
 def _modern_constraints(**changed: Any) -> Constraints:
     """Common to Llama and its successors: rotary positions, RMSNorm, SwiGLU."""
-    parts = {"positions": "rotary", "norm": "rmsnorm", "mlp": "swiglu", "norm_bias": False, "head_bias": False}
-    absent = {"qkv_bias": False, "output_bias": False, "mlp_bias": False, "qk_norm": False}
+    parts = {**BLOCKS, "positions": "rotary", "norm": "rmsnorm", "mlp": "swiglu"}
+    absent = {
+        "norm_bias": False,
+        "head_bias": False,
+        "qkv_bias": False,
+        "output_bias": False,
+        "mlp_bias": False,
+        "qk_norm": False,
+    }
     return {**parts, **absent, "window": None, "softcap": None, "bigram_rows": None, **changed}
 
 

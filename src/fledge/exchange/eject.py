@@ -18,7 +18,9 @@ from pathlib import Path
 import jinja2
 
 from fledge import __version__
+from fledge.core.errors import UserError
 from fledge.model.flops import parameter_count
+from fledge.model.lora import plain_config
 from fledge.runs.run_folder import RunFolder
 from fledge.settings.pipeline import validated
 from fledge.settings.presets import model_parts
@@ -34,8 +36,8 @@ def render_model(name: str, settings: Settings) -> str:
 
 
 def run_settings(run: RunFolder) -> Settings:
-    """The settings of a run, with the vocabulary size of its tokenizer."""
-    return replace(validated(run.config()), model=run.model_config())
+    """The settings of a run, with the vocabulary size of its tokenizer. Adapters are merged."""
+    return replace(validated(run.config()), model=plain_config(run.model_config()))
 
 
 def printable_name(name: str) -> str:
@@ -45,6 +47,12 @@ def printable_name(name: str) -> str:
 
 def render(name: str, parts: list[str], settings: Settings) -> str:
     """The whole file. `parts` says in words what the model is made of."""
+    by_epoch = settings.optim.schedule == "epoch_cosine"
+    if by_epoch and not settings.train.epochs and not settings.optim.steps_per_epoch:
+        raise UserError(
+            "optim.schedule = epoch_cosine: how many steps an epoch has is not known without a text",
+            "give the length in epochs: --train.epochs 15; or eject a run",
+        )
     environment = jinja2.Environment(  # noqa: S701  # it writes Python, not HTML
         loader=jinja2.FunctionLoader(load_template),
         keep_trailing_newline=True,

@@ -29,7 +29,8 @@ from fledge.exchange.hf_config import build_model_config
 from fledge.exchange.model_source import ExternalModel
 from fledge.exchange.names import Names
 from fledge.exchange.parity import TOLERANCE, Parity, compare_logits, probe_text, probe_tokens, reference_model
-from fledge.exchange.tensors import DOWNLOAD_AGAIN, convert_weights
+from fledge.exchange.tensors import convert_weights
+from fledge.exchange.torch_file import DOWNLOAD_AGAIN
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.tokenizers.base import Tokenizer

@@ -5,7 +5,7 @@ the keys that must have a certain value because fledge has no alternative. The n
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fledge.core.config import build
@@ -13,7 +13,7 @@ from fledge.core.errors import UserError
 from fledge.exchange import compatibility, names
 from fledge.exchange.compatibility import ConstraintsOf, resolved_settings
 from fledge.exchange.names import Names
-from fledge.model.config import ModelConfig
+from fledge.model.config import DROPOUT_ON, DropoutPlace, ModelConfig
 
 Json = dict[str, Any]
 REQUIRED = object()  # in place of a default: the key must be present
@@ -31,6 +31,9 @@ class HFArchitecture:
     constraints_of: ConstraintsOf
     keys: Mapping[str, tuple[str, Any]]  # their key → our setting, and its default
     fixed: Mapping[str, Any]  # their key → the only supported value
+    dropouts: Mapping[str, DropoutPlace] = field(
+        default_factory=dict
+    )  # their key → where it drops; absent: GPT-2's 0.1
 
 
 @dataclass(frozen=True)
@@ -98,11 +101,9 @@ GPT2 = HFArchitecture(
         "activation_function": ("mlp", "gelu_new"),
         "layer_norm_epsilon": ("norm_eps", 1e-5),
         "tie_word_embeddings": ("tied", True),
-        "embd_pdrop": ("dropout", 0.1),  # fledge has one dropout: the last of the three wins
-        "attn_pdrop": ("dropout", 0.1),
-        "resid_pdrop": ("dropout", 0.1),
     },
     fixed={"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
+    dropouts={"embd_pdrop": "embedding", "attn_pdrop": "attention", "resid_pdrop": "residual"},
 )
 HF_ARCHITECTURES = {each.name: each for each in (LLAMA, MISTRAL, QWEN2, QWEN3, GPT2)}
 
@@ -118,6 +119,7 @@ def model_from_config(config: Json, source: str) -> tuple[HFArchitecture, ModelC
             )
     settings = {ours: _value(config, key, ours, default, source) for key, (ours, default) in architecture.keys.items()}
     window = settings.pop("window", None)
+    settings |= _dropout(config, architecture, source)
     model = build_model_config({**settings, "positions": "learned"}, source)
     constraints = dict(architecture.constraints_of(model))
     if not (isinstance(window, int) and window >= model.context):  # a window as long as the context is none
@@ -159,6 +161,16 @@ def _value(config: Json, key: str, ours: str, default: Any, source: str) -> Any:
     return MLP_OF[value]
 
 
+def _dropout(config: Json, architecture: HFArchitecture, source: str) -> Json:
+    """Our one rate and its places. Where theirs have several rates, the highest."""
+    rates = {place: config.get(key, 0.1) for key, place in architecture.dropouts.items()}
+    for key, rate in zip(architecture.dropouts, rates.values(), strict=True):
+        if isinstance(rate, bool) or not isinstance(rate, int | float):
+            raise UserError(f"'{source}' has {key} = {rate!r}, which is no number", "use a number from 0 to below 1")
+    places = tuple(place for place, rate in rates.items() if rate)
+    return {"dropout": max(rates.values(), default=0.0), "dropout_on": places or DROPOUT_ON}
+
+
 def _rotary_base(config: Json, source: str) -> Any:
     """Old files have the key `rope_theta`; new ones have it inside `rope_parameters`, with others."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
@@ -180,6 +192,7 @@ def config_from_model(model: ModelConfig, architecture: HFArchitecture) -> Json:
     config = {
         key: ACTIVATION_OF[ours[name]] if name == "mlp" else ours[name] for key, (name, _) in architecture.keys.items()
     }
+    config |= {key: model.dropout_at(place) for key, place in architecture.dropouts.items()}
     if model.positions == "rotary":
         base = model.rotary_base
         config |= {"rope_theta": base, "rope_parameters": {"rope_type": "default", "rope_theta": base}}

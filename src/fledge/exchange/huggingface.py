@@ -29,7 +29,10 @@ CONFIG = "config.json"
 def read_hf_folder(folder: ModelFolder, tokenizer: Tokenizer | None = None) -> ExternalModel:
     """The model in a folder, with its own tokenizer unless another is given. The large weights are read last."""
     if CONFIG not in folder:
-        raise UserError(f"'{folder.name}' holds no {CONFIG}", "give a folder that save_pretrained has written")
+        raise UserError(
+            f"'{folder.name}' holds no {CONFIG}",
+            "give a folder that save_pretrained has written, or the path of a checkpoint",
+        )
     architecture, model = hf_config.model_from_config(read_json(folder.path(CONFIG), CONFIG), folder.name)
     tokenizer = tokenizer or hf_tokenizer.read_hf_tokenizer(folder, splits_as_gpt2=architecture is hf_config.GPT2)
     hf_tokenizer.check_tokenizer_size(tokenizer, model)
@@ -53,6 +56,9 @@ def write_model_files(
 ) -> None:
     """Write the files that every model has, whether its class is part of transformers or not."""
     end = {"bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
+    assert model.vocab_size is not None
+    if padding := list(range(tokenizer.vocab_size, model.vocab_size)):  # ids that are no tokens are never generated
+        generation["suppress_tokens"] = padding
     _write_json(folder / CONFIG, {**config, **end})
     _write_json(folder / hf_tokenizer.GENERATION_CONFIG, {**end, "do_sample": True, "temperature": 0.8, **generation})
     contiguous = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}

@@ -14,7 +14,11 @@ from fledge.downloads import hub
 from fledge.model.config import ModelConfig
 from fledge.tokenizers.base import Tokenizer
 
-HUB_NAME = re.compile(r"(?:hf://)?(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<rev>[^/@]+))?")
+TORCH_SUFFIXES = (".pt", ".pth", ".ckpt")
+REPO = r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<rev>[^/@]+))?"
+FILE_SUFFIXES = (*TORCH_SUFFIXES, ".gguf")
+HUB_NAME = re.compile(rf"(?:hf://)?{REPO}")
+HUB_FILE = re.compile(rf"hf://{REPO}/(?P<file>.+)")
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,34 @@ def locate_model(source: str) -> Path | ModelFolder:
         return local_model_folder(path)
     if path.exists():
         return path
+    if match := HUB_FILE.fullmatch(source):
+        return _hub_file(match["file"], _list_repository(match), source)
     match = HUB_NAME.fullmatch(source)
-    if match is None or source.startswith((".", "~")) or path.suffix in (".pt", ".gguf"):
+    if match is None or source.startswith((".", "~")) or path.suffix in FILE_SUFFIXES:
         raise UserError(
-            f"no such file or folder: '{source}'", "give a folder, a file, or a name on the Hub: openai-community/gpt2"
+            f"no such file or folder: '{source}'",
+            "give a folder, a file, or a name on the Hub: openai-community/gpt2, hf://OWNER/NAME/model.pt",
         )
-    listed = hub.model_files(match["repo"], unquote(match["rev"] or "main"))
-    top_level = [file for file in listed if "/" not in file.path]
+    top_level = [file for file in _list_repository(match) if "/" not in file.path]
     return ModelFolder(source, {file.path: partial(hub.download_file, file) for file in top_level})
+
+
+def model_name(source: str) -> str:
+    """What to call a model: the name of a Hub repository rather than that of its file."""
+    match = HUB_FILE.fullmatch(source)
+    return match["repo"].partition("/")[2] if match else source.partition("@")[0]
+
+
+def _list_repository(match: re.Match[str]) -> list[hub.HubFile]:
+    return hub.model_files(match["repo"], unquote(match["rev"] or "main"))
+
+
+def _hub_file(name: str, listed: list[hub.HubFile], source: str) -> Path:
+    for file in listed:
+        if file.path == name:
+            return hub.download_file(file)
+    known = ", ".join(file.path for file in listed[:5]) or "no files"
+    raise UserError(f"there is no '{source}' on the Hub", f"the repository has {known}")
 
 
 def local_model_folder(folder: Path) -> ModelFolder:

@@ -80,11 +80,20 @@ def to_theirs(weights: Mapping[str, Tensor], model: ModelConfig, names: Names) -
         for suffix in SUFFIXES:
             ours = [name + suffix for name in row.ours]
             if remaining.issuperset(ours):
-                joined = weights[ours[0]] if len(ours) == 1 else torch.cat([weights[name] for name in ours])
+                joined = _concatenated([weights[name] for name in ours])
                 theirs[row.theirs + suffix] = row.layout.to_theirs(joined, model.head_width)
                 remaining.difference_update(ours)
     assert not remaining, f"no row for {sorted(remaining)}"
     return theirs
+
+
+def _concatenated(parts: list[Tensor]) -> Tensor:
+    """torch.cat; for meta tensors without its first call, which imports torch's compiler and takes seconds."""
+    if len(parts) == 1:
+        return parts[0]
+    if parts[0].is_meta:
+        return parts[0].new_empty((sum(len(part) for part in parts), *parts[0].shape[1:]))
+    return torch.cat(parts)
 
 
 def to_ours(theirs: Mapping[str, Tensor], model: ModelConfig, names: Names) -> Tensors:
@@ -102,7 +111,7 @@ def to_ours(theirs: Mapping[str, Tensor], model: ModelConfig, names: Names) -> T
 BlockNames = Mapping[str, str | tuple[str, Layout]]
 
 
-def _block_rows(prefix: str, block: BlockNames) -> tuple[NameRow, ...]:
+def block_rows(prefix: str, block: BlockNames) -> tuple[NameRow, ...]:
     rows = []
     for theirs, value in block.items():
         ours, layout = (value, SAME) if isinstance(value, str) else value
@@ -130,7 +139,7 @@ def _gpt2(layout: Layout) -> Names:
         NameRow("lm_head", ("head",)),
     )
     return Names(
-        (*outer, *_block_rows("transformer.h.N.", block)),
+        (*outer, *block_rows("transformer.h.N.", block)),
         "transformer.",
         r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",
     )
@@ -144,7 +153,7 @@ HF_LLAMA = Names(
         NameRow("model.embed_tokens", ("embed",)),
         NameRow("model.norm", ("norm",)),
         NameRow("lm_head", ("head",)),
-        *_block_rows(
+        *block_rows(
             "model.layers.N.",
             {
                 "input_layernorm": "attention_norm",
@@ -182,7 +191,7 @@ def _gguf(attention: BlockNames) -> Names:
         "ffn_up": "mlp.up",
         "ffn_down": "mlp.down",
     }
-    return Names((*outer, *_block_rows("blk.N.", block)))
+    return Names((*outer, *block_rows("blk.N.", block)))
 
 
 GGUF_GPT2 = _gguf({"attn_qkv": f"{QUERY} {KEY} {VALUE}"})

@@ -1,13 +1,12 @@
 """Read the tensors in other programs' files, and check that they are complete.
 
-PyTorch's own files are read only as far as they hold tensors and plain values, because unpickling anything else could
-run any code. Large models are split into several files, with an index that lists the tensors of each.
+Large models are split into several files, with an index that lists the tensors of each. PyTorch's own files are opened
+by torch_file.py.
 """
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -18,12 +17,17 @@ from fledge.core.errors import UserError
 from fledge.core.files import read_json
 from fledge.exchange.model_source import ModelFolder
 from fledge.exchange.names import Names, to_ours, to_theirs
+from fledge.exchange.torch_file import DOWNLOAD_AGAIN, read_torch_file
 from fledge.model.config import ModelConfig
 
 FLOAT_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
-DOWNLOAD_AGAIN = "download or copy the file again"
 WEIGHT_FILES = (("model", ".safetensors"), ("pytorch_model", ".bin"))
 MAX_PROBLEMS = 5  # named in an error message
+
+
+def holds_weights(folder: ModelFolder) -> bool:
+    names = [f"{stem}{suffix}{index}" for stem, suffix in WEIGHT_FILES for index in ("", ".index.json")]
+    return any(name in folder for name in names)
 
 
 def read_folder_tensors(folder: ModelFolder) -> Tensors:
@@ -67,33 +71,17 @@ def read_safetensors(path: Path) -> Tensors:
         raise UserError(f"'{path}' is damaged: {error}", DOWNLOAD_AGAIN) from None
 
 
-def read_torch_file(path: Path) -> Any:
-    """Load with torch's restricted unpickler, which refuses everything but tensors and plain values."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # damaged files raise errors of every kind
-        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if refused is None:
-            raise UserError(f"'{path}' is damaged, or not a file of tensors", DOWNLOAD_AGAIN) from None
-        raise UserError(
-            f"'{path}' holds more than tensors ({refused[1]}), so opening it could run arbitrary code",
-            "ask the author for safetensors, or convert it on a machine where you trust it",
-        ) from None
-
-
 def convert_weights(tensors: Mapping[str, torch.Tensor], model: ModelConfig, names: Names, source: str) -> Tensors:
     """Their tensors with our names and layouts, in fp32. Missing, unexpected and misshapen tensors are an error."""
     expected = to_theirs(blank_weights(model), model, names)
     if not any(name.startswith(names.prefix) for name in tensors):
         tensors = {name if name.startswith("lm_head.") else names.prefix + name: x for name, x in tensors.items()}
     tensors = {name: tensor for name, tensor in tensors.items() if not re.fullmatch(names.ignored, name)}
-    unusable = [f"'{name}' {defect}" for name, tensor in tensors.items() if (defect := _defect(tensor))]
+    unusable = [f"'{name}' {defect}" for name, tensor in tensors.items() if (defect := tensor_defect(tensor))]
     tensors = tensors if unusable else _drop_tied_head(tensors, model, names)
     problems = [
         *(f"'{name}' is missing" for name in expected if name not in tensors),
-        *(f"'{name}' is unexpected" for name in tensors if name not in expected),
+        *(f"'{name}' {_why_unexpected(name, tensors, model, names)}" for name in tensors if name not in expected),
         *(
             f"'{name}' has shape {list(tensors[name].shape)}, not {list(blank.shape)}"
             for name, blank in expected.items()
@@ -112,11 +100,21 @@ def convert_weights(tensors: Mapping[str, torch.Tensor], model: ModelConfig, nam
     return {name: x.to(torch.float32, copy=True, memory_format=torch.contiguous_format) for name, x in ours.items()}
 
 
-def _defect(tensor: torch.Tensor) -> str:
+def _why_unexpected(name: str, tensors: Mapping[str, torch.Tensor], model: ModelConfig, names: Names) -> str:
+    embed, head = _embedding_and_head(names)
+    if model.tied and name == head and embed in tensors:
+        return f"differs from '{embed}', and this model has one matrix for both"
+    return "is unexpected"
+
+
+def tensor_defect(tensor: torch.Tensor) -> str:
     """Why the tensor cannot be used as a weight, or an empty string."""
     if tensor.dtype not in FLOAT_DTYPES:
         return f"holds {tensor.dtype} numbers"
-    return "" if tensor.layout is torch.strided and not tensor.is_meta else "is not a dense tensor with values"
+    if tensor.layout is not torch.strided or tensor.is_meta:
+        return "is not a dense tensor with values"
+    holds = tensor.untyped_storage().nbytes() // tensor.element_size()
+    return f"claims {tensor.numel():,} numbers and holds {holds:,}" if tensor.numel() > holds else ""
 
 
 def check_finite(weights: Tensors, source: str) -> None:
@@ -133,7 +131,14 @@ def _drop_tied_head(
     tensors: Mapping[str, torch.Tensor], model: ModelConfig, names: Names
 ) -> Mapping[str, torch.Tensor]:
     """Without the head if it is tied and stored a second time with equal values."""
-    theirs = {ours: row.theirs for row in names.rows for ours in row.ours}
-    embed, head = tensors.get(f"{theirs['embed']}.weight"), f"{theirs['head']}.weight"
-    is_copy = model.tied and head in tensors and embed is not None and torch.equal(tensors[head], embed)
+    embed, head = _embedding_and_head(names)
+    if not model.tied or embed not in tensors or head not in tensors:
+        return tensors
+    is_copy = tensors[head].dtype == tensors[embed].dtype and torch.equal(tensors[head], tensors[embed])
     return {name: tensor for name, tensor in tensors.items() if not (is_copy and name == head)}
+
+
+def _embedding_and_head(names: Names) -> tuple[str, str]:
+    """The names of the two weights in the other program."""
+    theirs = {ours: f"{row.theirs}.weight" for row in names.rows for ours in row.ours}
+    return theirs["embed"], theirs["head"]

@@ -34,6 +34,7 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.1, "int8": 0.25}
 # kind → attention, and whether the step is compiled
 GRAPHS = {"CUDA graph, flash,": ("flash", False), "CUDA graph, sdpa,": ("sdpa", False)}
 COMPILED_GRAPHS = {"compiled CUDA graph, flash,": ("flash", True), "compiled CUDA graph, sdpa,": ("sdpa", True)}
+TRAINING_ONLY = ("dropout", "dropout_on", "init", "attention")  # settings that change nothing here
 FAILED = 1e9  # seconds, or the error, of a path that does not run
 CHECKED_TOKENS = 12
 MEASURED_SECONDS, MEASURED_STEPS = 0.3, 30  # whichever ends first
@@ -93,19 +94,23 @@ def choose_decoder(
     return decoder
 
 
-def build_decoder(model: GPT, path: Path, slots: int) -> Decoder:
-    dtype, products = DTYPES.get(path.dtype, torch.float32), LINEARS | INT8_LINEARS
-    if path.kind in products:
-        return FastDecoder(LeanGPT(model, dtype, products[path.kind]), slots, path.name)
+def build_decoder(model: GPT, path: Path, slots: int) -> FastDecoder | GraphDecoder:
+    lean = build_lean(model, path)
+    if path.kind in LINEARS | INT8_LINEARS:
+        return FastDecoder(lean, slots, path.name)
     attention, compiled = (GRAPHS | COMPILED_GRAPHS)[path.kind]
-    lean = LeanGPT(model, dtype, LINEARS["plain"])
     return GraphDecoder(lean, slots, attention, path.name, compiled=compiled)
+
+
+def build_lean(model: GPT, path: Path) -> LeanGPT:
+    make_linear = (LINEARS | INT8_LINEARS).get(path.kind, LINEARS["plain"])
+    return LeanGPT(model, DTYPES.get(path.dtype, torch.float32), make_linear)
 
 
 def decide(model: GPT, machine: Machine, slots: int, dtype: str = "auto") -> DecoderChoice:
     """Measure the candidates, or remember what was measured before."""
     paths = candidates(machine, dtype)
-    shape = {name: value for name, value in asdict(model.config).items() if name not in ("dropout", "attention")}
+    shape = {name: value for name, value in asdict(model.config).items() if name not in TRAINING_ONLY}
     load = "busy" if machine.device == "cpu" and is_busy() else "free"  # another path may be the fastest then
     what = f"decoder {shape}, {slots} slots, {machine.device}, {load}, {', '.join(map(str, paths))}"
     measured = cached_measurement(what, lambda: measure(model, machine, slots, paths))

@@ -42,5 +42,11 @@ class Decoder(Protocol):
         The logits may be overwritten by the next call. A slot that is not in use can have length 0.
         """
 
+    def recompute(self, ids: Tensor) -> Tensor:
+        """Whole texts, ids [R, T] on the device, from position 0 → logits after their last tokens [R, V].
+
+        Neither reads nor writes the cache.
+        """
+
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Slot `target` starts with the first `length` tokens of slot `source`, without computing them."""

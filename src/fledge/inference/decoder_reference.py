@@ -43,6 +43,11 @@ class ReferenceDecoder:
             return self.model.next_token_logits(tokens[:, None], rows)
 
     @torch.inference_mode()
+    def recompute(self, ids: Tensor) -> Tensor:
+        with self._machine.autocast():
+            return self.model.next_token_logits(ids)
+
+    @torch.inference_mode()
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         self._cache.store[:, :, target, :, :length] = self._cache.store[:, :, source, :, :length]
         self._cache.tokens[target, :length] = self._cache.tokens[source, :length]

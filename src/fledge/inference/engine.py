@@ -26,6 +26,7 @@ from torch import Tensor
 from fledge.core.errors import UserError
 from fledge.inference.decoder import Decoder
 from fledge.inference.logprobs import Logprobs, prompt_logprobs
+from fledge.inference.past_context import slide
 from fledge.inference.request import Chunk, FinishReason, Generation, Request, TokenLogprob
 from fledge.inference.slot_sampler import SlotSampler
 from fledge.inference.slots import Running, SlotTable
@@ -189,22 +190,30 @@ class Engine:
         rows: list[Running | None] = [None] * (running[-1].slot.index + 1)
         for each in running:
             rows[each.slot.index] = each
-        # What is written for a slot that is not ready is never read: it stands behind the tokens of the slot.
-        lengths = [min(self._slots[row].length, self._context - 1) for row in range(len(rows))]
         try:
-            logits = self.decoder.decode(self._tokens[: len(rows)], lengths)
-            for each in running:
-                each.length += 1
-            self._draw(logits, 0, rows, decoded=True)
+            self._draw(self._next_logits(running), 0, rows, decoded=True)
         except Exception as error:
             self._fail_all(running, error)
             raise
         return True
 
+    def _next_logits(self, running: Sequence[Running]) -> Tensor:
+        """→ [R, V] for slots 0 … R-1; those of slots that are not running mean nothing."""
+        full = [each for each in running if each.length == self._context]
+        decoding = [each for each in running if each.length < self._context]
+        logits = torch.empty(0)
+        if decoding:
+            # What is written for a slot that is not ready is never read: it stands behind the tokens of the slot.
+            lengths = [min(self._slots[row].length, self._context - 1) for row in range(decoding[-1].slot.index + 1)]
+            logits = self.decoder.decode(self._tokens[: len(lengths)], lengths)
+            for each in decoding:
+                each.length += 1
+        return slide(self.decoder, full, self._tokens, logits) if full else logits
+
     def _is_ready(self, running: Running) -> bool:
         if not running.decoding or running.drawn >= running.limit:
             return False
-        if running.length < self._context:
+        if running.length < self._context or running.generation.request.when_full == "slide":
             return True
         if running.drawn == len(running.generation.tokens):  # all are known: read the newer half again
             text = (*running.generation.request.prompt, *running.generation.tokens)
@@ -254,7 +263,7 @@ class Engine:
         generation = running.generation
         if token < 0:
             raise UserError(NOT_FINITE, "use RUN@best instead")
-        if decoded:
+        if decoded and len(running.slot.cached) < self._context:
             running.slot.cached.append(generation.tokens[-1])
         generation.tokens.append(token)
         self.counters.generated_tokens += 1

@@ -86,6 +86,10 @@ class FastDecoder:
         return attend
 
     @torch.inference_mode()
+    def recompute(self, ids: Tensor) -> Tensor:
+        return self.model.next_token_logits(ids)
+
+    @torch.inference_mode()
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         self.cache[:, target, :, :length] = self.cache[:, source, :, :length]
         self.tokens[target, :length] = self.tokens[source, :length]

@@ -1,7 +1,8 @@
 """A prompt and a model → tokens, one after another, each at the cost of one token.
 
 Keys and values of earlier tokens are in a cache (model/kv_cache.py). When the context is full, its newer half is read
-again into an empty cache: one long step in every context/2, and text can go on without end.
+again into an empty cache, as by "reread" in past_context.py: one long step in every context/2, and text can go on
+without end.
 
 `stream_text` stops at the end-of-text token; a stop string would be checked there, too. Speculative decoding would
 verify several draft tokens with one call of the model in `generate`, and drop rejected ones with `KVCache.truncate`.

@@ -177,6 +177,10 @@ class GraphDecoder:
         return attend
 
     @torch.inference_mode()
+    def recompute(self, ids: Tensor) -> Tensor:
+        return self.model.next_token_logits(ids)
+
+    @torch.inference_mode()
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         for layer in self.cache:
             layer[target, :length] = layer[source, :length]

@@ -11,13 +11,14 @@ precise, and attention for one token is several times as fast in float32 as in b
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fledge.inference.linear import Linear, MakeLinear
-from fledge.model.attention import Attention
+from fledge.inference.linear import Linear, MakeLinear, make_plain
+from fledge.model.attention import Attention, sdpa_attention
 from fledge.model.bigram import Bigram
 from fledge.model.block import Block
 from fledge.model.gpt import GPT
@@ -39,6 +40,8 @@ ACTIVATIONS: dict[str, Function] = {
 
 @dataclass(frozen=True)
 class LeanBlock:
+    """The parts of a block; the subclasses put them in order, as those of model/block.py do."""
+
     attention_norm: Function
     qkv: Linear  # [N, C] → [N, (H + 2K) · D]
     qk_norm: Function | None  # [N, H + K, D]
@@ -46,15 +49,47 @@ class LeanBlock:
     mlp_norm: Function
     mlp: Function
 
+    def __call__(self, x: Tensor, attention: Function) -> Tensor:
+        """x [N, C], overwritten → [N, C]. attention: of this block, from its input to what it adds."""
+        raise NotImplementedError
+
+
+class LeanPreNorm(LeanBlock):
+    def __call__(self, x: Tensor, attention: Function) -> Tensor:
+        x.add_(attention(self.attention_norm(x)))
+        return x.add_(self.mlp(self.mlp_norm(x)))
+
+
+class LeanPostNorm(LeanBlock):
+    def __call__(self, x: Tensor, attention: Function) -> Tensor:
+        x = self.attention_norm(x.add_(attention(x)))
+        return self.mlp_norm(x.add_(self.mlp(x)))
+
+
+class LeanNormInOut(LeanBlock):
+    def __call__(self, x: Tensor, attention: Function) -> Tensor:
+        x = self.attention_norm(x)
+        x.add_(attention(x))
+        return self.mlp_norm(x.add_(self.mlp(x)))
+
+
+LEAN_BLOCKS: dict[str, type[LeanBlock]] = {
+    "pre_norm": LeanPreNorm,
+    "post_norm": LeanPostNorm,
+    "norm_in_out": LeanNormInOut,
+}
+
 
 class LeanGPT:
     def __init__(self, model: GPT, dtype: torch.dtype, make_linear: MakeLinear) -> None:
         self.config = config = model.config
+        assert config.lora is None, "adapters must be merged first: merged_copy"
         self.device = model.embed.weight.device
         self.stream = torch.float32 if self.device.type == "cpu" else dtype
         self.heads = config.n_head + 2 * config.kv_heads
         self.rotated = config.n_head + config.kv_heads  # the heads of queries and keys
         self.dtype, self.make_linear = dtype, make_linear
+        self.tensors: list[Tensor] = []  # all weights that plain products use, in the order in which they are built
         self.table = self._streamed(model.embed.weight)
         self.bigram = model.bigram if isinstance(model.bigram, Bigram) else None
         self.bigram_table = self._streamed(self.bigram.weight) if self.bigram else None
@@ -65,16 +100,26 @@ class LeanGPT:
         self.head_product = self._head(model)
         self.cap = model.head.cap
 
+    def copy_(self, other: "LeanGPT") -> None:
+        """Take the weights of another of the same shape, in place, as CUDA graphs need it. Plain products only."""
+        for tensor, new in zip(self.tensors, other.tensors, strict=True):
+            tensor.copy_(new)
+
+    def _kept(self, tensor: Tensor) -> Tensor:
+        if self.make_linear is make_plain:  # others have a copy of their own, and this one is freed
+            self.tensors.append(tensor)
+        return tensor
+
     def _streamed(self, weight: Tensor) -> Tensor:
-        return weight.detach().to(self.stream)
+        return self._kept(weight.detach().to(self.stream))
 
     def _linear(self, *parts: nn.Linear, pad: int = 0) -> Linear:
         """One product for several layers with the same input."""
         weight = torch.cat([part.weight.detach() for part in parts]).to(self.dtype)
         bias = None
         if parts[0].bias is not None:
-            bias = F.pad(torch.cat([part.bias.detach() for part in parts]).to(self.dtype), (0, pad))
-        return self.make_linear(F.pad(weight, (0, 0, 0, pad)) if pad else weight, bias)
+            bias = self._kept(F.pad(torch.cat([part.bias.detach() for part in parts]).to(self.dtype), (0, pad)))
+        return self.make_linear(self._kept(F.pad(weight, (0, 0, 0, pad)) if pad else weight), bias)
 
     def _head(self, model: GPT) -> Linear:
         """On a GPU the vocabulary is padded: see model/head.py."""
@@ -85,6 +130,8 @@ class LeanGPT:
         return lambda x: padded(x)[:, :V]
 
     def _norm(self, module: nn.Module) -> Function:
+        if isinstance(module, nn.Identity):  # a model without a final norm
+            return module.forward
         weight, eps, shape = self._streamed(module.weight), self.config.eps, (self.config.n_embd,)  # type: ignore[arg-type]
         if isinstance(module, nn.LayerNorm):
             bias = None if module.bias is None else self._streamed(module.bias)
@@ -106,7 +153,7 @@ class LeanGPT:
 
     def _block(self, block: Block) -> LeanBlock:
         attention = block.attention
-        return LeanBlock(
+        return LEAN_BLOCKS[self.config.block](
             self._norm(block.attention_norm),
             self._linear(attention.query, attention.key, attention.value),
             self._qk_norm(attention) if self.config.qk_norm else None,
@@ -118,7 +165,7 @@ class LeanGPT:
     def _qk_norm(self, attention: Attention) -> Function:
         H, K, D = self.config.n_head, self.config.kv_heads, self.config.head_width
         query, key = (self._streamed(norm.weight) for norm in (attention.query_norm, attention.key_norm))  # type: ignore[arg-type]
-        weight, eps = torch.cat((query.expand(H, D), key.expand(K, D))), self.config.eps
+        weight, eps = self._kept(torch.cat((query.expand(H, D), key.expand(K, D)))), self.config.eps
         return lambda x: F.rms_norm(x, (D,), None, eps).mul_(weight)
 
     def _mlp(self, mlp: MLP) -> Function:
@@ -152,6 +199,18 @@ class LeanGPT:
         previous = text[start - 1 : stop - 1] if start else F.pad(ids[:-1], (1, 0))
         return self.hidden(self.embed(ids, previous, positions), self.angles(positions), attend)
 
+    def next_token_logits(self, ids: Tensor) -> Tensor:
+        """Whole texts, ids [R, T], without a cache → logits after their last tokens [R, V]"""
+        (R, T), K = ids.shape, self.config.kv_heads
+
+        def attend(_: int, heads: Tensor) -> Tensor:
+            q, k, v = heads.view(R, T, self.heads, -1).transpose(1, 2).split((self.config.n_head, K, K), dim=1)
+            return sdpa_attention(q, k, v, None, self.config.window).transpose(1, 2).reshape(R * T, -1)
+
+        positions, previous = torch.arange(T, device=self.device).repeat(R), F.pad(ids[:, :-1], (1, 0))
+        x = self.embed(ids.flatten(), previous.flatten(), positions)
+        return self.head(self.hidden(x, self.angles(positions), attend).view(R, T, -1)[:, -1])
+
     def mask(self, positions: Tensor, first: int, stop: int) -> Tensor:
         """0 where the query of a row, at positions [R], sees key first … stop-1, -inf where not. [R, 1, 1, S]"""
         key, query = torch.arange(first, stop, device=self.device), positions[:, None, None, None]
@@ -167,12 +226,17 @@ class LeanGPT:
     def hidden(self, x: Tensor, angles: tuple[Tensor, Tensor] | None, attend: Attend) -> Tensor:
         """x [N, C], overwritten → [N, C]"""
         for number, block in enumerate(self.blocks):
-            heads = block.qkv(block.attention_norm(x)).to(self.stream).view(len(x), self.heads, -1)
-            if block.qk_norm is not None or angles is not None:
-                self._rotate(heads[:, : self.rotated], block.qk_norm, angles)
-            x.add_(block.output(attend(number, heads)))
-            x.add_(block.mlp(block.mlp_norm(x)))
+            x = block(x, partial(self._attention, number, block, angles, attend))
         return self.norm(x)
+
+    def _attention(
+        self, number: int, block: LeanBlock, angles: tuple[Tensor, Tensor] | None, attend: Attend, x: Tensor
+    ) -> Tensor:
+        """x [N, C] → what the attention of a block adds to the residual stream [N, C]"""
+        heads = block.qkv(x).to(self.stream).view(len(x), self.heads, -1)
+        if block.qk_norm is not None or angles is not None:
+            self._rotate(heads[:, : self.rotated], block.qk_norm, angles)
+        return block.output(attend(number, heads))
 
     def _rotate(self, x: Tensor, norm: Function | None, angles: tuple[Tensor, Tensor] | None) -> None:
         """Queries and keys [N, H + K, D], in place: dimensions i and i + D/2 are a point in a plane."""

@@ -7,12 +7,13 @@ engine.submit(request)      → Generation, which grows with every engine.step()
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from fledge.core.errors import UserError
 
 BAN = -100  # a bias that means never, not only rarely
 FinishReason = Literal["stop", "length", "error", "cancelled"]
+PastContext = Literal["reread", "slide"]  # how a text goes on when the context is full: see past_context.py
 
 
 def check(valid: bool, name: str, value: object, hint: str) -> None:
@@ -58,7 +59,7 @@ class Request:
     stop_tokens: tuple[int, ...] = ()  # these end the text too, as the end-of-text token does: a chat's end of turn
     logprobs: int | None = None  # log-probabilities of the tokens, with that many alternatives; None: not wanted
     prompt_logprobs: bool = False  # also of the prompt's tokens, of all but the first
-    when_full: Literal["stop", "slide"] = "stop"  # context full: end ("length"), or read its newer half again
+    when_full: Literal["stop"] | PastContext = "stop"  # context full: end with "length", or go on
     ignore_end_of_text: bool = False
 
     def __post_init__(self) -> None:
@@ -66,6 +67,8 @@ class Request:
             raise UserError("the prompt is empty", "write some text for the model to continue")
         check(self.max_tokens >= 0, "the number of tokens", self.max_tokens, "use 0 or more")
         check(self.logprobs is None or self.logprobs >= 0, "logprobs", self.logprobs, "use 0 or more alternatives")
+        ways = get_args(PastContext)
+        check(self.when_full in ("stop", *ways), "past-context", self.when_full, f"use {' or '.join(ways)}")
         if "" in self.stop:
             raise UserError("a stop string is empty", "leave it out: every text contains it")
 

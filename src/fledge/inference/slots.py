@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from fledge.inference.decoder import Decoder
 from fledge.inference.request import Generation
 from fledge.inference.stop import TextStream
@@ -21,6 +23,7 @@ class Running:
     drawn: int = 0  # tokens drawn, also those not fetched yet
     started: bool = False  # the sampler knows it
     decoding: bool = False  # the prompt is in the cache
+    window: Tensor | None = None  # [context]: its newest tokens, where the context is full and slides
 
 
 @dataclass(eq=False)

@@ -1,20 +1,27 @@
-"""Provenance: which text did a training step learn from?
+"""Provenance: which text did a training step learn from, and which steps learned a text?
 
 Training records nothing for this, because the data order is a pure function of the step:
 
     step → global batch (skipped batches left out) → sample numbers → windows of the training split → text
+
+and back, since each of these steps can be inverted.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from fledge.batches.sampler import SkippedBatches
+import numpy as np
+from numpy.typing import NDArray
+
+from fledge.batches.sampler import EMPTY, SkippedBatches
 from fledge.checkpoint import store
 from fledge.core.config import listed_divisors
 from fledge.core.errors import UserError
+from fledge.datasets.shards import Dataset
 from fledge.runs.dataset import open_run_dataset
-from fledge.runs.run_folder import RunFolder
+from fledge.runs.methods import PRETRAIN, method_of
+from fledge.runs.run_folder import RunFolder, find_run
 from fledge.settings.pipeline import validated
 from fledge.tracking.sinks.jsonl import read_events
 from fledge.training.setup import window_sampler
@@ -32,37 +39,78 @@ class TrainingSample:
     text: str
 
 
+@dataclass(frozen=True)
+class Exposure:
+    """A step that learned tokens of a passage."""
+
+    step: int
+    sample: int
+    tokens: int  # of the passage, that it learned to predict
+
+
 class Provenance:
     """The training data of a run, by step and by sample number."""
 
-    def __init__(self, run: RunFolder) -> None:
-        """Open the dataset of the run; refuse a run that was imported, and a dataset that has changed."""
+    def __init__(self, run: RunFolder, dataset: Dataset | None = None) -> None:
+        """Open the dataset of the run; refuse one that was imported or aligned, and a dataset that has changed.
+
+        dataset: that of the run, where it is open already.
+        """
+        if (method := method_of(run)) != PRETRAIN:
+            name = pretrained_from(run)
+            raise UserError(
+                f"'{run.name}' was trained by 'fledge align {method}', on examples; it learned text as '{name}'",
+                f'look there instead: fledge data find {name} "TEXT", or fledge data show {name} --step N',
+            )
         self.run, self.settings = run, validated(run.config())
         if "imported" in run.metadata() or self.settings.data.path is None:
             raise UserError(f"'{run.name}' was not trained here: it has no steps", "choose a trained run: fledge runs")
-        self.dataset = open_run_dataset(run, self.settings.data.path)
+        self.dataset = dataset or open_run_dataset(run, self.settings.data.path)
 
     def step(self, step: int, ranks: int = 1) -> list[TrainingSample]:
         """The global batch of a step. Steps are counted from 1."""
+        return self.samples(self.numbers_of(step), ranks)
+
+    def numbers_of(self, step: int) -> range:
+        """The sample numbers of a step."""
         train = self.settings.train
         if not 1 <= step <= train.steps:
             raise UserError(f"there is no step {step}", f"this run has steps 1 to {train.steps}")
         first = self.skipped_batches.batch(step - 1) * train.batch
-        return self.samples(range(first, first + train.batch), ranks)
+        return range(first, first + train.batch)
 
     def samples(self, numbers: range, ranks: int = 1) -> list[TrainingSample]:
-        """Samples by their numbers, which count from the beginning of training."""
+        """Samples by their numbers, which count from the beginning of training. Those without a window are left out."""
         local_batch, micro_batch = self.batch_sizes(ranks)
         context, split = self.settings.model.context, self.dataset.split("train")
         starts = window_sampler(self.settings, len(split)).starts(numbers.start, len(numbers))
         samples = []
         for number, start in zip(numbers, starts.tolist(), strict=True):
+            if start == EMPTY:
+                continue
             rank, index = divmod(number % self.settings.train.batch, local_batch)
             text = self.dataset.tokenizer.decode(split.read(start, context + 1).tolist())
             documents = split.documents_in(start, context + 1)
             part = None if micro_batch is None else index // micro_batch
             samples.append(TrainingSample(number, rank, part, start, documents, text))
         return samples
+
+    def exposures(self, first: int, stop: int, until: int) -> list[Exposure]:
+        """The steps up to `until` that learned to predict some of the tokens first … stop - 1, in order.
+
+        Batches that a rollback has undone or skipped are left out: the weights know nothing of them.
+        """
+        batch, context = self.settings.train.batch, self.settings.model.context
+        batches = self._batches[:until]
+        if not len(batches):
+            return []
+        sampler = window_sampler(self.settings, len(self.dataset.split("train")))
+        numbers, starts = sampler.samples_with(first, stop, int(batches[-1] + 1) * batch)
+        steps = np.searchsorted(batches, numbers // batch)
+        trained = batches[steps] == numbers // batch
+        tokens = np.minimum(stop, starts + context + 1) - np.maximum(first, starts + 1)
+        rows = zip(steps[trained].tolist(), numbers[trained].tolist(), tokens[trained].tolist(), strict=True)
+        return [Exposure(step + 1, number, count) for step, number, count in rows]
 
     def batch_sizes(self, ranks: int) -> tuple[int, int | None]:
         """Sequences per rank, and how many of them are in a micro-batch; None: unknown.
@@ -82,6 +130,11 @@ class Provenance:
         return local_batch, (saved if saved and local_batch % saved == 0 else None)
 
     @cached_property
+    def _batches(self) -> NDArray[np.int64]:
+        """The global batch of every step."""
+        return self.skipped_batches.batches(self.settings.train.steps)
+
+    @cached_property
     def skipped_batches(self) -> SkippedBatches:
         """The batches that rollbacks skipped: those in the newest checkpoint, and those in the events since."""
         newest, components = self._newest
@@ -99,3 +152,15 @@ class Provenance:
             return 0, {}
         newest = store.find_checkpoint(self.run.checkpoints)[0]
         return newest.step, store.read_state_json(newest)["components"]
+
+
+def pretrained_from(run: RunFolder) -> str:
+    """The run whose weights an aligned run began with, or that one's, back to one that was trained on text."""
+    seen = {run.folder}
+    while True:
+        name = str(run.metadata().get("init", "RUN"))
+        before = find_run(name, run.folder.parent)
+        if before is None or before.folder in seen or method_of(before) == PRETRAIN:  # seen: a run was renamed
+            return name
+        seen.add(before.folder)
+        run = before

@@ -24,11 +24,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fledge.model.config import ModelConfig
+from fledge.model.dropout import make_dropout
 from fledge.model.kv_cache import LayerCache
+from fledge.model.lora import make_linear
 from fledge.model.norms import RMSNorm
 
 # q [B, H, T, D], k and v [B, K, S, D], mask, window, dropout → [B, H, T, D]. The mask is True where a query sees a key
 # [B, 1, T, S]; without one, attention is causal: the queries are the last T of the S tokens, and see `window` of them.
+# Where T = S, a mask is of packed texts: within the causal one.
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None, int | None, float], Tensor]
 
 BLOCK = 128  # queries of a block, at least: smaller matrix products are slower
@@ -70,14 +73,14 @@ def blocked_attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int | None, dropout: float = 0.0
 ) -> Tensor:
     """Plain matrix products: with four blocks, 5/8 of the whole square, where half of it is needed."""
-    if mask is not None:  # rows of different lengths have no blocks in common
-        return readable_attention(q, k, v, mask, window, dropout)
     H, T, S = q.shape[1], q.shape[2], k.shape[2]
+    if mask is not None and T != S:  # rows of different lengths have no blocks in common
+        return readable_attention(q, k, v, mask, window, dropout)
     k, v = repeat_heads(k, H), repeat_heads(v, H)
     outputs = []
     for start, stop, first, last in visible_blocks(T, S, window):
-        block = q[:, :, start:stop]
-        outputs.append(readable_attention(block, k[:, :, first:last], v[:, :, first:last], mask, window, dropout))
+        block, seen = q[:, :, start:stop], None if mask is None else mask[:, :, start:stop, first:last]
+        outputs.append(readable_attention(block, k[:, :, first:last], v[:, :, first:last], seen, window, dropout))
     return torch.cat(outputs, dim=2)
 
 
@@ -119,28 +122,34 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, rotation: nn.Module) -> None:
         super().__init__()
         C, H, K, D = config.n_embd, config.n_head, config.kv_heads, config.head_width
-        self.query = nn.Linear(C, H * D, bias=config.qkv_bias)
-        self.key = nn.Linear(C, K * D, bias=config.qkv_bias)
-        self.value = nn.Linear(C, K * D, bias=config.qkv_bias)
-        self.output = nn.Linear(H * D, C, bias=config.output_bias)
+        self.query = make_linear(config, C, H * D, bias=config.qkv_bias)
+        self.key = make_linear(config, C, K * D, bias=config.qkv_bias)
+        self.value = make_linear(config, C, K * D, bias=config.qkv_bias)
+        self.output = make_linear(config, H * D, C, bias=config.output_bias)
         self.query_norm = RMSNorm(D, config.eps) if config.qk_norm else nn.Identity()
         self.key_norm = RMSNorm(D, config.eps) if config.qk_norm else nn.Identity()
         self.rotate = rotation
         self.attend = ATTENTIONS[config.attention]
         self.head_width = D
         self.window = config.window
-        self.dropout = config.dropout
+        self.dropout = config.dropout_at("attention")
+        self.qkv_dropout = make_dropout(config, "qkv")
 
     def forward(self, x: Tensor, positions: slice | Tensor, cache: LayerCache) -> Tensor:
-        q = self.heads(self.query(x))  # [B, H, T, D]
-        k = self.heads(self.key(x))  # [B, K, T, D]
-        v = self.heads(self.value(x))
-        q = self.rotate(self.query_norm(q), positions)
-        k = self.rotate(self.key_norm(k), positions)
+        q, k, v = self.project(x, positions)
         k, v = cache.append(k, v)  # [B, K, S, D]
         dropout = self.dropout if self.training else 0.0
         y = self.attend(q, k, v, cache.mask, self.window, dropout)  # [B, H, T, D]
         return self.output(y.transpose(1, 2).flatten(2))  # [B, T, C]
+
+    def project(self, x: Tensor, positions: slice | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, T, C] → queries [B, H, T, D], keys and values [B, K, T, D] of the new tokens"""
+        q = self.heads(self.qkv_dropout(self.query(x)))
+        k = self.heads(self.qkv_dropout(self.key(x)))
+        v = self.heads(self.qkv_dropout(self.value(x)))
+        q = self.rotate(self.query_norm(q), positions)
+        k = self.rotate(self.key_norm(k), positions)
+        return q, k, v
 
     def heads(self, x: Tensor) -> Tensor:
         """[B, T, heads · D] → [B, heads, T, D]"""

@@ -28,8 +28,8 @@ class Bigram(nn.Module):
         super().__init__()
         assert config.vocab_size is not None
         assert config.bigram_rows is not None
-        self.vocab_size = config.vocab_size
-        self.rows = min(config.bigram_rows, config.vocab_size**2)
+        self.vocab_size = config.bigram_vocab or config.vocab_size  # what pairs are numbered by
+        self.rows = min(config.bigram_rows, self.vocab_size**2)
         self.weight = nn.Parameter(torch.empty(self.rows, config.n_embd))
 
     def forward(self, x: Tensor, ids: Tensor, cache: Cache) -> Tensor:
@@ -52,5 +52,4 @@ class HashedBigram(Bigram):
 def make_bigram(config: ModelConfig) -> nn.Module:
     if config.bigram_rows is None:
         return NoBigram(config)
-    assert config.vocab_size is not None
-    return (Bigram if config.vocab_size**2 <= config.bigram_rows else HashedBigram)(config)
+    return (HashedBigram if config.has_hashed_bigrams else Bigram)(config)

@@ -8,6 +8,8 @@ from fledge.core.config import check_counts, listed_divisors, setting
 from fledge.core.errors import UserError
 
 EPS = {"layernorm": 1e-5, "rmsnorm": 1e-6}
+DropoutPlace = Literal["embedding", "qkv", "attention", "mlp", "residual", "stream"]
+DROPOUT_ON: tuple[DropoutPlace, ...] = ("embedding", "attention", "residual")  # GPT-2's places
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,18 @@ class ModelConfig:
     head_dim: int | None = setting(None, "width of a head; unset: n_embd / n_head")
     context: int = setting(256, "context length: how many tokens the model sees at once")
     vocab_size: int | None = setting(None, "size of the vocabulary; unset: that of the tokenizer")
+    block: Literal["pre_norm", "post_norm", "norm_in_out"] = setting(
+        "pre_norm", "where a block normalizes: before attention and MLP, after each, or its input and its output"
+    )
+    final_norm: bool = setting(True, "a norm between the last block and the head")
     dropout: float = setting(0.0, "fraction of activations dropped in training")
+    dropout_on: tuple[DropoutPlace, ...] = setting(
+        DROPOUT_ON,
+        "what is dropped: embedding, qkv, attention (its weights), mlp (hidden), residual (what a branch adds), stream",
+    )
+    init: Literal["gpt2", "normal", "torch"] = setting(
+        "gpt2", "new weights: normal 0.02, less with depth where a branch ends; normal 0.02; or torch's defaults"
+    )
     positions: Literal["learned", "sinusoidal", "rotary"] = setting("rotary", "positional encoding")
     rotary_base: float = setting(10_000.0, "rotary: base of the frequencies; larger for long contexts")
     norm: Literal["layernorm", "rmsnorm"] = setting("rmsnorm", "how activations are normalized")
@@ -39,10 +52,18 @@ class ModelConfig:
     bigram_rows: int | None = setting(
         None, "rows of the embedding of token pairs; fewer than there are pairs: hashed; unset: none"
     )
+    bigram_vocab: int | None = setting(
+        None, "vocabulary that hashed pairs are numbered by, where more tokens were added later; unset: vocab_size"
+    )
     tied: bool = setting(False, "share one matrix between the embedding and the head")
     attention: Literal["auto", "sdpa", "blocked", "readable"] = setting(
         "auto", "implementation: a fused kernel, blocks of matrix products, or step by step; auto: the fastest here"
     )
+    lora: int | None = setting(None, "LoRA: rank of the trained adapters beside frozen weights; unset: none")
+    lora_alpha: float | None = setting(None, "LoRA: adapters are scaled by lora_alpha / lora; unset: 2 · lora")
+    lora_embeddings: bool = setting(False, "LoRA: train embedding and head too; needed where tokens were added")
+    value_head: bool = setting(False, "a second head that gives each token one number: a reward or a value")
+    value_std: float = setting(0.0, "spread of the numbers that a new value head gives; 0: all are 0")
 
     def __post_init__(self) -> None:
         counts = (
@@ -55,16 +76,19 @@ class ModelConfig:
             "vocab_size",
             "mlp_width",
             "bigram_rows",
+            "bigram_vocab",
+            "lora",
         )
         check_counts(self, "model", counts)
         self._check_numbers()
         self._check_heads()
         self._check_positions()
+        self._check_dropout()
         self._check_parts()
 
     def _check_numbers(self) -> None:
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"model.dropout cannot be {self.dropout}", "use a number from 0 to below 1")
+        if not 0 <= self.value_std < math.inf:
+            raise UserError(f"model.value_std cannot be {self.value_std}", "use a number of at least 0; 1 is usual")
         if self.norm_eps is not None and not 0 < self.norm_eps < 1:
             raise UserError(
                 f"model.norm_eps cannot be {self.norm_eps}",
@@ -76,15 +100,39 @@ class ModelConfig:
                 "use a number above 0, such as 15 or 30, or leave it out for no cap",
             )
 
+    def _check_dropout(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"model.dropout cannot be {self.dropout}", "use a number from 0 to below 1")
+        if len(set(self.dropout_on)) < len(self.dropout_on):
+            raise UserError(f"model.dropout_on names a place twice: {', '.join(self.dropout_on)}", "name each once")
+        if self.dropout and not self.dropout_on:
+            raise UserError(
+                f"model.dropout = {self.dropout}, but model.dropout_on names no place",
+                f"name where: --model.dropout_on {','.join(DROPOUT_ON)}, or use --model.dropout 0",
+            )
+
     def _check_parts(self) -> None:
         if self.norm_bias and self.norm == "rmsnorm":
             raise UserError(
                 "model.norm_bias = true, but an rmsnorm has no bias", "use model.norm layernorm, or norm_bias false"
             )
+        if self.bigram_vocab is not None and (
+            not self.has_hashed_bigrams or self.bigram_vocab > (self.vocab_size or self.bigram_vocab)
+        ):
+            raise UserError(
+                f"model.bigram_vocab cannot be {self.bigram_vocab} here",
+                "leave it out: it is for hashed pairs of a vocabulary that tokens were added to",
+            )
         if self.window is not None and not 1 <= self.window <= self.context:
             raise UserError(
                 f"model.window cannot be {self.window} where model.context = {self.context}",
                 f"use a whole number from 1 to {self.context}, or leave it out: then a token sees all earlier ones",
+            )
+        if self.lora_alpha is not None and (self.lora is None or not 0 < self.lora_alpha < math.inf):
+            without = self.lora is None
+            raise UserError(
+                f"model.lora_alpha = {self.lora_alpha}{', but model.lora is unset' if without else ' cannot be used'}",
+                "set the rank of the adapters too: --model.lora 16" if without else "use a number above 0",
             )
 
     def _check_heads(self) -> None:
@@ -124,10 +172,25 @@ class ModelConfig:
         """width of a head"""
         return self.head_dim or self.n_embd // self.n_head
 
+    def dropout_at(self, place: DropoutPlace) -> float:
+        """fraction that is dropped in one place"""
+        return self.dropout if place in self.dropout_on else 0.0
+
     @property
     def attention_span(self) -> int:
         """how many tokens a token sees at most, including itself"""
         return self.window or self.context
+
+    @property
+    def has_hashed_bigrams(self) -> bool:
+        """whether pairs of tokens share the rows of their table"""
+        base = self.bigram_vocab or self.vocab_size
+        return self.bigram_rows is not None and base is not None and base**2 > self.bigram_rows
+
+    @property
+    def lora_scale(self) -> float:
+        """factor of the adapters"""
+        return 0.0 if self.lora is None else (self.lora_alpha or 2.0 * self.lora) / self.lora
 
     @property
     def eps(self) -> float:

@@ -20,27 +20,52 @@ TRAINING_BYTES = 16
 
 
 def parameter_count(config: ModelConfig) -> int:
-    """All trained parameters."""
-    tables = _vocabulary(config) * (config.n_embd * (1 if config.tied else 2) + config.head_bias)
+    """All of them, frozen ones too."""
     positions = config.context * config.n_embd if config.positions == "learned" else 0
-    bigram = min(config.bigram_rows or 0, _vocabulary(config) ** 2) * config.n_embd
-    return tables + bigram + positions + non_embedding_parameters(config)
+    bigram = min(config.bigram_rows or 0, (config.bigram_vocab or _vocabulary(config)) ** 2) * config.n_embd
+    return (
+        _embedding_parameters(config)
+        + bigram
+        + positions
+        + non_embedding_parameters(config)
+        + config.value_head * config.n_embd
+    )
+
+
+def trained_parameters(config: ModelConfig) -> int:
+    """With LoRA the adapters, the value head and, if so set, embedding and head; else all."""
+    if config.lora is None:
+        return parameter_count(config)
+    embeddings = _embedding_parameters(config) if config.lora_embeddings else 0
+    return embeddings + adapter_parameters(config) + config.value_head * config.n_embd
+
+
+def _embedding_parameters(config: ModelConfig) -> int:
+    """Embedding and head."""
+    return _vocabulary(config) * (config.n_embd * (1 if config.tied else 2) + config.head_bias)
+
+
+def adapter_parameters(config: ModelConfig) -> int:
+    """LoRA: A [rank, inputs] and B [outputs, rank] of every linear layer of the blocks."""
+    C, D, H, K, F = config.n_embd, config.head_width, config.n_head, config.kv_heads, config.mlp_hidden_width
+    inputs_and_outputs = (3 * C + (H + 2 * K) * D) + (H * D + C) + (_mlp_inputs(config) + 1) * (C + F)
+    return config.n_layer * (config.lora or 0) * inputs_and_outputs
 
 
 def non_embedding_parameters(config: ModelConfig) -> int:
-    """The blocks and the last norm: without embedding, bigram table, positions and head."""
+    """The blocks and the final norm: without embedding, bigram table, positions and heads."""
     C, D, H, K, F = config.n_embd, config.head_width, config.n_head, config.kv_heads, config.mlp_hidden_width
     norm = C * (1 + config.norm_bias)
     attention = (C + config.qkv_bias) * (H + 2 * K) * D + (H * D + config.output_bias) * C + 2 * D * config.qk_norm
     mlp = _mlp_inputs(config) * (C + config.mlp_bias) * F + (F + config.mlp_bias) * C
-    return config.n_layer * (attention + mlp + 2 * norm) + norm
+    return config.n_layer * (attention + mlp + 2 * norm) + norm * config.final_norm + adapter_parameters(config)
 
 
 def matrix_parameters(config: ModelConfig) -> int:
     """The parameters in matrix products: each costs two FLOPs per token."""
     C, D, H, K, F = config.n_embd, config.head_width, config.n_head, config.kv_heads, config.mlp_hidden_width
     block = C * (H + 2 * K) * D + H * D * C + (_mlp_inputs(config) + 1) * C * F
-    return config.n_layer * block + _vocabulary(config) * C
+    return config.n_layer * block + adapter_parameters(config) + _vocabulary(config) * C
 
 
 def forward_flops(config: ModelConfig) -> int:
@@ -53,8 +78,12 @@ def forward_flops(config: ModelConfig) -> int:
 
 
 def training_flops(config: ModelConfig) -> int:
-    """FLOPs per token in training: the backward pass, for weights and inputs, costs twice the forward pass."""
-    return 3 * forward_flops(config)
+    """FLOPs per token in training: the backward pass, for weights and inputs, costs twice the forward pass. Frozen
+    weights have no gradient."""
+    frozen = 0 if config.lora is None else matrix_parameters(config) - adapter_parameters(config)
+    if config.lora_embeddings and frozen:
+        frozen -= _vocabulary(config) * config.n_embd
+    return 3 * forward_flops(config) - 2 * frozen
 
 
 def cache_bytes_per_token(config: ModelConfig, itemsize: int = BFLOAT16) -> int:
@@ -95,10 +124,14 @@ def activation_bytes(
     if config.attention in ("readable", "blocked"):
         # keys and values repeated for every head, and the attention weights
         attention = itemsize * H * (4 * D + round(_weights_per_token(config)))
-    mlp = itemsize * (C * (1 if shared else _mlp_inputs(config)) + MLP_KEEPS[config.mlp] * config.mlp_hidden_width)
-    block = 2 * norm + projections + attention + mlp
+    kept = MLP_KEEPS[config.mlp] + (config.mlp == "relu" and bool(config.dropout_at("mlp")))  # before and after dropout
+    mlp = itemsize * (C * (1 if shared else _mlp_inputs(config)) + kept * config.mlp_hidden_width)
+    adapters = itemsize * (config.lora or 0) * (5 + _mlp_inputs(config))  # A x of every linear layer
+    block = 2 * norm + projections + attention + mlp + adapters
     logits = _vocabulary(config) * (FLOAT32 + itemsize * bool(config.softcap))
-    end = norm + (FLOAT32 * C if chunked else itemsize * C + logits)  # the chunked loss keeps the gradient only
+    end = norm * config.final_norm + (
+        FLOAT32 * C if chunked else itemsize * C + logits
+    )  # the chunked loss keeps the gradient only
     if checkpointed:  # the input of each block, and everything of the block that is being recomputed
         return batch * config.context * (config.n_layer * FLOAT32 * C + block + end)
     return batch * config.context * (config.n_layer * block + end)

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from fledge.model.bigram import make_bigram
-from fledge.model.block import Block
+from fledge.model.block import BLOCKS
 from fledge.model.config import ModelConfig
-from fledge.model.head import Head, make_head
+from fledge.model.dropout import make_dropout
+from fledge.model.head import Head, ValueHead, make_head
 from fledge.model.kv_cache import Cache, NoCache
 from fledge.model.norms import make_norm
 from fledge.model.positions import POSITIONS, ROTATIONS
@@ -33,10 +34,11 @@ class GPT(nn.Module):
         self.bigram = make_bigram(config)
         self.positions = POSITIONS[config.positions](config)
         rotation = ROTATIONS[config.positions](config)  # one table of angles for all blocks
-        self.blocks = nn.ModuleList(Block(config, rotation) for _ in range(config.n_layer))
-        self.norm = make_norm(config)
+        self.blocks = nn.ModuleList(BLOCKS[config.block](config, rotation) for _ in range(config.n_layer))
+        self.norm = make_norm(config) if config.final_norm else nn.Identity()
         self.head = make_head(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.value_head = ValueHead(config) if config.value_head else None
+        self.dropout = make_dropout(config, "embedding")
         self.no_cache = NoCache(config)
         if config.tied:
             self.head.weight = self.embed.weight
@@ -45,9 +47,20 @@ class GPT(nn.Module):
         """ids [B, T] → logits [B, T, V]"""
         return self.head(self.hidden(ids, cache))
 
-    def forward_loss(self, ids: Tensor, targets: Tensor, head_loss: HeadLoss) -> Tensor:
+    def forward_loss(self, ids: Tensor, targets: Tensor, head_loss: HeadLoss, cache: Cache | None = None) -> Tensor:
         """ids and targets [B, T] → what `head_loss` gives: it applies the head itself, and need not hold all logits."""
-        return head_loss(self.hidden(ids), self.head, targets)
+        return head_loss(self.hidden(ids, cache), self.head, targets)
+
+    def values(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+        """ids [B, T] → what the value head gives for each token, in float32 [B, T]"""
+        assert self.value_head is not None, "a model without model.value_head has no values"
+        return self.value_head(self.hidden(ids, cache))
+
+    def loss_and_values(self, ids: Tensor, targets: Tensor, head_loss: HeadLoss) -> tuple[Tensor, Tensor]:
+        """`forward_loss` and `values` in one pass: hidden vectors are computed once."""
+        assert self.value_head is not None, "a model without model.value_head has no values"
+        hidden = self.hidden(ids)
+        return head_loss(hidden, self.head, targets), self.value_head(hidden)
 
     def next_token_logits(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """ids [B, T] → logits of the token that follows the last, [B, V]: the head sees one position only."""
@@ -57,9 +70,13 @@ class GPT(nn.Module):
         """ids [B, T] → hidden vectors, the input of the head [B, T, C]"""
         assert ids.shape[1] <= self.config.context, "more tokens than the context holds"
         past = cache or self.no_cache
-        positions = past.advance(ids)
-        x = self.bigram(self.embed(ids), ids, past)
-        x = self.dropout(self.positions(x, positions))
+        x, positions = self.embedded(ids, past)
         for block, layer_past in zip(self.blocks, past.layers, strict=True):
             x = block(x, positions, layer_past)
         return self.norm(x)
+
+    def embedded(self, ids: Tensor, past: Cache) -> tuple[Tensor, slice | Tensor]:
+        """ids [B, T] → the input of the first block [B, T, C], and the positions of the tokens"""
+        positions = past.advance(ids)
+        x = self.bigram(self.embed(ids), ids, past)
+        return self.dropout(self.positions(x, positions)), positions

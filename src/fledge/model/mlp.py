@@ -11,13 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fledge.model.config import ModelConfig
+from fledge.model.dropout import make_dropout
+from fledge.model.lora import make_linear
 
 
 class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.up = nn.Linear(config.n_embd, config.mlp_hidden_width, bias=config.mlp_bias)
-        self.down = nn.Linear(config.mlp_hidden_width, config.n_embd, bias=config.mlp_bias)
+        self.up = make_linear(config, config.n_embd, config.mlp_hidden_width, bias=config.mlp_bias)
+        self.down = make_linear(config, config.mlp_hidden_width, config.n_embd, bias=config.mlp_bias)
+        self.dropout = make_dropout(config, "mlp")
 
     def inputs(self) -> list[nn.Linear]:
         """The projections from the width of the model to the hidden width."""
@@ -26,34 +29,34 @@ class MLP(nn.Module):
 
 class GeluMLP(MLP):
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x)))
+        return self.down(self.dropout(F.gelu(self.up(x))))
 
 
 class GeluTanhMLP(MLP):
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
+        return self.down(self.dropout(F.gelu(self.up(x), approximate="tanh")))
 
 
 class ReluMLP(MLP):
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.relu(self.up(x)))
+        return self.down(self.dropout(F.relu(self.up(x))))
 
 
 class Relu2MLP(MLP):
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.relu(self.up(x)).square())
+        return self.down(self.dropout(F.relu(self.up(x)).square()))
 
 
 class SwigluMLP(MLP):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.gate = nn.Linear(config.n_embd, config.mlp_hidden_width, bias=config.mlp_bias)
+        self.gate = make_linear(config, config.n_embd, config.mlp_hidden_width, bias=config.mlp_bias)
 
     def inputs(self) -> list[nn.Linear]:
         return [self.up, self.gate]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        return self.down(self.dropout(F.silu(self.gate(x)) * self.up(x)))
 
 
 MLPS: dict[str, type[MLP]] = {

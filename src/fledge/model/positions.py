@@ -43,8 +43,10 @@ class SinusoidalPositions(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        cos, sin = sinusoids(config.context, config.n_embd, SINUSOIDAL_BASE)  # [context, C/2]
-        self.register_buffer("table", torch.stack((sin, cos), dim=-1).flatten(1), persistent=False)  # [context, C]
+        with torch.device("cpu"):  # torch.stack of meta tensors would import torch's compiler, which takes seconds
+            cos, sin = sinusoids(config.context, config.n_embd, SINUSOIDAL_BASE)  # [context, C/2]
+            table = torch.stack((sin, cos), dim=-1).flatten(1)  # [context, C]
+        self.register_buffer("table", table.to(torch.get_default_device()), persistent=False)
 
     def forward(self, x: Tensor, positions: slice | Tensor) -> Tensor:
         """x [B, T, C]"""

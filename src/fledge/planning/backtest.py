@@ -1,38 +1,40 @@
 """Compare a forecast with what a finished run has measured."""
 
 import statistics
+from collections.abc import Mapping
+from typing import Any
 
 from fledge.core.errors import UserError
-from fledge.planning.forecast import Forecast
-from fledge.planning.loss_forecast import Interval, final_bits_per_byte
+from fledge.planning.loss_forecast import final_bits_per_byte
 from fledge.runs.run_folder import RunFolder
-from fledge.tracking.events import Ended
-from fledge.tracking.sinks.csv import read_metrics
+from fledge.tracking.events import Ended, Started
+from fledge.tracking.sinks.csv import MetricsTable, read_metrics
 from fledge.tracking.sinks.jsonl import EVENTS, read_events
 
 Row = dict[str, float | None]
 
 
-def compare(forecast: Forecast, run: RunFolder) -> dict[str, Row]:
+def compare(forecast: Mapping[str, Any], run: RunFolder, metrics: MetricsTable | None = None) -> dict[str, Row]:
     """{quantity: {predicted, measured, difference_percent}}; None where it was not recorded or not forecast.
 
+    forecast: a `Forecast` as a dictionary, as run.json holds it. metrics: of the run, where they are known already.
     The row of bits_per_byte also has `low` and `high`, the ends of the interval.
     """
     rows: dict[str, Row] = {}
-    for name, measured in measured_values(run).items():
-        value = getattr(forecast, name)
-        interval = value if isinstance(value, Interval) else None
-        predicted = interval.expected if interval else value
+    for name, measured in measured_values(run, read_metrics(run.folder) if metrics is None else metrics).items():
+        value = forecast.get(name)
+        interval = value if isinstance(value, Mapping) else None
+        predicted = interval["expected"] if interval else value
         difference = 100 * (predicted / measured - 1) if measured and predicted is not None else None
         rows[name] = {"predicted": predicted, "measured": measured, "difference_percent": difference}
         if interval:
-            rows[name] |= {"low": interval.low, "high": interval.high}
+            rows[name] |= {"low": interval["low"], "high": interval["high"]}
     return rows
 
 
-def measured_values(run: RunFolder) -> dict[str, float | None]:
+def measured_values(run: RunFolder, metrics: MetricsTable) -> dict[str, float | None]:
     """The quantities of a Forecast that the files of a run record; None where they do not."""
-    metrics, (starts, ends) = read_metrics(run.folder), read_sessions(run)
+    starts, ends = read_sessions(run)
     times, speeds = metrics.measured("train/step_seconds"), metrics.measured("train/tokens_per_second")
     finished = bool(ends) and ends[-1].reason == "finished"
     all_timed = finished and len(ends) == starts  # a process that was killed left no time
@@ -42,13 +44,13 @@ def measured_values(run: RunFolder) -> dict[str, float | None]:
         "step_seconds": statistics.median(times) if times else None,
         "tokens_per_second": statistics.median(speeds) if speeds else None,
         "memory": memory or None,
-        "bits_per_byte": final_bits_per_byte(run) if finished else None,
+        "bits_per_byte": final_bits_per_byte(run, metrics) if finished else None,
     }
 
 
 def read_sessions(run: RunFolder) -> tuple[int, list[Ended]]:
     """How many processes have started to train this run, and the Ended events of those that were not killed."""
-    events = list(read_events(run.folder))
+    events = list(read_events(run.folder, Started, Ended))
     starts = sum(event["event"] == "Started" for event in events)
     if not starts:
         raise UserError(f"'{run.folder / EVENTS}' is missing or damaged", "restore it, or train the run again")

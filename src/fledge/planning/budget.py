@@ -175,6 +175,8 @@ class TimeSearch:
             chosen: Layer = {"train": {"batch": shape.batch, "steps": steps}}
         else:
             chosen = recipe_layer(shape, self.base, steps)
+        if self.base.optim.decay_steps:  # of the preset's own length
+            chosen = merge(chosen, {"optim": {"decay_steps": None}})
         return merge(chosen, {"train": {"compile": False}})
 
     def settings(self, shape: Shape, steps: int) -> Settings:

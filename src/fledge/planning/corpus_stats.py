@@ -32,13 +32,15 @@ class CorpusStats:
 def read_corpus_stats(settings: Settings) -> CorpusStats:
     """Statistics of the text of these settings; a small local text is prepared into the cache for it."""
     data, tokenizer = settings.data, settings.tokenizer
-    if any(map(is_url, (data.path,) if data.path else data.sources)):
+    held_out = [source for own in data.held_out_sources().values() for source in own]
+    if any(map(is_url, (data.path,) if data.path else (*data.sources, *held_out))):
         return estimated_stats(settings, 0)
     if data.path is not None:
         return dataset_stats(settings, ensure_dataset(data, tokenizer))
     weighted = [(share, remote_bytes(source), local_bytes(source)) for source, share in map(split_weight, data.sources)]
     size = int(sum(share * (remote or local) for share, remote, local in weighted))
-    large = any(remote for _, remote, _ in weighted) or sum(local for *_, local in weighted) > MAX_PREPARED_BYTES
+    remote = any(remote for _, remote, _ in weighted) or any(map(remote_bytes, held_out))
+    large = remote or sum(local for *_, local in weighted) > MAX_PREPARED_BYTES
     if large and not (cache_folder(data, tokenizer) / MANIFEST).exists():
         return estimated_stats(settings, size)
     return dataset_stats(settings, ensure_dataset(data, tokenizer))
@@ -95,7 +97,10 @@ def estimated_stats(settings: Settings, size: int) -> CorpusStats:
     """Estimates for a text of `size` bytes; 0 means unknown."""
     data, vocab_size = settings.data, known_vocabulary(settings) or settings.tokenizer.size
     mean, val = typical_token_bytes(settings, vocab_size), default_val(size) if data.val is None else data.val
-    return CorpusStats(vocab_size, int(size * (1 - val - data.test) / mean), int(size * val / mean), mean)
+    held_out = size * val
+    if own := data.held_out_sources().get("val"):
+        val, held_out = 0.0, sum(remote_bytes(source) or local_bytes(source) for source in own)
+    return CorpusStats(vocab_size, int(size * (1 - val - data.test) / mean), int(held_out / mean), mean)
 
 
 def typical_token_bytes(settings: Settings, vocab_size: int) -> float:

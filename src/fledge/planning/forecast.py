@@ -19,7 +19,7 @@ from fledge.planning.loss_forecast import Interval, RunPoint, forecast_loss, rea
 from fledge.planning.probe import Costs
 from fledge.settings.complete import complete_settings, decide_settings
 from fledge.training.config import Settings
-from fledge.training.setup import can_compile
+from fledge.training.setup import can_compile, learned_tokens
 
 WEIGHTS_SHARE = 1 / 3  # of the cost of a checkpoint; the rest is the state of the optimizer
 
@@ -66,6 +66,9 @@ def make_forecast(
     """`own_runs`: the user's finished runs on this text."""
     train, step = settings.train, step_seconds(settings, costs)
     step_tokens = train.batch * settings.model.context
+    tokens = train.steps * step_tokens
+    if corpus.train_tokens:
+        tokens = learned_tokens(settings, corpus.train_tokens, train.steps)
     parts = run_seconds(settings, costs, corpus)
     point = run_point(settings, corpus)
     bits = forecast_loss(point, (*read_table(), *own_runs.values())) if point else None
@@ -73,7 +76,7 @@ def make_forecast(
         parameters=parameter_count(settings.model),
         steps=train.steps,
         batch=train.batch,
-        tokens=train.steps * step_tokens,
+        tokens=tokens,
         flops=train.steps * step_tokens * training_flops(settings.model),
         device=machine.device,
         dtype=machine.dtype,

@@ -28,8 +28,9 @@ from fledge.planning.text_entropy import text_entropy
 from fledge.runs.run_folder import RunFolder, list_runs
 from fledge.settings.layers import FOLLOWS_FROM_SIZE, without
 from fledge.settings.pipeline import resolve, validated
-from fledge.tracking.sinks.csv import read_metrics
+from fledge.tracking.sinks.csv import MetricsTable, read_metrics
 from fledge.training.config import Settings
+from fledge.training.setup import learned_tokens
 
 TABLE = "runs.csv"
 # Standard deviations of the logarithm of the loss.
@@ -149,8 +150,10 @@ def parse_table(text: str) -> tuple[RunPoint, ...]:
 
 def run_point(settings: Settings, corpus: CorpusStats) -> RunPoint | None:
     """The run of these completed settings; None where too little is known of its text."""
-    tokens = settings.train.steps * settings.train.batch * settings.model.context
-    if corpus.dataset is None or (entropy := text_entropy(corpus.dataset, tokens)) is None:
+    if corpus.dataset is None:
+        return None
+    tokens = learned_tokens(settings, corpus.train_tokens, settings.train.steps)
+    if (entropy := text_entropy(corpus.dataset, tokens)) is None:
         return None
     return RunPoint(
         text=corpus.dataset.fingerprint,
@@ -196,7 +199,7 @@ def finished_runs(runs: Path, like: Settings, corpus: CorpusStats, exclude: str 
             if run.name == exclude or run.metadata().get("dataset_sha256") != corpus.dataset.fingerprint:
                 continue
             settings = validated(run.config())
-            found = final_bits_per_byte(run)
+            found = final_bits_per_byte(run, read_metrics(run.folder))
         except UserError:  # a damaged run, which 'fledge runs' reports
             continue
         if found is None or architecture(settings) != architecture(like):
@@ -206,9 +209,8 @@ def finished_runs(runs: Path, like: Settings, corpus: CorpusStats, exclude: str 
     return points
 
 
-def final_bits_per_byte(run: RunFolder) -> float | None:
+def final_bits_per_byte(run: RunFolder, metrics: MetricsTable) -> float | None:
     """On the whole validation split, after the last step; None where that was not measured."""
-    metrics = read_metrics(run.folder)
     if metrics.last_step != validated(run.config()).train.steps:
         return None
     group = "val" if metrics["val/fraction"][-1] == 1 else "val_whole"

@@ -30,7 +30,7 @@ from fledge.model import flops
 from fledge.model.config import ModelConfig
 from fledge.training.config import Settings
 from fledge.training.micro_batch import FixedMicroBatch
-from fledge.training.setup import activation_options, build_training, initial_micro_batch
+from fledge.training.setup import NextToken, activation_options, build_training, initial_micro_batch
 from fledge.training.step import TrainStep
 
 # Shares of the time for a probe: updates, for each of two batch sizes; the longest micro-batch that is measured at its
@@ -71,7 +71,8 @@ def measure_costs(settings: Settings, machine: Machine, folder: Path, seconds: f
     # Evaluation costs a third of training, and its batches are often larger: measure it at its own size.
     eval_rows = min(3 * affordable, eval_batch_size(model.context, model.vocab_size, machine))
     noise = random_split(model, max(2 * rows, eval_rows))
-    step = build_training(replace(settings, train=replace(train, batch=rows, micro_batch=rows)), machine, noise)
+    measured = replace(settings, train=replace(train, batch=rows, micro_batch=rows))
+    step = build_training(measured, machine, NextToken(measured, machine, noise))
     step.multiplier = lambda _: 0.0  # an update takes as long, and the weights stay finite
     first = step(0).seconds
     one = mean_step_seconds(step, STEPS_SHARE * seconds)

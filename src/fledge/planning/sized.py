@@ -6,6 +6,7 @@ from fledge.core.config import Layer, merge
 from fledge.planning.budget import sets_shape
 from fledge.planning.corpus_stats import text_bytes, typical_token_bytes
 from fledge.planning.recipe import SHAPES, has_enough_tokens, recipe_layer, vocabulary_for
+from fledge.settings.layers import merge_layers
 from fledge.settings.pipeline import validated
 
 
@@ -27,7 +28,7 @@ def sized_for_steps(layer: Layer, overrides: Layer) -> Layer:
         return overrides
     chosen = overrides
     for shape in reversed(SHAPES):  # the largest that has enough tokens, else the smallest
-        chosen = merge(recipe_layer(shape, base, base.train.steps), overrides)
+        chosen = merge_layers(recipe_layer(shape, base, base.train.steps), overrides)
         sized = validated(layer, chosen)
         model, train = replace(sized.model, vocab_size=base.tokenizer.size), sized.train
         tokens = train.steps * train.batch * model.context if train.epochs is None else train.epochs * train_tokens

@@ -22,7 +22,7 @@ from fledge.settings.pipeline import resolve
 from fledge.tracking.plots import draw
 from fledge.tracking.sinks.jsonl import read_events
 from fledge.training.config import Settings
-from fledge.training.setup import build_training
+from fledge.training.setup import NextToken, build_training
 
 # (layers, width, heads), smallest first: the largest with enough steps is trained
 SIZES = ((3, 128, 4), (4, 256, 4), (6, 384, 6), (8, 512, 8))
@@ -67,7 +67,7 @@ def demo(minutes: float = 3.0, runs: Path = Path("runs")) -> DemoResult:
     explain("4. model", f"{model.n_layer} blocks, {model.n_embd} wide: {parameter_count(model):,} random parameters")
     explain("5. training", f"{steps:,} steps fit into {minutes:g} minutes on this machine. Each shows the model some")
     explain("", "text and changes every parameter a little, so that the next token becomes more likely")
-    result = train_request(TrainRequest(fitted, "demo"), runs)
+    result = train_request(TrainRequest(fitted, "demo", preset="demo"), runs)
     folder = Path(result.folder)
     events = [event for event in read_events(folder) if event["event"] == "Sample"]
     samples = [SampleText(event["step"], event["prompt"] + event["text"]) for event in (events[0], events[-1])]
@@ -103,5 +103,5 @@ def choose_size(settings: Settings, machine: Machine, dataset: Dataset, seconds:
 
 def seconds_per_step(settings: Settings, machine: Machine, dataset: Dataset) -> float:
     """The fastest of a few steps of a model that is then discarded."""
-    step = build_training(settings, machine, dataset.split("train"))
+    step = build_training(settings, machine, NextToken(settings, machine, dataset.split("train")))
     return min(step(number).seconds for number in range(MEASURED_STEPS))

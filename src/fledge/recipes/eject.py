@@ -3,13 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import safetensors.torch
+
 from fledge.checkpoint import store
+from fledge.checkpoint.state import Tensors, plain_weights
 from fledge.core.config import Layer
 from fledge.core.errors import UserError, nearest
 from fledge.core.files import user_path, write_atomic
 from fledge.core.progress import notice
 from fledge.exchange.eject import render_model, run_settings
 from fledge.model.flops import parameter_count
+from fledge.runs.methods import refuse_reward_model
 from fledge.runs.run_folder import RunFolder, find_run, list_runs, open_run
 from fledge.settings.layers import preset_files
 from fledge.settings.presets import preset_settings
@@ -24,6 +28,7 @@ class EjectSource:
     settings: Settings
     weights: Path | None = None
     tokenizer: Path | None = None
+    merged: Tensors | None = None  # with LoRA, or a value head: weights that must be written beside the file
 
 
 @dataclass(frozen=True)
@@ -42,13 +47,21 @@ def eject(model: str | None, out: str, overrides: Layer | None = None, runs: Pat
     model: a run, a preset or a FILE.toml, tried in this order; None: the latest run.
     """
     file = user_path(out)
-    if file.exists():
-        raise UserError(f"'{file}' already exists", "choose another --out, or remove it first")
+    refuse_file(file)
     source = find_source(model, overrides or {}, runs)
-    text = render_model(source.name, source.settings)
+    text, weights = render_model(source.name, source.settings), source.weights
+    if source.merged is not None:
+        refuse_file(weights := file.with_suffix(".safetensors"))
+        write_atomic(weights, safetensors.torch.save(source.merged))
+        notice(f"the weights of '{source.name}', merged for the file: {weights}")
     write_atomic(file, text)
     size = parameter_count(source.settings.model)
-    return EjectResult(source.name, file, len(text.splitlines()), size, source.weights, source.tokenizer)
+    return EjectResult(source.name, file, len(text.splitlines()), size, weights, source.tokenizer)
+
+
+def refuse_file(file: Path) -> None:
+    if file.exists():
+        raise UserError(f"'{file}' already exists", "choose another --out, or remove it first")
 
 
 def find_source(name: str | None, overrides: Layer, runs: Path) -> EjectSource:
@@ -72,6 +85,7 @@ def run_source(run: RunFolder, overrides: Layer) -> EjectSource:
         hint = f"leave out the settings of [{next(iter(overrides))}]"
         raise UserError(f"'{run.name}' is a run: its settings cannot be changed", hint)
     run.refuse_changed()
+    refuse_reward_model(run)
     checkpoint = run.checkpoint()
     weights, tokenizer = checkpoint.folder / store.WEIGHTS, run.tokenizer_file
     if not weights.exists():
@@ -80,4 +94,6 @@ def run_source(run: RunFolder, overrides: Layer) -> EjectSource:
             "start a run from it in one process, and eject that:"
             f" fledge train --init {run.reference}@{checkpoint.step}",
         )
-    return EjectSource(run.name, run_settings(run), weights, tokenizer)
+    settings, config = run_settings(run), run.model_config()
+    merged = None if settings.model == config else plain_weights(config, store.load_weights(checkpoint))
+    return EjectSource(run.name, settings, weights, tokenizer, merged)

@@ -1,7 +1,7 @@
 """Measure the model of a run on a whole split."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fledge.core import device as machines
@@ -13,6 +13,7 @@ from fledge.datasets.cache import open_dataset_at
 from fledge.datasets.shards import Dataset
 from fledge.evaluation.compare import TextComparison, compare_texts
 from fledge.evaluation.metrics import SplitMetrics, UnitSums, evaluate_split
+from fledge.runs.evaluations import record_evaluation
 from fledge.runs.run_folder import LoadedCheckpoint, open_run
 from fledge.settings.pipeline import validated
 from fledge.tokenizers.base import byte_lengths, fingerprint
@@ -71,6 +72,8 @@ def evaluate(
         found = compare_texts(sums, theirs[2], names, same_tokenizer=same)
         comparison = RunComparison(**vars(found), **vars(theirs[0]), metrics=theirs[1])
         evaluated |= {names[1]: theirs[1]} if same else {}
+    if world.is_main:
+        record_evaluation(loaded.run, "split", about.step, {**asdict(metrics), "data": data, "dtype": about.dtype})
     drawn = _draw(evaluated, figure) if figure is not None and world.is_main else None
     return EvaluateResult(**vars(about), **vars(metrics), comparison=comparison, figure=drawn)
 

@@ -9,9 +9,13 @@ from fledge.core.distributed import SINGLE_PROCESS, World
 from fledge.core.progress import progress
 from fledge.evaluation.likelihood import Scorer
 from fledge.recipes.evaluate import load_checkpoint
+from fledge.runs.evaluations import record_evaluation
+from fledge.runs.methods import refuse_reward_model
 from fledge.runs.run_folder import LoadedCheckpoint
 from fledge.tasks.results import TaskDifference, TaskResult, compare_results
 from fledge.tasks.run import run_tasks
+
+KEPT = ("task", "metric", "score", "stderr", "low", "high", "items", "chance", "higher_is_better")  # in the run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +44,17 @@ def evaluate_tasks(
     machine = machines.choose_machine(machines.choose_device(device).value, "float32", world)
 
     def results(loaded: LoadedCheckpoint) -> list[TaskResult]:
+        refuse_reward_model(loaded.run)
         model = loaded.model.to(machine.device)
         shown = f"tasks: {loaded.run.name}@{loaded.checkpoint.step}"
         scorer = Scorer(model, loaded.tokenizer, machine, lambda batches: progress(batches, shown))
         return run_tasks(names, scorer, core_data=core_data, task_folder=task_folder, limit=limit)
 
-    found = results(load_checkpoint(run, runs))
+    loaded = load_checkpoint(run, runs)
+    found = results(loaded)
+    if world.is_main:
+        kept = [{name: getattr(each, name) for name in KEPT} for each in found]
+        record_evaluation(loaded.run, "tasks", loaded.checkpoint.step, {"tasks": kept, "limit": limit})
     if compare is None:
         return TaskResults(tasks=found)
     other = load_checkpoint(compare, runs)

@@ -1,5 +1,6 @@
 """Measure the texts that a run generates: against references, for repetition, for copies of the training data."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from fledge.core.distributed import SINGLE_PROCESS, World
@@ -10,6 +11,7 @@ from fledge.evaluation.references import cut_references, read_references, refere
 from fledge.evaluation.text_scores import require_libraries
 from fledge.recipes.evaluate import has_dataset, load_checkpoint, open_eval_dataset
 from fledge.recipes.load_engine import load_engine
+from fledge.runs.evaluations import record_evaluation
 from fledge.runs.run_folder import LoadedCheckpoint
 from fledge.tokenizers.base import byte_lengths
 
@@ -48,4 +50,9 @@ def evaluate_generated(
         pairs = cut_references(source, tokenizer, continuations, lengths.prompt, lengths.continuation)
     train = dataset.splits.get("train") if dataset else None
     engine = load_engine(loaded, slots=min(SLOTS, len(pairs)), device=device, dtype="float32").engine
-    return evaluate_texts(engine, tokenizer, pairs, lengths, train, progress)
+    found = evaluate_texts(engine, tokenizer, pairs, lengths, train, progress)
+    if world.is_main:
+        kept = {name: value for name, value in asdict(found).items() if name != "samples"}
+        of = {"references": None if references is None else str(references), "split": split, "data": data}
+        record_evaluation(loaded.run, "texts", loaded.checkpoint.step, {**kept, **of})
+    return found

@@ -14,6 +14,7 @@ from fledge.exchange import custom_code, hf_tokenizer, huggingface, model_card
 from fledge.exchange.compatibility import UnsupportedArchitecture
 from fledge.exchange.eject import render_model, run_settings
 from fledge.exchange.parity import Parity
+from fledge.runs.methods import refuse_reward_model
 from fledge.runs.run_folder import LoadedCheckpoint, open_run
 
 GGUF_DTYPE = "f16"  # the default of llama.cpp's own converter
@@ -48,6 +49,7 @@ def export(
     if target.exists():
         raise UserError(f"'{target}' already exists", "choose another --out, or remove it first")
     loaded = open_run(run, runs, default="best").load()
+    refuse_reward_model(loaded.run)
     with atomic_folder(target) as folder:
         if to == "gguf":
             kind, parity = write_gguf(loaded, folder, dtype or GGUF_DTYPE)

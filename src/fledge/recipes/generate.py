@@ -9,7 +9,7 @@ from pathlib import Path
 from fledge.core.errors import UserError
 from fledge.core.progress import notice
 from fledge.inference.generate import prompt_ids
-from fledge.inference.request import Chunk, FinishReason, Generation, Request, Sampling, TokenLogprob
+from fledge.inference.request import Chunk, FinishReason, Generation, PastContext, Request, Sampling, TokenLogprob
 from fledge.recipes.load_engine import LoadedEngine, load_engine
 from fledge.runs.run_folder import LoadedCheckpoint
 from fledge.tokenizers.base import Tokenizer
@@ -97,14 +97,18 @@ def generate(
     stop: Sequence[str] = (),
     n: int = 1,
     logprobs: int | None = None,
+    past_context: PastContext = "reread",
+    begin_with: str | None = None,
+    ignore_end_of_text: bool = False,
     device: str = "auto",
     dtype: str = "auto",
 ) -> Generating:
     """Generate up to `tokens` tokens after each prompt; None: the prompt of the run's samples.
 
     run: a name, a loaded checkpoint, or None for the latest run. n: texts for each prompt, with the seeds seed, seed+1,
-    …; so the text of a prompt does not depend on the other prompts. When the context is full, its newer half is read
-    again: text can go on without end.
+    …; so the text of a prompt does not depend on the other prompts. past_context: when the context is full, its newer
+    half is read again ("reread"), or all of it for each new token ("slide"): past_context.py. begin_with: a special
+    token before each prompt. ignore_end_of_text: go on after the end-of-text token.
     """
     check_counts(tokens, sampling.seed, n, 1 if prompts is None else len(prompts))
     if logprobs is not None and not 0 <= logprobs <= MAX_LOGPROBS:
@@ -123,28 +127,38 @@ def generate(
             replace(sampling, seed=sampling.seed + sample),
             stop=tuple(stop),
             logprobs=logprobs,
-            when_full="slide",
+            when_full=past_context,
+            ignore_end_of_text=ignore_end_of_text,
         )
-        for ids in encode_prompts(tokenizer, prompts)
+        for ids in encode_prompts(tokenizer, prompts, begin_with)
         for sample in range(n)
     ]
     point_out_long_prompts([len(request.prompt) for request in requests], loaded.model.context)
     return Generating(loaded, [prompt for prompt in prompts for _ in range(n)], requests)
 
 
-def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[tuple[int, ...]]:
+def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str], begin_with: str | None) -> list[tuple[int, ...]]:
     """An error names the prompt."""
+    first = () if begin_with is None else (special_token(tokenizer, begin_with),)
     encoded: list[tuple[int, ...]] = []
     for number, prompt in enumerate(prompts, start=1):
         which = f"prompt {number:,}: " if len(prompts) > 1 else ""
         try:
             prompt.encode()
-            encoded.append(prompt_ids(tokenizer, prompt))
+            encoded.append((*first, *(prompt_ids(tokenizer, prompt) if prompt or not first else ())))
         except UnicodeEncodeError:  # from JSON, or bytes of a shell that are not UTF-8
             raise UserError(f"{which}the text is not valid Unicode", "convert it to UTF-8") from None
         except UserError as error:
             raise UserError(f"{which}{error.message}", error.hint) from None
     return encoded
+
+
+def special_token(tokenizer: Tokenizer, name: str) -> int:
+    special = {each["content"]: int(each["id"]) for each in tokenizer.to_json()["added_tokens"] if each["special"]}
+    if name not in special:
+        known = f"it has {', '.join(special)}" if special else "leave --begin-with out: it has none"
+        raise UserError(f"this model has no special token '{name}'", known)
+    return special[name]
 
 
 def point_out_long_prompts(lengths: Sequence[int], context: int) -> None:

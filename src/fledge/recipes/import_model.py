@@ -7,8 +7,10 @@ from typing import Any
 from fledge.checkpoint.state import initial_state
 from fledge.core.config import to_toml
 from fledge.core.files import user_path
+from fledge.exchange.model_source import model_name
 from fledge.exchange.read_model import given_tokenizer, read_external_model
 from fledge.exchange.tensors import check_finite
+from fledge.exchange.torch_checkpoints.shape import GivenShape
 from fledge.model.config import ModelConfig
 from fledge.model.flops import parameter_count
 from fledge.runs import metadata, run_folder
@@ -40,14 +42,17 @@ def import_model(
     *,
     tokenizer: str | None = None,
     characters: str | None = None,
+    preset: str | None = None,
+    n_head: int | None = None,
 ) -> ImportResult:
-    """Import a Hugging Face folder or Hub name, nanoGPT's ckpt.pt, or a .gguf.
+    """Import a Hugging Face folder or Hub name, a checkpoint of another GPT program (.pt, .pth, .ckpt), or a .gguf.
 
     out: name or path of the new run; None: a name from the source.
     tokenizer (a tokenizer.json, or gpt2), characters (a text that has them all): for a source without a tokenizer.
+    preset, n_head: for a checkpoint that does not say how many attention heads its model has.
     """
     folder = run_destination(out, source, runs)
-    external = read_external_model(source, given_tokenizer(tokenizer, characters))
+    external = read_external_model(source, given_tokenizer(tokenizer, characters), GivenShape(preset, n_head))
     check_finite(external.weights, source)
     about = {**metadata.software_metadata(external.tokenizer), "imported": source, "kind": external.architecture}
     file = {"file": str((folder / run_folder.TOKENIZER).resolve())}
@@ -67,6 +72,6 @@ def run_destination(out: str | None, source: str, runs: Path) -> Path:
         check_run_name(out)
         folder = runs / out
     else:
-        folder = runs / run_folder.free_name(runs, run_name_from(source.partition("@")[0]))
+        folder = runs / run_folder.free_name(runs, run_name_from(model_name(source)))
     run_folder.refuse_existing(folder)
     return folder

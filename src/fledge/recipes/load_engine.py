@@ -13,6 +13,7 @@ from fledge.inference.choose_decoder import DecoderChoice, choose_decoder
 from fledge.inference.engine import Engine
 from fledge.model.config import ModelConfig
 from fledge.model.flops import cache_bytes
+from fledge.runs.methods import refuse_reward_model
 from fledge.runs.run_folder import LoadedCheckpoint, RunFolder, open_run
 from fledge.runs.status import last_saved_step
 from fledge.tokenizers.base import Tokenizer
@@ -43,6 +44,7 @@ def load_engine(
     """
     machine = machines.choose_machine(device, "float32")
     loaded = run if isinstance(run, LoadedCheckpoint) else load_best(run, runs, machine.device)
+    refuse_reward_model(loaded.run)
     slots = fitting_slots(slots, loaded.model.config, machine)
     chosen: list[DecoderChoice] = []
     decoder = choose_decoder(loaded.model.to(machine.device), machine, slots, dtype, chosen.append)
@@ -67,7 +69,7 @@ def load_best(reference: str | None, runs: Path, device: str) -> LoadedCheckpoin
     latest, used = last_saved_step(run), loaded.checkpoint.step
     if run.selector == "best" and used < latest:
         notice(
-            f"using step {used:,} of '{run.name}', its best by validation loss;"
+            f"using step {used:,} of '{run.name}', its best on held-out data;"
             f" the latest is {run.reference}@latest, step {latest:,}"
         )
     return loaded

@@ -8,7 +8,7 @@ import json
 import math
 import shlex
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fledge.core import device as machines
@@ -116,7 +116,7 @@ def backtest(name: str, runs: Path = Path("runs")) -> BacktestResult:
     own_runs = finished_runs(runs, settings, corpus, exclude=run.name)
     costs = measure_costs(settings, machine, existing_parent(runs), PROBE_SECONDS)
     forecast = make_forecast(settings, machine, costs, corpus, own_runs)
-    return BacktestResult(run.name, compare(forecast, run), forecast.fitted_runs)
+    return BacktestResult(run.name, compare(asdict(forecast), run), forecast.fitted_runs)
 
 
 def existing_parent(folder: Path) -> Path:
@@ -126,6 +126,8 @@ def existing_parent(folder: Path) -> Path:
 
 def train_command(preset: str, overrides: Layer) -> str:
     def flag(value: object) -> str:
+        if value is None:
+            return "null"
         return json.dumps(value, ensure_ascii=False) if isinstance(value, list | tuple) else str(value)
 
     flags = [(f"--{section}.{key}", flag(value)) for section, keys in overrides.items() for key, value in keys.items()]

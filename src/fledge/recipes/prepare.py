@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from fledge.cluster.prepare import ray_executor
 from fledge.core.config import Layer
@@ -21,7 +21,7 @@ from fledge.datasets.config import TRAINING_ONLY, DataConfig
 from fledge.datasets.description import describe_held_out
 from fledge.datasets.executors import Executor
 from fledge.datasets.preview import Preview, preview
-from fledge.datasets.spec import build_spec
+from fledge.datasets.spec import build_spec, with_own_splits
 from fledge.datasets.storage import open_storage
 from fledge.text.summary import FileSummary
 from fledge.tokenizers.config import TokenizerConfig
@@ -41,6 +41,7 @@ class PrepareResult:
     vocab_size: int
     files: FileSummary  # read, skipped, encodings
     held_out: str  # in words
+    mixture: list[dict[str, Any]]  # of each source, where they have shares: its share, tokens, and of how many
     read: dict[str, int]  # irregularities in the text: kind → how often
     dropped: dict[str, int]  # documents that the filters left out: reason → how many
     built: bool  # False: the same dataset existed already
@@ -70,12 +71,13 @@ def prepare(
     `on_preview` gets a sample and an estimate before the text is encoded.
     """
     settings, begun = settings or {}, time.perf_counter()
-    for name in TRAINING_ONLY:
+    for name in (*TRAINING_ONLY, "corpus"):
         if name in settings.get("data", {}):
             raise UserError(f"data.{name} has no effect here", "leave it out: it is for 'fledge train'")
     config = build_config(PrepareSettings, settings)
     with open_engine(engine, address, workers) as ray:
-        spec = build_spec(sources, config.data, choose_tokenizer(config.tokenizer, tokenizer), out)
+        data = with_own_splits(sources, config.data)
+        spec = build_spec(sources, data, choose_tokenizer(config.tokenizer, tokenizer), out)
         count = executors.worker_count(workers, spec.text.size)
 
         def ready(plan: BuildPlan) -> None:
@@ -119,6 +121,7 @@ def result_from_manifest(out: str, built: bool, seconds: float) -> PrepareResult
         vocab_size=manifest["vocab_size"],
         files=FileSummary(**manifest["files"]),
         held_out=describe_held_out(manifest),
+        mixture=manifest.get("mixture", []),
         read=manifest["read"],
         dropped=manifest["dropped"],
         built=built,

@@ -7,12 +7,13 @@ announce          what will be trained, on which text, for how long
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fledge.core.config import Layer, merge
 from fledge.core.distributed import World
+from fledge.core.errors import UserError
 from fledge.core.files import to_json
 from fledge.core.formatting import counted, format_duration
 from fledge.core.progress import notice
@@ -22,6 +23,7 @@ from fledge.model.flops import parameter_count
 from fledge.planning.budget import rounded_up
 from fledge.planning.sized import sized_for_steps
 from fledge.recipes.plan import PlanResult, plan
+from fledge.runs.methods import refuse_reward_model
 from fledge.settings.layers import read_preset
 from fledge.settings.pipeline import init_layer, validated
 from fledge.settings.words import TEXT_PRESET, choose
@@ -39,6 +41,8 @@ class TrainRequest:
     overrides: Layer = field(default_factory=dict)
     minutes: float | None = None  # of a text without a preset, whose length nothing else gives
     expected: str | None = None  # time and loss, as forecast; "": not forecast; None: the size was given
+    preset: str | None = None  # or settings file, that `base` comes from; None: from the run of `initial`
+    forecast: dict[str, Any] | None = None  # that size and length were chosen by
 
 
 def resolve_request(
@@ -48,16 +52,31 @@ def resolve_request(
     minutes = choice.default_minutes if words or not init else None
     if init is not None:
         initial = find_initial_weights(init, runs)
+        refuse_reward_model(initial.run)
         base = init_layer(initial.run, choice.preset, choice.overrides)
         name = choice.run_name if words else initial.run.name
     else:
         choice.refuse_empty("train")
         initial, name = None, choice.run_name
         base, _ = read_preset(choice.preset or TEXT_PRESET)
+    settings = validated(base, choice.overrides)
+    if settings.model.lora and init is None:
+        raise UserError(
+            "model.lora trains adapters beside the weights of a trained model, and there is none",
+            "name it: --init RUN; or leave model.lora out",
+        )
+    if settings.model.value_head:
+        raise UserError(
+            "model.value_head has no use in pretraining",
+            "leave it out: fledge align reward and fledge align ppo add one",
+        )
+    if "align" in base:
+        raise UserError("these are the settings of an alignment run", f"use fledge align {base['align'].get('method')}")
     overrides, expected = choice.overrides, None
     if choice.is_text_alone and minutes is None and init is None:
         overrides, expected = sized_for_steps(base, overrides), ""
-    return TrainRequest(validated(base, overrides), name, initial, base, overrides, minutes, expected)
+    preset = choice.preset or (None if initial else TEXT_PRESET)
+    return TrainRequest(validated(base, overrides), name, initial, base, overrides, minutes, expected, preset)
 
 
 def fit_to_time(
@@ -88,12 +107,11 @@ def fit_to_time(
             processes=world.size,
             base=request.base,
         )
-        return to_json({"overrides": chosen_overrides(planned, request), "expected": describe_forecast(planned)})
+        found = {"overrides": chosen_overrides(planned, request), "expected": describe_forecast(planned)}
+        return to_json({**found, "forecast": asdict(planned.forecast)})
 
     answer: dict[str, Any] = json.loads(world.broadcast_from_main(choose_by_forecast))
-    overrides = answer["overrides"]
-    settings = validated(request.base, overrides)
-    return replace(request, settings=settings, overrides=overrides, expected=answer["expected"])
+    return replace(request, settings=validated(request.base, answer["overrides"]), **answer)
 
 
 def chosen_overrides(planned: PlanResult, request: TrainRequest) -> Layer:

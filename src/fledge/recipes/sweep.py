@@ -24,6 +24,7 @@ from fledge.recipes.resume import resume
 from fledge.recipes.train import train
 from fledge.runs.names import check_run_name, run_name_from
 from fledge.runs.run_folder import CONFIG, LOCK, RunFolder, find_run
+from fledge.runs.status import stopped_early
 from fledge.settings.pipeline import validated
 from fledge.sweep.space import SweepPlan, read_sweep, require_optuna
 from fledge.sweep.workers import TrialRunner, local_workers
@@ -100,7 +101,7 @@ def train_trial(folder: Path, name: str) -> None:
     wait_for_lock(run)
     steps = validated(run.config()).train.steps
     saved = store.complete_checkpoints(run.checkpoints)
-    if not any(each.step == steps and not each.pending_hooks for each in saved):
+    if not stopped_early(run, saved) and not any(each.step == steps and not each.pending_hooks for each in saved):
         resume(name, runs=folder)
 
 
@@ -138,7 +139,7 @@ def final_run_command(folder: Path, best: "Trial", settings: Settings) -> str:
 
 
 def draw(folder: Path, plan: SweepPlan, ranked: "list[Trial]") -> Path:
-    from fledge.tracking.plots import scatter  # matplotlib takes a second to import
+    from fledge.tracking.sweep_figure import scatter  # matplotlib takes a second to import
 
     finished = [trial for trial in ranked if trial.loss is not None]
     tried = {name: [trial.settings[name] for trial in finished] for name in plan.space}

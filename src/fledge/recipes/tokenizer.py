@@ -12,7 +12,7 @@ from fledge.text.inputs import ReadOptions
 from fledge.text.source_text import SourceText, open_sources
 from fledge.tokenizers import gpt2
 from fledge.tokenizers.base import Tokenizer, load_tokenizer, save_tokenizer
-from fledge.tokenizers.config import TokenizerConfig
+from fledge.tokenizers.config import PRETRAINED, TokenizerConfig
 from fledge.tokenizers.create import create_tokenizer, default_gpt2_folders
 from fledge.tokenizers.report import compare_tokenizers
 
@@ -54,8 +54,8 @@ def train_tokenizer(
         raise UserError(f"'{out}' already exists", "choose another --out, or remove it first")
     if from_scratch and config.kind != "bpe":
         raise UserError(f"--from-scratch is for --kind bpe, not {config.kind}", "leave out --from-scratch")
-    if config.kind == "gpt2" and sources:
-        raise UserError("the GPT-2 tokenizer is already trained", "leave out the sources")
+    if config.kind in PRETRAINED and sources:
+        raise UserError(f"the tokenizer {config.kind} is already trained", "leave out the sources")
     text = open_text(sources, field) if sources else None
     folders = [gpt2_folder] if gpt2_folder else []
     tokenizer = create_tokenizer(config, text, folders, from_scratch=from_scratch)

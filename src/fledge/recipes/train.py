@@ -3,7 +3,6 @@
 What is asked for is resolved in request.py; the weights are random, or those of another run (`init`).
 """
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,11 +14,12 @@ from fledge.core import device as machines
 from fledge.core.config import Layer
 from fledge.core.device import Machine
 from fledge.core.distributed import SINGLE_PROCESS, World, restart_counts
-from fledge.core.errors import Interrupted, UserError
+from fledge.core.errors import UserError
 from fledge.core.progress import notice
 from fledge.datasets.cache import ensure_dataset
 from fledge.datasets.description import describe_damage
 from fledge.datasets.shards import Dataset
+from fledge.recipes.new_run import train_new_run
 from fledge.recipes.request import TrainRequest, announce, fit_to_time, resolve_request
 from fledge.recipes.resume import resume
 from fledge.runs import metadata, run_folder
@@ -27,9 +27,9 @@ from fledge.runs.names import check_run_name, run_word
 from fledge.runs.run_folder import RunFolder
 from fledge.settings.complete import complete_settings, config_toml
 from fledge.training.config import Settings
-from fledge.training.result import TrainResult, is_unstarted, saved_result
+from fledge.training.pretraining import Pretraining
+from fledge.training.result import TrainResult, saved_result
 from fledge.training.setup import check_batch_divisible
-from fledge.training.trainer import Trainer
 
 
 def train(
@@ -95,7 +95,7 @@ def missing_run_name() -> UserError:
 def train_request(
     request: TrainRequest, runs: Path, *, name: str | None = None, profile: bool = False, world: World = SINGLE_PROCESS
 ) -> TrainResult:
-    """Check everything, create the run folder, train. The folder is removed if training fails before its first step."""
+    """Check everything, create the run folder, train."""
     settings, initial = request.settings, request.initial
     check_batch_divisible(settings.train.batch, world)
     machine = machines.choose_machine(settings.train.device, settings.train.dtype, world, settings.train.threads)
@@ -111,6 +111,8 @@ def train_request(
     about = {
         **metadata.training_metadata(dataset, machine),
         "text": settings.data.path or ", ".join(settings.data.sources),
+        "preset": request.preset,
+        "forecast": request.forecast,
     }
     if initial:
         initial.check(dataset)
@@ -123,15 +125,7 @@ def train_request(
         return run_folder.create_run(folder, config_toml(complete, dataset), about, dataset.tokenizer, start).name
 
     run = RunFolder(runs / world.broadcast_from_main(create))
-    try:
-        with run.lock(world):
-            return Trainer(run, complete, machine, dataset, profile=profile).fit(start)
-    except Interrupted:
-        raise
-    except BaseException:
-        if world.is_main and is_unstarted(run):
-            shutil.rmtree(run.folder, ignore_errors=True)
-        raise
+    return train_new_run(run, complete, machine, Pretraining(complete, machine, dataset), start, profile=profile)
 
 
 def open_dataset(settings: Settings, machine: Machine) -> Dataset:

@@ -31,6 +31,8 @@ class Advice:
 def advise(run: RunFolder) -> list[Advice]:
     """At most three pieces of advice, the most important first."""
     config, metrics = run.config(), logged_metrics(run)
+    if "align" in config:  # what follows is about the loss of texts
+        return []
     pairs = zip(metrics[STEP], metrics["val/loss"], strict=True)
     curve = [(int(step), loss) for step, loss in pairs if step > 0 and math.isfinite(loss)]
     last_sample = max(
@@ -85,7 +87,7 @@ def still_falling(curve: Curve, steps: int, run: RunFolder) -> Advice | None:
     if fall < FALLING:
         return None
     return Advice(
-        f"the validation loss still fell by {fall:.0%} in the last quarter: train longer",
+        f"the validation loss still fell by {fall:.0%} in the last quarter; longer training helps",
         f"fledge resume {run.reference} --train.steps {2 * steps} --allow-changes",
     )
 

@@ -1,6 +1,7 @@
 """Compares the settings of a checkpoint with those that it is to be continued with.
 
-never allowed             what the weights depend on, and the data order: model, data, tokenizer, batch, seed
+never allowed             what the weights depend on, and the data order: model, data, tokenizer, batch, seed,
+                          and the plan of rollouts, whose answers are in the checkpoint
 with --allow-changes      everything else; each change is printed
 """
 
@@ -12,8 +13,16 @@ from fledge.core.errors import UserError
 from fledge.core.progress import notice
 from fledge.runs.run_folder import RunFolder
 
-FIXED_SECTIONS = ("model", "data", "tokenizer")
-FIXED = ("train.batch", "train.seed")
+FIXED_SECTIONS = ("model", "data", "tokenizer", "align")
+FIXED = (
+    "train.batch",
+    "train.seed",
+    "rollout.prompts",
+    "rollout.max_tokens",
+    "grpo.group",
+    "grpo.epochs",
+    "ppo.epochs",
+)
 IGNORED = ("data.path",)  # the dataset is identified by its hash
 
 

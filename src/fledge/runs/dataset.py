@@ -1,10 +1,14 @@
 """The dataset that a run was trained on."""
 
+import shlex
+
 from fledge.core.distributed import SINGLE_PROCESS, World
 from fledge.core.errors import UserError
+from fledge.core.files import user_path
 from fledge.datasets.cache import open_dataset_at
 from fledge.datasets.shards import Dataset
-from fledge.runs.run_folder import CONFIG, RunFolder
+from fledge.runs.run_folder import CONFIG, TOKENIZER, RunFolder
+from fledge.text.inputs import is_url
 
 
 def open_run_dataset(run: RunFolder, path: str | None, world: World = SINGLE_PROCESS) -> Dataset:
@@ -16,6 +20,12 @@ def open_run_dataset(run: RunFolder, path: str | None, world: World = SINGLE_PRO
         )
     if path is None:
         raise UserError(f"'{run.folder / CONFIG}' is damaged: data.path is missing", "restore it from a copy")
+    if not is_url(path) and not user_path(path).exists():
+        raise UserError(
+            f"the dataset of '{run.name}' is gone: '{path}' does not exist",
+            f"restore it, or prepare the same text again: fledge prepare SOURCE --out {shlex.quote(path)}"
+            f" --tokenizer {run.path_word}/{TOKENIZER}",
+        )
     with world.main_process_first("text"):
         dataset = open_dataset_at(path, run.tokenizer)
     expected = run.metadata_value("dataset_sha256")

@@ -4,7 +4,7 @@ import platform
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -29,24 +29,38 @@ def software_metadata(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def training_metadata(dataset: Dataset, machine: Machine) -> dict[str, Any]:
-    """`software_metadata` plus the hardware and the dataset."""
+class TrainedOn(Protocol):
+    """A dataset, or anything else that a run is trained on."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+
+def run_metadata(data: TrainedOn, machine: Machine) -> dict[str, Any]:
+    """`software_metadata` plus the hardware and the data."""
     return {
-        **software_metadata(dataset.tokenizer),
+        **software_metadata(data.tokenizer),
         "processor": hardware(machine.device),
         "cores": usable_cores(),
         "machine": {"device": machine.device, "dtype": machine.dtype, "processes": machine.world.size},
-        "dataset": str(dataset.folder.resolve()),
-        "dataset_sha256": dataset.fingerprint,
+        "dataset_sha256": data.fingerprint,
     }
 
 
-def checkpoint_metadata(settings: Layer, dataset: Dataset) -> dict[str, Any]:
+def training_metadata(dataset: Dataset, machine: Machine) -> dict[str, Any]:
+    """`run_metadata` plus the place of the dataset."""
+    return {**run_metadata(dataset, machine), "dataset": str(dataset.folder.resolve())}
+
+
+def checkpoint_metadata(settings: Layer, data: TrainedOn) -> dict[str, Any]:
     """What a checkpoint was made with: resuming it with anything else is refused."""
     return {
         "settings": settings,
-        "dataset_sha256": dataset.fingerprint,
-        "tokenizer_sha256": fingerprint(dataset.tokenizer),
+        "dataset_sha256": data.fingerprint,
+        "tokenizer_sha256": fingerprint(data.tokenizer),
     }
 
 

@@ -1,6 +1,7 @@
 """The layout of a run folder, and how a run is created and opened.
 
     config.toml   run.json   tokenizer.json   metrics.csv   events.jsonl   samples.md   checkpoints/   plots/
+    evaluations.jsonl (fledge eval)   report.html, report.md (fledge report)
 
 `open_run` is the one way to open a run. A reference names it and one of its checkpoints: `NAME`, `NAME@best`,
 `NAME@latest`, `NAME@1000`, with a path in place of NAME, or None for the latest run:
@@ -21,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fledge.checkpoint import store
-from fledge.checkpoint.state import State, load_weights
+from fledge.checkpoint.state import State, load_weights, plain_weights
 from fledge.core.checksums import CHECKSUM_KEY, verify, with_checksum
-from fledge.core.config import read_toml
+from fledge.core.config import Layer, build_section, read_toml
 from fledge.core.distributed import SINGLE_PROCESS, World
 from fledge.core.errors import UserError, nearest
 from fledge.core.files import (
@@ -40,6 +41,7 @@ from fledge.core.progress import notice
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build_for_loading
+from fledge.model.lora import plain_config
 from fledge.runs.names import path_word, run_word
 from fledge.tokenizers.base import Tokenizer, load_tokenizer, save_tokenizer
 
@@ -107,7 +109,14 @@ class RunFolder:
         return read_toml(self.folder / CONFIG)
 
     def metadata(self) -> dict[str, Any]:
-        return read_json(self.folder / METADATA, "the run's metadata")
+        found = read_json(self.folder / METADATA, "the run's metadata")
+        if isinstance(version := found.get("format"), int) and version > FORMAT:
+            raise UserError(
+                f"'{self.folder / METADATA}' was made by a newer version of fledge, or is damaged: its format is"
+                f" {version}, and this one reads {FORMAT}",
+                "pip install --upgrade fledge, or restore it from a copy",
+            )
+        return found
 
     def metadata_value(self, key: str) -> str:
         value = self.metadata().get(key)
@@ -125,19 +134,20 @@ class RunFolder:
         file = self.folder / TOKENIZER_CONFIG
         return find_chat_template(self.tokenizer(), read_json(file, "the chat template") if file.exists() else {})
 
-    def model_config(self) -> ModelConfig:
-        """The [model] section, which every run saves completely."""
+    def model_config(self, config: Layer | None = None) -> ModelConfig:
+        """The [model] section, which every run saves completely. config: of the run, where it is known already."""
         try:
-            model = ModelConfig(**self.config()["model"])
-        except (KeyError, TypeError):
-            model = None
-        if model is None or model.vocab_size is None:
+            model = build_section("model", ModelConfig, (self.config() if config is None else config)["model"])
+        except (KeyError, TypeError, UserError) as error:
+            reason = f": {error}" if isinstance(error, UserError) else ""
+            raise UserError(f"'{self.folder / CONFIG}' is damaged{reason}", "restore it from a copy") from error
+        if model.vocab_size is None:
             raise UserError(f"'{self.folder / CONFIG}' is damaged", "restore it from a copy")
         return model
 
-    def planned_steps(self) -> int:
-        """How many steps the run was asked to train."""
-        steps = self.config().get("train", {}).get("steps")
+    def planned_steps(self, config: Layer | None = None) -> int:
+        """How many steps the run was asked to train. config: of the run, where it is known already."""
+        steps = (self.config() if config is None else config).get("train", {}).get("steps")
         if not isinstance(steps, int):
             raise UserError(f"'{self.folder / CONFIG}' is damaged", "restore it from a copy")
         return steps
@@ -178,12 +188,15 @@ class RunFolder:
             notice(f"warning: {what}; using step {checkpoint.step}")
         return checkpoint
 
-    def load(self, device: str = "cpu") -> LoadedCheckpoint:
+    def load(self, device: str = "cpu", *, value_head: bool = False) -> LoadedCheckpoint:
+        """A plain model: LoRA adapters are merged. value_head: keep the value head, for a reward model."""
+        config = self.model_config()
         with ThreadPoolExecutor(1) as beside:  # hashing large files does not hold Python's lock
             verified = beside.submit(self.checkpoint, weights_only=True)
-            model, tokenizer = build_for_loading(self.model_config()), self.tokenizer()
+            model, tokenizer = build_for_loading(plain_config(config, value_head=value_head)), self.tokenizer()
             checkpoint = verified.result()
-        load_weights(model, store.load_weights(checkpoint, verified=True))
+        weights = store.load_weights(checkpoint, verified=True)
+        load_weights(model, plain_weights(config, weights, value_head=value_head))
         return LoadedCheckpoint(self, model.to(device).eval(), tokenizer, checkpoint)
 
 
@@ -200,6 +213,14 @@ def open_run(reference: str | None, runs: Path, *, default: str = "latest", veri
     if verify:
         run.refuse_changed()
     return run
+
+
+def open_whole_run(reference: str | None, runs: Path) -> RunFolder:
+    """A run for what shows all of it; a reference to one of its checkpoints is refused."""
+    run = open_run(reference, runs, default="", verify=False)
+    if run.selector:
+        raise UserError(f"'{reference}' names a checkpoint", f"name the run: {run.reference}")
+    return RunFolder(run.folder)
 
 
 def find_run(reference: str, runs: Path, *, default: str = "latest") -> RunFolder | None:

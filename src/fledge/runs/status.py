@@ -7,11 +7,14 @@ from collections import deque
 from dataclasses import dataclass
 
 from fledge.checkpoint import store
+from fledge.core.config import Layer
 from fledge.core.errors import UserError
 from fledge.runs.run_folder import RunFolder
+from fledge.tracking.events import Started, StoppedEarly
+from fledge.tracking.run_progress import describe_event
 from fledge.tracking.sinks.base import complete_lines
 from fledge.tracking.sinks.csv import STEP, MetricsTable, read_metrics
-from fledge.tracking.sinks.jsonl import EVENTS
+from fledge.tracking.sinks.jsonl import EVENTS, read_events
 
 RUNNING, FINISHED, IMPORTED = "running", "finished", "imported"
 INTERRUPTED, FAILED, KILLED = "interrupted", "failed", "killed"  # ended by a signal, by an error, or killed
@@ -25,6 +28,7 @@ class BestResult:
     val_loss: float | None
     bits_per_byte: float | None
     whole_split: bool  # False: measured on a sample of the validation split
+    reward: float | None = None  # mean reward of held-out answers, where they are rewarded
 
 
 def logged_metrics(run: RunFolder) -> MetricsTable:
@@ -34,11 +38,14 @@ def logged_metrics(run: RunFolder) -> MetricsTable:
     return MetricsTable({STEP: []})
 
 
-def best_result(run: RunFolder) -> BestResult:
-    best = store.best_of(store.complete_checkpoints(run.checkpoints))
+def best_result(
+    run: RunFolder, metrics: MetricsTable | None = None, saved: list[store.Checkpoint] | None = None
+) -> BestResult:
+    """metrics, saved: of the run, where they are known already."""
+    best = store.best_of(store.complete_checkpoints(run.checkpoints) if saved is None else saved)
     if best is None:
         return BestResult(None, None, None, False)
-    metrics = logged_metrics(run)
+    metrics = logged_metrics(run) if metrics is None else metrics
     if best.step in metrics["val_best/step"]:
         row = metrics["val_best/step"].index(best.step)
         loss, bits = (_known(metrics[f"val_best/{name}"][row]) for name in ("loss", "bits_per_byte"))
@@ -46,24 +53,41 @@ def best_result(run: RunFolder) -> BestResult:
     if best.step not in metrics[STEP]:
         return BestResult(best.step, best.val_loss, None, False)
     row = metrics[STEP].index(best.step)
-    return BestResult(
-        best.step, best.val_loss, _known(metrics["val/bits_per_byte"][row]), metrics["val/fraction"][row] == 1
-    )
+    reward, fraction = _known(metrics["val/reward"][row]), _known(metrics["val/fraction"][row])
+    loss = best.val_loss if reward is None else _known(metrics["val/loss"][row])  # a reward may stand for the loss
+    return BestResult(best.step, loss, _known(metrics["val/bits_per_byte"][row]), fraction in (None, 1), reward)
 
 
-def last_saved_step(run: RunFolder) -> int:
-    """The last one that training can continue from."""
-    found = store.complete_checkpoints(run.checkpoints)
+def last_saved_step(run: RunFolder, saved: list[store.Checkpoint] | None = None) -> int:
+    """The last one that training can continue from. saved: the run's checkpoints, where they are known already."""
+    found = store.complete_checkpoints(run.checkpoints) if saved is None else saved
     return max((checkpoint.step for checkpoint in found if not checkpoint.weights_only), default=0)
 
 
-def run_state(run: RunFolder, step: int, steps: int) -> str:
-    """`step`: the last that training can continue from."""
+def stopped_early(
+    run: RunFolder, saved: list[store.Checkpoint] | None = None, config: Layer | None = None
+) -> str | None:
+    """How the run ended before its last planned step; None: it did not. saved, config: of the run, if known already."""
+    if (run.config() if config is None else config).get("train", {}).get("patience") is None:
+        return None
+    event = next(iter(deque(read_events(run.folder, Started, StoppedEarly), 1)), {})
+    if event.get("event") != StoppedEarly.__name__:  # none, or training went on
+        return None
+    found = store.complete_checkpoints(run.checkpoints) if saved is None else saved
+    if not any(each.step == event["step"] and not each.pending_hooks for each in found):
+        return None  # it was stopped or killed before it had saved the last step
+    return describe_event(StoppedEarly(**{name: event[name] for name in StoppedEarly.__match_args__ if name in event}))
+
+
+def run_state(
+    run: RunFolder, step: int, steps: int, saved: list[store.Checkpoint] | None = None, config: Layer | None = None
+) -> str:
+    """`step`: the last that training can continue from. saved, config: of the run, if known already."""
     if run.is_locked():
         return RUNNING
     if "imported" in run.metadata():
         return IMPORTED
-    if step >= steps:
+    if step >= steps or stopped_early(run, saved, config):
         return FINISHED
     event = _last_event(run)
     if event.get("event") != "Ended":

@@ -1,6 +1,6 @@
 """One call of a client: its job, the answer as one document or as server-sent events, and what remains of it.
 
-A client that leaves, or does not read for SEND_SECONDS, gives its slots back at once.
+A client that leaves gives its slots back at once.
 """
 
 import asyncio
@@ -8,25 +8,21 @@ import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request as HttpRequest
 from fastapi import Response
-from fastapi.sse import EventSourceResponse
-from starlette.types import Message, Receive, Scope, Send
 
 from fledge.core import fast_json
 from fledge.inference.request import Chunk, Request
 from fledge.server.metrics import Metrics
 from fledge.server.models import ServedModel
-from fledge.server.worker import Job
 from fledge.web.errors import ApiError
+from fledge.web.event_stream import PING, PING_SECONDS, EventStream, event
+from fledge.web.worker import Job
 
-SEND_SECONDS = 60.0
-PING_SECONDS = 15.0  # a comment in an idle stream: proxies close connections without traffic
-PING, DONE = b": ping\n\n", b"data: [DONE]\n\n"
+DONE = b"data: [DONE]\n\n"
 FAILED = ("error", "cancelled")
 Events = Callable[[Job, int, Chunk], Iterator[dict[str, Any]]]  # of a chunk of one of the texts
 
@@ -106,31 +102,11 @@ class Call:
             pass
 
 
-class EventStream(EventSourceResponse):
-    """Server-sent events to a client that reads them; one that does not is cut off."""
-
-    def __init__(self, content: AsyncIterator[bytes], job: AbstractContextManager[Job]) -> None:
-        super().__init__(content)
-        self._job = job
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_in_time(message: Message) -> None:
-            async with asyncio.timeout(SEND_SECONDS):
-                await send(message)
-
-        with self._job, contextlib.suppress(TimeoutError):
-            await super().__call__(scope, receive, send_in_time)
-
-
 def is_shown(chunk: Chunk) -> bool:
     """Whether it adds something to a stream; a failure is an event of its own."""
     if chunk.finish_reason is not None:
         return chunk.finish_reason not in FAILED
     return bool(chunk.text or chunk.logprobs)
-
-
-def event(data: dict[str, Any]) -> bytes:
-    return b"data: " + fast_json.dumps(data) + b"\n\n"
 
 
 def failure(job: Job) -> ApiError | None:

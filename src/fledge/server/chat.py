@@ -12,8 +12,8 @@ from fledge.server.call import Call
 from fledge.server.metrics import Metrics
 from fledge.server.models import ServedModel, find_model, stop_strings
 from fledge.server.schema import ChatRequest
-from fledge.server.worker import Job
 from fledge.web.errors import ApiError
+from fledge.web.worker import Job
 
 CHUNK = "chat.completion.chunk"
 

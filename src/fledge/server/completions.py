@@ -13,9 +13,9 @@ from fledge.server.metrics import Metrics
 from fledge.server.models import ServedModel, find_model, stop_strings
 from fledge.server.schema import CompletionRequest
 from fledge.server.token_text import CompletionLogprobs, joined
-from fledge.server.worker import Job
 from fledge.tokenizers.streaming import TextStreamer
 from fledge.web.errors import ApiError
+from fledge.web.worker import Job
 
 DEFAULT_MAX_TOKENS = 16  # as OpenAI has it
 OBJECT = "text_completion"

@@ -11,10 +11,10 @@ from fledge.inference.conversation import text_so_far
 from fledge.inference.request import Request, Sampling
 from fledge.server.schema import ChatMessage, Options
 from fledge.server.token_text import TokenText
-from fledge.server.worker import Job, QueueFull, Worker
 from fledge.tokenizers.base import Tokenizer
 from fledge.tokenizers.chat_template import ChatTemplate
 from fledge.web.errors import ApiError
+from fledge.web.worker import Job, QueueFull, Worker
 
 RETRY_SECONDS = 1
 LONG_TEXT = 10_000  # characters that are tokenized beside the event loop

@@ -8,9 +8,9 @@ from fledge.recipes.load_engine import load_engine
 from fledge.server.app import make_app
 from fledge.server.models import ServedModel
 from fledge.server.token_text import TokenText
-from fledge.server.worker import Worker
 from fledge.web.access import Access
 from fledge.web.serving import bind, serve, url_of
+from fledge.web.worker import Worker
 
 MAX_QUEUE = 100_000
 

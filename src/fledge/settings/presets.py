@@ -6,7 +6,7 @@ from typing import Any
 from fledge.core.config import Layer
 from fledge.core.errors import UserError, nearest
 from fledge.model import flops
-from fledge.model.config import ModelConfig
+from fledge.model.config import DROPOUT_ON, ModelConfig
 from fledge.settings.layers import preset_files, read_preset
 from fledge.settings.pipeline import validated
 from fledge.training.config import Settings
@@ -108,15 +108,25 @@ def model_parts(model: ModelConfig) -> list[str]:
     """What the model is made of, in the words of its settings."""
     biased = [name for name in ("qkv", "output", "mlp", "norm", "head") if getattr(model, f"{name}_bias")]
     parts = [
+        model.block != "pre_norm" and model.block,
         model.positions,
         model.norm,
         model.qk_norm and "qk_norm",
         model.mlp,
         BIASES.get(tuple(biased)) or f"biases: {' '.join(biased)}",
         model.tied and "tied",
+        model.lora and f"LoRA of rank {model.lora}",
+        model.value_head and "value head",
         model.bigram_rows and f"bigram table ({model.bigram_rows:,} rows)",
         model.window and f"window {model.window}",
         model.softcap and f"softcap {model.softcap:g}",
-        model.dropout and f"dropout {model.dropout:g}",
+        not model.final_norm and "no final norm",
+        model.init != "gpt2" and f"{model.init} initialization",
+        model.dropout and _dropout(model),
     ]
     return [part for part in parts if part]
+
+
+def _dropout(model: ModelConfig) -> str:
+    places = "" if model.dropout_on == DROPOUT_ON else f" on {', '.join(model.dropout_on)}"
+    return f"dropout {model.dropout:g}{places}"

@@ -20,7 +20,7 @@ from fledge.core.errors import UserError
 from fledge.model.config import ModelConfig
 from fledge.model.flops import parameter_count, training_flops
 from fledge.settings.layers import FOLLOWS_FROM_SIZE, without
-from fledge.tokenizers.config import GPT2_VOCAB_SIZE
+from fledge.tokenizers.config import PRETRAINED
 from fledge.training.config import Settings
 
 HEAD_WIDTH = 64  # fast kernels and common quantized formats require it
@@ -60,7 +60,7 @@ def known_vocabulary(settings: Settings) -> int | None:
     tokenizer = settings.tokenizer
     if settings.model.vocab_size or tokenizer.vocab_size:
         return settings.model.vocab_size or tokenizer.vocab_size
-    return {"gpt2": GPT2_VOCAB_SIZE, "char": CHARACTERS, "bpe": None}[tokenizer.kind]
+    return {"char": CHARACTERS, "bpe": None, **PRETRAINED}[tokenizer.kind]
 
 
 def read_size(text: object) -> int:

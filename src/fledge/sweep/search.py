@@ -14,6 +14,7 @@ from fledge.core.formatting import printable
 from fledge.core.jobs import DONE, STOPPED, Job, failure_reason
 from fledge.core.progress import notice
 from fledge.evaluation.validation import BEST
+from fledge.settings.layers import without_effect
 from fledge.sweep.study import FAILED, FINISHED, UNFINISHED, Study, Trial
 from fledge.sweep.workers import TrialJob, TrialRunner
 from fledge.tracking.sinks.csv import read_metrics
@@ -59,7 +60,7 @@ class Search:
 
     def _job(self, trial: Trial, settings: Settings) -> TrialJob:
         folder = self.folder.absolute()
-        write_atomic(folder / f"{trial.name}.toml", to_toml(settings))
+        write_atomic(folder / f"{trial.name}.toml", to_toml(settings, omit=without_effect(settings)))
         work = partial(self.train, folder, trial.name)
         job = Job(work, folder / f"{trial.name}.log", preload=(self.train.__module__,))
         return TrialJob(trial.name, job, settings.train.device in ("auto", "cuda"))

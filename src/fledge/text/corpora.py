@@ -19,7 +19,10 @@ Files = Callable[[], Iterator[tuple[str, Callable[[], str]]]]  # name, and a fun
 
 @dataclass(frozen=True)
 class Corpus:
-    """A named text. `origin` is a SOURCE, unless `files` lists the files."""
+    """A named text. `origin` is a SOURCE, unless `files` lists the files.
+
+    `val`, `test`: the corpora that its publishers hold out for validation and for the final test.
+    """
 
     name: str
     about: str
@@ -31,6 +34,8 @@ class Corpus:
     field: str = ""
     separator: str = ""
     heading: str = ""
+    val: str = ""
+    test: str = ""
 
     def version(self) -> str:
         """Changes with the text; part of the cache key of a prepared dataset."""
@@ -44,6 +49,12 @@ def find_corpus(name: str) -> Corpus:
         f"'{name}' is neither a file nor a named corpus",
         nearest(name, CORPORA) or f"check the path; the named corpora are: {', '.join(CORPORA)}",
     )
+
+
+def held_out_corpus(name: str, split: str) -> str:
+    """The corpus that is published as this split of a named corpus; '' for any other source."""
+    corpus = CORPORA.get(name)
+    return (corpus.val if split == "val" else corpus.test) if corpus else ""
 
 
 # Left out: tests, generated tables, and what is not the library itself.
@@ -78,6 +89,9 @@ def shakespeare() -> Iterator[tuple[str, Callable[[], str]]]:
     yield "shakespeare", lambda: str(fetch(SHAKESPEARE_URL, path, ExpectedFile(sha256=SHAKESPEARE_SHA256)))
 
 
+WIKITEXT = "hf://datasets/Salesforce/wikitext/"
+ARTICLE = r" = [^=].* = \n$"  # the rows are lines; this matches the title of an article
+
 CORPORA = {
     corpus.name: corpus
     for corpus in (
@@ -108,10 +122,38 @@ CORPORA = {
         Corpus(
             "wikitext-103",
             "good and featured articles of English Wikipedia, one document each",
-            "hf://datasets/Salesforce/wikitext/wikitext-103-raw-v1/train-*.parquet",
+            f"{WIKITEXT}wikitext-103-raw-v1/train-*.parquet",
             314_000_000,
             "CC-BY-SA-3.0",
-            heading=r" = [^=].* = \n$",  # the rows are lines; this matches the title of an article
+            heading=ARTICLE,
+            val="wikitext-validation",
+            test="wikitext-test",
+        ),
+        Corpus(
+            "wikitext-2",
+            "600 good and featured articles of English Wikipedia: a small wikitext-103",
+            f"{WIKITEXT}wikitext-2-raw-v1/train-*.parquet",
+            6_400_000,
+            "CC-BY-SA-3.0",
+            heading=ARTICLE,
+            val="wikitext-validation",
+            test="wikitext-test",
+        ),
+        Corpus(
+            "wikitext-validation",
+            "60 articles: the validation split of wikitext-2 and wikitext-103",
+            f"{WIKITEXT}wikitext-103-raw-v1/validation-*.parquet",
+            660_000,
+            "CC-BY-SA-3.0",
+            heading=ARTICLE,
+        ),
+        Corpus(
+            "wikitext-test",
+            "60 articles: the test split of wikitext-2 and wikitext-103",
+            f"{WIKITEXT}wikitext-103-raw-v1/test-*.parquet",
+            730_000,
+            "CC-BY-SA-3.0",
+            heading=ARTICLE,
         ),
         Corpus(
             "openwebtext-10k",
@@ -133,6 +175,14 @@ CORPORA = {
             "hf://datasets/wikimedia/wikipedia/20231101.en/train-*.parquet",
             12_000_000_000,
             "CC-BY-SA-3.0",
+        ),
+        Corpus(
+            "english-wikipedia",
+            "four million articles of English Wikipedia, without markup: SmollGPT's text",
+            "hf://datasets/lucadiliello/english_wikipedia/**/*.parquet",
+            6_000_000_000,
+            "CC-BY-SA-3.0",
+            field="maintext",
         ),
         Corpus(
             "wikisource-en",

@@ -43,7 +43,7 @@ def read(part: Slice, options: ReadOptions, counts: ReadCounts, delimiter: str) 
         if len(row) != len(header):
             where = f"'{source.name}' line {line_number(source, offset)}"
             raise UserError(f"{where} has {len(row)} fields, and the header has {len(header)}", QUOTING_HINT)
-        if row[column]:
+        if row[column] or source.csv:
             yield from text_chunks(f"{source.name}@{offset}", row[column], options, counts)
         else:
             counts.empty += 1

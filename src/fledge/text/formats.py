@@ -16,6 +16,7 @@ from pathlib import Path
 
 from fledge.core.errors import UserError
 from fledge.text import csv_text, html_text, jsonl, parquet, plain
+from fledge.text.csv_table import table_chunks
 from fledge.text.encodings import UTF8, Readable, decode_start, guess_encoding, is_damaged
 from fledge.text.inputs import (
     DAMAGED_HINT,
@@ -111,19 +112,19 @@ def _inner_extension(path: str) -> str:
 def slice_input(source: Input, target: int) -> list[Slice]:
     """Slices of about `target` bytes; one slice if the file is compressed or its format cannot be sliced."""
     found = FORMATS[source.format].slices
-    if found is None or not source.seekable:
+    if found is None or not source.seekable or source.csv:
         return [Slice(source, size=source.size or 0)]
     return found(source, target)
 
 
 def is_one_document(source: Input, options: ReadOptions) -> bool:
     """Whether the file is a single document, which slices would cut."""
-    return FORMATS[source.format].is_one_document(options.for_input(source))
+    return source.csv or FORMATS[source.format].is_one_document(options.for_input(source))
 
 
 def sizes_known(source: Input, options: ReadOptions) -> bool:
     """Whether the first chunk of a document tells the size of the document."""
-    return FORMATS[source.format].sizes_known(source, options.for_input(source))
+    return not source.csv and FORMATS[source.format].sizes_known(source, options.for_input(source))
 
 
 def is_packed(source: Input) -> bool:
@@ -135,7 +136,8 @@ def read_slice(part: Slice, options: ReadOptions | None = None, counts: ReadCoun
     """The documents of a slice, in chunks."""
     options = (options or ReadOptions()).for_input(part.source)
     counts = ReadCounts() if counts is None else counts
-    for chunk in FORMATS[part.source.format].read(part, options, counts):
+    chunks = FORMATS[part.source.format].read(part, options, counts)
+    for chunk in table_chunks(part.source.name, chunks) if part.source.csv else chunks:
         counts.bytes += chunk.end - chunk.start
         counts.documents += chunk.last
         yield chunk

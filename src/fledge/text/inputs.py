@@ -35,7 +35,8 @@ class Input:
 
     `format` is a name in formats.FORMATS. A named corpus sets its own `field`, `separator` and `heading`; where these
     are empty, the `ReadOptions` apply. `encoding` and `crlf` (its lines end like those of Windows) are guessed in
-    formats.with_encoding.
+    formats.with_encoding. `split`: the split of a dataset to which all of it belongs; empty: its documents are divided.
+    `source`: the number of its source, where sources are mixed by shares. `csv`: its documents are the rows of a table.
     """
 
     name: str
@@ -49,6 +50,9 @@ class Input:
     field: str = ""
     separator: str = ""
     heading: str = ""
+    split: str = ""
+    source: int = 0
+    csv: bool = False
 
     @property
     def seekable(self) -> bool:

@@ -33,7 +33,7 @@ def read(part: Slice, options: ReadOptions, counts: ReadCounts) -> Iterator[Chun
         for offset, line in lines_in(file, part):
             text = line_text(line, offset, source, options, counts)
             counts.nul += text.count("\0")  # JSON must escape it, so `decode` has not seen it
-            if text:
+            if text or (source.csv and line.strip()):
                 yield from text_chunks(f"{source.name}@{offset}", text, options, counts)
             else:
                 counts.empty += bool(line.strip())

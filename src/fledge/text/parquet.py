@@ -33,15 +33,15 @@ Row = tuple[int, int, str | None]  # row group, number of the row in the file, t
 def read(part: Slice, options: ReadOptions, counts: ReadCounts) -> Iterator[Chunk]:
     source = part.source
     with open_file(source) as file:
-        if options.heading:
+        if options.heading and not source.csv:
             blocks = joined_blocks(file, part, options)
             for begin, offset, data, last in byte_chunks(blocks):
                 yield Chunk(f"{source.name}@{begin}", data.decode(), last, offset, offset + len(data))
             return
         for _, number, text in read_rows(file, source, options.field, part.start, part.end):
-            if text:
-                counts.nul += text.count("\0")
-                yield from text_chunks(f"{source.name}@{number}", text, options, counts)
+            if text or source.csv:
+                counts.nul += (text or "").count("\0")
+                yield from text_chunks(f"{source.name}@{number}", text or "", options, counts)
             else:
                 counts.empty += 1
 

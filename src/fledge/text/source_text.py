@@ -1,8 +1,8 @@
 """The text of one or more sources, downloaded and inspected, with the options to read it. Always a stream."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from fledge.core.errors import UserError
 from fledge.text import sources
@@ -21,6 +21,11 @@ class SourceText:
     inputs: tuple[Input, ...]
     options: ReadOptions
     files: FileSummary
+
+    @property
+    def to_divide(self) -> "SourceText":
+        """What is divided into splits: all but the texts that belong to one split as a whole."""
+        return replace(self, inputs=tuple(each for each in self.inputs if not each.split))
 
     @property
     def name(self) -> str:
@@ -67,22 +72,45 @@ class SourceText:
 
 
 def open_sources(
-    named: Sequence[str], options: ReadOptions | None = None, include: Sequence[str] = (), exclude: Sequence[str] = ()
+    named: Sequence[str],
+    options: ReadOptions | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    *,
+    held_out: Mapping[str, Sequence[str]] | None = None,
+    csv: bool = False,
 ) -> SourceText:
-    """Find, download and inspect the sources. A text with nothing but white space is refused."""
+    """Find, download and inspect the sources. One with nothing but white space is refused.
+
+    held_out: split → the sources of its text.  csv: documents become the rows of a table.
+    """
     options = options or ReadOptions()
-    found = [sources.find_files(source, include, exclude) for source in named]
-    inspected = [(each, *with_encoding(fetch(), options)) for each in found for _, fetch in each.files]
+    groups = [("", source, number) for number, source in enumerate(named)]
+    groups += [(split, source, 0) for split, names in (held_out or {}).items() for source in names]
+    found = [(split, number, sources.find_files(source, include, exclude)) for split, source, number in groups]
+    inspected = [
+        (each, *with_encoding(replace(fetch(), split=split, source=number, csv=csv), options))
+        for split, number, each in found
+        for _, fetch in each.files
+    ]
     inputs = tuple(source for _, source, _ in inspected)
     damaged = {each.relative_name(source.name) for each, source, is_damaged in inspected if is_damaged}
-    skipped = {name: kind for each in found for name, kind in each.skipped}
-    summary = summarize(inputs, skipped.values(), damaged)
-    text = SourceText(tuple(named), inputs, options, summary)
-    if not any(chunk.text.strip() for chunk in text.chunks()):
-        hint = "give a file or folder that contains text"
-        if skipped:
-            hint += f"; skipped: {list_kinds(Counter(skipped.values()))}"
-        if any(each.weight < 1 for each in inputs):
-            hint += "; a weight below 1 samples whole documents, and may leave none of a few"
-        raise UserError(f"there is no text in {text.name}", hint)
+    skipped = {name: kind for *_, each in found for name, kind in each.skipped}
+    text = SourceText(tuple(named), inputs, options, summarize(inputs, skipped.values(), damaged))
+    refuse_empty(text.to_divide, skipped)
+    for split, names in (held_out or {}).items():
+        own = tuple(each for each in inputs if each.split == split)
+        refuse_empty(replace(text, sources=tuple(names), inputs=own), skipped)
     return text
+
+
+def refuse_empty(text: SourceText, skipped: Mapping[str, str]) -> None:
+    """skipped: files that are not read → their kinds."""
+    if any(chunk.text.strip() for chunk in text.chunks()):
+        return
+    hint = "give a file or folder that contains text"
+    if skipped:
+        hint += f"; skipped: {list_kinds(Counter(skipped.values()))}"
+    if any(each.weight < 1 for each in text.inputs):
+        hint += "; a weight below 1 samples whole documents, and may leave none of a few"
+    raise UserError(f"there is no text in {text.name}", hint)

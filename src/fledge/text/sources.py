@@ -94,9 +94,14 @@ def _find_files(source: str) -> Found:
         listing = list_local(path)
         named = [(str(file), partial(describe, str(file), str(file))) for file in listing.files]
         return Found(named, [(str(file), kind) for file, kind in listing.skipped], listing.root)
-    if "/" in source or path.suffix:
+    return Found(_corpus_files(_named_corpus(source)))
+
+
+def _named_corpus(source: str) -> corpora.Corpus:
+    """For a source that is no path: what looks like one is refused as such."""
+    if "/" in source or user_path(source).suffix:
         raise UserError(f"no such file or folder: '{source}'", "check the path; 'fledge corpora' lists named corpora")
-    return Found(_corpus_files(corpora.find_corpus(source)))
+    return corpora.find_corpus(source)
 
 
 def _corpus_files(corpus: corpora.Corpus) -> list[tuple[str, Fetch]]:
@@ -226,7 +231,7 @@ def _file_versions(source: str) -> tuple[str, Iterable[str]]:
         found = list_local(path)
         stats = ((file.relative_to(found.root), file.stat()) for file in found.files)
         return str(found.root.resolve()), (f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
-    return source, [f"{source} {corpora.find_corpus(source).version()}"]
+    return source, [f"{source} {_named_corpus(source).version()}"]
 
 
 def remote_version(url: str) -> str:

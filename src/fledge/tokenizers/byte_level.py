@@ -94,7 +94,7 @@ def bpe_json(
         "vocab": dict(vocabulary),
         "merges": [list(pair) for pair in merges],
     }
-    end = (vocabulary[special], special) if special else None
+    end = [(vocabulary[special], special)] if special else []
     decoder = _byte_level_json(add_prefix_space=True, use_regex=True)
     return tokenizer_json(model, pre_tokenizer_json(pattern), decoder, end)
 

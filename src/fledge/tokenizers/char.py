@@ -4,14 +4,14 @@ A character outside the vocabulary is refused with its position, or mapped to 'ï
 words and does not compress it; bpe.py does.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fledge.core.errors import UserError
-from fledge.tokenizers.hf_json import tokenizer_json, unknown_id_error
+from fledge.tokenizers.hf_json import end_of_text_name, tokenizer_json, unknown_id_error
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 NO_UNKNOWN_TOKEN = "<|unknown|>"  # noqa: S105 â€” the file's unk_token, in no vocabulary: other programs refuse too
@@ -34,12 +34,21 @@ def code_points(text: str) -> NDArray[np.uint32]:
 class CharTokenizer:
     kind = "char"
 
-    def __init__(self, characters: Iterable[str], special: str | None = None, *, maps_unknown: bool = False) -> None:
-        """`characters` in the order of their ids; `special` is the end-of-text token, which no text encodes to."""
+    def __init__(
+        self,
+        characters: Iterable[str],
+        special: str | None = None,
+        *,
+        maps_unknown: bool = False,
+        added: Sequence[str] = (),
+    ) -> None:
+        """`characters` in the order of their ids; `special` is the end-of-text token, `added` are further special
+        tokens: no text encodes to them."""
         self.characters = list(characters)
+        self.specials = [special, *added] if special else list(added)
         self.special = special
         self.maps_unknown = maps_unknown
-        self._texts = [*self.characters, ""] if special else self.characters  # by id; the special token has no text
+        self._texts = [*self.characters, *("" for _ in self.specials)]  # by id; special tokens have no text
         self._ids = np.full(CODE_POINTS, MISSING, dtype=np.int32)  # by code point
         self._ids[[ord(c) for c in self.characters]] = np.arange(len(self.characters))
         if maps_unknown:
@@ -99,27 +108,29 @@ class CharTokenizer:
     def to_json(self) -> dict[str, Any]:
         """For the `tokenizers` library: split into single characters, then look each one up."""
         vocabulary = {c: i for i, c in enumerate(self.characters)}
-        end = (len(self.characters), self.special) if self.special else None
-        if end:
-            vocabulary[end[1]] = end[0]
+        specials = list(enumerate(self.specials, len(self.characters)))
+        vocabulary |= {name: i for i, name in specials}
         unknown = REPLACEMENT if self.maps_unknown else NO_UNKNOWN_TOKEN
         return tokenizer_json(
             {"type": "WordLevel", "vocab": vocabulary, "unk_token": unknown},
             {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False},
             {"type": "Fuse"},
-            end,
+            specials,
         )
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "CharTokenizer":
-        special = next((token["content"] for token in content["added_tokens"]), None)
+        names = [token["content"] for token in content["added_tokens"]]
+        special = end_of_text_name(names)
+        added = [name for name in names if name != special]
         vocabulary = content["model"]["vocab"]
-        characters = sorted((c for c in vocabulary if c != special), key=vocabulary.__getitem__)
+        characters = sorted((c for c in vocabulary if c not in names), key=vocabulary.__getitem__)
         if any(len(c) != 1 for c in characters) or sorted(vocabulary.values()) != list(range(len(vocabulary))):
             raise UserError(
                 "this tokenizer.json is not a character vocabulary", "train one with 'fledge tokenizer train'"
             )
-        tokenizer = cls(characters, special, maps_unknown=content["model"]["unk_token"] == REPLACEMENT)
+        maps_unknown = content["model"]["unk_token"] == REPLACEMENT
+        tokenizer = cls(characters, special, maps_unknown=maps_unknown, added=added)
         if not characters or tokenizer.to_json() != content:  # any other setting in the file would be lost
             raise UserError("this tokenizer.json was not written by fledge", "train one with 'fledge tokenizer train'")
         return tokenizer

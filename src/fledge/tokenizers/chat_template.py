@@ -13,7 +13,8 @@ message contains the name of a special token, it is encoded as plain text.
 import datetime
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import jinja2
@@ -23,10 +24,11 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from fledge.core.errors import UserError
-from fledge.tokenizers.base import Tokenizer
+from fledge.tokenizers.base import Tokenizer, parse_tokenizer
+from fledge.tokenizers.hf_json import CHAT_TOKENS, added_tokens_json
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-CHAT_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+OUR_ROLES = ("system", "user", "assistant")
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -60,10 +62,31 @@ def find_chat_template(tokenizer: Tokenizer, config: Mapping[str, Any]) -> "Chat
     return ChatTemplate(tokenizer, settings) if settings else None
 
 
+def add_chat_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer with the four chat tokens; those that it lacks get the next ids. No text encodes to them."""
+    content, known = tokenizer.to_json(), _special_tokens(tokenizer)
+    missing = [name for name in CHAT_TOKENS if name not in known]
+    if not missing:
+        return tokenizer
+    vocabulary, added = content["model"]["vocab"], content["added_tokens"]  # the vocabulary: names → ids, or pairs
+    names = {entry if isinstance(entry, str) else entry[0] for entry in vocabulary} | {t["content"] for t in added}
+    if taken := [name for name in missing if name in names]:
+        raise UserError(
+            f"this tokenizer has '{taken[0]}' as ordinary text, and a chat needs it as a special token",
+            "use another tokenizer, or a model that comes with a chat template of its own",
+        )
+    first = tokenizer.vocab_size
+    added += added_tokens_json((i, name, True) for i, name in enumerate(missing, first))
+    if tokenizer.kind == "char" or first > len(names):  # after a gap, the library takes ids from the vocabulary only
+        vocabulary |= {name: i for i, name in enumerate(missing, first)}
+    return parse_tokenizer(content, "the tokenizer with chat tokens")
+
+
 class ChatTemplate:
     def __init__(self, tokenizer: Tokenizer, settings: Mapping[str, str]) -> None:
         """settings: as `chat_settings` gives them."""
         self.settings = settings
+        self.roles = OUR_ROLES if settings[TEMPLATE] == CHAT_TEMPLATE else ROLES
         self._tokenizer = tokenizer
         self._special = _special_tokens(tokenizer)
         self._token_names = {name: settings[name] for name in TOKEN_NAMES if name in settings}
@@ -75,23 +98,67 @@ class ChatTemplate:
 
     def encode(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
         """The ids of a conversation, up to where the next answer begins, or without that beginning."""
+        protected, guard = self._protected(messages)
+        text = self._render(protected, add_generation_prompt)
+        return [i for _, ids in self._encode_pieces(text, guard) for i in ids]
+
+    def encode_with_mask(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]]:
+        """The ids of a conversation, and which of them training counts: the answers, each with the token that ends it.
+
+        An answer is what a template writes after the messages before it and their generation prompt. It is encoded by
+        itself, as the model generates it: no token reaches over its beginning.
+        """
+        protected, guard = self._protected(messages)
+        text, spans = self._render(protected, False), list[tuple[int, int]]()
+        for number, message in enumerate(protected):
+            if message["role"] == "assistant":
+                before, after = self._render(protected[:number], True), self._render(protected[: number + 1], False)
+                if not (text.startswith(after) and after.startswith(before)):
+                    raise UserError(
+                        "the chat template of this model writes a conversation differently after an answer than before"
+                        " it, so the tokens of the answer are unknown",
+                        "train on conversations of one question and one answer, or start from another model",
+                    )
+                spans.append((len(before), len(before) + self._turn_length(after[len(before) :])))
+        ids, is_answer, cuts = list[int](), list[bool](), [cut for span in spans for cut in span]
+        for position, piece in self._encode_pieces(text, guard, cuts):
+            ids += piece
+            is_answer += [any(begin <= position < end for begin, end in spans)] * len(piece)
+        return ids, is_answer
+
+    def _turn_length(self, text: str) -> int:
+        """Up to and with the token that ends a turn; a line break that the template writes after it does not count."""
+        ends = [match.end() for match in self._find_special(text) if self._special[match[0]]["id"] in self.stop_tokens]
+        return ends[0] if ends else len(text)
+
+    def _protected(self, messages: Sequence[Message]) -> tuple[list[Message], str]:
+        """The messages with a character, which is also returned, in whatever could be read as a special token."""
         guard = _unused_character(messages)
-        protected = [{**each, "content": self._protect(each["content"], guard)} for each in messages]
-        text, ids, position = self._render(protected, add_generation_prompt), list[int](), 0
+        return [{**each, "content": self._protect(each["content"], guard)} for each in messages], guard
+
+    def _encode_pieces(self, text: str, guard: str, cuts: Sequence[int] = ()) -> Iterator[tuple[int, list[int]]]:
+        """Special tokens, and the plain text between them, cut at `cuts` too: where each begins, and its ids."""
+
+        def plain(start: int, stop: int) -> Iterator[tuple[int, list[int]]]:
+            edges = [start, *(cut for cut in cuts if start < cut < stop), stop]
+            return ((a, self._encode_plain(text[a:b], guard)) for a, b in pairwise(edges))
+
+        position = 0
         for match in self._find_special(text):
             token, before, after = self._special[match[0]], text[position : match.start()], text[match.end() :]
-            ids += self._encode_plain(before.rstrip() if token["lstrip"] else before, guard)  # the white space is its
-            ids.append(token["id"])
+            spaces = len(before) - len(before.rstrip()) if token["lstrip"] else 0  # the white space is its
+            yield from plain(position, match.start() - spaces)
+            yield match.start(), [token["id"]]
             position = match.end() + (len(after) - len(after.lstrip()) if token["rstrip"] else 0)
-        return ids + self._encode_plain(text[position:], guard)
+        yield from plain(position, len(text))
 
     def _encode_plain(self, text: str, guard: str) -> list[int]:
         text = text.replace(guard, "")
         return [int(i) for i in self._tokenizer.encode(text)] if text else []
 
     def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
-        if unknown := [each["role"] for each in messages if each["role"] not in ROLES]:
-            raise UserError(f"a message cannot have the role '{unknown[0]}'", f"the roles are: {', '.join(ROLES)}")
+        if unknown := [each["role"] for each in messages if each["role"] not in self.roles]:
+            raise UserError(f"a message cannot have the role '{unknown[0]}'", f"the roles are: {', '.join(self.roles)}")
         try:
             return self._template.render(
                 messages=messages, add_generation_prompt=add_generation_prompt, tools=None, **self._token_names

@@ -6,13 +6,15 @@ from typing import Literal
 from fledge.core.config import check_counts, setting
 from fledge.core.errors import UserError
 
-GPT2_VOCAB_SIZE = 50257
+PRETRAINED = {"gpt2": 50257, "p50k": 50281}  # kinds of OpenAI, with their vocabulary sizes
 DEFAULT_BPE_VOCAB_SIZE = 1024  # suits a few megabytes of text and a small model
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    kind: Literal["bpe", "char", "gpt2"] = setting("bpe", "BPE trained on the text, single characters, or GPT-2's BPE")
+    kind: Literal["bpe", "char", "gpt2", "p50k"] = setting(
+        "bpe", "BPE trained on the text, single characters, GPT-2's BPE, or p50k_base: GPT-2's with runs of spaces"
+    )
     vocab_size: int | None = setting(None, "number of tokens; unset: 1024 for bpe, every character for char")
     pattern: Literal["gpt2", "gpt4"] = setting("gpt2", "bpe: split text into words first, as GPT-2 or GPT-4 does")
     learn_from: int = setting(256, "bpe: train on this many megabytes, sampled from the whole text")
@@ -23,7 +25,7 @@ class TokenizerConfig:
     @property
     def size(self) -> int:
         """The vocabulary size asked for, or the default; for char it is a guess, as the text decides."""
-        return self.vocab_size or (GPT2_VOCAB_SIZE if self.kind == "gpt2" else DEFAULT_BPE_VOCAB_SIZE)
+        return self.vocab_size or PRETRAINED.get(self.kind, DEFAULT_BPE_VOCAB_SIZE)
 
     def __post_init__(self) -> None:
         check_counts(self, "tokenizer", ["learn_from"])
@@ -31,8 +33,8 @@ class TokenizerConfig:
             raise UserError(
                 f"tokenizer.vocab_size cannot be {self.vocab_size}", "it must be an integer from 2 to 4294967296"
             )
-        if self.kind == "gpt2" and self.vocab_size not in (None, GPT2_VOCAB_SIZE):
+        if self.kind in PRETRAINED and self.vocab_size not in (None, PRETRAINED[self.kind]):
             raise UserError(
-                f"the GPT-2 tokenizer has {GPT2_VOCAB_SIZE} tokens, not {self.vocab_size}",
+                f"the tokenizer {self.kind} has {PRETRAINED[self.kind]} tokens, not {self.vocab_size}",
                 "leave out tokenizer.vocab_size, or train a tokenizer of that size: --tokenizer.kind bpe",
             )

@@ -15,7 +15,7 @@ from fledge.tokenizers import gpt2
 from fledge.tokenizers.base import END_OF_TEXT, Tokenizer, load_tokenizer
 from fledge.tokenizers.bpe import BpeTokenizer
 from fledge.tokenizers.char import CharTokenizer
-from fledge.tokenizers.config import TokenizerConfig
+from fledge.tokenizers.config import PRETRAINED, TokenizerConfig
 from fledge.tokenizers.hf import HFTokenizer
 
 
@@ -39,9 +39,13 @@ def pretrained_tokenizer(config: TokenizerConfig, gpt2_folders: Sequence[Path] =
     """The tokenizer that needs no text: a file, or GPT-2's; None if one has to be trained."""
     if config.file:
         return load_tokenizer(user_path(config.file))
-    if config.kind == "gpt2":
-        return gpt2.load_gpt2([*gpt2_folders, *default_gpt2_folders()], download_gpt2_file)
-    return None
+    return openai_tokenizer(config.kind, gpt2_folders) if config.kind in PRETRAINED else None
+
+
+def openai_tokenizer(kind: str, gpt2_folders: Sequence[Path] = ()) -> HFTokenizer:
+    """A kind of `PRETRAINED`, from GPT-2's files, which are downloaded if necessary."""
+    folders = [*gpt2_folders, *default_gpt2_folders()]
+    return gpt2.load_gpt2(folders, download_gpt2_file, space_runs=kind == "p50k")
 
 
 def training_texts(text: SourceText, config: TokenizerConfig) -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 The files are looked for in the given folders, under their own names or under those of tiktoken's cache, and verified
 by their SHA-256. Downloading is left to the `fetch` function of the caller.
+
+OpenAI's p50k_base is the same with 24 more tokens: runs of 2 to 25 spaces, for code.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,12 +26,13 @@ TIKTOKEN_NAMES = {
     "vocab.bpe": "6d1cbeee0f20b3d9449abfede4726ed8212e3aee",
     "encoder.json": "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6",
 }
+LONGEST_RUN = 25  # of spaces, in p50k_base
 
 
-def load_gpt2(folders: Iterable[Path], fetch: Fetch | None = None) -> HFTokenizer:
-    """The tokenizer, each file from the first folder that holds it, else from `fetch`."""
+def load_gpt2(folders: Iterable[Path], fetch: Fetch | None = None, *, space_runs: bool = False) -> HFTokenizer:
+    """The tokenizer, each file from the first folder that holds it, else from `fetch`. `space_runs`: p50k_base."""
     folders = list(folders)
-    return build_gpt2(*(find_gpt2_file(name, folders, fetch) for name in SHA256))
+    return build_gpt2(*(find_gpt2_file(name, folders, fetch) for name in SHA256), space_runs=space_runs)
 
 
 def find_gpt2_file(name: str, folders: list[Path], fetch: Fetch | None = None) -> Path:
@@ -54,8 +57,13 @@ def verify_gpt2_file(path: Path, name: str) -> Path:
     return path
 
 
-def build_gpt2(merges: Path, vocabulary: Path) -> HFTokenizer:
+def build_gpt2(merges: Path, vocabulary: Path, *, space_runs: bool = False) -> HFTokenizer:
     """One tokenizer from the two files. The first line of the merges is a comment."""
     pairs = [tuple(line.split(" ")) for line in merges.read_text("utf-8").splitlines()[1:]]
     ids = fast_json.loads(vocabulary.read_bytes())
+    if space_runs:
+        space = byte_level.BYTE_TO_UNICODE[ord(" ")]
+        for length in range(2, LONGEST_RUN + 1):  # each run is merged from any two shorter ones
+            ids[space * length] = len(ids)
+            pairs += [(space * left, space * (length - left)) for left in range(1, length)]
     return HFTokenizer(byte_level.bpe_json(ids, [(a, b) for a, b in pairs], END_OF_TEXT, "gpt2"))

@@ -17,12 +17,9 @@ from numpy.typing import NDArray
 from fledge.core import fast_json
 from fledge.tokenizers import byte_level, gigatoken
 from fledge.tokenizers.byte_level import UNICODE_TO_BYTE, replace_surrogates, split_long_runs, to_utf8
-from fledge.tokenizers.hf_json import unknown_id_error
+from fledge.tokenizers.hf_json import end_of_text_name, unknown_id_error
 from fledge.tokenizers.token_bytes import TokenBytes, read_token_bytes, vocab_size_of
 from tokenizers import Tokenizer, models, trainers
-
-# The names of the end-of-text token in the files of well-known models.
-END_OF_TEXT_NAMES = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "<|im_end|>")
 
 WORTH_FAST = 20_000  # characters: building the fast encoder takes longer than encoding these
 
@@ -43,8 +40,7 @@ class HFTokenizer:
         unknown = content["model"].get("unk_id")  # unknown text is encoded as this special token
         self._special_ids = {i for i in map(self._library.token_to_id, names) if i != unknown}
         self._special_names = re.compile("|".join(map(re.escape, names)))
-        only = specials[0] if len(specials) == 1 else None
-        self.special = next((name for name in END_OF_TEXT_NAMES if name in specials), only)
+        self.special = end_of_text_name(specials)
 
     @classmethod
     def train(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fledge.core.formatting import printable, shorten
 from fledge.core.progress import progress
-from fledge.tokenizers.base import Tokenizer, byte_lengths
+from fledge.tokenizers.base import Ids, Tokenizer, byte_lengths
 
 PASSAGE_LENGTH = 64  # tokens
 LONGEST_TOKENS = 10
@@ -34,12 +34,14 @@ class TokenizerCounts:
         self.bytes = self.words = 0
         self.worst: list[tuple[float, str]] = []
 
-    def add(self, text: str) -> None:
+    def add(self, text: str) -> Ids:
+        """Count the tokens of a document; returns them."""
         ids = self.tokenizer.encode(text)
         self.bytes += len(text.encode("utf-8", "replace"))
         self.words += len(text.split())
         self.token_counts += np.bincount(ids, minlength=len(self.token_counts))
         self.worst = heapq.nsmallest(WORST_PASSAGES, [*self.worst, *self.worst_passages(ids)])
+        return ids
 
     def worst_passages(self, ids: NDArray[np.uint32]) -> list[tuple[float, str]]:
         """The passages of this document with the fewest bytes per token."""

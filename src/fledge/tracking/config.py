@@ -13,9 +13,14 @@ NAMES = ", ".join(LOGGERS)
 @dataclass(frozen=True)
 class TrackConfig:
     loggers: tuple[str, ...] = setting((), f"where metrics go besides the run folder: {NAMES}")
-    project: str = setting("fledge", "project name on Weights & Biases")
+    project: str = setting("fledge", "project name on Weights & Biases and in trackio")
     prompt: str | None = setting(
         None, "prompt of the samples during training; unset: first words of a held-out document"
+    )
+    statistics: int = setting(
+        0,
+        "steps between statistics of each layer: gradient norm, update ratio, activation RMS, attention entropy;"
+        " 0: never",
     )
     sample_tokens: int = setting(200, "length of a sample")
     temperature: float = setting(0.8, "sampling temperature of the samples; 0: greedy")
@@ -25,7 +30,8 @@ class TrackConfig:
             if name not in LOGGERS:
                 hint = nearest(name, LOGGERS) or f"choose from: {NAMES}"
                 raise UserError(f"track.loggers cannot hold '{name}'", hint)
-        if self.sample_tokens < 0:
-            raise UserError(f"track.sample_tokens cannot be {self.sample_tokens}", "it takes a whole number from 0 up")
+        for key in ("statistics", "sample_tokens"):
+            if getattr(self, key) < 0:
+                raise UserError(f"track.{key} cannot be {getattr(self, key)}", "it takes a whole number from 0 up")
         if not 0 <= self.temperature < math.inf:
             raise UserError(f"track.temperature cannot be {self.temperature}", "it takes a number from 0 up")

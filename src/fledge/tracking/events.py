@@ -46,6 +46,7 @@ class Sample:
     step: int
     prompt: str
     text: str
+    reward: float | None = None  # of the answer, where something rewards it
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,17 @@ class RolledBack:
 
 
 @dataclass(frozen=True)
+class StoppedEarly:
+    """`step` is the last one of the run: none of the last `evaluations` was better than that of `best_step`."""
+
+    step: int
+    evaluations: int
+    best_step: int
+    best: float
+    measure: str = "validation loss"  # or "reward"
+
+
+@dataclass(frozen=True)
 class Notice:
     """A message for the user."""
 
@@ -107,4 +119,16 @@ class Ended:
     peak_memory: int | None = None  # bytes
 
 
-Event = Started | Activity | Metrics | Sample | Saved | Anomaly | RolledBack | CompileChecked | Notice | Ended
+Event = (
+    Started
+    | Activity
+    | Metrics
+    | Sample
+    | Saved
+    | Anomaly
+    | RolledBack
+    | StoppedEarly
+    | CompileChecked
+    | Notice
+    | Ended
+)

@@ -14,6 +14,7 @@ from fledge.tracking.sinks.csv import CSVSink
 from fledge.tracking.sinks.jsonl import JSONLSink
 from fledge.tracking.sinks.samples import SamplesSink
 from fledge.tracking.sinks.tensorboard import TensorBoardSink
+from fledge.tracking.sinks.trackio import TrackioSink
 from fledge.tracking.sinks.wandb import WandbSink
 from fledge.tracking.terminal import terminal_view
 
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 
 # What `track.loggers` may name: run folder, settings, last step already logged → sink. To add a logger (MLflow, …): a
 # file in sinks/, a line here, an extra in pyproject.toml.
-LOGGERS: dict[str, Callable[[Path, "TrackConfig", int], Sink]] = {"tensorboard": TensorBoardSink, "wandb": WandbSink}
+LOGGERS: dict[str, Callable[[Path, "TrackConfig", int], Sink]] = {
+    "tensorboard": TensorBoardSink,
+    "wandb": WandbSink,
+    "trackio": TrackioSink,
+}
 
 
 def build_sinks(folder: Path, config: "TrackConfig", last_step: int) -> list[Sink]:

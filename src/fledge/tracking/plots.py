@@ -1,169 +1,277 @@
-"""Figures from metrics.csv, of one run or of several: one for each metric. And the figure of a sweep."""
+"""Figures from metrics.csv, of one run or of several: one for each metric, and a sheet with all of them."""
 
-from collections.abc import Collection, Mapping, Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")  # files only: no window, no display needed
-
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
-from numpy.typing import NDArray
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter
 
 from fledge.core.errors import UserError
-from fledge.tracking.sinks.csv import STEP, MetricsTable, is_sampled, read_metrics
+from fledge.core.progress import notice
+from fledge.tracking.curves import XAxis, read_columns, smooth, visible_points, x_values
+from fledge.tracking.events import RolledBack
+from fledge.tracking.figure_style import BLACK, COLORS, HEIGHT, LINES, MARKERS, WIDTH, save, save_all, styled, tidy
+from fledge.tracking.panels import Curve, Panel, RunCurves, panels_of, shown_range
+from fledge.tracking.sinks.csv import METRICS, STEP
+from fledge.tracking.sinks.jsonl import read_events
 
-SPLITS = ("train", "val", "val_whole", "test")  # `train/loss` and `val/loss` are curves of one figure
-WHOLE = "val_whole"
-LABELS = {
-    "loss": "loss (nats per token)",
-    "lr": "learning rate",
-    "grad_norm": "gradient norm",
-    "step_seconds": "seconds per step",
-    "tokens_per_second": "tokens per second",
-    "bits_per_byte": "bits per byte",
-}
-NOT_DRAWN = {STEP, "train/tokens", "val/tokens", "val/fraction", "val/seconds", "val/loss_margin"}
-PER_TOKEN = ("loss", "perplexity", "accuracy")  # cannot be compared between tokenizers
-CUT = ("loss", "bits_per_byte", "perplexity")  # their first values would squash all others
-CUT_SHARE = 0.05  # of the steps: what comes before may lie above the figure
 COLUMNS = 3  # of the sheet with all figures
-MAX_PLACES = 8  # on the x axis of a sweep's panel, for a setting with a few whole numbers
+PANEL_SIZE = (4.2, 2.9)  # on that sheet, in inches
+EXACT = ("lr",)  # not measured, so not smoothed
+MANY_LAYERS = 8  # more become a heat map
+MAX_MARKERS = 30  # of a curve
+MAX_COLUMNS, MAX_NAMES = 400, 12  # of a heat map
+LABEL_WIDTH = 36  # characters of a line
+MANY_ENTRIES = 6  # more stand below the figure
+X_LABELS = {"step": "step", "tokens": "tokens trained on", "time": "hours of training"}
+HOUR = 3600
+SHORT = 600.0  # seconds of training that are shown in seconds, or minutes, instead of hours
 
 
-def draw(runs: Sequence[Path], folder: Path, *, same_tokenizer: bool = True) -> list[Path]:
-    """Draw a figure for each metric, and `all.png` with all of them. Returns the files.
+@dataclass(frozen=True)
+class PlotStyle:
+    x: XAxis = "step"
+    log: str = ""  # the logarithmic axes: "x", "y" or "xy"
+    smooth: float = 0.0  # of training curves: the share of what came before, 0 to 1
+    formats: tuple[str, ...] = ("png",)
+
+
+BY_STEP = PlotStyle()
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """What the figures of these runs share."""
+
+    runs: Sequence[RunCurves]
+    rollbacks: Sequence[Sequence[float]]  # of each run: where it went back
+    style: PlotStyle
+    x_label: str
+
+
+@styled
+def draw(runs: Sequence[Path], folder: Path, *, same_tokenizer: bool = True, style: PlotStyle = BY_STEP) -> list[Path]:
+    """Draw a figure for each metric, and `all.png` with all of them. Returns the files, that one last.
 
     Runs with different tokenizers are compared by their bits per byte: a token of one is not a token of the other.
     """
-    tables = [(run.name, read_metrics(run)) for run in runs]
-    panels = panels_of([table for _, table in tables])
-    if not same_tokenizer:
-        panels = {panel: names for panel, names in panels.items() if panel not in PER_TOKEN}
+    drawing = _open(runs, style)
+    panels = panels_of(drawing.runs, same_tokenizer=same_tokenizer)
     if not panels:
         raise UserError(f"no metrics yet in '{runs[0]}'", "wait for the first step that is logged")
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     rows = -(-len(panels) // COLUMNS)
-    sheet, axes = plt.subplots(rows, COLUMNS, figsize=(5 * COLUMNS, 4 * rows), layout="constrained", squeeze=False)
-    for axis, (panel, names) in zip(axes.flat, panels.items(), strict=False):
-        _draw_panel(axis, tables, panel, names)
-        single, own_axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
-        _draw_panel(own_axis, tables, panel, names)
-        written.append(save(single, folder / f"{panel.replace('/', '-')}.png"))
+    size = (PANEL_SIZE[0] * min(COLUMNS, len(panels)), PANEL_SIZE[1] * rows)
+    sheet = Figure(size, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
+    axes = sheet.subplots(rows, min(COLUMNS, len(panels)), squeeze=False)
+    for axis, panel in zip(axes.flat, panels, strict=False):
+        _draw_panel(axis, panel, drawing, on_sheet=True)
+        single = Figure((WIDTH, HEIGHT), layout="constrained")
+        _draw_panel(single.subplots(), panel, drawing)
+        written += save_all(single, folder / panel.name, style.formats)
     for axis in axes.flat[len(panels) :]:
         axis.set_axis_off()
-    return [*written, save(sheet, folder / "all.png")]
+    if len(runs) > 1:
+        sheet.legend(handles=_run_handles(drawing.runs), loc="outside lower center", ncols=4)
+    return [*written, *save_all(sheet, folder / "all", style.formats, dpi=120)]
 
 
-def panels_of(tables: Sequence[MetricsTable]) -> dict[str, list[str]]:
-    """The figures, and the metrics in each: `loss` → `train/loss`, `val/loss`; `ppo/kl` → `ppo/kl`."""
-    panels: dict[str, list[str]] = {}
-    for name in dict.fromkeys(name for table in tables for name in table if table.measured(name)):
-        split, _, metric = name.partition("/")
-        if name not in NOT_DRAWN and split != "val_best":
-            panels.setdefault(metric if split in SPLITS else name, []).append(name)
-    return panels
+def _open(folders: Sequence[Path], style: PlotStyle) -> _Drawing:
+    names = [folder.name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [f"{folder.parent.name}/{folder.name}" for folder in folders]
+    names = [f"{name} ({names[:n].count(name) + 1})" if name in names[:n] else name for n, name in enumerate(names)]
+    runs, rollbacks, unit = [], [], 1.0
+    for name, folder in zip(names, folders, strict=True):
+        if not (folder / METRICS).exists():
+            raise UserError(f"'{folder}' holds no {METRICS}", "give the folder of a run; 'fledge runs' lists them")
+        columns = read_columns(folder)
+        if len(folders) > 1 and not len(columns[STEP]):
+            notice(f"warning: '{name}' has no metrics yet, and is left out")
+        x = x_values(folder, columns, style.x)
+        if len(columns[STEP]) and not np.isfinite(x).any():
+            raise UserError(f"'{name}' has no record of its {style.x}", "draw it by step: leave --x out")
+        steps = [event["step"] for event in read_events(folder, RolledBack)]
+        runs.append(RunCurves(name, columns, x))
+        rollbacks.append(list(np.interp(steps, columns[STEP], x)) if steps and len(x) else [])
+    label = X_LABELS[style.x]
+    if style.x == "time":
+        longest = max((float(run.x.max()) for run in runs if len(run.x)), default=0.0)
+        unit, word = (HOUR, "hours") if longest > 2 * HOUR else (60, "minutes") if longest > SHORT else (1, "seconds")
+        label = f"{word} of training"
+        runs = [replace(run, x=run.x / unit) for run in runs]
+    return _Drawing(runs, [[place / unit for place in places] for places in rollbacks], style, label)
 
 
-def _draw_panel(axis: Axes, tables: Sequence[tuple[str, MetricsTable]], panel: str, names: Sequence[str]) -> None:
-    curves = []
-    for number, (run, table) in enumerate(tables):
-        for name in names:
-            steps, values = np.array(table[STEP]), np.array(table[name])
-            measured = np.isfinite(values)
-            if not measured.any():
-                continue
-            split = name.partition("/")[0]
-            color = f"C{number}" if len(tables) > 1 or split == "train" else "C1"
-            label = split.replace(WHOLE, "val, whole split") if len(names) > 1 else ""
-            if label == "val" and is_sampled(table):
-                label = "val, sample (95 % interval)"
-            label = ": ".join(part for part in (run if len(tables) > 1 else "", label) if part)
-            axis.plot(steps[measured], values[measured], color=color, label=label, **_style(split, len(names)))
-            margins = np.array(table[f"{name}_margin"])[measured]
-            if np.isfinite(margins).any():
-                interval = (values[measured] - margins, values[measured] + margins)
-                axis.fill_between(steps[measured], *interval, color=color, alpha=0.2, linewidth=0)
-            curves.append((steps[measured], values[measured]))
-    axis.set_ylabel(LABELS.get(panel, panel) + (_cut_start(axis, curves) if panel in CUT else ""))
-    if len(tables) > 1 or len(names) > 1:
-        axis.legend(frameon=False, fontsize=8)
-    axis.set_xlabel("step")
+def _draw_panel(axis: Axes, panel: Panel, drawing: _Drawing, *, on_sheet: bool = False) -> None:
+    axis.set_xlabel(drawing.x_label)
+    y_label = textwrap.fill(panel.label, LABEL_WIDTH)
+    axis.set_ylabel(y_label)
+    log_x, log_y = "x" in drawing.style.log, "y" in drawing.style.log and bool((panel.all_y() > 0).all())
+    if panel.layers and len(panel.curves) > MANY_LAYERS:
+        _draw_heat_map(axis, panel, log_y=log_y)
+        return
+    for number, curve in enumerate(panel.curves):
+        shared = 1 if panel.one_run else len(drawing.runs)
+        look = _layer_look(number, panel) if panel.layers else _look(number, curve, panel, shared)
+        _draw_curve(axis, curve, look, drawing, panel)
+    if len(drawing.runs) == 1:
+        said = not on_sheet or panel.name == "loss"
+        for number, place in enumerate(drawing.rollbacks[0]):
+            label = "rolled back" if said and not number else ""
+            axis.axvline(place, color="0.5", linestyle=":", linewidth=0.9, label=label)
+    if log_x:
+        axis.set_xscale("log")
+    elif drawing.style.x == "tokens":
+        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if panel.name == "tokens_per_second" and not log_y:
+        axis.yaxis.set_major_formatter(EngFormatter(sep=""))
+    if log_y:
+        axis.set_yscale("log")
+    elif start := _cut_start(axis, panel):
+        axis.set_ylabel(y_label + start)
     tidy(axis)
+    _add_legend(axis, panel, drawing, on_sheet=on_sheet)
 
 
-def _style(split: str, curves: int) -> dict[str, Any]:
-    if split == WHOLE:
-        return {"marker": "*", "markersize": 11, "linestyle": "none"}
-    if split != "train":
-        return {"marker": "o", "markersize": 3}
-    return {"linewidth": 1.0, "alpha": 0.5 if curves > 1 else 1.0}
+def _draw_curve(axis: Axes, curve: Curve, look: dict[str, Any], drawing: _Drawing, panel: Panel) -> None:
+    style, y, color = drawing.style, curve.y, look["color"]
+    places = np.log10(np.maximum(curve.x, 1e-9)) if "x" in style.log else curve.x
+    if style.smooth and curve.kind == "training" and len(y) > 2 and panel.name not in EXACT:
+        seen = visible_points(places, y)
+        axis.plot(curve.x[seen], y[seen], color=color, alpha=0.25, linewidth=0.8)
+        y, look = smooth(y, style.smooth), look | {"alpha": 1.0}
+    seen = visible_points(places, y)
+    axis.plot(curve.x[seen], y[seen], **look, markevery=max(1, len(seen) // MAX_MARKERS))
+    if curve.margin is not None:
+        known = seen[np.isfinite(curve.margin[seen])]
+        low, high = curve.y[known] - curve.margin[known], curve.y[known] + curve.margin[known]
+        axis.fill_between(curve.x[known], low, high, color=color, alpha=0.2, linewidth=0)
+    best = curve.best(panel.name)
+    if best is not None:
+        ring: dict[str, Any] = {
+            "marker": "o",
+            "markersize": 8,
+            "markerfacecolor": "none",
+            "markeredgewidth": 1.2,
+            "linestyle": "none",
+        }
+        label = f"best: {curve.y[best]:.4g}" if len(drawing.runs) == 1 else ""
+        axis.plot(curve.x[best : best + 1], curve.y[best : best + 1], color=color, label=label, **ring)
 
 
-def _cut_start(axis: Axes, curves: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> str:
+def _look(number: int, curve: Curve, panel: Panel, runs: int) -> dict[str, Any]:
+    """Colour, line and marker. One run: they differ between the curves; several: between the runs."""
+    trained = any(each.kind == "training" for each in panel.curves)  # the first colour is that of training
+    place = curve.run if runs > 1 else number + (not trained)
+    look: dict[str, Any] = {"color": COLORS[place % len(COLORS)]}
+    if curve.kind == "whole":
+        star = {"marker": "*", "markersize": 10, "markeredgecolor": "white", "markeredgewidth": 0.6, "zorder": 4}
+        color = COLORS[curve.run % len(COLORS)] if runs > 1 else BLACK
+        return look | star | {"color": color, "linestyle": "none", "label": curve.label}
+    same_kind = [each for each in panel.curves if each.kind == curve.kind and each.run == curve.run]
+    line = place if runs > 1 else same_kind.index(curve)
+    look |= {"linestyle": LINES[line % len(LINES)], "label": curve.label}
+    if curve.kind == "evaluation":
+        return look | {"marker": MARKERS[place % len(MARKERS)], "markersize": 3.5}
+    faint = any(each.kind != "training" for each in panel.curves)
+    return look | {"linewidth": 1.0, "alpha": 0.55 if faint else 1.0}
+
+
+def _layer_look(number: int, panel: Panel) -> dict[str, Any]:
+    color = colormaps["cividis"](number / max(1, len(panel.curves) - 1) * 0.92)
+    return {"color": color, "label": panel.curves[number].label, "linestyle": LINES[number % len(LINES)]}
+
+
+def _draw_heat_map(axis: Axes, panel: Panel, *, log_y: bool) -> None:
+    """Layers from the first at the bottom; every step that has a value for the first of them."""
+    x = panel.curves[0].x
+    rows = np.array([np.interp(x, curve.x, curve.y) for curve in panel.curves])
+    if len(x) > 2 * MAX_COLUMNS:  # means of neighbours
+        starts = np.linspace(0, len(x), MAX_COLUMNS, endpoint=False).astype(int)
+        rows = np.add.reduceat(rows, starts, axis=1) / np.diff([*starts, len(x)])
+        x = x[starts]
+    mesh = axis.pcolormesh(
+        x, range(len(rows)), rows, shading="nearest", cmap="cividis", norm="log" if log_y else None, rasterized=True
+    )
+    places = list(range(0, len(rows), -(-len(rows) // MAX_NAMES)))
+    axis.set_yticks(places, [panel.curves[place].label for place in places])
+    axis.set_ylabel("")
+    axis.set_title(panel.label)
+    axis.figure.colorbar(mesh, ax=axis, pad=0.01)
+
+
+def _add_legend(axis: Axes, panel: Panel, drawing: _Drawing, *, on_sheet: bool) -> None:
+    """Of one run: what each curve is. Of several: on the sheet, the runs stand once below all figures."""
+    handles, labels = axis.get_legend_handles_labels()
+    named = [(handle, label) for handle, label in zip(handles, labels, strict=True) if label]
+    handles, labels = [each for each, _ in named], [each for _, each in named]
+    if len(drawing.runs) > 1 and not panel.one_run:
+        if on_sheet:
+            return
+        best = {curve.run: curve.y[place] for curve in panel.curves if (place := curve.best(panel.name)) is not None}
+        handles = [*_run_handles(drawing.runs, best), *_kind_handles(handles, labels)]
+        labels = [str(handle.get_label()) for handle in handles]
+    if len(handles) > MANY_ENTRIES and isinstance(axis.figure, Figure) and not on_sheet:
+        axis.figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    elif handles:
+        axis.legend(handles, labels, ncols=2 if len(handles) > MANY_ENTRIES else 1)
+
+
+def _run_handles(runs: Sequence[RunCurves], best: Mapping[int, float] = MappingProxyType({})) -> list[Line2D]:
+    handles = []
+    for number, run in enumerate(runs):
+        label = f"{run.name}, best {best[number]:.4g}" if number in best else run.name
+        marker = MARKERS[number % len(MARKERS)]
+        look: dict[str, Any] = {"color": COLORS[number % len(COLORS)], "linestyle": LINES[number % len(LINES)]}
+        handles.append(Line2D([], [], marker=marker, markersize=3.5, label=label, **look))
+    return handles
+
+
+def _kind_handles(handles: Sequence[Any], labels: Sequence[str]) -> list[Line2D]:
+    """In grey, what tells the curves of one run apart."""
+    found: dict[str, Line2D] = {}
+    for handle, label in zip(handles, labels, strict=True):
+        if isinstance(handle, Line2D) and label not in found:
+            found[label] = Line2D([], [], color="0.5", linestyle=handle.get_linestyle(), label=label)
+            found[label].set(marker=handle.get_marker(), markersize=handle.get_markersize())
+    return list(found.values())
+
+
+def _cut_start(axis: Axes, panel: Panel) -> str:
     """Leave out the top of the figure where only the first steps are. Returns what the label says of it."""
-    late = np.concatenate([values[steps >= CUT_SHARE * steps[-1]] for steps, values in curves])
-    low, high, start = late.min(), late.max(), max(values.max() for _, values in curves)
-    if start <= high + 0.25 * (high - low) or high == low:
+    start, (low, high) = float(panel.all_y().max()), shown_range(panel)
+    if start <= high:
         return ""
-    margin = 0.08 * (high - low)
-    axis.set_ylim(low - margin, high + margin)
-    return f"; starts at {start:.3g}"
+    axis.set_ylim(low, high)
+    return f"; starts at {start:,.0f}" if start >= 1000 else f"; starts at {start:.3g}"
 
 
-def scatter(
-    tried: Mapping[str, Sequence[Any]], losses: Sequence[float], logarithmic: Collection[str], metric: str, folder: Path
-) -> Path:
-    """The figure of a sweep: a panel for each setting, a point for each trial, the best trial in red."""
-    columns = min(len(tried), COLUMNS)
-    rows = -(-len(tried) // columns)
-    size = (5 * columns, 4 * rows)
-    sheet, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, sharey=True)
-    best = int(np.argmin(losses))
-    for axis in axes.flat[len(tried) :]:
-        axis.set_axis_off()
-    for axis, (name, values) in zip(axes.flat, tried.items(), strict=False):
-        x, ticks = _positions(values, logarithmic=name in logarithmic)
-        if ticks:
-            axis.set_xticks(range(len(ticks)), ticks)
-        axis.plot(x, losses, "o", color="C0", alpha=0.6)
-        axis.plot(x[best : best + 1], losses[best : best + 1], "o", color="C3")
-        if name in logarithmic and len(set(values)) > 1:
-            axis.set_xscale("log")
-            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.xaxis.set_major_formatter("{x:g}")
-            axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.margins(0.1)
-        axis.set_xlabel(name)
+@styled
+def draw_curves(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], path: Path) -> Path:
+    """One figure. panels: title → label → steps and values; a label has the same colour in all panels."""
+    places = {label: n for n, label in enumerate(dict.fromkeys(each for lines in panels.values() for each in lines))}
+    size = (PANEL_SIZE[0] * len(panels), PANEL_SIZE[1])
+    sheet = Figure(size, layout="constrained")
+    axes = sheet.subplots(1, len(panels), squeeze=False)
+    for axis, (title, lines) in zip(axes.flat, panels.items(), strict=True):
+        for label, (steps, values) in lines.items():
+            place = places[label]
+            color, marker = COLORS[place % len(COLORS)], MARKERS[place % len(MARKERS)]
+            axis.plot(steps, values, color=color, label=label, marker=marker, markersize=3)
+        axis.set_title(title)
+        axis.set_xlabel("step")
+        axis.legend()
         tidy(axis)
-    split, _, measure = metric.partition("/")
-    for axis in axes[:, 0]:
-        axis.set_ylabel(f"{split} {LABELS.get(measure, measure)}")
-    return save(sheet, folder / "sweep.png")
-
-
-def _positions(values: Sequence[Any], *, logarithmic: bool) -> tuple[list[float], list[str]]:
-    """Where the values stand on the x axis, and the names of the places, if they are few: classes, or whole numbers."""
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    few = len(set(values)) <= MAX_PLACES and not any(isinstance(value, float) for value in values)
-    if numbers and (logarithmic or not few):
-        return [float(value) for value in values], []
-    places = sorted(set(values)) if numbers else sorted(set(map(str, values)))
-    return [float(places.index(value if numbers else str(value))) for value in values], [str(place) for place in places]
-
-
-def tidy(axis: Axes) -> None:
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
-
-
-def save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-    return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return save(sheet, path)

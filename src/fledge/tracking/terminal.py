@@ -1,140 +1,72 @@
 """The run in the terminal, on stderr: a live view where the terminal can redraw, plain lines anywhere else."""
 
-import itertools
-import math
-import statistics
-import time
-from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TextIO
 
-from fledge.core.formatting import counted, format_duration, printable
+from fledge.core.formatting import format_duration, printable
 from fledge.core.progress import terminal_console
-from fledge.tracking.events import Activity, Anomaly, Ended, Event, Metrics, Notice, RolledBack, Sample, Started
+from fledge.tracking.events import Anomaly, Ended, Event, Metrics, Notice, RolledBack, Sample, Started, StoppedEarly
+from fledge.tracking.run_progress import ROLLOUT_REWARD, RunProgress, describe_event
 
 if TYPE_CHECKING:
     from fledge.tracking.live_view import LiveView
 
-BARS = "▁▂▃▄▅▆▇█"
-TRAIN_LOSS, VAL_LOSS = "train/loss", "val/loss"
-HIDDEN = {"tokens", "step_seconds", "perplexity", "seconds", "loss_margin", "fraction"}
+HIDDEN = {"tokens", "step_seconds", "perplexity", "seconds", "loss_margin", "fraction", "reward_error"}
+HIDDEN_GROUPS = {"time", "stats"}  # for figures and tables: too many for a line
 GROUPS = {"val_whole": "val, whole split", "val_best": "val, whole split, best"}
 FORMATS = {
     "loss": "loss {:.4f}",
     "lr": "lr {:.2e}",
     "grad_norm": "grad norm {:.2f}",
     "tokens_per_second": "{:,.0f} tokens/s",
+    "mfu": "MFU {:.0%}",
     "best": "best {:.4f}",
     "bits_per_byte": "bits per byte {:.4f}",
     "accuracy": "accuracy {:.1%}",
     "step": "step {:,.0f}",
+    "epoch": "epoch {:.2f}",
+    "reward": "reward {:.4f}",
+    "length": "length {:.1f}",
+    "truncated": "cut off {:.1%}",
+    "exact_match": "exact {:.1%}",
+    "clip_fraction": "clipped {:.1%}",
+    "zero_variance_groups": "groups without variance {:.1%}",
+    "chosen_logprob": "chosen log-prob {:.2f}",
+    "rejected_logprob": "rejected log-prob {:.2f}",
 }
 SAMPLE_LINES = 9
-RECENT_STEPS = 15  # logged ones, whose median time is that of the steps to come
-MIN_STEPS_TIMED = 2
 
 
 def format_metrics(values: Mapping[str, float]) -> dict[str, str]:
     """A line for each group of names: `train` → `loss 2.3456  lr 1.00e-03`. Unknown names are shown as they are.
 
-    The loss of a sample has its 95 % interval: `loss 2.3456 ± 0.0123`.
+    The loss of a sample has its 95 % interval: `loss 2.3456 ± 0.0123`; a mean reward, too.
     """
     groups: dict[str, str] = {}
     for name, value in values.items():
         group, _, metric = name.rpartition("/")
+        if group.partition("/")[0] in HIDDEN_GROUPS:
+            continue
         if metric in HIDDEN or (group == "val_best" and values.get("val_whole/loss") == values["val_best/loss"]):
             continue
-        shown = FORMATS[metric].format(value) if metric in FORMATS else f"{metric} {value:.4g}"
-        if metric == "loss" and (margin := values.get(f"{group}/loss_margin")):
+        if metric == "tokens_per_second" and ROLLOUT_REWARD in values:
+            continue  # few steps generate, the others are fast: no speed of the run
+        shown = FORMATS[metric].format(value) if metric in FORMATS else f"{metric.replace('_', ' ')} {value:.4g}"
+        if metric in ("loss", "reward") and (margin := interval(values, name)):
             shown += f" ± {margin:.4f}"
         group = GROUPS.get(group, group)
         groups[group] = f"{groups[group]}  {shown}" if group in groups else shown
     return groups
 
 
-def sparkline(values: list[float], width: int) -> str:
-    """The curve of `values` in one line of at most `width` characters."""
-    values = [v for v in values if math.isfinite(v)]
-    if not values:
-        return ""
-    if len(values) > width:  # the mean of each of `width` pieces
-        cuts = [len(values) * i // width for i in range(width + 1)]
-        values = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(cuts)]
-    low, high = min(values), max(values)
-    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(BARS[round((v - low) * scale)] for v in values)
+def interval(values: Mapping[str, float], name: str) -> float:
+    """Half the 95 % interval of a mean that was measured on a sample; 0: not known."""
+    return values.get(f"{name}_margin") or 1.96 * values.get(f"{name}_error", 0.0)
 
 
-class RunProgress:
-    """What a view shows: the position in the run, what it is doing, the latest metrics, the loss curve and a sample."""
-
-    def __init__(self) -> None:
-        self.title = ""
-        self.start = Started("", 0, 0, 0, "", "", False)
-        self.step = 0
-        self.activity = "starting"  # "": training
-        self.metrics: dict[str, float] = {}
-        self.losses: list[float] = []
-        self.sample: Sample | None = None
-        self._step_seconds: deque[float] = deque(maxlen=RECENT_STEPS)
-        self._sample_seconds = 0.0
-        self._activity_began = 0.0
-
-    @property
-    def steps(self) -> int:
-        return self.start.steps
-
-    def update(self, event: Event) -> None:
-        match event:
-            case Started():
-                self.start, self.step, self.activity = event, event.step, "starting"
-                device = f"{event.device}, {event.dtype}{', compiled' if event.compiled else ''}"
-                self.title = f"{event.run}: {event.parameters:,} parameters on {device}"
-                self._step_seconds.clear()
-            case Activity():
-                self.activity, self._activity_began = event.name, time.monotonic()
-            case Metrics():
-                self.activity = ""
-                self.metrics |= event.values
-                if VAL_LOSS in event.values:
-                    self.metrics["val/best"] = min(event.values[VAL_LOSS], self.metrics.get("val/best", math.inf))
-                if TRAIN_LOSS in event.values:
-                    self.step = event.step
-                    self.losses.append(event.values[TRAIN_LOSS])
-                    if event.step > self.start.step + 1:  # the first one compiles and allocates
-                        self._step_seconds.append(event.values.get("train/step_seconds", math.nan))
-            case Sample():
-                self.activity, self.sample = "", event
-                self._sample_seconds = time.monotonic() - self._activity_began
-
-    def seconds_left(self) -> float | None:
-        """From the median of recent steps and what evaluations and samples took; None before a few steps are known."""
-        if len(self._step_seconds) < MIN_STEPS_TIMED:
-            return None
-        evaluations = self._times_left(self.start.eval_every) + self.start.whole_split_passes
-        return (
-            (self.steps - self.step) * statistics.median(self._step_seconds)
-            + evaluations * self.metrics.get("val/seconds", 0.0)
-            + self._times_left(self.start.sample_every) * self._sample_seconds
-        )
-
-    def _times_left(self, every: int) -> int:
-        """How often something that is due every so many steps, and at the last, is still to come."""
-        return -(-self.steps // every) - self.step // every if every else 0
-
-
-def describe_event(event: Notice | Anomaly | RolledBack) -> str:
-    match event:
-        case Notice():
-            return event.text
-        case Anomaly():
-            origin = f"; first in {event.origin}" if event.origin else ""
-            numbers = f"loss {event.loss:.4g}, gradient norm {event.grad_norm:.4g}"
-            return f"warning: step {event.step}: {event.reason} ({numbers}){origin}"
-        case RolledBack():
-            first, last = event.skipped_batches
-            skipped = counted(last - first + 1, "batch", "batches")
-            return f"warning: {event.reason}: rolled back to step {event.step}, skipping {skipped}"
+def sample_title(sample: Sample) -> str:
+    rewarded = "" if sample.reward is None else f", reward {sample.reward:.4g}"
+    return f"sample after step {sample.step:,}{rewarded}"
 
 
 def sample_lines(sample: Sample) -> list[str]:
@@ -149,34 +81,44 @@ class LineView:
         self._stream = stream
         self._progress = RunProgress()
         self._interval = interval
-        self._last_training_line = time.monotonic()
+        self._last_training_line = 0.0  # when it was printed
 
-    def record(self, event: Event) -> None:
-        self._progress.update(event)
+    def record(self, event: Event, at: float | None = None, *, seen: bool = False) -> None:
+        """at: when it happened; None: now. seen: it has been printed before."""
+        self._progress.update(event, at)
+        if seen:
+            return
         match event:
             case Started():
                 self._print(self._progress.title)
+                self._last_training_line = self._progress.now
             case Metrics():
                 self._print_metrics(event)
             case Sample():
-                self._print(
-                    f"sample after step {event.step:,}:\n    " + "\n    ".join(sample_lines(event)[:SAMPLE_LINES])
-                )
-            case Notice() | Anomaly() | RolledBack():
+                self._print(f"{sample_title(event)}:\n    " + "\n    ".join(sample_lines(event)[:SAMPLE_LINES]))
+            case Notice() | Anomaly() | RolledBack() | StoppedEarly():
                 self._print(describe_event(event))
             case Ended():
                 self._print(f"{event.reason} at step {event.step:,} after {format_duration(event.seconds)}")
 
     def _print_metrics(self, event: Metrics) -> None:
-        steps, due = self._progress.steps, time.monotonic() - self._last_training_line > self._interval
-        for group, text in format_metrics(event.values).items():
-            if group != "train":
-                self._print(f"step {event.step:,}  {group}  {text}")
-            elif due or event.step == steps:
+        """Groups of training (`train`, `rollout`, `ppo`) together, and not always; those of evaluations always."""
+        steps, groups = self._progress.steps, format_metrics(event.values)
+        if text := groups.pop("train", None):
+            now = self._progress.now
+            if now - self._last_training_line <= self._interval and event.step != steps:
+                groups = {group: text for group, text in groups.items() if group.startswith("val")}
+            else:
                 left = self._progress.seconds_left()
                 rest = f"  {format_duration(left)} left" if left and event.step < steps else ""
                 self._print(f"step {event.step:,}/{steps:,}  {text}{rest}")
-                self._last_training_line = time.monotonic()
+                self._last_training_line = now
+        for group, text in groups.items():
+            self._print(f"step {event.step:,}  {group}  {text}")
+
+    def restart(self) -> None:
+        """The events begin anew: those that follow are all of the run."""
+        self._progress = RunProgress()
 
     def _print(self, line: str) -> None:
         self._stream.write(line + "\n")
@@ -185,11 +127,14 @@ class LineView:
     def close(self) -> None: ...
 
 
-def terminal_view(stream: TextIO) -> "LiveView | LineView":
-    """The live view where rich is installed and the terminal can move its cursor and is large enough."""
+def terminal_view(stream: TextIO, *, watching: bool = False) -> "LiveView | LineView":
+    """The live view where rich is installed and the terminal can move its cursor and is large enough.
+
+    watching: another process trains the run.
+    """
     console = terminal_console(stream)
     if console is None or console.is_dumb_terminal or console.width < 40 or console.height < 16:
         return LineView(stream)
     from fledge.tracking.live_view import LiveView
 
-    return LiveView(console)
+    return LiveView(console, watching=watching)

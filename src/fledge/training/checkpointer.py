@@ -16,21 +16,21 @@ from fledge.checkpoint.state import State, Stateful, Tensors, capture, restore
 from fledge.core.config import to_layer
 from fledge.core.distributed import is_dtensor
 from fledge.core.progress import notice
-from fledge.datasets.shards import Dataset
 from fledge.runs.metadata import checkpoint_metadata
 from fledge.runs.run_folder import RunFolder
 from fledge.tracking.rewind import RECORDS
 from fledge.training.compiled import CompiledLoss
 from fledge.training.config import Settings
 from fledge.training.divergence import DivergenceMonitor
+from fledge.training.method import Method
 from fledge.training.step import TrainStep
 
 
 class Checkpointer:
     def __init__(
-        self, run: RunFolder, settings: Settings, dataset: Dataset, train_step: TrainStep, monitor: DivergenceMonitor
+        self, run: RunFolder, settings: Settings, method: Method, train_step: TrainStep, monitor: DivergenceMonitor
     ) -> None:
-        self.run, self.settings, self.dataset = run, settings, dataset
+        self.run, self.settings, self.method = run, settings, method
         self.train_step, self.monitor = train_step, monitor
         self.world = train_step.world
         self.history = self._affordable_history()
@@ -42,6 +42,7 @@ class Checkpointer:
             "step": train_step,
             "loss_scaler": train_step.loss_scaler,
             "divergence": monitor,
+            **method.components(),
         }
         if settings.train.micro_batch == "auto":
             self.components["micro_batch"] = train_step.batches
@@ -67,7 +68,7 @@ class Checkpointer:
             self.components,
             sharded=sharded,
             healthy=self.monitor.healthy,
-            provenance=checkpoint_metadata(to_layer(self.settings), self.dataset),
+            provenance=checkpoint_metadata(to_layer(self.settings), self.method),
             **fields,
         )
 

@@ -46,8 +46,14 @@ class TrainConfig:
         True, "on divergence, restore the last healthy checkpoint and skip the batches; false: stop"
     )
     grad_clip: float = setting(1.0, "maximum gradient norm; 0: no clipping")
+    clip_each: Literal["update", "micro_batch"] = setting(
+        "update", "when gradients are clipped; micro_batch: the accumulated gradient after each backward pass, too"
+    )
     log_every: int = setting(10, "steps between rows of metrics.csv")
     eval_every: int | None = setting(None, "steps between evaluations; 0: never; unset: 10 to 20 in the run")
+    patience: int | None = setting(
+        None, "evaluations in a row without a lower validation loss after which the run ends; unset: never"
+    )
     eval_tokens: int | None = setting(
         None, "size of the validation sample; unset: all evaluations together cost 3.5 % of the compute"
     )
@@ -64,7 +70,7 @@ class TrainConfig:
         return world.size if self.parallel == "fsdp" else 1
 
     def __post_init__(self) -> None:
-        counts = ["steps", "batch", "log_every", "save_every", "keep_last", "eval_tokens", "threads"]
+        counts = ["steps", "batch", "log_every", "save_every", "keep_last", "eval_tokens", "threads", "patience"]
         check_counts(self, "train", counts + ["micro_batch"] * (self.micro_batch != "auto"))
         for name in ("eval_every", "sample_every", "save_seconds", "history", "grad_clip", "loss_spike"):
             if not (getattr(self, name) or 0) >= 0:
@@ -74,9 +80,28 @@ class TrainConfig:
         if not 0 <= self.seed < 2**63:
             raise UserError(f"train.seed cannot be {self.seed}", "it must be a whole number of at least 0")
         if isinstance(self.micro_batch, int) and self.batch % self.micro_batch:
+            possible = math.gcd(self.micro_batch, self.batch)
             raise UserError(
                 f"train.micro_batch = {self.micro_batch} does not divide train.batch = {self.batch}",
-                f"it can be {listed_divisors(self.batch)}",
+                f"it can be {listed_divisors(self.batch)}: --train.micro_batch {possible}",
+            )
+        if self.patience is not None and self.eval_every == 0:
+            raise UserError(
+                "train.patience needs evaluations, and train.eval_every = 0 turns them off",
+                "set the interval: --train.eval_every 100; or do without: --train.patience null",
+            )
+        if self.clip_each == "micro_batch":
+            self._check_clip_each()
+
+    def _check_clip_each(self) -> None:
+        """What every micro-batch changes must not depend on the machine."""
+        name, update = "train.clip_each = micro_batch", "or clip once per update: --train.clip_each update"
+        if not self.grad_clip:
+            raise UserError(f"{name} has no effect with train.grad_clip = 0", f"set --train.grad_clip 1; {update}")
+        if self.micro_batch == "auto":
+            raise UserError(
+                f"{name} needs a fixed micro-batch: with auto, the result would depend on the free memory",
+                f"set its size: --train.micro_batch {self.batch}; {update}",
             )
 
 

@@ -18,9 +18,9 @@ class Hook:
     is_due: Callable[[int], bool]
 
 
-def every(n: int, call: Callable[[StepResult], None], *, last: int | None = None) -> Hook:
-    """After each n-th step and after step `last`; never if n is 0."""
-    return Hook(call, lambda step: bool(n) and (step % n == 0 or step == last))
+def every(n: int, call: Callable[[StepResult], None], *, is_last: Callable[[int], bool] = lambda _: False) -> Hook:
+    """After each n-th step and after the last; never if n is 0."""
+    return Hook(call, lambda step: bool(n) and (step % n == 0 or is_last(step)))
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ def train_loop(
     hooks: Sequence[Hook],
     signals: StopSignals,
     monitor: DivergenceMonitor,
+    is_last: Callable[[int], bool] = lambda _: False,
 ) -> RunEnd:
-    """Updates start + 1 … stop, until a signal requests a stop or the monitor raises."""
+    """Updates start + 1 … stop, until a step is the last, a signal requests a stop, or the monitor raises."""
     result = None
     for step in range(start, stop):
         result = train_step(step)
@@ -48,7 +49,7 @@ def train_loop(
             call_hooks(hooks, result)
         except StopRequested:
             return RunEnd(result, pending_hooks=True)
-        if signals.requested():
+        if is_last(result.step) or signals.requested():
             break
     return RunEnd(result)
 

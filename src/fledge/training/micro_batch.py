@@ -13,6 +13,7 @@ from fledge.core.distributed import World
 from fledge.core.errors import UserError, out_of_memory
 from fledge.model.config import ModelConfig
 from fledge.model.flops import (
+    FLOAT32,
     LARGE_VOCABULARY,
     TRAINING_BYTES,
     activation_bytes,
@@ -20,6 +21,7 @@ from fledge.model.flops import (
     logits_bytes,
     non_embedding_parameters,
     parameter_count,
+    trained_parameters,
 )
 from fledge.training.objective import LossSum
 
@@ -35,7 +37,7 @@ def parameter_bytes(model: ModelConfig, shards: int = 1) -> int:
     With FSDP (`shards` above 1) each rank has its share of them; in addition the gathered weights and full gradients of
     what it computes: one block, and what is outside the blocks (embedding, head).
     """
-    everything = TRAINING_BYTES * parameter_count(model)
+    everything = TRAINING_BYTES * (trained := trained_parameters(model)) + FLOAT32 * (parameter_count(model) - trained)
     if shards == 1:
         return everything
     blocks = non_embedding_parameters(model)

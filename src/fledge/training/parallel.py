@@ -58,7 +58,7 @@ class FSDPLoss(LossModel):
 
 
 def wrap_ddp(model: GPT, machine: Machine, objective: Objective) -> DDPLoss:
-    inner = LossModel(model.to(machine.device), machine)
+    inner = LossModel(model.to(machine.device), machine, _EveryParameter())
     device_ids = [torch.cuda.current_device()] if machine.device == "cuda" else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # broadcast_buffers is about to be renamed
@@ -71,6 +71,16 @@ def wrap_ddp(model: GPT, machine: Machine, objective: Objective) -> DDPLoss:
     model.zero_grad()
     inner.objective = objective
     return loss
+
+
+class _EveryParameter(NextTokenObjective):
+    """A loss that reaches both heads: DDP waits for the gradient of every parameter that is trained."""
+
+    def __call__(self, model: GPT, batch: Batch) -> LossSum:
+        if model.value_head is None:
+            return super().__call__(model, batch)
+        loss, values = model.loss_and_values(batch.inputs, batch.targets, self.head_loss)
+        return LossSum(loss + values.sum(), self.count(batch))
 
 
 def _sum_gradients(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
@@ -92,7 +102,8 @@ def wrap_fsdp(model: GPT, machine: Machine, objective: Objective) -> FSDPLoss:
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)
     register_fsdp_forward_method(model, "next_token_logits")
-    register_fsdp_forward_method(model, "forward_loss")
+    for method in ("forward_loss", "values", "loss_and_values"):
+        register_fsdp_forward_method(model, method)
     return FSDPLoss(model, machine, objective)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from fledge.checkpoint.async_saver import SavedCheckpoint
 from fledge.core.device import Machine
 from fledge.core.threads import LoadMeter, SlowdownWatch
-from fledge.evaluation.validation import Validation
 from fledge.model.flops import parameter_count
 from fledge.runs.run_folder import RunFolder
 from fledge.tracking import events
@@ -14,6 +13,7 @@ from fledge.tracking.loggers import build_sinks
 from fledge.tracking.tracker import Tracker
 from fledge.training.compiled import EAGER_NOTICE, CompileCheck
 from fledge.training.config import Settings
+from fledge.training.method import Evaluations
 from fledge.training.setup import can_compile, settings_warnings
 from fledge.training.step import StepResult
 
@@ -35,15 +35,15 @@ class Recorder:
     def record(self, event: Event) -> None:
         self._tracker.record(event)
 
-    def started(self, step: int, validation: Validation) -> None:
+    def started(self, step: int, evaluations: Evaluations, whole_split_passes: float) -> None:
         train, machine = self.settings.train, self.machine
         compiled, parameters = can_compile(self.settings, machine), parameter_count(self.settings.model)
-        intervals = (train.eval_every or 0, train.sample_every, validation.whole_split_passes)
+        intervals = (train.eval_every or 0, train.sample_every, whole_split_passes)
         about = (self.run.name, step, train.steps, parameters, machine.device, machine.dtype, compiled)
         self.record(events.Started(*about, *intervals))
         for text in settings_warnings(self.settings, machine):
             self.warning(step, text)
-        for text in validation.notices():
+        for text in evaluations.notices():
             self.record(events.Notice(step, text))
 
     def warning(self, step: int, text: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from fledge.core.errors import UserError
 from fledge.runs.advice import Advice, advise
 from fledge.runs.run_folder import RunFolder, open_run
-from fledge.runs.status import best_result, last_saved_step
+from fledge.runs.status import best_result, last_saved_step, stopped_early
 from fledge.tracking.sinks.csv import read_metrics
 from fledge.tracking.sinks.jsonl import read_events
 
@@ -20,11 +20,16 @@ class TrainResult:
     val_loss: float | None  # of that checkpoint
     bits_per_byte: float | None
     whole_split: bool  # False: measured on a sample of the validation split
+    reward: float | None  # of held-out answers, where an alignment run rewards them
+    method: str
+    stopped_early: str | None  # where and why the run ended before its last step
     advice: list[Advice]
 
 
 def train_result(run: RunFolder, step: int) -> TrainResult:
-    return TrainResult(run.name, str(run.folder), step, **vars(best_result(run)), advice=advise(run))
+    method = str(run.metadata().get("method", "pretrain"))
+    found, early = vars(best_result(run)), stopped_early(run)
+    return TrainResult(run.name, str(run.folder), step, **found, method=method, stopped_early=early, advice=advise(run))
 
 
 def saved_result(name: str, runs: Path) -> TrainResult:

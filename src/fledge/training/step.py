@@ -3,6 +3,8 @@
 batch → micro-batches → summed loss of each, over the global count → backward, gradients accumulate
       → clip → learning rate of this step → update
 
+With train.clip_each = "micro_batch", what has accumulated so far is clipped after every backward pass.
+
 Each rank has its share of the batch; counts, losses, metrics and gradients are summed over all ranks.
 
 Out of memory: retry with a smaller micro-batch, where train.micro_batch is auto and there is a single process; else an
@@ -14,8 +16,9 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +31,7 @@ from fledge.losses.cross_entropy import count_valid
 from fledge.model.gpt import GPT
 from fledge.training.loss_scaler import LossScaling, NoScaling
 from fledge.training.objective import LossSum, NextTokenObjective, Objective
+from fledge.training.step_time import StepTime
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class StepResult:
     step: int
     loss: float  # mean over the global batch
     lr: float
-    grad_norm: float  # before clipping
+    grad_norm: float  # before clipping; with train.clip_each = "micro_batch", before the last one
     tokens: int  # valid targets in the global batch
     seconds: float
     objective_metrics: dict[str, float] = field(default_factory=dict)  # each a mean over the global batch
@@ -92,11 +96,14 @@ class TrainStep:
     multiplier: Callable[[int], float]  # number of the update from 0 → factor of the initial learning rate
     initial_lr: float
     grad_clip: float
+    clip_each: Literal["update", "micro_batch"] = "update"  # micro_batch: without a loss scaler, in a single process
     objective: Objective = field(default_factory=NextTokenObjective)
     loss_scaler: LossScaling = field(default_factory=NoScaling)
     world: World = SINGLE_PROCESS
     set_gradient_sync: Callable[[bool], None] = lambda _: None  # see Loss in compiled.py
     skipped: SkippedBatches = field(default_factory=SkippedBatches)
+    step_time: StepTime = field(default_factory=StepTime)
+    around_update: Callable[[StepResult], AbstractContextManager[None]] = lambda _: nullcontext()
     current_step: int = 0  # number of the update in progress
 
     def __call__(self, step: int) -> StepResult:
@@ -109,9 +116,12 @@ class TrainStep:
         loss, norm, tokens = float(found.loss), float(found.norm), int(found.tokens)  # waits for the GPU
         result = StepResult(step + 1, loss, self.initial_lr * factor, norm, tokens, 0.0, found.metrics)
         if result.is_finite:
-            self.optimizer.step()
+            with self.around_update(result), self.step_time.measure_update():
+                self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return replace(result, seconds=time.perf_counter() - begin)
+        seconds = time.perf_counter() - begin
+        self.step_time.add_step(seconds)
+        return replace(result, seconds=seconds)
 
     def state_dict(self) -> dict[str, Any]:
         return {"skipped_batches": self.skipped.ranges}
@@ -137,7 +147,9 @@ class TrainStep:
                     return found
 
     def _attempt(self, step: int) -> BatchGradient:
-        micro_batches = self.micro_batches(step)
+        with self.step_time.measure("data"):
+            micro_batches = self.micro_batches(step)
+        self.step_time.add_tokens(self.world.size * sum(batch.inputs.numel() for batch in micro_batches))
         count = self._sum(self.objective.count, micro_batches)
         tokens = self._sum(lambda batch: count_valid(batch.targets), micro_batches)
         total = torch.zeros((), device=count.device)
@@ -151,9 +163,15 @@ class TrainStep:
             total += loss.detach()
             for name, parts in found.metrics.items():
                 metrics[name] += torch.stack([part.detach() for part in parts])
+            if self.clip_each == "micro_batch" and batch is not micro_batches[-1]:
+                self._clip()
         self.loss_scaler.unscale_(p.grad for p in self.model.parameters() if p.grad is not None)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip or float("inf"))
+        norm = self._clip()
         return BatchGradient(self.world.all_reduce_sum(total), full_tensor(norm), tokens, self._means(metrics))
+
+    def _clip(self) -> Tensor:
+        """Clip the gradient; return its norm before."""
+        return torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip or float("inf"))
 
     def _sum(self, count: Callable[[Batch], Tensor], batches: list[Batch]) -> Tensor:
         """Over the micro-batches of all ranks."""

@@ -10,7 +10,6 @@ Trainer can be rebuilt from the run folder at any time.
 import contextlib
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 
 from fledge.checkpoint import store
@@ -19,11 +18,7 @@ from fledge.core.device import Machine, peak_memory, reset_peak_memory
 from fledge.core.errors import Interrupted, UserError
 from fledge.core.formatting import short_path
 from fledge.core.signals import StopRequested, StopSignals
-from fledge.datasets.shards import Dataset
-from fledge.evaluation.validation import BEST, WHOLE, Schedule, Validation
-from fledge.inference.generate import stream_text
-from fledge.inference.sampler import sampling_strategies
-from fledge.model.gpt import GPT
+from fledge.evaluation.validation import BEST, WHOLE, Validation
 from fledge.runs.run_folder import RunFolder
 from fledge.tracking import events
 from fledge.tracking.rewind import rewind
@@ -32,13 +27,15 @@ from fledge.training.anomaly import checksum, find_anomaly, is_finite
 from fledge.training.checkpointer import Checkpointer
 from fledge.training.config import Settings
 from fledge.training.divergence import Diverged, DivergenceMonitor, NotLearning
+from fledge.training.early_stopping import EarlyStopping, nothing_to_wait_for
 from fledge.training.loop import Hook, RunEnd, call_hooks, every, train_loop
-from fledge.training.objective import Objective
+from fledge.training.method import Method
 from fledge.training.profiler import STEPS as PROFILED_STEPS
 from fledge.training.profiler import StepProfiler
 from fledge.training.recorder import Recorder
 from fledge.training.result import TrainResult, train_result
 from fledge.training.setup import build_training, can_compile
+from fledge.training.statistics import LayerStatistics
 from fledge.training.step import StepResult
 
 PROFILE = "profile"  # folder of a run
@@ -46,40 +43,36 @@ MAX_ROLLBACKS = 3  # to one checkpoint: after that the data is not the cause
 
 
 class Trainer:
-    """`objective` and `transform`: see `build_training`."""
-
     def __init__(
-        self,
-        run: RunFolder,
-        settings: Settings,
-        machine: Machine,
-        dataset: Dataset,
-        *,
-        profile: bool = False,
-        objective: Objective | None = None,
-        transform: Callable[[GPT], GPT] | None = None,
+        self, run: RunFolder, settings: Settings, machine: Machine, method: Method, *, profile: bool = False
     ) -> None:
-        self.run, self.settings, self.machine, self.dataset = run, settings, machine, dataset
+        self.run, self.settings, self.machine, self.method = run, settings, machine, method
         self.steps, self.world = settings.train.steps, machine.world
         reset_peak_memory(machine.device)
         self.train_step = build_training(
             settings,
             machine,
-            dataset.split("train"),
+            method,
             lambda check: self.recorder.compile_check(self.train_step.current_step, check),
-            objective=objective,
-            transform=transform,
         )
-        self.model = self.train_step.model
+        self.model, self.measure = self.train_step.model, self.train_step.step_time.measure
+        self.statistics = LayerStatistics(self.train_step, machine, settings.track.statistics)
+        self.train_step.around_update = self.statistics.around_update
         self.monitor = DivergenceMonitor(settings.train.loss_spike, self._record_anomaly, settings.optim.lr)
-        self.checkpointer = Checkpointer(run, settings, dataset, self.train_step, self.monitor)
+        self.early_stopping = EarlyStopping(settings.train.patience)
+        self.checkpointer = Checkpointer(run, settings, method, self.train_step, self.monitor)
+        if settings.train.patience is not None:
+            self.checkpointer.components["early_stopping"] = self.early_stopping
         self.evaluated: tuple[int, float] | None = None  # step and validation loss of the last evaluation
         self.step_seconds = 0.0  # of the last step
         self.recorder = Recorder(run, settings, machine)
         self.signals = StopSignals(self.world, lambda: self.checkpointer.is_due(self.step_seconds))
-        train = settings.train
-        schedule = Schedule(train.steps, train.batch * settings.model.context, train.eval_every or 0, train.eval_tokens)
-        self.validation = Validation(self.model, dataset, machine, schedule, self.signals.interruptible)
+        self.evaluations = method.evaluations(self.model, self.signals.interruptible)
+        if settings.train.patience is not None and not self.evaluations.is_due(self.steps):
+            raise nothing_to_wait_for()
+        self.whole_split_passes = (
+            self.evaluations.whole_split_passes if isinstance(self.evaluations, Validation) else 0.0
+        )
         self.profile = profile and self.world.is_main
         self.profiler: StepProfiler | None = None
 
@@ -93,17 +86,20 @@ class Trainer:
         self.recorder.open(first)
         with self.signals as signals:
             try:
-                self.recorder.started(first, self.validation)
+                self.recorder.started(first, self.evaluations, self.whole_split_passes)
                 if self.profile:
                     self.profiler = StepProfiler(self.run.folder / PROFILE, self.steps - first)
                 end = self._run_with_rollbacks(state)
                 last = end.last.step if end.last else first
-                stopped = signals.received if last < self.steps or end.pending_hooks else None
+                stopped = signals.received if not self._is_last(last) or end.pending_hooks else None
                 with signals.deadline.suspended():
                     if stopped:
                         with contextlib.suppress(Diverged):  # broken weights: the checkpoint before stays the latest
                             self._save(last, end, scheduled=False)
-                    self.recorder.saved(self.checkpointer.saved(wait=True))
+                    with self.measure("saving"):
+                        self.recorder.saved(self.checkpointer.saved(wait=True))
+                if not stopped:
+                    self._log_time(last)
                 reason, memory = "interrupted" if stopped else "finished", peak_memory(self.machine.device)
                 self.recorder.record(events.Ended(last, reason, time.perf_counter() - begun, memory))
             except Exception:
@@ -144,9 +140,14 @@ class Trainer:
                 call_hooks(hooks, pending)
         except StopRequested:
             return RunEnd(pending, pending_hooks=True)
-        if first < self.steps:
-            self.recorder.activity(first, "compiling" if can_compile(self.settings, self.machine) else "first step")
-        return train_loop(self.train_step, first, self.steps, hooks, self.signals, self.monitor)
+        if self._is_last(first):  # its hooks were pending
+            return RunEnd(pending)
+        self.recorder.activity(first, "compiling" if can_compile(self.settings, self.machine) else "first step")
+        return train_loop(self.train_step, first, self.steps, hooks, self.signals, self.monitor, self._is_last)
+
+    def _is_last(self, step: int) -> bool:
+        """Whether the run ends with this step: as planned, or early."""
+        return step in (self.steps, self.early_stopping.stopped_at)
 
     def _roll_back(self, divergence: Diverged) -> State:
         """Restore the last healthy checkpoint and skip the batches that led to the divergence."""
@@ -170,7 +171,7 @@ class Trainer:
             last_recorded = state.step - (state.pending_hooks is not None)
             rewind(self.run.folder, last_recorded, keep=(events.Anomaly, events.RolledBack))
         self.recorder.open(state.step)
-        self.recorder.started(state.step, self.validation)
+        self.recorder.started(state.step, self.evaluations, self.whole_split_passes)
         skipped = (before.batch(state.step), after.batch(state.step) - 1)
         self.recorder.record(events.RolledBack(state.step, divergence.step, divergence.reason, skipped))
         return state
@@ -188,69 +189,87 @@ class Trainer:
 
     def _hooks(self) -> list[Hook]:
         """In this order, so that a row of metrics has its evaluation, and a checkpoint its validation loss."""
-        train, last = self.settings.train, self.steps
+        train = self.settings.train
         return [
-            Hook(lambda result: self._evaluate(result.step), self.validation.is_due),
-            Hook(self._log, lambda step: step % train.log_every == 0 or step == last or self.validation.is_due(step)),
-            every(train.sample_every, lambda result: self._sample(result.step), last=last),
-            Hook(self._evaluate_whole_split, lambda step: step == last and bool(self.validation.whole_split_passes)),
+            every(1, self._check_method),
+            Hook(lambda result: self._evaluate(result.step), self.evaluations.is_due),
+            Hook(self._log, self._logs_at),
+            every(train.sample_every, lambda result: self._sample(result.step), is_last=self._is_last),
+            Hook(self._evaluate_whole_split, lambda step: self._is_last(step) and bool(self.whole_split_passes)),
             every(1, lambda _: self.recorder.saved(self.checkpointer.saved())),
             every(1, self.recorder.watch_speed),
             every(int(self.profile), self._profile_step),
             every(1, self._save_if_due),
         ]
 
+    def _check_method(self, result: StepResult) -> None:
+        for text in self.method.check(result):
+            self.recorder.warning(result.step, text)
+
     def _evaluate_and_sample_before_training(self) -> None:
-        if self.validation.is_due(0):
+        if self.evaluations.is_due(0):
             self._evaluate(0)
         if self.settings.train.sample_every:
             self._sample(0)
 
+    def _logs_at(self, step: int) -> bool:
+        every = self.settings.train.log_every
+        return step % every == 0 or step == self.steps or self.evaluations.is_due(step) or self.statistics.is_due(step)
+
     def _saves_at(self, step: int) -> bool:
         """On schedule, after every evaluation, and at the last step: the fixed steps that a rollback may go to."""
         every = self.settings.train.save_every or self.steps
-        return step % every == 0 or step == self.steps or self.validation.is_due(step)
+        return step % every == 0 or step == self.steps or self.evaluations.is_due(step)
 
     def _evaluate(self, step: int) -> None:
         self.recorder.activity(step, "evaluating" if step else "evaluating before the first step")
-        found, seconds = self.validation.evaluate()
-        about = {"val/tokens": found.tokens, "val/fraction": found.fraction, "val/seconds": seconds}
-        self.recorder.record(events.Metrics(step, {**found.metrics(), **about}))
+        with self.measure("evaluation"):
+            found = self.evaluations.evaluate()
+        self.recorder.record(events.Metrics(step, dict(found.metrics)))
         if not math.isfinite(found.loss):
             raise Diverged(step, f"the validation loss became {found.loss} at step {step}")
         self.evaluated = (step, found.loss)
+        self.early_stopping.update(step, found.loss)
+        if step == self.early_stopping.stopped_at and step < self.steps:
+            self.recorder.record(self.early_stopping.event(found))
 
     def _evaluate_whole_split(self, result: StepResult) -> None:
         """The last weights and those of the best checkpoint. The best is that of the sample, or the last if it is
         better on the whole split: it is then saved as good as the best, and wins the tie."""
         step = result.step
         assert self.evaluated is not None
+        assert isinstance(self.evaluations, Validation)
         self.recorder.activity(step, "evaluating the whole validation split")
-        best = last = self.validation.evaluate_whole()
+        with self.measure("evaluation"):
+            best = last = self.evaluations.evaluate_whole()
         self.recorder.saved(self.checkpointer.saved(wait=True))
         best_step, lowest = self.checkpointer.best(*self.evaluated)
         if best_step != step:
             self.recorder.activity(step, f"evaluating step {best_step:,}, the best, on the whole validation split")
-            best = self.validation.evaluate_whole(self.checkpointer.weights_at(best_step))
+            with self.measure("evaluation"):
+                best = self.evaluations.evaluate_whole(self.checkpointer.weights_at(best_step))
             if last.loss <= best.loss:
                 best, best_step, self.evaluated = last, step, (step, lowest)
         values = {**last.metrics(WHOLE), **best.metrics(BEST), f"{BEST}/step": best_step}
         self.recorder.record(events.Metrics(step, values))
 
     def _log(self, result: StepResult) -> None:
-        tokens = result.step * self.settings.train.batch * self.settings.model.context  # since the start of the run
-        self.recorder.record(events.Metrics(result.step, {**result.metrics(), "train/tokens": tokens}))
+        own, statistics = self.method.metrics(result.step), self.statistics.metrics()
+        values = {**result.metrics(), **own, **self.train_step.step_time.metrics(), **statistics}
+        self.recorder.record(events.Metrics(result.step, values))
         self.monitor.check_weights(result, checksum(self.model, self.world))
+
+    def _log_time(self, step: int) -> None:
+        """Of what came after the last row: samples, the evaluation of the whole split, the last checkpoint."""
+        if values := self.train_step.step_time.metrics():
+            self.recorder.record(events.Metrics(step, values))
 
     def _sample(self, step: int) -> None:
         self._check_weights_finite(step)
         self.recorder.activity(step, "generating a sample")
-        track, seed = self.settings.track, self.settings.train.seed
-        prompt, strategy = track.prompt or "", sampling_strategies(track.temperature)
-        pieces = stream_text(
-            self.model, self.dataset.tokenizer, prompt, strategy, self.machine, track.sample_tokens, seed
-        )
-        self.recorder.record(events.Sample(step, prompt, "".join(self.signals.interruptible(pieces))))
+        with self.measure("sampling"):
+            sample = self.method.sample(self.model, step, self.signals.interruptible)
+        self.recorder.record(sample)
 
     def _save_if_due(self, result: StepResult) -> None:
         """At a fixed step; else when it is time, or for looking back."""
@@ -273,7 +292,9 @@ class Trainer:
             "weights_only": weights_only,
         }
         with self.signals.deadline.suspended():
-            self.recorder.saved(self.checkpointer.save(step, **fields))
+            with self.measure("saving"):
+                saved = self.checkpointer.save(step, **fields)
+            self.recorder.saved(saved)
 
     def _check_weights_finite(self, step: int) -> None:
         """Loss and gradient norm are from before the update: only the weights show whether it broke them."""

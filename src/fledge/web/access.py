@@ -10,6 +10,7 @@ import ipaddress
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI
@@ -19,8 +20,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fledge.web.errors import ApiError
 
-OPEN_PATHS = ("/health",)  # without a token: what supervises a server has none
-
 
 @dataclass(frozen=True)
 class Access:
@@ -28,6 +27,8 @@ class Access:
     hosts: frozenset[str] = frozenset()  # further names that the Host header may hold
     origins: frozenset[str] = frozenset()  # pages that may call the server, as http://localhost:3000
     token: str | None = None
+    cookie: str = ""  # name of the cookie that may hold the token, for the pages of this server
+    public: tuple[str, ...] = ("/health",)  # paths, and folders that end with a slash, that need no token
 
     def allows_host(self, header: str) -> bool:
         name = host_name(header)
@@ -43,10 +44,17 @@ class Access:
         """No Origin header: not a browser, or a page of this server."""
         return origin is None or origin in self.origins or origin.partition("://")[2] == host
 
-    def allows_token(self, authorization: str) -> bool:
-        scheme, _, given = authorization.partition(" ")
-        known = self.token or ""
-        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), known.encode())
+    def allows_token(self, headers: Headers) -> bool:
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return self.is_token(given.strip())
+        return bool(self.cookie) and self.is_token(read_cookie(headers.get("cookie", ""), self.cookie))
+
+    def is_token(self, given: str) -> bool:
+        return hmac.compare_digest(given.encode(), (self.token or "").encode())
+
+    def is_public(self, path: str) -> bool:
+        return path in self.public or any(p != "/" and p.endswith("/") and path.startswith(p) for p in self.public)
 
     def refusal(self, headers: Headers, path: str) -> ApiError | None:
         """Why a request is refused; None: it is not."""
@@ -56,7 +64,7 @@ class Access:
             return ApiError(403, f"the host '{name}' is not allowed: start the server with --allow-host {name}")
         if not self.allows_origin(origin, host):
             return ApiError(403, f"the origin '{origin}' is not allowed: start the server with --allow-origin {origin}")
-        if self.token and path not in OPEN_PATHS and not self.allows_token(headers.get("authorization", "")):
+        if self.token and not self.is_public(path) and not self.allows_token(headers):
             message = "this server needs its token: send the header 'Authorization: Bearer TOKEN'"
             return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         return None
@@ -82,6 +90,13 @@ def protect(app: FastAPI, access: Access) -> None:
         app.add_middleware(
             CORSMiddleware, allow_origins=sorted(access.origins), allow_methods=["*"], allow_headers=["*"]
         )
+
+
+def read_cookie(header: str, name: str) -> str:
+    try:
+        return SimpleCookie(header)[name].value
+    except (CookieError, KeyError):
+        return ""
 
 
 def host_name(header: str) -> str | None:

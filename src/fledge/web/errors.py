@@ -5,6 +5,7 @@
 Raise `ApiError` for a status; a `UserError` from below is a 400. What a client sends never gives a status of 500.
 """
 
+import errno
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +14,9 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from fledge.core import fast_json
-from fledge.core.errors import UserError
+from fledge.core.errors import UserError, to_user_error
 
+OF_A_NAME = (errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # that a client has sent, or lost
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -52,6 +54,11 @@ def handle_errors(app: FastAPI) -> None:
     @app.exception_handler(UserError)
     async def user_error(_: Request, error: UserError) -> Response:
         return ApiError(400, f"{error.message}; {error.hint}").response()
+
+    @app.exception_handler(OSError)
+    async def system_error(_: Request, error: OSError) -> Response:
+        known = to_user_error(error)
+        return ApiError(400 if error.errno in OF_A_NAME else 500, f"{known.message}; {known.hint}").response()
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(_: Request, error: RequestValidationError) -> Response:

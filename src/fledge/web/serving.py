@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import socket
 import stat
@@ -102,11 +103,11 @@ class Connection(H11Protocol):
 class Server(uvicorn.Server):
     """Answers requests until `stop` is called; then finishes those that run. `run(sockets=[listener])` starts it.
 
-    ready: called once, when requests are answered.
+    ready: called once, when requests are answered. stopping: called by `stop`, to end streams that have no end.
     """
 
-    def __init__(self, app: ASGIApp, ready: Callable[[], None]) -> None:
-        self._ready = ready
+    def __init__(self, app: ASGIApp, ready: Callable[[], None], stopping: Callable[[], None] = lambda: None) -> None:
+        self._ready, self._stopping = ready, stopping
         config = uvicorn.Config(
             app,
             loop="asyncio",
@@ -120,6 +121,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
         super().__init__(config)
+        logging.getLogger("uvicorn.error").addFilter(is_defect)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -136,10 +138,18 @@ class Server(uvicorn.Server):
 
     def stop(self) -> None:
         self.should_exit = True
+        self._stopping()
 
 
-def serve(app: ASGIApp, listener: socket.socket, ready: Callable[[], None]) -> None:
+def is_defect(record: logging.LogRecord) -> bool:
+    """False for the traceback of a request that was cut off after DRAIN_SECONDS; another line tells how many were."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
+
+
+def serve(
+    app: ASGIApp, listener: socket.socket, ready: Callable[[], None], stopping: Callable[[], None] = lambda: None
+) -> None:
     """Run a `Server` until SIGINT or SIGTERM, which is raised as KeyboardInterrupt when all requests are finished."""
-    server = Server(app, ready)
+    server = Server(app, ready, stopping)
     with on_stop_signal(server.stop):
         server.run(sockets=[listener])

@@ -7,7 +7,7 @@ from families import MODELS, V
 from fledge.core.device import Machine
 from fledge.inference.decoder_reference import ReferenceDecoder
 from fledge.inference.engine import Engine
-from fledge.inference.request import Generation, Request, Sampling
+from fledge.inference.request import Generation, PastContext, Request, Sampling
 from fledge.tokenizers.char import CharTokenizer
 
 TOKENIZER = CharTokenizer("".join(chr(0x3B0 + i) for i in range(V - 1)), special="<|endoftext|>")
@@ -38,8 +38,9 @@ def make_engine(machine: Machine, slots: int) -> Engine:
 
 
 def test_requests_together_equal_each_alone(machine: Machine) -> None:
+    ways: tuple[PastContext, ...] = ("reread", "slide")
     requests = [
-        Request(tuple(range(1, 4 + i)), 30, s, logprobs=2, when_full="slide", ignore_end_of_text=True)
+        Request(tuple(range(1, 4 + i)), 30, s, logprobs=2, when_full=ways[i % 2], ignore_end_of_text=True)
         for i, s in enumerate(SAMPLINGS * 2)
     ]
     together = generate(make_engine(machine, 4), requests)

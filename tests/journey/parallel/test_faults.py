@@ -51,9 +51,8 @@ def test_signal_to_any_rank_saves_and_stops_all(home: Any, ranks: Callable[..., 
     assert not started.said()[1]
 
 
-@pytest.mark.parametrize("size", ["1", "2"])
-def test_torchrun_restart_continues_the_run(home: Any, size: str) -> None:
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", size, "--max-restarts", "2"]
+def test_torchrun_restart_continues_the_run(home: Any) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2"]
     words = [*torchrun, "-m", "--", "fledge", *home.training("bird", *LONG, "--train.steps", "150")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     agent = subprocess.Popen([sys.executable, *words], text=True, stderr=subprocess.PIPE, env=environment)
@@ -157,7 +156,7 @@ def test_waiting_rank_exits_on_a_signal(home: Any, number: int) -> None:
             assert time.monotonic() < deadline, "it does not wait for anybody"
             time.sleep(0.05)
         process.send_signal(number)
-        assert process.wait(10) == -number
+        assert process.wait(60) == -number
     finally:
         process.kill()
 

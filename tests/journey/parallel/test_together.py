@@ -57,6 +57,10 @@ def losses(run: Path) -> list[float]:
         return [float(row[name]) for row in csv.DictReader(file) for name in SEEN if row[name]]
 
 
+def layer_statistics(run: Path) -> dict[str, float]:
+    return {name: values[-1] for name, values in read_metrics(run).items() if name.startswith("stats/")}
+
+
 def near(run: Path) -> Any:
     return pytest.approx(losses(run), abs=1e-5)
 
@@ -109,10 +113,15 @@ def test_same_number_of_ranks_is_bit_identical(
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_fsdp_learns_like_ddp(home: Any, together: Callable[..., str], optimizer: str) -> None:
     settings = (*KEPT, "--optim.optimizer", optimizer, "--optim.weight_decay", "0.1", "--model.tied", "true")
-    alone = home.train("alone", *settings)
+    alone = home.train("alone", *settings, "--track.statistics", "8")
     for parallel in ("ddp", "fsdp"):
-        together(home.training(parallel, *settings, "--train.parallel", parallel), 2)
+        together(home.training(parallel, *settings, "--train.parallel", parallel, "--track.statistics", "8"), 2)
         assert losses(home.runs / parallel) == near(alone)
+        found, expected = layer_statistics(home.runs / parallel), layer_statistics(alone)
+        assert found.keys() == expected.keys()
+        for name in found:  # activations are those of one sequence of each rank: of others than alone
+            close = 0.3 if "activation" in name or "entropy" in name else 0.01
+            assert found[name] == pytest.approx(expected[name], rel=close), name
     assert home.do("resume", "fsdp@4") == 0, "what parts have saved is whole"
     assert losses(home.runs / "fsdp") == near(alone)
     together(home.words("resume", "fsdp@4"), 2)

@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
         tokens=args.tokens,
         sampling=sampling_of(args),
         stop=stop_strings(args),
+        past_context=args.past_context,
         device=args.device,
         dtype=args.dtype,
     )

@@ -36,4 +36,4 @@ def run(args: argparse.Namespace) -> None:
 
 def describe(corpus: "Corpus") -> str:
     network = "needs the network" if corpus.network else "works offline"
-    return f"{corpus.name:<18}{human_bytes(corpus.size):>8}  {corpus.licence:<18}  {network}\n{'':<18}{corpus.about}"
+    return f"{corpus.name:<21}{human_bytes(corpus.size):>8}  {corpus.licence:<18}  {network}\n{'':<21}{corpus.about}"

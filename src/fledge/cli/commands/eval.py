@@ -9,32 +9,45 @@ from fledge.cli.output import report, to_plain
 from fledge.core.errors import UserError
 
 if TYPE_CHECKING:
-    from fledge.runs.run_folder import LoadedCheckpoint
+    from fledge.evaluation.metrics import SplitMetrics
+    from fledge.runs.run_folder import LoadedCheckpoint, RunFolder
 
 EXAMPLES = (
     "fledge eval hamlet",
     "fledge eval hamlet@best --compare hamlet@1000",
-    "fledge eval hamlet --split test --json",
-    "fledge eval hamlet --split none --references questions.jsonl",
+    "fledge eval hamlet --split test --metrics smol-gpt",
     "fledge eval hamlet --split none --suite offline --tasks hellaswag,mine.jsonl",
 )
 NONE = "none"
 
 
 def add_arguments(parser: Parser) -> None:
+    parser.shorten_usage("[RUN] [--split SPLIT]")
     add_run_argument(parser)
-    parser.add_argument("--split", default="val", help=f"train, val, test, or {NONE} for no split (default: val)")
+    parser.add_argument("--split", default="val", help=f"train, val, test, or {NONE} (default: val)")
     parser.add_argument("--data", metavar="DIR", help="another dataset, prepared with the same tokenizer")
     parser.add_argument("--compare", metavar="RUN2", help="another run or checkpoint: is one really better?")
+    add_estimate_arguments(parser)
     references = 'generated texts: JSONL with "prompt", "reference"'
     texts = parser.add_mutually_exclusive_group()
     texts.add_argument("--references", metavar="FILE", type=Path, help=references)
     continuations = "the same with N passages of the split, cut in two"
     texts.add_argument("--continuations", metavar="N", type=positive_int, help=continuations)
     add_task_arguments(parser)
-    figure = "loss by position and calibration as a PNG file (default: plots/eval-SPLIT.png of the run)"
+    figure = "loss by position and calibration, as a PNG file"
     parser.add_argument("--figure", metavar="FILE", type=Path, help=figure)
+    trust = "execute rewards/*.py of a run that came from elsewhere"
+    parser.add_argument("--trust-reward", action="store_true", help=trust)
     add_device_argument(parser)
+
+
+def add_estimate_arguments(parser: Parser) -> None:
+    definition = "also those that smol-GPT publishes, on random batches"
+    parser.add_argument("--metrics", choices=["smol-gpt"], help=definition)
+    batches = "estimate the loss on N random batches (--metrics: 100)"
+    parser.add_argument("--batches", metavar="N", type=positive_int, help=batches)
+    parser.add_argument("--batch-size", metavar="B", type=positive_int, help="windows in a random batch (default: 32)")
+    parser.add_argument("--seed", metavar="S", type=int, help="of the random batches (default: 0)")
 
 
 def add_task_arguments(parser: Parser) -> None:
@@ -77,9 +90,23 @@ def refuse_unused(args: argparse.Namespace, tasks: bool, wants_more: bool) -> No
         raise UserError("--figure shows the loss of a split, and there is none", name_split)
     if args.split == NONE and args.compare and not tasks:
         raise UserError("--compare compares a split or tasks, and there are none", f"{name_split}, or add --tasks")
+    refuse_unused_of_estimates(args)
     for option in ("limit", "task_folder", "core_data"):
         if getattr(args, option) is not None and args.tasks is None:
             raise UserError(f"--{option.replace('_', '-')} belongs to --tasks", "add --tasks, or leave it out")
+
+
+def refuse_unused_of_estimates(args: argparse.Namespace) -> None:
+    drawn = "--metrics" if args.metrics else "--batches" if args.batches else None
+    for option in ("batch_size", "seed"):
+        if getattr(args, option) is not None and drawn is None:
+            name = option.replace("_", "-")
+            raise UserError(f"--{name} belongs to --batches and --metrics", "add --batches 100, or leave it out")
+    if drawn and args.split == NONE:
+        raise UserError(f"{drawn} draws from a split, and there is none", f"name a split instead of '{NONE}'")
+    for option in ("compare", "figure"):
+        if drawn == "--batches" and getattr(args, option) is not None:
+            raise UserError(f"--{option} needs the whole split, and --batches takes a part of it", "use one of them")
 
 
 def run_split(
@@ -88,8 +115,16 @@ def run_split(
     """Evaluate the split: what --json prints. Puts the text for people before that of other parts."""
     from fledge.core.formatting import short_path
     from fledge.evaluation.table import comparison_table, split_table, title
+    from fledge.recipes.estimate import check_estimate
     from fledge.recipes.evaluate import evaluate
+    from fledge.runs.methods import PRETRAIN, method_of
 
+    if method_of(loaded.run) != PRETRAIN and args.data is None:
+        return run_alignment(loaded.run, args, text, options)
+    if args.batches and not args.metrics:
+        return run_estimate(loaded, args, None, text, options)
+    if args.metrics:
+        check_estimate(loaded, args.split, seed=args.seed or 0, data=args.data, world=options["world"])
     figure = args.figure or loaded.run.folder / "plots" / f"eval-{args.split}.png"
     result = evaluate(
         loaded, args.split, runs=args.runs, data=args.data, compare=args.compare, figure=figure, **options
@@ -98,8 +133,55 @@ def run_split(
     if (other := result.comparison) is not None:
         shown += [comparison_table(f"{other.run}@{other.step}", other.metrics, other)]
     shown += [f"figure: {short_path(result.figure)}"] if result.figure else []
+    estimates = run_estimate(loaded, args, result, shown, options) if args.metrics else {}
     text[:0] = shown
-    return to_plain(result)
+    return {**to_plain(result), **estimates}
+
+
+def run_estimate(
+    loaded: "LoadedCheckpoint",
+    args: argparse.Namespace,
+    whole: "SplitMetrics | None",
+    text: list[str],
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """Estimate from random batches: what --json prints."""
+    from fledge.evaluation.table import estimate_table
+    from fledge.recipes.estimate import BATCH_SIZE, BATCHES, estimate
+
+    found = estimate(
+        loaded,
+        args.split,
+        definition=args.metrics or "fledge",
+        batches=args.batches or BATCHES,
+        batch_size=args.batch_size or BATCH_SIZE,
+        seed=args.seed or 0,
+        data=args.data,
+        **options,
+    )
+    text.append(estimate_table(f"{found.run} at step {found.step:,}", found, whole))
+    return {"estimate": to_plain(found)}
+
+
+def run_alignment(
+    run: "RunFolder", args: argparse.Namespace, text: list[str], options: dict[str, Any]
+) -> dict[str, Any]:
+    """An alignment run has held-out examples in place of splits."""
+    from fledge.recipes.evaluate_alignment import evaluate_alignment
+
+    if args.split != "val" or args.compare or args.figure or args.metrics or args.batches:
+        raise UserError(
+            f"'{run.name}' is evaluated on its held-out examples: it has no splits",
+            f"use fledge eval {run.reference}, or name a dataset: --data DIR",
+        )
+    found = evaluate_alignment(run, trust_reward=args.trust_reward, **options)
+    lines = [f"  {name.removeprefix('val/').replace('_', ' '):<24}{value:.4f}" for name, value in found.metrics.items()]
+    if found.calibration:
+        lines += ["", "  calibration: how often the answer that it prefers is the chosen one"]
+        lines += [f"  {'pairs':>8}   its probability   chosen"]
+        lines += [f"  {each.pairs:>8}   {each.confidence:>15.1%}   {each.accuracy:>6.1%}" for each in found.calibration]
+    text[:0] = ["\n".join([f"{found.run}, step {found.step:,}, {found.method}: on held-out examples", *lines])]
+    return to_plain(found)
 
 
 def run_texts(

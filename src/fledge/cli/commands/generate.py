@@ -22,18 +22,20 @@ EXAMPLES = (
     "fledge generate hamlet@1000 --greedy --tokens 100",
     "fledge generate hamlet --prompts questions.txt --jsonl > answers.jsonl",
 )
-CONTEXT = "Past the end of the model's context,\nthe newer half of the context is read again."
 
 
 def add_arguments(parser: Parser) -> None:
     parser.shorten_usage("[RUN] [--prompt TEXT]")
-    parser.description = f"{parser.description} {CONTEXT}"
     add_run_argument(parser)
     parser.add_argument("--prompt", metavar="TEXT", help="beginning of the text (-: stdin)")
     prompts = 'a prompt in each line, or JSONL: {"prompt": "…"}'
     parser.add_argument("--prompts", metavar="FILE", help=prompts)
     parser.add_argument("--n", type=int, default=1, metavar="N", help="texts for each prompt, with the seeds S, S+1, …")
     add_generation_arguments(parser, tokens=300)
+    begin = "a special token first, such as '<|startoftext|>'"
+    parser.add_argument("--begin-with", metavar="TOKEN", help=begin)
+    further = "go on after the end-of-text token"
+    parser.add_argument("--ignore-end-of-text", action="store_true", help=further)
     parser.add_argument("--logprobs", type=int, metavar="K", help="log-probabilities, with K alternatives each")
     parser.add_argument("--jsonl", action="store_true", help="print one JSON record for each text")
     parser.add_argument("--verbose", action="store_true", help="say how the text is computed, and how fast")
@@ -51,6 +53,9 @@ def run(args: argparse.Namespace) -> None:
         tokens=args.tokens,
         sampling=sampling_of(args),
         stop=stop_strings(args),
+        past_context=args.past_context,
+        begin_with=args.begin_with,
+        ignore_end_of_text=args.ignore_end_of_text,
         n=args.n,
         logprobs=args.logprobs,
         device=args.device,

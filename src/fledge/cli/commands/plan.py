@@ -75,7 +75,7 @@ def plan_text(planned: "PlanResult") -> str:
 
     from fledge.core.cgroups import usable_cores
     from fledge.core.files import human_bytes
-    from fledge.core.formatting import format_duration, short_count
+    from fledge.core.formatting import counted, format_duration, short_count
     from fledge.core.threads import describe_load
     from fledge.planning.budget import precise_duration
 
@@ -93,6 +93,8 @@ def plan_text(planned: "PlanResult") -> str:
         "loss": loss_text(forecast),
     }
     lines = [f"{name:<9}{text}" for name, text in rows.items() if text]
+    if (patience := planned.settings.train.patience) is not None:
+        lines.append(f"at most: it ends earlier after {counted(patience, 'evaluation')} without a better one")
     if not forecast.corpus_known:
         lines.append(f"the text of '{planned.preset}' is not prepared yet: its length and vocabulary are estimates")
     if planned.other_load is not None and planned.other_load > NOTABLE_LOAD:

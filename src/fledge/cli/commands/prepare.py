@@ -24,6 +24,7 @@ EXAMPLES = (
 TAKES_SETTINGS = True
 NAME_CELLS, TOKEN_CELLS = 28, 68  # of a terminal of 100
 HELD_OUT = {"document": "whole documents", "tail": "the end of each document"}
+PURPOSE = {"val": "validation", "test": "the final test"}
 ODD_TEXT = {
     "empty": ("empty document, left out", "empty documents, left out"),
     "replaced": ("invalid byte, now '�'", "invalid bytes, now '�'"),
@@ -36,7 +37,9 @@ def add_arguments(parser: Parser) -> None:
     source = "file, folder, glob, named corpus, https://, hf://datasets/…, s3://; SOURCE:0.3 samples 30 %% of it"
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help=source)
     parser.add_argument("--out", required=True, metavar="DIR", help="where to write the dataset: a folder, or s3://…")
-    parser.add_argument("--tokenizer", metavar="KIND|FILE", help="bpe, char, gpt2 or a tokenizer.json (default: bpe)")
+    parser.add_argument(
+        "--tokenizer", metavar="KIND|FILE", help="bpe, char, gpt2, p50k or a tokenizer.json (default: bpe)"
+    )
     workers = "number of processes (default: one per core, if the text is large)"
     parser.add_argument("--workers", type=positive_int, metavar="N", help=workers)
     add_engine_arguments(parser, "local")
@@ -63,8 +66,10 @@ def run(args: argparse.Namespace) -> None:
 
 def print_preview(preview: "Preview") -> None:
     rule = preview.split_rule
-    held_out = f"{100 * (rule.val + rule.test):.3g} %, {HELD_OUT[rule.by]}" if rule.val or rule.test else "nothing"
-    notice(f"{preview.files.line(f', {human_bytes(preview.source_bytes)}')}; held out: {held_out}")
+    held_out = [f"{100 * (rule.val + rule.test):.3g} %, {HELD_OUT[rule.by]}"] if rule.val or rule.test else []
+    held_out += [f"for {PURPOSE[split]} {', '.join(own)}" for split, own in preview.held_out.items()]
+    size = human_bytes(preview.source_bytes)
+    notice(f"{preview.files.line(f', {size}')}; held out: {'; '.join(held_out) or 'nothing'}")
     for line in preview.files.advice():
         notice(line)
     for document in preview.documents:
@@ -95,13 +100,18 @@ def describe_tokens(document: "DocumentPreview") -> str:
 
 
 def describe_result(result: "PrepareResult") -> str:
+    from fledge.datasets.description import describe_mixture, mixture_hint
+
     lines = [f"{result.folder}: a vocabulary of {counted(result.vocab_size, 'token')}"]
     for name, split in result.splits.items():
         if split.tokens:
             number, unit = counted(split.documents, "document").split()
             size = human_bytes(split.bytes)
             lines.append(f"  {name:<6}{split.tokens:>14,} tokens  {number:>10} {unit:<9}  {size:>9}")
-    lines += [f"  {result.held_out}", f"  {result.files.line()}"]
+    lines.append(f"  {result.held_out}")
+    if result.mixture:
+        lines += [f"  {line}" for line in (describe_mixture(result.mixture), mixture_hint(result.mixture)) if line]
+    lines.append(f"  {result.files.line()}")
     lines += [f"  {counted(count, 'document')} left out: {reason}" for reason, count in result.dropped.items()]
     lines += [f"  {counted(result.read[name], *words)}" for name, words in ODD_TEXT.items() if result.read[name]]
     command = f"fledge train {shlex.quote(result.folder)}"

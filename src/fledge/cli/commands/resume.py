@@ -32,6 +32,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--allow-changes", action="store_true", help=allow)
     verify = "check that loading and saving the checkpoint again gives the same bits, and exit"
     parser.add_argument("--verify", action="store_true", help=verify)
+    trust = "execute the reward functions (rewards/*.py) of a run that came from elsewhere"
+    parser.add_argument("--trust-reward", action="store_true", help=trust)
     add_launcher_arguments(parser)
     add_settings_argument(parser, "a changed setting, e.g. --train.steps 4000; see --allow-changes")
 
@@ -43,18 +45,18 @@ def run(args: argparse.Namespace) -> None:
     refuse_ray_arguments(args)
     if args.verify and (args.overrides or args.launcher):
         raise UserError("--verify checks a checkpoint as it is", "leave out settings and --launcher")
-    overrides, allow = read_overrides(args.overrides), args.allow_changes
+    overrides, allow, trust = read_overrides(args.overrides), args.allow_changes, args.trust_reward
     if args.launcher:
         options = {"workers": args.workers, "address": args.address}
-        result = resume_with_ray(args.run, overrides, args.runs, allow_changes=allow, **options)
+        result = resume_with_ray(args.run, overrides, args.runs, allow_changes=allow, trust_reward=trust, **options)
         print_train_result(result, as_json=args.json)
         return
     with init_distributed() as world:  # only its main process prints
         if args.verify:
-            verified = verify(args.run, args.runs, world=world)
+            verified = verify(args.run, args.runs, trust_reward=trust, world=world)
             report(verified, as_json=args.json, text=describe_verification(verified))
             return
-        result = resume(args.run, overrides, args.runs, allow_changes=allow, world=world)
+        result = resume(args.run, overrides, args.runs, allow_changes=allow, trust_reward=trust, world=world)
         print_train_result(result, as_json=args.json)
 
 

@@ -82,18 +82,23 @@ def runs_table(summaries: Sequence["RunSummary"], folder: Path) -> str:
     if not summaries:
         return f"no runs in '{folder}' yet; train one: fledge demo, or fledge train TEXT"
     widest = min(28, max(8, *(len(each.run) + 2 for each in summaries)))
-    head = f"{'state':<12}{'step':>15}{'saved':>9}{'parameters':>14}{'val loss':>10}{'bits/byte':>11}{'size':>10}"
-    lines = [f"{fit_cells('run', widest)}{head}  {'text':<18}started"]
+    aligned = any(each.method != "pretrain" for each in summaries)  # then there are two columns more
+    method, reward = (f"{'method':<11}", f"{'reward':>9}") if aligned else ("", "")
+    head = f"{'state':<12}{method}{'step':>15}{'saved':>9}{'parameters':>14}{'val loss':>10}{'bits/byte':>11}{reward}"
+    lines = [f"{fit_cells('run', widest)}{head}{'size':>10}  {'text':<18}started"]
     for each in summaries:
         numbers = f"{each.step:,}/{each.steps:,}".rjust(15) + f"{each.saved_step:,}".rjust(9)
         mark = "" if each.whole_split else "~"
-        loss, bits = (
+        loss, bits, reward = (
             "-" if value is None or math.isnan(value) else f"{mark}{value:.3f}"
-            for value in (each.val_loss, each.bits_per_byte)
+            for value in (each.val_loss, each.bits_per_byte, each.reward)
         )
+        method = f"{each.method:<11}" * aligned
         text = fit_cells(shorten(Path(each.text).name, 16), 18)
-        row = f"{each.state:<12}{numbers}{each.parameters:>14,}{loss:>10}{bits:>11}{human_bytes(each.bytes):>10}"
+        row = f"{each.state:<12}{method}{numbers}{each.parameters:>14,}{loss:>10}{bits:>11}"
+        row += f"{reward:>9}" * aligned + f"{human_bytes(each.bytes):>10}"
         lines.append(f"{fit_cells(shorten(each.run, widest - 1), widest)}{row}  {text}{each.started[:10]}")
+    lines += [f"{printable(each.run)}: {each.stopped_early}" for each in summaries if each.stopped_early]
     if any(each.val_loss is not None and not each.whole_split for each in summaries):
         lines.append("~ on a sample of the validation split")
     return "\n".join(lines)

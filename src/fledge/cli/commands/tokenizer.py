@@ -22,8 +22,8 @@ def add_arguments(parser: Parser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="train|show|report")
     train = actions.add_parser("train", help="train a tokenizer on text")
     train.add_argument("sources", nargs="*", metavar="SOURCE", help="the text; none for gpt2, which is already trained")
-    kinds = "byte-pair encoding, single characters, or OpenAI's GPT-2 tokenizer (default: bpe)"
-    train.add_argument("--kind", choices=["bpe", "char", "gpt2"], default="bpe", help=kinds)
+    kinds = "byte-pair encoding, single characters, or OpenAI's: GPT-2's, p50k_base (default: bpe)"
+    train.add_argument("--kind", choices=["bpe", "char", "gpt2", "p50k"], default="bpe", help=kinds)
     train.add_argument("--vocab-size", type=int, metavar="N", help="number of tokens")
     patterns = "bpe: split text into words as GPT-2 or GPT-4 does (default: gpt2)"
     train.add_argument("--pattern", choices=["gpt2", "gpt4"], default="gpt2", help=patterns)

@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> None:
     from fledge.planning.budget import parse_minutes
     from fledge.recipes.request import fit_to_time, resolve_request
     from fledge.recipes.train import train, train_with_ray
+    from fledge.settings.layers import without_effect
 
     refuse_ray_arguments(args)
     overrides = read_overrides(args.overrides)
@@ -52,7 +53,9 @@ def run(args: argparse.Namespace) -> None:
         if args.print_config:
             request = resolve_request(args.words, overrides, args.runs, args.init)
             settings = fit_to_time(request, minutes, args.runs, world).settings
-            report(to_layer(settings), as_json=args.json, text=to_toml(settings, explain=True))
+            omit = without_effect(settings)
+            text = to_toml(settings, explain=True, omit=omit)
+            report(to_layer(settings, omit=omit), as_json=args.json, text=text)
             return
         result = train(args.words, overrides, args.runs, **options, world=world)
         print_train_result(result, as_json=args.json)

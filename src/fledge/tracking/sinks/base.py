@@ -1,9 +1,11 @@
 """What a sink is, and the files of a run that sinks write.
 
-Sinks are loggers: CSV, JSONL, samples, the terminal, TensorBoard, W&B. Each gets every event and picks what it shows.
+Sinks are loggers: CSV, JSONL, samples, the terminal, TensorBoard, W&B, trackio. Each gets every event and picks what
+it shows.
 """
 
 import contextlib
+import hashlib
 import importlib
 import os
 from collections.abc import Iterable, Iterator
@@ -93,3 +95,8 @@ def require(package: str) -> Any:
         return importlib.import_module(package)
     except ImportError:
         raise UserError(f"the logger '{package}' needs a package", f"pip install 'fledge[{package}]'") from None
+
+
+def run_id(folder: Path) -> str:
+    """The same when a run is resumed; different for runs of the same name in different folders."""
+    return f"{folder.name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"

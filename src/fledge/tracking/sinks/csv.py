@@ -98,10 +98,10 @@ def _read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
     columns, *rows = [line.split(",") for line in complete_lines(path)] or [[STEP]]
     if columns[0] != STEP:
         return [STEP], []
-    return columns, [row for row in rows if len(row) == len(columns) and _are_numbers(row)]
+    return columns, [row for row in rows if len(row) == len(columns) and are_numbers(row)]
 
 
-def _are_numbers(row: list[str]) -> bool:
+def are_numbers(row: list[str]) -> bool:
     try:
         return math.isfinite(float(row[0])) and all(cell == "" or float(cell) is not None for cell in row)
     except ValueError:

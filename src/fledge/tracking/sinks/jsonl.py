@@ -14,6 +14,8 @@ from fledge.tracking.events import Event, RolledBack
 from fledge.tracking.sinks.base import RunFile, complete_lines, join_lines
 
 EVENTS = "events.jsonl"
+LARGEST = 1 << 53  # larger numbers in place of a step or a time are damage: no float holds them
+DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 # The fields that each kind of event must have
 REQUIRED = {
     kind.__name__: {field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
@@ -33,11 +35,18 @@ class JSONLSink:
         self._file.close()
 
 
-def read_events(folder: Path) -> Iterator[dict[str, Any]]:
-    """Read events.jsonl, oldest first, also while the run is alive; damaged lines are left out."""
+def read_events(folder: Path, *kinds: type[Event]) -> Iterator[dict[str, Any]]:
+    """Read events.jsonl, oldest first, also while the run is alive; damaged lines are left out.
+
+    kinds: only these are wanted, which is much faster than reading all.
+    """
+    names = [kind.__name__ for kind in kinds]
+    quoted = [f'"{name}"' for name in names]
     with contextlib.suppress(FileNotFoundError):
         for line in complete_lines(folder / EVENTS):
-            if (event := _parse(line)) is not None:
+            if names and not any(name in line for name in quoted):
+                continue
+            if (event := parse_event(line)) is not None and (not names or event["event"] in names):
                 yield event
 
 
@@ -51,7 +60,7 @@ def rewind_events(folder: Path, step: int, keep: tuple[type[Event], ...] = ()) -
 
 def _rewind_key(line: str, kept: set[str]) -> float:
     """The step of an event, as rewinding sees it."""
-    if (event := _parse(line)) is None:
+    if (event := parse_event(line)) is None:
         return math.inf
     if event["event"] in kept:
         return -math.inf
@@ -59,10 +68,15 @@ def _rewind_key(line: str, kept: set[str]) -> float:
     return float(event["step"]) + after_checkpoint / 2
 
 
-def _parse(line: str) -> dict[str, Any] | None:
+def parse_event(line: str | bytes) -> dict[str, Any] | None:
+    """None: the line is damaged. What cannot be sent on is replaced: NaN by null, halves of surrogate pairs by `?`."""
     try:
-        event = json.loads(line)
-        complete = REQUIRED.get(event["event"], set()) <= event.keys() and isinstance(event["step"], int)
+        text = line if isinstance(line, str) else line.decode("utf-8", "replace")
+        event = DECODER.decode(text)
+        if "\\u" in text:
+            event = json.loads(json.dumps(event, ensure_ascii=False).encode(errors="replace"))
+        numbers = isinstance(event["step"], int) and max(abs(event["step"]), abs(event.get("time") or 0)) < LARGEST
+        complete = REQUIRED.get(event["event"], set()) <= event.keys() and numbers
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return event if complete else None

@@ -1,12 +1,11 @@
 """Metrics on Weights & Biases. With WANDB_MODE=offline it needs no network."""
 
-import hashlib
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fledge.tracking.events import Event, Metrics
-from fledge.tracking.sinks.base import require
+from fledge.tracking.sinks.base import require, run_id
 
 if TYPE_CHECKING:
     from fledge.tracking.config import TrackConfig
@@ -21,7 +20,7 @@ class WandbSink:
             name=folder.name,
             dir=str(folder),
             config=settings,
-            id=_run_id(folder),
+            id=run_id(folder),
             resume="allow",
         )
 
@@ -31,8 +30,3 @@ class WandbSink:
 
     def close(self) -> None:
         self._run.finish()
-
-
-def _run_id(folder: Path) -> str:
-    """The same when a run is resumed; different for runs of the same name in different folders."""
-    return f"{folder.name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"

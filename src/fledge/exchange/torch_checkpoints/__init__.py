@@ -1,0 +1,1 @@
+"""Checkpoints that other GPT programs have written with `torch.save`."""

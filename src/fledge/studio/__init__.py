@@ -1,0 +1,1 @@
+"""The web studio: runs, playground, microscope, tokenizer, data, and where a text came from. Reads run folders only."""

