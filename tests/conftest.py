@@ -13,11 +13,13 @@ os.environ["PYTHONPATH"] = os.pathsep.join([KIT, *filter(None, [os.environ.get("
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+import clean_fork_server  # noqa: E402
 import pretend  # noqa: E402, F401
 
 # Compiled code outlives the folders of single tests.
 KIND = f"{torch.__version__}-{torch.backends.cpu.get_cpu_capability()}"
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"fledge-tests-compiled-{KIND}"))
+clean_fork_server.install()
 try:
     from hypothesis import settings
 except ImportError:  # a GPU machine may lack it; its tests need none

@@ -27,11 +27,9 @@ PHASES = ("start-up", "preparing", "compiling", "step", "evaluation", "sampling"
 STEP = PHASES.index("step")
 EXIT_TIMEOUT = 120  # seconds
 
+# It has imported everything (clean_fork_server.py): an import after the fork would open source files, and so count
+# among a child's system calls.
 CONTEXT = multiprocessing.get_context("forkserver")
-# Commands import lazily: an import after the fork would open source files, and so count among a child's system calls.
-COMMANDS = ("fledge.cli.main", "fledge.cli.commands.train", "fledge.cli.commands.resume")
-RECIPES = ("fledge.recipes.train", "fledge.recipes.resume")
-CONTEXT.set_forkserver_preload([*COMMANDS, *RECIPES, "torch._inductor", "fault_harness"])
 
 
 class Marks:

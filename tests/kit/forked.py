@@ -20,12 +20,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
-PRELOADED = (
-    "fledge.cli.main",
-    *(f"fledge.cli.commands.{name}" for name in ("train", "resume", "align", "serve", "sweep", "watch")),
-    *(f"fledge.recipes.{name}" for name in ("train", "resume", "align", "evaluate")),
-    *("fledge.server.start", "torch._dynamo", "torch._inductor", "torch.distributed.fsdp", "torch.distributed.tensor"),
-)
 
 
 class Forked:
@@ -34,7 +28,6 @@ class Forked:
     def __init__(self, words: Sequence[str]) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self.stdout, self.stderr = (Path(self._folder.name) / name for name in ("stdout", "stderr"))
-        CONTEXT.set_forkserver_preload(list(PRELOADED))  # no effect once the fork server runs
         given = (list(words), dict(os.environ), str(Path.cwd()), str(self.stdout), str(self.stderr))
         self._process = CONTEXT.Process(target=_run, args=given)
         self._process.start()
@@ -75,7 +68,6 @@ class Forked:
 
 def start_function(file: str, name: str, environment: dict[str, str]) -> BaseProcess:
     """A process that calls a function without arguments of a test file."""
-    CONTEXT.set_forkserver_preload(list(PRELOADED))
     process = CONTEXT.Process(target=_call, args=(file, name, environment), daemon=True)
     process.start()
     return process

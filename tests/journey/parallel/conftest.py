@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-PRELOADED = ["fledge.cli.main", "fledge.recipes.train", "fledge.recipes.evaluate"]
-PRELOADED += ["torch._dynamo", "torch._inductor", "torch.onnx", "torch.distributed.fsdp", "torch.distributed.tensor"]
 LONGEST = 120  # seconds that any of these may take
 RANK = Path(__file__).parent / "rank.py"
 
@@ -25,7 +23,6 @@ class Ranks:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
         self.processes: list[ForkServerProcess] = []
         for rank in range(size):
             env = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
