@@ -1,5 +1,5 @@
-"""Python's fork server keeps the environment, the folder and the imports of the moment when it starts, for every process
-that is forked from it later. Whichever test is the first to need it, they must be the same."""
+"""The fork server of Python keeps the environment, the folder and the imports of the moment when it starts, for every
+process that is forked from it later. Whichever test is the first to need it, they must be the same."""
 
 import multiprocessing.forkserver
 import os
