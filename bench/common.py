@@ -25,6 +25,13 @@ def versions(*names: str) -> str:
     return " ".join(f"{name}={importlib.metadata.version(name)}" for name in names)
 
 
+def commit() -> str:
+    """Of this checkout; with "-dirty" where files differ from it."""
+    words = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    done = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown commit"
+
+
 def timed(fn: Callable[[], object]) -> float:
     """Seconds of one call."""
     begun = time.perf_counter()

@@ -33,7 +33,7 @@ import torch
 
 import gpu_decode as decoding
 import peers
-from common import machine, versions
+from common import commit, machine, versions
 from decode import SHAPES, make_model, prompts_of
 from fledge.core.device import Machine
 from fledge.inference import choose_decoder as choice
@@ -279,12 +279,6 @@ def main() -> None:
             result = {**about, "seconds": round(time.perf_counter() - begun), "rows": bench.rows}
             (args.out / f"gpu-{args.part}.json").write_text(json.dumps(result, indent=1))
     print(f"{args.part}: {time.perf_counter() - begun:.0f} s", flush=True)
-
-
-def commit() -> str:
-    words = ["git", "rev-parse", "--short", "HEAD"]
-    done = subprocess.run(words, cwd=HERE, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown commit"
 
 
 if __name__ == "__main__":
