@@ -18,6 +18,7 @@ from fledge.core.device import Machine, find_compiler
 from fledge.core.distributed import World, is_dtensor
 from fledge.core.errors import UserError
 from fledge.core.formatting import counted
+from fledge.core.malloc import keep_freed_memory
 from fledge.core.peak_flops import peak_flops
 from fledge.core.progress import notice
 from fledge.core.threads import busy_warning, local_ranks, other_load
@@ -69,6 +70,8 @@ def build_training(
     train, optim = settings.train, settings.optim
     keep_compiled_code()
     use_deterministic_algorithms()
+    if machine.device == "cpu":
+        keep_freed_memory()
     model = method.transform(build_model(settings.model, train.seed))
     compile = can_compile(settings, machine)
     objective = method.objective(compile=compile)
