@@ -36,6 +36,7 @@ HEADER_BYTES = 64
 MANIFEST = "dataset.json"
 TOKENIZER = "tokenizer.json"
 SPLITS = ("train", "val", "test")
+PIECES = 50  # of a sample of a split
 SHARD = re.compile(rf"({'|'.join(SPLITS)})/[0-9]+(-mixed)?\.tokens")  # names that fledge prepare gives
 
 
@@ -122,6 +123,14 @@ class Split:
             parts.append(part)
             start, length, shard = start + len(part), length - len(part), shard + 1
         return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
+
+    def sample(self, tokens: int) -> NDArray[np.int64]:
+        """About so many tokens, in evenly spaced pieces; the whole split if it is no longer."""
+        if len(self) <= tokens:
+            return self.read(0, len(self))
+        length = max(1, tokens // PIECES)
+        starts = np.linspace(0, len(self) - length, PIECES).astype(np.int64)
+        return np.concatenate([self.read(int(start), length) for start in starts])
 
     def rows(self, starts: Iterable[int], length: int) -> NDArray[np.int64]:
         """Windows of equal length: [len(starts), length]."""

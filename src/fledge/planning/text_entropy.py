@@ -12,11 +12,10 @@ Evaluated on a sample of the validation split. The loss of a small GPT, trained 
 import numpy as np
 from numpy.typing import NDArray
 
-from fledge.datasets.shards import Dataset, Split
+from fledge.datasets.shards import Dataset
 from fledge.tokenizers.base import byte_lengths
 
 MAX_TRAIN_TOKENS, VAL_TOKENS = 3_000_000, 100_000
-PIECES = 50  # of a sample, evenly spaced over the split
 WINDOW = 128
 WINDOW_SHARE = 0.05  # of the probability; the rest is that of the trigram model
 
@@ -36,23 +35,14 @@ def text_entropy(dataset: Dataset, tokens: int) -> float | None:
 
 
 def compute_entropy(dataset: Dataset, tokens: int) -> float | None:
-    train = sample(dataset.split("train"), tokens)
-    val = sample(dataset.split("val"), VAL_TOKENS)
+    train = dataset.split("train").sample(tokens)
+    val = dataset.split("val").sample(VAL_TOKENS)
     if len(train) < 3 or len(val) < 3:
         return None
     trigram, window = trigram_probabilities(train, val, dataset.tokenizer.vocab_size), window_probabilities(val)[2:]
     mixed = (1 - WINDOW_SHARE) * trigram + WINDOW_SHARE * window
     length = int(byte_lengths(dataset.tokenizer)[val[2:]].sum())
     return float(-np.log2(mixed).sum()) / max(1, length)
-
-
-def sample(split: Split, tokens: int) -> Ids:
-    """About so many tokens, in evenly spaced pieces; the whole split if it is no longer."""
-    if len(split) <= tokens:
-        return split.read(0, len(split))
-    length = max(1, tokens // PIECES)
-    starts = np.linspace(0, len(split) - length, PIECES).astype(np.int64)
-    return np.concatenate([split.read(int(start), length) for start in starts])
 
 
 def trigram_probabilities(train: Ids, val: Ids, vocab_size: int) -> Probabilities:

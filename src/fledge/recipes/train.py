@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from fledge.checkpoint import store
 from fledge.cluster.train import train_on_ray
 from fledge.core import device as machines
 from fledge.core.config import Layer
@@ -27,6 +28,7 @@ from fledge.runs.names import check_run_name, run_word
 from fledge.runs.run_folder import RunFolder
 from fledge.settings.complete import complete_settings, config_toml
 from fledge.training.config import Settings
+from fledge.training.ngram_fit import ngram_state
 from fledge.training.pretraining import Pretraining
 from fledge.training.result import TrainResult, saved_result
 from fledge.training.setup import check_batch_divisible
@@ -102,6 +104,7 @@ def train_request(
     if settings.train.threads is None:
         machines.leave_busy_cores(machine)
     start = initial.initial_state(settings) if initial else None
+    fits_ngrams = settings.train.ngram_steps > 0
     dataset = open_dataset(settings, machine)
     if world.is_main and (damage := describe_damage(dataset)):
         notice(damage)
@@ -118,6 +121,9 @@ def train_request(
         initial.check(dataset)
         about["init"] = initial.name
 
+    if fits_ngrams and world.is_main:
+        start = ngram_state(complete, machine, dataset.split("train"))
+
     def create() -> str:
         folder = runs / (name or run_folder.free_name(runs, request.default_name))
         run_folder.refuse_existing(folder)
@@ -125,6 +131,8 @@ def train_request(
         return run_folder.create_run(folder, config_toml(complete, dataset), about, dataset.tokenizer, start).name
 
     run = RunFolder(runs / world.broadcast_from_main(create))
+    if fits_ngrams and not world.is_main:
+        start = store.load(run.checkpoint())
     return train_new_run(run, complete, machine, Pretraining(complete, machine, dataset), start, profile=profile)
 
 

@@ -1,7 +1,7 @@
 """Compares the settings of a checkpoint with those that it is to be continued with.
 
 never allowed             what the weights depend on, and the data order: model, data, tokenizer, batch, seed,
-                          and the plan of rollouts, whose answers are in the checkpoint
+                          the n-gram fit, and the plan of rollouts, whose answers are in the checkpoint
 with --allow-changes      everything else; each change is printed
 """
 
@@ -17,6 +17,7 @@ FIXED_SECTIONS = ("model", "data", "tokenizer", "align")
 FIXED = (
     "train.batch",
     "train.seed",
+    "train.ngram_steps",
     "rollout.prompts",
     "rollout.max_tokens",
     "grpo.group",

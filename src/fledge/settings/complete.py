@@ -27,6 +27,7 @@ from fledge.training.attention_speed import fastest_attention
 from fledge.training.config import Settings
 from fledge.training.early_stopping import nothing_to_wait_for
 from fledge.training.micro_batch import SATURATING_TOKENS, parameter_bytes, should_chunk_loss
+from fledge.training.ngram_fit import check_ngram_fit
 from fledge.training.setup import check_clipping, window_sampler
 
 EVALUATIONS = 10  # of an alignment run, besides the one before its first step
@@ -67,6 +68,8 @@ def complete_alignment(settings: AlignSettings, machine: Machine) -> AlignSettin
     check_clipping(train, machine)
     if train.epochs is not None:
         raise UserError("train.epochs has no effect on an alignment run", "set the length with --train.steps")
+    if train.ngram_steps:
+        raise UserError("train.ngram_steps fits new weights, and alignment starts from a model", "leave it out")
     if settings.optim.schedule == "epoch_cosine":
         raise UserError("an alignment run has no epochs for epoch_cosine", "use --optim.schedule cosine")
     eval_every = round_up(train.steps / EVALUATIONS) if train.eval_every is None else train.eval_every
@@ -89,6 +92,8 @@ def decide_settings(settings: Settings, train_tokens: int, val_tokens: int, mach
     model, train = settings.model, settings.train
     check_memory(model, machine, train.shards(machine.world))
     check_clipping(train, machine)
+    if train.ngram_steps:
+        check_ngram_fit(model)
     sampler, steps = window_sampler(settings, train_tokens), train.steps
     steps_per_epoch = sampler.steps_per_epoch(train.batch)
     if train.epochs is not None:

@@ -35,8 +35,14 @@ def init_layer(origin: RunFolder, preset: str | None, overrides: Layer) -> Layer
     layer = read_preset(preset)[0] if preset else own
     if not preset:
         layer["train"].pop("threads", None)  # those of another run, perhaps on another machine
+    layer.setdefault("train", {})["ngram_steps"] = 0  # only new weights are fitted
     layer["model"] = asdict(plain_config(origin.model_config()))
     layer["tokenizer"] = {"file": str(origin.tokenizer_file.resolve())}
+    if overrides.get("train", {}).get("ngram_steps"):
+        raise UserError(
+            f"train.ngram_steps fits new weights, and this model starts from '{origin.name}'",
+            "leave that setting out, or train without --init",
+        )
     if unwanted := overrides.get("tokenizer"):
         raise UserError(
             f"tokenizer.{next(iter(unwanted))}: a model that starts from '{origin.name}' keeps its tokenizer",

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 class TrainConfig:
     steps: int = setting(2000, "updates of the weights")
     epochs: float | None = setting(None, "passes over the training split; overrides steps")
+    ngram_steps: int = setting(
+        0,
+        "before the first step, updates of embedding, head and bigram table on the n-gram counts of the text; 0: none",
+    )
     batch: int = setting(32, "sequences per update (global batch size)")
     micro_batch: Literal["auto"] | int | None = setting(
         None,
@@ -72,7 +76,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         counts = ["steps", "batch", "log_every", "save_every", "keep_last", "eval_tokens", "threads", "patience"]
         check_counts(self, "train", counts + ["micro_batch"] * (self.micro_batch != "auto"))
-        for name in ("eval_every", "sample_every", "save_seconds", "history", "grad_clip", "loss_spike"):
+        for name in ("ngram_steps", "eval_every", "sample_every", "save_seconds", "history", "grad_clip", "loss_spike"):
             if not (getattr(self, name) or 0) >= 0:
                 raise UserError(f"train.{name} cannot be {getattr(self, name)}", "it must be a number of at least 0")
         if self.epochs is not None and not 0 < self.epochs < math.inf:

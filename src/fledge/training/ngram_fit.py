@@ -1,0 +1,165 @@
+"""Fit embedding, head and bigram table to the n-gram counts of the text, before the first step (train.ngram_steps).
+
+Which token follows a token, and which follows a pair, is counted over the whole text in a second or two. The rows of a
+batch are contexts, each with all the tokens that ever followed it: one step tells what thousands of windows would.
+
+    a      norm(embed[a])                   →  head, fitted to  n(a .) / n(a)
+    a b    norm(embed[b] + bigram[a b])     →  head, fitted to  (n(a b .) + PRIOR · P(. | b)) / (n(a b) + PRIOR)
+
+The blocks take no part: training adds what counts do not know. The weights are the start of a run, as those of --init.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fledge.checkpoint.state import State, initial_state, weights_of
+from fledge.core.device import Machine
+from fledge.core.errors import UserError
+from fledge.core.malloc import keep_freed_memory
+from fledge.core.progress import progress
+from fledge.datasets.shards import Split
+from fledge.model.bigram import Bigram
+from fledge.model.config import ModelConfig
+from fledge.model.gpt import GPT
+from fledge.model.init import build
+from fledge.training.config import Settings
+
+MAX_TOKENS = 4_000_000  # that are counted
+MAX_ROWS, MAX_ENTRIES = 4096, 2**25  # of a batch [rows, V]
+BIGRAM_SHARE = 0.4  # of the steps, where there are pairs to fit, too
+PRIOR = 5.0  # as if each pair had also been seen so often with what follows its second token alone
+LR, PAIR_LR, FULL_RATE_WIDTH = 0.02, 0.005, 256  # lower for wider models
+BETAS, EPS = (0.8, 0.95), 1e-10
+
+Ids = NDArray[np.int64]
+
+
+def check_ngram_fit(model: ModelConfig) -> None:
+    """Refuse models in which embedding, norm and head alone are no model."""
+    if model.block != "pre_norm" or not model.final_norm:
+        raise UserError(
+            "train.ngram_steps fits a model without its blocks, which needs model.block pre_norm and a final norm",
+            "leave it out: --train.ngram_steps 0",
+        )
+
+
+def ngram_state(settings: Settings, machine: Machine, split: Split) -> State:
+    """The start of a run: a new model whose embedding, head and bigram table know the n-grams of the split."""
+    if machine.device == "cpu":
+        keep_freed_memory()
+    seed = settings.train.seed
+    model = build(settings.model, seed).to(machine.device)
+    fit_ngrams(model, split, settings.train.ngram_steps, seed, machine)
+    return initial_state(weights_of(model.cpu()), seed)
+
+
+def fit_ngrams(model: GPT, split: Split, steps: int, seed: int, machine: Machine) -> None:
+    """Change the weights of a new model by `steps` updates on counts."""
+    fit, ids = NgramFit(model, machine, np.random.default_rng(seed)), split.sample(MAX_TOKENS)
+    one = count_ngrams(ids[:-1], ids[1:], fit.vocab_size)
+    if not isinstance(model.bigram, Bigram):
+        fit.tokens(one, steps)
+        return
+    two = count_ngrams(ids[:-2] * fit.vocab_size + ids[1:-1], ids[2:], fit.vocab_size)
+    repeated = bool((two.totals > 1).any())
+    first = round(BIGRAM_SHARE * steps) if repeated else steps
+    fit.tokens(one, first)
+    if repeated:
+        fit.pairs(model.bigram, one, two, steps - first)
+
+
+class NgramFit:
+    def __init__(self, model: GPT, machine: Machine, generator: np.random.Generator) -> None:
+        self.model, self.machine, self.generator = model, machine, generator
+        self.vocab_size, self.rate = model.embed.num_embeddings, min(1.0, FULL_RATE_WIDTH / model.config.n_embd)
+        self.weights = list(dict.fromkeys([model.embed.weight, *model.head.parameters()]))  # once, where tied
+
+    def tokens(self, one: "Counts", steps: int) -> None:
+        """Embedding and head: what follows a token."""
+
+        def loss() -> Tensor:
+            rows = one.draw(self.generator)
+            totals = torch.from_numpy(one.totals[rows]).float()
+            weights = totals if len(rows) == len(one.totals) else torch.ones_like(totals)  # else drawn by them
+            nats = self.cross_entropy(self.model.embed(self.on_device(one.contexts[rows])), one.shares(rows))
+            return nats @ (weights / weights.sum()).to(nats)
+
+        self.minimize(loss, self.weights, LR, steps)
+
+    def pairs(self, bigram: Bigram, one: "Counts", two: "Counts", steps: int) -> None:
+        """All three: what follows two tokens. Pairs that occur once say hardly more than `one` does."""
+        number = np.zeros(self.vocab_size, np.int64)  # of a token among the contexts of `one`
+        number[one.contexts] = np.arange(len(one.contexts))
+
+        def loss() -> Tensor:
+            rows = two.draw(self.generator, least=2)
+            pairs, seen = two.contexts[rows], torch.from_numpy(two.totals[rows]).float().unsqueeze(1)
+            prior = one.shares(number[pairs % self.vocab_size])
+            targets = torch.lerp(prior, two.shares(rows), seen / (seen + PRIOR))
+            x = F.embedding(bigram.row(self.on_device(pairs)), bigram.weight)
+            return self.cross_entropy(x + self.model.embed(self.on_device(pairs % self.vocab_size)), targets).mean()
+
+        self.minimize(loss, [*self.weights, bigram.weight], PAIR_LR, steps)
+
+    def cross_entropy(self, x: Tensor, targets: Tensor) -> Tensor:
+        """Embedded contexts [N, C] and the shares of what followed [N, V] → nats [N]"""
+        with self.machine.autocast():
+            logits = self.model.head(self.model.norm(x)).float()
+        return logits.logsumexp(1) - (targets.to(logits) * logits).sum(1)
+
+    def minimize(self, loss: Callable[[], Tensor], weights: list[nn.Parameter], lr: float, steps: int) -> None:
+        """Adam; the learning rate falls to 0."""
+        optimizer = torch.optim.Adam(weights, betas=BETAS, eps=EPS, fused=True)
+        for step in progress(range(steps), "fitting embedding and head to the n-grams of the text"):
+            optimizer.param_groups[0]["lr"] = lr * self.rate * (1 - step / steps)
+            loss().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def on_device(self, numbers: Ids) -> Tensor:
+        return torch.from_numpy(numbers).to(self.machine.device)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How often each token followed each context. Contexts are numbers, in ascending order."""
+
+    contexts: Ids  # [N]
+    totals: Ids  # [N]
+    starts: Ids  # [N + 1]: what followed context i is following[starts[i] : starts[i + 1]]
+    following: Ids
+    counts: Ids
+    vocab_size: int
+
+    def draw(self, generator: np.random.Generator, least: int = 1) -> Ids:
+        """Contexts for a batch without replacement, frequent ones more often; all, if they fit. least: of `totals`."""
+        known, rows = np.flatnonzero(self.totals >= least), min(MAX_ROWS, MAX_ENTRIES // self.vocab_size)
+        if len(known) <= rows:
+            return known
+        waiting = generator.exponential(size=len(known)) / self.totals[known]
+        return known[np.argpartition(waiting, rows)[:rows]]
+
+    def shares(self, rows: Ids) -> Tensor:
+        """P(. | context) for each of the rows [N, V]"""
+        lengths = self.starts[rows + 1] - self.starts[rows]
+        row = np.repeat(np.arange(len(rows)), lengths)
+        first = np.repeat(self.starts[rows] - np.cumsum(lengths) + lengths, lengths)
+        places = first + np.arange(len(row))
+        dense = torch.zeros(len(rows), self.vocab_size)
+        values = self.counts[places] / self.totals[rows][row]
+        dense[torch.from_numpy(row), torch.from_numpy(self.following[places])] = torch.from_numpy(values).float()
+        return dense
+
+
+def count_ngrams(contexts: Ids, following: Ids, vocab_size: int) -> Counts:
+    """contexts, following [n]: each context with the token after it."""
+    ngrams, counts = np.unique(contexts * vocab_size + following, return_counts=True)
+    known, starts = np.unique(ngrams // vocab_size, return_index=True)
+    totals = np.add.reduceat(counts, starts) if len(counts) else counts
+    return Counts(known, totals, np.append(starts, len(ngrams)), ngrams % vocab_size, counts, vocab_size)
