@@ -12,7 +12,6 @@ from fledge.datasets.config import DataConfig
 from fledge.datasets.shards import Split
 from fledge.planning.text_entropy import (
     WINDOW,
-    sample,
     text_entropy,
     trigram_probabilities,
     window_probabilities,
@@ -48,8 +47,8 @@ def test_window_probability_counts_the_tokens_before_in_the_same_window() -> Non
 
 def test_sample_is_spread_over_the_whole_split() -> None:
     split = Split("train", [np.arange(10_000, dtype=np.uint16)], [np.zeros(1, dtype=np.int64)])
-    assert sample(split, 20_000).tolist() == list(range(10_000))
-    part = sample(split, 1000)
+    assert split.sample(20_000).tolist() == list(range(10_000))
+    part = split.sample(1000)
     assert len(part) == 1000
     assert (part[0], part[-1]) == (0, 9_999)
 
