@@ -161,3 +161,13 @@ def test_prepare_takes_tokenizer_settings(capsys: pytest.CaptureFixture[str]) ->
 def test_prepare_takes_a_tokenizer_file(tokenizer: str, capsys: pytest.CaptureFixture[str]) -> None:
     json_of(capsys, "prepare", "duck.txt", "--out", "data", *CHAR, "--tokenizer", tokenizer, "--json")
     assert Path("data/tokenizer.json").read_bytes() == Path(tokenizer).read_bytes()
+
+
+def test_portable_model_has_no_bigram_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "duck.txt"
+    text.write_text("A duck is no dog. " * 50)
+    found = []
+    for words in ([], ["--portable"]):
+        assert main(["train", str(text), "--train.steps", "3", "--print-config", "--json", *words]) == 0
+        found.append(json.loads(capsys.readouterr().out)["model"].get("bigram_rows"))
+    assert found == [65_536, None]

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from fledge.core.config import Layer, merge, read_overrides
 from fledge.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,6 +42,15 @@ def add_common_arguments(parser: Parser, *, subcommand: bool = False) -> None:
 def add_settings_argument(parser: Parser, help: str) -> None:
     """List `--section.key VALUE` in --help; `split_settings` in main.py takes the words themselves."""
     parser.add_argument("--section.key", dest="_", metavar="VALUE", help=help)
+
+
+def add_portable_argument(parser: Parser) -> None:
+    parser.add_argument("--portable", action="store_true", help="only parts that llama.cpp and transformers have, too")
+
+
+def given_settings(args: argparse.Namespace) -> Layer:
+    """The settings on the command line; --portable is one of them."""
+    return merge({"model": {"bigram_rows": "null"}} if args.portable else {}, read_overrides(args.overrides))
 
 
 def add_run_argument(parser: Parser, *, many: bool = False, checkpoint: bool = True) -> None:

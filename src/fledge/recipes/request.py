@@ -137,5 +137,7 @@ def announce(settings: Settings, dataset: Dataset, expected: str | None) -> None
         f"model     {parameter_count(model):,} parameters{bigrams}; {counted(model.n_layer, 'block')},"
         f" width {model.n_embd}, a vocabulary of {counted(dataset.tokenizer.vocab_size, 'token')}"
     )
+    if model.bigram_rows:
+        notice("export    llama.cpp and transformers have no bigram table; for a model without one: --portable")
     length = f"{counted(train.steps, 'step')} of {train.batch} × {model.context} tokens"
     notice(f"training  {length}{expected and ': '}{expected}")

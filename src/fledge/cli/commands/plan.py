@@ -4,7 +4,7 @@ import argparse
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from fledge.cli.arguments import Parser, add_settings_argument
+from fledge.cli.arguments import Parser, add_portable_argument, add_settings_argument, given_settings
 from fledge.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--price", type=float, metavar="NUMBER", help="what an hour of this machine costs")
     parser.add_argument("--against", metavar="RUN", help="compare the forecast for a finished run with what happened")
+    add_portable_argument(parser)
     add_settings_argument(parser, "any setting, e.g. --model.size 30M")
 
 
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     from dataclasses import asdict
 
     from fledge.cli.output import report
-    from fledge.core.config import read_overrides, to_layer
+    from fledge.core.config import to_layer
     from fledge.planning.budget import parse_minutes
     from fledge.recipes.plan import backtest, plan
     from fledge.settings.words import TEXT_PRESET, choose
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
         value = {"run": checked.run, **checked.rows, "fitted_runs": checked.fitted_runs}
         report(value, as_json=args.json, text=backtest_text(checked))
         return
-    choice = choose(args.words, read_overrides(args.overrides), args.runs)
+    choice = choose(args.words, given_settings(args), args.runs)
     choice.refuse_empty("plan")
     if args.minutes is not None:
         seconds: float | None = parse_minutes(args.minutes)
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> None:
     next_commands = f"next: {planned.command}"
     if seconds is not None:  # training measures again, so it may choose a little differently
         time = [] if args.minutes is None else ["--minutes", args.minutes]
+        time += ["--portable"] * args.portable
         words = shlex.join(["fledge", "train", *args.words, *args.overrides, *time])
         next_commands = f"next: {words}\nor with exactly these settings: {planned.command}"
     report(answer, as_json=args.json, text=f"{plan_text(planned)}\n{next_commands}")

@@ -2,9 +2,16 @@
 
 import argparse
 
-from fledge.cli.arguments import Parser, add_launcher_arguments, add_settings_argument, refuse_ray_arguments
+from fledge.cli.arguments import (
+    Parser,
+    add_launcher_arguments,
+    add_portable_argument,
+    add_settings_argument,
+    given_settings,
+    refuse_ray_arguments,
+)
 from fledge.cli.output import print_train_result, report
-from fledge.core.config import read_overrides, to_layer, to_toml
+from fledge.core.config import to_layer, to_toml
 
 EXAMPLES = (
     "fledge train my-notes/                           your own text, in about five minutes",
@@ -30,6 +37,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--print-config", action="store_true", help="print every setting with its meaning, and exit")
     parser.add_argument("--profile", action="store_true", help="profile a few steps into RUN/profile/")
     add_launcher_arguments(parser)
+    add_portable_argument(parser)
     add_settings_argument(parser, "any setting, e.g. --train.steps 500")
 
 
@@ -41,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     from fledge.settings.layers import without_effect
 
     refuse_ray_arguments(args)
-    overrides = read_overrides(args.overrides)
+    overrides = given_settings(args)
     minutes = None if args.minutes is None else parse_minutes(args.minutes) / 60
     options = {"minutes": minutes, "name": args.run, "init": args.init, "profile": args.profile}
     if args.launcher and not args.print_config:
