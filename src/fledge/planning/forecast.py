@@ -19,8 +19,10 @@ from fledge.planning.loss_forecast import Interval, RunPoint, forecast_loss, rea
 from fledge.planning.probe import Costs
 from fledge.settings.complete import complete_settings, decide_settings
 from fledge.training.config import Settings
+from fledge.training.ngram_fit import batch_rows
 from fledge.training.setup import can_compile, learned_tokens
 
+NGRAM_ROW = 0.65  # of the time of a token, as measured for small models and vocabularies of 2,048 to 8,192
 WEIGHTS_SHARE = 1 / 3  # of the cost of a checkpoint; the rest is the state of the optimizer
 
 
@@ -29,6 +31,7 @@ class TimeParts:
     """Seconds of a run by activity."""
 
     startup: float
+    ngrams: float  # train.ngram_steps
     steps: float
     evaluations: float
     samples: float
@@ -36,7 +39,7 @@ class TimeParts:
 
     @property
     def total(self) -> float:
-        return self.startup + self.steps + self.evaluations + self.samples + self.checkpoints
+        return self.startup + self.ngrams + self.steps + self.evaluations + self.samples + self.checkpoints
 
 
 @dataclass(frozen=True)
@@ -119,11 +122,18 @@ def run_seconds(settings: Settings, costs: Costs, corpus: CorpusStats) -> TimePa
     history = len(history_steps(steps, train.history)) * WEIGHTS_SHARE
     return TimeParts(
         startup=costs.startup,
+        ngrams=ngram_seconds(settings, costs),
         steps=stepping,
         evaluations=evaluated_tokens(settings, corpus, len(evaluated)) * costs.per_eval_token,
         samples=samples * settings.track.sample_tokens * costs.per_sampled_token,
         checkpoints=(saved + by_time + history) * costs.per_checkpoint,
     )
+
+
+def ngram_seconds(settings: Settings, costs: Costs) -> float:
+    """A row of a batch of counts takes about so much of a token's time: the head, but no blocks."""
+    vocab_size = settings.model.vocab_size or settings.tokenizer.size
+    return settings.train.ngram_steps * batch_rows(vocab_size) * NGRAM_ROW * costs.per_token
 
 
 def evaluated_tokens(settings: Settings, corpus: CorpusStats, evaluations: int) -> int:

@@ -2,7 +2,7 @@
 
     bytes of text                     →  size of the vocabulary
     time × measured speed = tokens    →  the largest shape that has enough tokens for each of its parameters
-    shape                             →  context, batch, learning rates, warmup
+    shape                             →  context, batch, learning rates, warmup, steps on n-gram counts
     tokens of the text                →  the most steps, as more passes would only memorize it
 
 The first rows of SHAPES were found by hand on 10 MB of English prose on two cores: in 3.3 minutes 2 blocks of 192
@@ -59,6 +59,8 @@ NEW_PASSES = 1.8  # passes over a text that count as tokens for the choice of th
 # the validation split, 3.0 passes at 2.24, and 3.9 passes of a larger model at 2.43.
 MAX_PASSES_WITH_BIGRAMS = 1.8
 FULL_RATE_WIDTH = 256  # wider models need a smaller head_lr
+NGRAM_SHARE, MAX_NGRAM_STEPS = 0.6, 128  # for each step of ROW_TOKENS tokens; more of them gain hardly anything
+ROW_TOKENS = 4096
 WARMUP_SHARE, MAX_WARMUP = 0.05, 500
 
 
@@ -104,6 +106,9 @@ def recipe_layer(shape: Shape, base: Settings, steps: int) -> Layer:
     train: dict[str, Any] = {"batch": shape.batch, "steps": steps}
     if base.train.micro_batch is not None:
         train["micro_batch"] = micro_batch_for(shape.batch, shape.context)
+    if base.train.ngram_steps:
+        wanted = NGRAM_SHARE * steps * shape.batch * shape.context / ROW_TOKENS
+        train["ngram_steps"] = max(1, min(MAX_NGRAM_STEPS, round(wanted)))
     layer = {"model": sizes, "train": train}
     return merge(layer, {"optim": rates(model, base, steps)})
 

@@ -126,6 +126,11 @@ class NgramFit:
         return torch.from_numpy(numbers).to(self.machine.device)
 
 
+def batch_rows(vocab_size: int) -> int:
+    """Contexts of a step."""
+    return min(MAX_ROWS, max(1, MAX_ENTRIES // vocab_size))
+
+
 @dataclass(frozen=True)
 class Counts:
     """How often each token followed each context. Contexts are numbers, in ascending order."""
@@ -139,7 +144,7 @@ class Counts:
 
     def draw(self, generator: np.random.Generator, least: int = 1) -> Ids:
         """Contexts for a batch without replacement, frequent ones more often; all, if they fit. least: of `totals`."""
-        known, rows = np.flatnonzero(self.totals >= least), min(MAX_ROWS, MAX_ENTRIES // self.vocab_size)
+        known, rows = np.flatnonzero(self.totals >= least), batch_rows(self.vocab_size)
         if len(known) <= rows:
             return known
         waiting = generator.exponential(size=len(known)) / self.totals[known]
