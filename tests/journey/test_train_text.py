@@ -21,6 +21,7 @@ from tiny import write_text
 
 SMALL = ["--model.n_layer", "1", "--model.n_head", "2", "--model.n_embd", "32", "--model.context", "16"]
 SMALL += ["--tokenizer.vocab_size", "300", "--model.bigram_rows", "512", "--track.sample_tokens", "8"]
+UNTIMED = {"minutes": None, "step_limit": None}  # exactly so many steps
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def plan_six_steps(*args: Any, **options: Any) -> plan.PlanResult:
     """The real plan for ten minutes, of which only six steps are trained."""
     planned = plan.plan(*args, **{**options, "seconds": 600, "begun": None})
-    return replace(planned, overrides=merge(planned.overrides, {"train": {"steps": 6}}))
+    return replace(planned, overrides=merge(planned.overrides, {"train": {"steps": 6, **UNTIMED}}))
 
 
 def config(run: str) -> dict[str, Any]:

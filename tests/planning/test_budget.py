@@ -149,12 +149,14 @@ def test_given_model_that_takes_too_long_is_refused(rate: dict[str, Any]) -> Non
     assert "--minutes" in refusal.value.hint
 
 
-def test_slow_preparation_leaves_half_of_the_time(rate: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    late = replace(search(60), begun=time.perf_counter() - 55)
-    assert late.available == 30
-    late.best()
+def test_slow_preparation_leaves_the_rest_of_the_time(rate: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    late = replace(search(60), begun=time.perf_counter() - 50)
+    assert late.available < 10
+    settings, _, costs = late.best()
+    assert run_seconds(settings, costs, CORPUS).total < 10
     told = capsys.readouterr().err
-    assert len(re.findall(r"preparing took \d\d s of 1 min 00 s; training still gets half of the time", told)) == 1
+    assert len(re.findall(r"preparing took \d\d s of 1 min 00 s: the rest is for training", told)) == 1
+    assert replace(late, begun=time.perf_counter() - 600).available == 6  # planned for; the run itself ends at once
     search(60).best()
     assert "preparing took" not in capsys.readouterr().err
 

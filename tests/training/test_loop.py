@@ -28,16 +28,16 @@ def monitor() -> DivergenceMonitor:
     return DivergenceMonitor(2.0, lambda *_: None)
 
 
-@given(start=st.integers(0, 20), length=st.integers(0, 20), n=st.integers(0, 7))
+@given(start=st.integers(0, 20), length=st.integers(1, 20), n=st.integers(0, 7))
 def test_hook_runs_after_each_nth_step_and_the_last(start: int, length: int, n: int) -> None:
     stop, seen = start + length, []
     train_loop(
         Counting(),
         start,
-        stop,
         [every(n, lambda result: seen.append(result.step), is_last=lambda step: step == stop)],
         StopSignals(SINGLE_PROCESS),
         monitor(),
+        lambda step: step == stop,
     )
     assert seen == [step for step in range(start + 1, stop + 1) if n and (step % n == 0 or step == stop)]
 
@@ -45,12 +45,19 @@ def test_hook_runs_after_each_nth_step_and_the_last(start: int, length: int, n: 
 def test_hooks_run_in_order() -> None:
     seen: list[str] = []
     hooks = [Hook(lambda _, name=name: seen.append(name), lambda _: True) for name in "abc"]
-    train_loop(Counting(), 0, 2, hooks, StopSignals(SINGLE_PROCESS), monitor())
+    train_loop(Counting(), 0, hooks, StopSignals(SINGLE_PROCESS), monitor(), lambda step: step == 2)
     assert seen == list("abcabc")
 
 
-def test_no_steps_left() -> None:
-    assert train_loop(Counting(), 5, 5, [], StopSignals(SINGLE_PROCESS), monitor()).last is None
+def test_hook_may_move_the_last_step() -> None:
+    last, seen = [9], []
+
+    def move(result: StepResult) -> None:
+        seen.append(result.step)
+        last[0] = {3: 5, 4: 7}.get(result.step, last[0])
+
+    train_loop(Counting(), 0, [every(1, move)], StopSignals(SINGLE_PROCESS), monitor(), lambda step: step >= last[0])
+    assert seen == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_signal_ends_the_loop_after_the_hooks() -> None:
@@ -62,7 +69,7 @@ def test_signal_ends_the_loop_after_the_hooks() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with StopSignals(SINGLE_PROCESS) as signals:
-        end = train_loop(Counting(), 0, 10, [every(1, stop_at_three)], signals, monitor())
+        end = train_loop(Counting(), 0, [every(1, stop_at_three)], signals, monitor(), lambda step: step == 10)
     assert seen == [1, 2, 3]
     assert end.last is not None
     assert end.last.step == 3

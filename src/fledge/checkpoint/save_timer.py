@@ -15,6 +15,7 @@ class SaveTimer:
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.seconds, self._clock = seconds, clock
         self._begun = clock()
+        self.last_seconds = 0.0  # that the last save took
         self._interval = seconds / 2  # the first one is early: starting the process took time as well
 
     def is_due(self, step_seconds: float) -> bool:
@@ -27,4 +28,5 @@ class SaveTimer:
 
     def saved_in(self, seconds: float) -> None:
         """The last save is on disk, after `seconds`."""
+        self.last_seconds = seconds
         self._interval = max(self.seconds, seconds / SAVE_SHARE)

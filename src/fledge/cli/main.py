@@ -4,12 +4,15 @@ Only the module of the given command is imported, and torch only inside its `run
 """
 
 import argparse
+import atexit
+import gc
 import importlib
 import io
 import itertools
 import os
 import re
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from typing import Protocol, cast
 
@@ -23,6 +26,7 @@ from fledge.core.threads import spin_while_decoding
 from fledge.core.torch_version import refuse_untested_torch
 from fledge.settings.foreign_names import refuse_foreign_settings
 
+BEGUN = time.perf_counter()  # of this process, nearly: what takes long to import is imported later
 DECODING = ("generate", "chat", "serve")  # commands that spend their time in decode steps
 
 # The registry of commands (subparsers), by group: name → summary. To add one: a line here, a module in commands/ with
@@ -160,8 +164,9 @@ def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return rest, settings
 
 
-def run_command(argv: Sequence[str]) -> None:
+def run_command(argv: Sequence[str], begun: float) -> None:
     args = parse(argv)
+    args.begun = begun
     refuse_untested_torch()
     if args.command in DECODING:
         spin_while_decoding()
@@ -173,6 +178,10 @@ def run_command(argv: Sequence[str]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit status."""
+    begun = time.perf_counter()
+    if argv is None:  # all that this process does
+        begun = BEGUN
+        atexit.register(gc.freeze)  # else Python looks for cycles in all of torch once more, which takes a second
     argv = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -183,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif argv[0] in ("-V", "--version"):
             print(f"fledge {__version__}", flush=True)
         else:
-            run_command(argv)
+            run_command(argv, begun)
     except Interrupted as stop:
         print_error(f"stopped, and everything is saved; continue with: {stop.resume_with}")
         return stop.code

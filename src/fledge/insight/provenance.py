@@ -73,11 +73,11 @@ class Provenance:
 
     def numbers_of(self, step: int) -> range:
         """The sample numbers of a step."""
-        train = self.settings.train
-        if not 1 <= step <= train.steps:
-            raise UserError(f"there is no step {step}", f"this run has steps 1 to {train.steps}")
-        first = self.skipped_batches.batch(step - 1) * train.batch
-        return range(first, first + train.batch)
+        if not 1 <= step <= self.last_step:
+            raise UserError(f"there is no step {step}", f"this run has steps 1 to {self.last_step}")
+        batch = self.settings.train.batch
+        first = self.skipped_batches.batch(step - 1) * batch
+        return range(first, first + batch)
 
     def samples(self, numbers: range, ranks: int = 1) -> list[TrainingSample]:
         """Samples by their numbers, which count from the beginning of training. Those without a window are left out."""
@@ -132,7 +132,11 @@ class Provenance:
     @cached_property
     def _batches(self) -> NDArray[np.int64]:
         """The global batch of every step."""
-        return self.skipped_batches.batches(self.settings.train.steps)
+        return self.skipped_batches.batches(self.last_step)
+
+    @property
+    def last_step(self) -> int:
+        return self.run.last_step()
 
     @cached_property
     def skipped_batches(self) -> SkippedBatches:

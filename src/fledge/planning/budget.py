@@ -33,7 +33,8 @@ from fledge.training.setup import can_compile
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 MAX_DAYS = 1000
 START_SECONDS = 5.0  # of a training command, before its first step: imports, opening the text, building the model
-LEAST_PROBE_SECONDS = 3.0
+LEAST_PROBE_SECONDS, LEAST_PROBE_SHARE = 3.0, 0.05  # the smaller of both: the run itself measures on
+LEAST_TRAINING_SHARE = 0.1  # of the time, that a model is planned for, however long preparing took
 FIRST_PROBE_SHARE = 0.4
 MIN_STEPS = 20  # fewer teach hardly anything: a smaller model is chosen
 SHORTENED = 0.9  # share of the steps below which it is said that fewer are made
@@ -98,8 +99,7 @@ class TimeSearch:
             found = other if other[0].train.steps > found[0].train.steps else found
         if (used := self.used) > self.seconds / 2:
             notice(
-                f"preparing took {precise_duration(used)} of {precise_duration(self.seconds)}; training still gets half"
-                " of the time, so it will end later"
+                f"preparing took {precise_duration(used)} of {precise_duration(self.seconds)}: the rest is for training"
             )
         return found
 
@@ -110,8 +110,8 @@ class TimeSearch:
 
     @property
     def available(self) -> float:
-        """Seconds for the run itself: those that are left, but at least half, as a large text takes long to prepare."""
-        return max(self.seconds / 2, self.seconds - self.used)
+        """Seconds for the run itself: those that are left."""
+        return max(LEAST_TRAINING_SHARE * self.seconds, self.seconds - self.used)
 
     @cached_property
     def shapes(self) -> list[Shape]:
@@ -155,7 +155,8 @@ class TimeSearch:
 
     def probe(self, shape: Shape, share: float) -> Costs:
         """Measure, in this share of the time that is left for it."""
-        left = max(LEAST_PROBE_SECONDS, share * (self.deadline - time.perf_counter()))
+        least = min(LEAST_PROBE_SECONDS, LEAST_PROBE_SHARE * self.seconds)
+        left = max(least, share * (self.deadline - time.perf_counter()))
         notice(f"measuring a model of {counted(parameter_count(self.model(shape)), 'parameter')}")
         return measure_costs(self.settings(shape, 1000), self.machine, self.folder, left)
 

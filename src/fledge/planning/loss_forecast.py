@@ -211,7 +211,7 @@ def finished_runs(runs: Path, like: Settings, corpus: CorpusStats, exclude: str 
 
 def final_bits_per_byte(run: RunFolder, metrics: MetricsTable) -> float | None:
     """On the whole validation split, after the last step; None where that was not measured."""
-    if metrics.last_step != validated(run.config()).train.steps:
+    if metrics.last_step != run.last_step():
         return None
     group = "val" if metrics["val/fraction"][-1] == 1 else "val_whole"
     value = metrics[f"{group}/bits_per_byte"][-1]

@@ -157,7 +157,7 @@ class Demo:
         begun, run = time.perf_counter(), RunFolder(self.runs / name)
         if not (run.folder / CONFIG).exists():
             start()
-        elif last_saved_step(run) < run.planned_steps():
+        elif last_saved_step(run) < run.last_step():
             resume(name, runs=self.runs)
         else:
             explain("", f"'{name}' is trained already; for a new one: fledge runs delete {name}")

@@ -1,6 +1,7 @@
 """Train a run whose folder has just been created, whatever the method."""
 
 import shutil
+from typing import Any
 
 from fledge.checkpoint.state import State
 from fledge.core.device import Machine
@@ -13,13 +14,13 @@ from fledge.training.trainer import Trainer
 
 
 def train_new_run(
-    run: RunFolder, settings: Settings, machine: Machine, method: Method, start: State | None, *, profile: bool = False
+    run: RunFolder, settings: Settings, machine: Machine, method: Method, start: State | None, **options: Any
 ) -> TrainResult:
-    """Train; the folder is removed if that fails before the first step."""
+    """Train; the folder is removed if that fails before the first step. options: of the Trainer."""
     world = machine.world
     try:
         with run.lock(world):
-            return Trainer(run, settings, machine, method, profile=profile).fit(start)
+            return Trainer(run, settings, machine, method, **options).fit(start)
     except Interrupted:
         raise
     except BaseException:

@@ -8,11 +8,12 @@ import json
 import math
 import shlex
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from fledge.core import device as machines
-from fledge.core.config import Layer
+from fledge.core.config import MAX_COUNT, Layer, merge
 from fledge.core.errors import UserError
 from fledge.core.progress import notice
 from fledge.core.threads import LoadMeter
@@ -22,6 +23,7 @@ from fledge.planning.corpus_stats import read_corpus_stats
 from fledge.planning.forecast import Forecast, complete_for_forecast, make_forecast
 from fledge.planning.loss_forecast import finished_runs
 from fledge.planning.probe import measure_costs
+from fledge.planning.recipe import most_steps
 from fledge.planning.sized import with_vocabulary
 from fledge.runs.run_folder import open_run
 from fledge.settings.layers import read_preset
@@ -80,6 +82,8 @@ def plan(
         check_seconds(seconds, f"{seconds / 60:g}")
     if seconds is not None and {"steps", "epochs"} & set(overrides.get("train", {})):
         raise UserError("--minutes sets train.steps, so neither steps nor epochs can be given", "leave one of them out")
+    if seconds is not None and {"minutes", "step_limit"} & set(overrides.get("train", {})):
+        raise UserError("--minutes sets train.minutes and train.step_limit", "leave them out")
     layer = read_preset(preset)[0] if base is None else base
     settings = validated(layer, overrides)
     machine = machines.choose_machine(settings.train.device, settings.train.dtype, threads=settings.train.threads)
@@ -95,10 +99,20 @@ def plan(
         deadline = min(deadline, time.perf_counter() + PROBE_SHARE * seconds)
         search = TimeSearch(layer, overrides, settings, corpus, machine, seconds, begun, folder, deadline, processes)
         settings, overrides, costs = search.best()
+        limits = time_limits(settings, seconds, corpus.train_tokens)
+        settings = replace(settings, train=replace(settings.train, **limits))
+        overrides = merge(overrides, {"train": limits})
     other_load = load.read()
     forecast = make_forecast(settings, machine, costs, corpus, finished_runs(runs, settings, corpus))
     cost = None if price is None else price * forecast.seconds / 3600
     return PlanResult(preset, settings, forecast, other_load, cost, overrides, train_command(preset, overrides))
+
+
+def time_limits(settings: Settings, seconds: float, train_tokens: int) -> dict[str, Any]:
+    """How the number of steps may change in the run, as the machine turns out faster or slower."""
+    most = most_steps(settings, train_tokens)
+    limit = {"step_limit": max(settings.train.steps, int(most))} if most < MAX_COUNT else {}
+    return {"minutes": seconds / 60, **limit}
 
 
 def backtest(name: str, runs: Path = Path("runs")) -> BacktestResult:

@@ -93,7 +93,7 @@ def gather_report(run: RunFolder) -> Report:
     if metadata:
         for name in parts.get("the hashes of the run's files", run.changed_files, []):
             parts.problems.append(f"'{name}' was edited, or is damaged, since the run was created")
-    steps = config.get("train", {}).get("steps", 0)
+    steps = parts.get("the length", lambda: run.last_step(config), 0) if config.get("train") else 0
     state = parts.get("the state", lambda: run_state(run, last_saved_step(run), steps), "unknown")
     sessions = parts.get("the events", lambda: sessions_of(events, state), [])
     data = parts.get("the dataset", lambda: _data(run, config, metadata, parts), {})
@@ -105,7 +105,9 @@ def gather_report(run: RunFolder) -> Report:
         started=str(metadata.get("started", "")),
         model=parts.get("the model", lambda: _model(run), {}),
         result=parts.get("the result", lambda: vars(best_result(run, table)), {}),
-        training={} if imported else parts.get("the training", lambda: _training(run, config, columns, sessions), {}),
+        training={}
+        if imported
+        else parts.get("the training", lambda: _training(run, steps, config, columns, sessions), {}),
         machine=_machine(metadata),
         data=data,
         sessions=sessions,
@@ -145,7 +147,9 @@ def _model(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def _training(run: RunFolder, config: Mapping[str, Any], columns: Columns, sessions: list[Any]) -> dict[str, Any]:
+def _training(
+    run: RunFolder, steps: int, config: Mapping[str, Any], columns: Columns, sessions: list[Any]
+) -> dict[str, Any]:
     train = config.get("train", {})
 
     def last(name: str) -> float | None:
@@ -159,7 +163,7 @@ def _training(run: RunFolder, config: Mapping[str, Any], columns: Columns, sessi
     return {
         "step": int(columns[STEP].max()) if len(columns[STEP]) else 0,
         "saved_step": last_saved_step(run),
-        "steps": train.get("steps"),
+        "steps": steps,
         "stopped_early": stopped_early(run),
         "tokens": last("train/tokens"),
         "epochs": last("train/epoch"),

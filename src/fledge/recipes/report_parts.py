@@ -18,9 +18,21 @@ from fledge.runs.run_folder import CONFIG, RunFolder
 from fledge.settings.layers import preset_files, read_align_preset, read_preset, without_effect
 from fledge.settings.pipeline import validated
 from fledge.tracking.curves import Columns, visible_points
-from fledge.tracking.events import Anomaly, CompileChecked, Ended, Event, Notice, RolledBack, Sample, Started
+from fledge.tracking.events import (
+    Anomaly,
+    CompileChecked,
+    Ended,
+    Event,
+    Notice,
+    RolledBack,
+    Sample,
+    Started,
+    StepsPlanned,
+)
+from fledge.tracking.follow import to_event
 from fledge.tracking.panels import Curve, Panel, RunCurves, panels_of, shown_range
 from fledge.tracking.report.data import Chart, ChartCurve, Incident, SampleText, Session, SettingChange
+from fledge.tracking.run_progress import describe_event
 from fledge.tracking.sinks.csv import STEP
 from fledge.tracking.sinks.jsonl import read_events
 
@@ -33,7 +45,8 @@ WARNING, AGAIN = "warning: ", "started again"
 
 def events_of(run: RunFolder) -> Events:
     """All but the metrics, oldest first; a file of a million rows is read once."""
-    return list(read_events(run.folder, Started, Ended, Sample, Anomaly, RolledBack, Notice, CompileChecked))
+    kinds = (Started, Ended, Sample, Anomaly, RolledBack, Notice, CompileChecked, StepsPlanned)
+    return list(read_events(run.folder, *kinds))
 
 
 def _of(events: Events, *kinds: type[Event]) -> Iterator[dict[str, Any]]:
@@ -106,7 +119,7 @@ def sessions_of(events: Events, state: str) -> list[Session]:
 def incidents_of(events: Events) -> list[Incident]:
     """What did not go as usual: anomalies, rollbacks, warnings, resumes. At most `MOST_INCIDENTS`."""
     found: list[Incident] = []
-    for event in _of(events, Anomaly, RolledBack, Notice, CompileChecked, Started):
+    for event in _of(events, Anomaly, RolledBack, Notice, CompileChecked, Started, StepsPlanned):
         new = _incident(event)
         if new is None:
             continue
@@ -135,6 +148,8 @@ def _incident(event: Mapping[str, Any]) -> Incident | None:
         return Incident(step, "warning", str(event["text"]).removeprefix(WARNING))
     if kind == CompileChecked.__name__ and not event["ok"]:
         return Incident(step, "warning", f"compiled code was not used: {event['reason']}")
+    if isinstance(planned := to_event(event), StepsPlanned) and (text := describe_event(planned)):
+        return Incident(step, "length", text)
     if kind == Started.__name__ and step > 0:
         return Incident(step, AGAIN, f"training continued from step {step}")
     return None

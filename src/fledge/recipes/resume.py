@@ -1,5 +1,6 @@
 """Continue a run where it stopped: the result is bit for bit that of a run that was never interrupted."""
 
+import time
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from fledge.runs.run_folder import CONFIG, RunFolder, find_run, open_run
 from fledge.settings.complete import alignment_toml, config_toml
 from fledge.settings.pipeline import validated
 from fledge.tokenizers.base import fingerprint
+from fledge.tracking.events import Event, StepsPlanned
 from fledge.tracking.rewind import rewind
 from fledge.training.config import Settings, TrainConfig
 from fledge.training.method import Method
@@ -42,13 +44,16 @@ def resume(
     allow_changes: bool = False,
     trust_reward: bool = False,
     world: World = SINGLE_PROCESS,
+    begun: float | None = None,
 ) -> TrainResult:
     """Continue from the latest checkpoint, or the one that the reference names; later ones are removed.
 
     reference: name or path of a run, with or without @checkpoint; None: the latest run.
     trust_reward: execute the reward functions of an alignment run that came from elsewhere.
     overrides: changed settings. They are refused without `allow_changes`, and some are never allowed (config_diff).
+    begun: when the command began, on the clock time.perf_counter, for a run with train.minutes; None: now.
     """
+    begun = time.perf_counter() if begun is None else begun
     run = open_run(reference, runs, verify=False)
     reference = reference or run.name
     if world.broadcast_from_main(lambda: "yes" if world.has_flag(reference) else ""):
@@ -56,6 +61,7 @@ def resume(
     edited = run.changed_files() == [CONFIG]
     if not edited:
         run.refuse_changed()
+    before = run.config()["train"]
     settings = changed_settings(run, overrides or {})
     check_batch_divisible(settings.train.batch, world)
     machine = machines.choose_machine(settings.train.device, settings.train.dtype, world, settings.train.threads)
@@ -65,10 +71,12 @@ def resume(
         name = world.broadcast_from_main(
             lambda: choose_start_checkpoint(run, settings, method, edited=edited, allow=allow_changes)
         )
-        trainer = Trainer(run, settings, machine, method)
+        trainer = Trainer(run, settings, machine, method, begun=begun)
         state = trainer.checkpointer.load(name) if name else None
         # the first write to the run
-        world.broadcast_from_main(lambda: truncate_run_to(run, state, run_toml(settings, method), edited=edited))
+        same_time = not edited and all(before.get(key) == getattr(settings.train, key) for key in ("minutes", "steps"))
+        keep = (StepsPlanned,) if same_time else ()  # else they were decided for another time
+        world.broadcast_from_main(lambda: truncate_run_to(run, state, run_toml(settings, method), keep, edited=edited))
         world.set_flag(reference)
         return trainer.fit(state)
 
@@ -93,7 +101,9 @@ def resume_with_ray(
 
 
 def changed_settings(run: RunFolder, overrides: Layer) -> Settings:
-    """The settings of the run with these changes."""
+    """The settings of the run with these changes. A number of steps that is given is exact."""
+    if "steps" in overrides.get("train", {}):
+        overrides = merge({"train": {"minutes": None, "step_limit": None}}, overrides)
     layer = merge(run.config(), overrides)
     if layer["train"].get("epochs") not in (None, "null"):
         raise UserError("train.epochs cannot be changed when a run is resumed", "set --train.steps instead")
@@ -177,19 +187,25 @@ def refuse_finished(run: RunFolder, checkpoint: Checkpoint, train: TrainConfig) 
             f" after {counted(waited, 'evaluation')} without a better one",
             f"to train on: fledge resume {run.reference} --train.patience {2 * waited} --allow-changes",
         )
-    if checkpoint.step >= train.steps:
-        longer = f"to make it longer: fledge resume {run.reference} --train.steps {2 * train.steps} --allow-changes"
-        raise UserError(f"'{run.name}' is finished: all its {train.steps} steps are done", longer)
+    last_step = train.steps if train.minutes is None else run.last_step()
+    if checkpoint.step >= last_step:
+        longer = f"to make it longer: fledge resume {run.reference} --train.steps {2 * last_step} --allow-changes"
+        raise UserError(f"'{run.name}' is finished: all its {last_step} steps are done", longer)
 
 
-def truncate_run_to(run: RunFolder, state: State | None, config: str, *, edited: bool) -> str:
-    """Save changed settings; remove checkpoints, metrics and events after the step that training starts from."""
+def truncate_run_to(
+    run: RunFolder, state: State | None, config: str, keep: tuple[type[Event], ...], *, edited: bool
+) -> str:
+    """Save changed settings; remove checkpoints, metrics and events after the step that training starts from.
+
+    keep: events that stay, as they are not to happen again.
+    """
     if config != (run.folder / CONFIG).read_text(encoding="utf-8") or edited:
         run.replace_config(config)
     step, pending = (state.step, state.pending_hooks is not None) if state else (-1, False)
     later = ", ".join(str(each.step) for each in store.complete_checkpoints(run.checkpoints) if each.step > step)
     store.remove_after(run.checkpoints, step)
-    rewind(run.folder, step - pending)  # pending hooks run again, so what they have written is removed too
+    rewind(run.folder, step - pending, keep)  # pending hooks run again, so what they have written is removed too
     where = f"resuming '{run.name}' after step {step}" if state else f"starting '{run.name}' from the beginning"
     notice(where + (f"; later checkpoints are removed: {later}" if later else ""))
     return ""

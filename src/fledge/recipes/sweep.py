@@ -25,7 +25,6 @@ from fledge.recipes.train import train
 from fledge.runs.names import check_run_name, run_name_from
 from fledge.runs.run_folder import CONFIG, LOCK, RunFolder, find_run
 from fledge.runs.status import stopped_early
-from fledge.settings.pipeline import validated
 from fledge.sweep.space import SweepPlan, read_sweep, require_optuna
 from fledge.sweep.workers import TrialRunner, local_workers
 from fledge.training.config import Settings
@@ -99,7 +98,7 @@ def train_trial(folder: Path, name: str) -> None:
         train(str(folder / f"{name}.toml"), runs=folder, name=name)
         return
     wait_for_lock(run)
-    steps = validated(run.config()).train.steps
+    steps = run.last_step()
     saved = store.complete_checkpoints(run.checkpoints)
     if not stopped_early(run, saved) and not any(each.step == steps and not each.pending_hooks for each in saved):
         resume(name, runs=folder)

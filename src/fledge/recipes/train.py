@@ -44,6 +44,7 @@ def train(
     init: str | None = None,
     profile: bool = False,
     world: World = SINGLE_PROCESS,
+    begun: float | None = None,
 ) -> TrainResult:
     """Train a new run in `runs`. SIGINT and SIGTERM save a checkpoint and raise `Interrupted`.
 
@@ -51,8 +52,9 @@ def train(
     overrides: settings that replace those of the preset: section → key → value.
     minutes: for the whole run; size, batch and steps are then chosen. For text without a preset: DEFAULT_MINUTES.
     init: a run, such as "gpt2@best", whose model and tokenizer the new run starts from.
+    begun: when the minutes began, on the clock time.perf_counter; None: now.
     """
-    begun = time.perf_counter()
+    begun = time.perf_counter() if begun is None else begun
     request = resolve_request(words, overrides, runs, init)
     if restart_counts()[1] and name is None:
         raise missing_run_name()
@@ -60,11 +62,11 @@ def train(
         check_run_name(name)
         exists = world.broadcast_from_main(lambda: "yes" if (runs / name).exists() else "")
         if exists and world.has_flag(name):  # made by this launch (torchrun or Ray) before it was restarted
-            return resume(name, runs=runs, world=world)
+            return resume(name, runs=runs, world=world, begun=begun)
         if exists:  # before anything is measured or prepared
             run_folder.refuse_existing(runs / name)
     request = fit_to_time(request, minutes, runs, world, begun)
-    return train_request(request, runs, name=name, profile=profile, world=world)
+    return train_request(request, runs, name=name, profile=profile, world=world, begun=begun)
 
 
 def train_with_ray(
@@ -95,7 +97,13 @@ def missing_run_name() -> UserError:
 
 
 def train_request(
-    request: TrainRequest, runs: Path, *, name: str | None = None, profile: bool = False, world: World = SINGLE_PROCESS
+    request: TrainRequest,
+    runs: Path,
+    *,
+    name: str | None = None,
+    profile: bool = False,
+    world: World = SINGLE_PROCESS,
+    begun: float | None = None,
 ) -> TrainResult:
     """Check everything, create the run folder, train."""
     settings, initial = request.settings, request.initial
@@ -133,7 +141,8 @@ def train_request(
     run = RunFolder(runs / world.broadcast_from_main(create))
     if fits_ngrams and not world.is_main:
         start = store.load(run.checkpoint())
-    return train_new_run(run, complete, machine, Pretraining(complete, machine, dataset), start, profile=profile)
+    method = Pretraining(complete, machine, dataset)
+    return train_new_run(run, complete, machine, method, start, profile=profile, begun=begun)
 
 
 def open_dataset(settings: Settings, machine: Machine) -> Dataset:

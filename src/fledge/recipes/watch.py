@@ -136,7 +136,7 @@ def events_of_metrics(run: RunFolder) -> Iterator[Event]:
     notice("warning: events.jsonl is missing or damaged: only metrics.csv is shown")
     steps = table.last_step
     with contextlib.suppress(UserError):
-        steps = run.planned_steps()
+        steps = run.last_step()
     yield Started(run.name, 0, steps, 0, "", "", False)
     for row in range(0, len(table[STEP]), 1 + len(table[STEP]) // MOST_ROWS):
         values = {name: column[row] for name, column in table.items() if name != STEP and math.isfinite(column[row])}
@@ -170,7 +170,7 @@ def text_of(sample: Sample) -> str:
 def state_of(run: RunFolder, progress: RunProgress) -> str:
     """From its files; where these are damaged, or of a newer version, from its events."""
     with contextlib.suppress(UserError, OSError):
-        return run_state(run, last_saved_step(run), run.planned_steps())
+        return run_state(run, last_saved_step(run), run.last_step())
     if run.is_locked():
         return RUNNING
     return progress.ended.reason if progress.ended else DAMAGED

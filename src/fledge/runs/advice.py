@@ -43,7 +43,7 @@ def advise(run: RunFolder) -> list[Advice]:
     found = (
         overfitting(curve, run),
         small_split(metrics, config["data"], run),
-        still_falling(curve, config["train"]["steps"], run),
+        still_falling(curve, run.last_step(config), run),
         repetition(str(last_sample["text"]), config["track"]["temperature"], run),
     )
     return [each for each in found if each][:MOST]

@@ -44,6 +44,8 @@ from fledge.model.init import build_for_loading
 from fledge.model.lora import plain_config
 from fledge.runs.names import path_word, run_word
 from fledge.tokenizers.base import Tokenizer, load_tokenizer, save_tokenizer
+from fledge.tracking.events import Started, StepsPlanned
+from fledge.tracking.sinks.jsonl import read_events
 
 if TYPE_CHECKING:
     from fledge.tokenizers.chat_template import ChatTemplate
@@ -145,11 +147,17 @@ class RunFolder:
             raise UserError(f"'{self.folder / CONFIG}' is damaged", "restore it from a copy")
         return model
 
-    def planned_steps(self, config: Layer | None = None) -> int:
-        """How many steps the run was asked to train. config: of the run, where it is known already."""
-        steps = (self.config() if config is None else config).get("train", {}).get("steps")
-        if not isinstance(steps, int):
+    def last_step(self, config: Layer | None = None) -> int:
+        """As planned; where train.minutes decides it, as decided last. config: of the run, where it is known already.
+
+        A run that is stopped early ends before it: see runs/status.py.
+        """
+        train = (self.config() if config is None else config).get("train", {})
+        if not isinstance(steps := train.get("steps"), int):
             raise UserError(f"'{self.folder / CONFIG}' is damaged", "restore it from a copy")
+        if train.get("minutes") is not None:
+            decided = [event["steps"] for event in read_events(self.folder, Started, StepsPlanned)]
+            steps = next((number for number in reversed(decided) if isinstance(number, int)), steps)
         return steps
 
     def changed_files(self) -> list[str]:

@@ -67,7 +67,7 @@ def summarize_run(run: RunFolder, name: str = "", metrics: MetricsTable | None =
     """`name`: how the run is listed; its own if it is empty. metrics: where they are known already."""
     config, saved = run.config(), store.complete_checkpoints(run.checkpoints)
     saved_step = last_saved_step(run, saved)
-    steps = run.planned_steps(config)
+    steps = run.last_step(config)
     state = run_state(run, saved_step, steps, saved, config)
     metrics = logged_metrics(run) if metrics is None else metrics
     return RunSummary(

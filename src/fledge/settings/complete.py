@@ -70,6 +70,8 @@ def complete_alignment(settings: AlignSettings, machine: Machine) -> AlignSettin
         raise UserError("train.epochs has no effect on an alignment run", "set the length with --train.steps")
     if train.ngram_steps:
         raise UserError("train.ngram_steps fits new weights, and alignment starts from a model", "leave it out")
+    if train.minutes is not None:
+        raise UserError("an alignment run has no train.minutes", "set the length with --train.steps")
     if settings.optim.schedule == "epoch_cosine":
         raise UserError("an alignment run has no epochs for epoch_cosine", "use --optim.schedule cosine")
     eval_every = round_up(train.steps / EVALUATIONS) if train.eval_every is None else train.eval_every

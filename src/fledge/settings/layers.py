@@ -19,7 +19,7 @@ from fledge.training.config import Settings
 FOLLOWS_FROM_SIZE = {
     "model": ("size", "n_layer", "n_head", "n_kv_head", "n_embd", "head_dim", "mlp_width"),
     "optim": ("lr", "min_lr", "warmup_steps", "decay_steps"),
-    "train": ("steps", "epochs", "batch", "micro_batch"),
+    "train": ("steps", "epochs", "minutes", "step_limit", "batch", "micro_batch"),
 }
 # What belongs to a text. Where two layers name one (corpus or path), the higher replaces these settings of the lower.
 FOLLOWS_FROM_TEXT = {
@@ -28,8 +28,10 @@ FOLLOWS_FROM_TEXT = {
 }
 # A layer that chooses a tokenizer replaces the model.vocab_size of all lower layers: it belongs to their tokenizer.
 FOLLOWS_FROM_TOKENIZER = {"model": ("vocab_size",)}
-# The two ways to set the length of a run: the highest layer that uses one replaces both settings of all lower layers.
+# The two ways to set the length of a run: the highest layer that uses one replaces both settings of all lower layers,
+# and their time, for which the length was planned.
 LENGTHS = {"train": ("steps", "epochs")}
+FOLLOWS_FROM_LENGTH = {"train": (*LENGTHS["train"], "minutes", "step_limit")}
 # The two ways to hold out text, as a fraction and as a text of its own, likewise.
 HELD_OUT = ({"data": ("val", "val_corpus")}, {"data": ("test", "test_corpus")})
 
@@ -78,7 +80,7 @@ def merge_layers(*layers: Layer) -> dict[str, dict[str, Any]]:
         if any(layer.get("tokenizer", {}).get(key) not in (None, "null") for key in ("kind", "file", "vocab_size")):
             result = without(result, FOLLOWS_FROM_TOKENIZER)
         if sets_length(layer):
-            result = without(result, LENGTHS)
+            result = without(result, FOLLOWS_FROM_LENGTH)
         for pair in HELD_OUT:
             if any(layer.get("data", {}).get(key) not in (None, "null") for key in pair["data"]):
                 result = without(result, pair)

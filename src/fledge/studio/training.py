@@ -112,11 +112,11 @@ class Training:
         folder = open_run(run, self.runs)
         if folder.is_locked():
             raise UserError(f"'{folder.name}' is being trained already", "stop it first")
-        planned, early = folder.planned_steps(), stopped_early(folder)
+        last, early = folder.last_step(), stopped_early(folder)
         if steps is None and early:
             raise UserError(f"'{folder.name}' is finished: {early}", "give more steps")
-        if steps is None and last_saved_step(folder) >= planned:
-            raise UserError(f"'{folder.name}' is finished: all its {planned:,} steps are done", "give more steps")
+        if steps is None and last_saved_step(folder) >= last:
+            raise UserError(f"'{folder.name}' is finished: all its {last:,} steps are done", "give more steps")
         longer = [f"--train.steps={steps}", "--allow-changes"] if steps else []
         return ["resume", run, *longer, *(["--train.patience=null"] if early else [])]  # or it would not go on
 

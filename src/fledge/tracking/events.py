@@ -95,6 +95,18 @@ class StoppedEarly:
 
 
 @dataclass(frozen=True)
+class StepsPlanned:
+    """Decided after `step`, for a run with train.minutes: it has `steps` steps in all, and had `before` until then."""
+
+    step: int
+    steps: int
+    before: int
+    seconds_left: float  # for the steps that are still to be made, and what is done between them
+    step_seconds: float  # as measured; 0: not yet
+    limited: bool = False  # there is time for more, but they are limited by train.step_limit
+
+
+@dataclass(frozen=True)
 class Notice:
     """A message for the user."""
 
@@ -128,6 +140,7 @@ Event = (
     | Anomaly
     | RolledBack
     | StoppedEarly
+    | StepsPlanned
     | CompileChecked
     | Notice
     | Ended

@@ -20,7 +20,17 @@ from rich.text import Text
 
 from fledge.core.formatting import counted, format_duration, printable, shorten
 from fledge.tracking import chart
-from fledge.tracking.events import Anomaly, Ended, Event, Notice, RolledBack, Sample, Started, StoppedEarly
+from fledge.tracking.events import (
+    Anomaly,
+    Ended,
+    Event,
+    Notice,
+    RolledBack,
+    Sample,
+    Started,
+    StepsPlanned,
+    StoppedEarly,
+)
 from fledge.tracking.run_progress import RunProgress, describe_event
 from fledge.tracking.terminal import SAMPLE_LINES, format_metrics, sample_lines, sample_title
 
@@ -50,8 +60,9 @@ class LiveView:
             self._live.start()
         elif self._watching:
             return
-        elif isinstance(event, Notice | Anomaly | RolledBack | StoppedEarly):
-            self._console.print(_messages([describe_event(event)]))
+        elif isinstance(event, Notice | Anomaly | RolledBack | StoppedEarly | StepsPlanned):
+            if text := describe_event(event):
+                self._console.print(_messages([text]))
         elif isinstance(event, Ended):
             self.close()
 

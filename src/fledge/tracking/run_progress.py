@@ -4,9 +4,9 @@ import math
 import statistics
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from fledge.core.formatting import counted
+from fledge.core.formatting import counted, format_duration
 from fledge.tracking.chart import Curve
 from fledge.tracking.events import (
     Activity,
@@ -18,6 +18,7 @@ from fledge.tracking.events import (
     RolledBack,
     Sample,
     Started,
+    StepsPlanned,
     StoppedEarly,
 )
 
@@ -27,6 +28,7 @@ RECENT_STEPS = 15  # logged ones, whose median time is that of the steps to come
 MIN_STEPS_TIMED = 2
 MOST_SAMPLES = 64  # that are kept: beyond, every second one is dropped
 MESSAGES = 3  # the newest ones
+TOLD_CHANGE = 0.1  # of the number of steps: smaller ones only move the end of the bar
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,13 @@ class RunProgress:
                 self.samples = [*(self.samples[::2] if len(self.samples) >= MOST_SAMPLES else self.samples), event]
                 self._sample_seconds = self.now - self._activity_began
                 self._aside_seconds += self._sample_seconds
-            case Notice() | Anomaly() | RolledBack() | StoppedEarly():
-                self.messages.append(describe_event(event))
+            case Notice() | Anomaly() | RolledBack() | StoppedEarly() | StepsPlanned():
+                if text := describe_event(event):
+                    self.messages.append(text)
                 if isinstance(event, RolledBack):
                     self._rewind(event.step)
+                elif isinstance(event, StepsPlanned):
+                    self.start = replace(self.start, steps=event.steps)
                 elif isinstance(event, StoppedEarly):
                     self.stopped_early = event
             case Ended():
@@ -156,7 +161,8 @@ class RunProgress:
         return -(-self.steps // every) - self.step // every if every else 0
 
 
-def describe_event(event: Notice | Anomaly | RolledBack | StoppedEarly) -> str:
+def describe_event(event: Notice | Anomaly | RolledBack | StoppedEarly | StepsPlanned) -> str:
+    """What is told of an event; "": not worth a message."""
     match event:
         case Notice():
             return event.text
@@ -168,7 +174,21 @@ def describe_event(event: Notice | Anomaly | RolledBack | StoppedEarly) -> str:
             first, last = event.skipped_batches
             skipped = counted(last - first + 1, "batch", "batches")
             return f"warning: {event.reason}: rolled back to step {event.step}, skipping {skipped}"
+        case StepsPlanned():
+            return _describe_steps(event)
         case StoppedEarly():
             waited = f"no better {event.measure} in {counted(event.evaluations, 'evaluation')}"
             best = f"the best is {event.best:.4f} at step {event.best_step:,}"
             return f"stopped early at step {event.step:,}: {waited}; {best}"
+
+
+def _describe_steps(event: StepsPlanned) -> str:
+    if event.steps == event.before or not math.isfinite(event.seconds_left):  # of a damaged file
+        return ""
+    if event.seconds_left <= 0:
+        return f"the time is up: step {event.steps:,} is the last one, not {event.before:,}"
+    if abs(event.steps - event.before) < TOLD_CHANGE * event.before:
+        return ""
+    measured = f"a step takes {event.step_seconds:.2g} s, and {format_duration(event.seconds_left)} are left"
+    memorized = "; more passes over the text would mostly memorize it" if event.limited else ""
+    return f"{counted(event.steps, 'step')} in all instead of {event.before:,}: {measured}{memorized}"

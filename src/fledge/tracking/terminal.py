@@ -5,7 +5,18 @@ from typing import TYPE_CHECKING, TextIO
 
 from fledge.core.formatting import format_duration, printable
 from fledge.core.progress import terminal_console
-from fledge.tracking.events import Anomaly, Ended, Event, Metrics, Notice, RolledBack, Sample, Started, StoppedEarly
+from fledge.tracking.events import (
+    Anomaly,
+    Ended,
+    Event,
+    Metrics,
+    Notice,
+    RolledBack,
+    Sample,
+    Started,
+    StepsPlanned,
+    StoppedEarly,
+)
 from fledge.tracking.run_progress import ROLLOUT_REWARD, RunProgress, describe_event
 
 if TYPE_CHECKING:
@@ -96,8 +107,9 @@ class LineView:
                 self._print_metrics(event)
             case Sample():
                 self._print(f"{sample_title(event)}:\n    " + "\n    ".join(sample_lines(event)[:SAMPLE_LINES]))
-            case Notice() | Anomaly() | RolledBack() | StoppedEarly():
-                self._print(describe_event(event))
+            case Notice() | Anomaly() | RolledBack() | StoppedEarly() | StepsPlanned():
+                if text := describe_event(event):
+                    self._print(text)
             case Ended():
                 self._print(f"{event.reason} at step {event.step:,} after {format_duration(event.seconds)}")
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 class TrainConfig:
     steps: int = setting(2000, "updates of the weights")
     epochs: float | None = setting(None, "passes over the training split; overrides steps")
+    minutes: float | None = setting(
+        None, "time of the whole command: the run gets as many steps as fit, steps being the plan; unset: exactly steps"
+    )
+    step_limit: int | None = setting(None, "most steps that minutes may lead to; unset: no limit")
     ngram_steps: int = setting(
         0,
         "before the first step, updates of embedding, head and bigram table on the n-gram counts of the text; 0: none",
@@ -74,13 +78,15 @@ class TrainConfig:
         return world.size if self.parallel == "fsdp" else 1
 
     def __post_init__(self) -> None:
-        counts = ["steps", "batch", "log_every", "save_every", "keep_last", "eval_tokens", "threads", "patience"]
+        counts = ["steps", "step_limit", "batch", "log_every", "save_every", "keep_last", "eval_tokens"]
+        counts += ["threads", "patience"]
         check_counts(self, "train", counts + ["micro_batch"] * (self.micro_batch != "auto"))
         for name in ("ngram_steps", "eval_every", "sample_every", "save_seconds", "history", "grad_clip", "loss_spike"):
             if not (getattr(self, name) or 0) >= 0:
                 raise UserError(f"train.{name} cannot be {getattr(self, name)}", "it must be a number of at least 0")
         if self.epochs is not None and not 0 < self.epochs < math.inf:
             raise UserError(f"train.epochs cannot be {self.epochs}", "it must be a number above 0")
+        self._check_minutes()
         if not 0 <= self.seed < 2**63:
             raise UserError(f"train.seed cannot be {self.seed}", "it must be a whole number of at least 0")
         if isinstance(self.micro_batch, int) and self.batch % self.micro_batch:
@@ -96,6 +102,18 @@ class TrainConfig:
             )
         if self.clip_each == "micro_batch":
             self._check_clip_each()
+
+    def _check_minutes(self) -> None:
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise UserError(f"train.minutes cannot be {self.minutes}", "it must be a number above 0")
+        if self.step_limit is None:
+            return
+        if self.minutes is None:
+            hint = "set the time: --train.minutes 5; or the length: --train.steps 1000"
+            raise UserError("train.step_limit has no effect without train.minutes", hint)
+        if self.step_limit < self.steps:
+            hint = f"plan fewer steps: --train.steps {self.step_limit}"
+            raise UserError(f"train.step_limit = {self.step_limit} is below train.steps = {self.steps}", hint)
 
     def _check_clip_each(self) -> None:
         """What every micro-batch changes must not depend on the machine."""

@@ -4,6 +4,7 @@ The loop knows nothing of evaluation, samples, checkpoints or terminals: those a
 which they are due, in the order given.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -34,15 +35,17 @@ class RunEnd:
 def train_loop(
     train_step: Callable[[int], StepResult],
     start: int,
-    stop: int,
     hooks: Sequence[Hook],
     signals: StopSignals,
     monitor: DivergenceMonitor,
-    is_last: Callable[[int], bool] = lambda _: False,
+    is_last: Callable[[int], bool],
 ) -> RunEnd:
-    """Updates start + 1 … stop, until a step is the last, a signal requests a stop, or the monitor raises."""
+    """Updates start + 1, start + 2, … until a step is the last, a signal requests a stop, or the monitor raises.
+
+    Which step is the last may change while the loop runs.
+    """
     result = None
-    for step in range(start, stop):
+    for step in itertools.count(start):
         result = train_step(step)
         monitor.check(result)
         try:

@@ -35,11 +35,11 @@ class Recorder:
     def record(self, event: Event) -> None:
         self._tracker.record(event)
 
-    def started(self, step: int, evaluations: Evaluations, whole_split_passes: float) -> None:
+    def started(self, step: int, last_step: int, evaluations: Evaluations, whole_split_passes: float) -> None:
         train, machine = self.settings.train, self.machine
         compiled, parameters = can_compile(self.settings, machine), parameter_count(self.settings.model)
         intervals = (train.eval_every or 0, train.sample_every, whole_split_passes)
-        about = (self.run.name, step, train.steps, parameters, machine.device, machine.dtype, compiled)
+        about = (self.run.name, step, last_step, parameters, machine.device, machine.dtype, compiled)
         self.record(events.Started(*about, *intervals))
         for text in settings_warnings(self.settings, machine):
             self.warning(step, text)

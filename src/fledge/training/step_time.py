@@ -29,6 +29,8 @@ class StepTime:
         self._seconds: dict[str, float] = defaultdict(float)
         self._steps, self._step_seconds, self._tokens = 0, 0.0, 0
         self._update: tuple[torch.cuda.Event, torch.cuda.Event] | None = None  # begin and end of the last one
+        self.total: dict[str, float] = defaultdict(float)  # seconds of a part since the beginning
+        self._count: dict[str, int] = defaultdict(int)  # how often it was measured
 
     @contextlib.contextmanager
     def measure(self, part: str) -> Iterator[None]:
@@ -36,7 +38,10 @@ class StepTime:
         try:
             yield
         finally:
-            self._seconds[part] += time.perf_counter() - begin
+            seconds = time.perf_counter() - begin
+            self._seconds[part] += seconds
+            self.total[part] += seconds
+            self._count[part] += 1
 
     @contextlib.contextmanager
     def measure_update(self) -> Iterator[None]:
@@ -60,6 +65,10 @@ class StepTime:
 
     def add_step(self, seconds: float) -> None:
         self._steps, self._step_seconds = self._steps + 1, self._step_seconds + seconds
+
+    def mean(self, part: str) -> float:
+        """Seconds that a part has taken, on average since the beginning; 0: it was never measured."""
+        return self.total[part] / max(1, self._count[part])
 
     def metrics(self) -> dict[str, float]:
         """Since the last call."""

@@ -18,7 +18,9 @@ from fledge.core.device import Machine, peak_memory, reset_peak_memory
 from fledge.core.errors import Interrupted, UserError
 from fledge.core.formatting import short_path
 from fledge.core.signals import StopRequested, StopSignals
+from fledge.evaluation.schedule import WHOLE_SPLIT_PASSES
 from fledge.evaluation.validation import BEST, WHOLE, Validation
+from fledge.optim.schedule import lr_multiplier
 from fledge.runs.run_folder import RunFolder
 from fledge.tracking import events
 from fledge.tracking.rewind import rewind
@@ -37,17 +39,27 @@ from fledge.training.result import TrainResult, train_result
 from fledge.training.setup import build_training, can_compile
 from fledge.training.statistics import LayerStatistics
 from fledge.training.step import StepResult
+from fledge.training.time_limit import EndCosts, TimeLimit
 
 PROFILE = "profile"  # folder of a run
+AS_GOOD = 0.01  # nats on the sample, between two checkpoints of a run: less is chance
 MAX_ROLLBACKS = 3  # to one checkpoint: after that the data is not the cause
 
 
 class Trainer:
     def __init__(
-        self, run: RunFolder, settings: Settings, machine: Machine, method: Method, *, profile: bool = False
+        self,
+        run: RunFolder,
+        settings: Settings,
+        machine: Machine,
+        method: Method,
+        *,
+        profile: bool = False,
+        begun: float | None = None,
     ) -> None:
+        """begun: when the command began, on the clock time.perf_counter; None: now."""
         self.run, self.settings, self.machine, self.method = run, settings, machine, method
-        self.steps, self.world = settings.train.steps, machine.world
+        self.world = machine.world
         reset_peak_memory(machine.device)
         self.train_step = build_training(
             settings,
@@ -56,6 +68,9 @@ class Trainer:
             lambda check: self.recorder.compile_check(self.train_step.current_step, check),
         )
         self.model, self.measure = self.train_step.model, self.train_step.step_time.measure
+        self.time_limit = TimeLimit(run, settings.train, self.world, self.train_step.step_time, begun)
+        self.pace = self.time_limit.pace
+        self.train_step.multiplier = self._lr_multiplier
         self.statistics = LayerStatistics(self.train_step, machine, settings.track.statistics)
         self.train_step.around_update = self.statistics.around_update
         self.monitor = DivergenceMonitor(settings.train.loss_spike, self._record_anomaly, settings.optim.lr)
@@ -63,12 +78,14 @@ class Trainer:
         self.checkpointer = Checkpointer(run, settings, method, self.train_step, self.monitor)
         if settings.train.patience is not None:
             self.checkpointer.components["early_stopping"] = self.early_stopping
+        if self.time_limit.active:
+            self.checkpointer.components["time_limit"] = self.time_limit
         self.evaluated: tuple[int, float] | None = None  # step and validation loss of the last evaluation
         self.step_seconds = 0.0  # of the last step
         self.recorder = Recorder(run, settings, machine)
         self.signals = StopSignals(self.world, lambda: self.checkpointer.is_due(self.step_seconds))
         self.evaluations = method.evaluations(self.model, self.signals.interruptible)
-        if settings.train.patience is not None and not self.evaluations.is_due(self.steps):
+        if settings.train.patience is not None and not self._evaluates_at(self.pace.last_step):
             raise nothing_to_wait_for()
         self.whole_split_passes = (
             self.evaluations.whole_split_passes if isinstance(self.evaluations, Validation) else 0.0
@@ -82,13 +99,14 @@ class Trainer:
         seed_rng(self.settings.train.seed, first, self.world)  # dropout uses torch's global generator
         if state is not None:
             self.restore(state)
+        self.time_limit.replay(first)
         begun = time.perf_counter()
         self.recorder.open(first)
         with self.signals as signals:
             try:
-                self.recorder.started(first, self.evaluations, self.whole_split_passes)
+                self._record_start(first)
                 if self.profile:
-                    self.profiler = StepProfiler(self.run.folder / PROFILE, self.steps - first)
+                    self.profiler = StepProfiler(self.run.folder / PROFILE, self.pace.last_step - first)
                 end = self._run_with_rollbacks(state)
                 last = end.last.step if end.last else first
                 stopped = signals.received if not self._is_last(last) or end.pending_hooks else None
@@ -118,7 +136,14 @@ class Trainer:
 
     def restore(self, state: State) -> None:
         self.checkpointer.restore(state)
+        self.time_limit.restart(state.step)
         self.evaluated = None
+
+    def _lr_multiplier(self, step: int) -> float:
+        return lr_multiplier(self.settings.optim, self.pace.position(step), self.settings.train.steps)
+
+    def _record_start(self, step: int) -> None:
+        self.recorder.started(step, self.pace.last_step, self.evaluations, self.whole_split_passes)
 
     def _run_with_rollbacks(self, state: State | None) -> RunEnd:
         while True:
@@ -143,11 +168,11 @@ class Trainer:
         if self._is_last(first):  # its hooks were pending
             return RunEnd(pending)
         self.recorder.activity(first, "compiling" if can_compile(self.settings, self.machine) else "first step")
-        return train_loop(self.train_step, first, self.steps, hooks, self.signals, self.monitor, self._is_last)
+        return train_loop(self.train_step, first, hooks, self.signals, self.monitor, self._is_last)
 
     def _is_last(self, step: int) -> bool:
         """Whether the run ends with this step: as planned, or early."""
-        return step in (self.steps, self.early_stopping.stopped_at)
+        return step >= self.pace.last_step or step == self.early_stopping.stopped_at
 
     def _roll_back(self, divergence: Diverged) -> State:
         """Restore the last healthy checkpoint and skip the batches that led to the divergence."""
@@ -169,9 +194,9 @@ class Trainer:
         if self.world.is_main:
             store.remove_after(self.run.checkpoints, state.step)
             last_recorded = state.step - (state.pending_hooks is not None)
-            rewind(self.run.folder, last_recorded, keep=(events.Anomaly, events.RolledBack))
+            rewind(self.run.folder, last_recorded, keep=(events.Anomaly, events.RolledBack, events.StepsPlanned))
         self.recorder.open(state.step)
-        self.recorder.started(state.step, self.evaluations, self.whole_split_passes)
+        self._record_start(state.step)
         skipped = (before.batch(state.step), after.batch(state.step) - 1)
         self.recorder.record(events.RolledBack(state.step, divergence.step, divergence.reason, skipped))
         return state
@@ -192,13 +217,14 @@ class Trainer:
         train = self.settings.train
         return [
             every(1, self._check_method),
-            Hook(lambda result: self._evaluate(result.step), self.evaluations.is_due),
+            Hook(lambda result: self._evaluate(result.step), self._evaluates_at),
             Hook(self._log, self._logs_at),
             every(train.sample_every, lambda result: self._sample(result.step), is_last=self._is_last),
             Hook(self._evaluate_whole_split, lambda step: self._is_last(step) and bool(self.whole_split_passes)),
             every(1, lambda _: self.recorder.saved(self.checkpointer.saved())),
             every(1, self.recorder.watch_speed),
             every(int(self.profile), self._profile_step),
+            Hook(self._keep_to_time, lambda step: self.time_limit.active and not self._is_last(step)),
             every(1, self._save_if_due),
         ]
 
@@ -207,19 +233,24 @@ class Trainer:
             self.recorder.warning(result.step, text)
 
     def _evaluate_and_sample_before_training(self) -> None:
-        if self.evaluations.is_due(0):
+        if self._evaluates_at(0):
             self._evaluate(0)
         if self.settings.train.sample_every:
             self._sample(0)
 
     def _logs_at(self, step: int) -> bool:
         every = self.settings.train.log_every
-        return step % every == 0 or step == self.steps or self.evaluations.is_due(step) or self.statistics.is_due(step)
+        due = step % every == 0 or step == self.pace.last_step
+        return due or self._evaluates_at(step) or self.statistics.is_due(step)
 
     def _saves_at(self, step: int) -> bool:
         """On schedule, after every evaluation, and at the last step: the fixed steps that a rollback may go to."""
-        every = self.settings.train.save_every or self.steps
-        return step % every == 0 or step == self.steps or self.evaluations.is_due(step)
+        every = self.settings.train.save_every or self.settings.train.steps
+        return step % every == 0 or step == self.pace.last_step or self._evaluates_at(step)
+
+    def _evaluates_at(self, step: int) -> bool:
+        """The last step takes the place of the planned one."""
+        return self.evaluations.is_due(self.settings.train.steps if step == self.pace.last_step else step)
 
     def _evaluate(self, step: int) -> None:
         self.recorder.activity(step, "evaluating" if step else "evaluating before the first step")
@@ -230,12 +261,13 @@ class Trainer:
             raise Diverged(step, f"the validation loss became {found.loss} at step {step}")
         self.evaluated = (step, found.loss)
         self.early_stopping.update(step, found.loss)
-        if step == self.early_stopping.stopped_at and step < self.steps:
+        if step == self.early_stopping.stopped_at and step < self.pace.last_step:
             self.recorder.record(self.early_stopping.event(found))
 
     def _evaluate_whole_split(self, result: StepResult) -> None:
         """The last weights and those of the best checkpoint. The best is that of the sample, or the last if it is
-        better on the whole split: it is then saved as good as the best, and wins the tie."""
+        better on the whole split: it is then saved as good as the best, and wins the tie. Where time is short, also if
+        it is as good on the sample."""
         step = result.step
         assert self.evaluated is not None
         assert isinstance(self.evaluations, Validation)
@@ -244,6 +276,8 @@ class Trainer:
             best = last = self.evaluations.evaluate_whole()
         self.recorder.saved(self.checkpointer.saved(wait=True))
         best_step, lowest = self.checkpointer.best(*self.evaluated)
+        if self._is_as_good(lowest):
+            best_step, self.evaluated = step, (step, lowest)
         if best_step != step:
             self.recorder.activity(step, f"evaluating step {best_step:,}, the best, on the whole validation split")
             with self.measure("evaluation"):
@@ -311,6 +345,20 @@ class Trainer:
         first = self.train_step.skipped.batch(step) * batch
         samples = (first, first + batch - 1)
         self.recorder.record(events.Anomaly(result.step, reason, origin, result.loss, result.grad_norm, samples))
+
+    def _is_as_good(self, lowest: float | None) -> bool:
+        """Whether the last evaluation says so of the last weights, and the time of the run is limited."""
+        return self.time_limit.active and (
+            lowest is None or self.evaluated is None or self.evaluated[1] - lowest < AS_GOOD
+        )
+
+    def _keep_to_time(self, result: StepResult) -> None:
+        def ends() -> EndCosts:
+            passes = 1 if self._is_as_good(self.early_stopping.best) else WHOLE_SPLIT_PASSES
+            whole_split = self.whole_split_passes * passes / WHOLE_SPLIT_PASSES
+            return EndCosts(self.checkpointer.timer.last_seconds, whole_split)
+
+        self.time_limit.update(result.step, ends, self.recorder.record)
 
     def _profile_step(self, result: StepResult) -> None:
         if self.profiler and self.profiler():

@@ -56,7 +56,8 @@ def run(args: argparse.Namespace) -> None:
             verified = verify(args.run, args.runs, trust_reward=trust, world=world)
             report(verified, as_json=args.json, text=describe_verification(verified))
             return
-        result = resume(args.run, overrides, args.runs, allow_changes=allow, trust_reward=trust, world=world)
+        options = {"allow_changes": allow, "trust_reward": trust, "begun": args.begun}
+        result = resume(args.run, overrides, args.runs, **options, world=world)
         print_train_result(result, as_json=args.json)
 
 

@@ -65,5 +65,5 @@ def run(args: argparse.Namespace) -> None:
             text = to_toml(settings, explain=True, omit=omit)
             report(to_layer(settings, omit=omit), as_json=args.json, text=text)
             return
-        result = train(args.words, overrides, args.runs, **options, world=world)
+        result = train(args.words, overrides, args.runs, **options, world=world, begun=args.begun)
         print_train_result(result, as_json=args.json)

@@ -117,7 +117,7 @@ def describe_data(studio: StudioState, run: str = "") -> DataInfo:
         vocab_size=dataset.tokenizer.vocab_size,
         context=settings.model.context,
         batch=settings.train.batch,
-        steps=settings.train.steps,
+        steps=provenance.last_step,
         trained=last_saved_step(folder),
         index=data.index_state(dataset),
     )

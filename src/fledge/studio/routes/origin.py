@@ -57,7 +57,7 @@ def list_losses(studio: StudioState, position: int, length: int, run: str = "", 
         return studio.load(f"{name}@{step}").model
 
     with studio.computing:
-        steps = until or provenance.settings.train.steps
+        steps = until or provenance.last_step
         return passage_losses(provenance, array, passages, steps, load=load)[0]
 
 

@@ -53,7 +53,7 @@ class Session:
 @dataclass(frozen=True)
 class Incident:
     step: int
-    kind: str  # anomaly, rollback, warning or started again
+    kind: str  # anomaly, rollback, warning, length or started again
     text: str
     last_step: int | None = None  # where it was said again and again
 

@@ -25,6 +25,11 @@ export function describe(event) {
       return { kind: "bad", title: "Rolled back", step: event.step, text: `from step ${number(event.failed_step)} to the checkpoint of step ${at}: ${event.reason}; batches ${number(event.skipped_batches[0])} to ${number(event.skipped_batches[1])} are skipped` };
     case "StoppedEarly":
       return { kind: "good", title: "Stopped early", text: `no better ${event.measure} in ${count(event.evaluations)} ${event.evaluations === 1 ? "evaluation" : "evaluations"}; the best is ${number(event.best)} at step ${number(event.best_step)}` };
+    case "StepsPlanned": {
+      if (event.steps === event.before || (event.seconds_left > 0 && Math.abs(event.steps - event.before) < 0.1 * event.before)) return null;
+      const why = event.seconds_left > 0 ? `${duration(event.seconds_left)} are left for them` : "the time is up";
+      return { kind: "soft", title: "Length changed", text: `${count(event.steps)} steps in all instead of ${count(event.before)}: ${why}` };
+    }
     case "CompileChecked":
       return event.ok ? null : { kind: "warn", title: "Not compiled", text: event.reason };
     case "Started":
