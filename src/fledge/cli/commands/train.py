@@ -28,7 +28,7 @@ TAKES_SETTINGS = True
 
 
 def add_arguments(parser: Parser) -> None:
-    words = "text (file, folder, glob, URL, …), a preset, or FILE.toml"
+    words = "text (file, folder, glob, URL, …), preset, or FILE.toml"
     parser.add_argument("words", nargs="*", metavar="TEXT|PRESET", help=words)
     minutes = "choose size and steps for this time; text alone: 5"
     parser.add_argument("--minutes", metavar="N", help=minutes)
