@@ -60,6 +60,7 @@ def test_edited_config_counts_as_a_change(home, capsys) -> None:
 @pytest.mark.parametrize(
     "change",
     [("--model.n_layer", "2"), ("--model.window", "4"), ("--train.batch", "8"), ("--train.seed", "5"),
+     ("--train.ngram_steps", "5"),
      ("--data.stride", "3"), ("--tokenizer.kind", "bpe")],
 )  # fmt: skip
 def test_fixed_settings_cannot_be_changed(home, capsys, change) -> None:
@@ -139,6 +140,16 @@ def test_run_with_init_does_not_restart_without_checkpoints(home, capsys) -> Non
     error, hint = said(capsys)[-2:]
     assert error == "error: 'child' has no checkpoints left"
     assert hint.endswith(f"--init {run.parent / 'bird'}@12")
+
+
+def test_run_with_fitted_weights_does_not_restart_without_checkpoints(home, capsys) -> None:
+    """From the beginning would be without the fit to n-gram counts."""
+    run = home.train("bird", "--train.ngram_steps", "2", "--train.steps", "3")
+    store.remove_after(run / "checkpoints", -1)
+    assert home.do("resume", "bird") == 2
+    error, hint = said(capsys)[-2:]
+    assert error == "error: 'bird' has no checkpoints left"
+    assert home.do("train", *hint.partition("fledge train ")[2].split(), "--run", "again") == 0
 
 
 def test_epochs_cannot_be_changed_on_resume(home, capsys) -> None:

@@ -162,6 +162,9 @@ def choose_start_checkpoint(run: RunFolder, settings: Settings, method: Method, 
 def start_checkpoint(run: RunFolder, train: TrainConfig) -> Checkpoint | None:
     """None: the run was stopped before its first checkpoint."""
     if run.selector == "latest" and store.is_unsaved(run.checkpoints):
+        if train.ngram_steps:
+            again = f"start again: fledge train {run.path_word}/{CONFIG}"
+            raise UserError(f"'{run.name}' has no checkpoints left", again)
         if (init := run.metadata().get("init")) is None:
             return None
         origin = find_run(init, run.folder.parent)
