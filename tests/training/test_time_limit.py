@@ -78,7 +78,7 @@ def test_last_evaluations_fit_into_the_time(make_trainer: Make, clock: Slow, tok
     trainer = make_trainer({**timed(eval_every=200, steps=100, eval_tokens=tokens), **still})
     trainer.fit()
     assert trainer.evaluations.split_tokens > tokens
-    assert trainer.whole_split_passes > 0
+    assert trainer.whole_split.passes > 0
     metrics = read_metrics(trainer.run.folder)
     assert math.isfinite(metrics["val_whole/loss"][-1])
     assert metrics["val_best/step"][-1] == trainer.pace.last_step

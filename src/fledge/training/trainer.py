@@ -18,8 +18,6 @@ from fledge.core.device import Machine, peak_memory, reset_peak_memory
 from fledge.core.errors import Interrupted, UserError
 from fledge.core.formatting import short_path
 from fledge.core.signals import StopRequested, StopSignals
-from fledge.evaluation.schedule import WHOLE_SPLIT_PASSES
-from fledge.evaluation.validation import BEST, WHOLE, Validation
 from fledge.optim.schedule import lr_multiplier
 from fledge.runs.run_folder import RunFolder
 from fledge.tracking import events
@@ -40,9 +38,9 @@ from fledge.training.setup import build_training, can_compile
 from fledge.training.statistics import LayerStatistics
 from fledge.training.step import StepResult
 from fledge.training.time_limit import EndCosts, TimeLimit
+from fledge.training.whole_split import WholeSplit
 
 PROFILE = "profile"  # folder of a run
-AS_GOOD = 0.01  # nats on the sample, between two checkpoints of a run: less is chance
 MAX_ROLLBACKS = 3  # to one checkpoint: after that the data is not the cause
 
 
@@ -87,9 +85,8 @@ class Trainer:
         self.evaluations = method.evaluations(self.model, self.signals.interruptible)
         if settings.train.patience is not None and not self._evaluates_at(self.pace.last_step):
             raise nothing_to_wait_for()
-        self.whole_split_passes = (
-            self.evaluations.whole_split_passes if isinstance(self.evaluations, Validation) else 0.0
-        )
+        parts = (self.evaluations, self.checkpointer, self.recorder, self.measure)
+        self.whole_split = WholeSplit(*parts, in_haste=self.time_limit.active)
         self.profile = profile and self.world.is_main
         self.profiler: StepProfiler | None = None
 
@@ -143,7 +140,7 @@ class Trainer:
         return lr_multiplier(self.settings.optim, self.pace.position(step), self.settings.train.steps)
 
     def _record_start(self, step: int) -> None:
-        self.recorder.started(step, self.pace.last_step, self.evaluations, self.whole_split_passes)
+        self.recorder.started(step, self.pace.last_step, self.evaluations, self.whole_split.passes)
 
     def _run_with_rollbacks(self, state: State | None) -> RunEnd:
         while True:
@@ -220,7 +217,7 @@ class Trainer:
             Hook(lambda result: self._evaluate(result.step), self._evaluates_at),
             Hook(self._log, self._logs_at),
             every(train.sample_every, lambda result: self._sample(result.step), is_last=self._is_last),
-            Hook(self._evaluate_whole_split, lambda step: self._is_last(step) and bool(self.whole_split_passes)),
+            Hook(self._evaluate_whole_split, lambda step: self._is_last(step) and bool(self.whole_split.passes)),
             every(1, lambda _: self.recorder.saved(self.checkpointer.saved())),
             every(1, self.recorder.watch_speed),
             every(int(self.profile), self._profile_step),
@@ -265,27 +262,8 @@ class Trainer:
             self.recorder.record(self.early_stopping.event(found))
 
     def _evaluate_whole_split(self, result: StepResult) -> None:
-        """The last weights and those of the best checkpoint. The best is that of the sample, or the last if it is
-        better on the whole split: it is then saved as good as the best, and wins the tie. Where time is short, also if
-        it is as good on the sample."""
-        step = result.step
         assert self.evaluated is not None
-        assert isinstance(self.evaluations, Validation)
-        self.recorder.activity(step, "evaluating the whole validation split")
-        with self.measure("evaluation"):
-            best = last = self.evaluations.evaluate_whole()
-        self.recorder.saved(self.checkpointer.saved(wait=True))
-        best_step, lowest = self.checkpointer.best(*self.evaluated)
-        if self._is_as_good(lowest):
-            best_step, self.evaluated = step, (step, lowest)
-        if best_step != step:
-            self.recorder.activity(step, f"evaluating step {best_step:,}, the best, on the whole validation split")
-            with self.measure("evaluation"):
-                best = self.evaluations.evaluate_whole(self.checkpointer.weights_at(best_step))
-            if last.loss <= best.loss:
-                best, best_step, self.evaluated = last, step, (step, lowest)
-        values = {**last.metrics(WHOLE), **best.metrics(BEST), f"{BEST}/step": best_step}
-        self.recorder.record(events.Metrics(step, values))
+        self.evaluated = (result.step, self.whole_split.evaluate(*self.evaluated))
 
     def _log(self, result: StepResult) -> None:
         own, statistics = self.method.metrics(result.step), self.statistics.metrics()
@@ -346,17 +324,10 @@ class Trainer:
         samples = (first, first + batch - 1)
         self.recorder.record(events.Anomaly(result.step, reason, origin, result.loss, result.grad_norm, samples))
 
-    def _is_as_good(self, lowest: float | None) -> bool:
-        """Whether the last evaluation says so of the last weights, and the time of the run is limited."""
-        return self.time_limit.active and (
-            lowest is None or self.evaluated is None or self.evaluated[1] - lowest < AS_GOOD
-        )
-
     def _keep_to_time(self, result: StepResult) -> None:
         def ends() -> EndCosts:
-            passes = 1 if self._is_as_good(self.early_stopping.best) else WHOLE_SPLIT_PASSES
-            whole_split = self.whole_split_passes * passes / WHOLE_SPLIT_PASSES
-            return EndCosts(self.checkpointer.timer.last_seconds, whole_split)
+            passes = self.whole_split.expected_passes(self.evaluated and self.evaluated[1], self.early_stopping.best)
+            return EndCosts(self.checkpointer.timer.last_seconds, passes)
 
         self.time_limit.update(result.step, ends, self.recorder.record)
 
