@@ -323,6 +323,14 @@ def test_introduction_and_settings_describe_the_model() -> None:
     assert 'F.gelu(self.up(x), approximate="tanh")' in gpt2
 
 
+@pytest.mark.parametrize("steps", [0, 5])
+def test_introduction_says_that_the_fit_to_ngrams_is_left_out(steps: int) -> None:
+    settings = full_settings("modern-5m")
+    text = render("small", ["some parts"], replace(settings, train=replace(settings.train, ngram_steps=steps)))
+    assert ("(train.ngram_steps) is left out." in " ".join(text.split('"""')[1].split())) == bool(steps)
+    assert max(map(len, text.splitlines())) <= 120
+
+
 def test_introduction_names_the_bigram_table() -> None:
     settings = full_settings("sprint-shakespeare")
     assert "bigram table (4,225 rows)" in render("sprint", model_parts(settings.model), settings)

@@ -132,6 +132,14 @@ def test_damaged_checkpoints_are_not_deleted(home, capsys, name: str) -> None:
     assert files_of(run) == before
 
 
+def test_first_checkpoint_of_a_run_with_init_is_verified(home, capsys) -> None:
+    home.train("bird", *STOPPED)
+    home.train("child", "--init", "bird", "--train.keep_last", "9")
+    capsys.readouterr()
+    assert home.do("resume", "child@0", "--verify") == 0
+    assert capsys.readouterr().out.count("…  identical") == 4
+
+
 def test_run_with_init_does_not_restart_without_checkpoints(home, capsys) -> None:
     home.train("bird", *STOPPED)
     run = home.train("child", "--init", "bird", "--train.steps", "3")

@@ -74,3 +74,13 @@ def test_steps_of_an_epoch_are_computed_and_kept() -> None:
     assert complete.decide_settings(settings(), TOKENS, 0, machine).optim.steps_per_epoch is None
     with pytest.raises(UserError, match="steps_per_epoch is computed"):
         settings(optim={"steps_per_epoch": 10})
+
+
+def test_fit_to_ngrams_needs_a_model_that_can_do_without_its_blocks() -> None:
+    machine = Machine("cpu", "float32")
+    for changes in ({"block": "post_norm"}, {"block": "norm_in_out"}, {"final_norm": False}):
+        with pytest.raises(UserError, match=r"train\.ngram_steps") as refused:
+            complete.decide_settings(settings(model=changes, train={"ngram_steps": 3}), TOKENS, 0, machine)
+        assert "--train.ngram_steps 0" in refused.value.hint
+        complete.decide_settings(settings(model=changes), TOKENS, 0, machine)
+    assert complete.decide_settings(settings(train={"ngram_steps": 3}), TOKENS, 0, machine).train.ngram_steps == 3

@@ -53,6 +53,7 @@ def render(name: str, parts: list[str], settings: Settings) -> str:
             "optim.schedule = epoch_cosine: how many steps an epoch has is not known without a text",
             "give the length in epochs: --train.epochs 15; or eject a run",
         )
+    fit = " Training begins with random weights: the fit to n-gram counts (train.ngram_steps) is left out."
     environment = jinja2.Environment(  # noqa: S701  # it writes Python, not HTML
         loader=jinja2.FunctionLoader(load_template),
         keep_trailing_newline=True,
@@ -65,7 +66,7 @@ def render(name: str, parts: list[str], settings: Settings) -> str:
     )
     return environment.get_template("gpt.py.jinja").render(
         name=name,
-        introduction=textwrap.fill(introduction, WIDTH),
+        introduction=textwrap.fill(introduction + fit * bool(settings.train.ngram_steps), WIDTH),
         parameters=parameter_count(settings.model),
         model=settings.model,
         optim=settings.optim,

@@ -56,7 +56,8 @@ def verify_checkpoint(trainer: Trainer, name: str) -> Verification:
 
 def fill_unrestored(again: State, before: State) -> State:
     """Take from `before` what is not restored: the metadata, and what depends on settings or the number of ranks."""
-    components = {**before.components, **again.components}
+    # The first checkpoint of a run that starts from given weights has none: they are those of a new run.
+    components = {**before.components, **again.components} if before.components else {}
     if len(again.rng) == len(before.rng):
         return replace(again, provenance=before.provenance, components=components)
     if "micro_batch" in before.components:

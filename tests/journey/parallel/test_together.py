@@ -215,3 +215,16 @@ def test_fsdp_evaluates_last_and_best_checkpoint_on_the_whole_split(home: Any, t
         capsys.readouterr()
         assert home.do("eval", reference, "--json") == 0
         assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(metrics[f"{group}/loss"][-1], rel=1e-6)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_ranks_start_from_the_same_fitted_weights(home: Any, together: Callable[..., str], parallel: str) -> None:
+    fit = (*KEPT, "--train.ngram_steps", "20", "--model.bigram_rows", "300", "--train.parallel", parallel)
+    alone = home.train("alone", *fit, "--train.threads", "1")
+    together(home.training("two", *fit), 2)
+    checkpoints = [run / "checkpoints" / "step-00000000" for run in (alone, home.runs / "two")]
+    ours, theirs = (store.load(store.verify(checkpoint)).weights for checkpoint in checkpoints)
+    assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
+    assert losses(home.runs / "two") == near(alone)
+    together(home.words("resume", "two@0"), 2)
+    assert losses(home.runs / "two") == near(alone)
