@@ -156,7 +156,10 @@ def test_slow_preparation_leaves_the_rest_of_the_time(rate: dict[str, Any], caps
     assert run_seconds(settings, costs, CORPUS).total < 10
     told = capsys.readouterr().err
     assert len(re.findall(r"preparing took \d\d s of 1 min 00 s: the rest is for training", told)) == 1
-    assert replace(late, begun=time.perf_counter() - 600).available == 6  # planned for; the run itself ends at once
+    over = replace(late, begun=time.perf_counter() - 600)
+    assert over.available == 6  # planned for; the run itself ends at once
+    over.best()
+    assert "s of 1 min 00 s: the run ends after its first steps" in capsys.readouterr().err
     search(60).best()
     assert "preparing took" not in capsys.readouterr().err
 

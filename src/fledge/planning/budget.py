@@ -98,9 +98,8 @@ class TimeSearch:
             other = compiled.filled(shape, compiled.probe(shape, 1.0))
             found = other if other[0].train.steps > found[0].train.steps else found
         if (used := self.used) > self.seconds / 2:
-            notice(
-                f"preparing took {precise_duration(used)} of {precise_duration(self.seconds)}: the rest is for training"
-            )
+            rest = "the rest is for training" if used < self.seconds else "the run ends after its first steps"
+            notice(f"preparing took {precise_duration(used)} of {precise_duration(self.seconds)}: {rest}")
         return found
 
     @property
