@@ -234,3 +234,13 @@ def test_wrong_arguments_are_refused(
     assert out == ""
     assert told in err
     assert err.count("hint: ") == 1
+
+
+def test_plan_for_a_time_keeps_to_it_in_the_run(home, capsys) -> None:
+    found = planned(home, capsys, *about(home), "--minutes", "10s")
+    train = found["settings"]["train"]
+    assert train["minutes"] == pytest.approx(10 / 60)
+    assert train.get("step_limit", train["steps"]) >= train["steps"]
+    assert "--train.minutes" in found["command"]
+    assert home.do("plan", *about(home), "--minutes", "10s", "--train.minutes", "3") == 2
+    assert "--minutes sets train.minutes" in capsys.readouterr().err

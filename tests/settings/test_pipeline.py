@@ -339,3 +339,12 @@ def test_steps_are_not_printed_beside_epochs() -> None:
     whole = resolve("smallgpt-shakespeare")
     assert "steps" not in to_layer(whole, omit=without_effect(whole))["train"]
     assert without_effect(resolve("demo")) == []
+
+
+def test_length_of_a_higher_layer_replaces_the_time_it_was_planned_for() -> None:
+    timed = {"train": {"steps": 50, "minutes": 3.0, "step_limit": 80}}
+    for above in ({"train": {"steps": 9}}, {"train": {"epochs": 2.0}}, {"model": {"size": "1M"}}):
+        train = validated(timed, above).train
+        assert (train.minutes, train.step_limit) == (None, None)
+    longer = validated(timed, {"train": {"minutes": 5.0}}).train
+    assert (longer.steps, longer.minutes, longer.step_limit) == (50, 5.0, 80)
