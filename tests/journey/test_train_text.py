@@ -118,6 +118,20 @@ def test_refusals_say_what_can_be_given(
     assert not Path("runs").exists()
 
 
+def test_time_that_is_too_short_still_gives_a_model(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(request, "plan", plan.plan)
+    assert main(["train", "notes", "--minutes", "0.001", *SMALL[8:], "--json"]) == 0
+    said = capsys.readouterr()
+    result, train = json.loads(said.out), config("notes")["train"]
+    assert result["step"] < train["steps"]
+    assert result["val_loss"] > 0
+    assert train["minutes"] == 0.001
+    assert said.err.count("the time is up: step") == 1
+    assert main(["generate", "notes", "--tokens", "3"]) == 0
+
+
 @pytest.mark.parametrize("minutes", [math.nan, math.inf, -1, 0, 1e9])
 def test_time_that_no_run_can_have_is_refused_from_python_too(minutes: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(request, "plan", plan.plan)
