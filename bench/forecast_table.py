@@ -31,7 +31,7 @@ from statistics import mean
 from fledge.datasets.shards import open_dataset
 from fledge.planning.corpus_stats import dataset_stats
 from fledge.planning.loss_forecast import final_bits_per_byte, forecast_loss, parse_table, recipe_of, run_point
-from fledge.planning.recipe import vocabulary_for
+from fledge.planning.recipe import ngram_steps, vocabulary_for
 from fledge.runs.run_folder import RunFolder, list_runs
 from fledge.settings.pipeline import validated
 from fledge.tracking.sinks.csv import read_metrics
@@ -39,9 +39,9 @@ from fledge.tracking.sinks.csv import read_metrics
 ROOT = Path(__file__).parents[1]
 # (preset, settings): the most informative ones first
 GRID = (
-    ("text", {"n_layer": 2, "n_embd": 128, "steps": 150}),
-    ("text", {"n_layer": 2, "n_embd": 128, "steps": 50}),
-    ("text", {"n_layer": 2, "n_embd": 64, "steps": 100}),
+    ("text", {"n_layer": 2, "n_embd": 128, "steps": 100}),
+    ("text", {"n_layer": 2, "n_embd": 128, "steps": 300}),
+    ("text", {"n_layer": 2, "n_embd": 64, "steps": 60}),
     ("text", {"n_layer": 2, "n_embd": 192, "steps": 350}),
     ("demo", {"n_layer": 4, "n_embd": 256, "steps": 150}),
     ("demo", {"n_layer": 4, "n_embd": 256, "steps": 400}),
@@ -81,6 +81,7 @@ def train(name: str, corpus: str, preset: str, values: dict[str, int], runs: Pat
     settings |= {"train.sample_every": 0, "data.val": 0.05}
     if preset == "text":
         settings["tokenizer.vocab_size"] = vocabulary_for(size or 1 << 23)
+        settings["train.ngram_steps"] = ngram_steps(steps * 32 * 128)
     words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
     command = [sys.executable, "-m", "fledge", "train", preset, "--run", run, "--runs", str(runs)]
     print(run, flush=True)

@@ -38,9 +38,11 @@ def test_more_text_never_has_a_smaller_vocabulary(one: int, other: int) -> None:
 def test_three_minutes_on_two_cores_are_enough_for_the_preset_text() -> None:
     settings = resolve("text")
     tokens = settings.train.steps * settings.train.batch * settings.model.context
-    assert has_enough_tokens(settings.model, tokens, 0)
-    assert not has_enough_tokens(settings.model, tokens / 3, 0)
-    assert not has_enough_tokens(settings.model, tokens, round(tokens / 10))  # ten passes over a small text
+    shape = next(each for each in SHAPES if (each.n_layer, each.n_embd, each.context) == (2, 128, 128))
+    assert (settings.model.n_layer, settings.model.n_embd, settings.model.context) == (2, 128, 128)
+    assert has_enough_tokens(shape, tokens, 0)
+    assert not has_enough_tokens(shape, shape.tokens / 2, 0)
+    assert not has_enough_tokens(shape, tokens, round(shape.tokens / 10))  # ten passes over a small text
 
 
 def test_passes_over_a_small_text_are_limited_where_bigrams_memorize_it() -> None:

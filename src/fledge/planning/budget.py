@@ -129,7 +129,7 @@ class TimeSearch:
         def is_enough(shape: Shape) -> bool:
             model = self.model(shape)
             seen = self.available / seconds_of_step(shape) * self.batch(shape) * model.context
-            return has_enough_tokens(model, seen, self.corpus.train_tokens)
+            return has_enough_tokens(shape, seen, self.corpus.train_tokens)
 
         enough = filter(is_enough, reversed(self.shapes))
         return next(enough, self.shapes[0])

@@ -1,12 +1,11 @@
 """Which model to train on a text in a given time: all of it stands here, so that it can be replaced in one place.
 
     bytes of text                     →  size of the vocabulary
-    time × measured speed = tokens    →  the largest shape that has enough tokens for each of its parameters
+    time × measured speed = tokens    →  the largest shape that has enough of them
     shape                             →  context, batch, learning rates, warmup, steps on n-gram counts
     tokens of the text                →  the most steps, as more passes would only memorize it
 
-The first rows of SHAPES were found by hand on 10 MB of English prose on two cores: in 3.3 minutes 2 blocks of 192
-reached 1.311 bits per byte; 2 blocks of 128 1.316 in 3.8, and 4 of 256 1.327 in 5.4. Larger rows follow usual shapes.
+docs/log.md has the runs that the first rows of SHAPES follow from; larger rows follow usual shapes.
 """
 
 import math
@@ -15,7 +14,6 @@ from typing import Any
 
 from fledge.core.config import Layer, merge
 from fledge.model.config import ModelConfig
-from fledge.model.flops import non_embedding_parameters
 from fledge.settings.scaling_rules import GQA_WIDTH, HEAD_WIDTH, learning_rates, micro_batch_for
 from fledge.training.config import Settings
 
@@ -26,26 +24,26 @@ class Shape:
     n_embd: int
     context: int
     batch: int
+    tokens: float = 0  # that it needs: with fewer, a smaller shape is as good
 
 
+# 2 × 128 and 2 × 192 by measurements with the n-gram fit. At 85M parameters 6 tokens each, where the fastest known
+# recipes for GPT-2's size are; 3 at 2M.
 SHAPES = (  # smallest first
     Shape(2, 64, 64, 16),
-    Shape(2, 64, 128, 32),
-    Shape(2, 128, 128, 32),
-    Shape(2, 192, 128, 32),
-    Shape(3, 256, 128, 32),
-    Shape(4, 320, 128, 64),
-    Shape(5, 384, 256, 32),
-    Shape(6, 512, 256, 64),
-    Shape(8, 640, 512, 64),
-    Shape(12, 768, 1024, 64),
-    Shape(16, 1024, 1024, 128),
-    Shape(24, 1536, 1024, 256),
-    Shape(24, 2048, 2048, 256),
+    Shape(2, 64, 128, 32, 1e5),
+    Shape(2, 128, 128, 32, 3.5e5),
+    Shape(2, 192, 128, 32, 2.4e6),
+    Shape(3, 256, 128, 32, 6e6),
+    Shape(4, 320, 128, 64, 1.5e7),
+    Shape(5, 384, 256, 32, 3.1e7),
+    Shape(6, 512, 256, 64, 8e7),
+    Shape(8, 640, 512, 64, 2e8),
+    Shape(12, 768, 1024, 64, 5.3e8),
+    Shape(16, 1024, 1024, 128, 1.5e9),
+    Shape(24, 1536, 1024, 256, 7e9),
+    Shape(24, 2048, 2048, 256, 1.4e10),
 )
-# Tokens for each parameter of the blocks: 2 for the 0.9M of 2 × 192, and 6 at 85M, where the fastest known recipes
-# for GPT-2's size are.
-TOKENS_PER_PARAMETER, AT_PARAMETERS, POWER = 2.0, 0.9e6, 0.25
 VOCABULARIES = (
     (20_000, 320),
     (100_000, 512),
@@ -59,7 +57,7 @@ NEW_PASSES = 1.8  # passes over a text that count as tokens for the choice of th
 # the validation split, 3.0 passes at 2.24, and 3.9 passes of a larger model at 2.43.
 MAX_PASSES_WITH_BIGRAMS = 1.8
 FULL_RATE_WIDTH = 256  # wider models need a smaller head_lr
-NGRAM_SHARE, MAX_NGRAM_STEPS = 0.6, 128  # for each step of ROW_TOKENS tokens; more of them gain hardly anything
+NGRAM_SHARE, MAX_NGRAM_STEPS = 0.6, 64  # for each step of ROW_TOKENS tokens; more of them gain hardly anything
 ROW_TOKENS = 4096
 WARMUP_SHARE, MAX_WARMUP = 0.05, 500
 
@@ -80,11 +78,9 @@ def model_of(shape: Shape, style: ModelConfig) -> ModelConfig:
     )
 
 
-def has_enough_tokens(model: ModelConfig, tokens: float, train_tokens: int) -> bool:
-    """Whether so many tokens of a text of `train_tokens` (0: unknown) are enough for a model of this size."""
-    parameters = non_embedding_parameters(model)
-    tokens = min(tokens, NEW_PASSES * (train_tokens or tokens))
-    return tokens >= TOKENS_PER_PARAMETER * (parameters / AT_PARAMETERS) ** POWER * parameters
+def has_enough_tokens(shape: Shape, tokens: float, train_tokens: int) -> bool:
+    """Whether so many tokens of a text of `train_tokens` (0: unknown) are enough for this shape."""
+    return min(tokens, NEW_PASSES * (train_tokens or tokens)) >= shape.tokens
 
 
 def most_steps(settings: Settings, train_tokens: int) -> float:
@@ -107,10 +103,14 @@ def recipe_layer(shape: Shape, base: Settings, steps: int) -> Layer:
     if base.train.micro_batch is not None:
         train["micro_batch"] = micro_batch_for(shape.batch, shape.context)
     if base.train.ngram_steps:
-        wanted = NGRAM_SHARE * steps * shape.batch * shape.context / ROW_TOKENS
-        train["ngram_steps"] = max(1, min(MAX_NGRAM_STEPS, round(wanted)))
+        train["ngram_steps"] = ngram_steps(steps * shape.batch * shape.context)
     layer = {"model": sizes, "train": train}
     return merge(layer, {"optim": rates(model, base, steps)})
+
+
+def ngram_steps(tokens: int) -> int:
+    """Steps on n-gram counts for a run that trains on so many tokens."""
+    return max(1, min(MAX_NGRAM_STEPS, round(NGRAM_SHARE * tokens / ROW_TOKENS)))
 
 
 def rates(model: ModelConfig, base: Settings, steps: int) -> dict[str, Any]:

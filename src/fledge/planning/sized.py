@@ -1,7 +1,5 @@
 """Vocabulary and shape that suit a text: which text, how many tokens (corpus_stats.py) → the choice of recipe.py."""
 
-from dataclasses import replace
-
 from fledge.core.config import Layer, merge
 from fledge.planning.budget import sets_shape
 from fledge.planning.corpus_stats import text_bytes, typical_token_bytes
@@ -30,8 +28,8 @@ def sized_for_steps(layer: Layer, overrides: Layer) -> Layer:
     for shape in reversed(SHAPES):  # the largest that has enough tokens, else the smallest
         chosen = merge_layers(recipe_layer(shape, base, base.train.steps), overrides)
         sized = validated(layer, chosen)
-        model, train = replace(sized.model, vocab_size=base.tokenizer.size), sized.train
+        model, train = sized.model, sized.train
         tokens = train.steps * train.batch * model.context if train.epochs is None else train.epochs * train_tokens
-        if has_enough_tokens(model, tokens, train_tokens):
+        if has_enough_tokens(shape, tokens, train_tokens):
             break
     return chosen

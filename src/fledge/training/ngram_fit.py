@@ -29,8 +29,10 @@ from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
 from fledge.training.config import Settings
+from fledge.training.setup import window_sampler
 
 MAX_TOKENS = 4_000_000  # that are counted
+LEAST_UNVISITED = 0.05  # share of the text
 MAX_ROWS, MAX_ENTRIES = 4096, 2**25  # of a batch [rows, V]
 BIGRAM_SHARE = 0.4  # of the steps, where there are pairs to fit, too
 PRIOR = 5.0  # as if each pair had also been seen so often with what follows its second token alone
@@ -55,8 +57,23 @@ def ngram_state(settings: Settings, machine: Machine, split: Split) -> State:
         keep_freed_memory()
     seed = settings.train.seed
     model = build(settings.model, seed).to(machine.device)
-    fit_ngrams(model, split, settings.train.ngram_steps, seed, machine)
+    fit_ngrams(model, unvisited_part(settings, split), settings.train.ngram_steps, seed, machine)
     return initial_state(weights_of(model.cpu()), seed)
+
+
+def unvisited_part(settings: Settings, split: Split) -> Split:
+    """The windows that the run will not train on, side by side. Counts of the others would hold the answers that
+    training asks for: the blocks would learn to trust them, and new text has none.
+
+    The whole split, where the run visits all of it: then every step after the first epoch knows its answers.
+    """
+    sampler, context = window_sampler(settings, len(split)), settings.model.context
+    visited = settings.train.steps * settings.train.batch
+    count = min(sampler.windows_per_epoch - visited, MAX_TOKENS // context)
+    if settings.data.order != "shuffled" or count * context < LEAST_UNVISITED * len(split):
+        return split
+    starts = np.sort(sampler.starts(visited, count))
+    return Split(split.name, [split.rows(starts, context).ravel()], [np.zeros(1, np.int64)])
 
 
 def fit_ngrams(model: GPT, split: Split, steps: int, seed: int, machine: Machine) -> None:
