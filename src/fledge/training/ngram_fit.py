@@ -1,7 +1,8 @@
 """Fit embedding, head and bigram table to the n-gram counts of the text, before the first step (train.ngram_steps).
 
-Which token follows a token, and which follows a pair, is counted over the whole text in a second or two. The rows of a
-batch are contexts, each with all the tokens that ever followed it: one step tells what thousands of windows would.
+Which token follows a token, and which follows a pair, is counted in a second or two, in the part of the text that the
+run will not visit. The rows of a batch are contexts, each with all the tokens that followed it there: one step tells what
+thousands of windows would.
 
     a      norm(embed[a])                   →  head, fitted to  n(a .) / n(a)
     a b    norm(embed[b] + bigram[a b])     →  head, fitted to  (n(a b .) + PRIOR · P(. | b)) / (n(a b) + PRIOR)
@@ -10,7 +11,7 @@ The blocks take no part: training adds what counts do not know. The weights are 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
 from fledge.training.config import Settings
+from fledge.training.parallel import use_deterministic_algorithms
 from fledge.training.setup import window_sampler
 
 MAX_TOKENS = 4_000_000  # that are counted
@@ -40,6 +42,7 @@ LR, PAIR_LR, FULL_RATE_WIDTH = 0.02, 0.005, 256  # lower for wider models
 BETAS, EPS = (0.8, 0.95), 1e-10
 
 Ids = NDArray[np.int64]
+Floats = NDArray[np.float32]
 
 
 def check_ngram_fit(model: ModelConfig) -> None:
@@ -53,8 +56,11 @@ def check_ngram_fit(model: ModelConfig) -> None:
 
 def ngram_state(settings: Settings, machine: Machine, split: Split) -> State:
     """The start of a run: a new model whose embedding, head and bigram table know the n-grams of the split."""
+    use_deterministic_algorithms()
     if machine.device == "cpu":
         keep_freed_memory()
+    if machine.dtype == "float16":  # in which small gradients would be 0
+        machine = replace(machine, dtype="float32")
     seed = settings.train.seed
     model = build(settings.model, seed).to(machine.device)
     fit_ngrams(model, unvisited_part(settings, split), settings.train.ngram_steps, seed, machine)
@@ -101,11 +107,9 @@ class NgramFit:
         """Embedding and head: what follows a token."""
 
         def loss() -> Tensor:
-            rows = one.draw(self.generator)
-            totals = torch.from_numpy(one.totals[rows]).float()
-            weights = totals if len(rows) == len(one.totals) else torch.ones_like(totals)  # else drawn by them
-            nats = self.cross_entropy(self.model.embed(self.on_device(one.contexts[rows])), one.shares(rows))
-            return nats @ (weights / weights.sum()).to(nats)
+            rows, weights = one.draw(self.generator)
+            x = self.model.embed(self.on_device(one.contexts[rows]))
+            return self.cross_entropy(x, self.shares(one, rows)) @ self.on_device(weights)
 
         self.minimize(loss, self.weights, LR, steps)
 
@@ -115,31 +119,40 @@ class NgramFit:
         number[one.contexts] = np.arange(len(one.contexts))
 
         def loss() -> Tensor:
-            rows = two.draw(self.generator, least=2)
-            pairs, seen = two.contexts[rows], torch.from_numpy(two.totals[rows]).float().unsqueeze(1)
-            prior = one.shares(number[pairs % self.vocab_size])
-            targets = torch.lerp(prior, two.shares(rows), seen / (seen + PRIOR))
-            x = F.embedding(bigram.row(self.on_device(pairs)), bigram.weight)
-            return self.cross_entropy(x + self.model.embed(self.on_device(pairs % self.vocab_size)), targets).mean()
+            rows, weights = two.draw(self.generator, least=2)
+            first, second = np.divmod(two.contexts[rows], self.vocab_size)
+            prior, seen = self.shares(one, number[second]), self.on_device(two.totals[rows]).float().unsqueeze(1)
+            targets = torch.lerp(prior, self.shares(two, rows), seen / (seen + PRIOR))
+            pair = bigram.row(self.on_device(first * bigram.vocab_size + second))
+            x = self.model.embed(self.on_device(second)) + F.embedding(pair, bigram.weight)
+            return self.cross_entropy(x, targets) @ self.on_device(weights)
 
         self.minimize(loss, [*self.weights, bigram.weight], PAIR_LR, steps)
 
     def cross_entropy(self, x: Tensor, targets: Tensor) -> Tensor:
-        """Embedded contexts [N, C] and the shares of what followed [N, V] → nats [N]"""
+        """Embedded contexts [N, C], at random positions, and the shares of what followed [N, V] → nats [N]"""
+        positions = self.on_device(self.generator.integers(self.model.config.context, size=len(x)))
         with self.machine.autocast():
-            logits = self.model.head(self.model.norm(x)).float()
-        return logits.logsumexp(1) - (targets.to(logits) * logits).sum(1)
+            logits = self.model.head(self.model.norm(self.model.positions(x, positions)))
+        return F.cross_entropy(logits.float(), targets, reduction="none")
 
     def minimize(self, loss: Callable[[], Tensor], weights: list[nn.Parameter], lr: float, steps: int) -> None:
         """Adam; the learning rate falls to 0."""
         optimizer = torch.optim.Adam(weights, betas=BETAS, eps=EPS, fused=True)
         for step in progress(range(steps), "fitting embedding and head to the n-grams of the text"):
             optimizer.param_groups[0]["lr"] = lr * self.rate * (1 - step / steps)
-            loss().backward()
+            loss().backward(inputs=weights)
             optimizer.step()
             optimizer.zero_grad()
 
-    def on_device(self, numbers: Ids) -> Tensor:
+    def shares(self, counts: "Counts", rows: Ids) -> Tensor:
+        """P(. | context) for each of the rows [N, V]"""
+        row, following, values = counts.shares(rows)
+        dense = torch.zeros(len(rows), self.vocab_size, device=self.machine.device)
+        dense[self.on_device(row), self.on_device(following)] = self.on_device(values)
+        return dense
+
+    def on_device(self, numbers: Ids | Floats) -> Tensor:
         return torch.from_numpy(numbers).to(self.machine.device)
 
 
@@ -159,24 +172,25 @@ class Counts:
     counts: Ids
     vocab_size: int
 
-    def draw(self, generator: np.random.Generator, least: int = 1) -> Ids:
-        """Contexts for a batch without replacement, frequent ones more often; all, if they fit. least: of `totals`."""
+    def draw(self, generator: np.random.Generator, least: int = 1) -> tuple[Ids, Floats]:
+        """Contexts for a batch, and their weights in its mean. least: of `totals`.
+
+        All, weighted by their totals, if they fit; else drawn by them, without replacement.
+        """
         known, rows = np.flatnonzero(self.totals >= least), batch_rows(self.vocab_size)
         if len(known) <= rows:
-            return known
+            return known, (self.totals[known] / self.totals[known].sum()).astype(np.float32)
         waiting = generator.exponential(size=len(known)) / self.totals[known]
-        return known[np.argpartition(waiting, rows)[:rows]]
+        return known[np.argpartition(waiting, rows)[:rows]], np.full(rows, 1 / rows, np.float32)
 
-    def shares(self, rows: Ids) -> Tensor:
-        """P(. | context) for each of the rows [N, V]"""
+    def shares(self, rows: Ids) -> tuple[Ids, Ids, Floats]:
+        """P(. | context) for each of the rows, where it is not 0: place in `rows`, token, probability."""
         lengths = self.starts[rows + 1] - self.starts[rows]
         row = np.repeat(np.arange(len(rows)), lengths)
-        first = np.repeat(self.starts[rows] - np.cumsum(lengths) + lengths, lengths)
-        places = first + np.arange(len(row))
-        dense = torch.zeros(len(rows), self.vocab_size)
-        values = self.counts[places] / self.totals[rows][row]
-        dense[torch.from_numpy(row), torch.from_numpy(self.following[places])] = torch.from_numpy(values).float()
-        return dense
+        before = np.cumsum(lengths) - lengths  # entries of earlier rows
+        places = np.arange(len(row)) + np.repeat(self.starts[rows] - before, lengths)
+        shares = self.counts[places] / self.totals[rows][row]
+        return row, self.following[places], shares.astype(np.float32)
 
 
 def count_ngrams(contexts: Ids, following: Ids, vocab_size: int) -> Counts:
