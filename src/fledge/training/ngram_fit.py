@@ -1,8 +1,8 @@
 """Fit embedding, head and bigram table to the n-gram counts of the text, before the first step (train.ngram_steps).
 
 Which token follows a token, and which follows a pair, is counted in a second or two, in the part of the text that the
-run will not visit. The rows of a batch are contexts, each with all the tokens that followed it there: one step tells what
-thousands of windows would.
+run will not visit. The rows of a batch are contexts, each with all the tokens that followed it there: one step tells
+what thousands of windows would.
 
     a      norm(embed[a])                   →  head, fitted to  n(a .) / n(a)
     a b    norm(embed[b] + bigram[a b])     →  head, fitted to  (n(a b .) + PRIOR · P(. | b)) / (n(a b) + PRIOR)
