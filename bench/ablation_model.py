@@ -81,10 +81,8 @@ class ValueEmbeddings(Patch):
         random = torch.Generator().manual_seed(training.settings.train.seed)
         for block in model.blocks:
             table = torch.randn(config.vocab_size, config.kv_heads * config.head_width, generator=random)
-            table, scale = (
-                training.parameter(0.02 * table, training.embed_lr),
-                training.parameter(torch.ones(1), SCALAR_LR),
-            )
+            table = training.parameter(0.02 * table, training.embed_lr)
+            scale = training.parameter(torch.ones(1), SCALAR_LR)
 
             def add(_: Any, __: Any, values: Tensor, table: Tensor = table, scale: Tensor = scale) -> Tensor:
                 return values + (self.strength * scale * F.embedding(seen["ids"], table)).to(values)

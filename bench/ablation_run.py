@@ -101,7 +101,8 @@ class Run:
             row = {"step_seconds": own * speed, "fit_seconds": reference["fit_seconds"] if same_fit else fit * speed}
             steps = int((seconds - row["fit_seconds"]) / row["step_seconds"])
             if steps < 1:
-                raise SystemExit(f"{seconds} seconds are too few for a step: {row}")
+                costs = f"the fit to n-grams takes {row['fit_seconds']:.1f}, and a step {row['step_seconds']:.2f}"
+                raise SystemExit(f"{seconds:g} CPU seconds are too few: {costs}")
         training, patch = self.build(part, steps, weights)
         return {**row, **self.updates(training, patch), **self.evaluate(training)}
 
@@ -130,7 +131,7 @@ class Run:
         ids = self.dataset.split("val").sample(self.spec["eval_tokens"])
         sample = Split("val", [ids], [np.zeros(1, dtype=np.int64)])
         result = evaluate_loss(training.step.model, sample, byte_lengths(self.dataset.tokenizer), self.machine)
-        return {"bits_per_byte": result.bits_per_byte, "loss": result.loss}
+        return {"bits_per_byte": result.bits_per_byte, "loss": result.loss, "dtype": self.machine.dtype}
 
 
 def run(spec: Row) -> Row:

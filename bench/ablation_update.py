@@ -147,6 +147,8 @@ class ExponentialAverage(Average):
 
 @dataclass(frozen=True)
 class TwoTokens(NextTokenObjective):
+    """The loss that is reported in training is the sum of both."""
+
     training: Training = field(kw_only=True)
     weight: float = field(kw_only=True)
 

@@ -35,7 +35,7 @@ from common import commit, machine
 GROUP = ("size", "set", "budget", "eval_tokens")  # what rows of one table have in common
 KEY = ("text", *GROUP, "part", "seed")
 FIGURES = ("bits_per_byte", "loss", "train_loss", "steps", "step_seconds", "fit_seconds", "cpu_seconds", "parameters")
-COLUMNS = (*KEY, *FIGURES, "machine", "commit")
+COLUMNS = (*KEY, *FIGURES, "dtype", "machine", "commit")
 BASELINE = "baseline"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 HEAD_WIDTH = 64
@@ -59,7 +59,10 @@ def main() -> None:
     for seed in args.seeds:
         for text in args.texts:
             for part in dict.fromkeys([BASELINE, *(args.parts or known_parts())]):
-                failures += not run_once(text.resolve(), part, seed, args, rows)
+                done = run_once(text.resolve(), part, seed, args, rows)
+                failures += not done
+                if part == BASELINE and not done:
+                    break  # nothing to compare the others with
     print("\n" + table(rows))
     if failures:
         raise SystemExit(f"{failures} runs failed")
@@ -71,7 +74,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", metavar="NAME", help="the baseline is always run, too; default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--seconds", type=float, default=60.0, metavar="CPU_SECONDS")
+    length.add_argument("--seconds", type=float, default=180.0, metavar="CPU_SECONDS")
     length.add_argument("--steps", type=int, metavar="N")
     parser.add_argument("--size", default="2x128", metavar="BLOCKSxWIDTH")
     parser.add_argument("--set", nargs="+", default=[], metavar="section.key=value", help="train.batch=16")
@@ -126,7 +129,7 @@ def run_once(text: Path, part: str, seed: int, args: argparse.Namespace, rows: l
         print(f"{label}left out: {found['skipped']}", flush=True)
         return True
     figures = {name: "" if found[name] is None else f"{found[name]:.6g}" for name in FIGURES}
-    rows.append({**key, **figures, "machine": machine(), "commit": commit()})
+    rows.append({**key, **figures, "dtype": found["dtype"], "machine": machine(), "commit": commit()})
     if args.csv:
         append(args.csv, rows[-1])
     print(f"{label}{found['bits_per_byte']:.4f} bits per byte   {found['steps']:,} steps", flush=True)
