@@ -5,8 +5,7 @@ torch's hooks and the fields of TrainStep; parameters of its own join the model 
 it trains as without it, number by number.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -53,11 +52,9 @@ class Training:
         self.step.optimizer.add_param_group({"params": [parameter], "lr": lr, "initial_lr": lr, "weight_decay": 0.0})
         return parameter
 
-    def read(self, rows: int, context: int) -> Callable[[int], Batch]:
-        """First sample → batch: windows of another length than that of the recipe."""
-        model, data = replace(self.settings.model, context=context), replace(self.settings.data, stride=None)
-        sampler = window_sampler(replace(self.settings, model=model, data=data), len(self.split))
-        return lambda first: WindowReader(self.split, sampler)(first, rows)
+    def read(self, first: int, count: int) -> Batch:
+        """The recipe's windows number first … first + count - 1."""
+        return WindowReader(self.split, window_sampler(self.settings, len(self.split)))(first, count)
 
 
 class Patch:

@@ -20,7 +20,11 @@ class Part:
 
 
 def patched(patch: type[Patch], about: str = "", **settings: Any) -> Part:
-    return Part(about or (patch.__doc__ or ""), {name.replace("__", "."): v for name, v in settings.items()}, patch)
+    return Part(
+        about or (patch.__doc__ or "").partition("\n")[0],
+        {name.replace("__", "."): v for name, v in settings.items()},
+        patch,
+    )
 
 
 # Without the fit to n-grams, embedding and head start further from good values.

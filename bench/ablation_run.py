@@ -83,32 +83,35 @@ class Run:
         return mean(spent[part]), mean(spent[BASELINE])
 
     def train(self) -> Row:
-        """A row. Seconds are those of the CPU; those of a step and of the fit at the speed of `reference`.
-
-        reference: what the baseline's step and fit took in an earlier run on this text, or None. A part that does not
-        change the fit is charged the same for it.
-        """
+        """A row. Seconds are those of the CPU; those of a step and of the fit at the speed of `reference`."""
         part, seconds = self.spec["part"], self.spec.get("seconds")
-        weights, fit = self.fit(part)
-        row: Row = {"step_seconds": None, "fit_seconds": fit}
-        if seconds is None:
-            steps = self.spec["steps"]
-        else:
-            own, baseline = self.step_seconds(part)
-            reference = self.spec.get("reference") or {"step_seconds": baseline, "fit_seconds": fit}
-            speed = reference["step_seconds"] / baseline
-            same_fit = not FIT_SETTINGS & PARTS[part].settings.keys()
-            row = {"step_seconds": own * speed, "fit_seconds": reference["fit_seconds"] if same_fit else fit * speed}
-            steps = int((seconds - row["fit_seconds"]) / row["step_seconds"])
-            if steps < 1:
-                costs = f"the fit to n-grams takes {row['fit_seconds']:.1f}, and a step {row['step_seconds']:.2f}"
-                raise SystemExit(f"{seconds:g} CPU seconds are too few: {costs}")
+        costs: Row = {"step_seconds": None} if seconds is None else self.costs(part, seconds)
+        steps = self.spec["steps"] if seconds is None else int((seconds - costs["fit_seconds"]) / costs["step_seconds"])
+        if steps < 1:
+            needed = f"the fit to n-grams takes {costs['fit_seconds']:.1f}, and a step {costs['step_seconds']:.2f}"
+            raise SystemExit(f"{seconds:g} CPU seconds are too few: {needed}")
+        weights, fit = self.fit(part, steps)
         training, patch = self.build(part, steps, weights)
-        return {**row, **self.updates(training, patch), **self.evaluate(training)}
+        return {"fit_seconds": fit, **costs, **self.updates(training, patch), **self.evaluate(training)}
 
-    def fit(self, part: str) -> tuple[Tensors | None, float]:
+    def costs(self, part: str, seconds: float) -> Row:
+        """Of a step and of the fit, at the speed of `reference`: the baseline's in an earlier run.
+
+        A part that does not change the fit is charged as much for it. Else the fit is made twice: which text it counts
+        depends on the number of steps, and that on its cost.
+        """
+        own, baseline = self.step_seconds(part)
+        reference = self.spec.get("reference")
+        speed = reference["step_seconds"] / baseline if reference else 1.0
+        if reference and not FIT_SETTINGS & PARTS[part].settings.keys():
+            fit = reference["fit_seconds"]
+        else:
+            fit = self.fit(part, max(1, int(seconds / (own * speed))))[1] * speed
+        return {"step_seconds": own * speed, "fit_seconds": fit}
+
+    def fit(self, part: str, steps: int) -> tuple[Tensors | None, float]:
         """The weights after the fit to n-grams, if there is one, and its CPU seconds."""
-        settings, begin = self.settings(part, 1), time.process_time()
+        settings, begin = self.settings(part, steps), time.process_time()
         if not settings.train.ngram_steps:
             return None, 0.0
         weights = ngram_state(settings, self.machine, self.dataset.split("train")).weights

@@ -122,6 +122,9 @@ def test_growing_parts_read_the_windows_of_the_recipe(bench: dict[str, Any], fol
     assert torch.equal(torch.cat(grown), torch.cat(expected)[:12])
     shapes = [tuple(context.step.batches(number)[0].inputs.shape) for number in range(4)]
     assert shapes == [(8, 8), (8, 8), (4, 16), (4, 16)]
+    first = context.step.batches(0)[0]
+    assert torch.equal(first.inputs.flatten(), expected[0].flatten())
+    assert torch.equal(first.targets[:, :-1], first.inputs[:, 1:])
 
 
 def test_trigram_rows_depend_on_three_tokens(bench: dict[str, Any]) -> None:
