@@ -235,6 +235,15 @@ def test_model_that_needs_its_blocks_is_refused(changes: dict[str, Any]) -> None
     check_ngram_fit(MODEL)
 
 
+def test_vocabulary_whose_triples_have_no_number_is_refused() -> None:
+    check_ngram_fit(replace(MODEL, vocab_size=2**21))
+    with pytest.raises(UserError, match=r"up to 2,097,152 tokens"):
+        check_ngram_fit(replace(MODEL, vocab_size=2**21 + 1))
+    largest = np.full(3, 2**21 - 1)
+    counts = count_ngrams(largest[:1] * 2**21 + largest[1:2], largest[2:], 2**21)
+    assert as_dict(counts) == {2**42 - 1: {2**21 - 1: 1}}
+
+
 @pytest.mark.parametrize("steps", [0.3, 0.9])
 def test_visited_windows_are_not_counted(steps: float) -> None:
     ids = np.arange(3000)
@@ -249,8 +258,27 @@ def test_visited_windows_are_not_counted(steps: float) -> None:
     assert not inputs & set(counted)
 
 
+def test_what_is_counted_of_a_long_text_is_not_visited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less is counted than the share of the text that must be unvisited."""
+    monkeypatch.setattr(ngram_fit, "MAX_TOKENS", 100)
+    ids, changes = np.arange(3000), {"model": {"context": 10}, "train": {"batch": 4, "steps": 30}}
+    settings = validated(read_preset("text")[0], changes)
+    starts = window_sampler(settings, len(ids)).starts(0, 120)
+    inputs = {int(id) for start in starts for id in range(start, start + 10)}
+    part = unvisited_part(settings, split_of(ids))
+    counted = part.read(0, len(part)).tolist()
+    assert len(set(counted)) == len(counted) == 100
+    assert not inputs & set(counted)
+
+
 def test_all_is_counted_where_all_is_visited() -> None:
     split = split_of(np.arange(3000))
-    for changes in ({"train": {"steps": 1000}}, {"data": {"order": "random"}, "train": {"steps": 1}}):
+    alone = {"train": {"steps": 1}}
+    for changes in (
+        {"train": {"steps": 1000}},
+        {"data": {"order": "random"}, **alone},
+        {"data": {"order": "sequential"}, **alone},
+        {"data": {"stride": 5}, **alone},  # what one window leaves is in the next
+    ):
         settings = validated(read_preset("text")[0], {"model": {"context": 10}}, changes)
         assert unvisited_part(settings, split) is split

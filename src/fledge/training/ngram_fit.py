@@ -34,6 +34,7 @@ from fledge.training.parallel import use_deterministic_algorithms
 from fledge.training.setup import window_sampler
 
 MAX_TOKENS = 4_000_000  # that are counted
+MAX_VOCABULARY = 2**21  # three tokens make one number of 63 bits
 LEAST_UNVISITED = 0.05  # share of the text
 MAX_ROWS, MAX_ENTRIES = 4096, 2**25  # of a batch [rows, V]
 BIGRAM_SHARE = 0.4  # of the steps, where there are pairs to fit, too
@@ -46,7 +47,12 @@ Floats = NDArray[np.float32]
 
 
 def check_ngram_fit(model: ModelConfig) -> None:
-    """Refuse models in which embedding, norm and head alone are no model."""
+    """Refuse models in which embedding, norm and head alone are no model, and n-grams that cannot be numbered."""
+    if (model.vocab_size or 0) > MAX_VOCABULARY:
+        raise UserError(
+            f"train.ngram_steps is for up to {MAX_VOCABULARY:,} tokens, and the vocabulary has {model.vocab_size:,}",
+            "leave it out: --train.ngram_steps 0",
+        )
     if model.block != "pre_norm" or not model.final_norm:
         raise UserError(
             "train.ngram_steps fits a model without its blocks, which needs model.block pre_norm and a final norm",
@@ -68,17 +74,20 @@ def ngram_state(settings: Settings, machine: Machine, split: Split) -> State:
 
 
 def unvisited_part(settings: Settings, split: Split) -> Split:
-    """The windows that the run will not train on, side by side. Counts of the others would hold the answers that
-    training asks for: the blocks would learn to trust them, and new text has none.
+    """The windows that the planned steps will not train on, side by side, or as many of them as are counted. Counts of
+    the others would hold the answers that training asks for: the blocks would learn to trust them, and new text has
+    none.
 
-    The whole split, where the run visits all of it: then every step after the first epoch knows its answers.
+    The whole split, where the run visits nearly all of it, as every step after the first epoch knows its answers; and
+    where windows overlap or are not shuffled.
     """
     sampler, context = window_sampler(settings, len(split)), settings.model.context
     visited = settings.train.steps * settings.train.batch
-    count = min(sampler.windows_per_epoch - visited, MAX_TOKENS // context)
-    if settings.data.order != "shuffled" or count * context < LEAST_UNVISITED * len(split):
+    unvisited = sampler.windows_per_epoch - visited
+    apart = settings.data.order == "shuffled" and sampler.stride >= context
+    if not apart or unvisited * context < LEAST_UNVISITED * len(split):
         return split
-    starts = np.sort(sampler.starts(visited, count))
+    starts = np.sort(sampler.starts(visited, min(unvisited, max(1, MAX_TOKENS // context))))
     return Split(split.name, [split.rows(starts, context).ravel()], [np.zeros(1, np.int64)])
 
 
