@@ -38,7 +38,9 @@ def run(args: argparse.Namespace) -> None:
     from fledge.cli.output import report
     from fledge.core.config import to_layer
     from fledge.planning.budget import parse_minutes
+    from fledge.planning.sized import sized_for_steps
     from fledge.recipes.plan import backtest, plan
+    from fledge.settings.layers import read_preset
     from fledge.settings.words import TEXT_PRESET, choose
 
     if args.against:
@@ -54,7 +56,10 @@ def run(args: argparse.Namespace) -> None:
         seconds: float | None = parse_minutes(args.minutes)
     else:
         seconds = choice.default_minutes and 60 * choice.default_minutes
-    planned = plan(choice.preset or TEXT_PRESET, choice.overrides, args.runs, seconds=seconds, price=args.price)
+    overrides = choice.overrides
+    if choice.is_text_alone and seconds is None:  # as training does
+        overrides = sized_for_steps(read_preset(TEXT_PRESET)[0], overrides)
+    planned = plan(choice.preset or TEXT_PRESET, overrides, args.runs, seconds=seconds, price=args.price)
     answer: dict[str, Any] = {
         "preset": planned.preset,
         **asdict(planned.forecast),
