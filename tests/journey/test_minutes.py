@@ -13,6 +13,7 @@ import pytest
 from fake_clock import FakeClock
 from fledge.cli.main import main
 from fledge.core.config import read_toml
+from fledge.planning.loss_forecast import settings_as_made
 from fledge.runs.run_folder import RunFolder
 from fledge.tracking.events import Event
 from fledge.training import recorder
@@ -73,6 +74,10 @@ def test_true_last_step_is_shown_everywhere(home, clock, capsys: pytest.CaptureF
     assert home.do("data", "show", "bird", "--step", str(last + 1)) == 2
     assert f"this run has steps 1 to {last}" in capsys.readouterr().err
     assert home.do("resume", "bird", "--verify") == 0
+    made = settings_as_made(RunFolder(run)).train  # what a forecast learns from this run
+    assert (made.steps, made.minutes) == (last, None)
+    assert home.do("export", "bird", "--to", "hf", "--out", str(home.folder / "hf")) == 0
+    assert f" of {last}, " in (home.folder / "hf" / "README.md").read_text()
 
 
 def test_finished_run_goes_on_for_exactly_the_steps_that_are_given(

@@ -62,6 +62,7 @@ def test_run_from_its_weights_fits_nothing(home, capsys: pytest.CaptureFixture[s
     for name, words in (
         ("its", ("train", "--data.corpus", str(home.text), "--train.steps", "2")),
         ("files", ("train", str(run / "config.toml"), "--train.steps", "2")),
+        ("none", ("train", str(run / "config.toml"), "--train.steps", "2", "--train.ngram_steps", "0")),
     ):
         assert home.do(*words, "--init", "bird@12", "--run", name) == 0
         assert validated(RunFolder(home.runs / name).config()).train.ngram_steps == 0

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,10 @@ from fledge.core import threads
 from fledge.core.config import read_overrides
 from fledge.model.flops import parameter_count
 from fledge.planning import budget, loss_forecast, text_entropy
+from fledge.planning.backtest import compare
 from fledge.recipes import plan
+from fledge.recipes.request import resolve_request
+from fledge.runs.run_folder import RunFolder
 from fledge.settings.pipeline import resolve, validated
 
 from .conftest import Home
@@ -136,6 +140,8 @@ def test_against_compares_prediction_and_measurement(trained: Home, capsys: pyte
         assert row["measured"] > 0
         assert row["difference_percent"] == pytest.approx(100 * (row["predicted"] / row["measured"] - 1))
     assert found["fitted_runs"] == []  # the run itself is left out
+    fitted = compare({"seconds": 100.0, "parts": {"ngrams": 40.0}}, RunFolder(trained.runs / "bird"))["seconds"]
+    assert (fitted["predicted"], fitted["measured"]) == (60.0, found["seconds"]["measured"])
     loss = found["bits_per_byte"]
     assert (loss["predicted"], loss["difference_percent"]) == (None, None)
     assert loss["measured"] > 0
@@ -234,6 +240,15 @@ def test_wrong_arguments_are_refused(
     assert out == ""
     assert told in err
     assert err.count("hint: ") == 1
+
+
+def test_plan_of_a_text_and_steps_has_the_shape_of_training(home, capsys) -> None:
+    found = planned(home, capsys, str(home.text), "--train.steps", "30")
+    wanted = resolve_request([str(home.text)], {"train": {"steps": "30"}}, home.runs).settings
+    planned_settings = validated(found["settings"])
+    assert planned_settings.tokenizer.vocab_size == wanted.tokenizer.vocab_size < 4096
+    assert replace(planned_settings.model, vocab_size=None, attention=wanted.model.attention) == wanted.model
+    assert (planned_settings.train.batch, planned_settings.train.ngram_steps) == (16, wanted.train.ngram_steps)
 
 
 def test_plan_for_a_time_keeps_to_it_in_the_run(home, capsys) -> None:

@@ -63,7 +63,7 @@ def card_rows(loaded: LoadedCheckpoint, architecture: str) -> dict[str, str]:
     rows |= {label: Path(str(metadata[key])).name for key, label in origins.items() if key in metadata}
     if "imported" in metadata:
         return rows
-    rows["steps"] = f"{loaded.checkpoint.step:,} of {train.get('steps'):,}, {train.get('batch')} sequences each"
+    rows["steps"] = f"{loaded.checkpoint.step:,} of {loaded.run.last_step():,}, {train.get('batch')} sequences each"
     return rows | _validation_rows(loaded)
 
 

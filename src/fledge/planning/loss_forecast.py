@@ -198,7 +198,7 @@ def finished_runs(runs: Path, like: Settings, corpus: CorpusStats, exclude: str 
         try:
             if run.name == exclude or run.metadata().get("dataset_sha256") != corpus.dataset.fingerprint:
                 continue
-            settings = validated(run.config())
+            settings = settings_as_made(run)
             found = final_bits_per_byte(run, read_metrics(run.folder))
         except UserError:  # a damaged run, which 'fledge runs' reports
             continue
@@ -207,6 +207,12 @@ def finished_runs(runs: Path, like: Settings, corpus: CorpusStats, exclude: str 
         if point := run_point(settings, corpus):
             points[run.name] = replace(point, bits_per_byte=found)
     return points
+
+
+def settings_as_made(run: RunFolder) -> Settings:
+    """The settings of a finished run with the steps that it made: with train.minutes, not those that were planned."""
+    settings = validated(run.config())
+    return replace(settings, train=replace(settings.train, steps=run.last_step(), minutes=None, step_limit=None))
 
 
 def final_bits_per_byte(run: RunFolder, metrics: MetricsTable) -> float | None:

@@ -21,7 +21,7 @@ from fledge.planning.backtest import Row, compare
 from fledge.planning.budget import TimeSearch, check_seconds
 from fledge.planning.corpus_stats import read_corpus_stats
 from fledge.planning.forecast import Forecast, complete_for_forecast, make_forecast
-from fledge.planning.loss_forecast import finished_runs
+from fledge.planning.loss_forecast import finished_runs, settings_as_made
 from fledge.planning.probe import measure_costs
 from fledge.planning.recipe import most_steps
 from fledge.planning.sized import with_vocabulary
@@ -120,7 +120,7 @@ def backtest(name: str, runs: Path = Path("runs")) -> BacktestResult:
     run = open_run(name, runs)
     if "imported" in run.metadata():
         raise UserError(f"'{run.name}' was imported, not trained here", "choose a run that was trained here")
-    settings = validated(run.config())
+    settings = settings_as_made(run)
     machine = machines.choose_machine(settings.train.device, settings.train.dtype, threads=settings.train.threads)
     processor = machines.hardware(machine.device)
     if (trained_on := run.metadata().get("processor")) != processor:
