@@ -45,7 +45,7 @@ def add_settings_argument(parser: Parser, help: str) -> None:
 
 
 def add_portable_argument(parser: Parser) -> None:
-    parser.add_argument("--portable", action="store_true", help="only parts that llama.cpp and transformers have, too")
+    parser.add_argument("--portable", action="store_true", help="no bigram table: llama.cpp and transformers have none")
 
 
 def given_settings(args: argparse.Namespace) -> Layer:

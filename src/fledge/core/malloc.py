@@ -19,4 +19,4 @@ def keep_freed_memory() -> None:
     library = ctypes.CDLL(None)
     if hasattr(library, "gnu_get_libc_version"):
         library.mallopt(M_MMAP_MAX, 0)  # no mappings of their own for large blocks
-        library.mallopt(M_TRIM_THRESHOLD, LARGEST)  # free memory at the end of the heap is kept, too
+        library.mallopt(M_TRIM_THRESHOLD, LARGEST)  # up to 2 GiB at the end of the heap are kept, too

@@ -38,7 +38,7 @@ def init_layer(origin: RunFolder, preset: str | None, overrides: Layer) -> Layer
     layer.setdefault("train", {})["ngram_steps"] = 0  # only new weights are fitted
     layer["model"] = asdict(plain_config(origin.model_config()))
     layer["tokenizer"] = {"file": str(origin.tokenizer_file.resolve())}
-    if overrides.get("train", {}).get("ngram_steps"):
+    if overrides.get("train", {}).get("ngram_steps", 0) not in (0, "0"):
         raise UserError(
             f"train.ngram_steps fits new weights, and this model starts from '{origin.name}'",
             "leave that setting out, or train without --init",
