@@ -243,12 +243,13 @@ def test_wrong_arguments_are_refused(
 
 
 def test_plan_of_a_text_and_steps_has_the_shape_of_training(home, capsys) -> None:
-    found = planned(home, capsys, str(home.text), "--train.steps", "30")
-    wanted = resolve_request([str(home.text)], {"train": {"steps": "30"}}, home.runs).settings
-    planned_settings = validated(found["settings"])
-    assert planned_settings.tokenizer.vocab_size == wanted.tokenizer.vocab_size < 4096
-    assert replace(planned_settings.model, vocab_size=None, attention=wanted.model.attention) == wanted.model
-    assert (planned_settings.train.batch, planned_settings.train.ngram_steps) == (16, wanted.train.ngram_steps)
+    given = {"train": {"steps": "30"}, "tokenizer": {"vocab_size": "300"}}
+    wanted = resolve_request([str(home.text)], given, home.runs).settings
+    found = planned(home, capsys, str(home.text), "--train.steps", "30", "--tokenizer.vocab_size", "300")
+    settings = validated(found["settings"])
+    assert replace(settings.model, vocab_size=None, attention=wanted.model.attention) == wanted.model
+    assert (settings.train.batch, settings.train.ngram_steps) == (wanted.train.batch, wanted.train.ngram_steps)
+    assert settings.model.n_embd < resolve("text").model.n_embd  # few steps on a small text
 
 
 def test_plan_for_a_time_keeps_to_it_in_the_run(home, capsys) -> None:
