@@ -27,8 +27,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "data": {"val": 0.1},
     "tokenizer": {"kind": "char"},
     "model": {"n_layer": 2, "n_head": 2, "n_embd": 32, "context": 64},
-    "optim": {"lr": 0.01, "min_lr": 0.001, "warmup_steps": 2},
+    "optim": {"lr": 0.01, "min_lr": 0.001, "embed_lr": 0.01, "head_lr": 0.01, "warmup_steps": 2},
     "train": {
+        "ngram_steps": 0,
         "steps": 40,
         "batch": 8,
         "device": "cpu",

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 def test_comparison_begins_with_another_checkpoint(page: Any, studio: "RunningStudio") -> None:
     page.goto(f"{studio.url}/#/playground?run=tiny%4010")
-    page.get_by_role("group", name="Run").get_by_role("option", name="step 20").wait_for(state="attached")
+    page.get_by_role("group", name="Run").locator('option[value="20"]').first.wait_for(state="attached")
     page.get_by_role("button", name="Compare with another checkpoint").click()
     page.wait_for_url(re.compile(r"run=tiny%4010&run2=tiny%40(?!10$)\d+$"))
 

@@ -85,7 +85,7 @@ def test_only_runs_of_the_folder_are_found(runs: Path, name: str) -> None:
 
 def test_details_events_and_curves(studio: Any) -> None:
     details = studio.get("runs/details", run="tiny").json()
-    assert [each["step"] for each in details["checkpoints"] if not each["weights_only"]] == [40, 30, 20, 10, 0]
+    assert [each["step"] for each in details["checkpoints"] if not each["weights_only"]] == [40, 30, 20, 10]
     assert sum(each["best"] for each in details["checkpoints"]) == 1
     assert details["preset"] == "text"
     differs = {each["name"]: each["preset"] for each in details["settings"] if each["preset"] is not None}

@@ -113,7 +113,7 @@ def test_weighted_objective_on_two_ddp_ranks() -> None:
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     ranks = [start_function(__file__, "run_rank", {**common, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
     for process in ranks:
-        process.join(120)
+        process.join(300)
     assert [process.exitcode for process in ranks] == [0, 0]
 
 
