@@ -9,14 +9,12 @@ well it forecasts each text from all the others.
 
 The texts of the table that is in the repository:
 
-    books        31 novels and essays, 8 MB      github.com/mlschmitt/classic-books-markdown, shuffled
-    shakespeare  tiny Shakespeare, 1.1 MB        the corpus `shakespeare`
-    wikitext     Wikipedia, tokenized, 1.1 MB    validation part of WikiText-2
+    books        19 novels and essays, 9 MB      github.com/mlschmitt/classic-books-markdown
     python       standard library of 3.11        the corpus `python`
-    headers      C headers, 8 MB                 *.h in /usr/include of Debian 12, shuffled
-    manpages     roff, 6 MB                      /usr/share/man/man1 to man8 of Debian 12, unpacked, shuffled
-    russian      Markdown with code, 5 MB        github.com/javascript-tutorial/ru.javascript.info
-    chinese      Markdown, 6 MB                  github.com/ruanyf/weekly
+    russian      Russian novels, 9 MB            github.com/nevmenandr/word2vec-russian-novels
+    web          blog posts, reviews, 10 MB      github.com/18F/18f.gsa.gov; movie_reviews, webtext of nltk/nltk_data
+
+The three files are cut into pieces of 20 KB, which are shuffled.
 """
 
 import argparse

@@ -36,6 +36,7 @@ from fledge.training.setup import window_sampler
 MAX_TOKENS = 4_000_000  # that are counted
 MAX_VOCABULARY = 2**21  # three tokens make one number of 63 bits
 LEAST_UNVISITED = 0.05  # share of the text
+LENGTHENED = 1.25  # where time sets the number of steps, it may grow
 MAX_ROWS, MAX_ENTRIES = 4096, 2**25  # of a batch [rows, V]
 BIGRAM_SHARE = 0.4  # of the steps, where there are pairs to fit, too
 PRIOR = 5.0  # as if each pair had also been seen so often with what follows its second token alone
@@ -82,7 +83,8 @@ def unvisited_part(settings: Settings, split: Split) -> Split:
     where windows overlap or are not shuffled.
     """
     sampler, context = window_sampler(settings, len(split)), settings.model.context
-    visited = settings.train.steps * settings.train.batch
+    longer = LENGTHENED if settings.train.minutes else 1.0
+    visited = round(longer * settings.train.steps) * settings.train.batch
     unvisited = sampler.windows_per_epoch - visited
     apart = settings.data.order == "shuffled" and sampler.stride >= context
     if not apart or unvisited * context < LEAST_UNVISITED * len(split):
