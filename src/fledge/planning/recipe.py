@@ -57,8 +57,8 @@ NEW_PASSES = 1.8  # passes over a text that count as tokens for the choice of th
 # the validation split, 3.0 passes at 2.24, and 3.9 passes of a larger model at 2.43.
 MAX_PASSES_WITH_BIGRAMS = 1.8
 FULL_RATE_WIDTH = 256  # wider models need a smaller head_lr
-NGRAM_SHARE, MAX_NGRAM_STEPS = 0.6, 64  # for each step of ROW_TOKENS tokens; more of them gain hardly anything
-ROW_TOKENS = 4096
+# Steps on n-gram counts: so many for each NGRAM_TOKENS tokens that the run trains on, up to MAX_NGRAM_STEPS.
+NGRAM_SHARE, NGRAM_TOKENS, MAX_NGRAM_STEPS = 0.6, 4096, 64
 WARMUP_SHARE, MAX_WARMUP = 0.05, 500
 
 
@@ -110,7 +110,7 @@ def recipe_layer(shape: Shape, base: Settings, steps: int) -> Layer:
 
 def ngram_steps(tokens: int) -> int:
     """Steps on n-gram counts for a run that trains on so many tokens."""
-    return max(1, min(MAX_NGRAM_STEPS, round(NGRAM_SHARE * tokens / ROW_TOKENS)))
+    return max(1, min(MAX_NGRAM_STEPS, round(NGRAM_SHARE * tokens / NGRAM_TOKENS)))
 
 
 def rates(model: ModelConfig, base: Settings, steps: int) -> dict[str, Any]:
