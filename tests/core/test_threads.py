@@ -20,7 +20,6 @@ from fledge.core.threads import (
     cpu_time,
     default_threads,
     local_ranks,
-    spin_while_decoding,
     threads_beside,
     wait_briefly,
 )
@@ -238,16 +237,3 @@ def test_ordinary_variation_is_not_noticed(steps: list[float]) -> None:
 
 def steps_in(seconds: float, step: float) -> int:
     return max(8, int(seconds / step))
-
-
-def test_decoding_spins_longer_only_where_fledge_has_chosen_a_short_spin(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = {"GOMP_SPINCOUNT": threads.SPIN_COUNT}
-    spin_while_decoding(chosen)
-    assert chosen == {"GOMP_SPINCOUNT": threads.SPIN_COUNT}  # torch is loaded
-    monkeypatch.delitem(sys.modules, "torch")
-    for kept in ({}, {"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": threads.BUSY_SPIN_COUNT}):
-        environment = dict(kept)
-        spin_while_decoding(environment)
-        assert environment == kept
-    spin_while_decoding(chosen)
-    assert chosen == {"GOMP_SPINCOUNT": threads.DECODING_SPIN_COUNT}

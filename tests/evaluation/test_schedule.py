@@ -50,6 +50,13 @@ def test_short_runs_are_evaluated_seldom(steps: int) -> None:
     assert evaluation_interval(steps, 64, 64) == steps
 
 
+@given(steps=st.integers(30, 10**6), minutes=st.floats(0.01, 1000))
+def test_runs_of_few_minutes_are_evaluated_every_twenty_seconds_at_most(steps: int, minutes: float) -> None:
+    usual, timed = (evaluation_interval(steps, 10**6, 128, limit) for limit in (None, minutes))
+    assert timed >= usual
+    assert len(scheduled_steps(timed, steps)) <= max(1, 60 * minutes / 20) + 1 or timed == usual
+
+
 @given(steps=st.integers(1, 10**6), step_tokens=st.integers(1, 10**6), every=st.integers(0, 10**6))
 def test_sample_size_has_limits(steps: int, step_tokens: int, every: int) -> None:
     assert MIN_SAMPLE <= sample_size(steps, step_tokens, 128, every) <= MAX_SAMPLE

@@ -22,12 +22,10 @@ from fledge.cli.output import print_error, print_user_error
 from fledge.cli.suggestions import unknown_command, unknown_option
 from fledge.core.errors import Interrupted, UserError, out_of_memory, to_user_error
 from fledge.core.signals import signal_number, sigterm_as_ctrl_c
-from fledge.core.threads import spin_while_decoding
 from fledge.core.torch_version import refuse_untested_torch
 from fledge.settings.foreign_names import refuse_foreign_settings
 
 BEGUN = time.perf_counter()  # of this process, nearly: what takes long to import is imported later
-DECODING = ("generate", "chat", "serve")  # commands that spend their time in decode steps
 
 # The registry of commands (subparsers), by group: name → summary. To add one: a line here, a module in commands/ with
 # EXAMPLES, add_arguments (add_parser for subcommands) and run, and a recipe.
@@ -168,8 +166,6 @@ def run_command(argv: Sequence[str], begun: float) -> None:
     args = parse(argv)
     args.begun = begun
     refuse_untested_torch()
-    if args.command in DECODING:
-        spin_while_decoding()
     with sigterm_as_ctrl_c():
         load_command(args.command).run(args)
     if sys.stdout:

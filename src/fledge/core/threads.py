@@ -22,8 +22,8 @@ from fledge.core.cgroups import ROOT, usable_cores
 from fledge.core.formatting import counted
 
 SPINS = "GOMP_SPINCOUNT"
-SPIN_COUNT, BUSY_SPIN_COUNT = "1000", "0"  # 1,000 take about ten microseconds; OpenMP's default is 300,000
-DECODING_SPIN_COUNT = "20000"  # about 200 microseconds: longer than the gaps between the products of a token
+# 20,000 take about 200 microseconds: longer than the gaps between products. OpenMP's default is 300,000.
+SPIN_COUNT, BUSY_SPIN_COUNT = "20000", "0"
 RUNNING_SAMPLES = 5
 WAITING_POLICIES = ("OMP_WAIT_POLICY", SPINS)  # environment variables that libgomp reads when torch is loaded
 NOTICED_LOAD = 0.5  # cores
@@ -32,22 +32,13 @@ LOAD_SECONDS = 0.25  # the shortest interval in which /proc/stat is precise: it 
 
 
 def wait_briefly(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Make OpenMP threads that wait for others give up their core after microseconds instead of milliseconds.
+    """Make OpenMP threads that wait for others give up their core after 0.2 milliseconds instead of three.
 
     On a busy machine they give it up at once, which is a tenth faster there, and a tenth slower on a free one.
     Called before torch is loaded, because OpenMP reads its environment then. What the user has set is kept.
     """
     if "torch" not in sys.modules and not any(name in environment for name in WAITING_POLICIES):
         environment[SPINS] = BUSY_SPIN_COUNT if is_busy() else SPIN_COUNT
-
-
-def spin_while_decoding(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Longer than in training, where the machine is free: a token is many short products, which waking threads delays.
-
-    For GPT-2 on two cores in bf16, a fifth faster. Called before torch is loaded.
-    """
-    if "torch" not in sys.modules and environment.get(SPINS) == SPIN_COUNT:
-        environment[SPINS] = DECODING_SPIN_COUNT
 
 
 def is_busy(root: Path = ROOT) -> bool:

@@ -8,6 +8,7 @@ import math
 EVALUATION_SHARE = 0.035  # of the compute of a run, for all evaluations on the sample together
 FORWARD_COST = 1 / 3  # of a token in an evaluation, where a token in training costs 1
 FEWEST, USUAL, MOST = 10, 16, 20  # evaluations in a run whose interval is not set
+EVALUATION_SECONDS = 20.0  # in a run whose time is given
 MIN_SAMPLE = 2048  # tokens: fewer say nothing
 MIN_WINDOWS = 16  # of a sample: fewer have an interval too wide to be of use
 MAX_SAMPLE = 2**20  # tokens: more hardly narrow the interval
@@ -15,9 +16,13 @@ WHOLE_SPLIT_SHARE = 0.25  # of the compute of a run: a pass over the whole split
 WHOLE_SPLIT_PASSES = 2  # at most: for the last weights, and for the best checkpoint where that is another
 
 
-def evaluation_interval(steps: int, step_tokens: int, context: int) -> int:
-    """Steps between evaluations: ten to twenty in a run, fewer where so many would cost more than EVALUATION_SHARE."""
+def evaluation_interval(steps: int, step_tokens: int, context: int, minutes: float | None = None) -> int:
+    """Steps between evaluations: ten to twenty in a run, fewer where so many would cost more than EVALUATION_SHARE, or
+    where a run of so many `minutes` would have them, and their checkpoints, more often than every EVALUATION_SECONDS.
+    """
     affordable = _budget(steps, step_tokens) / smallest_sample(context) - 1  # one is before the first step
+    if minutes is not None:
+        affordable = min(affordable, 60 * minutes / EVALUATION_SECONDS)
     if affordable < FEWEST:
         return min(steps, round_up(steps / max(1, affordable)))
     interval = round_up(steps / min(USUAL, affordable))

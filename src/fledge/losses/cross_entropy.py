@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fledge.model.head import Head, padding
+from fledge.model.head import Head, padding, zero_padded
 
 IGNORE = -1  # targets that do not count: padding
 
@@ -73,8 +73,8 @@ class _Chunked(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> Tensor:
         V = weight.shape[0]
-        padded_weight = F.pad(weight, (0, 0, 0, padding(V))).to(dtype)
-        padded_bias = None if bias is None else F.pad(bias, (0, padding(V))).to(dtype)
+        padded_weight = zero_padded(weight, padding(V)).to(dtype)
+        padded_bias = None if bias is None else zero_padded(bias, padding(V)).to(dtype)
         loss, d_hidden = torch.zeros((), device=hidden.device), torch.empty_like(hidden)
         d_weight = torch.zeros(padded_weight.shape, device=hidden.device)  # summed in float32
         d_bias = torch.zeros(padded_weight.shape[0], device=hidden.device)
@@ -85,7 +85,7 @@ class _Chunked(torch.autograd.Function):
             chunk_loss, d_logits = _loss_and_gradient(logits, targets[chunk], V)
             d_logits = head.cap_gradient(d_logits, logits[:, :V])
             loss += chunk_loss
-            d_logits = F.pad(d_logits.to(dtype), (0, padding(V)))
+            d_logits = zero_padded(d_logits.to(dtype), padding(V), dim=1)
             d_hidden[chunk] = d_logits @ padded_weight
             d_weight += d_logits.mT @ x
             if bias is not None:
@@ -104,8 +104,12 @@ def _loss_and_gradient(logits: Tensor, targets: Tensor, V: int) -> tuple[Tensor,
     """The summed loss, and its gradient by the logits [n, V]: the probabilities, minus one at the target."""
     valid = targets != IGNORE
     target = torch.arange(len(targets), device=targets.device), targets.clamp(min=0)
-    logprobs = logits[:, :V].float().log_softmax(-1)
-    loss = -(logprobs[target] * valid).sum()
-    gradient = logprobs.exp_()
-    gradient[target] -= 1
-    return loss, gradient.mul_(valid.unsqueeze(-1))
+    logits = logits[:, :V].float()
+    logits = logits - logits.amax(-1, keepdim=True)
+    wanted = logits[target]
+    exponentials = logits.exp_()
+    total = exponentials.sum(-1, keepdim=True)
+    loss = ((total.squeeze(-1).log() - wanted) * valid).sum()
+    gradient = exponentials.mul_(valid.unsqueeze(-1) / total)  # one pass fewer than log_softmax, exp and valid
+    gradient[target] -= valid.float()
+    return loss, gradient

@@ -22,6 +22,11 @@ def padding(vocab_size: int) -> int:
     return -vocab_size % TILE
 
 
+def zero_padded(x: Tensor, count: int, dim: int = 0) -> Tensor:
+    """`count` more zeros along a dimension. F.pad copies even where there are none to add."""
+    return F.pad(x, (0, 0) * (x.dim() - 1 - dim) + (0, count)) if count else x
+
+
 class Head(nn.Linear):
     def __init__(self, config: ModelConfig) -> None:
         assert config.vocab_size is not None
@@ -33,8 +38,8 @@ class Head(nn.Linear):
     def padded(self, x: Tensor) -> Tensor:
         """The same as forward, faster for many tokens: for a single one, copying the weights would cost more."""
         V = self.out_features
-        weight = F.pad(self.weight, (0, 0, 0, padding(V)))
-        bias = None if self.bias is None else F.pad(self.bias, (0, padding(V)))
+        weight = zero_padded(self.weight, padding(V))
+        bias = None if self.bias is None else zero_padded(self.bias, padding(V))
         return self.cap(F.linear(x, weight, bias)[..., :V])
 
     def cap(self, logits: Tensor) -> Tensor:

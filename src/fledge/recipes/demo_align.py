@@ -15,14 +15,16 @@ from typing import Any
 from fledge.alignment.tasks.registry import find_task
 from fledge.core import device as machines
 from fledge.core.config import Layer
+from fledge.core.device import Machine
 from fledge.core.errors import Interrupted, UserError
 from fledge.core.formatting import counted, format_duration
 from fledge.core.progress import notice
 from fledge.datasets.cache import ensure_dataset
+from fledge.datasets.shards import Dataset
 from fledge.inference.request import Request, Sampling
 from fledge.model.flops import parameter_count
 from fledge.recipes.align import align
-from fledge.recipes.demo import SLOWDOWN, explain, seconds_per_step
+from fledge.recipes.demo import explain
 from fledge.recipes.export import export
 from fledge.recipes.load_engine import load_engine
 from fledge.recipes.preferences import make_preference_file
@@ -35,9 +37,13 @@ from fledge.settings.complete import complete_settings
 from fledge.settings.pipeline import resolve
 from fledge.tracking.plots import draw_curves
 from fledge.tracking.sinks.csv import STEP, read_metrics
+from fledge.training.config import Settings
+from fledge.training.setup import NextToken, build_training
 
 MINUTES = 13.0
 PRETRAINING = 0.35  # share of the minutes
+SLOWDOWN = 1.15  # machines slow down as they warm up
+MEASURED_STEPS = 6
 STEP_SECONDS = 0.3  # of a pretraining step where the steps below take the rest of MINUTES
 MIN_SCALE, MAX_SCALE = 0.02, 1.0  # of the steps below
 TASK = "style"
@@ -216,6 +222,12 @@ def pretrain(demo: Demo, seconds: float) -> None:
         f"{steps:,} steps in {format_duration(PRETRAINING * seconds)}. It will not answer questions",
     )
     demo.stage(BASE, lines, lambda: train_request(request, demo.runs, name=BASE))
+
+
+def seconds_per_step(settings: Settings, machine: Machine, dataset: Dataset) -> float:
+    """The fastest of a few steps of a model that is then discarded."""
+    step = build_training(settings, machine, NextToken(settings, machine, dataset.split("train")))
+    return min(step(number).seconds for number in range(MEASURED_STEPS))
 
 
 def make_pairs(demo: Demo) -> None:

@@ -103,7 +103,7 @@ def decide_settings(settings: Settings, train_tokens: int, val_tokens: int, mach
         train = replace(train, steps=steps)  # refuses an absurd number of steps
     step_tokens, eval_every = train.batch * model.context, train.eval_every
     if eval_every is None:
-        eval_every = evaluation_interval(steps, step_tokens, model.context)
+        eval_every = evaluation_interval(steps, step_tokens, model.context, train.minutes)
     eval_tokens = train.eval_tokens or sample_size(steps, step_tokens, model.context, eval_every)
     compile = should_compile(model, train.batch, steps, machine) if train.compile == "auto" else train.compile
     local_batch, auto = max(1, train.batch // machine.world.size), train.micro_batch == "auto"

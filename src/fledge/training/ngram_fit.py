@@ -45,6 +45,7 @@ BETAS, EPS = (0.8, 0.95), 1e-10
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
+Shares = tuple[Ids, Ids, Floats]  # place of a context in a batch, token, probability
 
 
 def check_ngram_fit(model: ModelConfig) -> None:
@@ -117,51 +118,60 @@ class NgramFit:
     def tokens(self, one: "Counts", steps: int) -> None:
         """Embedding and head: what follows a token."""
 
-        def loss() -> Tensor:
+        def logits_and_gradient() -> tuple[Tensor, Tensor]:
             rows, weights = one.draw(self.generator)
-            x = self.model.embed(self.on_device(one.contexts[rows]))
-            return self.cross_entropy(x, self.shares(one, rows)) @ self.on_device(weights)
+            logits = self.logits(self.model.embed(self.on_device(one.contexts[rows])))
+            return logits, self.gradient(logits, weights, one.shares(rows))
 
-        self.minimize(loss, self.weights, LR, steps)
+        self.minimize(logits_and_gradient, self.weights, LR, steps)
 
     def pairs(self, bigram: Bigram, one: "Counts", two: "Counts", steps: int) -> None:
         """All three: what follows two tokens. Pairs that occur once say hardly more than `one` does."""
         number = np.zeros(self.vocab_size, np.int64)  # of a token among the contexts of `one`
         number[one.contexts] = np.arange(len(one.contexts))
 
-        def loss() -> Tensor:
+        def logits_and_gradient() -> tuple[Tensor, Tensor]:
             rows, weights = two.draw(self.generator, least=2)
             first, second = np.divmod(two.contexts[rows], self.vocab_size)
-            prior, seen = self.shares(one, number[second]), self.on_device(two.totals[rows]).float().unsqueeze(1)
-            targets = torch.lerp(prior, self.shares(two, rows), seen / (seen + PRIOR))
             pair = bigram.row(self.on_device(first * bigram.vocab_size + second))
-            x = self.model.embed(self.on_device(second)) + F.embedding(pair, bigram.weight)
-            return self.cross_entropy(x, targets) @ self.on_device(weights)
+            logits = self.logits(self.model.embed(self.on_device(second)) + F.embedding(pair, bigram.weight))
+            prior = (PRIOR / (two.totals[rows] + PRIOR)).astype(np.float32)
+            shares = two.shares(rows, scale=1 - prior), one.shares(number[second], scale=prior)
+            return logits, self.gradient(logits, weights, *shares)
 
-        self.minimize(loss, [*self.weights, bigram.weight], PAIR_LR, steps)
+        self.minimize(logits_and_gradient, [*self.weights, bigram.weight], PAIR_LR, steps)
 
-    def cross_entropy(self, x: Tensor, targets: Tensor) -> Tensor:
-        """Embedded contexts [N, C], at random positions, and the shares of what followed [N, V] → nats [N]"""
+    def logits(self, x: Tensor) -> Tensor:
+        """Embedded contexts [N, C], at random positions → [N, V]"""
         positions = self.on_device(self.generator.integers(self.model.config.context, size=len(x)))
         with self.machine.autocast():
-            logits = self.model.head(self.model.norm(self.model.positions(x, positions)))
-        return F.cross_entropy(logits.float(), targets, reduction="none")
+            return self.model.head(self.model.norm(self.model.positions(x, positions)))
 
-    def minimize(self, loss: Callable[[], Tensor], weights: list[nn.Parameter], lr: float, steps: int) -> None:
+    def gradient(self, logits: Tensor, weights: Floats, *shares: Shares) -> Tensor:
+        """Of the mean cross-entropy, by the logits: the model's probabilities less the shares, weighted. [N, V]
+
+        shares: add up to what followed each of the contexts.
+        """
+        difference = logits.detach().float().softmax(-1)
+        for row, following, values in shares:
+            difference[self.on_device(row), self.on_device(following)] -= self.on_device(values)
+        return difference.mul_(self.on_device(weights).unsqueeze(1)).to(logits.dtype)
+
+    def minimize(
+        self,
+        logits_and_gradient: Callable[[], tuple[Tensor, Tensor]],
+        weights: list[nn.Parameter],
+        lr: float,
+        steps: int,
+    ) -> None:
         """Adam; the learning rate falls to 0."""
         optimizer = torch.optim.Adam(weights, betas=BETAS, eps=EPS, fused=True)
         for step in progress(range(steps), "fitting embedding and head to the n-grams of the text"):
             optimizer.param_groups[0]["lr"] = lr * self.rate * (1 - step / steps)
-            loss().backward(inputs=weights)
+            logits, gradient = logits_and_gradient()
+            logits.backward(gradient, inputs=weights)
             optimizer.step()
             optimizer.zero_grad()
-
-    def shares(self, counts: "Counts", rows: Ids) -> Tensor:
-        """P(. | context) for each of the rows [N, V]"""
-        row, following, values = counts.shares(rows)
-        dense = torch.zeros(len(rows), self.vocab_size, device=self.machine.device)
-        dense[self.on_device(row), self.on_device(following)] = self.on_device(values)
-        return dense
 
     def on_device(self, numbers: Ids | Floats) -> Tensor:
         return torch.from_numpy(numbers).to(self.machine.device)
@@ -194,14 +204,14 @@ class Counts:
         waiting = generator.exponential(size=len(known)) / self.totals[known]
         return known[np.argpartition(waiting, rows)[:rows]], np.full(rows, 1 / rows, np.float32)
 
-    def shares(self, rows: Ids) -> tuple[Ids, Ids, Floats]:
-        """P(. | context) for each of the rows, where it is not 0: place in `rows`, token, probability."""
+    def shares(self, rows: Ids, scale: Floats | None = None) -> Shares:
+        """P(. | context) for each of the rows, where it is not 0, times a number for each."""
         lengths = self.starts[rows + 1] - self.starts[rows]
         row = np.repeat(np.arange(len(rows)), lengths)
         before = np.cumsum(lengths) - lengths  # entries of earlier rows
         places = np.arange(len(row)) + np.repeat(self.starts[rows] - before, lengths)
-        shares = self.counts[places] / self.totals[rows][row]
-        return row, self.following[places], shares.astype(np.float32)
+        each = (1 if scale is None else scale) / self.totals[rows]
+        return row, self.following[places], (self.counts[places] * each[row]).astype(np.float32)
 
 
 def count_ngrams(contexts: Ids, following: Ids, vocab_size: int) -> Counts:

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--export belongs to --align", "fledge demo --align --export DIR, or later: fledge export demo")
     from fledge.recipes.demo import demo
 
-    result = demo(3.0 if args.minutes is None else args.minutes, args.runs)
+    result = demo(3.0 if args.minutes is None else args.minutes, args.runs, args.begun)
     report(result, as_json=args.json, text=describe_result(result))
 
 
@@ -94,7 +94,7 @@ def next_commands(run: str) -> str:
     commands = {
         f"fledge generate {run} --prompt 'class'": "generate more text",
         f"fledge eval {run}": "measure it on text that it has not seen",
-        "fledge train demo --train.steps 10000": "train longer",
+        "fledge train python --minutes 15": "train longer",
         "fledge train my-notes/": "train on your own text",
         "fledge --help": "all commands",
     }
