@@ -33,7 +33,7 @@ from fledge.training.setup import can_compile
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 MAX_DAYS = 1000
 START_SECONDS = 5.0  # of a training command, before its first step: imports, opening the text, building the model
-LEAST_PROBE_SECONDS, LEAST_PROBE_SHARE = 3.0, 0.05  # the smaller of both: the run itself measures on
+LEAST_PROBE_SECONDS, LEAST_PROBE_SHARE = 3.0, 0.03  # the smaller of both: the run itself measures on
 LEAST_TRAINING_SHARE = 0.1  # of the time, that a model is planned for, however long preparing took
 FIRST_PROBE_SHARE = 0.4
 MIN_STEPS = 20  # fewer teach hardly anything: a smaller model is chosen

@@ -31,7 +31,7 @@ from fledge.settings.pipeline import validated
 from fledge.training.config import Settings
 
 PLANNING_SECONDS = 20.0  # until all is measured
-PROBE_SHARE = 0.1  # of the time of the run, for measuring
+PROBE_SHARE = 0.05  # of the time of the run, for measuring
 PROBE_SECONDS = 14.0  # where the settings are given
 
 
