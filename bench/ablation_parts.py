@@ -71,6 +71,8 @@ PARTS: dict[str, Part] = {
     ),
     "ema": patched(update.ExponentialAverage),
     "multi_token": patched(update.MultiTokenPrediction),
+    "whole_softmax": Part("the softmax of all tokens in every update", {"train.sampled_softmax": 0}),
+    "sampled_softmax_512": Part("512 sampled tokens beside the targets", {"train.sampled_softmax": 512}),
     "batch_grows": patched(update.BatchGrows),
     "context_grows": patched(update.ContextGrows),
     "documents": patched(update.Documents),

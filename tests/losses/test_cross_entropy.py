@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fledge.losses.cross_entropy import IGNORE, ChunkedLoss, count_valid, cross_entropy_sum, full_logits_loss
+from fledge.losses.cross_entropy import (
+    IGNORE,
+    ChunkedLoss,
+    SampledLoss,
+    count_valid,
+    cross_entropy_sum,
+    full_logits_loss,
+)
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import HeadLoss
 from fledge.model.head import Head
@@ -104,11 +111,12 @@ def loss_and_gradients(loss: HeadLoss, case: dict[str, Any], dtype: torch.dtype)
     return [found.detach(), hidden.grad, *(p.grad.clone() for p in head.parameters() if p.grad is not None)]
 
 
-@pytest.mark.parametrize("loss", ["chunked", "full"])
+@pytest.mark.parametrize("loss", ["chunked", "full", "all sampled"])
 @pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-6), (torch.bfloat16, 0.02)])
 @given(case=cases())
 def test_fast_losses_equal_the_reference(loss: str, dtype: torch.dtype, near: float, case: dict[str, Any]) -> None:
-    fast = ChunkedLoss(case["chunk"], dtype) if loss == "chunked" else full_logits_loss
+    chunked, sampled = ChunkedLoss(case["chunk"], dtype), SampledLoss(case["head"].out_features, case["chunk"], dtype)
+    fast = {"chunked": chunked, "full": full_logits_loss, "all sampled": sampled}[loss]
     pairs = zip(loss_and_gradients(fast, case, dtype), loss_and_gradients(reference_loss, case, dtype), strict=True)
     for ours, reference in pairs:
         assert ours.dtype == torch.float32
@@ -147,3 +155,31 @@ def test_chunked_loss_gives_ignored_targets_no_gradient() -> None:
     assert hidden.grad is not None
     assert (hidden.grad[0, 1] == 0).all()
     assert (hidden.grad[0, 0] != 0).any()
+
+
+def test_sampled_loss_estimates_the_sum_over_the_vocabulary() -> None:
+    """Of 500 tokens, 64 are drawn for each of many targets; the logits are from -2 to 2, and one token has half of it."""
+    head, hidden = make_head(500, 2, True, None, 0), torch.randn(1, 1, 4)
+    assert head.bias is not None
+    logits = head(hidden)[0, 0].clamp(-2, 2)
+    head.bias.data += logits - head(hidden)[0, 0]
+    sampled, estimates = SampledLoss(63, 8, torch.float32), []
+    for target in range(500):
+        loss = sampled(hidden, head, torch.tensor([[target]]))
+        estimates.append(float(((loss + logits[target]).exp() / logits.exp().sum()).detach()))
+    assert sum(estimates) / 500 == pytest.approx(1, abs=0.02)
+    assert max(estimates) < 2
+
+
+def test_sampled_loss_repeats_itself_and_moves_only_what_it_has_drawn() -> None:
+    head, hidden, targets = make_head(1000, 2, False, None, 0), torch.randn(1, 3, 4), torch.tensor([[7, IGNORE, 990]])
+    case, sampled = {"head": head, "hidden": hidden, "targets": targets}, SampledLoss(100, 2, torch.float32)
+    first, again = (loss_and_gradients(sampled, case, torch.float32) for _ in range(2))
+    assert all(map(torch.equal, first, again))
+    _, d_hidden, d_weight = first
+    assert (d_hidden[0, 1] == 0).all()
+    moved = d_weight.abs().sum(1).nonzero().squeeze(1).tolist()
+    assert len(moved) == 128  # two targets and 100 others, up to a multiple of 64
+    assert {7, 990} <= set(moved)
+    case["targets"] = torch.full((1, 3), IGNORE)
+    assert not any(bool(each.any()) for each in loss_and_gradients(sampled, case, torch.float32))

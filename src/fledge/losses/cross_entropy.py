@@ -7,6 +7,7 @@ cross_entropy_sum       logits → loss: the reference
 cross_entropy_each      logits → the loss of each token
 full_logits_loss        hidden vectors and the head → loss: all logits at once
 ChunkedLoss             the same, one chunk of tokens at a time: its memory does not grow with the batch
+SampledLoss             an estimate of it, from a part of the vocabulary: for training only
 """
 
 from dataclasses import dataclass
@@ -56,8 +57,44 @@ class ChunkedLoss:
 
     def __call__(self, hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
         return _Chunked.apply(  # type: ignore[no-untyped-call]
-            hidden.flatten(0, -2), head.weight, head.bias, head, targets.flatten(), self.tokens, self.dtype
+            hidden.flatten(0, -2), head.weight, head.bias, None, head, targets.flatten(), self.tokens, self.dtype
         )
+
+
+@dataclass(frozen=True)
+class SampledLoss:
+    """ChunkedLoss over the targets of this batch and `others`, drawn from all other tokens, each of which counts for as
+    many as were left out: an estimate of the sum over the vocabulary (sampled softmax: Jean et al., 2015).
+
+    Its gradient is nearly as good, and where the vocabulary is large for the model the head costs a fraction. The draw
+    follows from the batch, so that a step can be repeated.
+    """
+
+    others: int
+    tokens: int  # of a chunk
+    dtype: torch.dtype  # of the matrix products
+
+    def __call__(self, hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
+        targets, valid = targets.flatten(), targets.flatten() != IGNORE
+        seen = targets[valid].unique()
+        drawn, share = self.draw(seen, head.out_features)
+        among = torch.where(valid, torch.searchsorted(seen, targets), IGNORE)  # number of each target in `seen`
+        counts_for = torch.cat([torch.ones_like(seen, dtype=torch.float32), 1 / share.expand(len(drawn))])
+        chosen = torch.cat([seen, drawn])
+        weight, bias = head.weight[chosen], None if head.bias is None else head.bias[chosen]
+        return _Chunked.apply(  # type: ignore[no-untyped-call]
+            hidden.flatten(0, -2), weight, bias, counts_for.log(), head, among, self.tokens, self.dtype
+        )
+
+    def draw(self, seen: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
+        """Tokens that are not in `seen`, and their share of all that are not."""
+        is_other = torch.ones(vocab_size, dtype=torch.bool, device=seen.device)
+        is_other[seen] = False
+        others = is_other.nonzero().squeeze(1)
+        count = min(len(others), self.others + padding(len(seen) + self.others))
+        generator = torch.Generator().manual_seed(int(seen.sum()))
+        drawn = torch.randperm(len(others), generator=generator)[:count].to(seen.device)
+        return others[drawn], torch.tensor(count / max(1, len(others)), device=seen.device)
 
 
 class _Chunked(torch.autograd.Function):
@@ -67,6 +104,7 @@ class _Chunked(torch.autograd.Function):
         hidden: Tensor,  # [N, C]
         weight: Tensor,  # [V, C]
         bias: Tensor | None,  # [V]
+        log_counts: Tensor | None,  # [V]: for how many tokens each counts
         head: Head,
         targets: Tensor,  # [N]
         tokens: int,
@@ -82,7 +120,7 @@ class _Chunked(torch.autograd.Function):
             chunk = slice(start, start + tokens)
             x = hidden[chunk].to(dtype)
             logits = head.cap(F.linear(x, padded_weight, padded_bias))
-            chunk_loss, d_logits = _loss_and_gradient(logits, targets[chunk], V)
+            chunk_loss, d_logits = _loss_and_gradient(logits[:, :V], targets[chunk], log_counts)
             d_logits = head.cap_gradient(d_logits, logits[:, :V])
             loss += chunk_loss
             d_logits = zero_padded(d_logits.to(dtype), padding(V), dim=1)
@@ -97,14 +135,14 @@ class _Chunked(torch.autograd.Function):
     def backward(ctx: Any, d_loss: Tensor) -> Any:
         d_hidden, d_weight, d_bias = ctx.saved_tensors
         d_bias = None if d_bias is None else d_loss * d_bias
-        return d_loss * d_hidden, d_loss * d_weight, d_bias, None, None, None, None
+        return d_loss * d_hidden, d_loss * d_weight, d_bias, None, None, None, None, None
 
 
-def _loss_and_gradient(logits: Tensor, targets: Tensor, V: int) -> tuple[Tensor, Tensor]:
+def _loss_and_gradient(logits: Tensor, targets: Tensor, log_counts: Tensor | None) -> tuple[Tensor, Tensor]:
     """The summed loss, and its gradient by the logits [n, V]: the probabilities, minus one at the target."""
     valid = targets != IGNORE
     target = torch.arange(len(targets), device=targets.device), targets.clamp(min=0)
-    logits = logits[:, :V].float()
+    logits = logits.float() if log_counts is None else logits + log_counts
     logits = logits - logits.amax(-1, keepdim=True)
     wanted = logits[target]
     exponentials = logits.exp_()

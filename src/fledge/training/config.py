@@ -42,6 +42,9 @@ class TrainConfig:
         "auto",
         "compute logits for a chunk of tokens at a time, to save memory; auto: if all would not fit, or it is faster",
     )
+    sampled_softmax: int = setting(
+        0, "train on the softmax over the targets of a batch and so many other tokens, which stand for the rest; 0: all"
+    )
     activation_checkpointing: bool = setting(
         False, "recompute the activations of a block in its backward pass: a third more compute, far less memory"
     )
@@ -81,7 +84,16 @@ class TrainConfig:
         counts = ["steps", "step_limit", "batch", "log_every", "save_every", "keep_last", "eval_tokens"]
         counts += ["threads", "patience"]
         check_counts(self, "train", counts + ["micro_batch"] * (self.micro_batch != "auto"))
-        for name in ("ngram_steps", "eval_every", "sample_every", "save_seconds", "history", "grad_clip", "loss_spike"):
+        amounts = [
+            "ngram_steps",
+            "sampled_softmax",
+            "eval_every",
+            "sample_every",
+            "save_seconds",
+            "history",
+            "grad_clip",
+        ]
+        for name in (*amounts, "loss_spike"):
             if not (getattr(self, name) or 0) >= 0:
                 raise UserError(f"train.{name} cannot be {getattr(self, name)}", "it must be a number of at least 0")
         if self.epochs is not None and not 0 < self.epochs < math.inf:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fledge.batches.loader import Batch
 from fledge.core.device import Machine
-from fledge.losses.cross_entropy import ChunkedLoss, count_valid, full_logits_loss
+from fledge.losses.cross_entropy import ChunkedLoss, SampledLoss, count_valid, full_logits_loss
 from fledge.model.flops import LOSS_CHUNK_TOKENS
 from fledge.model.gpt import GPT, HeadLoss
 
@@ -58,9 +58,13 @@ class NextTokenObjective:
         return LossSum(model.forward_loss(batch.inputs, batch.targets, self.head_loss), self.count(batch))
 
 
-def next_token_objective(machine: Machine, *, chunked: bool = False, compile: bool = False) -> NextTokenObjective:
-    """`chunked`: compute the logits for a chunk of tokens at a time."""
-    if not chunked:
+def next_token_objective(
+    machine: Machine, *, chunked: bool = False, sampled: int = 0, compile: bool = False
+) -> NextTokenObjective:
+    """chunked: compute the logits for a chunk of tokens at a time; sampled: only those of the targets and so many."""
+    if not chunked and not sampled:
         return NextTokenObjective()
     head_loss: HeadLoss = ChunkedLoss(LOSS_CHUNK_TOKENS, machine.torch_dtype)
+    if sampled:
+        head_loss = SampledLoss(sampled, LOSS_CHUNK_TOKENS, machine.torch_dtype)
     return NextTokenObjective(torch.compiler.disable(head_loss) if compile else head_loss)

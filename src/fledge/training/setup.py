@@ -56,7 +56,9 @@ class NextToken:
         return freeze_base(model)
 
     def objective(self, *, compile: bool) -> Objective:
-        return next_token_objective(self.machine, chunked=self.settings.train.chunked_loss is True, compile=compile)
+        train = self.settings.train
+        chunked, sampled = train.chunked_loss is True, train.sampled_softmax
+        return next_token_objective(self.machine, chunked=chunked, sampled=sampled, compile=compile)
 
     def batches(self, model: GPT, objective: Objective) -> MicroBatches:
         reader = WindowReader(self.split, window_sampler(self.settings, len(self.split)))
@@ -85,6 +87,7 @@ def build_training(
         report=report,
     )
     optimizer = build_optimizer(model, optim, machine.torch_dtype)
+    token_flops = 0.0 if train.sampled_softmax else training_flops(settings.model)  # they depend on the batch
     if isinstance(optimizer, Muon) and is_dtensor(model.embed.weight):
         optimizer.orthogonalize = orthogonalize_sharded(optimizer.orthogonalize)
     return TrainStep(
@@ -100,7 +103,7 @@ def build_training(
         loss_scaler=LOSS_SCALERS[machine.dtype](),
         world=machine.world,
         set_gradient_sync=loss.set_gradient_sync,
-        step_time=StepTime(machine.device, training_flops(settings.model), partial(peak_flops, machine)),
+        step_time=StepTime(machine.device, token_flops, partial(peak_flops, machine)),
     )
 
 
