@@ -158,7 +158,7 @@ def test_chunked_loss_gives_ignored_targets_no_gradient() -> None:
 
 
 def test_sampled_loss_estimates_the_sum_over_the_vocabulary() -> None:
-    """Of 500 tokens, 64 are drawn for each of many targets; the logits are from -2 to 2, and one token has half of it."""
+    """Of 500 tokens with logits from -2 to 2, 63 are drawn beside each target."""
     head, hidden = make_head(500, 2, True, None, 0), torch.randn(1, 1, 4)
     assert head.bias is not None
     logits = head(hidden)[0, 0].clamp(-2, 2)
