@@ -48,8 +48,9 @@ VOCABULARIES = (
     (20_000, 320),
     (100_000, 512),
     (400_000, 1024),
-    (3_000_000, 2048),
-    (1 << 30, 4096),
+    (2_000_000, 2048),
+    (5_000_000, 4096),
+    (1 << 30, 8192),
 )  # up to so many bytes of text
 MAX_VOCABULARY = 16_384
 NEW_PASSES = 1.8  # passes over a text that count as tokens for the choice of the shape
