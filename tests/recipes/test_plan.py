@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fledge.planning.sized import sized_for_steps
+from fledge.planning import sized
+from fledge.planning.sized import sized_for_steps, with_affordable_text
 from fledge.settings.layers import read_preset
 from fledge.settings.pipeline import validated
 
@@ -14,8 +15,8 @@ from fledge.settings.pipeline import validated
     [
         (300_000, {"steps": 120}, 1024, 64),
         (300_000, {"epochs": 2}, 1024, 64),
-        (20_000_000, {"steps": 120}, 4096, 128),
-        (20_000_000, {"steps": 2000}, 4096, 256),
+        (20_000_000, {"steps": 120}, 8192, 128),
+        (20_000_000, {"steps": 2000}, 8192, 256),
     ],
 )
 def test_model_suits_the_text_and_the_given_length(
@@ -29,3 +30,27 @@ def test_model_suits_the_text_and_the_given_length(
     assert (settings.tokenizer.vocab_size, settings.model.n_embd) == (vocab_size, width)
     given = sized_for_steps(layer, {"data": {"corpus": str(text)}, "train": train, "model": {"n_embd": 192}})
     assert validated(layer, given).model.n_embd == 192
+
+
+def test_text_that_takes_too_long_to_prepare_is_sampled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sized, "LEAST_READ_BYTES", 1000)
+    monkeypatch.setattr(sized, "READ_BYTES_PER_SECOND", 50)
+    monkeypatch.setenv("FLEDGE_CACHE", str(tmp_path / "cache"))
+    text, other = tmp_path / "text.txt", tmp_path / "other.txt"
+    text.write_text("words " * 1000)
+    other.write_text("words " * 1000)
+    layer = read_preset("text")[0]
+
+    def sources(corpus: object, seconds: float) -> object:
+        found = with_affordable_text(layer, {"data": {"corpus": corpus}}, seconds)["data"]
+        return found["corpus"]
+
+    assert sources(str(text), 10) == [f"{text}:0.166667"]
+    assert "6.0 kB, of which 1.0 kB are used" in capsys.readouterr().err.replace("KB", "kB")
+    assert sources([str(text), f"{other}:0.5"], 60) == [f"{text}:0.333333", f"{other}:0.166667"]
+    capsys.readouterr()
+    assert sources(str(text), 120) == str(text)
+    assert sources("https://example.org/large.txt", 1) == "https://example.org/large.txt"
+    assert capsys.readouterr().err == ""

@@ -54,6 +54,11 @@ def cache_folder(data: DataConfig, tokenizer: TokenizerConfig) -> Path:
     return cache_dir() / "datasets" / f"{name}-{key[:12]}"
 
 
+def is_prepared(data: DataConfig, tokenizer: TokenizerConfig) -> bool:
+    """Whether this corpus is in the cache with these settings."""
+    return (cache_folder(data, tokenizer) / shards.MANIFEST).exists()
+
+
 def open_dataset_at(name: str, tokenizer: Callable[[], Tokenizer | None]) -> Dataset:
     """Open a dataset in a folder or at a URL. `tokenizer` is for nanoGPT's .bin files, which hold none."""
     folder = (

@@ -49,10 +49,10 @@ def plan_parts(
     repeated: list[tuple[Slice, int]] = []  # as often as weights say, with the index in `unique`
     for each in text.inputs:
         whole = scan and formats.is_one_document(each, options)  # a scan must see the whole document
-        found = formats.slice_input(each, sources.WHOLE_FILE if whole else target)
+        found, weight = sources.thinned(formats.slice_input(each, sources.WHOLE_FILE if whole else target), each.weight)
         indices = range(len(unique), len(unique) + len(found))
         unique += found
-        repeated += zip(sources.repeat_slices(found, each.weight), cycle(indices), strict=False)
+        repeated += zip(sources.repeat_slices(found, weight), cycle(indices), strict=False)
     slices = [part for part, _ in repeated]
     if not scan:
         return group_parts(slices, target, spec), []

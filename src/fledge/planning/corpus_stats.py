@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 
 from fledge.core.files import user_path
-from fledge.datasets.cache import cache_folder, ensure_dataset
-from fledge.datasets.shards import MANIFEST, Dataset
+from fledge.datasets.cache import ensure_dataset, is_prepared
+from fledge.datasets.shards import Dataset
 from fledge.datasets.splits import default_val
 from fledge.settings.scaling_rules import known_vocabulary
 from fledge.text.corpora import CORPORA
@@ -41,7 +41,7 @@ def read_corpus_stats(settings: Settings) -> CorpusStats:
     size = int(sum(share * (remote or local) for share, remote, local in weighted))
     remote = any(remote for _, remote, _ in weighted) or any(map(remote_bytes, held_out))
     large = remote or sum(local for *_, local in weighted) > MAX_PREPARED_BYTES
-    if large and not (cache_folder(data, tokenizer) / MANIFEST).exists():
+    if large and not is_prepared(data, tokenizer):
         return estimated_stats(settings, size)
     return dataset_stats(settings, ensure_dataset(data, tokenizer))
 

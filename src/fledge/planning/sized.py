@@ -1,11 +1,34 @@
 """Vocabulary and shape that suit a text: which text, how many tokens (corpus_stats.py) → the choice of recipe.py."""
 
 from fledge.core.config import Layer, merge
+from fledge.core.files import human_bytes
+from fledge.core.progress import notice
+from fledge.datasets.cache import is_prepared
 from fledge.planning.budget import sets_shape
 from fledge.planning.corpus_stats import text_bytes, typical_token_bytes
 from fledge.planning.recipe import SHAPES, has_enough_tokens, recipe_layer, vocabulary_for
 from fledge.settings.layers import merge_layers
 from fledge.settings.pipeline import validated
+from fledge.text.sources import split_weight
+
+# A run of a minute uses 300 MB of text at most. Preparing that takes a few seconds; training visits far less.
+LEAST_READ_BYTES, READ_BYTES_PER_SECOND = 64e6, 5e6
+
+
+def with_affordable_text(layer: Layer, overrides: Layer, seconds: float) -> Layer:
+    """These overrides, with a sample of a local text that is too large to be prepared in a run of so many seconds."""
+    settings = validated(layer, overrides)
+    data, size = settings.data, text_bytes(settings)
+    most = max(LEAST_READ_BYTES, READ_BYTES_PER_SECOND * seconds)
+    if size <= most or data.path is not None or data.shares or is_prepared(data, settings.tokenizer):
+        return overrides
+    share = most / size
+    notice(
+        f"the text has {human_bytes(size)}, of which {human_bytes(most)} are used, from all over it, as preparing more"
+        " would take too much of the time (for all of it: fledge prepare, then train on that)"
+    )
+    weighted = [f"{source}:{share * weight:.6f}" for source, weight in map(split_weight, data.sources)]
+    return merge(overrides, {"data": {"corpus": weighted}})
 
 
 def with_vocabulary(layer: Layer, overrides: Layer) -> Layer:

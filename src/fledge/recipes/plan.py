@@ -24,7 +24,7 @@ from fledge.planning.forecast import Forecast, complete_for_forecast, make_forec
 from fledge.planning.loss_forecast import finished_runs, settings_as_made
 from fledge.planning.probe import measure_costs
 from fledge.planning.recipe import most_steps
-from fledge.planning.sized import with_vocabulary
+from fledge.planning.sized import with_affordable_text, with_vocabulary
 from fledge.runs.run_folder import open_run
 from fledge.settings.layers import read_preset
 from fledge.settings.pipeline import validated
@@ -88,7 +88,7 @@ def plan(
     settings = validated(layer, overrides)
     machine = machines.choose_machine(settings.train.device, settings.train.dtype, threads=settings.train.threads)
     if seconds is not None:
-        overrides = with_vocabulary(layer, overrides)
+        overrides = with_vocabulary(layer, with_affordable_text(layer, overrides, seconds))
         settings = validated(layer, overrides)
     corpus = read_corpus_stats(settings)
     folder, load = existing_parent(runs), LoadMeter()

@@ -30,6 +30,7 @@ from fledge.text.local_files import GLOB_CHARS, is_hidden, list_local
 WEIGHT = re.compile(r"(?P<source>.+):(?P<weight>\d+(\.\d+)?|\.\d+)")
 Fetch = Callable[[], Input]  # downloads the file if necessary
 WHOLE_FILE = sys.maxsize  # bytes: a slice that is the whole input
+MANY_SLICES, LARGE_SLICE = 4, 1 << 20  # number, bytes: what is sampled by whole slices
 STRICT = ReadOptions(errors="strict")
 
 
@@ -156,7 +157,18 @@ def _is_selected(name: str, include: Sequence[str], exclude: Sequence[str]) -> b
 
 def slice_inputs(inputs: Iterable[Input], target: int) -> list[Slice]:
     """All inputs in slices of about `target` bytes, repeated and sampled by their weights."""
-    return [part for each in inputs for part in repeat_slices(formats.slice_input(each, target), each.weight)]
+    return [part for each in inputs for part in repeat_slices(*thinned(formats.slice_input(each, target), each.weight))]
+
+
+def thinned(slices: list[Slice], weight: float) -> tuple[list[Slice], float]:
+    """Of a large text that is sampled, whole slices, evenly spaced: the rest of it need not be read. Their weight is 1.
+
+    Else all slices, with the weight that sample_chunks samples by.
+    """
+    count = round(weight * len(slices))
+    if weight >= 1 or count < MANY_SLICES or slices[0].size < LARGE_SLICE:
+        return slices, weight
+    return [slices[(2 * number + 1) * len(slices) // (2 * count)] for number in range(count)], 1.0
 
 
 def repeat_slices(slices: list[Slice], weight: float) -> list[Slice]:
