@@ -163,6 +163,12 @@ def test_prepare_takes_a_tokenizer_file(tokenizer: str, capsys: pytest.CaptureFi
     assert Path("data/tokenizer.json").read_bytes() == Path(tokenizer).read_bytes()
 
 
+@pytest.mark.parametrize("words", [["--model.bigram_rows", "100"], ["--init", "bird"]], ids=["rows", "init"])
+def test_portable_is_not_combined_with_another_table(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "text", "--portable", *words]) == 2
+    assert "--portable" in capsys.readouterr().err
+
+
 def test_portable_model_has_no_bigram_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "duck.txt"
     text.write_text("A duck is no dog. " * 50)

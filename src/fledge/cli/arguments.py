@@ -50,7 +50,14 @@ def add_portable_argument(parser: Parser) -> None:
 
 def given_settings(args: argparse.Namespace) -> Layer:
     """The settings on the command line; --portable is one of them."""
-    return merge({"model": {"bigram_rows": "null"}} if args.portable else {}, read_overrides(args.overrides))
+    given = read_overrides(args.overrides)
+    if not args.portable:
+        return given
+    if "bigram_rows" in given.get("model", {}):
+        raise UserError("--portable means no bigram table, and --model.bigram_rows sets its size", "leave one of them out")
+    if getattr(args, "init", None):
+        raise UserError("--portable is for a new model, and that of --init is as it is", "leave one of them out")
+    return merge(given, {"model": {"bigram_rows": "null"}})
 
 
 def add_run_argument(parser: Parser, *, many: bool = False, checkpoint: bool = True) -> None:
