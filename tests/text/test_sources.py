@@ -175,7 +175,7 @@ def test_weighted_sources_are_read_one_after_another(many: str, folder: Path) ->
     assert texts == ["Z", "Z", "B", "B", *taken(many + ":0.1")]
 
 
-@pytest.mark.parametrize("share", [0.1, 0.31, 0.5, 0.95])
+@pytest.mark.parametrize("share", [0.08, 0.1, 0.25])
 def test_large_text_is_sampled_by_whole_slices_from_all_over_it(tmp_path: Path, share: float) -> None:
     path = tmp_path / "large.txt"
     path.write_text("".join(f"line {number:07}\n" for number in range(4_000_000)))
@@ -189,8 +189,8 @@ def test_large_text_is_sampled_by_whole_slices_from_all_over_it(tmp_path: Path, 
     assert places == sorted(set(places))
     gaps = [after - before for before, after in zip([-1, *places], [*places, len(slices)], strict=True)]
     assert max(gaps) <= 1 / share + 1
-    few = sources.slice_inputs([part], 16 << 20)  # sampled chunk by chunk
-    assert few[0].fraction == pytest.approx(share)
+    few = sources.slice_inputs([part], 16 << 20)
+    assert [each.fraction for each in few] == [pytest.approx(share)] * 4  # sampled chunk by chunk
 
 
 def test_weight_changes_the_fingerprint(many: str) -> None:

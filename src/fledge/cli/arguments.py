@@ -54,7 +54,9 @@ def given_settings(args: argparse.Namespace) -> Layer:
     if not args.portable:
         return given
     if "bigram_rows" in given.get("model", {}):
-        raise UserError("--portable means no bigram table, and --model.bigram_rows sets its size", "leave one of them out")
+        raise UserError(
+            "--portable means no bigram table, and --model.bigram_rows sets its size", "leave one of them out"
+        )
     if getattr(args, "init", None):
         raise UserError("--portable is for a new model, and that of --init is as it is", "leave one of them out")
     return merge(given, {"model": {"bigram_rows": "null"}})

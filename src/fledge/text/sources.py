@@ -30,7 +30,8 @@ from fledge.text.local_files import GLOB_CHARS, is_hidden, list_local
 WEIGHT = re.compile(r"(?P<source>.+):(?P<weight>\d+(\.\d+)?|\.\d+)")
 Fetch = Callable[[], Input]  # downloads the file if necessary
 WHOLE_FILE = sys.maxsize  # bytes: a slice that is the whole input
-MANY_SLICES, LARGE_SLICE = 4, 1 << 20  # number, bytes: what is sampled by whole slices
+# Sampled by whole slices: so small a share, of slices of so many bytes, if it has so many of them.
+SMALL_SHARE, LARGE_SLICE, MANY_SLICES = 0.25, 1 << 20, 4
 STRICT = ReadOptions(errors="strict")
 
 
@@ -161,12 +162,12 @@ def slice_inputs(inputs: Iterable[Input], target: int) -> list[Slice]:
 
 
 def thinned(slices: list[Slice], weight: float) -> tuple[list[Slice], float]:
-    """Of a large text that is sampled, whole slices, evenly spaced: the rest of it need not be read. Their weight is 1.
+    """Of a small share of a large text, whole slices, evenly spaced: the rest of it need not be read. Their weight is 1.
 
     Else all slices, with the weight that sample_chunks samples by.
     """
     count = round(weight * len(slices))
-    if weight >= 1 or count < MANY_SLICES or slices[0].size < LARGE_SLICE:
+    if weight > SMALL_SHARE or count < MANY_SLICES or slices[0].size < LARGE_SLICE:
         return slices, weight
     return [slices[(2 * number + 1) * len(slices) // (2 * count)] for number in range(count)], 1.0
 
