@@ -162,7 +162,7 @@ def slice_inputs(inputs: Iterable[Input], target: int) -> list[Slice]:
 
 
 def thinned(slices: list[Slice], weight: float) -> tuple[list[Slice], float]:
-    """Of a small share of a large text, whole slices, evenly spaced: the rest of it need not be read. Their weight is 1.
+    """Of a small share of a large text, whole slices, evenly spaced: the rest need not be read. Their weight is 1.
 
     Else all slices, with the weight that sample_chunks samples by.
     """
