@@ -37,8 +37,8 @@ from fledge.tracking.sinks.csv import read_metrics
 ROOT = Path(__file__).parents[1]
 # (preset, settings): the most informative ones first
 GRID = (
-    ("text", {"n_layer": 2, "n_embd": 128, "steps": 100}),
-    ("text", {"n_layer": 2, "n_embd": 128, "steps": 300}),
+    ("text", {"n_layer": 1, "n_embd": 128, "steps": 120}),
+    ("text", {"n_layer": 2, "n_embd": 128, "steps": 400}),
     ("text", {"n_layer": 2, "n_embd": 64, "steps": 60}),
     ("text", {"n_layer": 2, "n_embd": 192, "steps": 350}),
     ("demo", {"n_layer": 4, "n_embd": 256, "steps": 150}),
