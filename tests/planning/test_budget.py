@@ -113,6 +113,18 @@ def test_small_text_gets_fewer_steps_and_it_is_said(rate: dict[str, Any], capsys
     assert f"the text is small: {steps} steps" in capsys.readouterr().err
 
 
+def test_short_text_gets_a_larger_model_for_a_long_time(rate: dict[str, Any]) -> None:
+    """Instead of more passes; but not one that is meant for far more text."""
+    short = replace(CORPUS, train_tokens=2_000_000)
+    found = [search(seconds, corpus=short).best()[0] for seconds in (120, 300, 900, 36_000)]
+    widths = [settings.model.n_embd for settings in found]
+    assert widths == sorted(widths)
+    assert widths[1:3] == [192, 256]
+    for settings in found:
+        assert settings.train.steps * settings.train.batch * settings.model.context <= 1.8 * 2_000_000
+    assert widths[3] < search(36_000).best()[0].model.n_embd
+
+
 def test_given_settings_stay(rate: dict[str, Any]) -> None:
     settings = search(60, "--model.n_embd", "64", "--model.n_head", "2", "--train.batch", "6").best()[0]
     assert (settings.model.n_embd, settings.model.n_head, settings.train.batch) == (64, 2, 6)

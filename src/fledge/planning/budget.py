@@ -36,6 +36,9 @@ START_SECONDS = 5.0  # of a training command, before its first step: imports, op
 LEAST_PROBE_SECONDS, LEAST_PROBE_SHARE = 3.0, 0.03  # the smaller of both: the run itself measures on
 LEAST_TRAINING_SHARE = 0.1  # of the time, that a model is planned for, however long preparing took
 FIRST_PROBE_SHARE = 0.4
+STRETCHED = (
+    4.0  # times the steps that a text is good for: for so many a shape may be meant, where there is time for more
+)
 MIN_STEPS = 20  # fewer teach hardly anything: a smaller model is chosen
 SHORTENED = 0.9  # share of the steps below which it is said that fewer are made
 WORTH_COMPILING_SECONDS = 900.0  # in shorter runs compiling is not even measured
@@ -124,15 +127,23 @@ class TimeSearch:
         return fitting or [shapes[0]]
 
     def largest(self, seconds_of_step: Callable[[Shape], float]) -> Shape:
-        """The largest shape that gets enough tokens in the time."""
+        """The largest shape that gets enough tokens in the time; a larger one, where the text is short for the time."""
+
+        def steps(shape: Shape) -> float:
+            return self.available / seconds_of_step(shape)
 
         def is_enough(shape: Shape) -> bool:
-            model = self.model(shape)
-            seen = self.available / seconds_of_step(shape) * self.batch(shape) * model.context
+            seen = steps(shape) * self.batch(shape) * self.model(shape).context
             return has_enough_tokens(shape, seen, self.corpus.train_tokens)
 
-        enough = filter(is_enough, reversed(self.shapes))
-        return next(enough, self.shapes[0])
+        best = next(filter(is_enough, reversed(self.shapes)), self.shapes[0])
+        for larger in self.shapes[self.shapes.index(best) + 1 :]:
+            most, fewer = (most_steps(self.validated(each, 1), self.corpus.train_tokens) for each in (best, larger))
+            is_meant_for = larger.tokens / (larger.batch * larger.context)  # steps
+            if steps(best) <= most or fewer < max(2 * MIN_STEPS, is_meant_for / STRETCHED):
+                break
+            best = larger
+        return best
 
     def guessed_step_seconds(self, shape: Shape) -> float:
         model = self.model(shape)
