@@ -36,9 +36,7 @@ START_SECONDS = 5.0  # of a training command, before its first step: imports, op
 LEAST_PROBE_SECONDS, LEAST_PROBE_SHARE = 3.0, 0.03  # the smaller of both: the run itself measures on
 LEAST_TRAINING_SHARE = 0.1  # of the time, that a model is planned for, however long preparing took
 FIRST_PROBE_SHARE = 0.4
-STRETCHED = (
-    4.0  # times the steps that a text is good for: for so many a shape may be meant, where there is time for more
-)
+STRETCHED = 4.0  # times the steps that a text is good for: a shape may be meant for so many
 MIN_STEPS = 20  # fewer teach hardly anything: a smaller model is chosen
 SHORTENED = 0.9  # share of the steps below which it is said that fewer are made
 WORTH_COMPILING_SECONDS = 900.0  # in shorter runs compiling is not even measured
