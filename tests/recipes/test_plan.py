@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from fledge.datasets.cache import ensure_dataset
 from fledge.planning import sized
-from fledge.planning.sized import sized_for_steps, with_affordable_text
+from fledge.planning.sized import sized_for_steps, with_affordable_text, with_vocabulary
 from fledge.settings.layers import read_preset
 from fledge.settings.pipeline import validated
 
@@ -39,7 +40,7 @@ def test_text_that_takes_too_long_to_prepare_is_sampled(
     monkeypatch.setattr(sized, "READ_BYTES_PER_SECOND", 50)
     monkeypatch.setenv("FLEDGE_CACHE", str(tmp_path / "cache"))
     text, other = tmp_path / "text.txt", tmp_path / "other.txt"
-    text.write_text("words " * 1000)
+    text.write_text("".join(f"words {n % 83}, " for n in range(1000))[:6000])
     other.write_text("words " * 1000)
     layer = read_preset("text")[0]
 
@@ -53,4 +54,8 @@ def test_text_that_takes_too_long_to_prepare_is_sampled(
     capsys.readouterr()
     assert sources(str(text), 120) == str(text)
     assert sources("https://example.org/large.txt", 1) == "https://example.org/large.txt"
+    settings = validated(layer, with_vocabulary(layer, {"data": {"corpus": str(text)}}))
+    ensure_dataset(settings.data, settings.tokenizer)
+    capsys.readouterr()
+    assert sources(str(text), 10) == str(text)
     assert capsys.readouterr().err == ""
