@@ -17,7 +17,7 @@ NAMES = ("ablation_model", "ablation_update", "ablation_parts", "ablation_run", 
 TINY: dict[str, dict[str, Any]] = {
     "tokenizer": {"vocab_size": 300},
     "model": {"n_layer": 2, "n_head": 2, "n_embd": 16, "context": 16, "bigram_rows": 64},
-    "train": {"batch": 4, "ngram_steps": 2, "dtype": "float32"},
+    "train": {"batch": 4, "ngram_steps": 2, "sampled_softmax": 4, "dtype": "float32"},
 }
 # More updates where two change nothing: an average of the last fifth, or over a twentieth of them.
 STEPS = {"average": 10, "average_no_cooldown": 10, "ema": 40}
