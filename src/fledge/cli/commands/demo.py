@@ -77,7 +77,7 @@ def describe_aligned(result: "AlignDemoResult") -> str:
 def describe_result(result: "DemoResult") -> str:
     before, after = (quote(sample.text) for sample in result.samples)
     return f"""
-what it generates before the first step:
+what it generates from the counts alone, before the first step:
 {before}
 
 what it generates after {result.step:,} steps:
