@@ -1,6 +1,6 @@
-"""The sweep that the shapes of planning/recipe.py follow from: which size is best in which time, on several texts.
+"""A sweep for the shapes of planning/recipe.py: which size is best in which time, on several texts.
 
-    python bench/recipe.py TEXT... [--sizes 2x64 2x128 2x192 3x256] [--seconds 60 240] [--csv docs/recipe.csv]
+    python bench/recipe.py TEXT... [--sizes 1x128 2x128 2x192 3x256] [--seconds 60 240] [--csv docs/recipe.csv]
     python bench/recipe.py --table docs/recipe.csv [--figure docs/recipe.svg]
 
 Every run is one of ablations.py's baselines: preset `text` in a process with one thread and so many CPU seconds for the
@@ -15,7 +15,7 @@ from pathlib import Path
 from ablations import BASELINE, Row, read, run_once
 from fledge.planning.recipe import SHAPES, has_enough_tokens
 
-SIZES, SECONDS = ("2x64", "2x128", "2x192", "3x256"), (60.0, 240.0)
+SIZES, SECONDS = ("1x128", "2x128", "2x192", "3x256"), (60.0, 240.0)
 
 
 def main() -> None:
@@ -68,15 +68,14 @@ def mean_bits(rows: list[Row], text: str, budget: str, size: str) -> float | Non
 
 def choice(rows: list[Row], text: str, budget: str) -> str:
     """The largest size that gets enough tokens in this time, of those that were run."""
-    for shape in reversed(SHAPES):
-        size = f"{shape.n_layer}x{shape.n_embd}"
-        for row in rows:
-            tokens = int(row["steps"]) * shape.batch * shape.context
-            if (row["text"], row["budget"], row["size"]) == (text, budget, size) and has_enough_tokens(
-                shape, tokens, 0
-            ):
-                return size
-    return f"{SHAPES[1].n_layer}x{SHAPES[1].n_embd}"
+    steps = {row["size"]: int(row["steps"]) for row in rows if (row["text"], row["budget"]) == (text, budget)}
+    sizes = {f"{shape.n_layer}x{shape.n_embd}": shape for shape in SHAPES}
+    enough = [
+        size
+        for size, shape in sizes.items()
+        if has_enough_tokens(shape, steps.get(size, 0) * shape.batch * shape.context, 0)
+    ]
+    return enough[-1] if enough else next(iter(sizes))
 
 
 def draw(rows: list[Row], path: Path) -> None:

@@ -34,7 +34,7 @@ LOAD_SECONDS = 0.25  # the shortest interval in which /proc/stat is precise: it 
 def wait_briefly(environment: MutableMapping[str, str] = os.environ) -> None:
     """Make OpenMP threads that wait for others give up their core after 0.2 milliseconds instead of three.
 
-    On a busy machine they give it up at once, which is a tenth faster there, and a tenth slower on a free one.
+    On a busy machine they give it up at once, which is faster there, and slower on a free one.
     Called before torch is loaded, because OpenMP reads its environment then. What the user has set is kept.
     """
     if "torch" not in sys.modules and not any(name in environment for name in WAITING_POLICIES):

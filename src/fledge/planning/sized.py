@@ -17,10 +17,12 @@ LEAST_READ_BYTES, READ_BYTES_PER_SECOND = 64e6, 5e6
 
 def with_affordable_text(layer: Layer, overrides: Layer, seconds: float) -> Layer:
     """These overrides, with a sample of a local text that is too large to be prepared in a run of so many seconds."""
-    settings = validated(layer, with_vocabulary(layer, overrides))  # as it may be prepared already
+    settings = validated(layer, overrides)
     data, size = settings.data, text_bytes(settings)
     most = max(LEAST_READ_BYTES, READ_BYTES_PER_SECOND * seconds)
-    if size <= most or data.path is not None or data.shares or is_prepared(data, settings.tokenizer):
+    if size <= most or data.path is not None or data.shares:
+        return overrides
+    if is_prepared(data, validated(layer, with_vocabulary(layer, overrides)).tokenizer):
         return overrides
     share = most / size
     notice(

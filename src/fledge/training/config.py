@@ -84,16 +84,8 @@ class TrainConfig:
         counts = ["steps", "step_limit", "batch", "log_every", "save_every", "keep_last", "eval_tokens"]
         counts += ["threads", "patience"]
         check_counts(self, "train", counts + ["micro_batch"] * (self.micro_batch != "auto"))
-        amounts = [
-            "ngram_steps",
-            "sampled_softmax",
-            "eval_every",
-            "sample_every",
-            "save_seconds",
-            "history",
-            "grad_clip",
-        ]
-        for name in (*amounts, "loss_spike"):
+        amounts = ["ngram_steps", "sampled_softmax", "eval_every", "sample_every", "save_seconds", "history"]
+        for name in (*amounts, "grad_clip", "loss_spike"):
             if not (getattr(self, name) or 0) >= 0:
                 raise UserError(f"train.{name} cannot be {getattr(self, name)}", "it must be a number of at least 0")
         if self.epochs is not None and not 0 < self.epochs < math.inf:
