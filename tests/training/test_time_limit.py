@@ -85,6 +85,18 @@ def test_last_evaluations_fit_into_the_time(make_trainer: Make, clock: Slow, tok
     assert 60 - EXIT_SECONDS - 0.33 <= now.now - 1000 <= 60 - EXIT_SECONDS + 0.001
 
 
+def test_planned_end_that_is_passed_is_an_ordinary_step(make_trainer: Make, clock: Slow) -> None:
+    clock(lambda _: 0.5)
+    trainer = make_trainer(timed(steps=45, eval_every=30, save_every=None, keep_last=9))
+    last = trainer.fit().step
+    assert last > 60
+    events = read_events(trainer.run.folder)
+    evaluated = [event["step"] for event in events if "val/loss" in event.get("values", ())]
+    assert evaluated == [*range(0, last, 30), last]
+    saved = trainer.run.checkpoints.glob("step-*/optimizer.safetensors")
+    assert sorted(int(file.parent.name[5:]) for file in saved) == [*range(30, last, 30), last]
+
+
 def test_learning_rate_follows_what_was_decided(make_trainer: Make, clock: Slow) -> None:
     clock(lambda step: 2.0 if step < 12 else 0.4)
     trainer = make_trainer(timed())

@@ -242,12 +242,17 @@ class Trainer:
 
     def _saves_at(self, step: int) -> bool:
         """On schedule, after every evaluation, and at the last step: the fixed steps that a rollback may go to."""
-        every = self.settings.train.save_every or self.settings.train.steps
-        return step % every == 0 or step == self.pace.last_step or self._evaluates_at(step)
+        every = self.settings.train.save_every
+        regular = bool(every) and step % every == 0
+        return regular or step == self.pace.last_step or self._evaluates_at(step)
 
     def _evaluates_at(self, step: int) -> bool:
-        """The last step takes the place of the planned one."""
-        return self.evaluations.is_due(self.settings.train.steps if step == self.pace.last_step else step)
+        """The last step takes the place of the planned one; where that is passed, it is a step as any other."""
+        planned, every = self.settings.train.steps, self.settings.train.eval_every
+        if step == self.pace.last_step:
+            return self.evaluations.is_due(planned)
+        passed = step == planned and bool(every) and step % every != 0
+        return not passed and self.evaluations.is_due(step)
 
     def _evaluate(self, step: int) -> None:
         self.recorder.activity(step, "evaluating" if step else "evaluating before the first step")
