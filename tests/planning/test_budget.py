@@ -19,6 +19,7 @@ from fledge.planning.budget import START_SECONDS, TimeSearch, parse_minutes
 from fledge.planning.corpus_stats import CorpusStats
 from fledge.planning.forecast import run_seconds
 from fledge.planning.probe import Costs
+from fledge.planning.recipe import MAX_PASSES, step_tokens
 from fledge.recipes.plan import train_command
 from fledge.settings.layers import read_preset
 from fledge.settings.pipeline import validated
@@ -106,11 +107,25 @@ def test_compiled_code_is_used_in_long_runs_if_it_is_faster(rate: dict[str, Any]
 
 def test_small_text_gets_fewer_steps_and_it_is_said(rate: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     settings = search(180, corpus=replace(CORPUS, train_tokens=40_960)).best()[0]
-    assert settings.train.steps * settings.train.batch * settings.model.context <= 1.8 * 40_960
-    assert "the text is small" in capsys.readouterr().err
+    assert 0.9 * MAX_PASSES < settings.train.steps * step_tokens(settings) / 40_960 <= MAX_PASSES
+    assert (settings.model.bigram_rows, settings.model.dropout) == (None, 0.1)
+    said = capsys.readouterr().err
+    assert "the text is small" in said
+    assert f"{MAX_PASSES:.0f} passes over the text: with dropout 0.1 and without a bigram table" in said
     steps = search(180, corpus=replace(CORPUS, train_tokens=1000)).best()[0].train.steps
     assert steps == budget.MIN_STEPS
     assert f"the text is small: {steps} steps" in capsys.readouterr().err
+
+
+def test_bigram_table_that_is_given_stays_in_many_passes(
+    rate: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("--model.bigram_rows", "4096", "--model.dropout", "0.3")
+    settings, overrides, _ = search(180, *given, corpus=replace(CORPUS, train_tokens=40_960)).best()
+    assert (settings.model.bigram_rows, settings.model.dropout) == (4096, 0.3)
+    assert settings.train.steps * step_tokens(settings) > 0.9 * MAX_PASSES * 40_960
+    assert "passes over the text: with dropout 0.3, as it is memorized in part" in capsys.readouterr().err
+    assert "null" not in train_command("text", overrides)
 
 
 def test_short_text_gets_a_larger_model_for_a_long_time(rate: dict[str, Any]) -> None:
@@ -121,7 +136,8 @@ def test_short_text_gets_a_larger_model_for_a_long_time(rate: dict[str, Any]) ->
     assert widths == sorted(widths)
     assert widths[1:3] == [192, 256]
     for settings in found:
-        assert settings.train.steps * settings.train.batch * settings.model.context <= 1.8 * 2_000_000
+        few = settings.model.bigram_rows is not None
+        assert settings.train.steps * step_tokens(settings) <= (1.8 if few else MAX_PASSES) * 2_000_000
     assert widths[3] < search(36_000).best()[0].model.n_embd
 
 

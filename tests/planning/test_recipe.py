@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fledge.model.flops import parameter_count
-from fledge.planning.recipe import SHAPES, Shape, has_enough_tokens, model_of, most_steps, recipe_layer, vocabulary_for
+from fledge.planning.recipe import (
+    MAX_PASSES,
+    SHAPES,
+    Shape,
+    has_enough_tokens,
+    model_of,
+    most_steps,
+    recipe_layer,
+    vocabulary_for,
+)
 from fledge.settings.layers import read_preset
 from fledge.settings.pipeline import resolve, validated
 
@@ -45,9 +54,24 @@ def test_three_minutes_on_two_cores_are_enough_for_the_preset_text() -> None:
     assert not has_enough_tokens(shape, tokens, round(shape.tokens / 10))  # ten passes over a small text
 
 
-def test_passes_over_a_small_text_are_limited_where_bigrams_memorize_it() -> None:
-    settings = resolve("text")
-    assert most_steps(settings, 409_600) == pytest.approx(180)
+def test_passes_over_a_small_text_are_limited() -> None:
+    settings = resolve("text")  # 4,096 tokens a step
+    assert most_steps(settings, 409_600) == pytest.approx(180)  # a table of bigrams memorizes
     assert most_steps(settings, 10) == 1
     assert most_steps(settings, 0) == math.inf
-    assert most_steps(resolve("demo"), 409_600) == math.inf
+    plain = replace(settings, model=replace(settings.model, bigram_rows=None))
+    dropped = replace(settings, model=replace(settings.model, dropout=0.1))
+    assert most_steps(plain, 409_600) == most_steps(dropped, 409_600) == pytest.approx(100 * MAX_PASSES)
+
+
+@pytest.mark.parametrize("preset", ["text", "modern", "smol-gpt-22m"])
+def test_many_passes_have_dropout_and_no_bigram_table(preset: str) -> None:
+    base, (layer, _), shape = resolve(preset), read_preset(preset), SHAPES[3]
+    text = 100 * shape.batch * shape.context  # a pass has 100 steps
+    few, many, unknown = (
+        validated(layer, recipe_layer(shape, base, steps, tokens)).model
+        for steps, tokens in ((300, text), (301, text), (10**6, 0))
+    )
+    assert few == unknown
+    assert (few.dropout, few.bigram_rows) == (base.model.dropout, base.model.bigram_rows)
+    assert (many.dropout, many.bigram_rows) == (base.model.dropout or 0.1, None)

@@ -179,7 +179,7 @@ def test_portable_is_not_combined_with_another_table(
 
 def test_portable_model_has_no_bigram_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "duck.txt"
-    text.write_text("A duck is no dog. " * 50)
+    text.write_text("A duck is no dog. " * 5000)
     found = []
     for words in ([], ["--portable"]):
         assert main(["train", str(text), "--train.steps", "3", "--print-config", "--json", *words]) == 0

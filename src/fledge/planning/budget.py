@@ -24,7 +24,15 @@ from fledge.model.flops import TRAINING_BYTES, parameter_count, training_flops
 from fledge.planning.corpus_stats import CorpusStats
 from fledge.planning.forecast import complete_for_forecast, run_seconds, step_seconds
 from fledge.planning.probe import Costs, measure_costs, tokens_per_second_guess
-from fledge.planning.recipe import SHAPES, Shape, has_enough_tokens, most_steps, recipe_layer
+from fledge.planning.recipe import (
+    MANY_PASSES,
+    SHAPES,
+    Shape,
+    has_enough_tokens,
+    most_steps,
+    recipe_layer,
+    step_tokens,
+)
 from fledge.settings.layers import FOLLOWS_FROM_SIZE, without
 from fledge.settings.pipeline import validated
 from fledge.training.config import Settings
@@ -183,7 +191,7 @@ class TimeSearch:
         if sets_shape(self.overrides):
             chosen: Layer = {"train": {"batch": shape.batch, "steps": steps}}
         else:
-            chosen = recipe_layer(shape, self.base, steps)
+            chosen = recipe_layer(shape, self.base, steps, self.corpus.train_tokens)
         if self.base.optim.decay_steps:  # of the preset's own length
             chosen = merge(chosen, {"optim": {"decay_steps": None}})
         return merge(chosen, {"train": {"compile": False}})
@@ -213,12 +221,20 @@ class TimeSearch:
         """As many as fit, and as the text is good for; at least MIN_STEPS."""
         step = step_seconds(self.settings(shape, 1), costs)
         bound = range(1, int(available / step) + 2)
-        steps = bisect.bisect_right(bound, available, key=lambda steps: self.run_seconds(shape, steps, costs))
-        most = max(MIN_STEPS, int(min(steps, most_steps(self.settings(shape, 1), self.corpus.train_tokens))))
-        if most < SHORTENED * steps:
+        found = bisect.bisect_right(bound, available, key=lambda steps: self.run_seconds(shape, steps, costs))
+        fitting, text = max(MIN_STEPS, found), self.corpus.train_tokens
+        most = max(MIN_STEPS, int(min(fitting, most_steps(self.settings(shape, fitting), text))))
+        chosen = self.settings(shape, most)
+        seconds = format_duration(self.run_seconds(shape, most, costs))
+        if most < SHORTENED * fitting:
             notice(
-                f"the text is small: {counted(most, 'step')} ({format_duration(self.run_seconds(shape, most, costs))})"
-                " are planned; more passes over it would mostly memorize it (for more: --train.steps)"
+                f"the text is small: {counted(most, 'step')} ({seconds}) are planned; more passes over it would mostly"
+                " memorize it (for more: --train.steps)"
+            )
+        if text and most * step_tokens(chosen) > MANY_PASSES * text:
+            notice(
+                f"{most * step_tokens(chosen) / text:.0f} passes over the text: with dropout {chosen.model.dropout:g}"
+                f"{'' if chosen.model.bigram_rows else ' and without a bigram table'}, as it is memorized in part"
             )
         return most
 

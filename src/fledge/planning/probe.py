@@ -2,8 +2,8 @@
 
     build → first step (compilation) → steps until their mean is stable → evaluate → sample → save a checkpoint
 
-Token ids are random, with frequencies by Zipf's law, so no text is needed. A micro-batch that would take too long is measured at a smaller size and
-scaled up. How often each cost occurs in a run is for forecast.py.
+Token ids are random, with frequencies by Zipf's law, so no text is needed. A micro-batch that would take too long is
+measured at a smaller size and scaled up. How often each cost occurs in a run is for forecast.py.
 """
 
 import statistics
@@ -110,7 +110,9 @@ def tokens_per_second_guess(model: ModelConfig, machine: Machine) -> float:
 def random_split(model: ModelConfig, sequences: int) -> Split:
     assert model.vocab_size is not None
     chance = np.random.default_rng(0).random(sequences * model.context + 1)
-    ids = (model.vocab_size**chance).astype(np.int64) - 1  # token of rank n as often as 1/n: sampled softmax counts them
+    ids = (model.vocab_size**chance).astype(
+        np.int64
+    ) - 1  # token of rank n as often as 1/n: sampled softmax counts them
     return Split("noise", [ids], [np.zeros(1, dtype=np.int64)])
 
 

@@ -3,7 +3,8 @@
     bytes of text                     →  size of the vocabulary
     time × measured speed = tokens    →  the largest shape that has enough of them
     shape                             →  context, batch, learning rates, warmup, steps on n-gram counts
-    tokens of the text                →  the most steps, as more passes would only memorize it
+    tokens of the text                →  the most steps, as more passes would only memorize it;
+                                         for many passes dropout, and no table of bigrams
 
 docs/log.md has the runs that the first rows of SHAPES follow from; larger rows follow usual shapes.
 """
@@ -55,9 +56,11 @@ VOCABULARIES = (
 )  # up to so many bytes of text
 MAX_VOCABULARY = 16_384
 NEW_PASSES = 1.8  # passes over a text that count as tokens for the choice of the shape
-# A table of bigrams memorizes a text: 1.7 passes over tiny Shakespeare (370,000 tokens) ended at 2.14 bits per byte on
-# the validation split, 3.0 passes at 2.24, and 3.9 passes of a larger model at 2.43.
-MAX_PASSES_WITH_BIGRAMS = 1.8
+# A table of bigrams memorizes a text. Tiny Shakespeare, 313,000 tokens, in bits per byte: 1.8 passes 2.187 with it and
+# 2.161 without, 4 passes 2.111 without and 2.107 with dropout, 8 passes of that 2.093. On 9 MB of books and one pass
+# the table is worth 0.03.
+MAX_PASSES_WITH_BIGRAMS, MAX_PASSES = 1.8, 8.0
+MANY_PASSES, DROPOUT = 3.0, 0.1  # more passes than that have no table, and this dropout
 FULL_RATE_WIDTH = 256  # wider models need a smaller head_lr
 # Steps on n-gram counts: so many for each NGRAM_TOKENS tokens that the run trains on, up to MAX_NGRAM_STEPS.
 NGRAM_SHARE, NGRAM_TOKENS, MAX_NGRAM_STEPS = 0.6, 4096, 64
@@ -87,20 +90,30 @@ def has_enough_tokens(shape: Shape, tokens: float, train_tokens: int) -> bool:
 
 def most_steps(settings: Settings, train_tokens: int) -> float:
     """The number of steps after which a model only memorizes the text; infinite where it is not known."""
-    if not settings.model.bigram_rows or settings.model.dropout or not train_tokens:
-        return math.inf
-    tokens = MAX_PASSES_WITH_BIGRAMS * train_tokens
-    return max(1.0, tokens / (settings.train.batch * settings.model.context))
+    memorizes = settings.model.bigram_rows and not settings.model.dropout
+    passes = MAX_PASSES_WITH_BIGRAMS if memorizes else MAX_PASSES
+    return max(1.0, passes * train_tokens / step_tokens(settings)) if train_tokens else math.inf
 
 
-def recipe_layer(shape: Shape, base: Settings, steps: int) -> Layer:
-    """The settings that follow from the shape and the number of steps; everything else is that of the preset."""
+def step_tokens(settings: Settings) -> int:
+    return settings.train.batch * settings.model.context
+
+
+def has_many_passes(shape: Shape, steps: int, train_tokens: int) -> bool:
+    """Over a text of `train_tokens` (0: unknown)."""
+    return 0 < MANY_PASSES * train_tokens < steps * shape.batch * shape.context
+
+
+def recipe_layer(shape: Shape, base: Settings, steps: int, train_tokens: int = 0) -> Layer:
+    """The settings that follow from shape, steps, and tokens of the text; the others are those of the preset."""
     model = model_of(shape, base.model)
     sizes: dict[str, Any] = {key: getattr(model, key) for key in ("n_layer", "n_embd", "n_head", "context")}
     # What the preset leaves to follow from the width still does.
     derived: dict[str, int | None] = {"n_kv_head": model.kv_heads, "head_dim": model.head_width, "window": model.window}
     derived["mlp_width"] = model.mlp_hidden_width
     sizes |= {key: value for key, value in derived.items() if getattr(base.model, key) is not None}
+    if has_many_passes(shape, steps, train_tokens):
+        sizes |= {"bigram_rows": None, "dropout": base.model.dropout or DROPOUT}
     train: dict[str, Any] = {"batch": shape.batch, "steps": steps}
     if base.train.micro_batch is not None:
         train["micro_batch"] = micro_batch_for(shape.batch, shape.context)

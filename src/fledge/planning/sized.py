@@ -51,7 +51,7 @@ def sized_for_steps(layer: Layer, overrides: Layer) -> Layer:
         return overrides
     chosen = overrides
     for shape in reversed(SHAPES):  # the largest that has enough tokens, else the smallest
-        chosen = merge_layers(recipe_layer(shape, base, base.train.steps), overrides)
+        chosen = merge_layers(recipe_layer(shape, base, base.train.steps, train_tokens), overrides)
         sized = validated(layer, chosen)
         model, train = sized.model, sized.train
         tokens = train.steps * train.batch * model.context if train.epochs is None else train.epochs * train_tokens
