@@ -33,6 +33,16 @@ def test_model_suits_the_text_and_the_given_length(
     assert validated(layer, given).model.n_embd == 192
 
 
+@pytest.mark.parametrize(
+    ("train", "dropout"), [({"epochs": 2}, 0.0), ({"epochs": 3}, 0.1), ({"steps": 20}, 0.0), ({"steps": 500}, 0.1)]
+)
+def test_many_given_passes_have_dropout(tmp_path: Path, train: dict[str, int], dropout: float) -> None:
+    text, (layer, _) = tmp_path / "book.txt", read_preset("text")
+    text.write_text("word " * 60_000)
+    model = validated(layer, sized_for_steps(layer, {"data": {"corpus": str(text)}, "train": train})).model
+    assert (model.dropout, model.bigram_rows) == (dropout, None if dropout else 65_536)
+
+
 def test_text_that_takes_too_long_to_prepare_is_sampled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -191,7 +191,8 @@ class TimeSearch:
         if sets_shape(self.overrides):
             chosen: Layer = {"train": {"batch": shape.batch, "steps": steps}}
         else:
-            chosen = recipe_layer(shape, self.base, steps, self.corpus.train_tokens)
+            seen, text = steps * shape.batch * shape.context, self.corpus.train_tokens
+            chosen = recipe_layer(shape, self.base, steps, seen / text if text else 0.0)
         if self.base.optim.decay_steps:  # of the preset's own length
             chosen = merge(chosen, {"optim": {"decay_steps": None}})
         return merge(chosen, {"train": {"compile": False}})
@@ -231,7 +232,7 @@ class TimeSearch:
                 f"the text is small: {counted(most, 'step')} ({seconds}) are planned; more passes over it would mostly"
                 " memorize it (for more: --train.steps)"
             )
-        if text and most * step_tokens(chosen) > MANY_PASSES * text:
+        if text and chosen.model.dropout and most * step_tokens(chosen) > MANY_PASSES * text:
             notice(
                 f"{most * step_tokens(chosen) / text:.0f} passes over the text: with dropout {chosen.model.dropout:g}"
                 f"{'' if chosen.model.bigram_rows else ' and without a bigram table'}, as it is memorized in part"

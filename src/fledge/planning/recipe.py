@@ -99,20 +99,16 @@ def step_tokens(settings: Settings) -> int:
     return settings.train.batch * settings.model.context
 
 
-def has_many_passes(shape: Shape, steps: int, train_tokens: int) -> bool:
-    """Over a text of `train_tokens` (0: unknown)."""
-    return 0 < MANY_PASSES * train_tokens < steps * shape.batch * shape.context
-
-
-def recipe_layer(shape: Shape, base: Settings, steps: int, train_tokens: int = 0) -> Layer:
-    """The settings that follow from shape, steps, and tokens of the text; the others are those of the preset."""
+def recipe_layer(shape: Shape, base: Settings, steps: int, passes: float = 0.0) -> Layer:
+    """The settings that follow from the shape, the steps, and the passes over the text (0: unknown); all others are
+    those of the preset."""
     model = model_of(shape, base.model)
     sizes: dict[str, Any] = {key: getattr(model, key) for key in ("n_layer", "n_embd", "n_head", "context")}
     # What the preset leaves to follow from the width still does.
     derived: dict[str, int | None] = {"n_kv_head": model.kv_heads, "head_dim": model.head_width, "window": model.window}
     derived["mlp_width"] = model.mlp_hidden_width
     sizes |= {key: value for key, value in derived.items() if getattr(base.model, key) is not None}
-    if has_many_passes(shape, steps, train_tokens):
+    if passes > MANY_PASSES:
         sizes |= {"bigram_rows": None, "dropout": base.model.dropout or DROPOUT}
     train: dict[str, Any] = {"batch": shape.batch, "steps": steps}
     if base.train.micro_batch is not None:

@@ -6,7 +6,7 @@ from fledge.core.progress import notice
 from fledge.datasets.cache import is_prepared
 from fledge.planning.budget import sets_shape
 from fledge.planning.corpus_stats import text_bytes, typical_token_bytes
-from fledge.planning.recipe import SHAPES, has_enough_tokens, recipe_layer, vocabulary_for
+from fledge.planning.recipe import SHAPES, has_enough_tokens, recipe_layer, step_tokens, vocabulary_for
 from fledge.settings.layers import merge_layers
 from fledge.settings.pipeline import validated
 from fledge.text.sources import split_weight
@@ -49,12 +49,12 @@ def sized_for_steps(layer: Layer, overrides: Layer) -> Layer:
     train_tokens = int(text_bytes(base) / typical_token_bytes(base, base.tokenizer.size))
     if sets_shape(overrides) or not train_tokens:
         return overrides
-    chosen = overrides
+    chosen, steps = overrides, base.train.steps
     for shape in reversed(SHAPES):  # the largest that has enough tokens, else the smallest
-        chosen = merge_layers(recipe_layer(shape, base, base.train.steps, train_tokens), overrides)
-        sized = validated(layer, chosen)
-        model, train = sized.model, sized.train
-        tokens = train.steps * train.batch * model.context if train.epochs is None else train.epochs * train_tokens
+        sized = validated(layer, merge_layers(recipe_layer(shape, base, steps), overrides))
+        epochs, seen = sized.train.epochs, steps * step_tokens(sized)
+        tokens = seen if epochs is None else epochs * train_tokens
+        chosen = merge_layers(recipe_layer(shape, base, steps, tokens / train_tokens), overrides)
         if has_enough_tokens(shape, tokens, train_tokens):
             break
     return chosen
