@@ -110,9 +110,9 @@ def tokens_per_second_guess(model: ModelConfig, machine: Machine) -> float:
 def random_split(model: ModelConfig, sequences: int) -> Split:
     assert model.vocab_size is not None
     chance = np.random.default_rng(0).random(sequences * model.context + 1)
-    ids = (model.vocab_size**chance).astype(
-        np.int64
-    ) - 1  # token of rank n as often as 1/n: sampled softmax counts them
+    # The token of rank n is as frequent as 1/n, so that a batch has about as many different targets as one of text:
+    # with train.sampled_softmax they are what the head costs.
+    ids = (model.vocab_size**chance).astype(np.int64) - 1
     return Split("noise", [ids], [np.zeros(1, dtype=np.int64)])
 
 
