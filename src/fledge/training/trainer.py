@@ -243,7 +243,7 @@ class Trainer:
     def _saves_at(self, step: int) -> bool:
         """On schedule, after every evaluation, and at the last step: the fixed steps that a rollback may go to."""
         every = self.settings.train.save_every
-        regular = bool(every) and step % every == 0
+        regular = every is not None and step % every == 0
         return regular or step == self.pace.last_step or self._evaluates_at(step)
 
     def _evaluates_at(self, step: int) -> bool:
@@ -251,7 +251,7 @@ class Trainer:
         planned, every = self.settings.train.steps, self.settings.train.eval_every
         if step == self.pace.last_step:
             return self.evaluations.is_due(planned)
-        passed = step == planned and bool(every) and step % every != 0
+        passed = step == planned and bool(every and step % every)
         return not passed and self.evaluations.is_due(step)
 
     def _evaluate(self, step: int) -> None:
