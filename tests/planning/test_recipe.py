@@ -62,6 +62,8 @@ def test_passes_over_a_small_text_are_limited() -> None:
     plain = replace(settings, model=replace(settings.model, bigram_rows=None))
     dropped = replace(settings, model=replace(settings.model, dropout=0.1))
     assert most_steps(plain, 409_600) == most_steps(dropped, 409_600) == pytest.approx(100 * MAX_PASSES)
+    assert most_steps(plain, 409_600, own_shape=True) == math.inf
+    assert most_steps(settings, 409_600, own_shape=True) == pytest.approx(180)
 
 
 @pytest.mark.parametrize("preset", ["text", "modern", "smol-gpt-22m"])

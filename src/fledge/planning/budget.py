@@ -224,7 +224,8 @@ class TimeSearch:
         bound = range(1, int(available / step) + 2)
         found = bisect.bisect_right(bound, available, key=lambda steps: self.run_seconds(shape, steps, costs))
         fitting, text = max(MIN_STEPS, found), self.corpus.train_tokens
-        most = max(MIN_STEPS, int(min(fitting, most_steps(self.settings(shape, fitting), text))))
+        limit = most_steps(self.settings(shape, fitting), text, sets_shape(self.overrides))
+        most = max(MIN_STEPS, int(min(fitting, limit)))
         chosen = self.settings(shape, most)
         seconds = format_duration(self.run_seconds(shape, most, costs))
         if most < SHORTENED * fitting:

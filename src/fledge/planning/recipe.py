@@ -88,10 +88,13 @@ def has_enough_tokens(shape: Shape, tokens: float, train_tokens: int) -> bool:
     return min(tokens, NEW_PASSES * (train_tokens or tokens)) >= shape.tokens
 
 
-def most_steps(settings: Settings, train_tokens: int) -> float:
-    """The number of steps after which a model only memorizes the text; infinite where it is not known."""
+def most_steps(settings: Settings, train_tokens: int, own_shape: bool = False) -> float:
+    """The number of steps after which a model only memorizes the text; infinite where it is not known.
+
+    own_shape: it is the user's, so only a table of bigrams limits it.
+    """
     memorizes = settings.model.bigram_rows and not settings.model.dropout
-    passes = MAX_PASSES_WITH_BIGRAMS if memorizes else MAX_PASSES
+    passes = MAX_PASSES_WITH_BIGRAMS if memorizes else math.inf if own_shape else MAX_PASSES
     return max(1.0, passes * train_tokens / step_tokens(settings)) if train_tokens else math.inf
 
 

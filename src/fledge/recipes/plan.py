@@ -18,7 +18,7 @@ from fledge.core.errors import UserError
 from fledge.core.progress import notice
 from fledge.core.threads import LoadMeter
 from fledge.planning.backtest import Row, compare
-from fledge.planning.budget import TimeSearch, check_seconds
+from fledge.planning.budget import TimeSearch, check_seconds, sets_shape
 from fledge.planning.corpus_stats import read_corpus_stats
 from fledge.planning.forecast import Forecast, complete_for_forecast, make_forecast
 from fledge.planning.loss_forecast import finished_runs, settings_as_made
@@ -99,7 +99,7 @@ def plan(
         deadline = min(deadline, time.perf_counter() + PROBE_SHARE * seconds)
         search = TimeSearch(layer, overrides, settings, corpus, machine, seconds, begun, folder, deadline, processes)
         settings, overrides, costs = search.best()
-        limits = time_limits(settings, seconds, corpus.train_tokens)
+        limits = time_limits(settings, seconds, corpus.train_tokens, sets_shape(search.overrides))
         settings = replace(settings, train=replace(settings.train, **limits))
         overrides = merge(overrides, {"train": limits})
     other_load = load.read()
@@ -108,9 +108,9 @@ def plan(
     return PlanResult(preset, settings, forecast, other_load, cost, overrides, train_command(preset, overrides))
 
 
-def time_limits(settings: Settings, seconds: float, train_tokens: int) -> dict[str, Any]:
+def time_limits(settings: Settings, seconds: float, train_tokens: int, own_shape: bool) -> dict[str, Any]:
     """How the number of steps may change in the run, as the machine turns out faster or slower."""
-    most = most_steps(settings, train_tokens)
+    most = most_steps(settings, train_tokens, own_shape)
     limit = {"step_limit": max(settings.train.steps, int(most))} if most < MAX_COUNT else {}
     return {"minutes": seconds / 60, **limit}
 
