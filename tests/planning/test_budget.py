@@ -19,7 +19,7 @@ from fledge.planning.budget import START_SECONDS, TimeSearch, parse_minutes
 from fledge.planning.corpus_stats import CorpusStats
 from fledge.planning.forecast import run_seconds
 from fledge.planning.probe import Costs
-from fledge.planning.recipe import MAX_PASSES, step_tokens
+from fledge.planning.recipe import MAX_PASSES
 from fledge.recipes.plan import train_command
 from fledge.settings.layers import read_preset
 from fledge.settings.pipeline import validated
@@ -107,7 +107,7 @@ def test_compiled_code_is_used_in_long_runs_if_it_is_faster(rate: dict[str, Any]
 
 def test_small_text_gets_fewer_steps_and_it_is_said(rate: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     settings = search(180, corpus=replace(CORPUS, train_tokens=40_960)).best()[0]
-    assert 0.9 * MAX_PASSES < settings.train.steps * step_tokens(settings) / 40_960 <= MAX_PASSES
+    assert 0.9 * MAX_PASSES < settings.train.steps * settings.step_tokens / 40_960 <= MAX_PASSES
     assert (settings.model.bigram_rows, settings.model.dropout) == (None, 0.1)
     said = capsys.readouterr().err
     assert "the text is small" in said
@@ -123,7 +123,7 @@ def test_bigram_table_that_is_given_stays_in_many_passes(
     given = ("--model.bigram_rows", "4096", "--model.dropout", "0.3")
     settings, overrides, _ = search(180, *given, corpus=replace(CORPUS, train_tokens=40_960)).best()
     assert (settings.model.bigram_rows, settings.model.dropout) == (4096, 0.3)
-    assert settings.train.steps * step_tokens(settings) > 0.9 * MAX_PASSES * 40_960
+    assert settings.train.steps * settings.step_tokens > 0.9 * MAX_PASSES * 40_960
     assert "passes over the text: with dropout 0.3, as it is memorized in part" in capsys.readouterr().err
     assert "null" not in train_command("text", overrides)
 
@@ -137,8 +137,15 @@ def test_short_text_gets_a_larger_model_for_a_long_time(rate: dict[str, Any]) ->
     assert widths[1:3] == [192, 256]
     for settings in found:
         few = settings.model.bigram_rows is not None
-        assert settings.train.steps * step_tokens(settings) <= (1.8 if few else MAX_PASSES) * 2_000_000
+        assert settings.train.steps * settings.step_tokens <= (1.8 if few else MAX_PASSES) * 2_000_000
     assert widths[3] < search(36_000).best()[0].model.n_embd
+
+
+@pytest.mark.parametrize("words", [(), ("--train.batch", "6"), ("--model.context", "48"), ("--model.n_embd", "64")])
+def test_passes_are_those_of_the_settings(rate: dict[str, Any], words: tuple[str, ...]) -> None:
+    found = search(60, *words, corpus=replace(CORPUS, train_tokens=400_000))
+    for shape in found.shapes:
+        assert found.passes(shape, 100) == 100 * found.settings(shape, 100).step_tokens / 400_000
 
 
 def test_given_settings_stay(rate: dict[str, Any]) -> None:

@@ -24,15 +24,7 @@ from fledge.model.flops import TRAINING_BYTES, parameter_count, training_flops
 from fledge.planning.corpus_stats import CorpusStats
 from fledge.planning.forecast import complete_for_forecast, run_seconds, step_seconds
 from fledge.planning.probe import Costs, measure_costs, tokens_per_second_guess
-from fledge.planning.recipe import (
-    MANY_PASSES,
-    SHAPES,
-    Shape,
-    has_enough_tokens,
-    most_steps,
-    recipe_layer,
-    step_tokens,
-)
+from fledge.planning.recipe import MANY_PASSES, SHAPES, Shape, has_enough_tokens, most_steps, recipe_layer
 from fledge.settings.layers import FOLLOWS_FROM_SIZE, without
 from fledge.settings.pipeline import validated
 from fledge.training.config import Settings
@@ -123,12 +115,15 @@ class TimeSearch:
 
     @cached_property
     def shapes(self) -> list[Shape]:
-        """The shapes that fit in memory, smallest first; or the one that is given."""
+        """The shapes that fit in memory, smallest first, with a given batch or context; or the one that is given."""
+        model, train = self.base.model, self.base.train
         if sets_shape(self.overrides):
-            model, batch = self.base.model, rounded_up(self.base.train.batch, self.processes)
-            return [Shape(model.n_layer, model.n_embd, model.context, batch)]
+            return [Shape(model.n_layer, model.n_embd, model.context, rounded_up(train.batch, self.processes))]
+        given = {"batch": train.batch} if "batch" in self.overrides.get("train", {}) else {}
+        given |= {"context": model.context} if "context" in self.overrides.get("model", {}) else {}
         memory = machines.total_memory(self.machine.device)
-        shapes = [replace(shape, batch=rounded_up(shape.batch, self.processes)) for shape in SHAPES]
+        shapes = [replace(shape, **given) for shape in SHAPES]
+        shapes = [replace(shape, batch=rounded_up(shape.batch, self.processes)) for shape in shapes]
         fitting = [shape for shape in shapes if TRAINING_BYTES * parameter_count(self.model(shape)) < memory]
         return fitting or [shapes[0]]
 
@@ -139,21 +134,19 @@ class TimeSearch:
             return self.available / seconds_of_step(shape)
 
         def is_enough(shape: Shape) -> bool:
-            seen = steps(shape) * self.batch(shape) * self.model(shape).context
-            return has_enough_tokens(shape, seen, self.corpus.train_tokens)
+            return has_enough_tokens(shape, steps(shape) * shape.step_tokens, self.corpus.train_tokens)
 
         best = next(filter(is_enough, reversed(self.shapes)), self.shapes[0])
         for larger in self.shapes[self.shapes.index(best) + 1 :]:
             most, fewer = (most_steps(self.validated(each, 1), self.corpus.train_tokens) for each in (best, larger))
-            is_meant_for = larger.tokens / (larger.batch * larger.context)  # steps
+            is_meant_for = larger.tokens / larger.step_tokens  # steps
             if steps(best) <= most or fewer < max(2 * MIN_STEPS, is_meant_for / STRETCHED):
                 break
             best = larger
         return best
 
     def guessed_step_seconds(self, shape: Shape) -> float:
-        model = self.model(shape)
-        return self.batch(shape) * model.context / tokens_per_second_guess(model, self.machine)
+        return shape.step_tokens / tokens_per_second_guess(self.model(shape), self.machine)
 
     def scaled(self, costs: Costs, measured: ModelConfig, shape: Shape) -> Costs:
         """The costs of a shape from those of a measured model: products grow with FLOPs, the rest with parameters."""
@@ -180,9 +173,6 @@ class TimeSearch:
         """With the vocabulary of the text."""
         return replace(self.validated(shape, 1).model, vocab_size=self.corpus.vocab_size)
 
-    def batch(self, shape: Shape) -> int:
-        return self.validated(shape, 1).train.batch
-
     def validated(self, shape: Shape, steps: int) -> Settings:
         return validated(self.preset, self.layer(shape, steps), self.overrides)
 
@@ -191,8 +181,7 @@ class TimeSearch:
         if sets_shape(self.overrides):
             chosen: Layer = {"train": {"batch": shape.batch, "steps": steps}}
         else:
-            seen, text = steps * shape.batch * shape.context, self.corpus.train_tokens
-            chosen = recipe_layer(shape, self.base, steps, seen / text if text else 0.0)
+            chosen = recipe_layer(shape, self.base, steps, self.passes(shape, steps))
         if self.base.optim.decay_steps:  # of the preset's own length
             chosen = merge(chosen, {"optim": {"decay_steps": None}})
         return merge(chosen, {"train": {"compile": False}})
@@ -223,22 +212,28 @@ class TimeSearch:
         step = step_seconds(self.settings(shape, 1), costs)
         bound = range(1, int(available / step) + 2)
         found = bisect.bisect_right(bound, available, key=lambda steps: self.run_seconds(shape, steps, costs))
-        fitting, text = max(MIN_STEPS, found), self.corpus.train_tokens
-        limit = most_steps(self.settings(shape, fitting), text, sets_shape(self.overrides))
+        fitting = max(MIN_STEPS, found)
+        limit = most_steps(self.settings(shape, fitting), self.corpus.train_tokens, sets_shape(self.overrides))
         most = max(MIN_STEPS, int(min(fitting, limit)))
-        chosen = self.settings(shape, most)
-        seconds = format_duration(self.run_seconds(shape, most, costs))
         if most < SHORTENED * fitting:
+            seconds = format_duration(self.run_seconds(shape, most, costs))
             notice(
                 f"the text is small: {counted(most, 'step')} ({seconds}) are planned; more passes over it would mostly"
                 " memorize it (for more: --train.steps)"
             )
-        if text and chosen.model.dropout and most * step_tokens(chosen) > MANY_PASSES * text:
+        passes, model = self.passes(shape, most), self.validated(shape, most).model
+        if passes > MANY_PASSES and model.dropout:
+            without_table = "" if model.bigram_rows else " and without a bigram table"
             notice(
-                f"{most * step_tokens(chosen) / text:.0f} passes over the text: with dropout {chosen.model.dropout:g}"
-                f"{'' if chosen.model.bigram_rows else ' and without a bigram table'}, as it is memorized in part"
+                f"{passes:.0f} passes over the text: with dropout {model.dropout:g}{without_table},"
+                " as it is memorized in part"
             )
         return most
+
+    def passes(self, shape: Shape, steps: int) -> float:
+        """Over the text; 0 where its length is not known."""
+        text = self.corpus.train_tokens
+        return steps * shape.step_tokens / text if text else 0.0
 
     def run_seconds(self, shape: Shape, steps: int, costs: Costs) -> float:
         return run_seconds(self.settings(shape, steps), costs, self.corpus).total

@@ -68,8 +68,7 @@ def make_forecast(
 ) -> Forecast:
     """`own_runs`: the user's finished runs on this text."""
     train, step = settings.train, step_seconds(settings, costs)
-    step_tokens = train.batch * settings.model.context
-    tokens = train.steps * step_tokens
+    tokens = train.steps * settings.step_tokens
     if corpus.train_tokens:
         tokens = learned_tokens(settings, corpus.train_tokens, train.steps)
     parts = run_seconds(settings, costs, corpus)
@@ -80,11 +79,11 @@ def make_forecast(
         steps=train.steps,
         batch=train.batch,
         tokens=tokens,
-        flops=train.steps * step_tokens * training_flops(settings.model),
+        flops=train.steps * settings.step_tokens * training_flops(settings.model),
         device=machine.device,
         dtype=machine.dtype,
         compiled=can_compile(settings, machine),
-        tokens_per_second=step_tokens / step,
+        tokens_per_second=settings.step_tokens / step,
         step_seconds=step,
         seconds=parts.total,
         parts=parts,
@@ -142,9 +141,9 @@ def evaluated_tokens(settings: Settings, corpus: CorpusStats, evaluations: int) 
         return 0
     train, whole = settings.train, corpus.val_tokens
     sample = min(train.eval_tokens or whole, whole)
-    ends_whole = sample < whole and evaluates_whole_split(train.steps, train.batch * settings.model.context, whole)
+    ends_whole = sample < whole and evaluates_whole_split(train.steps, settings.step_tokens, whole)
     return (evaluations + 1) * sample + WHOLE_SPLIT_PASSES * whole * ends_whole
 
 
 def step_seconds(settings: Settings, costs: Costs) -> float:
-    return costs.per_step + settings.train.batch * settings.model.context * costs.per_token
+    return costs.per_step + settings.step_tokens * costs.per_token

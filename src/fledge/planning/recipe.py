@@ -27,6 +27,10 @@ class Shape:
     batch: int
     tokens: float = 0  # that it needs: with fewer, a smaller shape is as good
 
+    @property
+    def step_tokens(self) -> int:
+        return self.batch * self.context
+
 
 # 1 × 128 and 2 × 128 by measurements (docs/log.md): one block is better after 1.2M tokens and worse after 2.1M. At 85M
 # parameters 6 tokens each, where the fastest known recipes for GPT-2's size are; 3 at 2M.
@@ -95,11 +99,7 @@ def most_steps(settings: Settings, train_tokens: int, own_shape: bool = False) -
     """
     memorizes = settings.model.bigram_rows and not settings.model.dropout
     passes = MAX_PASSES_WITH_BIGRAMS if memorizes else math.inf if own_shape else MAX_PASSES
-    return max(1.0, passes * train_tokens / step_tokens(settings)) if train_tokens else math.inf
-
-
-def step_tokens(settings: Settings) -> int:
-    return settings.train.batch * settings.model.context
+    return max(1.0, passes * train_tokens / settings.step_tokens) if train_tokens else math.inf
 
 
 def recipe_layer(shape: Shape, base: Settings, steps: int, passes: float = 0.0) -> Layer:

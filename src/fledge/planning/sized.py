@@ -6,7 +6,7 @@ from fledge.core.progress import notice
 from fledge.datasets.cache import is_prepared
 from fledge.planning.budget import sets_shape
 from fledge.planning.corpus_stats import text_bytes, typical_token_bytes
-from fledge.planning.recipe import SHAPES, has_enough_tokens, recipe_layer, step_tokens, vocabulary_for
+from fledge.planning.recipe import SHAPES, Shape, has_enough_tokens, recipe_layer, vocabulary_for
 from fledge.settings.layers import merge_layers
 from fledge.settings.pipeline import validated
 from fledge.text.sources import split_weight
@@ -49,12 +49,13 @@ def sized_for_steps(layer: Layer, overrides: Layer) -> Layer:
     train_tokens = int(text_bytes(base) / typical_token_bytes(base, base.tokenizer.size))
     if sets_shape(overrides) or not train_tokens:
         return overrides
-    chosen, steps = overrides, base.train.steps
-    for shape in reversed(SHAPES):  # the largest that has enough tokens, else the smallest
-        sized = validated(layer, merge_layers(recipe_layer(shape, base, steps), overrides))
-        epochs, seen = sized.train.epochs, steps * step_tokens(sized)
-        tokens = seen if epochs is None else epochs * train_tokens
-        chosen = merge_layers(recipe_layer(shape, base, steps, tokens / train_tokens), overrides)
-        if has_enough_tokens(shape, tokens, train_tokens):
-            break
-    return chosen
+
+    def tokens(shape: Shape) -> float:
+        if base.train.epochs is not None:
+            return base.train.epochs * train_tokens
+        sized = validated(layer, merge_layers(recipe_layer(shape, base, base.train.steps), overrides))
+        return sized.train.steps * sized.step_tokens
+
+    enough = (shape for shape in reversed(SHAPES) if has_enough_tokens(shape, tokens(shape), train_tokens))
+    shape = next(enough, SHAPES[0])
+    return merge_layers(recipe_layer(shape, base, base.train.steps, tokens(shape) / train_tokens), overrides)

@@ -141,3 +141,8 @@ class Settings:
     optim: OptimConfig
     train: TrainConfig
     track: TrackConfig
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of a training step, over all processes."""
+        return self.train.batch * self.model.context

@@ -26,7 +26,7 @@ class Pretraining(NextToken):
 
     def evaluations(self, model: GPT, interruptible: Interruptible) -> Validation:
         train = self.settings.train
-        schedule = Schedule(train.steps, self._step_tokens, train.eval_every or 0, train.eval_tokens)
+        schedule = Schedule(train.steps, self.settings.step_tokens, train.eval_every or 0, train.eval_tokens)
         return Validation(model, self.dataset, self.machine, schedule, interruptible)
 
     def sample(self, model: GPT, step: int, interruptible: Interruptible) -> Sample:
@@ -37,10 +37,6 @@ class Pretraining(NextToken):
 
     def metrics(self, step: int) -> Mapping[str, float]:
         return {"train/tokens": learned_tokens(self.settings, len(self.split), step)}  # since the start of the run
-
-    @property
-    def _step_tokens(self) -> int:
-        return self.settings.train.batch * self.settings.model.context
 
     def check(self, _: StepResult, /) -> Iterator[str]:
         return iter(())
