@@ -210,8 +210,11 @@ def test_file_of_prompts_gives_each_the_text_that_it_has_alone(
     (tmp_path / "p.txt").write_text("\n\n".join(prompts))
     (tmp_path / "p.jsonl").write_text("".join(json.dumps({"prompt": prompt, "id": 1}) + "\n" for prompt in prompts))
     found = records(trained, capsys, "--prompts", str(tmp_path / "p.txt"))
+    again = records(trained, capsys, "--prompts", str(tmp_path / "p.jsonl"))
+    for record in (*found, *again):
+        assert "thread" in record.pop("path")  # how many is measured each time
     assert [record["prompt"] for record in found] == prompts
-    assert found == records(trained, capsys, "--prompts", str(tmp_path / "p.jsonl"))
+    assert found == again
     for record in found:
         alone = answers(trained, capsys, "--prompt", record["prompt"])
         assert record == {key: alone[key] for key in record}
