@@ -49,6 +49,7 @@ PARTS: dict[str, Part] = {
     "mlp_relu2": Part("ReLU² in the MLP", {"model.mlp": "relu2", "model.mlp_width": None}),
     "mlp_gelu": Part("GELU in the MLP", {"model.mlp": "gelu", "model.mlp_width": None}),
     "kv_heads_1": Part("all heads share one head of keys and values", {"model.n_kv_head": 1}),
+    "heads_of_32": Part("twice the heads, half as wide", {"model.n_head": lambda heads: 2 * heads}),
     "context_256": Part("context 256, as many windows", {"model.context": 256}),
     "context_256_batch_16": Part("context 256, 16 windows", {"model.context": 256, "train.batch": 16}),
     "batch_16": Part("16 windows", {"train.batch": 16}),
