@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fledge.alignment.common import HeldOut, is_due, up_to_question
+from fledge.alignment.common import HeldOut, up_to_question
 from fledge.batches.loader import Batch
 from fledge.core.device import Machine
 from fledge.core.distributed import SINGLE_PROCESS, World
@@ -68,10 +68,9 @@ def test_ranks_count_every_batch_once(size: int) -> None:
     assert int(counts) == 9
 
 
-def test_when_evaluations_are_due() -> None:
-    assert [step for step in range(11) if is_due(TRAIN, step)] == [0, 4, 8, 10]
-    assert not any(is_due(replace(TRAIN, eval_every=0), step) for step in range(11))
-    assert not held_out(batches=0).is_due(4)
+def test_evaluations_are_regular() -> None:
+    assert (held_out().every, held_out(batches=0).every) == (4, 0)
+    assert replace(held_out(), train=replace(TRAIN, eval_every=0)).every == 0
     assert [*held_out().notices()] == ["val: 3 ducks, held out; evaluated every 4 steps"]
 
 

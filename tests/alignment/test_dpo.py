@@ -249,7 +249,7 @@ def test_rewards_during_training_with_fsdp_are_refused() -> None:
 def test_run_without_held_out_pairs_is_not_evaluated() -> None:
     policy = tiny_chat.tiny_model()
     method = DPO(replace(setup(policy), val=[]))
-    assert not method.evaluations(policy, iter).is_due(0)  # type: ignore[arg-type]
+    assert method.evaluations(policy, iter).every == 0  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("changed", [{"vocab_size": 300}, {"context": 32}])

@@ -97,8 +97,7 @@ def test_training_learns_the_answers() -> None:
     evaluations = method.evaluations(step.model, iter)
     assert before > 5
     assert step(59).loss < 0.7
-    assert evaluations.is_due(5)
-    assert not evaluations.is_due(6)
+    assert evaluations.every == 5
 
 
 def test_evaluation_is_per_answer_token() -> None:
@@ -124,7 +123,7 @@ def test_without_held_out_examples_nothing_is_evaluated() -> None:
     setup = make_setup("sft", {"train": {"eval_every": 5}}, examples=SHORT)
     method = SFT(type(setup)(**{**vars(setup), "val": []}))
     evaluations = method.evaluations(tiny_model(method), iter)
-    assert not evaluations.is_due(5)
+    assert evaluations.every == 0
     assert [*evaluations.notices()] == ["10 conversations in 2 rows of 40 tokens, 100 % full; 44 % are answers"]
 
 

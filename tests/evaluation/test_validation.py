@@ -44,7 +44,7 @@ def make_validation(dataset: Dataset, model: GPT, tokens: int | None, step_token
 def test_sample_is_evaluated_often_and_the_whole_split_at_the_end(dataset: Dataset) -> None:
     model = make_model(dataset)
     validation = make_validation(dataset, model, 320)
-    assert [step for step in range(21) if validation.is_due(step)] == [0, 5, 10, 15, 20]
+    assert validation.every == 5
     sample, whole = validation.evaluate_sample(), validation.evaluate_whole()
     assert 300 <= sample.tokens <= 320 < whole.tokens == len(dataset.split("val")) - 1
     assert sample.margin is not None
@@ -100,6 +100,6 @@ def test_own_weights_are_restored_after_an_interruption(dataset: Dataset) -> Non
 def test_split_without_text_or_interval_zero_is_never_evaluated(dataset: Dataset) -> None:
     model = make_model(dataset)
     never = Validation(model, dataset, CPU, Schedule(20, 64, 0, 320), iter)
-    assert not any(never.is_due(step) for step in range(21))
+    assert never.every == 0
     assert list(never.notices()) == []
     assert np.isclose(never.whole_split_passes, 0)

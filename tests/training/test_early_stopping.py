@@ -68,9 +68,7 @@ class Scripted:
 
     def __init__(self, trainer: Trainer, losses: dict[int, list[float]], metric: str = "val/loss") -> None:
         self.trainer, self.losses, self.metric = trainer, losses, metric
-
-    def is_due(self, step: int) -> bool:
-        return step in self.losses
+        self.every = min(step for step in losses if step)
 
     def notices(self) -> list[str]:
         return []
@@ -117,7 +115,15 @@ def test_last_step_is_not_an_early_stop(make_trainer: Callable[..., Trainer]) ->
 
 def test_rollback_restores_the_count(make_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer(EVERY_STEP)
-    losses = {0: [9], 2: [4], 3: [4.5], 4: [3.0, 4.2], 5: [1.0], 12: [1.0]}  # step 4: before and after the rollback
+    losses = {
+        0: [9],
+        1: [8],
+        2: [4],
+        3: [4.5],
+        4: [3.0, 4.2],
+        5: [1.0],
+        12: [1.0],
+    }  # step 4: before and after the rollback
     trainer.evaluations = Scripted(trainer, losses)  # type: ignore[assignment]
     check, failed = trainer.monitor.check, []
 

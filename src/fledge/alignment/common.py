@@ -30,11 +30,6 @@ S = TypeVar("S", bound=AlignSettings)
 T = TypeVar("T")
 
 
-def is_due(train: TrainConfig, step: int) -> bool:
-    """Whether a run is evaluated after this step: before the first one, at every `eval_every`, and at the last."""
-    return bool(train.eval_every) and (step % train.eval_every == 0 or step == train.steps)  # type: ignore[operator]
-
-
 @dataclass(frozen=True)
 class HeldOut:
     """Evaluates an objective on held-out batches: the mean loss, and the objective's metrics under `val/`.
@@ -52,8 +47,9 @@ class HeldOut:
     about: str  # what is evaluated: "120 conversations"
     notes: Sequence[str] = ()  # facts about the run, told with it
 
-    def is_due(self, step: int) -> bool:
-        return bool(self.batches) and is_due(self.train, step)
+    @property
+    def every(self) -> int:
+        return (self.train.eval_every or 0) if self.batches else 0
 
     def notices(self) -> Iterator[str]:
         yield from self.notes

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from fledge.alignment.common import HeldOut, is_due, question, sample_answer
+from fledge.alignment.common import HeldOut, question, sample_answer
 from fledge.alignment.config import AlignSettings, RolloutConfig
 from fledge.alignment.on_policy import Each, OnPolicyBatches, answer_logprobs
 from fledge.alignment.rollout import Answer, Generator, Prompt, encode_prompts, episode_seed, to_batch, width
@@ -142,8 +142,9 @@ class RewardEvaluations:
         self.has_targets = all(prompt.target is not None for prompt in self.prompts)
         self._generate = Generator(rollout, setup.machine, setup.tokenizer, setup.template.stop_tokens)
 
-    def is_due(self, step: int) -> bool:
-        return bool(self.prompts) and is_due(self.train, step)
+    @property
+    def every(self) -> int:
+        return (self.train.eval_every or 0) if self.prompts else 0
 
     def evaluate(self) -> Evaluation:
         world = self.machine.world
@@ -221,8 +222,9 @@ class WithRewards:
     held_out: HeldOut
     rewards: RewardEvaluations
 
-    def is_due(self, step: int) -> bool:
-        return self.held_out.is_due(step)
+    @property
+    def every(self) -> int:
+        return self.held_out.every
 
     def evaluate(self) -> Evaluation:
         found, rewarded = self.held_out.evaluate(), self.rewards.evaluate()

@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fledge.alignment.common import is_due
 from fledge.alignment.config import RewardConfig, RewardSettings
 from fledge.alignment.preferences import Pair, PairReader, encode_pairs
 from fledge.alignment.reward_scores import (
@@ -139,8 +138,9 @@ class RewardModelEvaluations:
     train: TrainConfig
     interruptible: Interruptible
 
-    def is_due(self, step: int) -> bool:
-        return bool(self.pairs) and is_due(self.train, step)
+    @property
+    def every(self) -> int:
+        return (self.train.eval_every or 0) if self.pairs else 0
 
     def notices(self) -> Iterator[str]:
         if self.pairs and self.train.eval_every:

@@ -79,8 +79,9 @@ class Validation:
         schedule = self.schedule
         return self._active and evaluates_whole_split(schedule.steps, schedule.step_tokens, self.split_tokens)
 
-    def is_due(self, step: int) -> bool:
-        return self._active and (step % self.schedule.every == 0 or step == self.schedule.steps)
+    @property
+    def every(self) -> int:
+        return self.schedule.every if self._active else 0
 
     def notices(self) -> Iterator[str]:
         """What is evaluated, told before training."""

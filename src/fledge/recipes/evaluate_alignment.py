@@ -43,7 +43,7 @@ def evaluate_alignment(
     model = build_for_loading(settings.model)
     load_weights(model, store.load_weights(checkpoint, verified=True))
     evaluations = method.evaluations(model.to(machine.device).eval(), lambda items: progress(items, "evaluating"))
-    if not evaluations.is_due(1):
+    if not evaluations.every:
         raise UserError(
             f"'{run.name}' has no held-out examples: its data is too small",
             "a tenth of the data is held out; measure it on a dataset: --data DIR",

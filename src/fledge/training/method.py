@@ -26,7 +26,9 @@ class Interruptible(Protocol):
 class Evaluations(Protocol):
     """The evaluations of a run. Those of pretraining (`Validation`) end with the whole split."""
 
-    def is_due(self, step: int) -> bool: ...
+    @property
+    def every(self) -> int:
+        """Steps between evaluations; the first is before the first step, the last after the last. 0: never."""
 
     def evaluate(self) -> Evaluation: ...
 

@@ -247,12 +247,8 @@ class Trainer:
         return regular or step == self.pace.last_step or self._evaluates_at(step)
 
     def _evaluates_at(self, step: int) -> bool:
-        """The last step takes the place of the planned one; where that is passed, it is a step as any other."""
-        planned, every = self.settings.train.steps, self.settings.train.eval_every
-        if step == self.pace.last_step:
-            return self.evaluations.is_due(planned)
-        passed = step == planned and bool(every and step % every)
-        return not passed and self.evaluations.is_due(step)
+        every = self.evaluations.every
+        return bool(every) and (step % every == 0 or step == self.pace.last_step)
 
     def _evaluate(self, step: int) -> None:
         self.recorder.activity(step, "evaluating" if step else "evaluating before the first step")
