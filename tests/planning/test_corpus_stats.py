@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from fledge.core.config import read_overrides
-from fledge.planning import corpus_stats
 from fledge.planning.corpus_stats import read_corpus_stats
 from fledge.settings.pipeline import resolve
 
@@ -26,11 +25,9 @@ def test_small_local_text_is_counted_and_a_large_one_estimated(tmp_path: Path, m
     (tmp_path / "duck.txt").write_text("Once upon a time there was a duck.\n" * 1000)
     char = ["--tokenizer.kind", "char", "--tokenizer.end_of_text", "false", "--data.val", "0.1"]
     settings = resolve("demo", read_overrides(["--data.corpus", str(tmp_path / "duck.txt"), *char]))
-    monkeypatch.setattr(corpus_stats, "MAX_PREPARED_BYTES", 1000)
-    estimate = read_corpus_stats(settings)
+    estimate = read_corpus_stats(settings, most=1000)
     assert (estimate.dataset, estimate.train_tokens, estimate.bytes_per_token) == (None, 31_500, 1.0)
-    monkeypatch.setattr(corpus_stats, "MAX_PREPARED_BYTES", 100_000)
-    stats = read_corpus_stats(settings)
+    stats = read_corpus_stats(settings, most=100_000)
     assert stats.dataset is not None
     assert (stats.train_tokens, stats.val_tokens, stats.bytes_per_token) == (31_500, 3_500, 1.0)
     assert stats.vocab_size == len(set("Once upon a time there was a duck.\n"))

@@ -6,7 +6,7 @@ import pytest
 
 from fledge.datasets.cache import ensure_dataset
 from fledge.planning import sized
-from fledge.planning.sized import sized_for_steps, with_affordable_text, with_vocabulary
+from fledge.planning.sized import sized_for_steps, sized_for_time, with_vocabulary
 from fledge.settings.layers import read_preset
 from fledge.settings.pipeline import validated
 
@@ -55,7 +55,7 @@ def test_text_that_takes_too_long_to_prepare_is_sampled(
     layer = read_preset("text")[0]
 
     def sources(corpus: object, seconds: float) -> object:
-        found = with_affordable_text(layer, {"data": {"corpus": corpus}}, seconds)["data"]
+        found = sized_for_time(layer, {"data": {"corpus": corpus}}, seconds)["data"]
         return found["corpus"]
 
     assert sources(str(text), 10) == [f"{text}:0.166667"]
@@ -64,6 +64,13 @@ def test_text_that_takes_too_long_to_prepare_is_sampled(
     capsys.readouterr()
     assert sources(str(text), 120) == str(text)
     assert sources("https://example.org/large.txt", 1) == "https://example.org/large.txt"
+    monkeypatch.setattr(sized, "SHORT_LEARN_FROM", 0.003)  # megabytes
+    learned = [
+        sized_for_time(layer, {"data": {"corpus": str(text)}}, seconds).get("tokenizer") for seconds in (120, 2000)
+    ]
+    assert learned == [{"vocab_size": 320, "learn_from": 0.003}, {"vocab_size": 320}]
+    given = sized_for_time(layer, {"data": {"corpus": str(text)}, "tokenizer": {"learn_from": 9}}, 120)
+    assert given["tokenizer"]["learn_from"] == 9
     settings = validated(layer, with_vocabulary(layer, {"data": {"corpus": str(text)}}))
     ensure_dataset(settings.data, settings.tokenizer)
     capsys.readouterr()

@@ -193,6 +193,22 @@ def test_large_text_is_sampled_by_whole_slices_from_all_over_it(tmp_path: Path, 
     assert [each.fraction for each in few] == [pytest.approx(share)] * 4  # sampled chunk by chunk
 
 
+def test_small_share_of_many_files_is_whole_files_from_all_over_them(tmp_path: Path) -> None:
+    for number in range(200):
+        (tmp_path / f"{number:03}.txt").write_text(f"file {number}\nsecond line")
+    (tmp_path / "large.txt").write_text("line\n" * 9_000_000)  # its own share is large
+    files = [*sources.fetch_inputs(f"{tmp_path}:0.1")]
+    chosen = sources.thin_files(files)
+    assert [each.weight for each in chosen] == [1.0] * 20 + [0.1]
+    assert [int(Path(each.name).stem) for each in chosen[:-1]] == list(range(5, 200, 10))
+    assert sources.thin_files([]) == []
+    assert sources.thin_files(few := files[:100]) == few  # ten files of a tenth: documents are sampled
+    half = sources.fetch_inputs(f"{tmp_path}:0.5")
+    assert sources.thin_files(half) == half
+    opened = open_sources([f"{tmp_path}:0.1"])
+    assert len(opened.inputs) == 21
+
+
 def test_weight_changes_the_fingerprint(many: str) -> None:
     assert len({sources.source_versions([many + end])[0] for end in ("", ":2", ":0.5")}) == 3
 

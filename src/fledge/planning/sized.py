@@ -11,18 +11,39 @@ from fledge.settings.layers import merge_layers
 from fledge.settings.pipeline import validated
 from fledge.text.sources import split_weight
 
-# A run of a minute uses 300 MB of text at most. Preparing that takes a few seconds; training visits far less.
-LEAST_READ_BYTES, READ_BYTES_PER_SECOND = 64e6, 5e6
+# A run of a minute uses 120 MB of text at most. Encoding that takes a few seconds; training visits no more, even on a GPU.
+LEAST_READ_BYTES, READ_BYTES_PER_SECOND = 64e6, 2e6
+# Training a tokenizer takes a second for 3 MB; a short run trains it on so many MB.
+SHORT_SECONDS, SHORT_LEARN_FROM = 1800.0, 16
+
+
+def sized_for_time(layer: Layer, overrides: Layer, seconds: float) -> Layer:
+    """These overrides, with the vocabulary that suits the text, and only as much of a local text as can be prepared in
+    a run of so many seconds; all of it, where it is prepared already."""
+    whole = with_vocabulary(layer, overrides)
+    settings = validated(layer, whole)
+    if settings.data.path is not None or is_prepared(settings.data, settings.tokenizer):
+        return whole
+    sample = with_vocabulary(layer, with_affordable_text(layer, overrides, seconds))
+    return with_short_tokenizer_training(layer, sample, seconds)
+
+
+def with_short_tokenizer_training(layer: Layer, overrides: Layer, seconds: float) -> Layer:
+    """With fewer MB for the tokenizer, if one is trained."""
+    settings = validated(layer, overrides)
+    is_trained = settings.tokenizer.kind == "bpe" and not settings.tokenizer.file
+    is_long = min(text_bytes(settings) / 1e6, settings.tokenizer.learn_from) > SHORT_LEARN_FROM
+    if not is_trained or not is_long or seconds > SHORT_SECONDS or "learn_from" in overrides.get("tokenizer", {}):
+        return overrides
+    return merge(overrides, {"tokenizer": {"learn_from": SHORT_LEARN_FROM}})
 
 
 def with_affordable_text(layer: Layer, overrides: Layer, seconds: float) -> Layer:
-    """These overrides, with a sample of a local text that is too large to be prepared in a run of so many seconds."""
+    """With a sample from all over the text, if it is too large."""
     settings = validated(layer, overrides)
     data, size = settings.data, text_bytes(settings)
     most = max(LEAST_READ_BYTES, READ_BYTES_PER_SECOND * seconds)
-    if size <= most or data.path is not None or data.shares:
-        return overrides
-    if is_prepared(data, validated(layer, with_vocabulary(layer, overrides)).tokenizer):
+    if size <= most or data.shares:
         return overrides
     share = most / size
     notice(

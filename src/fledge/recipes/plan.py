@@ -19,12 +19,12 @@ from fledge.core.progress import notice
 from fledge.core.threads import LoadMeter
 from fledge.planning.backtest import Row, compare
 from fledge.planning.budget import TimeSearch, check_seconds, sets_shape
-from fledge.planning.corpus_stats import read_corpus_stats
+from fledge.planning.corpus_stats import MAX_PREPARED_BYTES, read_corpus_stats
 from fledge.planning.forecast import Forecast, complete_for_forecast, make_forecast
 from fledge.planning.loss_forecast import finished_runs, settings_as_made
 from fledge.planning.probe import measure_costs
 from fledge.planning.recipe import most_steps
-from fledge.planning.sized import with_affordable_text, with_vocabulary
+from fledge.planning.sized import sized_for_time
 from fledge.runs.run_folder import open_run
 from fledge.settings.layers import read_preset
 from fledge.settings.pipeline import validated
@@ -88,9 +88,9 @@ def plan(
     settings = validated(layer, overrides)
     machine = machines.choose_machine(settings.train.device, settings.train.dtype, threads=settings.train.threads)
     if seconds is not None:
-        overrides = with_vocabulary(layer, with_affordable_text(layer, overrides, seconds))
+        overrides = sized_for_time(layer, overrides, seconds)
         settings = validated(layer, overrides)
-    corpus = read_corpus_stats(settings)
+    corpus = read_corpus_stats(settings, MAX_PREPARED_BYTES if begun is None else math.inf)
     folder, load = existing_parent(runs), LoadMeter()
     if seconds is None:
         settings = complete_for_forecast(settings, corpus, machine)

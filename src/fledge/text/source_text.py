@@ -89,9 +89,9 @@ def open_sources(
     groups += [(split, source, 0) for split, names in (held_out or {}).items() for source in names]
     found = [(split, number, sources.find_files(source, include, exclude)) for split, source, number in groups]
     inspected = [
-        (each, *with_encoding(replace(fetch(), split=split, source=number, csv=csv), options))
+        (each, *with_encoding(replace(chosen, split=split, source=number, csv=csv), options))
         for split, number, each in found
-        for _, fetch in each.files
+        for chosen in sources.thin_files([fetch() for _, fetch in each.files])
     ]
     inputs = tuple(source for _, source, _ in inspected)
     damaged = {each.relative_name(source.name) for each, source, is_damaged in inspected if is_damaged}

@@ -30,8 +30,8 @@ from fledge.text.local_files import GLOB_CHARS, is_hidden, list_local
 WEIGHT = re.compile(r"(?P<source>.+):(?P<weight>\d+(\.\d+)?|\.\d+)")
 Fetch = Callable[[], Input]  # downloads the file if necessary
 WHOLE_FILE = sys.maxsize  # bytes: a slice that is the whole input
-# Sampled by whole slices: so small a share, of slices of so many bytes, if it has so many of them.
-SMALL_SHARE, LARGE_SLICE, MANY_SLICES = 0.25, 1 << 20, 4
+# Sampled by whole files, or by whole slices of a large one: so small a share, if it has so many of them.
+SMALL_SHARE, LARGE_SLICE, MANY_SLICES, MANY_FILES = 0.25, 1 << 20, 4, 16
 STRICT = ReadOptions(errors="strict")
 
 
@@ -156,6 +156,26 @@ def _is_selected(name: str, include: Sequence[str], exclude: Sequence[str]) -> b
     return (not include or any(map(matches, include))) and not any(map(matches, exclude))
 
 
+def thin_files(inputs: Sequence[Input]) -> list[Input]:
+    """Of a small share of many files of one source, whole files, evenly spaced: the others need not be read.
+
+    Files whose own share is large stay: `thinned` takes slices of them.
+    """
+    weight = inputs[0].weight if inputs else 1.0
+    small = [each for each in inputs if weight * (each.size or 0) < MANY_SLICES * LARGE_SLICE]
+    count = round(weight * len(small))
+    if weight > SMALL_SHARE or count < MANY_FILES:
+        return list(inputs)
+    chosen = {id(small[place]) for place in evenly_spaced(count, len(small))}
+    left_out = {id(each) for each in small} - chosen
+    return [replace(each, weight=1.0) if id(each) in chosen else each for each in inputs if id(each) not in left_out]
+
+
+def evenly_spaced(count: int, length: int) -> list[int]:
+    """So many places of a sequence of this length, each in the middle of its stretch."""
+    return [(2 * number + 1) * length // (2 * count) for number in range(count)]
+
+
 def slice_inputs(inputs: Iterable[Input], target: int) -> list[Slice]:
     """All inputs in slices of about `target` bytes, repeated and sampled by their weights."""
     return [part for each in inputs for part in repeat_slices(*thinned(formats.slice_input(each, target), each.weight))]
@@ -169,7 +189,7 @@ def thinned(slices: list[Slice], weight: float) -> tuple[list[Slice], float]:
     count = round(weight * len(slices))
     if weight > SMALL_SHARE or count < MANY_SLICES or slices[0].size < LARGE_SLICE:
         return slices, weight
-    return [slices[(2 * number + 1) * len(slices) // (2 * count)] for number in range(count)], 1.0
+    return [slices[place] for place in evenly_spaced(count, len(slices))], 1.0
 
 
 def repeat_slices(slices: list[Slice], weight: float) -> list[Slice]:
