@@ -11,7 +11,7 @@ from fledge.settings.layers import merge_layers
 from fledge.settings.pipeline import validated
 from fledge.text.sources import split_weight
 
-# A run of a minute uses 120 MB of text at most. Encoding that takes a few seconds; training visits no more, even on a GPU.
+# A run of a minute uses 120 MB of text at most. Encoding that takes seconds; training visits no more, even on a GPU.
 LEAST_READ_BYTES, READ_BYTES_PER_SECOND = 64e6, 2e6
 # Training a tokenizer takes a second for 3 MB; a short run trains it on so many MB.
 SHORT_SECONDS, SHORT_LEARN_FROM = 1800.0, 16
