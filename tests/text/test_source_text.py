@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fledge.core.errors import UserError
-from fledge.text import chunking, plain, source_text
+from fledge.text import chunking, plain, source_text, sources
 from fledge.text.inputs import ReadCounts, ReadOptions
 from fledge.text.source_text import open_sources
 
@@ -25,7 +25,7 @@ def small_chunks() -> Iterator[None]:
         patch.setattr(chunking, "WINDOW", 16)
         for module in (chunking, plain):
             patch.setattr(module, "READ_SIZE", 64)
-        patch.setattr(source_text, "STRIDE", 4 * CHUNK_SIZE)
+        patch.setattr(sources, "SAMPLED_SLICE", 4 * CHUNK_SIZE)
         yield
 
 
@@ -96,7 +96,7 @@ def test_small_sample_reads_only_the_slices_it_uses(folder: Path, opened: list[A
     found = open_sources([str(folder / "long.txt")])
     taken = list(found.sample(3 * CHUNK_SIZE))
     assert len(opened) == len(taken) == 3
-    assert len(found.slices(source_text.STRIDE)) == 25
+    assert len(found.slices(sources.SAMPLED_SLICE)) == 25
 
 
 @settings(max_examples=50)

@@ -8,6 +8,7 @@ import pytest
 
 from fledge.core.errors import UserError
 from fledge.text import sources
+from fledge.text.formats import read_slice
 from fledge.text.inputs import ReadCounts, ReadOptions
 from fledge.text.source_text import open_sources
 
@@ -181,15 +182,16 @@ def test_large_text_is_sampled_by_whole_slices_from_all_over_it(tmp_path: Path, 
     path.write_text("".join(f"line {number:07}\n" for number in range(4_000_000)))
     source = str(path)
     (whole,), (part,) = (list(sources.fetch_inputs(source + end)) for end in ("", f":{share}"))
-    slices = sources.slice_inputs([whole], 1 << 20)
-    chosen = sources.slice_inputs([part], 1 << 20)
+    slices = sources.slice_inputs([whole], 1 << 20, ReadOptions())
+    chosen = sources.slice_inputs([part], 1 << 20, ReadOptions())
     assert len(chosen) == round(share * len(slices))
     starts = [each.start for each in slices]
     places = [starts.index(each.start) for each in chosen]
     assert places == sorted(set(places))
     gaps = [after - before for before, after in zip([-1, *places], [*places, len(slices)], strict=True)]
     assert max(gaps) <= 1 / share + 1
-    few = sources.slice_inputs([part], 16 << 20)
+    assert all(each.alone for each in chosen)
+    few = sources.slice_inputs([part], 16 << 20, ReadOptions())
     assert [each.fraction for each in few] == [pytest.approx(share)] * 4  # sampled chunk by chunk
 
 
@@ -207,6 +209,18 @@ def test_small_share_of_many_files_is_whole_files_from_all_over_them(tmp_path: P
     assert sources.thin_files(half) == half
     opened = open_sources([f"{tmp_path}:0.1"])
     assert len(opened.inputs) == 21
+
+
+def test_slice_of_a_long_document_becomes_a_document(tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("".join(f"line {number:07}\n" for number in range(400_000)))
+    [source] = sources.fetch_inputs(str(tmp_path / "long.txt"))
+    middle = sources.slice_inputs([source], 1 << 20, ReadOptions())[2]
+    chunks = list(sources.as_document(read_slice(middle), middle.size))
+    assert [chunk.last for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert [chunk.start for chunk in chunks] == [0, *(chunk.end for chunk in chunks[:-1])]
+    assert {chunk.size for chunk in chunks} == {middle.size}
+    assert abs(chunks[-1].end - middle.size) < 64 << 10
+    assert list(sources.as_document([], 0)) == []
 
 
 def test_weight_changes_the_fingerprint(many: str) -> None:

@@ -49,7 +49,7 @@ def plan_parts(
     repeated: list[tuple[Slice, int]] = []  # as often as weights say, with the index in `unique`
     for each in text.inputs:
         whole = scan and formats.is_one_document(each, options)  # a scan must see the whole document
-        found, weight = sources.thinned(formats.slice_input(each, sources.WHOLE_FILE if whole else target), each.weight)
+        found, weight = sources.weighted_slices(each, sources.WHOLE_FILE if whole else target, options)
         indices = range(len(unique), len(unique) + len(found))
         unique += found
         repeated += zip(sources.repeat_slices(found, weight), cycle(indices), strict=False)

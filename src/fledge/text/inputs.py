@@ -64,13 +64,15 @@ class Input:
 class Slice:
     """The part [start, end) of an input: bytes, or row groups of a Parquet file. `end` None: to the end.
 
-    `fraction`: the fraction of its documents to sample (sources.py). `size`: bytes as stored.
+    `fraction`: the fraction of its documents to sample (sources.py). `alone`: of a long document only some slices are
+    read, each as a document of its own. `size`: bytes as stored.
     """
 
     source: Input
     start: int = 0
     end: int | None = None
     fraction: float = 1.0
+    alone: bool = False
     size: int = field(default=0, compare=False)
 
 

@@ -12,7 +12,6 @@ from fledge.text.kinds import list_kinds
 from fledge.text.summary import FileSummary, summarize
 
 COMPRESSION = 3  # assumed ratio of compressed text
-STRIDE = 4 << 20  # bytes: a sample takes something from every slice of this size
 
 
 @dataclass(frozen=True)
@@ -48,23 +47,23 @@ class SourceText:
         return stored * (1 + (COMPRESSION - 1) * share)
 
     def slices(self, target: int) -> list[Slice]:
-        return sources.slice_inputs(self.inputs, target)
+        return sources.slice_inputs(self.inputs, target, self.options)
 
     def chunks(self, counts: ReadCounts | None = None) -> Iterator[Chunk]:
         """The whole text."""
         return sources.read_inputs(self.inputs, self.options, counts)
 
     def sample(self, limit: int) -> Iterator[Chunk]:
-        """About `limit` bytes, spread evenly over the text; the whole text if it is smaller."""
+        """About `limit` bytes, some of every slice; the whole text if it is smaller."""
         if self.size <= limit:
             yield from self.chunks()
             return
         allowance = 0.0  # bytes that may still be read up to the current slice
-        for part in self.slices(STRIDE):
+        for part in self.slices(sources.SAMPLED_SLICE):
             allowance += part.size * limit / self.size
             if allowance <= 0:  # the chunk before was longer than its share: skip this slice
                 continue
-            for chunk in sources.sample_chunks(read_slice(part, self.options), part.fraction):
+            for chunk in sources.sampled(read_slice(part, self.options), part):
                 yield chunk
                 allowance -= len(chunk.text.encode())
                 if allowance <= 0:

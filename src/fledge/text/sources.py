@@ -32,6 +32,7 @@ Fetch = Callable[[], Input]  # downloads the file if necessary
 WHOLE_FILE = sys.maxsize  # bytes: a slice that is the whole input
 # Sampled by whole files, or by whole slices of a large one: so small a share, if it has so many of them.
 SMALL_SHARE, LARGE_SLICE, MANY_SLICES, MANY_FILES = 0.25, 1 << 20, 4, 16
+SAMPLED_SLICE = 4 << 20  # bytes
 STRICT = ReadOptions(errors="strict")
 
 
@@ -176,26 +177,46 @@ def evenly_spaced(count: int, length: int) -> list[int]:
     return [(2 * number + 1) * length // (2 * count) for number in range(count)]
 
 
-def slice_inputs(inputs: Iterable[Input], target: int) -> list[Slice]:
+def slice_inputs(inputs: Iterable[Input], target: int, options: ReadOptions) -> list[Slice]:
     """All inputs in slices of about `target` bytes, repeated and sampled by their weights."""
-    return [part for each in inputs for part in repeat_slices(*thinned(formats.slice_input(each, target), each.weight))]
+    return [part for each in inputs for part in repeat_slices(*weighted_slices(each, target, options))]
 
 
-def thinned(slices: list[Slice], weight: float) -> tuple[list[Slice], float]:
-    """Of a small share of a large text, whole slices, evenly spaced: the rest need not be read. Their weight is 1.
+def weighted_slices(source: Input, target: int, options: ReadOptions) -> tuple[list[Slice], float]:
+    """Of a small share of a large file, whole slices, evenly spaced: the rest need not be read. Their weight is 1.
 
     Else all slices, with the weight that sample_chunks samples by.
     """
+    slices, weight = formats.slice_input(source, target), source.weight
     count = round(weight * len(slices))
     if weight > SMALL_SHARE or count < MANY_SLICES or slices[0].size < LARGE_SLICE:
         return slices, weight
-    return [slices[place] for place in evenly_spaced(count, len(slices))], 1.0
+    alone = formats.is_one_document(source, options)
+    return [replace(slices[place], alone=alone) for place in evenly_spaced(count, len(slices))], 1.0
 
 
 def repeat_slices(slices: list[Slice], weight: float) -> list[Slice]:
     """The slices of an input as often as its weight says; the last repetition may be a sample."""
     fraction = weight - int(weight)
     return slices * int(weight) + [replace(part, fraction=fraction) for part in slices if fraction]
+
+
+def sampled(chunks: Iterable[Chunk], part: Slice) -> Iterator[Chunk]:
+    """What is taken of the chunks of a slice."""
+    return as_document(chunks, part.size) if part.alone else sample_chunks(chunks, part.fraction)
+
+
+def as_document(chunks: Iterable[Chunk], size: int) -> Iterator[Chunk]:
+    """The chunks of a slice, which has so many bytes, as a document of its own."""
+    begin, before = 0, None
+    for chunk in chunks:
+        if before is None:
+            begin = chunk.start
+        else:
+            yield before
+        before = replace(chunk, last=False, start=chunk.start - begin, end=chunk.end - begin, size=size)
+    if before is not None:
+        yield replace(before, last=True)
 
 
 def sample_chunks(chunks: Iterable[Chunk], fraction: float) -> Iterator[Chunk]:
@@ -218,9 +239,11 @@ def read_inputs(
     inputs: Iterable[Input], options: ReadOptions | None = None, counts: ReadCounts | None = None
 ) -> Iterator[Chunk]:
     """The documents of all inputs, each as often as its weight says, one input after another."""
+    options = options or ReadOptions()
     for each in inputs:
-        for part in slice_inputs([each], WHOLE_FILE):
-            yield from sample_chunks(formats.read_slice(part, options, counts), part.fraction)
+        target = SAMPLED_SLICE if each.weight <= SMALL_SHARE else WHOLE_FILE
+        for part in slice_inputs([each], target, options):
+            yield from sampled(formats.read_slice(part, options, counts), part)
 
 
 def read_source(source: str) -> Iterator[Document]:
