@@ -6,8 +6,8 @@
 Every run is one of ablations.py's baselines: preset `text` in a process with one thread and so many CPU seconds for the
 fit to n-grams and its updates. The table has, for each text and time, the bits per byte of each size, the size that
 `fledge train --minutes` would choose for as many tokens, and its residual: how much better the best of them was. Rows
-that are in --csv are not run again. How many updates fit in follows from a short measurement of their time, which is off
-by up to a sixth where other programs run: differences of 0.01 say nothing.
+that are in --csv are not run again. How many updates fit in follows from a short measurement of their time, which is
+off by up to a sixth where other programs run: differences of 0.01 say nothing.
 """
 
 import argparse
