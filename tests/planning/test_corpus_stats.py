@@ -25,9 +25,9 @@ def test_small_local_text_is_counted_and_a_large_one_estimated(tmp_path: Path, m
     (tmp_path / "duck.txt").write_text("Once upon a time there was a duck.\n" * 1000)
     char = ["--tokenizer.kind", "char", "--tokenizer.end_of_text", "false", "--data.val", "0.1"]
     settings = resolve("demo", read_overrides(["--data.corpus", str(tmp_path / "duck.txt"), *char]))
-    estimate = read_corpus_stats(settings, most=1000)
+    estimate = read_corpus_stats(settings, max_bytes=1000)
     assert (estimate.dataset, estimate.train_tokens, estimate.bytes_per_token) == (None, 31_500, 1.0)
-    stats = read_corpus_stats(settings, most=100_000)
+    stats = read_corpus_stats(settings, max_bytes=100_000)
     assert stats.dataset is not None
     assert (stats.train_tokens, stats.val_tokens, stats.bytes_per_token) == (31_500, 3_500, 1.0)
     assert stats.vocab_size == len(set("Once upon a time there was a duck.\n"))

@@ -65,13 +65,12 @@ def test_text_that_takes_too_long_to_prepare_is_sampled(
     assert sources(str(text), 120) == str(text)
     assert sources("https://example.org/large.txt", 1) == "https://example.org/large.txt"
     monkeypatch.setattr(sized, "SHORT_LEARN_FROM", 0.003)  # megabytes
-    learned = [
-        sized_for_time(layer, {"data": {"corpus": str(text)}}, seconds).get("tokenizer") for seconds in (120, 2000)
-    ]
+    data = {"corpus": str(text)}
+    learned = [sized_for_time(layer, {"data": data}, seconds)["tokenizer"] for seconds in (120, 2000)]
     assert learned == [{"vocab_size": 320, "learn_from": 0.003}, {"vocab_size": 320}]
-    given = sized_for_time(layer, {"data": {"corpus": str(text)}, "tokenizer": {"learn_from": 9}}, 120)
+    given = sized_for_time(layer, {"data": data, "tokenizer": {"learn_from": 9}}, 120)
     assert given["tokenizer"]["learn_from"] == 9
-    settings = validated(layer, with_vocabulary(layer, {"data": {"corpus": str(text)}}))
+    settings = validated(layer, with_vocabulary(layer, {"data": {"corpus": str(text)}}, text.stat().st_size))
     ensure_dataset(settings.data, settings.tokenizer)
     capsys.readouterr()
     assert sources(str(text), 10) == str(text)

@@ -115,15 +115,8 @@ def test_last_step_is_not_an_early_stop(make_trainer: Callable[..., Trainer]) ->
 
 def test_rollback_restores_the_count(make_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer(EVERY_STEP)
-    losses = {
-        0: [9],
-        1: [8],
-        2: [4],
-        3: [4.5],
-        4: [3.0, 4.2],
-        5: [1.0],
-        12: [1.0],
-    }  # step 4: before and after the rollback
+    # step 4: before and after the rollback
+    losses = {0: [9], 1: [8], 2: [4], 3: [4.5], 4: [3.0, 4.2], 5: [1.0], 12: [1.0]}
     trainer.evaluations = Scripted(trainer, losses)  # type: ignore[assignment]
     check, failed = trainer.monitor.check, []
 

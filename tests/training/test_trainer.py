@@ -10,6 +10,7 @@ from fledge.model.gpt import GPT
 from fledge.tracking.sinks.csv import read_metrics
 from fledge.training.objective import LossSum, NextTokenObjective, Objective
 from fledge.training.pretraining import Pretraining
+from fledge.training.trainer import Trainer
 
 CPU = Machine("cpu", "float32")
 
@@ -60,3 +61,14 @@ def test_transform_is_trained_and_resumed(make_trainer) -> None:
     again.fit(again.checkpointer.load("step-00000003"))
     for one, other in zip(trainer.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_run_is_evaluated_regularly_and_after_the_last_step(make_trainer) -> None:
+    def evaluated(trainer: Trainer) -> list[int]:
+        return [step for step in range(trainer.pace.last_step + 1) if trainer._evaluates_at(step)]
+
+    trainer = make_trainer({"train": {"steps": 10, "eval_every": 4}})
+    assert evaluated(trainer) == [0, 4, 8, 10]
+    trainer.pace.decisions[5] = 14  # the planned end is a step as any other
+    assert evaluated(trainer) == [0, 4, 8, 12, 14]
+    assert evaluated(make_trainer({"train": {"eval_every": 0}})) == []

@@ -20,7 +20,7 @@ from fledge.datasets.splits import Span, SplitRule, split_chunks
 from fledge.datasets.storage import STAGING, open_storage
 from fledge.text.formats import read_slice
 from fledge.text.inputs import CHUNK_SIZE, ReadCounts, ReadOptions, Slice
-from fledge.text.sources import sampled
+from fledge.text.sources import sample_chunks
 from fledge.tokenizers.base import Tokenizer, parse_tokenizer
 
 
@@ -106,7 +106,7 @@ def part_spans(spec: PartSpec, part: Part, counts: ReadCounts) -> Iterator[Span]
         chunks = read_slice(each, spec.options, counts)
         if part.scans is not None:
             chunks = filters.kept_chunks(chunks, part.scans[index])
-        chunks = sampled(chunks, each)
+        chunks = sample_chunks(chunks, each)
         if split := each.source.split:
             yield from (Span(split, chunk.text, chunk.start == 0, chunk.last) for chunk in chunks)
             continue

@@ -29,7 +29,7 @@ class CorpusStats:
     dataset: Dataset | None = None  # None: all numbers are estimates
 
 
-def read_corpus_stats(settings: Settings, most: float = MAX_PREPARED_BYTES) -> CorpusStats:
+def read_corpus_stats(settings: Settings, max_bytes: float = MAX_PREPARED_BYTES) -> CorpusStats:
     """Statistics of the text of these settings; a local text of at most so many bytes is prepared for it."""
     data, tokenizer = settings.data, settings.tokenizer
     held_out = [source for own in data.held_out_sources().values() for source in own]
@@ -40,8 +40,7 @@ def read_corpus_stats(settings: Settings, most: float = MAX_PREPARED_BYTES) -> C
     weighted = [(share, remote_bytes(source), local_bytes(source)) for source, share in map(split_weight, data.sources)]
     size = int(sum(share * (remote or local) for share, remote, local in weighted))
     remote = any(remote for _, remote, _ in weighted) or any(map(remote_bytes, held_out))
-    large = remote or sum(share * local for share, _, local in weighted) > most
-    if large and not is_prepared(data, tokenizer):
+    if (remote or size > max_bytes) and not is_prepared(data, tokenizer):
         return estimated_stats(settings, size)
     return dataset_stats(settings, ensure_dataset(data, tokenizer))
 

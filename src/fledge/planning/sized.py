@@ -4,6 +4,7 @@ from fledge.core.config import Layer, merge
 from fledge.core.files import human_bytes
 from fledge.core.progress import notice
 from fledge.datasets.cache import is_prepared
+from fledge.datasets.config import DataConfig
 from fledge.planning.budget import sets_shape
 from fledge.planning.corpus_stats import text_bytes, typical_token_bytes
 from fledge.planning.recipe import SHAPES, Shape, has_enough_tokens, recipe_layer, vocabulary_for
@@ -14,50 +15,48 @@ from fledge.text.sources import split_weight
 # A run of a minute uses 120 MB of text at most. Encoding that takes seconds; training visits no more, even on a GPU.
 LEAST_READ_BYTES, READ_BYTES_PER_SECOND = 64e6, 2e6
 # Training a tokenizer takes a second for 3 MB; a short run trains it on so many MB.
-SHORT_SECONDS, SHORT_LEARN_FROM = 1800.0, 16
+SHORT_RUN_SECONDS, SHORT_LEARN_FROM = 1800.0, 16
 
 
 def sized_for_time(layer: Layer, overrides: Layer, seconds: float) -> Layer:
     """These overrides, with the vocabulary that suits the text, and only as much of a local text as can be prepared in
     a run of so many seconds; all of it, where it is prepared already."""
-    whole = with_vocabulary(layer, overrides)
-    settings = validated(layer, whole)
-    if settings.data.path is not None or is_prepared(settings.data, settings.tokenizer):
-        return whole
-    sample = with_vocabulary(layer, with_affordable_text(layer, overrides, seconds))
-    return with_short_tokenizer_training(layer, sample, seconds)
-
-
-def with_short_tokenizer_training(layer: Layer, overrides: Layer, seconds: float) -> Layer:
-    """With fewer MB for the tokenizer, if one is trained."""
-    settings = validated(layer, overrides)
-    is_trained = settings.tokenizer.kind == "bpe" and not settings.tokenizer.file
-    is_long = min(text_bytes(settings) / 1e6, settings.tokenizer.learn_from) > SHORT_LEARN_FROM
-    if not is_trained or not is_long or seconds > SHORT_SECONDS or "learn_from" in overrides.get("tokenizer", {}):
-        return overrides
-    return merge(overrides, {"tokenizer": {"learn_from": SHORT_LEARN_FROM}})
-
-
-def with_affordable_text(layer: Layer, overrides: Layer, seconds: float) -> Layer:
-    """With a sample from all over the text, if it is too large."""
     settings = validated(layer, overrides)
     data, size = settings.data, text_bytes(settings)
-    most = max(LEAST_READ_BYTES, READ_BYTES_PER_SECOND * seconds)
-    if size <= most or data.shares:
-        return overrides
-    share = most / size
+    whole = with_vocabulary(layer, overrides, size)
+    if data.path is not None or is_prepared(data, validated(layer, whole).tokenizer):
+        return whole
+    most = int(max(LEAST_READ_BYTES, READ_BYTES_PER_SECOND * seconds))
+    if size > most and not data.shares:
+        overrides, size = with_sample_of_text(data, overrides, size, most), most
+    sized = with_vocabulary(layer, overrides, size)
+    return with_short_tokenizer_training(layer, sized, size) if seconds <= SHORT_RUN_SECONDS else sized
+
+
+def with_sample_of_text(data: DataConfig, overrides: Layer, size: int, most: int) -> Layer:
+    """With `most` of the `size` bytes of the text, from all over it."""
     notice(
         f"the text has {human_bytes(size)}, of which {human_bytes(most)} are used, from all over it, as preparing more"
         " would take too much of the time (for all of it: fledge prepare, then train on that)"
     )
+    share = most / size
     weighted = [f"{source}:{share * weight:.6f}" for source, weight in map(split_weight, data.sources)]
     return merge(overrides, {"data": {"corpus": weighted}})
 
 
-def with_vocabulary(layer: Layer, overrides: Layer) -> Layer:
-    """These overrides, with the vocabulary that suits the text, if BPE is trained on it and no size is given."""
+def with_short_tokenizer_training(layer: Layer, overrides: Layer, size: int) -> Layer:
+    """With fewer MB of a text of `size` bytes for the tokenizer, if one is trained."""
+    tokenizer, given = validated(layer, overrides).tokenizer, "learn_from" in overrides.get("tokenizer", {})
+    is_long = min(size / 1e6, tokenizer.learn_from) > SHORT_LEARN_FROM
+    if tokenizer.kind != "bpe" or tokenizer.file or given or not is_long:
+        return overrides
+    return merge(overrides, {"tokenizer": {"learn_from": SHORT_LEARN_FROM}})
+
+
+def with_vocabulary(layer: Layer, overrides: Layer, size: int) -> Layer:
+    """With the vocabulary that suits a text of `size` bytes (0: unknown), if BPE is trained and no size is given."""
     settings, given = validated(layer, overrides), overrides.get("tokenizer", {}).get("vocab_size")
-    tokenizer, size = settings.tokenizer, text_bytes(settings)
+    tokenizer = settings.tokenizer
     if tokenizer.kind != "bpe" or tokenizer.file or given or settings.data.path is not None or not size:
         return overrides
     return merge({"tokenizer": {"vocab_size": vocabulary_for(size)}}, overrides)
@@ -65,9 +64,10 @@ def with_vocabulary(layer: Layer, overrides: Layer) -> Layer:
 
 def sized_for_steps(layer: Layer, overrides: Layer) -> Layer:
     """These overrides, with the vocabulary and the shape that suit the text and the given steps or epochs."""
-    overrides = with_vocabulary(layer, overrides)
+    size = text_bytes(validated(layer, overrides))
+    overrides = with_vocabulary(layer, overrides, size)
     base = validated(layer, overrides)
-    train_tokens = int(text_bytes(base) / typical_token_bytes(base, base.tokenizer.size))
+    train_tokens = int(size / typical_token_bytes(base, base.tokenizer.size))
     if sets_shape(overrides) or not train_tokens:
         return overrides
 

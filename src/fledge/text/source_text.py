@@ -63,7 +63,7 @@ class SourceText:
             allowance += part.size * limit / self.size
             if allowance <= 0:  # the chunk before was longer than its share: skip this slice
                 continue
-            for chunk in sources.sampled(read_slice(part, self.options), part):
+            for chunk in sources.sample_chunks(read_slice(part, self.options), part):
                 yield chunk
                 allowance -= len(chunk.text.encode())
                 if allowance <= 0:

@@ -160,16 +160,16 @@ def _is_selected(name: str, include: Sequence[str], exclude: Sequence[str]) -> b
 def thin_files(inputs: Sequence[Input]) -> list[Input]:
     """Of a small share of many files of one source, whole files, evenly spaced: the others need not be read.
 
-    Files whose own share is large stay: `thinned` takes slices of them.
+    Files whose own share is large stay: `weighted_slices` takes slices of them.
     """
     weight = inputs[0].weight if inputs else 1.0
     small = [each for each in inputs if weight * (each.size or 0) < MANY_SLICES * LARGE_SLICE]
     count = round(weight * len(small))
     if weight > SMALL_SHARE or count < MANY_FILES:
         return list(inputs)
-    chosen = {id(small[place]) for place in evenly_spaced(count, len(small))}
-    left_out = {id(each) for each in small} - chosen
-    return [replace(each, weight=1.0) if id(each) in chosen else each for each in inputs if id(each) not in left_out]
+    chosen = {small[place] for place in evenly_spaced(count, len(small))}
+    left_out = {*small} - chosen
+    return [replace(each, weight=1.0) if each in chosen else each for each in inputs if each not in left_out]
 
 
 def evenly_spaced(count: int, length: int) -> list[int]:
@@ -185,7 +185,7 @@ def slice_inputs(inputs: Iterable[Input], target: int, options: ReadOptions) -> 
 def weighted_slices(source: Input, target: int, options: ReadOptions) -> tuple[list[Slice], float]:
     """Of a small share of a large file, whole slices, evenly spaced: the rest need not be read. Their weight is 1.
 
-    Else all slices, with the weight that sample_chunks samples by.
+    Else all slices, with the weight that their chunks are sampled by.
     """
     slices, weight = formats.slice_input(source, target), source.weight
     count = round(weight * len(slices))
@@ -201,9 +201,9 @@ def repeat_slices(slices: list[Slice], weight: float) -> list[Slice]:
     return slices * int(weight) + [replace(part, fraction=fraction) for part in slices if fraction]
 
 
-def sampled(chunks: Iterable[Chunk], part: Slice) -> Iterator[Chunk]:
-    """What is taken of the chunks of a slice."""
-    return as_document(chunks, part.size) if part.alone else sample_chunks(chunks, part.fraction)
+def sample_chunks(chunks: Iterable[Chunk], part: Slice) -> Iterator[Chunk]:
+    """What is taken of the chunks of a slice: all of them, or a sample."""
+    return as_document(chunks, part.size) if part.alone else sample_by_hash(chunks, part.fraction)
 
 
 def as_document(chunks: Iterable[Chunk], size: int) -> Iterator[Chunk]:
@@ -219,8 +219,8 @@ def as_document(chunks: Iterable[Chunk], size: int) -> Iterator[Chunk]:
         yield replace(before, last=True)
 
 
-def sample_chunks(chunks: Iterable[Chunk], fraction: float) -> Iterator[Chunk]:
-    """Sample chunks by their hash: the same ones every time.
+def sample_by_hash(chunks: Iterable[Chunk], fraction: float) -> Iterator[Chunk]:
+    """The same chunks every time.
 
     A long document is sampled chunk by chunk, each then a document of its own, so that a fraction of one long text
     is a fraction of it too.
@@ -243,7 +243,7 @@ def read_inputs(
     for each in inputs:
         target = SAMPLED_SLICE if each.weight <= SMALL_SHARE else WHOLE_FILE
         for part in slice_inputs([each], target, options):
-            yield from sampled(formats.read_slice(part, options, counts), part)
+            yield from sample_chunks(formats.read_slice(part, options, counts), part)
 
 
 def read_source(source: str) -> Iterator[Document]:
