@@ -3,9 +3,9 @@
     python bench/forecast_table.py TEXTS [--runs DIR] [--table FILE] [--collect]
 
 Each file and each folder in TEXTS is one text; `python`, the embedded corpus, is always one more. Every text is trained
-on with the preset `text` in several sizes and lengths, on some with `demo` too. The loss does not depend on the load of
-the machine. Runs that exist are not made again; --collect only writes the table of those that exist, then prints how
-well it forecasts each text from all the others.
+on with the preset `text` in several sizes and lengths, on some with `demo` too; small texts only in many passes. The
+loss does not depend on the load of the machine. Runs that exist are not made again; --collect only writes the table of
+those that exist, then prints how well it forecasts each text from all the others.
 
 The texts of the table that is in the repository:
 
@@ -28,17 +28,31 @@ from statistics import mean
 
 from fledge.datasets.shards import open_dataset
 from fledge.planning.corpus_stats import dataset_stats
-from fledge.planning.loss_forecast import final_bits_per_byte, forecast_loss, parse_table, recipe_of, run_point
+from fledge.planning.loss_forecast import (
+    VARIANTS,
+    final_bits_per_byte,
+    forecast_loss,
+    parse_table,
+    recipe_of,
+    run_point,
+)
 from fledge.planning.recipe import ngram_steps, vocabulary_for
 from fledge.runs.run_folder import RunFolder, list_runs
 from fledge.settings.pipeline import validated
 from fledge.tracking.sinks.csv import read_metrics
 
 ROOT = Path(__file__).parents[1]
-# (preset, settings): the most informative ones first
+SMALL_TEXT = 5_000_000  # bytes
+# (recipe, settings): the most informative ones first
+SMALL_GRID = (
+    ("text, many passes", {"n_layer": 2, "n_embd": 128, "steps": 600}),
+    ("text, many passes", {"n_layer": 1, "n_embd": 128, "steps": 300}),
+)
 GRID = (
     ("text", {"n_layer": 1, "n_embd": 128, "steps": 120}),
     ("text", {"n_layer": 2, "n_embd": 128, "steps": 400}),
+    ("text, portable", {"n_layer": 1, "n_embd": 128, "steps": 120}),
+    ("text, portable", {"n_layer": 2, "n_embd": 128, "steps": 400}),
     ("text", {"n_layer": 2, "n_embd": 64, "steps": 60}),
     ("text", {"n_layer": 2, "n_embd": 192, "steps": 350}),
     ("demo", {"n_layer": 4, "n_embd": 256, "steps": 150}),
@@ -59,26 +73,36 @@ def main() -> None:
     args = parser.parse_args()
     if not args.collect:
         texts = {"python": "python", **{path.stem: str(path.resolve()) for path in sorted(args.texts.iterdir())}}
-        for preset, values in GRID:
-            for name, corpus in texts.items():
-                train(name, corpus, preset, values, args.runs)
+        for small, grid in ((True, SMALL_GRID), (False, GRID)):
+            for recipe, values in grid:
+                for name, corpus in texts.items():
+                    if (text_bytes(corpus) < SMALL_TEXT) == small:
+                        train(name, corpus, recipe, values, args.runs)
     write(args.table, list(rows(args.runs)))
     check(args.table)
 
 
-def train(name: str, corpus: str, preset: str, values: dict[str, int], runs: Path) -> None:
+def text_bytes(corpus: str) -> int:
+    """Of a file, a folder, or the embedded corpus."""
+    path = Path(corpus)
+    return (
+        sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+        or 1 << 23
+    )
+
+
+def train(name: str, corpus: str, recipe: str, values: dict[str, int], runs: Path) -> None:
     width, steps = values["n_embd"], values["steps"]
-    run = f"{name}-{preset}-{values['n_layer']}x{width}-{steps}"
+    run = f"{name}-{recipe.replace(', ', '-').replace(' ', '-')}-{values['n_layer']}x{width}-{steps}"
     if (runs / run).exists():
         return
-    model = {"n_layer": values["n_layer"], "n_embd": width, "n_head": width // 64}
-    path = Path(corpus)
-    size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
-    settings = {f"model.{key}": value for key, value in model.items()}
+    preset, variant = VARIANTS.get(recipe, (recipe, {}))
+    model = {**variant.get("model", {}), "n_layer": values["n_layer"], "n_embd": width, "n_head": width // 64}
+    settings = {f"model.{key}": "null" if value is None else value for key, value in model.items()}
     settings |= {"train.steps": steps, "train.batch": 8 if preset == "demo" else 32, "train.eval_every": steps}
     settings |= {"train.sample_every": 0, "data.val": 0.05}
     if preset == "text":
-        settings["tokenizer.vocab_size"] = vocabulary_for(size or 1 << 23)
+        settings["tokenizer.vocab_size"] = vocabulary_for(text_bytes(corpus))
         settings["train.ngram_steps"] = ngram_steps(steps * 32 * 128)
     words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
     command = [sys.executable, "-m", "fledge", "train", preset, "--run", run, "--runs", str(runs)]
@@ -99,7 +123,7 @@ def rows(runs: Path) -> Iterator[dict[str, object]]:
         yield {
             **{key: getattr(point, key) for key in ("parameters", "tokens", "train_tokens", "vocab_size")},
             "text": Path(str(settings.data.corpus)).stem,
-            "recipe": recipe_of(settings, ("text", "demo")),
+            "recipe": recipe_of(settings, ("text", "demo", *VARIANTS)),
             "entropy": f"{point.entropy:.4f}",
             "bits_per_byte": f"{found:.4f}",
             "val_tokens": corpus.val_tokens,
@@ -132,7 +156,7 @@ def check(table: Path) -> None:
     for point in points:
         others = [other for other in points if other.text != point.text]
         found = forecast_loss(replace(point, bits_per_byte=float("nan")), others)
-        label = f"{point.text:<14}{point.recipe:<8}{point.parameters:>9,} parameters{point.tokens:>12,.0f} tokens"
+        label = f"{point.text:<14}{point.recipe:<18}{point.parameters:>9,} parameters{point.tokens:>12,.0f} tokens"
         if found is None:
             print(f"{label}   measured {point.bits_per_byte:.3f}   not forecast")
             continue

@@ -19,7 +19,7 @@ from fledge.planning.budget import START_SECONDS, TimeSearch, parse_minutes
 from fledge.planning.corpus_stats import CorpusStats
 from fledge.planning.forecast import run_seconds
 from fledge.planning.probe import Costs
-from fledge.planning.recipe import MAX_PASSES
+from fledge.planning.recipe import MAX_PASSES, SHAPES, model_of
 from fledge.recipes.plan import train_command
 from fledge.settings.layers import read_preset
 from fledge.settings.pipeline import validated
@@ -139,6 +139,36 @@ def test_short_text_gets_a_larger_model_for_a_long_time(rate: dict[str, Any]) ->
         few = settings.model.bigram_rows is not None
         assert settings.train.steps * settings.step_tokens <= (1.8 if few else MAX_PASSES) * 2_000_000
     assert widths[3] < search(36_000).best()[0].model.n_embd
+
+
+@pytest.mark.parametrize("seconds", [60, 120, 180, 240, 300, 420, 600, 900])
+@pytest.mark.parametrize("flops", [5e10, 1e11, 2e11])
+def test_short_text_gets_no_model_that_the_time_is_far_too_short_for(
+    rate: dict[str, Any], seconds: float, flops: float
+) -> None:
+    rate["flops"] = flops
+    settings = search(seconds, corpus=replace(CORPUS, train_tokens=1_450_000)).best()[0]
+    (chosen,) = (shape for shape in SHAPES if model_of(shape, settings.model) == settings.model)
+    tokens = settings.train.steps * settings.step_tokens
+    assert tokens > 0.3 * chosen.tokens
+
+
+def test_shape_that_turns_out_slow_is_replaced(rate: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its own measurement it gets too few tokens; the estimate from another shape said otherwise."""
+    rate["flops"] = 4e11  # the first shape is chosen for a slower machine
+    first = search(240).best()[0]
+    measured = budget.measure_costs
+
+    def slower(settings: Settings, *rest: Any) -> Costs:
+        costs = measured(settings, *rest)
+        return replace(costs, per_token=costs.per_token * 10) if rate["probes"] == 2 else costs
+
+    rate["probes"] = 0
+    monkeypatch.setattr(budget, "measure_costs", slower)
+    second = search(240).best()[0]
+    assert rate["probes"] == 2
+    assert second.model.n_embd < first.model.n_embd
+    assert second.train.steps > 100
 
 
 @pytest.mark.parametrize("words", [(), ("--train.batch", "6"), ("--model.context", "48"), ("--model.n_embd", "64")])

@@ -1,7 +1,11 @@
 """Byte-level BPE through the `tokenizers` library, and training equal to the one from scratch."""
 
 import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from hypothesis import given
@@ -98,3 +102,34 @@ def test_long_runs_are_cut_for_training(run: str) -> None:
     assert "".join(split_long_runs([text])) == text
     chunks = (chunk for part in split_long_runs([text]) for chunk in split_regex("gpt2").findall(part))
     assert all(len(chunk) < 3 * RUN_LENGTH for chunk in chunks)
+
+
+TRAINING = """
+import random
+import signal
+import subprocess
+import sys
+from fledge.core.signals import sigterm_as_ctrl_c
+from fledge.tokenizers.hf import HFTokenizer
+
+def texts():
+    chance = random.Random(0)
+    for _ in range(20):
+        yield "".join(chance.choices("abcdefghijklmnopqrstuvwxyz ", k=200_000))
+    print("read", flush=True)
+
+with sigterm_as_ctrl_c():
+    HFTokenizer.train(texts(), 100_000)
+print("trained")
+"""
+
+
+def test_ctrl_c_is_heard_while_merges_are_learned() -> None:
+    """In one call into the library, which takes most of a minute here."""
+    process = subprocess.Popen([sys.executable, "-c", TRAINING], text=True, stdout=PIPE, stderr=PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "read\n"
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=60)
+    assert stdout == ""
+    assert "Sigterm" in stderr

@@ -5,6 +5,7 @@
     on_stop_signal     a server: the first stop signal ends it in order, the second at once
     sigterm_as_ctrl_c, default_signals, handlers_restored, sigint_blocked: within a block
     exit_with_parent   a child process does not outlive its parent
+    in_thread          one call into a library that takes minutes: whoever waits for it hears Ctrl-C
 
 This module does not import torch.
 """
@@ -16,6 +17,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from types import FrameType
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -231,3 +233,18 @@ def exit_with_parent(pipe: "Connection") -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def in_thread(work: Callable[[], T]) -> "Future[T]":
+    """Begin work() in a thread that ends with the process. Python runs no handler of a signal during one long call into
+    a library, but it does while it waits for `.result()`."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # raised again by `.result()`
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future

@@ -12,9 +12,9 @@ Memory: five bytes for each byte of a piece. 50 million tokens take 400 MB and l
 
 import itertools
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from fledge.core.checksums import with_checksum
 from fledge.core.errors import UserError
 from fledge.core.files import atomic_folder, file_lock, human_bytes, new_folders, sha256
 from fledge.core.progress import notice
+from fledge.core.signals import in_thread
 from fledge.datasets.shards import Dataset, Split
 from fledge.insight.suffix_array import (
     DESCRIPTION,
@@ -181,20 +182,8 @@ def _sorted_suffixes(text: NDArray[np.uint8], report: Report) -> NDArray[np.int3
         raise UserError(
             "searching the training data needs pydivsufsort, which is not installed", "pip install 'fledge[studio]'"
         ) from None
-    result: list[NDArray[np.int32]] = []
-    failed: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            result.append(divsufsort(text))
-        except BaseException as error:  # raised again by the caller
-            failed.append(error)
-
-    thread, begun = threading.Thread(target=work, daemon=True), time.monotonic()
-    thread.start()
-    while thread.is_alive():
-        thread.join(POLL_SECONDS)
+    sorting, begun = in_thread(lambda: divsufsort(text)), time.monotonic()
+    while not wait([sorting], POLL_SECONDS).done:
         report(min(0.97, (time.monotonic() - begun) * SORT_SPEED / len(text)))
-    if failed:
-        raise failed[0]
-    return result[0]
+    rows: NDArray[np.int32] = sorting.result()
+    return rows

@@ -36,7 +36,9 @@ START_SECONDS = 5.0  # of a training command, before its first step: imports, op
 LEAST_PROBE_SECONDS, LEAST_PROBE_SHARE = 3.0, 0.03  # the smaller of both: the run itself measures on
 LEAST_TRAINING_SHARE = 0.1  # of the time, that a model is planned for, however long preparing took
 FIRST_PROBE_SHARE = 0.4
-STRETCHED = 4.0  # times the steps that a text is good for: a shape may be meant for so many
+# A larger shape than has enough tokens, where the text is short for the time: of the steps that it is meant for, the
+# text must be good for a quarter, and the time for 0.4 (3 × 256 with 0.47 was better than more passes of 2 × 192).
+LEAST_TEXT_SHARE, LEAST_TIME_SHARE = 0.25, 0.4
 MIN_STEPS = 20  # fewer teach hardly anything: a smaller model is chosen
 SHORTENED = 0.9  # share of the steps below which it is said that fewer are made
 WORTH_COMPILING_SECONDS = 900.0  # in shorter runs compiling is not even measured
@@ -88,8 +90,7 @@ class TimeSearch:
             notice(f"one process is measured; {self.processes} may need less time than planned")
         shape = self.largest(self.guessed_step_seconds)
         costs = self.probe(shape, FIRST_PROBE_SHARE)
-        measured = self.model(shape)
-        second = self.largest(lambda shape: step_seconds(self.validated(shape, 1), self.scaled(costs, measured, shape)))
+        second = self.largest(self.scaled_step_seconds(shape, costs))
         if second != shape:
             shape, costs = second, self.probe(second, 1.0)
         found = self.filled(shape, costs)
@@ -140,13 +141,19 @@ class TimeSearch:
         for larger in self.shapes[self.shapes.index(best) + 1 :]:
             most, fewer = (most_steps(self.validated(each, 1), self.corpus.train_tokens) for each in (best, larger))
             is_meant_for = larger.tokens / larger.step_tokens  # steps
-            if steps(best) <= most or fewer < max(2 * MIN_STEPS, is_meant_for / STRETCHED):
+            too_few = fewer < LEAST_TEXT_SHARE * is_meant_for or steps(larger) < LEAST_TIME_SHARE * is_meant_for
+            if steps(best) <= most or too_few or min(fewer, steps(larger)) < 2 * MIN_STEPS:
                 break
             best = larger
         return best
 
     def guessed_step_seconds(self, shape: Shape) -> float:
         return shape.step_tokens / tokens_per_second_guess(self.model(shape), self.machine)
+
+    def scaled_step_seconds(self, measured: Shape, costs: Costs) -> Callable[[Shape], float]:
+        """The seconds of a step of any shape, from the costs of a measured one."""
+        model = self.model(measured)
+        return lambda shape: step_seconds(self.validated(shape, 1), self.scaled(costs, model, shape))
 
     def scaled(self, costs: Costs, measured: ModelConfig, shape: Shape) -> Costs:
         """The costs of a shape from those of a measured model: products grow with FLOPs, the rest with parameters."""
@@ -195,8 +202,10 @@ class TimeSearch:
         return complete_for_forecast(settings, self.corpus, self.machine)
 
     def filled(self, shape: Shape, costs: Costs) -> tuple[Settings, Layer, Costs]:
-        """The settings with as many steps as fit into the time; a smaller shape if only a few steps would."""
+        """The settings with as many steps as fit into the time; of a smaller shape than the measured one, if by its
+        costs that gets too few."""
         available, measured = self.available, self.model(shape)
+        shape = min(shape, self.largest(self.scaled_step_seconds(shape, costs)), key=self.shapes.index)
         for smaller in reversed(self.shapes[: self.shapes.index(shape) + 1]):
             scaled = self.scaled(costs, measured, smaller)
             least = self.run_seconds(smaller, MIN_STEPS, scaled)

@@ -21,9 +21,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fledge.core.config import Layer
 from fledge.core.errors import UserError
 from fledge.model.flops import non_embedding_parameters
 from fledge.planning.corpus_stats import CorpusStats
+from fledge.planning.recipe import DROPOUT
 from fledge.planning.text_entropy import text_entropy
 from fledge.runs.run_folder import RunFolder, list_runs
 from fledge.settings.layers import FOLLOWS_FROM_SIZE, without
@@ -33,6 +35,11 @@ from fledge.training.config import Settings
 from fledge.training.setup import learned_tokens
 
 TABLE = "runs.csv"
+# Recipes of the table that are a preset with some settings changed; all others are presets.
+VARIANTS: dict[str, tuple[str, Layer]] = {
+    "text, portable": ("text", {"model": {"bigram_rows": None}}),
+    "text, many passes": ("text", {"model": {"bigram_rows": None, "dropout": DROPOUT}}),
+}
 # Standard deviations of the logarithm of the loss.
 NOISE = 0.01  # another seed
 TEXT = 0.025  # what text_entropy does not know of a text
@@ -167,13 +174,13 @@ def run_point(settings: Settings, corpus: CorpusStats) -> RunPoint | None:
 
 
 def recipe_name(settings: Settings) -> str:
-    """The preset in the table with the same architecture and optimizer; if there is none, their description."""
+    """The recipe in the table with the same architecture and optimizer; if there is none, their description."""
     return recipe_of(settings, table_recipes())
 
 
-def recipe_of(settings: Settings, presets: Sequence[str]) -> str:
+def recipe_of(settings: Settings, names: Sequence[str]) -> str:
     own = architecture(settings)
-    return next((name for name in presets if architecture(resolve(name)) == own), repr(own))
+    return next((name for name in names if architecture(resolve(*VARIANTS.get(name, (name,)))) == own), repr(own))
 
 
 @cache

@@ -9,18 +9,21 @@ import re
 from collections.abc import Iterable
 from functools import cached_property
 from itertools import pairwise
+from queue import Queue
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fledge.core import fast_json
+from fledge.core.signals import in_thread
 from fledge.tokenizers import byte_level, gigatoken
 from fledge.tokenizers.byte_level import UNICODE_TO_BYTE, replace_surrogates, split_long_runs, to_utf8
 from fledge.tokenizers.hf_json import end_of_text_name, unknown_id_error
 from fledge.tokenizers.token_bytes import TokenBytes, read_token_bytes, vocab_size_of
 from tokenizers import Tokenizer, models, trainers
 
+READ_AHEAD = 256  # texts
 WORTH_FAST = 20_000  # characters: building the fast encoder takes longer than encoding these
 
 
@@ -64,7 +67,7 @@ class HFTokenizer:
             initial_alphabet=sorted(UNICODE_TO_BYTE),
             special_tokens=[special] if special else [],
         )
-        library.train_from_iterator(split_long_runs(texts), trainer)
+        _train(library, trainer, split_long_runs(texts))
         tokenizer = cls(json.loads(library.to_str()))
         if exact and tokenizer.vocab_size < vocab_size:
             raise byte_level.vocab_too_large(vocab_size, tokenizer.vocab_size)
@@ -128,3 +131,15 @@ class HFTokenizer:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "HFTokenizer":
         return cls(content)
+
+
+def _train(library: Tokenizer, trainer: trainers.BpeTrainer, texts: Iterable[str]) -> None:
+    """Texts are read here, and counted and merged in a thread: half a minute for a large text, and Ctrl-C is heard."""
+    ahead: Queue[str | None] = Queue(READ_AHEAD)
+    training = in_thread(lambda: library.train_from_iterator(iter(ahead.get, None), trainer))
+    try:
+        for text in texts:
+            ahead.put(text)
+    finally:
+        ahead.put(None)
+    training.result()
