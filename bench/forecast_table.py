@@ -4,17 +4,20 @@
 
 Each file and each folder in TEXTS is one text; `python`, the embedded corpus, is always one more. Every text is trained
 on with the preset `text` in several sizes and lengths, on some with `demo` too; small texts only in many passes. The
-loss does not depend on the load of the machine. Runs that exist are not made again; --collect only writes the table of
-those that exist, then prints how well it forecasts each text from all the others.
+loss does not depend on the load of the machine. Runs that exist are not made again, and rows of the table stay if their
+runs are not here; --collect makes no run. In the end it prints how well the table forecasts each text from all others.
 
 The texts of the table that is in the repository:
 
     books        19 novels and essays, 9 MB      github.com/mlschmitt/classic-books-markdown
     python       standard library of 3.11        the corpus `python`
+    redis        C, 9 MB                         github.com/redis/redis
     russian      Russian novels, 9 MB            github.com/nevmenandr/word2vec-russian-novels
+    shakespeare  plays, 1.1 MB                   tiny Shakespeare
+    tldr         command-line examples, 4 MB     github.com/tldr-pages/tldr
     web          blog posts, reviews, 10 MB      github.com/18F/18f.gsa.gov; movie_reviews, webtext of nltk/nltk_data
 
-The three files are cut into pieces of 20 KB, which are shuffled.
+books, russian and web are cut into pieces of 20 KB, which are shuffled.
 """
 
 import argparse
@@ -25,6 +28,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from fledge.datasets.shards import open_dataset
 from fledge.planning.corpus_stats import dataset_stats
@@ -78,7 +82,8 @@ def main() -> None:
                 for name, corpus in texts.items():
                     if (text_bytes(corpus) < SMALL_TEXT) == small:
                         train(name, corpus, recipe, values, args.runs)
-    write(args.table, list(rows(args.runs)))
+    known = list(csv.DictReader(args.table.read_text().splitlines())) if args.table.exists() else []
+    write(args.table, [*known, *rows(args.runs)])
     check(args.table)
 
 
@@ -110,7 +115,7 @@ def train(name: str, corpus: str, recipe: str, values: dict[str, int], runs: Pat
     subprocess.run([*command, "--data.corpus", corpus, *words, "--json"], check=True, stdout=subprocess.DEVNULL)
 
 
-def rows(runs: Path) -> Iterator[dict[str, object]]:
+def rows(runs: Path) -> Iterator[dict[str, Any]]:
     for run in list_runs(runs):
         settings, found = validated(run.config()), final_bits_per_byte(run, read_metrics(run.folder))
         if found is None or settings.data.path is None:
@@ -139,12 +144,15 @@ def versions(run: RunFolder) -> dict[str, str]:
     return {"torch": str(metadata.get("torch") or ""), "commit": str(metadata.get("commit") or "")[:8]}
 
 
-def write(table: Path, found: list[dict[str, object]]) -> None:
+def write(table: Path, found: list[dict[str, Any]]) -> None:
+    """Of two rows of the same run, the later."""
+    keys = ("text", "recipe", "parameters", "tokens")
+    found = list({tuple(str(row[key]) for key in keys): row for row in found}.values())
     with table.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(
-            sorted(found, key=lambda row: (str(row["recipe"]), str(row["text"]), row["parameters"], row["tokens"]))
+            sorted(found, key=lambda row: (row["recipe"], row["text"], int(row["parameters"]), float(row["tokens"])))
         )
     print(f"{len(found)} runs in {table}")
 

@@ -11,30 +11,45 @@ from fledge.datasets.cache import ensure_dataset
 from fledge.datasets.config import DataConfig
 from fledge.datasets.shards import Split
 from fledge.planning.text_entropy import (
+    ORDER,
     WINDOW,
+    ngram_probabilities,
     text_entropy,
-    trigram_probabilities,
     window_probabilities,
 )
 from fledge.tokenizers.config import TokenizerConfig
 
-ids = st.lists(st.integers(0, 4), min_size=3, max_size=60).map(np.array)
+ids = st.lists(st.integers(0, 4), min_size=ORDER, max_size=60).map(np.array)
 
 
 @given(ids, ids)
-def test_trigram_probabilities_of_all_tokens_sum_to_one(train: np.ndarray, val: np.ndarray) -> None:
-    context = val[:2]
-    found = [trigram_probabilities(train, np.array([*context, token]), 5)[0] for token in range(5)]
+def test_ngram_probabilities_of_all_tokens_sum_to_one(train: np.ndarray, val: np.ndarray) -> None:
+    context = val[: ORDER - 1]
+    found = [ngram_probabilities(train, np.array([*context, token]), 5)[0] for token in range(5)]
     assert sum(found) == pytest.approx(1.0)
     assert min(found) > 0
 
 
-def test_trigram_prefers_what_followed_before() -> None:
-    train = np.array([0, 1, 2] * 20)
-    likely, unlikely = (
-        trigram_probabilities(train, np.array([0, 1, 2]), 3),
-        trigram_probabilities(train, np.array([0, 1, 1]), 3),
-    )
+@given(ids, ids)
+def test_ngram_probabilities_are_those_of_the_formula(train: np.ndarray, val: np.ndarray) -> None:
+    text = train.tolist()
+
+    def probability(token: int, context: list[int]) -> float:
+        if not context:
+            return (text.count(token) + 1) / (len(text) + 5)
+        size = len(context)
+        after = [text[at + size] for at in range(len(text) - size) if text[at : at + size] == context]
+        lower, different = probability(token, context[1:]), len(set(after))
+        return (after.count(token) + different * lower) / (len(after) + different) if after else lower
+
+    places = range(ORDER - 1, len(val))
+    expected = [probability(val[at], val[at - ORDER + 1 : at].tolist()) for at in places]
+    assert ngram_probabilities(train, val, 5) == pytest.approx(expected)
+
+
+def test_what_followed_before_is_likely() -> None:
+    train = np.array([0, 1, 2, 3] * 20)
+    likely, unlikely = (ngram_probabilities(train, np.array([0, 1, 2, then]), 4) for then in (3, 2))
     assert likely[0] > 0.9
     assert unlikely[0] < 0.05
 

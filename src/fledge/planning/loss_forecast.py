@@ -42,7 +42,7 @@ VARIANTS: dict[str, tuple[str, Layer]] = {
 }
 # Standard deviations of the logarithm of the loss.
 NOISE = 0.01  # another seed
-TEXT = 0.025  # what text_entropy does not know of a text
+TEXT = 0.018  # what text_entropy does not know of a text
 RECIPE = 0.3  # another architecture or optimizer
 TREND = (0.3, 0.15, 0.15, 0.07, 0.02, 0.1, 0.02, 0.05)  # of the coefficients in trend()
 RECIPE_TREND = 0.05

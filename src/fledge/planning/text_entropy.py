@@ -1,12 +1,13 @@
-"""How hard a text is to predict, in a second: the cross-entropy of a simple model of its tokens.
+"""How hard a text is to predict, in seconds: the cross-entropy of a simple model of its tokens.
 
-    a trigram model, counted on as many tokens as a run sees       knows the kind of text, the tokenizer, and how little
+    a model of four tokens, counted on as many as a run sees       knows the kind of text, the tokenizer, and how little
                                                                    text there is
   + the tokens of the last WINDOW                                  repetition within a document, which attention learns
 
-Evaluated on a sample of the validation split. The loss of a small GPT, trained for minutes, follows it closely.
+Evaluated on a sample of the validation split. The loss of a small GPT, trained for minutes, follows it closely; with
+three tokens C code had a loss 5 % lower than others of the same entropy, with four 2 %.
 
-    P(c | a b) = (n(abc) + k(ab) P(c | b)) / (n(ab) + k(ab))        Witten and Bell, 1991; k: different continuations
+    P(d | a b c) = (n(abcd) + k(abc) P(d | b c)) / (n(abc) + k(abc))   Witten and Bell, 1991; k: kinds of tokens
 """
 
 import numpy as np
@@ -17,7 +18,8 @@ from fledge.tokenizers.base import byte_lengths
 
 MAX_TRAIN_TOKENS, VAL_TOKENS = 3_000_000, 100_000
 WINDOW = 128
-WINDOW_SHARE = 0.05  # of the probability; the rest is that of the trigram model
+WINDOW_SHARE = 0.05  # of the probability; the rest is that of the n-grams
+ORDER = 4  # of the n-grams: five tokens predict losses as well, three and two worse
 
 Ids = NDArray[np.int64]
 Probabilities = NDArray[np.float64]
@@ -37,21 +39,24 @@ def text_entropy(dataset: Dataset, tokens: int) -> float | None:
 def compute_entropy(dataset: Dataset, tokens: int) -> float | None:
     train = dataset.split("train").sample(tokens)
     val = dataset.split("val").sample(VAL_TOKENS)
-    if len(train) < 3 or len(val) < 3:
+    if len(train) < ORDER or len(val) < ORDER:
         return None
-    trigram, window = trigram_probabilities(train, val, dataset.tokenizer.vocab_size), window_probabilities(val)[2:]
-    mixed = (1 - WINDOW_SHARE) * trigram + WINDOW_SHARE * window
-    length = int(byte_lengths(dataset.tokenizer)[val[2:]].sum())
+    ngram, window = ngram_probabilities(train, val, dataset.tokenizer.vocab_size), window_probabilities(val)
+    mixed = (1 - WINDOW_SHARE) * ngram + WINDOW_SHARE * window[ORDER - 1 :]
+    length = int(byte_lengths(dataset.tokenizer)[val[ORDER - 1 :]].sum())
     return float(-np.log2(mixed).sum()) / max(1, length)
 
 
-def trigram_probabilities(train: Ids, val: Ids, vocab_size: int) -> Probabilities:
-    """The probability of each token of val[2:] under the trigram model of `train`."""
-    one = (np.bincount(train, minlength=vocab_size) + 1) / (len(train) + vocab_size)
-    first, second, third = val[:-2], val[1:-1], val[2:]
-    two = interpolated(train[:-1], train[1:], second, third, one[third], vocab_size)
-    contexts = train[:-2] * vocab_size + train[1:-1]
-    return interpolated(contexts, train[2:], first * vocab_size + second, third, two, vocab_size)
+def ngram_probabilities(train: Ids, val: Ids, vocab_size: int) -> Probabilities:
+    """The probability of each token of val[ORDER - 1:] under the interpolated n-grams of `train`."""
+    ids, first, then = np.concatenate((train, val)), len(train) + ORDER - 1, val[ORDER - 1 :]
+    found = ((np.bincount(train, minlength=vocab_size) + 1) / (len(train) + vocab_size))[then]
+    contexts = np.zeros_like(ids)  # the number of the context of `length` tokens that ends at each place
+    for length in range(1, ORDER):
+        contexts = np.unique(np.roll(contexts, 1) * vocab_size + ids, return_inverse=True)[1]
+        before = contexts[length - 1 : len(train) - 1]
+        found = interpolated(before, train[length:], contexts[first - 1 : -1], then, found, vocab_size)
+    return found
 
 
 def window_probabilities(val: Ids) -> Probabilities:
