@@ -3,7 +3,7 @@
     python bench/forecast_table.py TEXTS [--runs DIR] [--table FILE] [--collect]
 
 Each file and each folder in TEXTS is one text; `python`, the embedded corpus, is always one more. Every text is trained
-on with the preset `text` in several sizes and lengths, on some with `demo` too; small texts only in many passes. The
+on with the preset `text` in several sizes and lengths, with and without a bigram table, on some with `demo` too. The
 loss does not depend on the load of the machine. Runs that exist are not made again, and rows of the table stay if their
 runs are not here; --collect makes no run. In the end it prints how well the table forecasts each text from all others.
 
@@ -13,8 +13,6 @@ The texts of the table that is in the repository:
     python       standard library of 3.11        the corpus `python`
     redis        C, 9 MB                         github.com/redis/redis
     russian      Russian novels, 9 MB            github.com/nevmenandr/word2vec-russian-novels
-    shakespeare  plays, 1.1 MB                   tiny Shakespeare
-    tldr         command-line examples, 4 MB     github.com/tldr-pages/tldr
     web          blog posts, reviews, 10 MB      github.com/18F/18f.gsa.gov; movie_reviews, webtext of nltk/nltk_data
 
 books, russian and web are cut into pieces of 20 KB, which are shuffled.
@@ -46,12 +44,7 @@ from fledge.settings.pipeline import validated
 from fledge.tracking.sinks.csv import read_metrics
 
 ROOT = Path(__file__).parents[1]
-SMALL_TEXT = 5_000_000  # bytes
 # (recipe, settings): the most informative ones first
-SMALL_GRID = (
-    ("text, many passes", {"n_layer": 2, "n_embd": 128, "steps": 600}),
-    ("text, many passes", {"n_layer": 1, "n_embd": 128, "steps": 300}),
-)
 GRID = (
     ("text", {"n_layer": 1, "n_embd": 128, "steps": 120}),
     ("text", {"n_layer": 2, "n_embd": 128, "steps": 400}),
@@ -77,11 +70,9 @@ def main() -> None:
     args = parser.parse_args()
     if not args.collect:
         texts = {"python": "python", **{path.stem: str(path.resolve()) for path in sorted(args.texts.iterdir())}}
-        for small, grid in ((True, SMALL_GRID), (False, GRID)):
-            for recipe, values in grid:
-                for name, corpus in texts.items():
-                    if (text_bytes(corpus) < SMALL_TEXT) == small:
-                        train(name, corpus, recipe, values, args.runs)
+        for recipe, values in GRID:
+            for name, corpus in texts.items():
+                train(name, corpus, recipe, values, args.runs)
     known = list(csv.DictReader(args.table.read_text().splitlines())) if args.table.exists() else []
     write(args.table, [*known, *rows(args.runs)])
     check(args.table)

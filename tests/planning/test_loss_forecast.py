@@ -18,7 +18,6 @@ from fledge.planning.loss_forecast import (
     recipe_name,
     table_recipes,
 )
-from fledge.planning.recipe import DROPOUT
 from fledge.runs.run_folder import RunFolder
 from fledge.settings.pipeline import resolve
 from fledge.tracking.sinks.csv import read_metrics
@@ -114,7 +113,6 @@ def test_recipe_is_the_preset_unless_more_than_size_and_length_differ() -> None:
     assert recipe_name(resolve("text", read_overrides(["--model.mlp", "gelu"]))) != "text"
     without_table = {"bigram_rows": None}
     assert recipe_name(resolve("text", {"model": without_table})) == "text, portable"
-    assert recipe_name(resolve("text", {"model": without_table | {"dropout": DROPOUT}})) == "text, many passes"
     assert recipe_name(resolve("text", {"model": without_table | {"dropout": 0.5}})) not in table_recipes()
     assert recipe_name(resolve("gpt2")) not in {point.recipe for point in read_table()}
 

@@ -25,7 +25,6 @@ from fledge.core.config import Layer
 from fledge.core.errors import UserError
 from fledge.model.flops import non_embedding_parameters
 from fledge.planning.corpus_stats import CorpusStats
-from fledge.planning.recipe import DROPOUT
 from fledge.planning.text_entropy import text_entropy
 from fledge.runs.run_folder import RunFolder, list_runs
 from fledge.settings.layers import FOLLOWS_FROM_SIZE, without
@@ -36,10 +35,7 @@ from fledge.training.setup import learned_tokens
 
 TABLE = "runs.csv"
 # Recipes of the table that are a preset with some settings changed; all others are presets.
-VARIANTS: dict[str, tuple[str, Layer]] = {
-    "text, portable": ("text", {"model": {"bigram_rows": None}}),
-    "text, many passes": ("text", {"model": {"bigram_rows": None, "dropout": DROPOUT}}),
-}
+VARIANTS: dict[str, tuple[str, Layer]] = {"text, portable": ("text", {"model": {"bigram_rows": None}})}
 # Standard deviations of the logarithm of the loss.
 NOISE = 0.01  # another seed
 TEXT = 0.018  # what text_entropy does not know of a text
