@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fledge.core.errors import UserError
+from fledge.tokenizers import hf
 from fledge.tokenizers.base import END_OF_TEXT, byte_lengths, fingerprint, load_tokenizer, save_tokenizer
 from fledge.tokenizers.bpe import BpeTokenizer
 from fledge.tokenizers.byte_level import RUN_LENGTH, split_long_runs
-from fledge.tokenizers.hf import HFTokenizer
+from fledge.tokenizers.hf import READ_AHEAD, HFTokenizer
 from fledge.tokenizers.patterns import split_regex
 from fledge.tokenizers.streaming import TextStreamer
 
@@ -110,7 +111,7 @@ import signal
 import subprocess
 import sys
 from fledge.core.signals import sigterm_as_ctrl_c
-from fledge.tokenizers.hf import HFTokenizer
+from fledge.tokenizers.hf import READ_AHEAD, HFTokenizer
 
 def texts():
     chance = random.Random(0)
@@ -133,3 +134,9 @@ def test_ctrl_c_is_heard_while_merges_are_learned() -> None:
     stdout, stderr = process.communicate(timeout=60)
     assert stdout == ""
     assert "Sigterm" in stderr
+
+
+def test_failure_of_the_library_is_raised_however_many_texts_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hf, "split_long_runs", lambda texts: texts)  # which would refuse bytes here
+    with pytest.raises(TypeError):
+        HFTokenizer.train([b"bytes"] * 3 * READ_AHEAD, 300)  # type: ignore[list-item]

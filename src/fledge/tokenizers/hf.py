@@ -4,12 +4,13 @@ How byte-level BPE works is shown in bpe.py. The `tokenizers` library is the ref
 faster, and is used where it gives the same ids.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable
 from functools import cached_property
 from itertools import pairwise
-from queue import Queue
+from queue import Full, Queue
 from typing import Any
 
 import numpy as np
@@ -137,9 +138,16 @@ def _train(library: Tokenizer, trainer: trainers.BpeTrainer, texts: Iterable[str
     """Texts are read here, and counted and merged in a thread: half a minute for a large text, and Ctrl-C is heard."""
     ahead: Queue[str | None] = Queue(READ_AHEAD)
     training = in_thread(lambda: library.train_from_iterator(iter(ahead.get, None), trainer))
+
+    def hand_over(text: str | None) -> None:
+        while not training.done():  # with an error, where texts are left
+            with contextlib.suppress(Full):
+                ahead.put(text, timeout=1.0)
+                return
+
     try:
         for text in texts:
-            ahead.put(text)
+            hand_over(text)
     finally:
-        ahead.put(None)
+        hand_over(None)
     training.result()
