@@ -1,7 +1,7 @@
 """When a run is evaluated, and on how many tokens."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fledge.evaluation.schedule import (
@@ -51,6 +51,7 @@ def test_short_runs_are_evaluated_seldom(steps: int) -> None:
 
 
 @given(steps=st.integers(30, 10**6), minutes=st.floats(0.01, 1000))
+@example(steps=121, minutes=4.0)
 def test_runs_of_few_minutes_are_evaluated_every_twenty_seconds_at_most(steps: int, minutes: float) -> None:
     usual, timed = (evaluation_interval(steps, 10**6, 128, limit) for limit in (None, minutes))
     assert timed >= usual

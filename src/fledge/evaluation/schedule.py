@@ -26,7 +26,7 @@ def evaluation_interval(steps: int, step_tokens: int, context: int, minutes: flo
     if affordable < FEWEST:
         return min(steps, round_up(steps / max(1, affordable)))
     interval = round_up(steps / min(USUAL, affordable))
-    return interval if interval * FEWEST <= steps else round_up(steps / MOST)
+    return interval if interval * FEWEST <= steps else round_up(steps / min(MOST, affordable))
 
 
 def round_up(interval: float) -> int:
