@@ -29,7 +29,7 @@ from statistics import mean
 from typing import Any
 
 from fledge.datasets.shards import open_dataset
-from fledge.planning.corpus_stats import dataset_stats
+from fledge.planning.corpus_stats import dataset_stats, text_bytes
 from fledge.planning.loss_forecast import (
     VARIANTS,
     final_bits_per_byte,
@@ -40,7 +40,7 @@ from fledge.planning.loss_forecast import (
 )
 from fledge.planning.recipe import ngram_steps, vocabulary_for
 from fledge.runs.run_folder import RunFolder, list_runs
-from fledge.settings.pipeline import validated
+from fledge.settings.pipeline import resolve, validated
 from fledge.tracking.sinks.csv import read_metrics
 
 ROOT = Path(__file__).parents[1]
@@ -78,15 +78,6 @@ def main() -> None:
     check(args.table)
 
 
-def text_bytes(corpus: str) -> int:
-    """Of a file, a folder, or the embedded corpus."""
-    path = Path(corpus)
-    return (
-        sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
-        or 1 << 23
-    )
-
-
 def train(name: str, corpus: str, recipe: str, values: dict[str, int], runs: Path) -> None:
     width, steps = values["n_embd"], values["steps"]
     run = f"{name}-{recipe.replace(', ', '-').replace(' ', '-')}-{values['n_layer']}x{width}-{steps}"
@@ -98,7 +89,8 @@ def train(name: str, corpus: str, recipe: str, values: dict[str, int], runs: Pat
     settings |= {"train.steps": steps, "train.batch": 8 if preset == "demo" else 32, "train.eval_every": steps}
     settings |= {"train.sample_every": 0, "data.val": 0.05}
     if preset == "text":
-        settings["tokenizer.vocab_size"] = vocabulary_for(text_bytes(corpus))
+        size = text_bytes(resolve(preset, {"data": {"corpus": corpus}}))
+        settings["tokenizer.vocab_size"] = vocabulary_for(size)
         settings["train.ngram_steps"] = ngram_steps(steps * 32 * 128)
     words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
     command = [sys.executable, "-m", "fledge", "train", preset, "--run", run, "--runs", str(runs)]

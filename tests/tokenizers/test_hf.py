@@ -107,11 +107,8 @@ def test_long_runs_are_cut_for_training(run: str) -> None:
 
 TRAINING = """
 import random
-import signal
-import subprocess
-import sys
 from fledge.core.signals import sigterm_as_ctrl_c
-from fledge.tokenizers.hf import READ_AHEAD, HFTokenizer
+from fledge.tokenizers.hf import HFTokenizer
 
 def texts():
     chance = random.Random(0)

@@ -141,8 +141,10 @@ class TimeSearch:
         for larger in self.shapes[self.shapes.index(best) + 1 :]:
             most, fewer = (most_steps(self.validated(each, 1), self.corpus.train_tokens) for each in (best, larger))
             is_meant_for = larger.tokens / larger.step_tokens  # steps
-            too_few = fewer < LEAST_TEXT_SHARE * is_meant_for or steps(larger) < LEAST_TIME_SHARE * is_meant_for
-            if steps(best) <= most or too_few or min(fewer, steps(larger)) < 2 * MIN_STEPS:
+            by_text, by_time = (
+                max(2 * MIN_STEPS, share * is_meant_for) for share in (LEAST_TEXT_SHARE, LEAST_TIME_SHARE)
+            )
+            if steps(best) <= most or fewer < by_text or steps(larger) < by_time:
                 break
             best = larger
         return best
