@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -112,3 +114,28 @@ def test_signal_gives_the_exit_status(tmp_path: Path, life: tuple[Connection, Co
         process.join(60)
         assert exit_status(process) in (KILLED, *STOPPED)
         assert exit_status(process) == 128 + number
+
+
+CTRL_C_BLOCKED = """
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from fledge.core.jobs import FORKSERVER, Job
+
+def look(result):
+    result.write_text(str(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+
+if __name__ == "__main__":
+    pipe, _ = FORKSERVER.Pipe()
+    for name in ("first", "second"):
+        Job(partial(look, Path(name)), Path("log")).start(pipe).join()
+"""
+
+
+def test_every_job_of_a_process_ignores_ctrl_c_from_its_first_moment(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(CTRL_C_BLOCKED)
+    done = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert not done.stderr
+    assert [(tmp_path / name).read_text() for name in ("first", "second")] == ["True", "True"]

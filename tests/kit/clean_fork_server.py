@@ -1,8 +1,10 @@
-"""The fork server of Python keeps the environment, the folder and the imports of the moment when it starts, for every
-process that is forked from it later. Whichever test is the first to need it, they must be the same."""
+"""The fork server of Python keeps the environment, the folder, the blocked signals and the imports of the moment when
+it starts, for every process that is forked from it later. Whichever test first needs it, they must be the same.
+"""
 
 import multiprocessing.forkserver
 import os
+import signal
 from pathlib import Path
 
 PRELOADED = (
@@ -25,9 +27,11 @@ def install() -> None:
         os.environ.clear()
         os.environ.update(environment)
         os.chdir(folder)
+        blocked = signal.pthread_sigmask(signal.SIG_SETMASK, ())
         try:
             start()
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             os.environ.clear()
             os.environ.update(changed)
             os.chdir(elsewhere)

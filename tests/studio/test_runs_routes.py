@@ -14,7 +14,8 @@ import pytest
 
 from fledge.core.errors import UserError
 from fledge.runs.run_folder import LOCK
-from fledge.studio.events import Cursor, EventsCache, end_of
+from fledge.studio import follow
+from fledge.studio.events import Cursor, EventsCache, end_of, lines_after
 from fledge.studio.follow import Follower, follower
 from fledge.studio.processes import birth_of, lock_holder, stop_lock_holder, stop_process
 from fledge.studio.state import Studio
@@ -145,6 +146,19 @@ def test_stream_says_that_a_run_was_rolled_back_renamed_or_deleted(runs: Path) -
     assert stream.poll() == []
     shutil.rmtree(runs / "other")
     assert heard(follow_run(runs, "other", "0-0"), "gone") == [{"run": "other", "renamed": None}]
+
+
+def test_stream_of_a_run_that_is_renamed_while_it_is_read(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = follow_run(runs, "tiny", str(end_of(runs / "tiny")))
+    stream.poll()
+
+    def renamed(folder: Path, cursor: Cursor) -> Any:
+        folder.rename(runs / "other")
+        return lines_after(folder, cursor)
+
+    monkeypatch.setattr(follow, "lines_after", renamed)
+    stream.runs[0].checked = 0  # the state is due, too
+    assert [(each.event, each.data) for each in stream.poll()] == [("gone", {"run": "tiny", "renamed": "other"})]
 
 
 @pytest.mark.parametrize("text", ["", "x", "5", "-1-0", "5-zz", "9999999-0", "1-00000000", f"{10**40}-0"])

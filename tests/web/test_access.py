@@ -1,4 +1,6 @@
 import asyncio
+import contextlib
+import logging
 import os
 import socket
 import threading
@@ -90,7 +92,7 @@ def test_bind() -> None:
             bind(host, port)
 
 
-def test_requests_cut_off_at_the_end_leave_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+def test_requests_cut_off_at_the_end_leave_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             begun.set()
@@ -108,6 +110,12 @@ def test_requests_cut_off_at_the_end_leave_no_traceback(capfd: pytest.CaptureFix
             assert begun.wait(30)
             server.stop()
             thread.join(30)
-    said = capfd.readouterr().err
-    assert "Traceback" not in said
-    assert "timeout graceful shutdown exceeded" in said
+    assert "Traceback" not in caplog.text
+    assert "timeout graceful shutdown exceeded" in caplog.text
+
+
+def test_a_server_leaves_the_log_handlers_of_the_process_alone(tmp_path: Path) -> None:
+    handler = logging.FileHandler(tmp_path / "log")
+    with contextlib.closing(handler):
+        Server(lambda *_: None, lambda: None)
+        assert not handler.stream.closed

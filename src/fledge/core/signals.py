@@ -218,6 +218,9 @@ def _in_main_thread() -> bool:
 @contextlib.contextmanager
 def sigint_blocked() -> Iterator[None]:
     """Processes started in the block ignore Ctrl-C, which a terminal sends to all of them: the parent handles it."""
+    from multiprocessing import resource_tracker  # a tenth of the time of `fledge --help`
+
+    resource_tracker.ensure_running()  # multiprocessing starts it with the first process, and ends our block by that
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

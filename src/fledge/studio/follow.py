@@ -68,14 +68,16 @@ class Follower:
         return ";".join("" if run.cursor is None else str(run.cursor) for run in self.runs)
 
     def news(self, run: Followed) -> Iterator[tuple[str, dict[str, Any]]]:
-        if run.folder is None or not run.folder.exists():
+        cursor, folder = run.cursor, run.folder
+        found = [*self.new_events(run, folder), *self.new_state(run, folder)] if folder and folder.exists() else []
+        if folder is None or not folder.exists():  # perhaps since a moment ago: what was read then says nothing
+            run.cursor = cursor
             if not run.gone:
-                yield "gone", {"run": run.name, "renamed": run.folder and self.listing.renamed(run.folder)}
+                yield "gone", {"run": run.name, "renamed": folder and self.listing.renamed(folder)}
             run.gone = True
             return
         run.gone = False
-        yield from self.new_events(run, run.folder)
-        yield from self.new_state(run, run.folder)
+        yield from found
 
     def new_events(self, run: Followed, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if run.cursor is None:

@@ -97,8 +97,9 @@ class Listing:
         known = self._known.get(path)
         if known is None or known[0] != signature:
             known = (signature, describe(self.name_of(path), path, self.metrics))
-            with self._lock:
-                self._known[path] = known
+            if path.exists():  # else `renamed` needs what it was
+                with self._lock:
+                    self._known[path] = known
         return known[1]
 
 

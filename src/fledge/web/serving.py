@@ -113,6 +113,7 @@ class Server(uvicorn.Server):
             loop="asyncio",
             http=Connection,
             ws="none",
+            log_config=None,  # uvicorn's own closes the log handlers of the whole process
             log_level="error",
             access_log=False,
             server_header=False,
