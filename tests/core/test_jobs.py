@@ -72,9 +72,9 @@ def test_crash_is_described_by_its_last_line(tmp_path: Path) -> None:
 
 
 def test_missing_working_folder_is_refused(tmp_path: Path) -> None:
-    errand = Job(print, tmp_path / "log", JobContext(tmp_path / "nowhere", tmp_path))
-    assert errand.run() == REFUSED
-    assert "nowhere" in failure_reason(errand.log)
+    job = Job(print, tmp_path / "log", JobContext(tmp_path / "nowhere", tmp_path))
+    assert job.run() == REFUSED
+    assert "nowhere" in failure_reason(job.log)
 
 
 @pytest.fixture

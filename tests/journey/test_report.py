@@ -37,9 +37,9 @@ def test_report_holds_all_that_the_run_recorded(own, bird: Path, capsys: pytest.
     assert {each["name"] for each in found["charts"]} >= {"loss", "bits_per_byte", "lr", "grad_norm"}
     assert found["samples"][-1]["step"] == 40
     assert found["hashes"]["dataset"] == RunFolder(bird).metadata()["dataset_sha256"]
-    page, twin = (bird / "report.html").read_text(), (bird / "report.md").read_text()
-    assert all(text in page and text in twin for text in ("bird", "finished", f"{found['result']['val_loss']:.4f}"))
-    assert "## Hashes" in twin
+    page, markdown = (bird / "report.html").read_text(), (bird / "report.md").read_text()
+    assert all(text in page and text in markdown for text in ("bird", "finished", f"{found['result']['val_loss']:.4f}"))
+    assert "## Hashes" in markdown
     before = page
     assert own.do("report", "bird") == 0
     assert (bird / "report.html").read_text() == before, "the same run gives the same page"

@@ -19,7 +19,7 @@ from fledge.planning.budget import START_SECONDS, TimeSearch, parse_minutes
 from fledge.planning.corpus_stats import CorpusStats
 from fledge.planning.forecast import run_seconds
 from fledge.planning.probe import Costs
-from fledge.planning.recipe import MAX_PASSES, SHAPES, model_of
+from fledge.planning.recipe import MAX_PASSES, MAX_PASSES_WITH_BIGRAMS, SHAPES, model_of
 from fledge.recipes.plan import train_command
 from fledge.settings.layers import read_preset
 from fledge.settings.pipeline import validated
@@ -137,8 +137,21 @@ def test_short_text_gets_a_larger_model_for_a_long_time(rate: dict[str, Any]) ->
     assert widths[1:3] == [192, 256]
     for settings in found:
         few = settings.model.bigram_rows is not None
-        assert settings.train.steps * settings.step_tokens <= (1.8 if few else MAX_PASSES) * 2_000_000
+        assert (
+            settings.train.steps * settings.step_tokens <= (MAX_PASSES_WITH_BIGRAMS if few else MAX_PASSES) * 2_000_000
+        )
     assert widths[3] < search(36_000).best()[0].model.n_embd
+
+
+def test_second_pass_with_a_bigram_table_gives_way_to_a_larger_model(rate: dict[str, Any]) -> None:
+    """From 1.3 passes on, where the larger one still gets 0.4 of the tokens that it is meant for."""
+    found = search(140, corpus=replace(CORPUS, train_tokens=1_450_000))
+    smaller = next(shape for shape in SHAPES if (shape.n_layer, shape.n_embd) == (2, 128))
+    settings, costs = found.settings(smaller, 1), found.probe(smaller, 1.0)
+    passes = found.available / budget.step_seconds(settings, costs) * settings.step_tokens / 1_450_000
+    assert 1.3 < passes < 1.8
+    assert found.best()[0].model.n_embd == 192
+    assert search(140).best()[0].model.n_embd == 128  # of a longer text
 
 
 @pytest.mark.parametrize("seconds", [60, 120, 180, 240, 300, 420, 600, 900])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from fledge.model.flops import parameter_count
 from fledge.planning.recipe import (
     MAX_PASSES,
+    MAX_PASSES_WITH_BIGRAMS,
     SHAPES,
     Shape,
     has_enough_tokens,
@@ -56,14 +57,14 @@ def test_three_minutes_on_two_cores_are_enough_for_the_preset_text() -> None:
 
 def test_passes_over_a_small_text_are_limited() -> None:
     settings = resolve("text")  # 4,096 tokens a step
-    assert most_steps(settings, 409_600) == pytest.approx(180)  # a table of bigrams memorizes
+    assert most_steps(settings, 409_600) == pytest.approx(100 * MAX_PASSES_WITH_BIGRAMS)  # a table of bigrams memorizes
     assert most_steps(settings, 10) == 1
     assert most_steps(settings, 0) == math.inf
     plain = replace(settings, model=replace(settings.model, bigram_rows=None))
     dropped = replace(settings, model=replace(settings.model, dropout=0.1))
     assert most_steps(plain, 409_600) == most_steps(dropped, 409_600) == pytest.approx(100 * MAX_PASSES)
     assert most_steps(plain, 409_600, own_shape=True) == math.inf
-    assert most_steps(settings, 409_600, own_shape=True) == pytest.approx(180)
+    assert most_steps(settings, 409_600, own_shape=True) == pytest.approx(100 * MAX_PASSES_WITH_BIGRAMS)
 
 
 @pytest.mark.parametrize("preset", ["text", "modern", "smol-gpt-22m"])

@@ -45,7 +45,7 @@ class HeldOut:
     train: TrainConfig
     interruptible: Interruptible
     about: str  # what is evaluated: "120 conversations"
-    notes: Sequence[str] = ()  # facts about the run, told with it
+    notes: Sequence[str] = ()  # facts about the run, printed with it
 
     @property
     def every(self) -> int:

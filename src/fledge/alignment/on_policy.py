@@ -210,9 +210,9 @@ class OnPolicyBatches:
         return dict(self._numbers)
 
     def warnings(self) -> list[str]:
-        """About the current iteration; each is told once."""
-        told, self._warnings = self._warnings, []
-        return told
+        """Those that have come since the last call."""
+        new, self._warnings = self._warnings, []
+        return new
 
     def shrink(self) -> None:
         smaller = divisors(self.plan.batch // self.world.size, at_most=self.size // 2)

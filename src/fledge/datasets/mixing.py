@@ -111,7 +111,7 @@ class Thinning:
             yield replace(record, shards={**record.shards, TRAIN: new}, sizes={**record.sizes, TRAIN: size})
 
     def _choose(self, pieces: Pieces, wanted: int, available: int) -> list[bool]:
-        """A piece is taken where its middle is still owed, as of `available` tokens `wanted` are, evenly."""
+        """Spread `wanted` of `available` tokens evenly: a piece is taken if its middle is due by then."""
         taken = []
         for length in pieces.lengths.tolist():
             self.seen += length

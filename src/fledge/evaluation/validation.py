@@ -84,7 +84,7 @@ class Validation:
         return self.schedule.every if self._active else 0
 
     def notices(self) -> Iterator[str]:
-        """What is evaluated, told before training."""
+        """What is evaluated; printed before training."""
         if not self._active:
             return
         every = f"every {self.schedule.every:,} steps" if self.schedule.every > 1 else "every step"

@@ -24,7 +24,15 @@ from fledge.model.flops import TRAINING_BYTES, parameter_count, training_flops
 from fledge.planning.corpus_stats import CorpusStats
 from fledge.planning.forecast import complete_for_forecast, run_seconds, step_seconds
 from fledge.planning.probe import Costs, measure_costs, tokens_per_second_guess
-from fledge.planning.recipe import MANY_PASSES, SHAPES, Shape, has_enough_tokens, most_steps, recipe_layer
+from fledge.planning.recipe import (
+    MANY_PASSES,
+    SHAPES,
+    Shape,
+    enough_steps,
+    has_enough_tokens,
+    most_steps,
+    recipe_layer,
+)
 from fledge.settings.layers import FOLLOWS_FROM_SIZE, without
 from fledge.settings.pipeline import validated
 from fledge.training.config import Settings
@@ -37,8 +45,8 @@ LEAST_PROBE_SECONDS, LEAST_PROBE_SHARE = 3.0, 0.03  # the smaller of both: the r
 LEAST_TRAINING_SHARE = 0.1  # of the time, that a model is planned for, however long preparing took
 FIRST_PROBE_SHARE = 0.4
 # A larger shape than has enough tokens, where the text is short for the time: of the steps that it is meant for, the
-# text must be good for a quarter, and the time for 0.4 (3 × 256 with 0.47 was better than more passes of 2 × 192).
-LEAST_TEXT_SHARE, LEAST_TIME_SHARE = 0.25, 0.4
+# text must be good for 0.3, and the time for 0.4 (3 × 256 with 0.47 was better than more passes of 2 × 192).
+LEAST_TEXT_SHARE, LEAST_TIME_SHARE = 0.3, 0.4
 MIN_STEPS = 20  # fewer teach hardly anything: a smaller model is chosen
 SHORTENED = 0.9  # share of the steps below which it is said that fewer are made
 WORTH_COMPILING_SECONDS = 900.0  # in shorter runs compiling is not even measured
@@ -139,12 +147,13 @@ class TimeSearch:
 
         best = next(filter(is_enough, reversed(self.shapes)), self.shapes[0])
         for larger in self.shapes[self.shapes.index(best) + 1 :]:
-            most, fewer = (most_steps(self.validated(each, 1), self.corpus.train_tokens) for each in (best, larger))
+            enough = enough_steps(self.validated(best, 1), self.corpus.train_tokens)
+            most = most_steps(self.validated(larger, 1), self.corpus.train_tokens)
             is_meant_for = larger.tokens / larger.step_tokens  # steps
             by_text, by_time = (
                 max(2 * MIN_STEPS, share * is_meant_for) for share in (LEAST_TEXT_SHARE, LEAST_TIME_SHARE)
             )
-            if steps(best) <= most or fewer < by_text or steps(larger) < by_time:
+            if steps(best) <= enough or most < by_text or steps(larger) < by_time:
                 break
             best = larger
         return best

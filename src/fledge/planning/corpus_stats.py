@@ -3,21 +3,26 @@
 Counted if the dataset exists, or if its text is small and local; otherwise estimated. Nothing is downloaded.
 """
 
+import contextlib
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from fledge.core.files import user_path
 from fledge.datasets.cache import ensure_dataset, is_prepared
+from fledge.datasets.config import DataConfig
 from fledge.datasets.shards import Dataset
 from fledge.datasets.splits import default_val
 from fledge.settings.scaling_rules import known_vocabulary
 from fledge.text.corpora import CORPORA
 from fledge.text.inputs import is_url
 from fledge.text.source_text import COMPRESSION
-from fledge.text.sources import split_weight
+from fledge.text.sources import evenly_spaced, split_weight
 from fledge.training.config import Settings
 
 MAX_PREPARED_BYTES = 64 << 20  # of a local text; preparing more would take too long for a forecast
+SAMPLED_FILES, SAMPLED_BYTES = 16, 1 << 16  # bytes of each, to see how many a character has
+MIN_UTF8_SHARE = 0.9  # of the sampled bytes: less is another encoding, or no text
 
 
 @dataclass(frozen=True)
@@ -73,9 +78,30 @@ def remote_bytes(source: str) -> int:
 
 def local_bytes(source: str) -> int:
     """Bytes of a file or a folder; 0 where it does not exist, which preparing it will report."""
+    return sum(file.stat().st_size for file in local_files(source))
+
+
+def local_files(source: str) -> list[Path]:
     path = user_path(source)
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    return [file for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+
+
+def bytes_per_character(data: DataConfig) -> float:
+    """Of UTF-8, in the middle of some files: 1.0 for English, 1.8 for Russian; 1.0 where it cannot be seen."""
+    files = [file for source, _ in map(split_weight, data.sources) for file in local_files(source)]
+    chosen = evenly_spaced(min(SAMPLED_FILES, len(files)), len(files))
+    found = b"".join(middle_bytes(files[number]) for number in chosen)
+    text = found.decode(errors="ignore")
+    is_utf8 = len(text.encode()) > MIN_UTF8_SHARE * len(found)
+    return len(text.encode()) / len(text) if is_utf8 else 1.0
+
+
+def middle_bytes(file: Path) -> bytes:
+    """Nothing of a file that cannot be read, which preparing it will report."""
+    with contextlib.suppress(OSError), file.open("rb") as opened:
+        opened.seek(max(0, file.stat().st_size - SAMPLED_BYTES) // 2)
+        return opened.read(SAMPLED_BYTES)
+    return b""
 
 
 def dataset_stats(settings: Settings, dataset: Dataset) -> CorpusStats:

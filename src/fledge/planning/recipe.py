@@ -1,6 +1,6 @@
 """Which model to train on a text in a given time: all of it stands here, so that it can be replaced in one place.
 
-    bytes of text                     →  size of the vocabulary
+    characters of text                →  size of the vocabulary
     time × measured speed = tokens    →  the largest shape that has enough of them
     shape                             →  context, batch, learning rates, warmup, steps on n-gram counts
     tokens of the text                →  the most steps, as more passes would only memorize it;
@@ -55,15 +55,17 @@ VOCABULARIES = (
     (100_000, 512),
     (400_000, 1024),
     (2_000_000, 2048),
-    (5_000_000, 4096),
+    (6_000_000, 3072),
+    (7_500_000, 4096),
     (1 << 30, 8192),
-)  # up to so many bytes of text
+)  # up to so many characters of text; 5 million are Russian of 9 MB: 8,192 1.136, 4,096 1.131, 2,560 1.125
 MAX_VOCABULARY = 16_384
 NEW_PASSES = 1.8  # passes over a text that count as tokens for the choice of the shape
-# A table of bigrams memorizes a text. Tiny Shakespeare, 313,000 tokens, in bits per byte: 1.8 passes 2.187 with it and
-# 2.161 without, 4 passes 2.111 without and 2.107 with dropout, 8 passes of that 2.093. 4 MB of a blog: 1.8 passes
-# 1.615 with it, 2.4 without 1.611. On 9 MB of books and one pass the table is worth 0.03.
-MAX_PASSES_WITH_BIGRAMS, MAX_PASSES = 1.8, 8.0
+# A table of bigrams memorizes a text, and the loss rises when the second pass begins. In bits per byte, 4 MB of a blog,
+# 2 × 192: one pass 1.570, 1.5 passes 1.607. 9 MB of Russian, four minutes: 1.4 passes of 2 × 128 1.154, 0.9 of 2 × 192
+# 1.136. Tiny Shakespeare, 313,000 tokens: 1.8 passes 2.187 with the table and 2.161 without, 4 passes 2.111 without and
+# 2.107 with dropout, 8 passes of that 2.093. On 9 MB of books and one pass the table is worth 0.03.
+MAX_PASSES_WITH_BIGRAMS, ENOUGH_PASSES_WITH_BIGRAMS, MAX_PASSES = 1.1, 1.3, 8.0
 MANY_PASSES, DROPOUT = 2.0, 0.1  # more passes than that have no table, and this dropout
 FULL_RATE_WIDTH = 256  # wider models need a smaller head_lr
 # Steps on n-gram counts: so many for each NGRAM_TOKENS tokens that the run trains on, up to MAX_NGRAM_STEPS.
@@ -71,9 +73,9 @@ NGRAM_SHARE, NGRAM_TOKENS, MAX_NGRAM_STEPS = 0.6, 4096, 64
 WARMUP_SHARE, MAX_WARMUP = 0.05, 500
 
 
-def vocabulary_for(text_bytes: int) -> int:
+def vocabulary_for(characters: float) -> int:
     """The size of a BPE vocabulary for a text: each token must occur often enough to be learned."""
-    return next((size for limit, size in VOCABULARIES if text_bytes <= limit), MAX_VOCABULARY)
+    return next((size for limit, size in VOCABULARIES if characters <= limit), MAX_VOCABULARY)
 
 
 def model_of(shape: Shape, style: ModelConfig) -> ModelConfig:
@@ -97,8 +99,20 @@ def most_steps(settings: Settings, train_tokens: int, own_shape: bool = False) -
 
     own_shape: it is the user's, so only a table of bigrams limits it.
     """
-    memorizes = settings.model.bigram_rows and not settings.model.dropout
-    passes = MAX_PASSES_WITH_BIGRAMS if memorizes else math.inf if own_shape else MAX_PASSES
+    passes = MAX_PASSES_WITH_BIGRAMS if memorizes(settings) else math.inf if own_shape else MAX_PASSES
+    return steps_of(passes, settings, train_tokens)
+
+
+def enough_steps(settings: Settings, train_tokens: int) -> float:
+    """The number of steps after which a larger model gains more than further steps do."""
+    return steps_of(ENOUGH_PASSES_WITH_BIGRAMS if memorizes(settings) else MAX_PASSES, settings, train_tokens)
+
+
+def memorizes(settings: Settings) -> bool:
+    return bool(settings.model.bigram_rows) and not settings.model.dropout
+
+
+def steps_of(passes: float, settings: Settings, train_tokens: int) -> float:
     return max(1.0, passes * train_tokens / settings.step_tokens) if train_tokens else math.inf
 
 

@@ -6,7 +6,7 @@ from fledge.core.progress import notice
 from fledge.datasets.cache import is_prepared
 from fledge.datasets.config import DataConfig
 from fledge.planning.budget import sets_shape
-from fledge.planning.corpus_stats import text_bytes, typical_token_bytes
+from fledge.planning.corpus_stats import bytes_per_character, text_bytes, typical_token_bytes
 from fledge.planning.recipe import SHAPES, Shape, has_enough_tokens, recipe_layer, vocabulary_for
 from fledge.settings.layers import merge_layers
 from fledge.settings.pipeline import validated
@@ -59,7 +59,8 @@ def with_vocabulary(layer: Layer, overrides: Layer, size: int) -> Layer:
     tokenizer = settings.tokenizer
     if tokenizer.kind != "bpe" or tokenizer.file or given or settings.data.path is not None or not size:
         return overrides
-    return merge({"tokenizer": {"vocab_size": vocabulary_for(size)}}, overrides)
+    characters = size / bytes_per_character(settings.data)
+    return merge({"tokenizer": {"vocab_size": vocabulary_for(characters)}}, overrides)
 
 
 def sized_for_steps(layer: Layer, overrides: Layer) -> Layer:

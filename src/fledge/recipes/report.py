@@ -1,4 +1,4 @@
-"""Gather all that a run folder tells, and write it as one page: report.html and its Markdown twin.
+"""Gather all that is known of a run, and write it as one page: report.html and the same in Markdown.
 
     gather_report(run) → Report (tracking/report/data.py) → render_html, render_markdown
 
@@ -68,7 +68,7 @@ def report(name: str | None, runs: Path, out: Path | None = None) -> ReportResul
 
 @dataclass
 class _Parts:
-    """Gathers parts that may fail: what is missing or damaged is told in `problems`."""
+    """Gathers parts that may fail: what is missing or damaged is listed in `problems`."""
 
     problems: list[str] = field(default_factory=list)
 

@@ -170,7 +170,7 @@ def child(folder: Path, words: Sequence[str]) -> Iterator["subprocess.Popen[byte
 
 
 def failure(stage: str, folder: Path) -> UserError:
-    """What it said last, as our own error."""
-    said = logged_error(folder / OUTPUT)
-    reason = f": {said.message}" if said.message else f" did not come to an end within {TIMEOUT:.0f} s"
-    return UserError(f"{stage} failed{reason}", said.hint or "see: fledge doctor")
+    """The last error in its log, as an error of ours."""
+    error = logged_error(folder / OUTPUT)
+    reason = f": {error.message}" if error.message else f" did not come to an end within {TIMEOUT:.0f} s"
+    return UserError(f"{stage} failed{reason}", error.hint or "see: fledge doctor")

@@ -26,7 +26,7 @@ MOST_ROWS = 20_000  # of metrics.csv, where it stands for events.jsonl
 
 
 class View(Protocol):
-    """What shows the events. seen: before the file was rewritten, so that it is not told twice."""
+    """What shows the events. seen: before the file was rewritten, so that it is not shown twice."""
 
     def record(self, event: Event, at: float | None = None, *, seen: bool = False) -> None: ...
 

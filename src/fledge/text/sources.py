@@ -173,7 +173,7 @@ def thin_files(inputs: Sequence[Input]) -> list[Input]:
 
 
 def evenly_spaced(count: int, length: int) -> list[int]:
-    """So many places of a sequence of this length, each in the middle of its stretch."""
+    """`count` indices of a sequence of this length: it is cut into equal spans, and each gives its middle."""
     return [(2 * number + 1) * length // (2 * count) for number in range(count)]
 
 

@@ -45,7 +45,7 @@ class EarlyStopping:
         return self.step if self.patience is not None and self.waited >= self.patience else None
 
     def event(self, evaluation: Evaluation) -> StoppedEarly:
-        """What is told of the stop. evaluation: the last one."""
+        """The message of the stop. evaluation: the last one."""
         assert self.best is not None
         if "val/reward" in evaluation.metrics:  # whose loss is minus the reward
             return StoppedEarly(self.step, self.waited, self.best_step, -self.best, "reward")

@@ -33,7 +33,7 @@ class Evaluations(Protocol):
     def evaluate(self) -> Evaluation: ...
 
     def notices(self) -> Iterator[str]:
-        """What is evaluated, told before training."""
+        """What is evaluated; printed before training."""
 
 
 class Trainable(Protocol):
