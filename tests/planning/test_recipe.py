@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fledge.model.flops import parameter_count
 from fledge.planning.recipe import (
+    MANY_PASSES,
     MAX_PASSES,
     MAX_PASSES_WITH_BIGRAMS,
     SHAPES,
@@ -71,7 +72,8 @@ def test_passes_over_a_small_text_are_limited() -> None:
 def test_many_passes_have_dropout_and_no_bigram_table(preset: str) -> None:
     base, (layer, _) = resolve(preset), read_preset(preset)
     few, many, unknown = (
-        validated(layer, recipe_layer(SHAPES[3], base, 100, passes)).model for passes in (2.0, 2.01, 0.0)
+        validated(layer, recipe_layer(SHAPES[3], base, 100, passes)).model
+        for passes in (MANY_PASSES, MANY_PASSES + 0.01, 0.0)
     )
     assert few == unknown
     assert (few.dropout, few.bigram_rows) == (base.model.dropout, base.model.bigram_rows)
