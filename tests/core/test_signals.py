@@ -183,6 +183,28 @@ def test_child_started_with_sigint_blocked_survives_it() -> None:
     assert child.wait(60) == -signal.SIGTERM
 
 
+DEFERRED = """
+import os, signal, sys, threading, time
+from fledge.core.signals import sigint_blocked, sigterm_as_ctrl_c
+
+threading.Thread(target=time.sleep, args=(60,), daemon=True).start()  # which receives what the main thread blocks
+try:
+    with sigterm_as_ctrl_c(), sigint_blocked():
+        os.kill(os.getpid(), int(sys.argv[1]))
+        time.sleep(0.2)
+        print("block ended", flush=True)
+except KeyboardInterrupt as stop:
+    print(type(stop).__name__)
+"""
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, "Sigterm")])
+def test_signal_to_another_thread_waits_for_the_end_of_the_block(number: int, raised: str) -> None:
+    """Else a process whose start it interrupts prints a traceback."""
+    words = [sys.executable, "-c", DEFERRED, str(int(number))]
+    assert subprocess.run(words, capture_output=True, text=True).stdout.splitlines() == ["block ended", raised]
+
+
 def sleep_until_parent_exits(pipe: "multiprocessing.connection.Connection") -> None:
     exit_with_parent(pipe)
     time.sleep(60)

@@ -3,7 +3,7 @@
     StopSignals        first SIGINT or SIGTERM: stop after this step; second: exit at once
     Deadline           a stop request that is not met within STOP_SECONDS ends the process
     on_stop_signal     a server: the first stop signal ends it in order, the second at once
-    sigterm_as_ctrl_c, default_signals, handlers_restored, sigint_blocked: within a block
+    sigterm_as_ctrl_c, default_signals, handlers_restored, sigint_blocked, signals_deferred: within a block
     exit_with_parent   a child process does not outlive its parent
     in_thread          one call into a library that takes minutes: whoever waits for it hears Ctrl-C
 
@@ -217,15 +217,33 @@ def _in_main_thread() -> bool:
 
 @contextlib.contextmanager
 def sigint_blocked() -> Iterator[None]:
-    """Processes started in the block ignore Ctrl-C, which a terminal sends to all of them: the parent handles it."""
+    """Processes started in the block ignore Ctrl-C, which a terminal sends to all of them: the parent handles it, when
+    they have started."""
     from multiprocessing import resource_tracker  # a tenth of the time of `fledge --help`
 
     resource_tracker.ensure_running()  # multiprocessing starts it with the first process, and ends our block by that
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield
+        with signals_deferred():
+            yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def signals_deferred() -> Iterator[None]:
+    """Stop signals are handled after the block. The mask of the main thread alone does not do that: any other thread
+    receives them, and Python runs the handler in the main thread."""
+    received: list[int] = []
+    try:
+        with handlers_restored():
+            if _in_main_thread():
+                for number in STOP_SIGNALS:
+                    signal.signal(number, lambda number, _: received.append(number))
+            yield
+    finally:
+        for each in received:
+            signal.raise_signal(each)
 
 
 def exit_with_parent(pipe: "Connection") -> None:
