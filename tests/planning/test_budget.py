@@ -19,7 +19,7 @@ from fledge.planning.budget import START_SECONDS, TimeSearch, parse_minutes
 from fledge.planning.corpus_stats import CorpusStats
 from fledge.planning.forecast import run_seconds
 from fledge.planning.probe import Costs
-from fledge.planning.recipe import MAX_PASSES, MAX_PASSES_WITH_BIGRAMS, SHAPES, model_of
+from fledge.planning.recipe import BETTER_WITHOUT_BIGRAMS, MAX_PASSES, MAX_PASSES_WITH_BIGRAMS, SHAPES, model_of
 from fledge.recipes.plan import train_command
 from fledge.settings.layers import read_preset
 from fledge.settings.pipeline import validated
@@ -141,6 +141,17 @@ def test_short_text_gets_a_larger_model_for_a_long_time(rate: dict[str, Any]) ->
             settings.train.steps * settings.step_tokens <= (MAX_PASSES_WITH_BIGRAMS if few else MAX_PASSES) * 2_000_000
         )
     assert widths[3] < search(36_000).best()[0].model.n_embd
+
+
+@pytest.mark.parametrize("seconds", range(20, 240, 20))
+def test_one_pass_with_a_bigram_table_or_many_without(rate: dict[str, Any], seconds: int) -> None:
+    found = search(seconds, corpus=replace(CORPUS, train_tokens=700_000))
+    settings = found.best()[0]
+    passes = settings.train.steps * settings.step_tokens / 700_000
+    if settings.model.bigram_rows:
+        assert passes <= MAX_PASSES_WITH_BIGRAMS
+    else:
+        assert passes > 0.99 * BETTER_WITHOUT_BIGRAMS
 
 
 def test_second_pass_with_a_bigram_table_gives_way_to_a_larger_model(rate: dict[str, Any]) -> None:

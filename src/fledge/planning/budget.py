@@ -25,6 +25,7 @@ from fledge.planning.corpus_stats import CorpusStats
 from fledge.planning.forecast import complete_for_forecast, run_seconds, step_seconds
 from fledge.planning.probe import Costs, measure_costs, tokens_per_second_guess
 from fledge.planning.recipe import (
+    BETTER_WITHOUT_BIGRAMS,
     MANY_PASSES,
     SHAPES,
     Shape,
@@ -233,7 +234,9 @@ class TimeSearch:
         bound = range(1, int(available / step) + 2)
         found = bisect.bisect_right(bound, available, key=lambda steps: self.run_seconds(shape, steps, costs))
         fitting = max(MIN_STEPS, found)
-        limit = most_steps(self.settings(shape, fitting), self.corpus.train_tokens, sets_shape(self.overrides))
+        many = self.passes(shape, fitting) > BETTER_WITHOUT_BIGRAMS
+        limited = self.settings(shape, fitting if many else 1)
+        limit = most_steps(limited, self.corpus.train_tokens, sets_shape(self.overrides))
         most = max(MIN_STEPS, int(min(fitting, limit)))
         if most < SHORTENED * fitting:
             seconds = format_duration(self.run_seconds(shape, most, costs))

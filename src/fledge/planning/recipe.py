@@ -66,7 +66,8 @@ NEW_PASSES = 1.8  # passes over a text that count as tokens for the choice of th
 # 2 × 128 1.154, 0.9 of 2 × 192 1.136. Tiny Shakespeare, 313,000 tokens: 1.8 passes 2.187 with the table and 2.161
 # without, 4 passes 2.111, 8 with dropout 2.093. On 9 MB of books and one pass the table is worth 0.03.
 MAX_PASSES_WITH_BIGRAMS, ENOUGH_PASSES_WITH_BIGRAMS, MAX_PASSES = 1.1, 1.3, 8.0
-MANY_PASSES, DROPOUT = 3.0, 0.1  # more passes than that have no table, and this dropout
+MANY_PASSES, DROPOUT = 2.0, 0.1  # more passes than that have no table, and this dropout
+BETTER_WITHOUT_BIGRAMS = 3.0  # passes that are possible in a given time: fewer are not as good as one with the table
 FULL_RATE_WIDTH = 256  # wider models need a smaller head_lr
 # Steps on n-gram counts: so many for each NGRAM_TOKENS tokens that the run trains on, up to MAX_NGRAM_STEPS.
 NGRAM_SHARE, NGRAM_TOKENS, MAX_NGRAM_STEPS = 0.6, 4096, 64
