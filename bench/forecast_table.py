@@ -29,7 +29,7 @@ from statistics import mean
 from typing import Any
 
 from fledge.datasets.shards import open_dataset
-from fledge.planning.corpus_stats import bytes_per_character, dataset_stats, text_bytes
+from fledge.planning.corpus_stats import dataset_stats, text_characters
 from fledge.planning.loss_forecast import (
     VARIANTS,
     final_bits_per_byte,
@@ -89,8 +89,8 @@ def train(name: str, corpus: str, recipe: str, values: dict[str, int], runs: Pat
     settings |= {"train.steps": steps, "train.batch": 8 if preset == "demo" else 32, "train.eval_every": steps}
     settings |= {"train.sample_every": 0, "data.val": 0.05}
     if preset == "text":
-        text = resolve(preset, {"data": {"corpus": corpus}})
-        settings["tokenizer.vocab_size"] = vocabulary_for(text_bytes(text) / bytes_per_character(text.data))
+        characters = text_characters(resolve(preset, {"data": {"corpus": corpus}}))
+        settings["tokenizer.vocab_size"] = vocabulary_for(characters)
         settings["train.ngram_steps"] = ngram_steps(steps * 32 * 128)
     words = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
     command = [sys.executable, "-m", "fledge", "train", preset, "--run", run, "--runs", str(runs)]

@@ -118,8 +118,6 @@ def test_signal_gives_the_exit_status(tmp_path: Path, life: tuple[Connection, Co
 
 CTRL_C_BLOCKED = """
 import signal
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from fledge.core.jobs import FORKSERVER, Job
@@ -134,7 +132,7 @@ if __name__ == "__main__":
 """
 
 
-def test_every_job_of_a_process_ignores_ctrl_c_from_its_first_moment(tmp_path: Path) -> None:
+def test_jobs_ignore_ctrl_c_from_their_first_moment(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(CTRL_C_BLOCKED)
     done = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True)
     assert not done.stderr

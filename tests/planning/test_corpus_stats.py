@@ -8,7 +8,7 @@ import pytest
 from fledge.core.config import read_overrides
 from fledge.datasets.config import DataConfig
 from fledge.planning.corpus_stats import bytes_per_character, read_corpus_stats
-from fledge.planning.sized import with_vocabulary
+from fledge.planning.sized import sized_for_steps, sized_for_time
 from fledge.settings.pipeline import resolve
 from fledge.settings.presets import read_preset
 
@@ -64,10 +64,13 @@ def test_text_that_is_not_here_counts_as_english() -> None:
 
 
 def test_vocabulary_follows_from_characters_not_bytes(tmp_path: Path) -> None:
-    layer, size = read_preset("text")[0], 9_000_000
-    chosen = []
+    layer, chosen = read_preset("text")[0], []
     for name, text in (("english", ENGLISH), ("russian", RUSSIAN)):
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_bytes((text * 40).encode()[:3_000_000])
         overrides = {"data": {"corpus": str(tmp_path / name)}}
-        chosen.append(with_vocabulary(layer, overrides, size)["tokenizer"]["vocab_size"])
-    assert chosen[0] > chosen[1]
+        chosen += [
+            sized_for_steps(layer, overrides)["tokenizer"]["vocab_size"],
+            sized_for_time(layer, overrides, 60)["tokenizer"]["vocab_size"],
+        ]
+    english, russian = chosen[:2], chosen[2:]
+    assert english[0] == english[1] > russian[0] == russian[1]

@@ -162,9 +162,7 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
     def stop(*_: object) -> None:
         raise Sigterm
 
-    with handlers_restored():
-        if _in_main_thread():
-            signal.signal(signal.SIGTERM, stop)
+    with _handled_by(stop, signal.SIGTERM):
         yield
 
 
@@ -179,10 +177,7 @@ def on_stop_signal(stop: Callable[[], None]) -> Iterator[None]:
         received.append(number)
         stop()
 
-    with handlers_restored():
-        if _in_main_thread():
-            for number in STOP_SIGNALS:
-                signal.signal(number, receive)
+    with _handled_by(receive, *STOP_SIGNALS):
         yield
     if received:
         raise Sigterm if received[0] == signal.SIGTERM else KeyboardInterrupt
@@ -191,10 +186,17 @@ def on_stop_signal(stop: Callable[[], None]) -> Iterator[None]:
 @contextlib.contextmanager
 def default_signals() -> Iterator[None]:
     """SIGINT and SIGTERM end the process at once: torch's rendezvous may wait for an hour and run no handler."""
+    with _handled_by(signal.SIG_DFL, *STOP_SIGNALS):
+        yield
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None] | signal.Handlers, *numbers: int) -> Iterator[None]:
+    """These signals, in the block. No effect outside the main thread."""
     with handlers_restored():
         if _in_main_thread():
-            for number in STOP_SIGNALS:
-                signal.signal(number, signal.SIG_DFL)
+            for number in numbers:
+                signal.signal(number, handler)
         yield
 
 
@@ -219,7 +221,7 @@ def _in_main_thread() -> bool:
 def sigint_blocked() -> Iterator[None]:
     """Processes started in the block ignore Ctrl-C, which a terminal sends to all of them: the parent handles it, when
     they have started."""
-    from multiprocessing import resource_tracker  # a tenth of the time of `fledge --help`
+    from multiprocessing import resource_tracker  # here, as it takes a tenth of the time of `fledge --help`
 
     resource_tracker.ensure_running()  # multiprocessing starts it with the first process, and ends our block by that
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -236,14 +238,11 @@ def signals_deferred() -> Iterator[None]:
     receives them, and Python runs the handler in the main thread."""
     received: list[int] = []
     try:
-        with handlers_restored():
-            if _in_main_thread():
-                for number in STOP_SIGNALS:
-                    signal.signal(number, lambda number, _: received.append(number))
+        with _handled_by(lambda number, _: received.append(number), *STOP_SIGNALS):
             yield
     finally:
-        for each in received:
-            signal.raise_signal(each)
+        for number in received:
+            signal.raise_signal(number)
 
 
 def exit_with_parent(pipe: "Connection") -> None:

@@ -234,9 +234,9 @@ class TimeSearch:
         bound = range(1, int(available / step) + 2)
         found = bisect.bisect_right(bound, available, key=lambda steps: self.run_seconds(shape, steps, costs))
         fitting = max(MIN_STEPS, found)
-        many = self.passes(shape, fitting) > BETTER_WITHOUT_BIGRAMS
-        limited = self.settings(shape, fitting if many else 1)
-        limit = most_steps(limited, self.corpus.train_tokens, sets_shape(self.overrides))
+        is_long = self.passes(shape, fitting) > BETTER_WITHOUT_BIGRAMS  # else the limit of a run with the table holds
+        settings = self.settings(shape, fitting if is_long else 1)
+        limit = most_steps(settings, self.corpus.train_tokens, sets_shape(self.overrides))
         most = max(MIN_STEPS, int(min(fitting, limit)))
         if most < SHORTENED * fitting:
             seconds = format_duration(self.run_seconds(shape, most, costs))

@@ -62,6 +62,11 @@ def text_bytes(settings: Settings) -> int:
     )
 
 
+def text_characters(settings: Settings) -> float:
+    """About how many characters these are."""
+    return text_bytes(settings) / bytes_per_character(settings.data)
+
+
 def embedded_bytes(source: str) -> int:
     """Bytes of a named corpus that is on every machine; 0 for any other source."""
     corpus = None if user_path(source).exists() else CORPORA.get(source)
@@ -92,8 +97,8 @@ def bytes_per_character(data: DataConfig) -> float:
     chosen = evenly_spaced(min(SAMPLED_FILES, len(files)), len(files))
     found = b"".join(middle_bytes(files[number]) for number in chosen)
     text = found.decode(errors="ignore")
-    is_utf8 = len(text.encode()) > MIN_UTF8_SHARE * len(found)
-    return len(text.encode()) / len(text) if is_utf8 else 1.0
+    decoded = len(text.encode())  # bytes
+    return decoded / len(text) if decoded > MIN_UTF8_SHARE * len(found) else 1.0
 
 
 def middle_bytes(file: Path) -> bytes:

@@ -23,13 +23,14 @@ def sized_for_time(layer: Layer, overrides: Layer, seconds: float) -> Layer:
     a run of so many seconds; all of it, where it is prepared already."""
     settings = validated(layer, overrides)
     data, size = settings.data, text_bytes(settings)
-    whole = with_vocabulary(layer, overrides, size)
+    per_character = bytes_per_character(data)
+    whole = with_vocabulary(layer, overrides, size / per_character)
     if data.path is not None or is_prepared(data, validated(layer, whole).tokenizer):
         return whole
     most = int(max(LEAST_READ_BYTES, READ_BYTES_PER_SECOND * seconds))
     if size > most and not data.shares:
         overrides, size = with_sample_of_text(data, overrides, size, most), most
-    sized = with_vocabulary(layer, overrides, size)
+    sized = with_vocabulary(layer, overrides, size / per_character)
     return with_short_tokenizer_training(layer, sized, size) if seconds <= SHORT_RUN_SECONDS else sized
 
 
@@ -53,20 +54,20 @@ def with_short_tokenizer_training(layer: Layer, overrides: Layer, size: int) -> 
     return merge(overrides, {"tokenizer": {"learn_from": SHORT_LEARN_FROM}})
 
 
-def with_vocabulary(layer: Layer, overrides: Layer, size: int) -> Layer:
-    """With the vocabulary that suits a text of `size` bytes (0: unknown), if BPE is trained and no size is given."""
+def with_vocabulary(layer: Layer, overrides: Layer, characters: float) -> Layer:
+    """With the vocabulary that suits a text of so many characters (0: unknown), if BPE is trained and no size given."""
     settings, given = validated(layer, overrides), overrides.get("tokenizer", {}).get("vocab_size")
     tokenizer = settings.tokenizer
-    if tokenizer.kind != "bpe" or tokenizer.file or given or settings.data.path is not None or not size:
+    if tokenizer.kind != "bpe" or tokenizer.file or given or settings.data.path is not None or not characters:
         return overrides
-    characters = size / bytes_per_character(settings.data)
     return merge({"tokenizer": {"vocab_size": vocabulary_for(characters)}}, overrides)
 
 
 def sized_for_steps(layer: Layer, overrides: Layer) -> Layer:
     """These overrides, with the vocabulary and the shape that suit the text and the given steps or epochs."""
-    size = text_bytes(validated(layer, overrides))
-    overrides = with_vocabulary(layer, overrides, size)
+    settings = validated(layer, overrides)
+    size = text_bytes(settings)
+    overrides = with_vocabulary(layer, overrides, size / bytes_per_character(settings.data))
     base = validated(layer, overrides)
     train_tokens = int(size / typical_token_bytes(base, base.tokenizer.size))
     if sets_shape(overrides) or not train_tokens:

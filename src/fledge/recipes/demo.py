@@ -17,7 +17,7 @@ from fledge.core.errors import UserError
 from fledge.core.progress import notice
 from fledge.datasets.cache import ensure_dataset
 from fledge.model.flops import parameter_count
-from fledge.planning.corpus_stats import text_bytes
+from fledge.planning.corpus_stats import text_characters
 from fledge.planning.sized import with_vocabulary
 from fledge.recipes.request import TrainRequest, fit_to_time
 from fledge.recipes.train import train_request
@@ -60,7 +60,7 @@ def demo(minutes: float = 3.0, runs: Path = Path("runs"), begun: float | None = 
     base, machine = read_preset(TEXT_PRESET)[0], machines.choose_machine()
     explain("1. machine", f"{usable_cores()} cores; training on {machine.device} in {machine.dtype}; see fledge doctor")
     explain("2. text", "the standard library of your own Python, and its language reference")
-    overrides = with_vocabulary(base, SETTINGS, text_bytes(validated(base, SETTINGS)))
+    overrides = with_vocabulary(base, SETTINGS, text_characters(validated(base, SETTINGS)))
     settings = validated(base, overrides)
     dataset = ensure_dataset(settings.data, settings.tokenizer)
     tokens, vocab_size = len(dataset.split("train")), dataset.tokenizer.vocab_size
