@@ -439,6 +439,15 @@ def test_token_shards_of_a_dataset_are_read(
     assert np.array_equal(imported(ejected("demo")).read_ids(tmp_path / "00000.tokens", ""), ids)
 
 
+def test_windows_are_as_long_as_sequences_in_training(imported: Callable[[str], ModuleType]) -> None:
+    settings = small_settings("window")
+    shorter = replace(settings, train=replace(settings.train, context=7))
+    module, ids = imported(render("short", ["some parts"], shorter)), np.arange(50, dtype=np.uint16)
+    assert module.CONTEXT == CONTEXT
+    assert next(module.batches(ids)).shape == (settings.train.batch, 8)
+    assert "TRAIN_CONTEXT" not in ejected("window")
+
+
 def test_random_windows_cover_the_text_and_repeat_by_seed(imported: Callable[[str], ModuleType]) -> None:
     module, ids = imported(ejected("demo")), np.arange(50, dtype=np.uint16)
     drawn = [tokens for tokens, _ in zip(module.batches(ids), range(60), strict=False)]

@@ -103,7 +103,7 @@ def scanned_exposures(provenance: Provenance, first: int, stop: int, until: int)
     found = []
     for step in range(1, until + 1):
         for sample in provenance.step(step):
-            targets = range(sample.start + 1, sample.start + provenance.settings.model.context + 1)
+            targets = range(sample.start + 1, sample.start + provenance.settings.trained_model.context + 1)
             if count := sum(first <= target < stop for target in targets):
                 found.append(Exposure(step, sample.number, count))
     return found
@@ -114,6 +114,16 @@ def scanned_exposures(provenance: Provenance, first: int, stop: int, until: int)
 )
 def test_exposures_are_those_that_a_scan_finds(provenance: Provenance, first: int, stop: int, until: int) -> None:
     assert provenance.exposures(first, stop, until) == scanned_exposures(provenance, first, stop, until)
+
+
+def test_sequences_shorter_than_the_context_are_traced(tmp_path: Path) -> None:
+    shorter = ("--model.window", "5", "--train.context", "5")
+    provenance = Provenance(train(tmp_path, "--train.steps", "6", "--train.eval_every", "0", *shorter))
+    assert provenance.settings.model.context > 5
+    assert {len(sample.text) for sample in provenance.step(3)} == {6}  # characters, with the last target
+    assert provenance.exposures(0, 700, 6) == scanned_exposures(provenance, 0, 700, 6)
+    batch = provenance.settings.train.batch
+    assert read_metrics(provenance.run.folder)["train/tokens"][-1] == 6 * batch * 5
 
 
 @pytest.mark.parametrize("step", [0, 21])

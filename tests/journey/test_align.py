@@ -168,6 +168,7 @@ def test_pairs_made_by_a_run_train_dpo(runs: Path, tmp_path: Path, capsys: pytes
         (("align", "sft", "--init", "base", "--data", "addition", "--train.epochs", "2"), "train.epochs"),
         (("align", "sft", "--init", "base", "--data", "addition", "--train.minutes", "2"), "train.minutes"),
         (("align", "sft", "--init", "base", "--data", "addition", "--train.ngram_steps", "5"), "train.ngram_steps"),
+        (("align", "sft", "--init", "base", "--data", "addition", "--train.context", "5"), "train.context"),
         (("align", "sft", "--init", "base", "--data", "addition", "--align.init", "x"), "align.init is not set here"),
         (("align", "sft", "--init", "base", "--data", "addition", "--data.stride", "8"), "data.stride has no effect"),
         (("align", "sft", "--init", "base", "--data", "addition", "--train.eval_tokens", "8"), "has no effect"),

@@ -40,6 +40,22 @@ def test_layer_is_valid_for_every_shape(preset: str, shape: Shape) -> None:
     assert settings.model.bigram_rows == base.model.bigram_rows
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_short_contexts_of_training_are_extended_by_a_window(shape: Shape) -> None:
+    base, (layer, _) = resolve("text"), read_preset("text")
+    settings = validated(layer, recipe_layer(shape, base, 123))
+    assert settings.model.context == max(512, shape.context)
+    assert settings.trained_model.context == shape.context
+    assert settings.model.window == (shape.context if shape.context < 512 else None)
+    assert settings.step_tokens == shape.step_tokens
+
+
+def test_model_that_others_know_has_no_window() -> None:
+    base, (layer, _) = resolve("text", {"model": {"bigram_rows": None}}), read_preset("text")
+    settings = validated(layer, recipe_layer(SHAPES[3], base, 123))
+    assert (settings.model.context, settings.model.window, settings.train.context) == (128, None, None)
+
+
 @given(st.integers(0, 10**13), st.integers(0, 10**13))
 def test_more_text_never_has_a_smaller_vocabulary(one: int, other: int) -> None:
     less, more = sorted((one, other))

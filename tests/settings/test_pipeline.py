@@ -68,6 +68,8 @@ IMPOSSIBLE = [
     ("train", {"batch": 32, "micro_batch": 5}, "train.micro_batch = 5"),
     ("train", {"batch": 4, "micro_batch": 8}, "train.micro_batch = 8"),
     ("train", {"ngram_steps": -1}, "train.ngram_steps"),
+    ("train", {"context": 0}, "train.context"),
+    ("train", {"context": 1024}, "train.context"),
     ("train", {"seed": -1}, "train.seed"),
     ("train", {"seed": 2**63}, "train.seed"),
     ("train", {"epochs": 0.0}, "train.epochs"),
@@ -124,6 +126,7 @@ EDGES = [
         {"steps": 1, "batch": 1, "micro_batch": 1, "seed": 0, "grad_clip": 0.0, "eval_every": 0, "sample_every": 0},
     ),
     ("train", {"ngram_steps": 0}),
+    ("train", {"context": 256}),
     ("train", {"seed": 2**63 - 1}),
     ("train", {"epochs": 0.001}),
     ("data", {"val": 0.0, "test": 0.0, "stride": 1}),
@@ -138,6 +141,33 @@ def test_boundary_values_are_accepted(section: str, values: dict[str, Any]) -> N
     found = getattr(validated({section: values}), section)
     for key, value in values.items():
         assert getattr(found, key) == (tuple(value) if isinstance(value, list) else value)
+
+
+@pytest.mark.parametrize(
+    ("model", "accepted"),
+    [
+        ({"window": 64}, True),
+        ({"window": 8}, True),
+        ({"window": 65}, False),
+        ({}, False),  # it would see further than it has learned to
+        ({"window": 64, "positions": "learned"}, False),
+        ({"window": 64, "positions": "sinusoidal"}, False),
+    ],
+)
+def test_context_of_training_may_be_shorter_where_the_model_sees_no_further(
+    model: dict[str, Any], accepted: bool
+) -> None:
+    layer = {"model": {"context": 256, **model}, "train": {"context": 64, "batch": 3}}
+    if accepted:
+        settings = validated(layer)
+        assert settings.step_tokens == 3 * 64
+        assert (settings.model.context, settings.trained_model.context) == (256, 64)
+        assert validated({}, {"train": {"context": 256}}).trained_model == validated({}).model
+        return
+    with pytest.raises(UserError, match=r"train\.context = 64 is shorter than model\.context = 256") as refused:
+        validated(layer)
+    assert "--model.window 64" in refused.value.hint
+    assert "--train.context null" in refused.value.hint
 
 
 def test_model_vocabulary_below_tokenizer_is_refused() -> None:

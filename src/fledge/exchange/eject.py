@@ -71,6 +71,7 @@ def render(name: str, parts: list[str], settings: Settings) -> str:
         model=settings.model,
         optim=settings.optim,
         train=settings.train,
+        sequence="TRAIN_CONTEXT" if settings.train.context else "CONTEXT",
         data=settings.data,
     )
 

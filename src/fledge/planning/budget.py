@@ -128,9 +128,11 @@ class TimeSearch:
         """The shapes that fit in memory, smallest first, with a given batch or context; or the one that is given."""
         model, train = self.base.model, self.base.train
         if sets_shape(self.overrides):
-            return [Shape(model.n_layer, model.n_embd, model.context, rounded_up(train.batch, self.processes))]
+            context = self.base.trained_model.context
+            return [Shape(model.n_layer, model.n_embd, context, rounded_up(train.batch, self.processes))]
         given = {"batch": train.batch} if "batch" in self.overrides.get("train", {}) else {}
-        given |= {"context": model.context} if "context" in self.overrides.get("model", {}) else {}
+        if any("context" in self.overrides.get(section, {}) for section in ("model", "train")):
+            given["context"] = self.base.trained_model.context
         memory = machines.total_memory(self.machine.device)
         shapes = [replace(shape, **given) for shape in SHAPES]
         shapes = [replace(shape, batch=rounded_up(shape.batch, self.processes)) for shape in shapes]

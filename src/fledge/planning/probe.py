@@ -62,15 +62,17 @@ def measure_costs(settings: Settings, machine: Machine, folder: Path, seconds: f
 
     It takes about `seconds`, and longer only where a single update does, or compiling.
     """
-    model, train = settings.model, settings.train
+    model, train, context = settings.model, settings.train, settings.trained_model.context
     assert model.vocab_size is not None
     planned = initial_micro_batch(settings, machine)
-    affordable = int(MICRO_BATCH_SHARE * seconds * tokens_per_second_guess(model, machine)) // model.context
+    affordable = int(MICRO_BATCH_SHARE * seconds * tokens_per_second_guess(model, machine)) // context
     rows = min(planned, max(1, affordable))
     machines.reset_peak_memory(machine.device)
     # Evaluation costs a third of training, and its batches are often larger: measure it at its own size.
-    eval_rows = min(3 * affordable, eval_batch_size(model.context, model.vocab_size, machine))
-    noise = random_split(model, max(2 * rows, eval_rows))
+    eval_tokens = min(
+        3 * affordable * context, eval_batch_size(model.context, model.vocab_size, machine) * model.context
+    )
+    noise = random_split(model.vocab_size, max(2 * rows * context, eval_tokens))
     measured = replace(settings, train=replace(train, batch=rows, micro_batch=rows))
     step = build_training(measured, machine, NextToken(measured, machine, noise))
     step.multiplier = lambda _: 0.0  # an update takes as long, and the weights stay finite
@@ -78,21 +80,22 @@ def measure_costs(settings: Settings, machine: Machine, folder: Path, seconds: f
     one = mean_step_seconds(step, STEPS_SHARE * seconds)
     two = one
     if train.batch > rows:  # gradient accumulation: measure what a second micro-batch adds
-        sampler = WindowSampler(len(noise), model.context, model.context, 0)
+        sampler = WindowSampler(len(noise), context, context, 0)
         step.batches = FixedMicroBatch(Loader(WindowReader(noise, sampler), 2 * rows, machine), rows)
         two = mean_step_seconds(step, STEPS_SHARE * seconds)
     # With one micro-batch in a step the two parts cannot be told apart, and need not be.
     micro_batch = min(one, max(one / 2, two - one)) if train.batch > rows else one
     width = machine.torch_dtype.itemsize
     planned_bytes, probed_bytes = (
-        flops.activation_bytes(model, n, width, **activation_options(settings)) for n in (planned, rows)
+        flops.activation_bytes(settings.trained_model, n, width, **activation_options(settings))
+        for n in (planned, rows)
     )
     per_eval_token = eval_token_seconds(step, noise, machine, EVALUATION_SHARE * seconds)
     per_sampled_token = sampled_token_seconds(step, settings, machine, SAMPLE_SHARE * seconds)
     per_checkpoint = checkpoint_seconds(step, folder)
     return Costs(
         startup=max(0.0, first - one),
-        per_token=micro_batch / (rows * model.context),
+        per_token=micro_batch / (rows * context),
         per_step=one - micro_batch,
         per_eval_token=per_eval_token,
         per_sampled_token=per_sampled_token,
@@ -107,12 +110,11 @@ def tokens_per_second_guess(model: ModelConfig, machine: Machine) -> float:
     return rate / flops.training_flops(model)
 
 
-def random_split(model: ModelConfig, sequences: int) -> Split:
-    assert model.vocab_size is not None
-    chance = np.random.default_rng(0).random(sequences * model.context + 1)
+def random_split(vocab_size: int, tokens: int) -> Split:
+    chance = np.random.default_rng(0).random(tokens + 1)
     # The token of rank n is as frequent as 1/n, so that a batch has about as many different targets as one of text:
     # with train.sampled_softmax they are what the head costs.
-    ids = (model.vocab_size**chance).astype(np.int64) - 1
+    ids = (vocab_size**chance).astype(np.int64) - 1
     return Split("noise", [ids], [np.zeros(1, dtype=np.int64)])
 
 

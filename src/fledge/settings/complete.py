@@ -72,6 +72,8 @@ def complete_alignment(settings: AlignSettings, machine: Machine) -> AlignSettin
         raise UserError("train.ngram_steps fits new weights, and alignment starts from a model", "leave it out")
     if train.sampled_softmax:
         raise UserError("train.sampled_softmax is for pretraining: answers are few tokens", "leave it out")
+    if train.context is not None:
+        raise UserError("train.context is for pretraining: a conversation is not cut", "leave it out")
     if train.minutes is not None:
         raise UserError("an alignment run has no train.minutes", "set the length with --train.steps")
     if settings.optim.schedule == "epoch_cosine":
@@ -93,7 +95,7 @@ def complete_alignment(settings: AlignSettings, machine: Machine) -> AlignSettin
 
 def decide_settings(settings: Settings, train_tokens: int, val_tokens: int, machine: Machine) -> Settings:
     """Fill in what depends on the machine and on the number of tokens in the two splits."""
-    model, train = settings.model, settings.train
+    model, train, trained = settings.model, settings.train, settings.trained_model
     check_memory(model, machine, train.shards(machine.world))
     check_clipping(train, machine)
     if train.ngram_steps:
@@ -103,18 +105,18 @@ def decide_settings(settings: Settings, train_tokens: int, val_tokens: int, mach
     if train.epochs is not None:
         steps = max(1, round(train.epochs * steps_per_epoch))
         train = replace(train, steps=steps)  # refuses an absurd number of steps
-    step_tokens, eval_every = train.batch * model.context, train.eval_every
+    step_tokens, eval_every = train.batch * trained.context, train.eval_every
     if eval_every is None:
         eval_every = evaluation_interval(steps, step_tokens, model.context, train.minutes)
     eval_tokens = train.eval_tokens or sample_size(steps, step_tokens, model.context, eval_every)
-    compile = should_compile(model, train.batch, steps, machine) if train.compile == "auto" else train.compile
+    compile = should_compile(trained, train.batch, steps, machine) if train.compile == "auto" else train.compile
     local_batch, auto = max(1, train.batch // machine.world.size), train.micro_batch == "auto"
     micro_batch = train.micro_batch if isinstance(train.micro_batch, int) else local_batch
     if train.chunked_loss == "auto":
-        rows = min(local_batch, -(-SATURATING_TOKENS // model.context) if auto else micro_batch)
-        train = replace(train, chunked_loss=should_chunk_loss(model, rows, machine, compiled=compile))
+        rows = min(local_batch, -(-SATURATING_TOKENS // trained.context) if auto else micro_batch)
+        train = replace(train, chunked_loss=should_chunk_loss(trained, rows, machine, compiled=compile))
     if model.attention == "auto":
-        model = replace(model, attention=fastest_attention(model, micro_batch, machine))
+        model = replace(model, attention=fastest_attention(trained, micro_batch, machine))
     train = replace(
         train,
         epochs=None,

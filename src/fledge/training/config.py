@@ -1,7 +1,7 @@
 """[train]: length, batch sizes, and the intervals of logging, evaluation and checkpoints."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from fledge.core.config import check_counts, listed_divisors, setting
@@ -29,6 +29,9 @@ class TrainConfig:
         "before the first step, updates of embedding, head and bigram table on the n-gram counts of the text; 0: none",
     )
     batch: int = setting(32, "sequences per update (global batch size)")
+    context: int | None = setting(
+        None, "tokens of a sequence in training, where the model is made for longer ones; unset: model.context"
+    )
     micro_batch: Literal["auto"] | int | None = setting(
         None,
         "sequences computed at once; auto: as many as fit in memory; unset: the whole batch",
@@ -81,7 +84,7 @@ class TrainConfig:
         return world.size if self.parallel == "fsdp" else 1
 
     def __post_init__(self) -> None:
-        counts = ["steps", "step_limit", "batch", "log_every", "save_every", "keep_last", "eval_tokens"]
+        counts = ["steps", "step_limit", "batch", "context", "log_every", "save_every", "keep_last", "eval_tokens"]
         counts += ["threads", "patience"]
         check_counts(self, "train", counts + ["micro_batch"] * (self.micro_batch != "auto"))
         amounts = ["ngram_steps", "sampled_softmax", "eval_every", "sample_every", "save_seconds", "history"]
@@ -145,4 +148,27 @@ class Settings:
     @property
     def step_tokens(self) -> int:
         """Tokens of a training step, over all processes."""
-        return self.train.batch * self.model.context
+        return self.train.batch * self.trained_model.context
+
+    @property
+    def trained_model(self) -> ModelConfig:
+        """The model as training sees it: its context is that of the training sequences."""
+        context, window = self.train.context or self.model.context, self.model.window
+        return replace(self.model, context=context, window=window and min(window, context))
+
+    def __post_init__(self) -> None:
+        context, model = self.train.context, self.model
+        if context is None or context == model.context:
+            return
+        whole = "or train on whole contexts: --train.context null"
+        if context > model.context:
+            raise UserError(
+                f"train.context = {context} is longer than model.context = {model.context}",
+                f"use a longer model.context, {whole}",
+            )
+        if model.positions != "rotary" or (model.window or model.context) > context:
+            raise UserError(
+                f"train.context = {context} is shorter than model.context = {model.context}, and this model would learn"
+                " nothing of the distances between",
+                f"limit them: --model.window {context} --model.positions rotary, {whole}",
+            )

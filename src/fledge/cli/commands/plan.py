@@ -86,7 +86,7 @@ def plan_text(planned: "PlanResult") -> str:
     from fledge.core.threads import describe_load
     from fledge.planning.budget import precise_duration
 
-    model, forecast = planned.settings.model, planned.forecast
+    model, forecast = planned.settings.trained_model, planned.forecast
     parts = [f"{name} {format_duration(seconds)}" for name, seconds in asdict(forecast.parts).items()]
     rows = {
         "model": f"{forecast.parameters:,} parameters: {model.n_layer} blocks, width {model.n_embd}",
