@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fledge.model.flops import parameter_count
+from fledge.planning.loss_forecast import recipe_name
 from fledge.planning.recipe import (
     MANY_PASSES,
     MAX_PASSES,
@@ -48,6 +49,7 @@ def test_short_contexts_of_training_are_extended_by_a_window(shape: Shape) -> No
     assert settings.trained_model.context == shape.context
     assert settings.model.window == (shape.context if shape.context < 512 else None)
     assert settings.step_tokens == shape.step_tokens
+    assert recipe_name(settings) == "text"  # so its loss can be forecast
 
 
 def test_model_that_others_know_has_no_window() -> None:

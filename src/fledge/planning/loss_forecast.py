@@ -187,7 +187,7 @@ def table_recipes() -> tuple[str, ...]:
 def architecture(settings: Settings) -> tuple[object, str]:
     """What two runs of the same recipe have in common: all of the model but its size, and the optimizer."""
     ignored = {"model": (*FOLLOWS_FROM_SIZE["model"], "vocab_size", "context", "attention")}
-    return without({"model": vars(settings.model)}, ignored), settings.optim.optimizer
+    return without({"model": vars(settings.trained_model)}, ignored), settings.optim.optimizer
 
 
 def finished_runs(runs: Path, like: Settings, corpus: CorpusStats, exclude: str = "") -> dict[str, RunPoint]:

@@ -154,7 +154,7 @@ class Settings:
     def trained_model(self) -> ModelConfig:
         """The model as training sees it: its context is that of the training sequences."""
         context, window = self.train.context or self.model.context, self.model.window
-        return replace(self.model, context=context, window=window and min(window, context))
+        return replace(self.model, context=context, window=window if window and window < context else None)
 
     def __post_init__(self) -> None:
         context, model = self.train.context, self.model
