@@ -16,9 +16,11 @@ from fledge.planning.recipe import (
     SHAPES,
     Shape,
     has_enough_tokens,
+    learns_more,
     model_of,
     most_steps,
     recipe_layer,
+    useful_tokens,
     vocabulary_for,
 )
 from fledge.settings.layers import read_preset
@@ -72,6 +74,33 @@ def test_three_minutes_on_two_cores_are_enough_for_the_preset_text() -> None:
     assert has_enough_tokens(shape, tokens, 0)
     assert not has_enough_tokens(shape, shape.tokens / 2, 0)
     assert not has_enough_tokens(shape, tokens, round(shape.tokens / 10))  # ten passes over a small text
+
+
+@given(st.sampled_from(SHAPES[1:]), st.floats(0.3, 100), st.floats(1.01, 10))
+def test_in_the_same_time_the_larger_shape_is_better_from_the_tokens_on_that_it_needs(
+    larger: Shape, share: float, slowdown: float
+) -> None:
+    tokens = share * larger.tokens
+    assert learns_more(larger, tokens, slowdown * tokens, slowdown) == (share >= 1) or share == pytest.approx(1)
+
+
+@given(st.sampled_from(SHAPES[1:]), st.floats(0.3, 1), st.floats(1.2, 3))
+def test_fewer_tokens_are_enough_where_the_text_is_short_for_the_smaller_shape(
+    larger: Shape, share: float, slowdown: float
+) -> None:
+    tokens = share * larger.tokens
+    found = [learns_more(larger, tokens, slowdown * tokens / passes, slowdown) for passes in (1.0, 1.2, 1.5, 2.0)]
+    assert found == sorted(found)
+    assert found[-1]
+    assert not learns_more(larger, 0.29 * larger.tokens, 1.0, slowdown)
+
+
+def test_a_second_pass_is_of_no_use_with_a_table_of_bigrams() -> None:
+    settings = resolve("text")
+    plain = replace(settings, model=replace(settings.model, bigram_rows=None))
+    assert useful_tokens(5e6, settings, 1_000_000) == pytest.approx(1e6 * MAX_PASSES_WITH_BIGRAMS)
+    assert useful_tokens(5e6, plain, 1_000_000) == pytest.approx(1.8e6)
+    assert useful_tokens(5e5, settings, 1_000_000) == useful_tokens(5e5, settings, 0) == 5e5
 
 
 def test_passes_over_a_small_text_are_limited() -> None:

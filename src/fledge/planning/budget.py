@@ -29,10 +29,10 @@ from fledge.planning.recipe import (
     MANY_PASSES,
     SHAPES,
     Shape,
-    enough_steps,
-    has_enough_tokens,
+    learns_more,
     most_steps,
     recipe_layer,
+    useful_tokens,
 )
 from fledge.settings.layers import FOLLOWS_FROM_SIZE, without
 from fledge.settings.pipeline import validated
@@ -45,9 +45,7 @@ START_SECONDS = 5.0  # of a training command, before its first step: imports, op
 LEAST_PROBE_SECONDS, LEAST_PROBE_SHARE = 3.0, 0.03  # the smaller of both: the run itself measures on
 LEAST_TRAINING_SHARE = 0.1  # of the time, that a model is planned for, however long preparing took
 FIRST_PROBE_SHARE = 0.4
-# A larger shape than has enough tokens, where the text is short for the time: of the steps that it is meant for, the
-# text must be good for 0.3, and the time for 0.4 (3 × 256 with 0.47 was better than more passes of 2 × 192).
-LEAST_TEXT_SHARE, LEAST_TIME_SHARE = 0.3, 0.4
+STEPS_SHARE = 0.8  # of the time of a run; the rest are the fit to n-grams, evaluations, samples, saves
 MIN_STEPS = 20  # fewer teach hardly anything: a smaller model is chosen
 SHORTENED = 0.9  # share of the steps below which it is said that fewer are made
 WORTH_COMPILING_SECONDS = 900.0  # in shorter runs compiling is not even measured
@@ -97,9 +95,9 @@ class TimeSearch:
         """The completed settings that use the time, the fewest overrides that give them, and their costs."""
         if self.processes > 1:
             notice(f"one process is measured; {self.processes} may need less time than planned")
-        shape = self.largest(self.guessed_step_seconds)
+        shape = self.best_shape(self.guessed_step_seconds)
         costs = self.probe(shape, FIRST_PROBE_SHARE)
-        second = self.largest(self.scaled_step_seconds(shape, costs))
+        second = self.best_shape(self.scaled_step_seconds(shape, costs))
         if second != shape:
             shape, costs = second, self.probe(second, 1.0)
         found = self.filled(shape, costs)
@@ -139,24 +137,17 @@ class TimeSearch:
         fitting = [shape for shape in shapes if TRAINING_BYTES * parameter_count(self.model(shape)) < memory]
         return fitting or [shapes[0]]
 
-    def largest(self, seconds_of_step: Callable[[Shape], float]) -> Shape:
-        """The largest shape that gets enough tokens in the time; a larger one, where the text is short for the time."""
-
-        def steps(shape: Shape) -> float:
-            return self.available / seconds_of_step(shape)
-
-        def is_enough(shape: Shape) -> bool:
-            return has_enough_tokens(shape, steps(shape) * shape.step_tokens, self.corpus.train_tokens)
-
-        best = next(filter(is_enough, reversed(self.shapes)), self.shapes[0])
-        for larger in self.shapes[self.shapes.index(best) + 1 :]:
-            enough = enough_steps(self.validated(best, 1), self.corpus.train_tokens)
-            most = most_steps(self.validated(larger, 1), self.corpus.train_tokens)
-            is_meant_for = larger.tokens / larger.step_tokens  # steps
-            by_text, by_time = (
-                max(2 * MIN_STEPS, share * is_meant_for) for share in (LEAST_TEXT_SHARE, LEAST_TIME_SHARE)
+    def best_shape(self, seconds_of_step: Callable[[Shape], float]) -> Shape:
+        """The shape that learns most in the time."""
+        best = self.shapes[0]
+        for larger in self.shapes[1:]:
+            seconds = [seconds_of_step(shape) / shape.step_tokens for shape in (larger, best)]
+            tokens, others = (
+                useful_tokens(STEPS_SHARE * self.available / each, self.validated(shape, 1), self.corpus.train_tokens)
+                for each, shape in zip(seconds, (larger, best), strict=True)
             )
-            if steps(best) <= enough or most < by_text or steps(larger) < by_time:
+            enough_steps = tokens >= 2 * MIN_STEPS * larger.step_tokens
+            if not enough_steps or not learns_more(larger, tokens, others, seconds[0] / seconds[1]):
                 break
             best = larger
         return best
@@ -219,7 +210,7 @@ class TimeSearch:
         """The settings with as many steps as fit into the time; of a smaller shape than the measured one, if by its
         costs that gets too few."""
         available, measured = self.available, self.model(shape)
-        shape = min(shape, self.largest(self.scaled_step_seconds(shape, costs)), key=self.shapes.index)
+        shape = min(shape, self.best_shape(self.scaled_step_seconds(shape, costs)), key=self.shapes.index)
         for smaller in reversed(self.shapes[: self.shapes.index(shape) + 1]):
             scaled = self.scaled(costs, measured, smaller)
             least = self.run_seconds(smaller, MIN_STEPS, scaled)

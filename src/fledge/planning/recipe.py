@@ -1,7 +1,7 @@
 """Which model to train on a text in a given time: all of it stands here, so that it can be replaced in one place.
 
     characters of text                →  size of the vocabulary
-    time × measured speed = tokens    →  the largest shape that has enough of them
+    time × measured speed = tokens    →  the shape that learns most from them
     shape                             →  contexts, batch, learning rates, warmup, steps on n-gram counts
     tokens of the text                →  the most steps, as more passes would only memorize it;
                                          for many passes dropout, and no table of bigrams
@@ -25,7 +25,7 @@ class Shape:
     n_embd: int
     context: int
     batch: int
-    tokens: float = 0  # that it needs: with fewer, a smaller shape is as good
+    tokens: float = 0  # that it needs: with fewer, the next smaller shape is better in the same time
 
     @property
     def step_tokens(self) -> int:
@@ -60,12 +60,18 @@ VOCABULARIES = (
     (1 << 30, 8192),
 )  # up to so many characters of text. 9 MB of Russian are 5.3 million: 1.136 with 8,192 tokens, 1.125 with 2,560
 MAX_VOCABULARY = 16_384
-NEW_PASSES = 1.8  # passes over a text that count as tokens for the choice of the shape
+NEW_PASSES = (
+    1.8  # passes over a text that count as tokens for the choice of the shape, where there is no table of bigrams
+)
+# How the worth of a larger shape grows with its tokens, where that of more tokens is 1 (logarithms of both). From the
+# sweep in docs/recipe.csv 0.2, from commands of four minutes 0.26 and 0.41.
+GROWTH = 0.35
+LEAST_SHARE = 0.3  # of the tokens that a shape needs: it was never tried with fewer
 # A table of bigrams memorizes a text, and the loss rises when the second pass begins. In bits per byte, 4 MB of a blog,
 # 2 × 192: one pass 1.570, 1.5 passes 1.607, three without the table 1.578. 9 MB of Russian, four minutes: 1.4 passes of
 # 2 × 128 1.154, 0.9 of 2 × 192 1.136. Tiny Shakespeare, 313,000 tokens: 1.8 passes 2.187 with the table and 2.161
 # without, 4 passes 2.111, 8 with dropout 2.093. On 9 MB of books and one pass the table is worth 0.03.
-MAX_PASSES_WITH_BIGRAMS, ENOUGH_PASSES_WITH_BIGRAMS, MAX_PASSES = 1.1, 1.3, 8.0
+MAX_PASSES_WITH_BIGRAMS, MAX_PASSES = 1.1, 8.0
 MANY_PASSES, DROPOUT = 2.0, 0.1  # more passes than that have no table, and this dropout
 BETTER_WITHOUT_BIGRAMS = 3.0  # passes that are possible in a given time: fewer are not as good as one with the table
 # A model that is trained on shorter sequences has a context of at least so many tokens, and a window as long as these
@@ -118,9 +124,20 @@ def most_steps(settings: Settings, train_tokens: int, own_shape: bool = False) -
     return steps_of(passes, settings, train_tokens)
 
 
-def enough_steps(settings: Settings, train_tokens: int) -> float:
-    """The number of steps after which a larger model gains more than further steps do."""
-    return steps_of(ENOUGH_PASSES_WITH_BIGRAMS if memorizes(settings) else MAX_PASSES, settings, train_tokens)
+def useful_tokens(tokens: float, settings: Settings, train_tokens: int) -> float:
+    """How many of the tokens of a run teach more than what it memorizes anyway."""
+    return min(tokens, (MAX_PASSES_WITH_BIGRAMS if memorizes(settings) else NEW_PASSES) * (train_tokens or tokens))
+
+
+def learns_more(larger: Shape, tokens: float, others: float, slowdown: float) -> bool:
+    """Whether a shape learns more from so many useful tokens than the next smaller one from `others`.
+
+    slowdown: its time for a token, over that of the smaller one. If all tokens are useful, it must have those that it
+    needs. If the smaller one gets too many for the text, fewer are enough.
+    """
+    if tokens < LEAST_SHARE * larger.tokens:
+        return False
+    return math.log(slowdown * tokens / others) + GROWTH * math.log(tokens / larger.tokens) >= 0
 
 
 def memorizes(settings: Settings) -> bool:
