@@ -58,11 +58,9 @@ VOCABULARIES = (
     (6_000_000, 3072),
     (7_500_000, 4096),
     (1 << 30, 8192),
-)  # up to so many characters of text. 9 MB of Russian are 5.3 million: 1.136 with 8,192 tokens, 1.125 with 2,560
+)  # up to so many characters of text. 9 MB of Russian are 5.3 million: 1.136 with 8,192 tokens, 1.13 with 3,072
 MAX_VOCABULARY = 16_384
-NEW_PASSES = (
-    1.8  # passes over a text that count as tokens for the choice of the shape, where there is no table of bigrams
-)
+NEW_PASSES = 1.8  # passes over a text whose tokens are useful, where there is no table of bigrams
 # How the worth of a larger shape grows with its tokens, where that of more tokens is 1 (logarithms of both). From the
 # sweep in docs/recipe.csv 0.2, from commands of four minutes 0.26 and 0.41.
 GROWTH = 0.35
