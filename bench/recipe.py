@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from ablations import BASELINE, Row, read, run_once
-from fledge.planning.recipe import SHAPES, has_enough_tokens
+from fledge.planning.recipe import SHAPES
 
 SIZES, SECONDS = ("1x128", "2x128", "2x192", "3x256"), (60.0, 240.0)
 
@@ -71,11 +71,7 @@ def choice(rows: list[Row], text: str, budget: str) -> str:
     """The largest size that gets enough tokens in this time, of those that were run."""
     steps = {row["size"]: int(row["steps"]) for row in rows if (row["text"], row["budget"]) == (text, budget)}
     sizes = {f"{shape.n_layer}x{shape.n_embd}": shape for shape in SHAPES}
-    enough = [
-        size
-        for size, shape in sizes.items()
-        if has_enough_tokens(shape, steps.get(size, 0) * shape.batch * shape.context, 0)
-    ]
+    enough = [size for size, shape in sizes.items() if steps.get(size, 0) * shape.step_tokens >= shape.tokens]
     return enough[-1] if enough else next(iter(sizes))
 
 

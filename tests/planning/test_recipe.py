@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fledge.core.config import Layer, read_overrides, to_layer
 from fledge.model.flops import parameter_count
 from fledge.planning.loss_forecast import recipe_name
 from fledge.planning.recipe import (
@@ -15,16 +16,17 @@ from fledge.planning.recipe import (
     MAX_PASSES_WITH_BIGRAMS,
     SHAPES,
     Shape,
-    has_enough_tokens,
     learns_more,
     model_of,
     most_steps,
     recipe_layer,
+    shapes_for,
     useful_tokens,
     vocabulary_for,
 )
 from fledge.settings.layers import read_preset
 from fledge.settings.pipeline import resolve, validated
+from fledge.training.config import Settings
 
 
 def test_shapes_grow() -> None:
@@ -43,20 +45,46 @@ def test_layer_is_valid_for_every_shape(preset: str, shape: Shape) -> None:
     assert settings.model.bigram_rows == base.model.bigram_rows
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_short_contexts_of_training_are_extended_by_a_window(shape: Shape) -> None:
-    base, (layer, _) = resolve("text"), read_preset("text")
-    settings = validated(layer, recipe_layer(shape, base, 123))
+def sized(number: int, layer: Layer, *words: str, passes: float = 0.0) -> Settings:
+    """With a shape that may have what these words set."""
+    overrides = read_overrides(list(words))
+    base = validated(layer, overrides)
+    return validated(layer, recipe_layer(shapes_for(base, overrides)[number], base, 123, passes), overrides)
+
+
+@pytest.mark.parametrize("number", range(len(SHAPES)))
+def test_short_contexts_of_training_are_extended_by_a_window(number: int) -> None:
+    settings, shape = sized(number, read_preset("text")[0]), SHAPES[number]
     assert settings.model.context == max(512, shape.context)
     assert settings.trained_model.context == shape.context
-    assert settings.model.window == (shape.context if shape.context < 512 else None)
+    assert settings.model.window == settings.train.context == (shape.context if shape.context < 512 else None)
     assert settings.step_tokens == shape.step_tokens
     assert recipe_name(settings) == "text"  # so its loss can be forecast
+    again = sized(0, to_layer(settings))  # from the config.toml of such a run
+    assert (again.model.context, again.model.window, again.train.context) == (512, 64, 64)
 
 
-def test_model_that_others_know_has_no_window() -> None:
-    base, (layer, _) = resolve("text", {"model": {"bigram_rows": None}}), read_preset("text")
-    settings = validated(layer, recipe_layer(SHAPES[3], base, 123))
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (("--model.bigram_rows", "null"), (128, None, None)),  # other programs know it, and they have no window
+        (("--model.context", "64"), (64, None, None)),
+        (("--model.context", "256"), (256, None, None)),
+        (("--model.window", "32"), (128, 32, None)),
+        (("--model.window", "null"), (128, None, None)),
+        (("--train.context", "null"), (128, None, None)),
+        (("--model.positions", "learned"), (128, None, None)),
+        (("--train.context", "64", "--model.window", "64"), (64, 64, 64)),
+        (("--train.context", "64", "--model.window", "64", "--model.context", "300"), (300, 64, 64)),
+    ],
+)
+def test_given_contexts_are_not_extended(words: tuple[str, ...], found: tuple[int, int | None, int | None]) -> None:
+    settings = sized(3, read_preset("text")[0], *words)
+    assert (settings.model.context, settings.model.window, settings.train.context) == found
+
+
+def test_portable_model_from_the_settings_of_an_extended_run_has_no_window() -> None:
+    settings = sized(3, to_layer(sized(2, read_preset("text")[0])), "--model.bigram_rows", "null")
     assert (settings.model.context, settings.model.window, settings.train.context) == (128, None, None)
 
 
@@ -71,9 +99,7 @@ def test_three_minutes_on_two_cores_are_enough_for_the_preset_text() -> None:
     tokens = settings.train.steps * settings.train.batch * settings.model.context
     shape = next(each for each in SHAPES if (each.n_layer, each.n_embd, each.context) == (2, 128, 128))
     assert (settings.model.n_layer, settings.model.n_embd, settings.model.context) == (2, 128, 128)
-    assert has_enough_tokens(shape, tokens, 0)
-    assert not has_enough_tokens(shape, shape.tokens / 2, 0)
-    assert not has_enough_tokens(shape, tokens, round(shape.tokens / 10))  # ten passes over a small text
+    assert shape.tokens <= tokens < 2 * shape.tokens
 
 
 @given(st.sampled_from(SHAPES[1:]), st.floats(0.3, 100), st.floats(1.01, 10))
@@ -125,3 +151,5 @@ def test_many_passes_have_dropout_and_no_bigram_table(preset: str) -> None:
     assert few == unknown
     assert (few.dropout, few.bigram_rows) == (base.model.dropout, base.model.bigram_rows)
     assert (many.dropout, many.bigram_rows) == (base.model.dropout or 0.1, None)
+    without_table = sized(3, layer, passes=MANY_PASSES + 0.01)
+    assert (without_table.model.window, without_table.train.context) == (base.model.window, None)

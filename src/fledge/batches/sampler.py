@@ -106,7 +106,7 @@ class WindowSampler:
         if self.tokens < self.context + 1:
             raise UserError(
                 f"the training split has {self.tokens} tokens, but one context needs {self.context + 1}",
-                "use more text, or a smaller model.context",
+                "use more text, or a smaller model.context (train.context where that is set)",
             )
 
     @property

@@ -27,11 +27,11 @@ from fledge.planning.probe import Costs, measure_costs, tokens_per_second_guess
 from fledge.planning.recipe import (
     BETTER_WITHOUT_BIGRAMS,
     MANY_PASSES,
-    SHAPES,
     Shape,
     learns_more,
     most_steps,
     recipe_layer,
+    shapes_for,
     useful_tokens,
 )
 from fledge.settings.layers import FOLLOWS_FROM_SIZE, without
@@ -45,7 +45,7 @@ START_SECONDS = 5.0  # of a training command, before its first step: imports, op
 LEAST_PROBE_SECONDS, LEAST_PROBE_SHARE = 3.0, 0.03  # the smaller of both: the run itself measures on
 LEAST_TRAINING_SHARE = 0.1  # of the time, that a model is planned for, however long preparing took
 FIRST_PROBE_SHARE = 0.4
-STEPS_SHARE = 0.8  # of the time of a run; the rest are the fit to n-grams, evaluations, samples, saves
+TRAINING_SHARE = 0.8  # of the time of a run; the rest are the fit to n-grams, evaluations, samples, saves
 MIN_STEPS = 20  # fewer teach hardly anything: a smaller model is chosen
 SHORTENED = 0.9  # share of the steps below which it is said that fewer are made
 WORTH_COMPILING_SECONDS = 900.0  # in shorter runs compiling is not even measured
@@ -128,29 +128,28 @@ class TimeSearch:
         if sets_shape(self.overrides):
             context = self.base.trained_model.context
             return [Shape(model.n_layer, model.n_embd, context, rounded_up(train.batch, self.processes))]
-        given = {"batch": train.batch} if "batch" in self.overrides.get("train", {}) else {}
-        if any("context" in self.overrides.get(section, {}) for section in ("model", "train")):
-            given["context"] = self.base.trained_model.context
         memory = machines.total_memory(self.machine.device)
-        shapes = [replace(shape, **given) for shape in SHAPES]
+        shapes = shapes_for(self.base, self.overrides)
         shapes = [replace(shape, batch=rounded_up(shape.batch, self.processes)) for shape in shapes]
         fitting = [shape for shape in shapes if TRAINING_BYTES * parameter_count(self.model(shape)) < memory]
         return fitting or [shapes[0]]
 
     def best_shape(self, seconds_of_step: Callable[[Shape], float]) -> Shape:
-        """The shape that learns most in the time."""
+        """The shape that learns most in the time: larger ones are tried until one does not learn more."""
         best = self.shapes[0]
         for larger in self.shapes[1:]:
-            seconds = [seconds_of_step(shape) / shape.step_tokens for shape in (larger, best)]
-            tokens, others = (
-                useful_tokens(STEPS_SHARE * self.available / each, self.validated(shape, 1), self.corpus.train_tokens)
-                for each, shape in zip(seconds, (larger, best), strict=True)
-            )
+            tokens, others = (self.useful_tokens(shape, seconds_of_step(shape)) for shape in (larger, best))
+            slowdown = seconds_of_step(larger) / larger.step_tokens * best.step_tokens / seconds_of_step(best)
             enough_steps = tokens >= 2 * MIN_STEPS * larger.step_tokens
-            if not enough_steps or not learns_more(larger, tokens, others, seconds[0] / seconds[1]):
+            if not enough_steps or not learns_more(larger, tokens, others, slowdown):
                 break
             best = larger
         return best
+
+    def useful_tokens(self, shape: Shape, step_seconds: float) -> float:
+        """Of a run of this shape that fills the time, with a table of bigrams if the preset has one."""
+        tokens = TRAINING_SHARE * self.available / step_seconds * shape.step_tokens
+        return useful_tokens(tokens, self.validated(shape, 1), self.corpus.train_tokens)
 
     def guessed_step_seconds(self, shape: Shape) -> float:
         return shape.step_tokens / tokens_per_second_guess(self.model(shape), self.machine)

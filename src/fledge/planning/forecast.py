@@ -79,7 +79,7 @@ def make_forecast(
         steps=train.steps,
         batch=train.batch,
         tokens=tokens,
-        flops=train.steps * settings.step_tokens * training_flops(settings.model),
+        flops=train.steps * settings.step_tokens * training_flops(settings.trained_model),
         device=machine.device,
         dtype=machine.dtype,
         compiled=can_compile(settings, machine),

@@ -23,9 +23,10 @@ from fledge.training.config import Settings
 class Shape:
     n_layer: int
     n_embd: int
-    context: int
+    context: int  # of training
     batch: int
     tokens: float = 0  # that it needs: with fewer, the next smaller shape is better in the same time
+    extended: bool = False  # the context of the model is LEAST_CONTEXT, with a window as long as that of training
 
     @property
     def step_tokens(self) -> int:
@@ -62,8 +63,8 @@ VOCABULARIES = (
 MAX_VOCABULARY = 16_384
 NEW_PASSES = 1.8  # passes over a text whose tokens are useful, where there is no table of bigrams
 # How the worth of a larger shape grows with its tokens, where that of more tokens is 1 (logarithms of both). From the
-# sweep in docs/recipe.csv 0.2, from commands of four minutes 0.26 and 0.41.
-GROWTH = 0.35
+# sweep in docs/recipe.csv 0.20, from commands of four minutes 0.26, 0.27 and 0.41.
+GROWTH = 0.27
 LEAST_SHARE = 0.3  # of the tokens that a shape needs: it was never tried with fewer
 # A table of bigrams memorizes a text, and the loss rises when the second pass begins. In bits per byte, 4 MB of a blog,
 # 2 × 192: one pass 1.570, 1.5 passes 1.607, three without the table 1.578. 9 MB of Russian, four minutes: 1.4 passes of
@@ -93,24 +94,29 @@ def model_of(shape: Shape, style: ModelConfig) -> ModelConfig:
     heads = shape.n_embd // HEAD_WIDTH
     kv_heads = heads // 4 if style.n_kv_head and shape.n_embd >= GQA_WIDTH else None
     values: dict[str, Any] = {"n_layer": shape.n_layer, "n_embd": shape.n_embd, "n_head": heads}
-    window = style.window and min(style.window, shape.context)
-    context = shape.context
-    if is_extended(shape, style):
+    window, context = style.window and min(style.window, shape.context), shape.context
+    if shape.extended:
         window, context = shape.context, LEAST_CONTEXT
     return replace(style, **values, n_kv_head=kv_heads, head_dim=None, mlp_width=None, window=window, context=context)
 
 
-def is_extended(shape: Shape, style: ModelConfig) -> bool:
-    """Whether the context of the model is longer than that of training. Not without a table of bigrams: other programs
-    know such a model, and they have no window."""
-    return (
-        bool(style.bigram_rows) and style.positions == "rotary" and not style.window and shape.context < LEAST_CONTEXT
-    )
+def shapes_for(base: Settings, overrides: Layer) -> list[Shape]:
+    """The shapes, smallest first, with the batch or the context of these overrides.
 
+    Where these set no context and no window, short contexts of training are extended: not without a table of bigrams,
+    as other programs know such a model, and they have no window.
+    """
 
-def has_enough_tokens(shape: Shape, tokens: float, train_tokens: int) -> bool:
-    """Whether so many tokens of a text of `train_tokens` (0: unknown) are enough for this shape."""
-    return min(tokens, NEW_PASSES * (train_tokens or tokens)) >= shape.tokens
+    def sets(*names: str) -> bool:
+        return any(key in overrides.get(section, {}) for section, key in (name.split(".") for name in names))
+
+    given: dict[str, Any] = {"batch": base.train.batch} if sets("train.batch") else {}
+    if sets("model.context", "train.context"):
+        given["context"] = base.trained_model.context
+    own_window = base.model.window and not base.train.context
+    extends = bool(base.model.bigram_rows) and base.model.positions == "rotary" and not own_window
+    extends = extends and not sets("model.context", "model.window", "train.context")
+    return [replace(shape, **given, extended=extends and shape.context < LEAST_CONTEXT) for shape in SHAPES]
 
 
 def most_steps(settings: Settings, train_tokens: int, own_shape: bool = False) -> float:
@@ -123,19 +129,19 @@ def most_steps(settings: Settings, train_tokens: int, own_shape: bool = False) -
 
 
 def useful_tokens(tokens: float, settings: Settings, train_tokens: int) -> float:
-    """How many of the tokens of a run teach more than what it memorizes anyway."""
+    """Those tokens of a run that are within the passes over the text that teach more than the text itself."""
     return min(tokens, (MAX_PASSES_WITH_BIGRAMS if memorizes(settings) else NEW_PASSES) * (train_tokens or tokens))
 
 
-def learns_more(larger: Shape, tokens: float, others: float, slowdown: float) -> bool:
-    """Whether a shape learns more from so many useful tokens than the next smaller one from `others`.
+def learns_more(larger: Shape, tokens: float, smaller_tokens: float, slowdown: float) -> bool:
+    """Whether a shape learns more from so many useful tokens than the next smaller one from `smaller_tokens`.
 
     slowdown: its time for a token, over that of the smaller one. If all tokens are useful, it must have those that it
     needs. If the smaller one gets too many for the text, fewer are enough.
     """
     if tokens < LEAST_SHARE * larger.tokens:
         return False
-    return math.log(slowdown * tokens / others) + GROWTH * math.log(tokens / larger.tokens) >= 0
+    return math.log(slowdown * tokens / smaller_tokens) + GROWTH * math.log(tokens / larger.tokens) >= 0
 
 
 def memorizes(settings: Settings) -> bool:
@@ -149,17 +155,22 @@ def steps_of(passes: float, settings: Settings, train_tokens: int) -> float:
 def recipe_layer(shape: Shape, base: Settings, steps: int, passes: float = 0.0) -> Layer:
     """The settings that follow from the shape, the steps, and the passes over the text (0: unknown); all others are
     those of the preset."""
-    model = model_of(shape, base.model)
+    many = passes > MANY_PASSES
+    shape = replace(shape, extended=shape.extended and not many)
+    extended_before = base.train.context is not None  # of a saved run
+    model = model_of(shape, replace(base.model, window=None) if extended_before else base.model)
     sizes: dict[str, Any] = {key: getattr(model, key) for key in ("n_layer", "n_embd", "n_head", "context")}
     # What the preset leaves to follow from the width still does.
     derived: dict[str, int | None] = {"n_kv_head": model.kv_heads, "head_dim": model.head_width, "window": model.window}
     derived["mlp_width"] = model.mlp_hidden_width
     sizes |= {key: value for key, value in derived.items() if getattr(base.model, key) is not None}
-    if passes > MANY_PASSES:
+    if many:
         sizes |= {"bigram_rows": None, "dropout": base.model.dropout or DROPOUT}
     train: dict[str, Any] = {"batch": shape.batch, "steps": steps}
-    if is_extended(shape, base.model):
+    if shape.extended:
         sizes["window"] = train["context"] = shape.context
+    elif extended_before:
+        train["context"] = None
     if base.train.micro_batch is not None:
         train["micro_batch"] = micro_batch_for(shape.batch, shape.context)
     if base.train.ngram_steps:

@@ -7,10 +7,11 @@ from fledge.datasets.cache import is_prepared
 from fledge.datasets.config import DataConfig
 from fledge.planning.budget import sets_shape
 from fledge.planning.corpus_stats import bytes_per_character, text_bytes, typical_token_bytes
-from fledge.planning.recipe import SHAPES, Shape, has_enough_tokens, recipe_layer, vocabulary_for
+from fledge.planning.recipe import Shape, recipe_layer, shapes_for, useful_tokens, vocabulary_for
 from fledge.settings.layers import merge_layers
 from fledge.settings.pipeline import validated
 from fledge.text.sources import split_weight
+from fledge.training.config import Settings
 
 # A run of a minute uses 120 MB of text at most. Encoding that takes seconds; training visits no more, even on a GPU.
 LEAST_READ_BYTES, READ_BYTES_PER_SECOND = 64e6, 2e6
@@ -73,12 +74,18 @@ def sized_for_steps(layer: Layer, overrides: Layer) -> Layer:
     if sets_shape(overrides) or not train_tokens:
         return overrides
 
-    def tokens(shape: Shape) -> float:
+    def passes(shape: Shape) -> float:
         if base.train.epochs is not None:
-            return base.train.epochs * train_tokens
-        sized = validated(layer, merge_layers(recipe_layer(shape, base, base.train.steps), overrides))
-        return sized.train.steps * sized.step_tokens
+            return base.train.epochs
+        return base.train.steps * sized(shape, 0.0).step_tokens / train_tokens
 
-    enough = (shape for shape in reversed(SHAPES) if has_enough_tokens(shape, tokens(shape), train_tokens))
-    shape = next(enough, SHAPES[0])
-    return merge_layers(recipe_layer(shape, base, base.train.steps, tokens(shape) / train_tokens), overrides)
+    def sized(shape: Shape, passes: float) -> Settings:
+        return validated(layer, merge_layers(recipe_layer(shape, base, base.train.steps, passes), overrides))
+
+    def has_enough_tokens(shape: Shape) -> bool:
+        found = passes(shape)
+        return useful_tokens(found * train_tokens, sized(shape, found), train_tokens) >= shape.tokens
+
+    shapes = shapes_for(base, overrides)
+    shape = next(filter(has_enough_tokens, reversed(shapes)), shapes[0])
+    return merge_layers(recipe_layer(shape, base, base.train.steps, passes(shape)), overrides)

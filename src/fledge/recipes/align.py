@@ -42,7 +42,7 @@ from fledge.training.method import Method
 from fledge.training.setup import check_batch_divisible
 
 ALIGN_SETTINGS = ("examples", "val")  # of [align]; the others are arguments of `align`
-NO_EFFECT = ("train.epochs", "train.eval_tokens", "model.value_head")
+NO_EFFECT = ("train.epochs", "train.context", "train.eval_tokens", "model.value_head")
 LORA_RATE = 10.0  # adapters need about ten times the learning rate of whole weights
 
 

@@ -72,8 +72,6 @@ def complete_alignment(settings: AlignSettings, machine: Machine) -> AlignSettin
         raise UserError("train.ngram_steps fits new weights, and alignment starts from a model", "leave it out")
     if train.sampled_softmax:
         raise UserError("train.sampled_softmax is for pretraining: answers are few tokens", "leave it out")
-    if train.context is not None:
-        raise UserError("train.context is for pretraining: a conversation is not cut", "leave it out")
     if train.minutes is not None:
         raise UserError("an alignment run has no train.minutes", "set the length with --train.steps")
     if settings.optim.schedule == "epoch_cosine":

@@ -36,7 +36,7 @@ def init_layer(origin: RunFolder, preset: str | None, overrides: Layer) -> Layer
     if not preset:
         layer["train"].pop("threads", None)  # those of another run, perhaps on another machine
     layer.setdefault("train", {})["ngram_steps"] = 0  # only new weights are fitted
-    layer["train"]["context"] = own.get("train", {}).get("context")  # belongs to the model
+    layer["train"]["context"] = own.get("train", {}).get("context")  # the weights were trained with it
     layer["model"] = asdict(plain_config(origin.model_config()))
     layer["tokenizer"] = {"file": str(origin.tokenizer_file.resolve())}
     if overrides.get("train", {}).get("ngram_steps", 0) not in (0, "0"):

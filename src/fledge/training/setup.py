@@ -87,7 +87,7 @@ def build_training(
         report=report,
     )
     optimizer = build_optimizer(model, optim, machine.torch_dtype)
-    token_flops = 0.0 if train.sampled_softmax else training_flops(settings.model)  # they depend on the batch
+    token_flops = 0.0 if train.sampled_softmax else training_flops(settings.trained_model)  # they depend on the batch
     if isinstance(optimizer, Muon) and is_dtensor(model.embed.weight):
         optimizer.orthogonalize = orthogonalize_sharded(optimizer.orthogonalize)
     return TrainStep(
