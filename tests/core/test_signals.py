@@ -187,6 +187,7 @@ DEFERRED = """
 import os, signal, sys, threading, time
 from fledge.core.signals import sigint_blocked, sigterm_as_ctrl_c
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
 threading.Thread(target=time.sleep, args=(60,), daemon=True).start()  # which receives what the main thread blocks
 try:
     with sigterm_as_ctrl_c(), sigint_blocked():
