@@ -103,7 +103,7 @@ def scanned_exposures(provenance: Provenance, first: int, stop: int, until: int)
     found = []
     for step in range(1, until + 1):
         for sample in provenance.step(step):
-            targets = range(sample.start + 1, sample.start + provenance.settings.trained_model.context + 1)
+            targets = range(sample.start + 1, sample.start + provenance.settings.train_context + 1)
             if count := sum(first <= target < stop for target in targets):
                 found.append(Exposure(step, sample.number, count))
     return found

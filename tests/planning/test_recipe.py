@@ -56,7 +56,7 @@ def sized(number: int, layer: Layer, *words: str, passes: float = 0.0) -> Settin
 def test_short_contexts_of_training_are_extended_by_a_window(number: int) -> None:
     settings, shape = sized(number, read_preset("text")[0]), SHAPES[number]
     assert settings.model.context == max(512, shape.context)
-    assert settings.trained_model.context == shape.context
+    assert settings.train_context == shape.context
     assert settings.model.window == settings.train.context == (shape.context if shape.context < 512 else None)
     assert settings.step_tokens == shape.step_tokens
     assert recipe_name(settings) == "text"  # so its loss can be forecast

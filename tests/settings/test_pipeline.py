@@ -161,7 +161,7 @@ def test_context_of_training_may_be_shorter_where_the_model_sees_no_further(
     if accepted:
         settings = validated(layer)
         assert settings.step_tokens == 3 * 64
-        assert (settings.model.context, settings.trained_model.context) == (256, 64)
+        assert (settings.model.context, settings.train_context) == (256, 64)
         assert validated({}, {"train": {"context": 256}}).trained_model == validated({}).model
         return
     with pytest.raises(UserError, match=r"train\.context = 64 is shorter than model\.context = 256") as refused:

@@ -82,7 +82,7 @@ class Provenance:
     def samples(self, numbers: range, ranks: int = 1) -> list[TrainingSample]:
         """Samples by their numbers, which count from the beginning of training. Those without a window are left out."""
         local_batch, micro_batch = self.batch_sizes(ranks)
-        context, split = self.settings.trained_model.context, self.dataset.split("train")
+        context, split = self.settings.train_context, self.dataset.split("train")
         starts = window_sampler(self.settings, len(split)).starts(numbers.start, len(numbers))
         samples = []
         for number, start in zip(numbers, starts.tolist(), strict=True):
@@ -100,7 +100,7 @@ class Provenance:
 
         Batches that a rollback has undone or skipped are left out: the weights know nothing of them.
         """
-        batch, context = self.settings.train.batch, self.settings.trained_model.context
+        batch, context = self.settings.train.batch, self.settings.train_context
         batches = self._batches[:until]
         if not len(batches):
             return []

@@ -126,7 +126,7 @@ class TimeSearch:
         """The shapes that fit in memory, smallest first, with a given batch or context; or the one that is given."""
         model, train = self.base.model, self.base.train
         if sets_shape(self.overrides):
-            context = self.base.trained_model.context
+            context = self.base.train_context
             return [Shape(model.n_layer, model.n_embd, context, rounded_up(train.batch, self.processes))]
         memory = machines.total_memory(self.machine.device)
         shapes = shapes_for(self.base, self.overrides)

@@ -105,7 +105,7 @@ def complete_for_forecast(settings: Settings, corpus: CorpusStats, machine: Mach
             "set --train.steps instead, or prepare the text first: fledge prepare",
         )
     model = replace(settings.model, vocab_size=corpus.vocab_size)
-    train_tokens = corpus.train_tokens or 2 * settings.trained_model.context + 1
+    train_tokens = corpus.train_tokens or 2 * settings.train_context + 1
     return decide_settings(replace(settings, model=model), train_tokens, corpus.val_tokens, machine)
 
 

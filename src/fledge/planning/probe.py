@@ -63,7 +63,7 @@ def measure_costs(settings: Settings, machine: Machine, folder: Path, seconds: f
 
     It takes about `seconds`, and longer only where a single update does, or compiling.
     """
-    model, train, context = settings.model, settings.train, settings.trained_model.context
+    model, train, context = settings.model, settings.train, settings.train_context
     assert model.vocab_size is not None
     planned = initial_micro_batch(settings, machine)
     affordable = int(MICRO_BATCH_SHARE * seconds * tokens_per_second_guess(model, machine)) // context

@@ -112,7 +112,7 @@ def shapes_for(base: Settings, overrides: Layer) -> list[Shape]:
 
     given: dict[str, Any] = {"batch": base.train.batch} if sets("train.batch") else {}
     if sets("model.context", "train.context"):
-        given["context"] = base.trained_model.context
+        given["context"] = base.train_context
     own_window = base.model.window and not base.train.context
     extends = bool(base.model.bigram_rows) and base.model.positions == "rotary" and not own_window
     extends = extends and not sets("model.context", "model.window", "train.context")

@@ -139,5 +139,5 @@ def announce(settings: Settings, dataset: Dataset, expected: str | None) -> None
     )
     if model.bigram_rows:
         notice("export    llama.cpp and transformers have no bigram table; for a model without one: --portable")
-    length = f"{counted(train.steps, 'step')} of {train.batch} × {settings.trained_model.context} tokens"
+    length = f"{counted(train.steps, 'step')} of {train.batch} × {settings.train_context} tokens"
     notice(f"training  {length}{expected and ': '}{expected}")

@@ -148,12 +148,17 @@ class Settings:
     @property
     def step_tokens(self) -> int:
         """Tokens of a training step, over all processes."""
-        return self.train.batch * self.trained_model.context
+        return self.train.batch * self.train_context
+
+    @property
+    def train_context(self) -> int:
+        """Tokens of a training sequence."""
+        return self.train.context or self.model.context
 
     @property
     def trained_model(self) -> ModelConfig:
         """The model as training sees it: its context is that of the training sequences."""
-        context, window = self.train.context or self.model.context, self.model.window
+        context, window = self.train_context, self.model.window
         return replace(self.model, context=context, window=window if window and window < context else None)
 
     def __post_init__(self) -> None:

@@ -83,7 +83,7 @@ def unvisited_part(settings: Settings, split: Split) -> Split:
     The whole split, where the run visits nearly all of it, as every step after the first epoch knows its answers; and
     where windows overlap or are not shuffled.
     """
-    sampler, context = window_sampler(settings, len(split)), settings.trained_model.context
+    sampler, context = window_sampler(settings, len(split)), settings.train_context
     longer = LENGTHENED if settings.train.minutes else 1.0
     visited = round(longer * settings.train.steps) * settings.train.batch
     unvisited = sampler.windows_per_epoch - visited

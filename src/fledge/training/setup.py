@@ -109,14 +109,14 @@ def build_training(
 
 def window_sampler(settings: Settings, tokens: int) -> WindowSampler:
     """Which window of a training split of so many tokens is sample n: for training, and to trace it afterwards."""
-    context, data, train = settings.trained_model.context, settings.data, settings.train
+    context, data, train = settings.train_context, settings.data, settings.train
     return SAMPLERS[data.order](tokens, context, data.stride or context, train.seed, train.batch)
 
 
 def learned_tokens(settings: Settings, train_tokens: int, steps: int) -> int:
     """How many targets the first steps of a run have, in a training split of so many tokens."""
     windows = window_sampler(settings, train_tokens).windows_in(steps * settings.train.batch)
-    return windows * settings.trained_model.context
+    return windows * settings.train_context
 
 
 def loaded_batches(

@@ -86,11 +86,12 @@ def plan_text(planned: "PlanResult") -> str:
     from fledge.core.threads import describe_load
     from fledge.planning.budget import precise_duration
 
-    model, forecast = planned.settings.trained_model, planned.forecast
+    settings, forecast = planned.settings, planned.forecast
     parts = [f"{name} {format_duration(seconds)}" for name, seconds in asdict(forecast.parts).items()]
+    batch = f"{forecast.batch:,} × {settings.train_context:,}"
     rows = {
-        "model": f"{forecast.parameters:,} parameters: {model.n_layer} blocks, width {model.n_embd}",
-        "length": f"{forecast.steps:,} steps of {forecast.batch:,} × {model.context:,} tokens: {forecast.tokens:,}",
+        "model": f"{forecast.parameters:,} parameters: {settings.model.n_layer} blocks, width {settings.model.n_embd}",
+        "length": f"{forecast.steps:,} steps of {batch} tokens: {forecast.tokens:,}",
         "compute": f"{short_count(forecast.flops)} FLOPs",
         "machine": f"{forecast.device}, {forecast.dtype}, {'compiled' if forecast.compiled else 'not compiled'}",
         "speed": f"{forecast.tokens_per_second:,.0f} tokens/s; {precise_duration(forecast.step_seconds)} per step",

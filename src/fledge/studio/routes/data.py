@@ -115,7 +115,7 @@ def describe_data(studio: StudioState, run: str = "") -> DataInfo:
         splits=splits,
         tokenizer=dataset.tokenizer.kind,
         vocab_size=dataset.tokenizer.vocab_size,
-        context=settings.trained_model.context,
+        context=settings.train_context,
         batch=settings.train.batch,
         steps=provenance.last_step,
         trained=last_saved_step(folder),
@@ -178,7 +178,7 @@ def read_batch(
 ) -> BatchPage:
     """The batch that a step learned from, token by token, divided over `ranks` processes and their micro-batches."""
     provenance, of, starts = _open(studio, run, "train")
-    batch, context = provenance.settings.train.batch, provenance.settings.trained_model.context
+    batch, context = provenance.settings.train.batch, provenance.settings.train_context
     numbers = provenance.numbers_of(step)[max(0, first) :][: min(max(0, count), MAX_ROWS)]
     samples = []
     for sample in provenance.samples(numbers, ranks):
