@@ -39,6 +39,7 @@ from fledge.tokenizers.char import CharTokenizer
 from fledge.training.config import Settings
 from fledge.training.parallel import LossModel
 from fledge.training.step import TrainStep
+from pairs import with_pairs
 
 ROOT = Path(__file__).parents[2]
 CPU = Machine("cpu", "float32")
@@ -55,13 +56,14 @@ RARE: dict[str, dict[str, Any]] = {
     "bigrams, one row a pair": {"bigram_rows": 100_000, "tied": False, "mlp": "relu"},
     "bigrams, tokens added": {"bigram_rows": 60, "bigram_vocab": 20, "tied": False},
     "bigrams, hashed": {"bigram_rows": 50, "mlp": "gelu", "positions": "sinusoidal", "tied": False},
+    "bigrams, frequent": {"bigram_rows": 100, "bigram_pairs": "frequent", "tied": False},
     "post-norm": {"block": "post_norm", "init": "torch", "tied": False, "mlp": "relu", "mlp_bias": True},
     "norm in and out": {"block": "norm_in_out", "final_norm": False, "init": "torch", "head_bias": True},
     "no final norm": {"final_norm": False, "init": "normal", "mlp": "gelu_tanh", "positions": "sinusoidal"},
 }
 ALL = "everything at once"
 RARE[ALL] = RARE["window"] | {"dropout": 0.2, "softcap": 5.0, "qkv_bias": True, "output_bias": True, "mlp": "swiglu"}
-RARE[ALL] |= {"bigram_rows": 50}
+RARE[ALL] |= {"bigram_rows": 50, "bigram_pairs": "frequent"}
 RARE["post-norm"] |= {"dropout": 0.2, "dropout_on": ("qkv", "mlp", "stream"), "positions": "learned"}
 RARE["norm in and out"] |= {"dropout": 0.2, "dropout_on": ("stream", "residual"), "norm": "layernorm"}
 RARE["no final norm"] |= {"dropout": 0.2, "dropout_on": ("embedding", "mlp", "attention"), "output_bias": True}
@@ -148,7 +150,7 @@ def imported(tmp_path: Path) -> Callable[[str], ModuleType]:
 
 def random_model(config: ModelConfig) -> GPT:
     """A model with large weights, no two of them alike, so that every mistake shows."""
-    model, chance = build(config, 3), torch.Generator().manual_seed(4)
+    model, chance = with_pairs(build(config, 3)), torch.Generator().manual_seed(4)
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(5).add_(torch.randn(p.shape, generator=chance), alpha=0.1)

@@ -268,8 +268,11 @@ POST_NORM = ("--model.block", "post_norm", "--model.init", "torch", "--model.fin
 PADDED = ("--model.vocab_size", "2000")  # most ids are no tokens
 
 
+FREQUENT = (*RARE, "--model.bigram_pairs", "frequent", "--train.ngram_steps", "20")
+
+
 @pytest.mark.parametrize(
-    "settings", [RARE, (*RARE, *POST_NORM, *PADDED, "--model.tied", "true", "--model.positions", "learned")]
+    "settings", [RARE, FREQUENT, (*RARE, *POST_NORM, *PADDED, "--model.tied", "true", "--model.positions", "learned")]
 )
 def test_unsupported_model_is_exported_with_its_code(
     home, settings: tuple[str, ...], capsys: pytest.CaptureFixture[str], modules: None

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fledge.checkpoint import store
+from fledge.cli.main import main
 from fledge.model.init import build
 from fledge.runs.run_folder import RunFolder
 from fledge.settings.pipeline import validated
@@ -17,6 +18,9 @@ from tiny import remains
 
 FIT = ("--train.ngram_steps", "30", "--model.bigram_rows", "300", "--train.keep_last", "9")
 LONG = ("--train.steps", "60", "--train.save_every", "20", "--train.eval_every", "20", "--train.sample_every", "30")
+
+
+FREQUENT = ("--model.bigram_pairs", "frequent")
 
 
 def first_weights(run: Path) -> dict[str, torch.Tensor]:
@@ -44,7 +48,11 @@ def test_run_starts_from_the_fitted_weights(home, capsys: pytest.CaptureFixture[
     assert "…  identical" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("settings", [(), ("--train.dtype", "bfloat16", "--model.tied", "true")], ids=["plain", "bf16"])
+@pytest.mark.parametrize(
+    "settings",
+    [(), ("--train.dtype", "bfloat16", "--model.tied", "true"), FREQUENT],
+    ids=["plain", "bf16", "frequent pairs"],
+)
 def test_resume_after_sigkill_is_bit_identical(home, ended: Callable[..., Any], settings: tuple[str, ...]) -> None:
     whole = home.train("whole", *FIT, *LONG, *settings)
     broken = home.runs / "broken"
@@ -54,6 +62,20 @@ def test_resume_after_sigkill_is_bit_identical(home, ended: Callable[..., Any], 
     assert remains(broken) == remains(whole)
     assert home.do("resume", "broken@0") == 0
     assert remains(broken) == remains(whole)
+
+
+def test_frequent_pairs_are_kept_with_the_weights(home, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = first_weights(home.train("bird", *FIT, *FREQUENT))["bigram.pairs"]
+    assert len(pairs) == 300
+    assert 20 < len(set(pairs.tolist())) < 300
+    assert pairs.tolist() == sorted(pairs.tolist())
+    from_it = home.train("owl", "--init", "bird", *FIT[2:], *FREQUENT)
+    assert torch.equal(first_weights(from_it)["bigram.pairs"], pairs)
+    capsys.readouterr()
+    assert main(home.training("none", *FIT[2:], *FREQUENT)) == 2
+    said = capsys.readouterr().err
+    assert "model.bigram_pairs = frequent, but no step on n-gram counts" in said
+    assert "hint: use --train.ngram_steps 64, or --model.bigram_pairs hashed" in said
 
 
 def test_run_from_its_weights_fits_nothing(home, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import torch
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
+from pairs import with_pairs
 
 CONTEXT, V = 24, 67
 BASE = ModelConfig(n_layer=2, n_head=4, n_embd=32, context=CONTEXT, vocab_size=V)
@@ -21,7 +22,8 @@ FAMILIES = {
     "scratch": replace(BASE, **GPT2, mlp="relu2", head_dim=4),
     "modern": replace(BASE, n_kv_head=2, tied=True),
     "sprint": replace(BASE, n_head=2, bigram_rows=V * V),
-    "text": replace(BASE, bigram_rows=100, n_kv_head=1),
+    "hashed": replace(BASE, bigram_rows=100, n_kv_head=1),
+    "text": replace(BASE, bigram_rows=500, bigram_pairs="frequent", window=12),
     "window": replace(BASE, window=5, n_kv_head=2),
     "post-norm": replace(BASE, **{**GPT2, "tied": False}, **BIASES, mlp="relu", block="post_norm", head_bias=True),
     "norm-in-out": replace(BASE, **GPT2, mlp="gelu", block="norm_in_out", final_norm=False),
@@ -32,7 +34,7 @@ FAMILIES = {
 
 def make_model(config: ModelConfig) -> GPT:
     """Weights so large that a wrong position or mask changes the logits."""
-    model, generator = build(config, 1).eval(), torch.Generator().manual_seed(1)
+    model, generator = with_pairs(build(config, 1)).eval(), torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in model.parameters():
             p.normal_(float(p.ndim == 1), 0.3, generator=generator)

@@ -14,6 +14,7 @@ from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
 from fledge.model.kv_cache import KVCache
+from pairs import with_pairs
 
 SMALL = ModelConfig(n_layer=2, n_head=4, n_embd=32, context=24, vocab_size=29)
 KINDS = {
@@ -31,6 +32,7 @@ KINDS = {
     "capped": replace(SMALL, softcap=2.0, output_bias=True, rotary_base=500.0),
     "pairs": replace(SMALL, bigram_rows=29 * 29),
     "hashed pairs": replace(SMALL, bigram_rows=100, window=5, tied=True),
+    "frequent pairs": replace(SMALL, bigram_rows=100, bigram_pairs="frequent"),
     "post-norm": replace(SMALL, block="post_norm", positions="learned", norm="layernorm", norm_bias=True),
     "post-norm, rotary": replace(SMALL, block="post_norm", n_kv_head=2, final_norm=False),
     "norm in and out": replace(SMALL, block="norm_in_out", final_norm=False, norm="layernorm"),
@@ -40,7 +42,7 @@ KINDS = {
 
 def make_model(config: ModelConfig, seed: int = 3) -> GPT:
     """A model whose weights are large enough that an error shows."""
-    model = build(config, seed).eval()
+    model = with_pairs(build(config, seed)).eval()
     with torch.no_grad():
         generator = torch.Generator().manual_seed(seed)
         for p in model.parameters():

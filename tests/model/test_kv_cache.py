@@ -13,6 +13,7 @@ from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
 from fledge.model.kv_cache import KVCache
+from pairs import with_pairs
 
 CONTEXT = 20
 BASE = ModelConfig(n_layer=2, n_head=4, n_kv_head=2, n_embd=32, context=CONTEXT, vocab_size=23)
@@ -22,6 +23,7 @@ POSITIONS = {
     "rotary": {"positions": "rotary"},
     "bigram": {"positions": "rotary", "bigram_rows": 23 * 23},
     "hashed bigram": {"positions": "learned", "bigram_rows": 50},
+    "frequent bigram": {"bigram_rows": 100, "bigram_pairs": "frequent"},
 }
 WINDOWS = {"": None, "window": 5, "window of one": 1}
 CONFIGS = {
@@ -34,7 +36,7 @@ CONFIGS = {
 
 def make_model(config: ModelConfig) -> GPT:
     """Weights so large that a wrong position or mask changes the tokens."""
-    model, generator = build(config, 1).eval(), torch.Generator().manual_seed(1)
+    model, generator = with_pairs(build(config, 1)).eval(), torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in model.parameters():
             if p.ndim >= 2:

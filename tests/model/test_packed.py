@@ -16,6 +16,7 @@ from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
 from fledge.model.packed import PackedCache
+from pairs import with_pairs
 
 BASE = ModelConfig(n_layer=2, n_head=4, n_embd=16, context=600, vocab_size=23)
 PARTS: dict[str, dict[str, Any]] = {
@@ -24,6 +25,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "sinusoidal": {"positions": "sinusoidal"},
     "bigram": {"bigram_rows": 23 * 23},
     "hashed bigram": {"bigram_rows": 50, "positions": "learned"},
+    "frequent bigram": {"bigram_rows": 100, "bigram_pairs": "frequent"},
     "grouped heads": {"n_kv_head": 2},
     "window": {"window": 5},
     "window of one": {"window": 1},
@@ -34,7 +36,8 @@ every_attention = pytest.mark.parametrize("attention", ATTENTIONS)
 
 def make_model(attention: str, parts: dict[str, Any]) -> GPT:
     """Weights so large that a wrong position, mask or previous token changes the loss."""
-    model, generator = build(replace(BASE, attention=attention, **parts), 1).double(), torch.Generator().manual_seed(1)
+    model = with_pairs(build(replace(BASE, attention=attention, **parts), 1)).double()
+    generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in model.parameters():
             if p.ndim >= 2:

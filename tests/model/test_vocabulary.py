@@ -11,6 +11,7 @@ from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
 from fledge.model.vocabulary import grow_vocabulary, with_vocabulary
+from pairs import with_pairs
 
 V, ADDED = 29, 4
 BASE = ModelConfig(n_layer=1, n_head=2, n_embd=32, context=16, vocab_size=V)
@@ -20,6 +21,7 @@ KINDS = {
     "a row for each pair": replace(BASE, bigram_rows=V * V),
     "more rows than pairs": replace(BASE, bigram_rows=V * V + 50),
     "hashed pairs": replace(BASE, bigram_rows=100),
+    "frequent pairs": replace(BASE, bigram_rows=100, bigram_pairs="frequent"),
     "padded": replace(BASE, vocab_size=64),
     "padded too little": replace(BASE, vocab_size=V + 1),
 }
@@ -27,7 +29,7 @@ IDS = torch.randint(V, (2, 16), generator=torch.Generator().manual_seed(1))
 
 
 def grown(config: ModelConfig) -> tuple[GPT, GPT]:
-    old = build(config, 0)
+    old = with_pairs(build(config, 0))
     with torch.no_grad():
         for p in old.parameters():
             p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(2)), alpha=0.1)

@@ -42,6 +42,7 @@ LETTERS = sorted(set(TEXT))
 IDS = np.array([LETTERS.index(letter) for letter in TEXT])
 MODEL = ModelConfig(n_layer=1, n_head=2, n_embd=32, context=CONTEXT, vocab_size=len(LETTERS))
 EXACT, HASHED = {"bigram_rows": 10_000}, {"bigram_rows": 200}
+FREQUENT: dict[str, Any] = {"bigram_rows": 101, "bigram_pairs": "frequent"}
 FITTED = {"embed.weight", "head.weight", "head.bias", "bigram.weight"}
 
 
@@ -111,6 +112,22 @@ def test_counts_and_shares_are_those_of_a_dictionary(ids: list[int], rows: st.Da
 PAIRS = count_ngrams(IDS[:-2] * len(LETTERS) + IDS[1:-1], IDS[2:], len(LETTERS))
 
 
+@pytest.mark.parametrize("rows", [11, 101, 300])
+def test_the_most_frequent_pairs_have_rows(rows: int) -> None:
+    model = fitted(replace(MODEL, bigram_rows=rows, bigram_pairs="frequent"), steps=1)
+    counts = Counter(zip(IDS[:-2].tolist(), IDS[1:-1].tolist(), strict=True))
+    chosen = [divmod(pair, len(LETTERS)) for pair in model.bigram.pairs.tolist() if pair < len(LETTERS) ** 2]
+    often = [pair for pair, count in counts.items() if count >= ngram_fit.FREQUENT]
+    assert len(chosen) == min(rows - 1, len(often))
+    assert chosen == sorted(chosen)
+    assert min(counts[pair] for pair in chosen) >= max(
+        (counts[pair] for pair in often if pair not in chosen), default=0
+    )
+    row = model.bigram.row(torch.arange(len(LETTERS) ** 2))
+    numbers = {first * len(LETTERS) + second: place for place, (first, second) in enumerate(chosen)}
+    assert row.tolist() == [numbers.get(pair, rows - 1) for pair in range(len(LETTERS) ** 2)]
+
+
 @pytest.mark.parametrize("least", [1, 2])
 def test_all_contexts_are_used_where_they_fit(least: int) -> None:
     rows, weights = PAIRS.draw(np.random.default_rng(0), least)
@@ -149,6 +166,7 @@ PARTS: dict[str, tuple[dict[str, Any], float, float]] = {
     "sinusoidal positions": ({"positions": "sinusoidal"}, BIGRAM, BIGRAM + 0.3),
     "exact pairs": (EXACT, TRIGRAM, TRIGRAM + 0.2),
     "hashed pairs": (HASHED, TRIGRAM, TRIGRAM + 0.2),
+    "frequent pairs": (FREQUENT, TRIGRAM, TRIGRAM + 0.2),
     "pairs, softcap": ({**EXACT, "softcap": 10.0, "head_bias": True}, TRIGRAM, TRIGRAM + 0.2),
     "pairs, learned positions": ({**EXACT, "positions": "learned"}, TRIGRAM, TRIGRAM + 0.2),
     "pairs, tokens added": ({**HASHED, "bigram_vocab": 20}, TRIGRAM, TRIGRAM + 0.25),
@@ -192,7 +210,7 @@ def test_other_precision_reaches_the_same(dtype: Any, pairs: dict[str, Any]) -> 
     "ids", [[1, 0], [0, 1, 2], [3, 1, 2, 0], [0, 1, 2, 3, 4], [7] * 5, [7] * 400, range(25)], ids=str
 )
 @pytest.mark.parametrize("steps", [1, 2, STEPS])
-@pytest.mark.parametrize("pairs", [{}, EXACT, HASHED], ids=["tokens", "exact pairs", "hashed pairs"])
+@pytest.mark.parametrize("pairs", [{}, EXACT, HASHED, FREQUENT], ids=str)
 def test_shortest_texts(ids: Sequence[int], steps: int, pairs: dict[str, Any]) -> None:
     config = replace(MODEL, **pairs)
     model = fitted(config, list(ids), steps)

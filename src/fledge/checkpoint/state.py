@@ -147,8 +147,7 @@ def seed_rng(seed: int, step: int, world: World) -> None:
 
 
 def weights_of(model: GPT) -> Tensors:
-    """Each weight once: a tied head has no entry of its own."""
-    return {name: p.detach() for name, p in model.named_parameters()}
+    return model.weights()
 
 
 def blank_weights(model: ModelConfig) -> Tensors:

@@ -58,8 +58,9 @@ class {CLASS_NAME}(PreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """The weights are there already. Buffers are in no file, so transformers leaves them empty: fill them."""
-        if buffers := dict(module.named_buffers(recurse=False)):
+        """The weights are there already. Buffers that are in no file are left empty by transformers: fill them."""
+        kept = module.state_dict().keys()
+        if buffers := {{name: each for name, each in module.named_buffers(recurse=False) if name not in kept}}:
             path = next(path for path, each in self.model.named_modules() if each is module)
             with torch.device("cpu"):
                 new_module = GPT().get_submodule(path)

@@ -25,6 +25,7 @@ from fledge.runs.run_folder import RunFolder
 from fledge.settings.pipeline import validated
 from fledge.settings.presets import model_parts
 from fledge.training.config import Settings
+from fledge.training.ngram_fit import FREQUENT
 
 TEMPLATES = Path(__file__).with_name("templates")
 WIDTH = 120
@@ -73,6 +74,7 @@ def render(name: str, parts: list[str], settings: Settings) -> str:
         train=settings.train,
         sequence="TRAIN_CONTEXT" if settings.train.context else "CONTEXT",
         data=settings.data,
+        frequent_count=FREQUENT,
     )
 
 

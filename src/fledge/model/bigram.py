@@ -1,7 +1,8 @@
 """Bigram embedding: a learned vector for each pair (previous token, token), added to the token's embedding.
 
 Two tokens predict much of the third, and a table learns that at once, where attention needs many steps.
-A vocabulary of V has V² pairs; where that is more than `bigram_rows`, pairs share rows by a hash.
+A vocabulary of V has V² pairs. Where that is more than `bigram_rows`, pairs share rows by a hash, or those that are
+frequent in the text have rows of their own. Rows of rare pairs would memorize the text: what followed them once.
 The first token of a text counts as preceded by token 0.
 """
 
@@ -13,6 +14,7 @@ from fledge.model.kv_cache import Cache
 
 MULTIPLIER = 2_654_435_761  # Knuth's multiplicative hash: odd, near 2³² / golden ratio
 MASK = 2**32 - 1  # the hash has 32 bits
+NO_PAIR = 2**63 - 1  # larger than the number of any pair
 
 
 class NoBigram(nn.Module):
@@ -49,7 +51,24 @@ class HashedBigram(Bigram):
         return twice * self.rows >> 32
 
 
+class FrequentBigram(Bigram):
+    """The last row is for all pairs that are not among `pairs`. These are found in the text, before the first step."""
+
+    pairs: Tensor  # [rows], ascending, then NO_PAIR, as always in the last row
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.register_buffer("pairs", torch.full((self.rows,), NO_PAIR))
+
+    def row(self, pair: Tensor) -> Tensor:
+        row = torch.searchsorted(self.pairs, pair)  # of the first that is not smaller
+        return torch.where(self.pairs[row] == pair, row, self.rows - 1)
+
+
+BIGRAMS = {"hashed": HashedBigram, "frequent": FrequentBigram}
+
+
 def make_bigram(config: ModelConfig) -> nn.Module:
     if config.bigram_rows is None:
         return NoBigram(config)
-    return (HashedBigram if config.has_hashed_bigrams else Bigram)(config)
+    return (Bigram if config.has_all_bigrams else BIGRAMS[config.bigram_pairs])(config)

@@ -50,7 +50,10 @@ class ModelConfig:
     )
     softcap: float | None = setting(None, "squeeze logits smoothly between -softcap and softcap; unset: no cap")
     bigram_rows: int | None = setting(
-        None, "rows of the embedding of token pairs; fewer than there are pairs: hashed; unset: none"
+        None, "rows of the embedding of token pairs; fewer than there are pairs: see bigram_pairs; unset: none"
+    )
+    bigram_pairs: Literal["hashed", "frequent"] = setting(
+        "hashed", "where there are more pairs than bigram_rows: they share rows by a hash, or frequent ones have rows"
     )
     bigram_vocab: int | None = setting(
         None, "vocabulary that hashed pairs are numbered by, where more tokens were added later; unset: vocab_size"
@@ -117,11 +120,11 @@ class ModelConfig:
                 "model.norm_bias = true, but an rmsnorm has no bias", "use model.norm layernorm, or norm_bias false"
             )
         if self.bigram_vocab is not None and (
-            not self.has_hashed_bigrams or self.bigram_vocab > (self.vocab_size or self.bigram_vocab)
+            self.has_all_bigrams or self.bigram_vocab > (self.vocab_size or self.bigram_vocab)
         ):
             raise UserError(
                 f"model.bigram_vocab cannot be {self.bigram_vocab} here",
-                "leave it out: it is for hashed pairs of a vocabulary that tokens were added to",
+                "leave it out: it is for a vocabulary that tokens were added to, and pairs without rows of their own",
             )
         if self.window is not None and not 1 <= self.window <= self.context:
             raise UserError(
@@ -182,10 +185,10 @@ class ModelConfig:
         return self.window or self.context
 
     @property
-    def has_hashed_bigrams(self) -> bool:
-        """whether pairs of tokens share the rows of their table"""
+    def has_all_bigrams(self) -> bool:
+        """whether each pair of tokens has a row in their table, or there is no table"""
         base = self.bigram_vocab or self.vocab_size
-        return self.bigram_rows is not None and base is not None and base**2 > self.bigram_rows
+        return self.bigram_rows is None or base is None or base**2 <= self.bigram_rows
 
     @property
     def lora_scale(self) -> float:

@@ -51,6 +51,12 @@ class GPT(nn.Module):
         """ids and targets [B, T] → what `head_loss` gives: it applies the head itself, and need not hold all logits."""
         return head_loss(self.hidden(ids, cache), self.head, targets)
 
+    def weights(self) -> dict[str, Tensor]:
+        """All that is kept of a model, each once: a tied head has no entry of its own. They share its memory."""
+        kept = self.state_dict().keys()
+        buffers = {name: buffer for name, buffer in self.named_buffers() if name in kept}
+        return {name: weight.detach() for name, weight in self.named_parameters()} | buffers
+
     def values(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """ids [B, T] → what the value head gives for each token, in float32 [B, T]"""
         assert self.value_head is not None, "a model without model.value_head has no values"

@@ -50,11 +50,12 @@ def build_for_loading(config: ModelConfig) -> GPT:
 def merged_copy(model: GPT) -> GPT:
     """A plain GPT with the weights that the model has now, in evaluation mode on the same device: adapters are merged,
     and there is no value head. For generating while the model is trained. With FSDP a collective."""
-    weights = {name: full_tensor(weight.detach()) for name, weight in model.named_parameters()}
+    weights = {name: full_tensor(weight) for name, weight in model.weights().items()}
     with torch.device(model.embed.weight.device):
         plain = build_for_loading(plain_config(model.config))
+    kept = plain.weights()
     for name, weight in merge(weights, model.config).items():
-        plain.get_parameter(name).copy_(weight)
+        kept[name].copy_(weight)
     return plain.eval()
 
 

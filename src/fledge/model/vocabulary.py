@@ -18,7 +18,7 @@ BIGRAM = "bigram.weight"
 def with_vocabulary(model: ModelConfig, tokens: int) -> ModelConfig:
     """The model with room for `tokens` tokens. A padded vocabulary may have it.
 
-    Where each pair of tokens has a row, the new pairs get rows, too. Hashed pairs keep the numbers that the old
+    Where each pair of tokens has a row, the new pairs get rows, too. Else pairs keep the numbers that the old
     vocabulary gave them, so the old pairs keep their rows; the new ones share rows with others.
     """
     size = model.vocab_size
@@ -27,7 +27,7 @@ def with_vocabulary(model: ModelConfig, tokens: int) -> ModelConfig:
         return model
     if model.bigram_rows is None:
         return replace(model, vocab_size=tokens)
-    if model.has_hashed_bigrams:
+    if not model.has_all_bigrams:
         return replace(model, vocab_size=tokens, bigram_vocab=model.bigram_vocab or size)
     return replace(model, vocab_size=tokens, bigram_rows=max(model.bigram_rows, tokens**2))
 

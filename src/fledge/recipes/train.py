@@ -28,7 +28,7 @@ from fledge.runs.names import check_run_name, run_word
 from fledge.runs.run_folder import RunFolder
 from fledge.settings.complete import complete_settings, config_toml
 from fledge.training.config import Settings
-from fledge.training.ngram_fit import ngram_state
+from fledge.training.ngram_fit import check_pairs, ngram_state
 from fledge.training.pretraining import Pretraining
 from fledge.training.result import TrainResult, saved_result
 from fledge.training.setup import check_batch_divisible
@@ -111,6 +111,8 @@ def train_request(
     machine = machines.choose_machine(settings.train.device, settings.train.dtype, world, settings.train.threads)
     if settings.train.threads is None:
         machines.leave_busy_cores(machine)
+    if not initial:
+        check_pairs(settings)
     start = initial.initial_state(settings) if initial else None
     fits_ngrams = settings.train.ngram_steps > 0
     dataset = open_dataset(settings, machine)

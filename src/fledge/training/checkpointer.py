@@ -118,7 +118,7 @@ class Checkpointer:
         return store.load_weights(store.checkpoint_at(self.run.checkpoints, step), self._parameters())
 
     def _parameters(self) -> dict[str, Tensor]:
-        return dict(self.train_step.model.named_parameters())
+        return self.train_step.model.weights()
 
     def restore(self, state: State) -> None:
         restore(state, self.train_step.model, self.train_step.optimizer, self.world, self.components)

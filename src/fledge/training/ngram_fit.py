@@ -25,7 +25,7 @@ from fledge.core.errors import UserError
 from fledge.core.malloc import keep_freed_memory
 from fledge.core.progress import progress
 from fledge.datasets.shards import Split
-from fledge.model.bigram import Bigram
+from fledge.model.bigram import Bigram, FrequentBigram
 from fledge.model.config import ModelConfig
 from fledge.model.gpt import GPT
 from fledge.model.init import build
@@ -39,6 +39,7 @@ LEAST_UNVISITED = 0.05  # share of the text
 LENGTHENED = 1.25  # where time sets the number of steps, it may grow
 MAX_ROWS, MAX_ENTRIES = 4096, 2**24  # of a batch [rows, V]
 BIGRAM_SHARE = 0.4  # of the steps, where there are pairs to fit, too
+FREQUENT = 5  # times that a pair must occur to have a row of its own in the table of frequent pairs
 PRIOR = 5.0  # as if each pair had also been seen so often with what follows its second token alone
 LR, PAIR_LR, FULL_RATE_WIDTH = 0.02, 0.005, 256  # lower for wider models
 BETAS, EPS = (0.8, 0.95), 1e-10
@@ -59,6 +60,15 @@ def check_ngram_fit(model: ModelConfig) -> None:
         raise UserError(
             "train.ngram_steps fits a model without its blocks, which needs model.block pre_norm and a final norm",
             "leave it out: --train.ngram_steps 0",
+        )
+
+
+def check_pairs(settings: Settings) -> None:
+    """Refuse a new model with a table of frequent pairs that nobody looks for."""
+    if settings.model.bigram_rows and settings.model.bigram_pairs == "frequent" and not settings.train.ngram_steps:
+        raise UserError(
+            "model.bigram_pairs = frequent, but no step on n-gram counts, which find them",
+            "use --train.ngram_steps 64, or --model.bigram_pairs hashed",
         )
 
 
@@ -102,11 +112,20 @@ def fit_ngrams(model: GPT, split: Split, steps: int, seed: int, machine: Machine
         fit.tokens(one, steps)
         return
     two = count_ngrams(ids[:-2] * fit.vocab_size + ids[1:-1], ids[2:], fit.vocab_size)
+    if isinstance(model.bigram, FrequentBigram):
+        choose_pairs(model.bigram, two)
     repeated = bool((two.totals > 1).any())
     first = round(BIGRAM_SHARE * steps) if repeated else steps
     fit.tokens(one, first)
     if repeated:
         fit.pairs(model.bigram, one, two, steps - first)
+
+
+def choose_pairs(bigram: FrequentBigram, two: "Counts") -> None:
+    """Give the most frequent pairs rows of their own."""
+    known = np.flatnonzero(two.totals >= FREQUENT)
+    most = known[np.argsort(-two.totals[known], kind="stable")][: bigram.rows - 1]  # the last row is for all others
+    bigram.pairs[: len(most)] = torch.from_numpy(np.sort(two.contexts[most]))
 
 
 class NgramFit:
