@@ -17,8 +17,9 @@ from fledge.settings.pipeline import validated
         (300_000, {"steps": 120}, 1024, 64),
         (300_000, {"epochs": 2}, 1024, 64),
         (20_000_000, {"steps": 120}, 8192, 128),
-        (20_000_000, {"steps": 2000}, 8192, 192),  # 1.6 passes, of which 1.1 count
-        (40_000_000, {"steps": 2000}, 8192, 256),
+        (20_000_000, {"steps": 2000}, 8192, 256),  # 1.6 passes
+        (20_000_000, {"steps": 4000}, 8192, 256),  # more passes count no more
+        (40_000_000, {"steps": 2000}, 8192, 320),
     ],
 )
 def test_model_suits_the_text_and_the_given_length(

@@ -20,7 +20,7 @@ from fledge.core.errors import UserError
 from fledge.core.formatting import counted, format_duration
 from fledge.core.progress import notice
 from fledge.model.config import ModelConfig
-from fledge.model.flops import TRAINING_BYTES, parameter_count, training_flops
+from fledge.model.flops import TRAINING_BYTES, non_embedding_parameters, parameter_count, training_flops
 from fledge.planning.corpus_stats import CorpusStats
 from fledge.planning.forecast import complete_for_forecast, run_seconds, step_seconds
 from fledge.planning.probe import Costs, measure_costs, tokens_per_second_guess
@@ -48,7 +48,9 @@ FIRST_PROBE_SHARE = 0.4
 TRAINING_SHARE = 0.8  # of the time of a run; the rest are the fit to n-grams, evaluations, samples, saves
 MIN_STEPS = 20  # fewer teach hardly anything: a smaller model is chosen
 SHORTENED = 0.9  # share of the steps below which it is said that fewer are made
-WORTH_COMPILING_SECONDS = 900.0  # in shorter runs compiling is not even measured
+# In shorter runs compiling is not even measured: it takes about half a minute, twice. The second is for processors that
+# wait for other things than matrix products: there a step is 1.5 times as fast.
+WORTH_COMPILING_SECONDS, WORTH_COMPILING_SECONDS_FOR_THE_REST = 900.0, 200.0
 
 
 def parse_minutes(text: str) -> float:
@@ -102,10 +104,12 @@ class TimeSearch:
             shape, costs = second, self.probe(second, 1.0)
         found = self.filled(shape, costs)
         compiled = replace(self, overrides=merge({"train": {"compile": True}}, self.overrides))
-        if self.seconds >= WORTH_COMPILING_SECONDS and can_compile(compiled.settings(shape, 1), self.machine):
+        if self.is_worth_compiling(shape, costs) and can_compile(compiled.settings(shape, 1), self.machine):
             notice("measuring it compiled")
-            other = compiled.filled(shape, compiled.probe(shape, 1.0))
-            found = other if other[0].train.steps > found[0].train.steps else found
+            costs = compiled.probe(shape, 1.0)
+            larger = compiled.best_shape(compiled.scaled_step_seconds(shape, costs))
+            other = compiled.filled(shape, costs, limit=max(shape, larger, key=self.shapes.index))
+            found = max(found, other, key=lambda each: (non_embedding_parameters(each[0].model), each[0].train.steps))
         if (used := self.used) > self.seconds / 2:
             rest = "the rest is for training" if used < self.seconds else "the run ends after its first steps"
             notice(f"preparing took {precise_duration(used)} of {precise_duration(self.seconds)}: {rest}")
@@ -147,9 +151,9 @@ class TimeSearch:
         return best
 
     def useful_tokens(self, shape: Shape, step_seconds: float) -> float:
-        """Of a run of this shape that fills the time, with a table of bigrams if the preset has one."""
+        """Of a run of this shape that fills the time."""
         tokens = TRAINING_SHARE * self.available / step_seconds * shape.step_tokens
-        return useful_tokens(tokens, self.validated(shape, 1), self.corpus.train_tokens)
+        return useful_tokens(tokens, self.corpus.train_tokens)
 
     def guessed_step_seconds(self, shape: Shape) -> float:
         return shape.step_tokens / tokens_per_second_guess(self.model(shape), self.machine)
@@ -205,11 +209,18 @@ class TimeSearch:
         settings = validated(self.preset, chosen, self.overrides)
         return complete_for_forecast(settings, self.corpus, self.machine)
 
-    def filled(self, shape: Shape, costs: Costs) -> tuple[Settings, Layer, Costs]:
-        """The settings with as many steps as fit into the time; of a smaller shape than the measured one, if by its
-        costs that gets too few."""
+    def is_worth_compiling(self, shape: Shape, costs: Costs) -> bool:
+        """Whether the time may be long enough for it."""
+        measured = step_seconds(self.validated(shape, 1), costs)
+        waits = self.machine.device == "cpu" and measured > self.guessed_step_seconds(shape)
+        return self.seconds >= (WORTH_COMPILING_SECONDS_FOR_THE_REST if waits else WORTH_COMPILING_SECONDS)
+
+    def filled(self, shape: Shape, costs: Costs, limit: Shape | None = None) -> tuple[Settings, Layer, Costs]:
+        """The settings with as many steps as fit into the time; of a smaller shape than the limit, or the measured one,
+        if by its costs that gets too few."""
         available, measured = self.available, self.model(shape)
-        shape = min(shape, self.best_shape(self.scaled_step_seconds(shape, costs)), key=self.shapes.index)
+        best = self.best_shape(self.scaled_step_seconds(shape, costs))
+        shape = min(limit or shape, best, key=self.shapes.index)
         for smaller in reversed(self.shapes[: self.shapes.index(shape) + 1]):
             scaled = self.scaled(costs, measured, smaller)
             least = self.run_seconds(smaller, MIN_STEPS, scaled)

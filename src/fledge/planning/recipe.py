@@ -61,16 +61,15 @@ VOCABULARIES = (
     (1 << 30, 8192),
 )  # up to so many characters of text. 9 MB of Russian are 5.3 million: 1.136 with 8,192 tokens, 1.13 with 3,072
 MAX_VOCABULARY = 16_384
-NEW_PASSES = 1.8  # passes over a text whose tokens are useful, where there is no table of bigrams
+NEW_PASSES = 1.6  # passes over a text whose tokens teach as much as new ones; later passes teach little
 # How the worth of a larger shape grows with its tokens, where that of more tokens is 1 (logarithms of both). From the
 # sweep in docs/recipe.csv 0.20, from commands of four minutes 0.26, 0.27 and 0.41.
 GROWTH = 0.27
 LEAST_SHARE = 0.3  # of the tokens that a shape needs: it was never tried with fewer
-# A table of bigrams memorizes a text, and the loss rises when the second pass begins. In bits per byte, 4 MB of a blog,
-# 2 × 192: one pass 1.570, 1.5 passes 1.607, three without the table 1.578. 9 MB of Russian, four minutes: 1.4 passes of
-# 2 × 128 1.154, 0.9 of 2 × 192 1.136. Tiny Shakespeare, 313,000 tokens: 1.8 passes 2.187 with the table and 2.161
-# without, 4 passes 2.111, 8 with dropout 2.093. On 9 MB of books and one pass the table is worth 0.03.
-MAX_PASSES_WITH_BIGRAMS, MAX_PASSES = 1.1, 8.0
+# A table of bigrams memorizes a text, that of frequent pairs from the third pass on. In bits per byte, 9 MB of books,
+# 3 × 256: one pass 1.527, two 1.500; 2 × 192: three 1.548. Tiny Shakespeare, 313,000 tokens: 1.8 passes with
+# hashed pairs 2.187 and without a table 2.161, 4 passes 2.111, 8 with dropout 2.093.
+MAX_PASSES_WITH_BIGRAMS, MAX_PASSES = 2.0, 8.0
 MANY_PASSES, DROPOUT = 2.0, 0.1  # more passes than that have no table, and this dropout
 BETTER_WITHOUT_BIGRAMS = 3.0  # passes that are possible in a given time: fewer are not as good as one with the table
 # A model that is trained on shorter sequences has a context of at least so many tokens, and a window as long as these
@@ -128,9 +127,9 @@ def most_steps(settings: Settings, train_tokens: int, own_shape: bool = False) -
     return steps_of(passes, settings, train_tokens)
 
 
-def useful_tokens(tokens: float, settings: Settings, train_tokens: int) -> float:
+def useful_tokens(tokens: float, train_tokens: int) -> float:
     """Those tokens of a run that are within the passes over the text that teach more than the text itself."""
-    return min(tokens, (MAX_PASSES_WITH_BIGRAMS if memorizes(settings) else NEW_PASSES) * (train_tokens or tokens))
+    return min(tokens, NEW_PASSES * (train_tokens or tokens))
 
 
 def learns_more(larger: Shape, tokens: float, smaller_tokens: float, slowdown: float) -> bool:

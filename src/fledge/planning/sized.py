@@ -11,7 +11,6 @@ from fledge.planning.recipe import Shape, recipe_layer, shapes_for, useful_token
 from fledge.settings.layers import merge_layers
 from fledge.settings.pipeline import validated
 from fledge.text.sources import split_weight
-from fledge.training.config import Settings
 
 # A run of a minute uses 120 MB of text at most. Encoding that takes seconds; training visits no more, even on a GPU.
 LEAST_READ_BYTES, READ_BYTES_PER_SECOND = 64e6, 2e6
@@ -77,14 +76,11 @@ def sized_for_steps(layer: Layer, overrides: Layer) -> Layer:
     def passes(shape: Shape) -> float:
         if base.train.epochs is not None:
             return base.train.epochs
-        return base.train.steps * sized(shape, 0.0).step_tokens / train_tokens
-
-    def sized(shape: Shape, passes: float) -> Settings:
-        return validated(layer, merge_layers(recipe_layer(shape, base, base.train.steps, passes), overrides))
+        sized = validated(layer, merge_layers(recipe_layer(shape, base, base.train.steps), overrides))
+        return base.train.steps * sized.step_tokens / train_tokens
 
     def has_enough_tokens(shape: Shape) -> bool:
-        found = passes(shape)
-        return useful_tokens(found * train_tokens, sized(shape, found), train_tokens) >= shape.tokens
+        return useful_tokens(passes(shape) * train_tokens, train_tokens) >= shape.tokens
 
     shapes = shapes_for(base, overrides)
     shape = next(filter(has_enough_tokens, reversed(shapes)), shapes[0])

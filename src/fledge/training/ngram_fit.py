@@ -39,7 +39,8 @@ LEAST_UNVISITED = 0.05  # share of the text
 LENGTHENED = 1.25  # where time sets the number of steps, it may grow
 MAX_ROWS, MAX_ENTRIES = 4096, 2**24  # of a batch [rows, V]
 BIGRAM_SHARE = 0.4  # of the steps, where there are pairs to fit, too
-FREQUENT = 5  # times that a pair must occur to have a row of its own in the table of frequent pairs
+FREQUENT = 8  # times that a pair must occur, for each pass over the text, to have a row in the table of frequent pairs
+LEAST_FREQUENT = 2
 PRIOR = 5.0  # as if each pair had also been seen so often with what follows its second token alone
 LR, PAIR_LR, FULL_RATE_WIDTH = 0.02, 0.005, 256  # lower for wider models
 BETAS, EPS = (0.8, 0.95), 1e-10
@@ -81,7 +82,8 @@ def ngram_state(settings: Settings, machine: Machine, split: Split) -> State:
         machine = replace(machine, dtype="float32")
     seed = settings.train.seed
     model = build(settings.model, seed).to(machine.device)
-    fit_ngrams(model, unvisited_part(settings, split), settings.train.ngram_steps, seed, machine)
+    passes = settings.train.steps * settings.step_tokens / max(1, len(split))
+    fit_ngrams(model, unvisited_part(settings, split), settings.train.ngram_steps, seed, machine, passes)
     return initial_state(weights_of(model.cpu()), seed)
 
 
@@ -104,8 +106,8 @@ def unvisited_part(settings: Settings, split: Split) -> Split:
     return Split(split.name, [split.rows(starts, context).ravel()], [np.zeros(1, np.int64)])
 
 
-def fit_ngrams(model: GPT, split: Split, steps: int, seed: int, machine: Machine) -> None:
-    """Change the weights of a new model by `steps` updates on counts."""
+def fit_ngrams(model: GPT, split: Split, steps: int, seed: int, machine: Machine, passes: float = 1.0) -> None:
+    """Change the weights of a new model by `steps` updates on counts. passes: of the run, over its text."""
     fit, ids = NgramFit(model, machine, np.random.default_rng(seed)), split.sample(MAX_TOKENS)
     one = count_ngrams(ids[:-1], ids[1:], fit.vocab_size)
     if not isinstance(model.bigram, Bigram):
@@ -113,7 +115,7 @@ def fit_ngrams(model: GPT, split: Split, steps: int, seed: int, machine: Machine
         return
     two = count_ngrams(ids[:-2] * fit.vocab_size + ids[1:-1], ids[2:], fit.vocab_size)
     if isinstance(model.bigram, FrequentBigram):
-        choose_pairs(model.bigram, two)
+        choose_pairs(model.bigram, two, passes)
     repeated = bool((two.totals > 1).any())
     first = round(BIGRAM_SHARE * steps) if repeated else steps
     fit.tokens(one, first)
@@ -121,9 +123,9 @@ def fit_ngrams(model: GPT, split: Split, steps: int, seed: int, machine: Machine
         fit.pairs(model.bigram, one, two, steps - first)
 
 
-def choose_pairs(bigram: FrequentBigram, two: "Counts") -> None:
-    """Give the most frequent pairs rows of their own."""
-    known = np.flatnonzero(two.totals >= FREQUENT)
+def choose_pairs(bigram: FrequentBigram, two: "Counts", passes: float) -> None:
+    """Give the most frequent pairs rows of their own. The more passes, the more a row memorizes."""
+    known = np.flatnonzero(two.totals >= max(LEAST_FREQUENT, round(FREQUENT * passes)))
     most = known[np.argsort(-two.totals[known], kind="stable")][: bigram.rows - 1]  # the last row is for all others
     bigram.pairs[: len(most)] = torch.from_numpy(np.sort(two.contexts[most]))
 
