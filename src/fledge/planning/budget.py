@@ -48,9 +48,10 @@ FIRST_PROBE_SHARE = 0.4
 TRAINING_SHARE = 0.8  # of the time of a run; the rest are the fit to n-grams, evaluations, samples, saves
 MIN_STEPS = 20  # fewer teach hardly anything: a smaller model is chosen
 SHORTENED = 0.9  # share of the steps below which it is said that fewer are made
-# In shorter runs compiling is not even measured: it takes about half a minute, twice. The second is for processors that
-# wait for other things than matrix products: there a step is 1.5 times as fast.
-WORTH_COMPILING_SECONDS, WORTH_COMPILING_SECONDS_FOR_THE_REST = 900.0, 200.0
+# In shorter runs compiling is not even measured: it takes 20 to 45 s. The second is for processors on which other things
+# than products of matrices take most of the time: there a step becomes 1.3 to 1.5 times as fast.
+WORTH_COMPILING_SECONDS, WORTH_COMPILING_SECONDS_FOR_THE_REST = 900.0, 400.0
+COMPILED_SPEEDUP = 1.3  # that is expected when the shape is chosen that is measured
 
 
 def parse_minutes(text: str) -> float:
@@ -102,14 +103,16 @@ class TimeSearch:
         second = self.best_shape(self.scaled_step_seconds(shape, costs))
         if second != shape:
             shape, costs = second, self.probe(second, 1.0)
-        found = self.filled(shape, costs)
         compiled = replace(self, overrides=merge({"train": {"compile": True}}, self.overrides))
         if self.is_worth_compiling(shape, costs) and can_compile(compiled.settings(shape, 1), self.machine):
             notice("measuring it compiled")
-            costs = compiled.probe(shape, 1.0)
-            larger = compiled.best_shape(compiled.scaled_step_seconds(shape, costs))
-            other = compiled.filled(shape, costs, limit=max(shape, larger, key=self.shapes.index))
-            found = max(found, other, key=lambda each: (non_embedding_parameters(each[0].model), each[0].train.steps))
+            expected = replace(costs, per_token=costs.per_token / COMPILED_SPEEDUP)
+            larger = max(shape, self.best_shape(self.scaled_step_seconds(shape, expected)), key=self.shapes.index)
+            compiled_costs = replace(compiled.probe(larger, 1.0), startup=0.0)  # it is compiled now
+            candidates = self.filled(shape, costs), compiled.filled(larger, compiled_costs)
+            found = max(candidates, key=lambda each: (non_embedding_parameters(each[0].model), each[0].train.steps))
+        else:
+            found = self.filled(shape, costs)
         if (used := self.used) > self.seconds / 2:
             rest = "the rest is for training" if used < self.seconds else "the run ends after its first steps"
             notice(f"preparing took {precise_duration(used)} of {precise_duration(self.seconds)}: {rest}")
@@ -215,12 +218,11 @@ class TimeSearch:
         waits = self.machine.device == "cpu" and measured > self.guessed_step_seconds(shape)
         return self.seconds >= (WORTH_COMPILING_SECONDS_FOR_THE_REST if waits else WORTH_COMPILING_SECONDS)
 
-    def filled(self, shape: Shape, costs: Costs, limit: Shape | None = None) -> tuple[Settings, Layer, Costs]:
-        """The settings with as many steps as fit into the time; of a smaller shape than the limit, or the measured one,
-        if by its costs that gets too few."""
+    def filled(self, shape: Shape, costs: Costs) -> tuple[Settings, Layer, Costs]:
+        """The settings with as many steps as fit into the time; of a smaller shape than the measured one, if by its
+        costs that gets too few."""
         available, measured = self.available, self.model(shape)
-        best = self.best_shape(self.scaled_step_seconds(shape, costs))
-        shape = min(limit or shape, best, key=self.shapes.index)
+        shape = min(shape, self.best_shape(self.scaled_step_seconds(shape, costs)), key=self.shapes.index)
         for smaller in reversed(self.shapes[: self.shapes.index(shape) + 1]):
             scaled = self.scaled(costs, measured, smaller)
             least = self.run_seconds(smaller, MIN_STEPS, scaled)

@@ -61,7 +61,7 @@ VOCABULARIES = (
     (1 << 30, 8192),
 )  # up to so many characters of text. 9 MB of Russian are 5.3 million: 1.136 with 8,192 tokens, 1.13 with 3,072
 MAX_VOCABULARY = 16_384
-NEW_PASSES = 1.6  # passes over a text whose tokens teach as much as new ones; later passes teach little
+LATER_PASSES = 0.4  # what passes over a text teach, after the first, grows with this power of their number
 # How the worth of a larger shape grows with its tokens, where that of more tokens is 1 (logarithms of both). From the
 # sweep in docs/recipe.csv 0.20, from commands of four minutes 0.26, 0.27 and 0.41.
 GROWTH = 0.27
@@ -128,8 +128,10 @@ def most_steps(settings: Settings, train_tokens: int, own_shape: bool = False) -
 
 
 def useful_tokens(tokens: float, train_tokens: int) -> float:
-    """Those tokens of a run that are within the passes over the text that teach more than the text itself."""
-    return min(tokens, NEW_PASSES * (train_tokens or tokens))
+    """So many new tokens would teach as much as these tokens of a run, which passes over its text several times."""
+    if not tokens > train_tokens > 0:
+        return tokens
+    return train_tokens * min(tokens / train_tokens, MAX_PASSES) ** LATER_PASSES
 
 
 def learns_more(larger: Shape, tokens: float, smaller_tokens: float, slowdown: float) -> bool:
