@@ -48,7 +48,7 @@ FIRST_PROBE_SHARE = 0.4
 TRAINING_SHARE = 0.8  # of the time of a run; the rest are the fit to n-grams, evaluations, samples, saves
 MIN_STEPS = 20  # fewer teach hardly anything: a smaller model is chosen
 SHORTENED = 0.9  # share of the steps below which it is said that fewer are made
-# In shorter runs compiling is not even measured: it takes 20 to 45 s. The second is for processors on which other things
+# In shorter runs compiling is not even measured: it takes 20 to 45 s. The second is for processors where other things
 # than products of matrices take most of the time: there a step becomes 1.3 to 1.5 times as fast.
 WORTH_COMPILING_SECONDS, WORTH_COMPILING_SECONDS_FOR_THE_REST = 900.0, 400.0
 COMPILED_SPEEDUP = 1.3  # that is expected when the shape is chosen that is measured
