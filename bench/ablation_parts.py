@@ -31,11 +31,12 @@ def patched(patch: type[Patch], about: str = "", **settings: Any) -> Part:
 UNFITTED = {"train.ngram_steps": 0, "optim.embed_lr": 0.01, "optim.head_lr": 0.01}
 
 # What changes the cost of that fit.
-FIT_SETTINGS = {"model.bigram_rows", "model.tied", "model.softcap", "train.ngram_steps"}
+FIT_SETTINGS = {"model.bigram_rows", "model.bigram_pairs", "model.tied", "model.softcap", "train.ngram_steps"}
 
 PARTS: dict[str, Part] = {
     BASELINE: Part("the recipe"),
     "no_bigram": Part("no table of token pairs", {"model.bigram_rows": None}),
+    "bigram_hashed": Part("rare pairs of tokens share rows with frequent ones", {"model.bigram_pairs": "hashed"}),
     "bigram_16384": Part("fewer rows for token pairs", {"model.bigram_rows": 16_384}),
     "bigram_262144": Part("more rows for token pairs", {"model.bigram_rows": 262_144}),
     "ngram_0": Part("no fit to n-gram counts before the first step; rates of embedding and head for that", UNFITTED),
