@@ -38,6 +38,7 @@ from fledge.tokenizers.base import save_tokenizer
 from fledge.tokenizers.char import CharTokenizer
 from fledge.training.config import Settings
 from fledge.training.parallel import LossModel
+from fledge.training.ngram_fit import choose_pairs, count_ngrams
 from fledge.training.step import TrainStep
 from pairs import with_pairs
 
@@ -189,6 +190,19 @@ def test_initial_weights_are_bit_identical(name: str, imported: Callable[[str], 
     named = dict(theirs.named_parameters())
     assert list(named) == [key for key, _ in ours.named_parameters()]
     assert all(torch.equal(p, named[key]) for key, p in ours.named_parameters())
+
+
+@pytest.mark.parametrize("steps", [1, 40])
+def test_the_same_pairs_are_found(steps: int, imported: Callable[[str], ModuleType]) -> None:
+    name = "bigrams, frequent"
+    settings, theirs = small_settings(name), new_model(module := imported(ejected(name)), 1)
+    ids = np.random.default_rng(1).integers(VOCABULARY, size=2000) ** 2 // VOCABULARY  # small numbers are frequent
+    module.find_pairs(theirs, ids, steps)
+    ours, passes = build(settings.model, 1), steps * settings.step_tokens / len(ids)
+    contexts = ids[:-1] * VOCABULARY + ids[1:]
+    choose_pairs(ours.bigram, count_ngrams(contexts, np.zeros_like(contexts), VOCABULARY), passes)
+    assert torch.equal(theirs.bigram.pairs, ours.bigram.pairs)
+    assert 0 < (ours.bigram.pairs < VOCABULARY**2).sum() < ours.bigram.rows
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -61,7 +61,7 @@ class FrequentBigram(Bigram):
         self.register_buffer("pairs", torch.full((self.rows,), NO_PAIR))
 
     def row(self, pair: Tensor) -> Tensor:
-        row = torch.searchsorted(self.pairs, pair)  # of the first that is not smaller
+        row = torch.searchsorted(self.pairs, pair).clamp(max=self.rows - 1)  # of the first that is not smaller
         return torch.where(self.pairs[row] == pair, row, self.rows - 1)
 
 

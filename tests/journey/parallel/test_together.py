@@ -219,7 +219,8 @@ def test_fsdp_evaluates_last_and_best_checkpoint_on_the_whole_split(home: Any, t
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_ranks_start_from_the_same_fitted_weights(home: Any, together: Callable[..., str], parallel: str) -> None:
-    fit = (*KEPT, "--train.ngram_steps", "20", "--model.bigram_rows", "300", "--train.parallel", parallel)
+    fit = (*KEPT, "--train.ngram_steps", "20", "--model.bigram_rows", "300", "--model.bigram_pairs", "frequent")
+    fit += ("--train.parallel", parallel)
     alone = home.train("alone", *fit, "--train.threads", "1")
     together(home.training("two", *fit), 2)
     checkpoints = [run / "checkpoints" / "step-00000000" for run in (alone, home.runs / "two")]
