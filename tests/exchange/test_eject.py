@@ -37,8 +37,8 @@ from fledge.settings.presets import expected_vocab_size, model_parts
 from fledge.tokenizers.base import save_tokenizer
 from fledge.tokenizers.char import CharTokenizer
 from fledge.training.config import Settings
-from fledge.training.parallel import LossModel
 from fledge.training.ngram_fit import choose_pairs, count_ngrams
+from fledge.training.parallel import LossModel
 from fledge.training.step import TrainStep
 from pairs import with_pairs
 

@@ -156,7 +156,7 @@ class TimeSearch:
     def useful_tokens(self, shape: Shape, step_seconds: float) -> float:
         """Of a run of this shape that fills the time."""
         tokens = TRAINING_SHARE * self.available / step_seconds * shape.step_tokens
-        return useful_tokens(tokens, self.corpus.train_tokens)
+        return useful_tokens(tokens, self.validated(shape, 1), self.corpus.train_tokens)
 
     def guessed_step_seconds(self, shape: Shape) -> float:
         return shape.step_tokens / tokens_per_second_guess(self.model(shape), self.machine)

@@ -127,11 +127,13 @@ def most_steps(settings: Settings, train_tokens: int, own_shape: bool = False) -
     return steps_of(passes, settings, train_tokens)
 
 
-def useful_tokens(tokens: float, train_tokens: int) -> float:
+def useful_tokens(tokens: float, settings: Settings, train_tokens: int) -> float:
     """So many new tokens would teach as much as these tokens of a run, which passes over its text several times."""
     if not tokens > train_tokens > 0:
         return tokens
-    return train_tokens * min(tokens / train_tokens, MAX_PASSES) ** LATER_PASSES
+    passes = tokens / train_tokens
+    keeps_table = memorizes(settings) and passes <= BETTER_WITHOUT_BIGRAMS
+    return train_tokens * min(passes, MAX_PASSES_WITH_BIGRAMS if keeps_table else MAX_PASSES) ** LATER_PASSES
 
 
 def learns_more(larger: Shape, tokens: float, smaller_tokens: float, slowdown: float) -> bool:

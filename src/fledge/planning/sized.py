@@ -76,11 +76,13 @@ def sized_for_steps(layer: Layer, overrides: Layer) -> Layer:
     def passes(shape: Shape) -> float:
         if base.train.epochs is not None:
             return base.train.epochs
-        sized = validated(layer, merge_layers(recipe_layer(shape, base, base.train.steps), overrides))
-        return base.train.steps * sized.step_tokens / train_tokens
+        return base.train.steps * sized(shape).step_tokens / train_tokens
+
+    def sized(shape: Shape) -> Settings:
+        return validated(layer, merge_layers(recipe_layer(shape, base, base.train.steps), overrides))
 
     def has_enough_tokens(shape: Shape) -> bool:
-        return useful_tokens(passes(shape) * train_tokens, train_tokens) >= shape.tokens
+        return useful_tokens(passes(shape) * train_tokens, sized(shape), train_tokens) >= shape.tokens
 
     shapes = shapes_for(base, overrides)
     shape = next(filter(has_enough_tokens, reversed(shapes)), shapes[0])
