@@ -11,6 +11,7 @@ from fledge.planning.recipe import Shape, recipe_layer, shapes_for, useful_token
 from fledge.settings.layers import merge_layers
 from fledge.settings.pipeline import validated
 from fledge.text.sources import split_weight
+from fledge.training.config import Settings
 
 # A run of a minute uses 120 MB of text at most. Encoding that takes seconds; training visits no more, even on a GPU.
 LEAST_READ_BYTES, READ_BYTES_PER_SECOND = 64e6, 2e6
