@@ -19,7 +19,7 @@ from fledge.settings.pipeline import validated
         (20_000_000, {"steps": 120}, 8192, 128),
         (20_000_000, {"steps": 2000}, 8192, 256),  # 1.6 passes
         (20_000_000, {"steps": 4000}, 8192, 256),  # more passes count no more
-        (40_000_000, {"steps": 2000}, 8192, 320),
+        (40_000_000, {"steps": 2000}, 8192, 256),
     ],
 )
 def test_model_suits_the_text_and_the_given_length(
