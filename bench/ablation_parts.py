@@ -28,7 +28,7 @@ def patched(patch: type[Patch], about: str = "", **settings: Any) -> Part:
 
 
 # Without the fit to n-grams, embedding and head start further from good values.
-UNFITTED = {"train.ngram_steps": 0, "optim.embed_lr": 0.01, "optim.head_lr": 0.01}
+UNFITTED = {"train.ngram_steps": 0, "model.bigram_pairs": "hashed", "optim.embed_lr": 0.01, "optim.head_lr": 0.01}
 
 # What changes the cost of that fit.
 FIT_SETTINGS = {"model.bigram_rows", "model.bigram_pairs", "model.tied", "model.softcap", "train.ngram_steps"}

@@ -111,14 +111,14 @@ def train_request(
     machine = machines.choose_machine(settings.train.device, settings.train.dtype, world, settings.train.threads)
     if settings.train.threads is None:
         machines.leave_busy_cores(machine)
-    if not initial:
-        check_pairs(settings)
     start = initial.initial_state(settings) if initial else None
     fits_ngrams = settings.train.ngram_steps > 0
     dataset = open_dataset(settings, machine)
     if world.is_main and (damage := describe_damage(dataset)):
         notice(damage)
     complete = complete_settings(settings, dataset, machine)
+    if not initial:
+        check_pairs(complete)
     if world.is_main:
         announce(complete, dataset, request.expected)
     about = {

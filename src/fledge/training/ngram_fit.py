@@ -66,7 +66,8 @@ def check_ngram_fit(model: ModelConfig) -> None:
 
 def check_pairs(settings: Settings) -> None:
     """Refuse a new model with a table of frequent pairs that nobody looks for."""
-    if settings.model.bigram_rows and settings.model.bigram_pairs == "frequent" and not settings.train.ngram_steps:
+    model = settings.model
+    if not model.has_all_bigrams and model.bigram_pairs == "frequent" and not settings.train.ngram_steps:
         raise UserError(
             "model.bigram_pairs = frequent, but no step on n-gram counts, which find them",
             "use --train.ngram_steps 64, or --model.bigram_pairs hashed",
