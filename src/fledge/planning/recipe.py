@@ -61,7 +61,7 @@ VOCABULARIES = (
     (1 << 30, 8192),
 )  # up to so many characters of text. 9 MB of Russian are 5.3 million: 1.136 with 8,192 tokens, 1.13 with 3,072
 MAX_VOCABULARY = 16_384
-LATER_PASSES = 0.4  # what passes over a text teach, after the first, grows with this power of their number
+LATER_PASSES = 0.3  # what passes over a text teach, after the first, grows with this power of their number
 # How the worth of a larger shape grows with its tokens, where that of more tokens is 1 (logarithms of both). From the
 # sweep in docs/recipe.csv 0.20, from commands of four minutes 0.26, 0.27 and 0.41.
 GROWTH = 0.27
