@@ -37,7 +37,7 @@ from fledge.settings.presets import expected_vocab_size, model_parts
 from fledge.tokenizers.base import save_tokenizer
 from fledge.tokenizers.char import CharTokenizer
 from fledge.training.config import Settings
-from fledge.training.ngram_fit import choose_pairs, count_ngrams
+from fledge.training.ngram_fit import FREQUENT, choose_pairs, count_ngrams
 from fledge.training.parallel import LossModel
 from fledge.training.step import TrainStep
 from pairs import with_pairs
@@ -200,7 +200,7 @@ def test_the_same_pairs_are_found(steps: int, imported: Callable[[str], ModuleTy
     module.find_pairs(theirs, ids, steps)
     ours, passes = build(settings.model, 1), steps * settings.step_tokens / len(ids)
     contexts = ids[:-1] * VOCABULARY + ids[1:]
-    choose_pairs(ours.bigram, count_ngrams(contexts, np.zeros_like(contexts), VOCABULARY), passes)
+    choose_pairs(ours.bigram, count_ngrams(contexts, np.zeros_like(contexts), VOCABULARY), FREQUENT * passes)
     assert torch.equal(theirs.bigram.pairs, ours.bigram.pairs)
     assert 0 < (ours.bigram.pairs < VOCABULARY**2).sum() < ours.bigram.rows
 

@@ -75,7 +75,7 @@ def test_frequent_pairs_are_kept_with_the_weights(home, capsys: pytest.CaptureFi
     assert main(home.training("none", *FIT[2:], *FREQUENT)) == 2
     said = capsys.readouterr().err
     assert "model.bigram_pairs = frequent, but no step on n-gram counts" in said
-    assert "hint: use --train.ngram_steps 64, or --model.bigram_pairs hashed" in said
+    assert "hint: use --model.bigram_pairs hashed" in said
 
 
 def test_run_from_its_weights_fits_nothing(home, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@
 Queries, keys and values come from one product. Residual stream, norms, rotation and attention compute in `stream`; only
 the matrix products use the dtype of the weights. On a CPU the stream is float32: that costs little there, is more
 precise, and attention for one token is several times as fast in float32 as in bfloat16.
-`GPT` is the reference implementation; what both share, such as the hash of a bigram, is taken from its modules.
+`GPT` is the reference implementation; what both share, such as the row of a bigram, is taken from its modules.
 """
 
 from collections.abc import Callable

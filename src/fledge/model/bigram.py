@@ -54,7 +54,7 @@ class HashedBigram(Bigram):
 class FrequentBigram(Bigram):
     """The last row is for all pairs that are not among `pairs`. These are found in the text, before the first step."""
 
-    pairs: Tensor  # [rows], ascending, then NO_PAIR, as always in the last row
+    pairs: Tensor  # [rows], ascending, then NO_PAIR; the last is always NO_PAIR
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)

@@ -53,10 +53,11 @@ class ModelConfig:
         None, "rows of the embedding of token pairs; fewer than there are pairs: see bigram_pairs; unset: none"
     )
     bigram_pairs: Literal["hashed", "frequent"] = setting(
-        "hashed", "where there are more pairs than bigram_rows: they share rows by a hash, or frequent ones have rows"
+        "hashed",
+        "where bigram_rows are fewer than pairs: they share rows by a hash, or only frequent ones have rows",
     )
     bigram_vocab: int | None = setting(
-        None, "vocabulary that hashed pairs are numbered by, where more tokens were added later; unset: vocab_size"
+        None, "vocabulary that pairs are numbered by, where more tokens were added later; unset: vocab_size"
     )
     tied: bool = setting(False, "share one matrix between the embedding and the head")
     attention: Literal["auto", "sdpa", "blocked", "readable"] = setting(

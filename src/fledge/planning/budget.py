@@ -48,10 +48,10 @@ FIRST_PROBE_SHARE = 0.4
 TRAINING_SHARE = 0.8  # of the time of a run; the rest are the fit to n-grams, evaluations, samples, saves
 MIN_STEPS = 20  # fewer teach hardly anything: a smaller model is chosen
 SHORTENED = 0.9  # share of the steps below which it is said that fewer are made
-# In shorter runs compiling is not even measured: it takes 20 to 45 s. The second is for processors where other things
-# than products of matrices take most of the time: there a step becomes 1.3 to 1.5 times as fast.
-WORTH_COMPILING_SECONDS, WORTH_COMPILING_SECONDS_FOR_THE_REST = 900.0, 400.0
-COMPILED_SPEEDUP = 1.3  # that is expected when the shape is chosen that is measured
+# In shorter runs compiling is not even measured: it takes 20 to 45 s.
+WORTH_COMPILING_SECONDS = 900.0
+WORTH_COMPILING_SECONDS_IF_SLOW = 400.0  # where a step takes longer than twice its products
+COMPILED_SPEEDUP = 1.3  # of such steps, at least: assumed, to choose the shape that is measured compiled
 
 
 def parse_minutes(text: str) -> float:
@@ -104,11 +104,12 @@ class TimeSearch:
         if second != shape:
             shape, costs = second, self.probe(second, 1.0)
         compiled = replace(self, overrides=merge({"train": {"compile": True}}, self.overrides))
-        if self.is_worth_compiling(shape, costs) and can_compile(compiled.settings(shape, 1), self.machine):
+        plain = not can_compile(self.settings(shape, 1), self.machine)
+        if plain and self.is_worth_compiling(shape, costs) and can_compile(compiled.settings(shape, 1), self.machine):
             notice("measuring it compiled")
             expected = replace(costs, per_token=costs.per_token / COMPILED_SPEEDUP)
             larger = max(shape, self.best_shape(self.scaled_step_seconds(shape, expected)), key=self.shapes.index)
-            compiled_costs = replace(compiled.probe(larger, 1.0), startup=0.0)  # it is compiled now
+            compiled_costs = compiled.probe(larger, 1.0)
             candidates = self.filled(shape, costs), compiled.filled(larger, compiled_costs)
             found = max(candidates, key=lambda each: (non_embedding_parameters(each[0].model), each[0].train.steps))
         else:
@@ -213,10 +214,10 @@ class TimeSearch:
         return complete_for_forecast(settings, self.corpus, self.machine)
 
     def is_worth_compiling(self, shape: Shape, costs: Costs) -> bool:
-        """Whether the time may be long enough for it."""
+        """Whether the time may be long enough for it. A guessed step has its products at half of their full speed."""
         measured = step_seconds(self.validated(shape, 1), costs)
-        waits = self.machine.device == "cpu" and measured > self.guessed_step_seconds(shape)
-        return self.seconds >= (WORTH_COMPILING_SECONDS_FOR_THE_REST if waits else WORTH_COMPILING_SECONDS)
+        is_slow = self.machine.device == "cpu" and measured > self.guessed_step_seconds(shape)
+        return self.seconds >= (WORTH_COMPILING_SECONDS_IF_SLOW if is_slow else WORTH_COMPILING_SECONDS)
 
     def filled(self, shape: Shape, costs: Costs) -> tuple[Settings, Layer, Costs]:
         """The settings with as many steps as fit into the time; of a smaller shape than the measured one, if by its

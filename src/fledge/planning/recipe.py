@@ -61,15 +61,15 @@ VOCABULARIES = (
     (1 << 30, 8192),
 )  # up to so many characters of text. 9 MB of Russian are 5.3 million: 1.136 with 8,192 tokens, 1.13 with 3,072
 MAX_VOCABULARY = 16_384
-LATER_PASSES = 0.3  # what passes over a text teach, after the first, grows with this power of their number
+LATER_PASSES = 0.3  # n passes over a text teach as much as n to this power texts
 # How the worth of a larger shape grows with its tokens, where that of more tokens is 1 (logarithms of both). From the
 # sweep in docs/recipe.csv 0.20, from commands of four minutes 0.26, 0.27 and 0.41.
 GROWTH = 0.27
 LEAST_SHARE = 0.3  # of the tokens that a shape needs: it was never tried with fewer
 # A table of bigrams memorizes a text, that of frequent pairs from the third pass on. In bits per byte, 9 MB of books,
-# 3 × 256: one pass 1.527, two 1.500; 2 × 192: three 1.548. Tiny Shakespeare, 313,000 tokens: 1.8 passes with
-# hashed pairs 2.187 and without a table 2.161, 4 passes 2.111, 8 with dropout 2.093.
-MAX_PASSES_WITH_BIGRAMS, MAX_PASSES = 2.0, 8.0
+# 3 × 256: one pass 1.527, two 1.500; 2 × 192: 1.3 passes about 1.54, three 1.548. Tiny Shakespeare, 313,000 tokens:
+# 1.8 passes with hashed pairs 2.187 and without a table 2.161, 4 passes 2.111, 8 with dropout 2.093.
+MAX_PASSES_WITH_BIGRAMS, MAX_PASSES_WITH_HASHED_BIGRAMS, MAX_PASSES = 2.0, 1.1, 8.0
 MANY_PASSES, DROPOUT = 2.0, 0.1  # more passes than that have no table, and this dropout
 BETTER_WITHOUT_BIGRAMS = 3.0  # passes that are possible in a given time: fewer are not as good as one with the table
 # A model that is trained on shorter sequences has a context of at least so many tokens, and a window as long as these
@@ -123,7 +123,7 @@ def most_steps(settings: Settings, train_tokens: int, own_shape: bool = False) -
 
     own_shape: it is the user's, so only a table of bigrams limits it.
     """
-    passes = MAX_PASSES_WITH_BIGRAMS if memorizes(settings) else math.inf if own_shape else MAX_PASSES
+    passes = max_passes_with_bigrams(settings) if memorizes(settings) else math.inf if own_shape else MAX_PASSES
     return steps_of(passes, settings, train_tokens)
 
 
@@ -133,7 +133,7 @@ def useful_tokens(tokens: float, settings: Settings, train_tokens: int) -> float
         return tokens
     passes = tokens / train_tokens
     keeps_table = memorizes(settings) and passes <= BETTER_WITHOUT_BIGRAMS
-    return train_tokens * min(passes, MAX_PASSES_WITH_BIGRAMS if keeps_table else MAX_PASSES) ** LATER_PASSES
+    return train_tokens * min(passes, max_passes_with_bigrams(settings) if keeps_table else MAX_PASSES) ** LATER_PASSES
 
 
 def learns_more(larger: Shape, tokens: float, smaller_tokens: float, slowdown: float) -> bool:
@@ -145,6 +145,11 @@ def learns_more(larger: Shape, tokens: float, smaller_tokens: float, slowdown: f
     if tokens < LEAST_SHARE * larger.tokens:
         return False
     return math.log(slowdown * tokens / smaller_tokens) + GROWTH * math.log(tokens / larger.tokens) >= 0
+
+
+def max_passes_with_bigrams(settings: Settings) -> float:
+    hashed = settings.model.bigram_pairs == "hashed"
+    return MAX_PASSES_WITH_HASHED_BIGRAMS if hashed else MAX_PASSES_WITH_BIGRAMS
 
 
 def memorizes(settings: Settings) -> bool:

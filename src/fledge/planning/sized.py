@@ -77,13 +77,14 @@ def sized_for_steps(layer: Layer, overrides: Layer) -> Layer:
     def passes(shape: Shape) -> float:
         if base.train.epochs is not None:
             return base.train.epochs
-        return base.train.steps * sized(shape).step_tokens / train_tokens
+        return base.train.steps * sized(shape, 0.0).step_tokens / train_tokens
 
-    def sized(shape: Shape) -> Settings:
-        return validated(layer, merge_layers(recipe_layer(shape, base, base.train.steps), overrides))
+    def sized(shape: Shape, passes: float) -> Settings:
+        return validated(layer, merge_layers(recipe_layer(shape, base, base.train.steps, passes), overrides))
 
     def has_enough_tokens(shape: Shape) -> bool:
-        return useful_tokens(passes(shape) * train_tokens, sized(shape), train_tokens) >= shape.tokens
+        found = passes(shape)
+        return useful_tokens(found * train_tokens, sized(shape, found), train_tokens) >= shape.tokens
 
     shapes = shapes_for(base, overrides)
     shape = next(filter(has_enough_tokens, reversed(shapes)), shapes[0])

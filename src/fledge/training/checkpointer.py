@@ -7,8 +7,6 @@ Saved: weights, optimizer, random generators, and the `components` of `Checkpoin
 import json
 from typing import Any
 
-from torch import Tensor
-
 from fledge.checkpoint import store, thinning
 from fledge.checkpoint.async_saver import AsyncSaver, SavedCheckpoint
 from fledge.checkpoint.save_timer import SaveTimer
@@ -100,7 +98,7 @@ class Checkpointer:
 
     def load(self, name: str) -> State:
         """Read a checkpoint of this run; with FSDP, each rank reads its shards."""
-        return store.load(store.describe(self.run.checkpoints / name), self._parameters())
+        return store.load(store.describe(self.run.checkpoints / name), self.train_step.model.weights())
 
     def best(self, step: int, val_loss: float) -> tuple[int, float]:
         """Step and validation loss of the best so far; the model has `val_loss` at `step`. A collective."""
@@ -115,10 +113,7 @@ class Checkpointer:
 
     def weights_at(self, step: int) -> Tensors:
         """The weights of a checkpoint of this run; with FSDP, each rank reads its shards."""
-        return store.load_weights(store.checkpoint_at(self.run.checkpoints, step), self._parameters())
-
-    def _parameters(self) -> dict[str, Tensor]:
-        return self.train_step.model.weights()
+        return store.load_weights(store.checkpoint_at(self.run.checkpoints, step), self.train_step.model.weights())
 
     def restore(self, state: State) -> None:
         restore(state, self.train_step.model, self.train_step.optimizer, self.world, self.components)

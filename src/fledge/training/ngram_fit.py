@@ -39,7 +39,7 @@ LEAST_UNVISITED = 0.05  # share of the text
 LENGTHENED = 1.25  # where time sets the number of steps, it may grow
 MAX_ROWS, MAX_ENTRIES = 4096, 2**24  # of a batch [rows, V]
 BIGRAM_SHARE = 0.4  # of the steps, where there are pairs to fit, too
-FREQUENT = 8  # times that a pair must occur, for each pass over the text, to have a row in the table of frequent pairs
+FREQUENT = 8  # times that a pair must occur in the text, for each pass over it, to have a row of its own
 LEAST_FREQUENT = 2
 PRIOR = 5.0  # as if each pair had also been seen so often with what follows its second token alone
 LR, PAIR_LR, FULL_RATE_WIDTH = 0.02, 0.005, 256  # lower for wider models
@@ -70,7 +70,7 @@ def check_pairs(settings: Settings) -> None:
     if not model.has_all_bigrams and model.bigram_pairs == "frequent" and not settings.train.ngram_steps:
         raise UserError(
             "model.bigram_pairs = frequent, but no step on n-gram counts, which find them",
-            "use --train.ngram_steps 64, or --model.bigram_pairs hashed",
+            "use --model.bigram_pairs hashed",
         )
 
 
@@ -83,8 +83,10 @@ def ngram_state(settings: Settings, machine: Machine, split: Split) -> State:
         machine = replace(machine, dtype="float32")
     seed = settings.train.seed
     model = build(settings.model, seed).to(machine.device)
+    part = unvisited_part(settings, split)
     passes = settings.train.steps * settings.step_tokens / max(1, len(split))
-    fit_ngrams(model, unvisited_part(settings, split), settings.train.ngram_steps, seed, machine, passes)
+    counted = min(len(part), MAX_TOKENS) / max(1, len(split))
+    fit_ngrams(model, part, settings.train.ngram_steps, seed, machine, FREQUENT * passes * counted)
     return initial_state(weights_of(model.cpu()), seed)
 
 
@@ -107,8 +109,8 @@ def unvisited_part(settings: Settings, split: Split) -> Split:
     return Split(split.name, [split.rows(starts, context).ravel()], [np.zeros(1, np.int64)])
 
 
-def fit_ngrams(model: GPT, split: Split, steps: int, seed: int, machine: Machine, passes: float = 1.0) -> None:
-    """Change the weights of a new model by `steps` updates on counts. passes: of the run, over its text."""
+def fit_ngrams(model: GPT, split: Split, steps: int, seed: int, machine: Machine, least: float = 1) -> None:
+    """Change the weights of a new model by `steps` updates on counts. least: times that a frequent pair occurs."""
     fit, ids = NgramFit(model, machine, np.random.default_rng(seed)), split.sample(MAX_TOKENS)
     one = count_ngrams(ids[:-1], ids[1:], fit.vocab_size)
     if not isinstance(model.bigram, Bigram):
@@ -116,7 +118,7 @@ def fit_ngrams(model: GPT, split: Split, steps: int, seed: int, machine: Machine
         return
     two = count_ngrams(ids[:-2] * fit.vocab_size + ids[1:-1], ids[2:], fit.vocab_size)
     if isinstance(model.bigram, FrequentBigram):
-        choose_pairs(model.bigram, two, passes)
+        choose_pairs(model.bigram, two, least)
     repeated = bool((two.totals > 1).any())
     first = round(BIGRAM_SHARE * steps) if repeated else steps
     fit.tokens(one, first)
@@ -124,11 +126,13 @@ def fit_ngrams(model: GPT, split: Split, steps: int, seed: int, machine: Machine
         fit.pairs(model.bigram, one, two, steps - first)
 
 
-def choose_pairs(bigram: FrequentBigram, two: "Counts", passes: float) -> None:
-    """Give the most frequent pairs rows of their own. The more passes, the more a row memorizes."""
-    known = np.flatnonzero(two.totals >= max(LEAST_FREQUENT, round(FREQUENT * passes)))
+def choose_pairs(bigram: FrequentBigram, two: "Counts", least: float) -> None:
+    """Give the most frequent pairs rows of their own: those that were counted at least so often."""
+    known = np.flatnonzero(two.totals >= max(LEAST_FREQUENT, round(least)))
     most = known[np.argsort(-two.totals[known], kind="stable")][: bigram.rows - 1]  # the last row is for all others
-    bigram.pairs[: len(most)] = torch.from_numpy(np.sort(two.contexts[most]))
+    first, second = np.divmod(two.contexts[most], two.vocab_size)
+    pairs = np.unique(first * bigram.vocab_size + second)  # as the table numbers them, ascending
+    bigram.pairs[: len(pairs)] = torch.from_numpy(pairs)
 
 
 class NgramFit:
