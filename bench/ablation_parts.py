@@ -39,7 +39,7 @@ PARTS: dict[str, Part] = {
     "bigram_hashed": Part("rare pairs of tokens share rows with frequent ones", {"model.bigram_pairs": "hashed"}),
     "bigram_16384": Part("fewer rows for token pairs", {"model.bigram_rows": 16_384}),
     "bigram_262144": Part("more rows for token pairs", {"model.bigram_rows": 262_144}),
-    "ngram_0": Part("no fit to n-gram counts before the first step; rates of embedding and head for that", UNFITTED),
+    "ngram_0": Part("no fit to n-gram counts; hashed pairs, rates of embedding and head for that", UNFITTED),
     "ngram_64": Part("64 updates on n-gram counts", {"train.ngram_steps": 64}),
     "ngram_128": Part("128 updates on n-gram counts", {"train.ngram_steps": 128}),
     "ngram_256": Part("256 updates on n-gram counts", {"train.ngram_steps": 256}),
